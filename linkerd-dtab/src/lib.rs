@@ -1,1 +1,22 @@
-//! linkerd-dtab.
+//! Delegation tables: from a logical name to live endpoints, as Finagle and Linkerd 1.x bind them.
+
+pub mod activity;
+pub mod addr;
+pub mod delegate;
+pub mod dtab;
+pub mod interpreter;
+pub mod name;
+pub mod namer;
+pub mod path;
+pub mod transformer;
+pub mod tree;
+
+pub use activity::{Activity, Failure, Publisher, Snapshot, State};
+pub use addr::{Addr, Endpoint};
+pub use dtab::{Dentry, Dtab, Element, Prefix};
+pub use interpreter::Interpreter;
+pub use name::{Bound, Name};
+pub use namer::Namer;
+pub use path::{EmptyElement, Path, PathBuilder};
+pub use transformer::Transformer;
+pub use tree::{NameTree, Weighted};

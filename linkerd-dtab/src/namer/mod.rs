@@ -1,0 +1,15 @@
+//! Namers: from a path to a tree of bound names.
+
+use crate::{Activity, Name, NameTree, Path};
+
+/// Answers what a path stands for, and keeps the answer current.
+pub trait Namer: Send + Sync + 'static {
+    /// Looks a path up. `path` is without the prefix that the namer is mounted at.
+    ///
+    /// The answer is live: it changes when what is behind it does, until the last clone of the activity is dropped. A
+    /// namer that cannot answer (yet) says [`State::Pending`](crate::State::Pending) or
+    /// [`State::Failed`](crate::State::Failed); *no such name* is [`NameTree::Neg`].
+    ///
+    /// Called inside a tokio runtime.
+    fn lookup(&self, path: &Path) -> Activity<NameTree<Name>>;
+}
