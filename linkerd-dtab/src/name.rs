@@ -1,6 +1,9 @@
 //! Names on their way from a path to endpoints.
 
-use std::hash::{Hash, Hasher};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+};
 
 use crate::{Activity, Addr, Path};
 
@@ -48,5 +51,22 @@ impl Hash for Bound {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.id.hash(state);
         self.residual.hash(state);
+    }
+}
+
+impl fmt::Display for Bound {
+    /// The id, and the residual in brackets if there is one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.id)?;
+        if self.residual.is_empty() { Ok(()) } else { write!(f, "[{}]", self.residual) }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.fmt(f),
+            Self::Bound(bound) => bound.fmt(f),
+        }
     }
 }

@@ -1,6 +1,10 @@
 //! Namers: from a path to a tree of bound names.
 
+mod resolve;
+
 use crate::{Activity, Name, NameTree, Path};
+
+pub use resolve::Resolve;
 
 /// Answers what a path stands for, and keeps the answer current.
 pub trait Namer: Send + Sync + 'static {
