@@ -4,6 +4,7 @@
 
 mod body;
 mod error;
+pub mod identify;
 mod svc;
 
 pub use body::{Body, IntoBody};
