@@ -5,6 +5,7 @@
 mod body;
 mod error;
 mod svc;
+pub mod telemetry;
 
 pub use body::{Body, IntoBody};
 pub use error::{BoxError, Error, ErrorKind};
