@@ -6,6 +6,7 @@ mod body;
 mod error;
 pub mod identify;
 mod svc;
+pub mod telemetry;
 
 pub use body::{Body, IntoBody};
 pub use error::{BoxError, Error, ErrorKind};

@@ -1,0 +1,21 @@
+//! Metrics: a registry of counters, gauges and stats in a tree of scopes, and what reads it.
+//!
+//! Handles are resolved when a stack is built; a request touches atomics only. Names and labels are those of Linkerd 1.x.
+//!
+//! ```
+//! use linkerd_core::telemetry::Registry;
+//!
+//! let registry = Registry::new();
+//! let scope = registry.root().scope("rt").scope("http").scope("server").scope("127.0.0.1/4140");
+//! let requests = scope.counter("requests");
+//! requests.incr();
+//! assert_eq!(scope.counter("requests").get(), 1);
+//! ```
+
+mod metric;
+mod registry;
+mod stat;
+
+pub use metric::{Counter, Gauge};
+pub use registry::{DEFAULT_LIMIT, DEFAULT_SNAPSHOT_INTERVAL, Hold, Reading, Registry, Scope};
+pub use stat::{Stat, Summary};
