@@ -17,6 +17,11 @@ pub struct Counter(Arc<AtomicU64>);
 #[derive(Clone, Debug, Default)]
 pub struct Gauge(Arc<AtomicI64>);
 
+/// One more in a [`Gauge`], until it is dropped.
+#[derive(Debug)]
+#[must_use = "it counts until it is dropped"]
+pub struct Entered(Gauge);
+
 impl Counter {
     /// Adds one.
     pub fn incr(&self) {
@@ -60,10 +65,40 @@ impl Gauge {
         self.add(-1);
     }
 
+    /// Adds one until what is returned is dropped.
+    pub fn enter(&self) -> Entered {
+        self.incr();
+        Entered(self.clone())
+    }
+
     /// The number now.
     #[must_use]
     pub fn get(&self) -> i64 {
         // Relaxed: see `set`.
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.decr();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clone_is_the_same_number() {
+        let counter = Counter::default();
+        counter.clone().add(3);
+        assert_eq!(counter.get(), 3);
+        let gauge = Gauge::default();
+        gauge.clone().set(5);
+        let entered = gauge.enter();
+        assert_eq!(gauge.get(), 6);
+        drop(entered);
+        assert_eq!(gauge.get(), 5);
     }
 }

@@ -14,8 +14,15 @@
 
 mod metric;
 mod registry;
+mod request;
+mod router;
 mod stat;
 
-pub use metric::{Counter, Gauge};
+pub use metric::{Counter, Entered, Gauge};
 pub use registry::{DEFAULT_LIMIT, DEFAULT_SNAPSHOT_INTERVAL, Hold, Reading, Registry, Scope};
+pub use request::{Failures, RequestStats, StatusStats};
+pub use router::{
+    AccrualStats, BalancerStats, BindCacheStats, CacheStats, ClientStats, PoolStats, RequeueStats, RetryStats,
+    RouterStats, ServerStats, ServiceStats,
+};
 pub use stat::{Stat, Summary};
