@@ -3,12 +3,11 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
+
+use crate::telemetry::CacheStats;
 
 /// Shares one value per key, up to a number of keys.
 ///
@@ -19,7 +18,7 @@ use std::{
 pub(crate) struct Cache<K, V> {
     entries: Mutex<HashMap<K, Entry<V>>>,
     capacity: usize,
-    counts: CacheCounts,
+    stats: CacheStats,
 }
 
 #[derive(Debug)]
@@ -28,25 +27,17 @@ struct Entry<V> {
     used: Instant,
 }
 
-/// What a cache did so far.
-#[derive(Debug, Default)]
-pub(crate) struct CacheCounts {
-    pub(crate) misses: AtomicU64,
-    pub(crate) evicts: AtomicU64,
-    pub(crate) expires: AtomicU64,
-    pub(crate) oneshots: AtomicU64,
-}
-
-impl CacheCounts {
-    pub(crate) fn incr(counter: &AtomicU64) {
-        // Relaxed: a number for people, it orders nothing.
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 impl<K: Eq + Hash + Clone, V> Cache<K, V> {
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self { entries: Mutex::default(), capacity, counts: CacheCounts::default() }
+    pub(crate) fn new(capacity: usize, stats: CacheStats) -> Self {
+        Self { entries: Mutex::default(), capacity, stats }
+    }
+
+    /// The value of `key`, if there is one.
+    pub(crate) fn get(&self, key: &K, now: Instant) -> Option<Arc<V>> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = entries.get_mut(key)?;
+        entry.used = now;
+        Some(Arc::clone(&entry.value))
     }
 
     /// The value of `key`, made if there is none.
@@ -58,15 +49,15 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
             entry.used = now;
             return Arc::clone(&entry.value);
         }
-        CacheCounts::incr(&self.counts.misses);
+        self.stats.misses.incr();
         let value = Arc::new(make());
         if entries.len() >= self.capacity {
             let Some(idle) = longest_idle(&entries) else {
-                CacheCounts::incr(&self.counts.oneshots);
+                self.stats.oneshots.incr();
                 return value;
             };
             entries.remove(&idle);
-            CacheCounts::incr(&self.counts.evicts);
+            self.stats.evicts.incr();
         }
         entries.insert(key.clone(), Entry { value: Arc::clone(&value), used: now });
         value
@@ -83,7 +74,7 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
             }
             let keep = now.saturating_duration_since(entry.used) <= ttl;
             if !keep {
-                CacheCounts::incr(&self.counts.expires);
+                self.stats.expires.incr();
             }
             keep
         });
@@ -93,10 +84,6 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
     pub(crate) fn values(&self) -> Vec<Arc<V>> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.values().map(|entry| Arc::clone(&entry.value)).collect()
-    }
-
-    pub(crate) fn counts(&self) -> &CacheCounts {
-        &self.counts
     }
 }
 
@@ -108,46 +95,47 @@ fn longest_idle<K: Eq + Hash + Clone, V>(entries: &HashMap<K, Entry<V>>) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::{Registry, RouterStats};
 
     fn at(secs: u64) -> Instant {
         static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
         *START.get_or_init(|| tokio::time::Instant::now().into_std()) + Duration::from_secs(secs)
     }
 
-    fn count(counter: &AtomicU64) -> u64 {
-        counter.load(Ordering::Relaxed)
+    fn cache(capacity: usize) -> Cache<&'static str, i32> {
+        Cache::new(capacity, RouterStats::new(&Registry::new(), "test").bind_cache().path.clone())
     }
 
     #[test]
     fn a_full_cache_lets_go_of_the_longest_idle() {
-        let cache = Cache::new(2);
+        let cache = cache(2);
         drop(cache.get_or_make(&"a", at(0), || 1));
         drop(cache.get_or_make(&"b", at(1), || 2));
         drop(cache.get_or_make(&"a", at(2), || 3));
         drop(cache.get_or_make(&"c", at(3), || 4));
-        assert_eq!(count(&cache.counts().evicts), 1);
+        assert_eq!(cache.stats.evicts.get(), 1);
         assert_eq!(*cache.get_or_make(&"a", at(4), || 9), 1, "a was used after b");
-        assert_eq!(count(&cache.counts().misses), 3);
+        assert_eq!(cache.stats.misses.get(), 3);
     }
 
     #[test]
     fn a_cache_full_of_busy_entries_gives_one_shots() {
-        let cache = Cache::new(1);
+        let cache = cache(1);
         let busy = cache.get_or_make(&"a", at(0), || 1);
         assert_eq!(*cache.get_or_make(&"b", at(1), || 2), 2);
         assert_eq!(*cache.get_or_make(&"b", at(2), || 3), 3, "a one-shot is not kept");
-        assert_eq!(count(&cache.counts().oneshots), 2);
+        assert_eq!(cache.stats.oneshots.get(), 2);
         assert_eq!(cache.values(), [busy]);
     }
 
     #[test]
     fn a_sweep_spares_what_is_in_use() {
-        let cache = Cache::new(9);
+        let cache = cache(9);
         let busy = cache.get_or_make(&"a", at(0), || 1);
         drop(cache.get_or_make(&"b", at(0), || 2));
         cache.sweep(at(100), Duration::from_secs(10));
         assert_eq!(cache.values(), [busy]);
-        assert_eq!(count(&cache.counts().expires), 1);
+        assert_eq!(cache.stats.expires.get(), 1);
         cache.sweep(at(105), Duration::from_secs(10));
         assert_eq!(cache.values().len(), 1, "it was in use at the last sweep");
         cache.sweep(at(111), Duration::from_secs(10));

@@ -87,7 +87,7 @@ impl Client {
     }
 
     fn dispatch(&self, req: Request<Body>) -> ResponseFuture {
-        let overridden = req.extensions().get::<RequestContext>().map(RequestContext::local_dtab);
+        let overridden = req.extensions().get::<RequestContext>().map(|cx| &cx.dtab);
         let overridden = overridden.filter(|dtab| !dtab.is_empty()).cloned();
         let (req, path) = match &self.target {
             Target::Fixed { entry, .. } if overridden.is_none() => {
@@ -119,7 +119,7 @@ impl Client {
 }
 
 fn no_name(parts: &http::request::Parts, unidentified: &Unidentified) -> Error {
-    let from = match parts.extensions.get::<RequestContext>().and_then(RequestContext::remote_addr) {
+    let from = match parts.extensions.get::<RequestContext>().and_then(|cx| cx.remote) {
         Some(addr) => format!("/{addr}"),
         None => "an unknown address".to_owned(),
     };

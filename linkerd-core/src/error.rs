@@ -102,6 +102,12 @@ impl Error {
         self
     }
 
+    /// The same error with this text, unless it has one.
+    pub(crate) fn or_text(mut self, text: impl FnOnce() -> String) -> Self {
+        self.0.text.get_or_insert_with(text);
+        self
+    }
+
     /// The same error with the logical name that the request was for, unless it has one.
     #[must_use]
     pub fn with_dst(mut self, dst: &Path) -> Self {
@@ -235,6 +241,11 @@ impl ErrorKind {
         }
     }
 }
+
+/// A failure that several requests share, as the cause of each one's error.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct SharedFailure(pub(crate) linkerd_dtab::Failure);
 
 /// An error of this kind after a wait of this length: for texts that name it as Twitter's durations do.
 pub(crate) fn twitter_duration(duration: Duration) -> String {

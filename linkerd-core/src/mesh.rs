@@ -21,8 +21,8 @@ use crate::{
     connect::{Connect, HttpConnect},
     identify::Identifier,
     policy::{Policies, Uniform},
-    stack::{Binding, Clients, PathStack, Shared, now},
-    telemetry::{BindCacheStats, Registry, Scope, ServiceStats},
+    stack::{Binding, Clients, PathInfo, PathStack, Shared, now},
+    telemetry::{BindCacheStats, CacheStats, Registry, RouterStats},
 };
 
 /// Wraps a stack in somebody's layer.
@@ -48,7 +48,7 @@ pub struct MeshBuilder {
     policies: Arc<dyn Policies>,
     binding_timeout: Duration,
     caches: CacheSettings,
-    metrics: Option<Scope>,
+    metrics: Option<RouterStats>,
     proxy: bool,
     problems: Vec<BuildProblem>,
 }
@@ -104,8 +104,10 @@ struct Inner {
     paths_write: Mutex<()>,
     overrides: Cache<(Path, Dtab), PathEntry>,
     caches: CacheSettings,
-    metrics: Scope,
-    stats: BindCacheStats,
+    metrics: RouterStats,
+    stats: CacheStats,
+    // Keeps the caches' metrics in the registry.
+    _bind_cache: BindCacheStats,
     begun: Instant,
 }
 
@@ -245,9 +247,9 @@ impl MeshBuilder {
         self
     }
 
-    /// Counts here: `rt/NAME` of a registry, say. By default in a registry that only this mesh has.
-    pub fn metrics(mut self, scope: Scope) -> Self {
-        self.metrics = Some(scope);
+    /// Counts here. By default in a registry that only this mesh has.
+    pub fn metrics(mut self, metrics: RouterStats) -> Self {
+        self.metrics = Some(metrics);
         self
     }
 
@@ -278,12 +280,12 @@ impl MeshBuilder {
         let resolve = self.resolve.unwrap_or_else(|| Arc::new(linkerd_dtab::namer::inet::Inet::system()));
         let interpreter =
             self.interpreter.unwrap_or_else(|| Arc::new(interpreter::Local::new(self.namers, resolve)));
-        let metrics = self.metrics.unwrap_or_else(|| Registry::new().root());
-        let stats = BindCacheStats::new(&metrics);
+        let metrics = self.metrics.unwrap_or_else(|| RouterStats::new(&Registry::new(), "mesh"));
+        let stats = metrics.bind_cache();
         let clients = Clients {
-            trees: Cache::new(self.caches.trees),
-            bounds: Cache::new(self.caches.bounds),
-            clients: Cache::new(self.caches.clients),
+            trees: Cache::new(self.caches.trees, stats.tree.clone()),
+            bounds: Cache::new(self.caches.bounds, stats.bound.clone()),
+            clients: Cache::new(self.caches.clients, stats.client.clone()),
             policies: Arc::clone(&self.policies),
             connect: self.connect,
             client_layers: self.client_layers,
@@ -302,10 +304,11 @@ impl MeshBuilder {
             path_layers: self.path_layers,
             paths: ArcSwap::default(),
             paths_write: Mutex::default(),
-            overrides: Cache::new(self.caches.paths),
+            overrides: Cache::new(self.caches.paths, stats.path.clone()),
             caches: self.caches,
             metrics,
-            stats,
+            stats: stats.path.clone(),
+            _bind_cache: stats,
             begun: now(),
         });
         tokio::spawn(sweep(Arc::downgrade(&inner), self.caches.idle_ttl));
@@ -377,7 +380,7 @@ impl Inner {
             entry.touch(self, now);
             return Arc::clone(entry);
         }
-        self.stats.path.misses.incr();
+        self.stats.misses.incr();
         let entry = Arc::new(self.make(path, &Dtab::empty()));
         entry.touch(self, now);
         let mut paths = HashMap::clone(&paths);
@@ -385,11 +388,11 @@ impl Inner {
             // In the old snapshot and in this copy: two, if nobody uses it.
             let idle = paths.iter().filter(|(_, entry)| Arc::strong_count(entry) <= 2);
             let Some(idle) = idle.min_by_key(|(_, entry)| entry.used()).map(|(path, _)| path.clone()) else {
-                self.stats.path.oneshots.incr();
+                self.stats.oneshots.incr();
                 return entry;
             };
             paths.remove(&idle);
-            self.stats.path.evicts.incr();
+            self.stats.evicts.incr();
         }
         paths.insert(path.clone(), Arc::clone(&entry));
         self.paths.store(Arc::new(paths));
@@ -398,16 +401,11 @@ impl Inner {
 
     fn make(&self, path: &Path, local: &Dtab) -> PathEntry {
         let activity = self.interpreter.bind(&self.shared.base.concat(local), path);
-        let clients = Arc::clone(&self.clients);
-        let binding = Binding::follow(activity, move |tree| clients.route(tree, now()));
-        let stack = Arc::new(PathStack::new(
-            path.clone(),
-            local.clone(),
-            Arc::clone(&self.shared),
-            self.policies.service(path),
-            binding,
-            ServiceStats::new(&self.metrics, path),
-        ));
+        let policy = self.policies.service(path);
+        let info = Arc::new(PathInfo::new(path.clone(), local.clone(), Arc::clone(&self.shared), policy));
+        let (clients, of) = (Arc::clone(&self.clients), Arc::clone(&info));
+        let binding = Binding::follow(activity, move |tree| clients.route(&of, tree, now()));
+        let stack = Arc::new(PathStack::new(info, binding, self.metrics.service(path)));
         let svc = Svc::from_call(Arc::clone(&stack));
         let svc = self.path_layers.iter().fold(svc, |svc, wrap| wrap(svc));
         PathEntry { svc, stack, used: AtomicU64::new(0) }
@@ -426,7 +424,7 @@ impl Inner {
         });
         let expired = before - paths.len();
         if expired > 0 {
-            self.stats.path.expires.add(expired as u64);
+            self.stats.expires.add(expired as u64);
             self.paths.store(Arc::new(paths));
         }
         self.clients.sweep(now, ttl);

@@ -13,8 +13,8 @@ use crate::{classify::{HttpClassifier, HttpClassify}, connect::ConnectPolicy};
 pub struct ServicePolicy {
     /// How long a request may take in all: naming, connecting, retries and backoff. `None`: for ever.
     pub total_timeout: Option<Duration>,
-    /// How many retries there may be. One budget a name.
-    pub retry_budget: linkerd_retry::BudgetSettings,
+    /// How many retries there may be. Each logical name has a fresh budget like this one.
+    pub retry_budget: Budget,
     /// How long to wait before each.
     pub backoff: linkerd_retry::Backoff,
     /// What a failure is, and which ones are retried.
@@ -30,8 +30,9 @@ pub struct ClientPolicy {
     pub balancer: linkerd_balance::Policy,
     /// When an endpoint is taken out for a while.
     pub accrual: AccrualPolicy,
-    /// How many requests of which nothing was sent may be sent elsewhere. One budget a client.
-    pub requeue_budget: linkerd_retry::BudgetSettings,
+    /// How many requests of which nothing was sent may be sent elsewhere. Each client has a fresh
+    /// budget like this one.
+    pub requeue_budget: Budget,
     /// How long one attempt may take. `None`: for ever.
     pub attempt_timeout: Option<Duration>,
     /// Connections.

@@ -120,6 +120,12 @@ impl Budget {
         Ok(Self::valid(settings))
     }
 
+    /// Another budget with the same settings, as it was at first.
+    #[must_use]
+    pub fn fresh(&self) -> Self {
+        Self::valid(self.0.settings)
+    }
+
     /// A budget that never allows a retry.
     #[must_use]
     pub fn off() -> Self {

@@ -7,9 +7,12 @@
 //! ```
 
 mod bound;
+mod clients;
 mod path;
 mod route;
+mod share;
 
-pub(crate) use bound::{BoundClient, BoundName, EndpointKey};
-pub(crate) use path::{PathStack, Shared};
-pub(crate) use route::{Binding, Clients, Route};
+pub(crate) use bound::{BoundClient, BoundName};
+pub(crate) use clients::Clients;
+pub(crate) use path::{PathInfo, PathStack, Shared, now};
+pub(crate) use route::{Binding, Route};

@@ -1,22 +1,21 @@
 //! The stack of a logical name: everything that must see a request as a whole, whatever becomes of its attempts.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response};
+use http_body::Body as _;
+use http_body_util::BodyExt;
 use linkerd_dtab::{Dtab, Path};
 use linkerd_retry::{Budget, ResponseClass};
 use tokio::time::timeout_at;
 
-use super::{Binding, BoundName};
+use super::{Binding, route::Unbound};
 use crate::{
     Body, Error, ErrorKind,
-    error::twitter_duration,
+    error::{SharedFailure, twitter_duration},
     http::{context::RequestContext, headers},
     policy::ServicePolicy,
     svc::{Call, SvcFuture},
@@ -34,25 +33,30 @@ pub(crate) struct Shared {
     pub(crate) proxy: bool,
 }
 
-/// ① The stack of one logical name under one local dtab.
+/// What one logical name is, under one local dtab.
+#[derive(Debug)]
+pub(crate) struct PathInfo {
+    pub(crate) path: Path,
+    pub(crate) local: Dtab,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) policy: ServicePolicy,
+    dst_service: Option<HeaderValue>,
+}
+
+/// ① The stack of one logical name.
 #[derive(Debug)]
 pub(crate) struct PathStack {
-    path: Path,
-    local: Dtab,
-    shared: Arc<Shared>,
-    policy: ServicePolicy,
+    info: Arc<PathInfo>,
     budget: Budget,
     binding: Binding,
     stats: ServiceStats,
-    dst_service: Option<HeaderValue>,
 }
 
 /// One attempt at a request, for what is below.
 pub(crate) struct Attempt<'a> {
-    /// When the request came, so that waits for its name add up.
+    /// When the request came, so that its waits add up.
     pub(crate) arrived: Instant,
-    pub(crate) begun: Instant,
-    pub(crate) stack: &'a PathStack,
+    pub(crate) info: &'a PathInfo,
     pub(crate) method: &'a Method,
     pub(crate) cx: Option<&'a RequestContext>,
     pub(crate) replay: Option<&'a Replay>,
@@ -73,40 +77,46 @@ impl Call for PathStack {
 }
 
 impl PathStack {
-    pub(crate) fn new(
-        path: Path,
-        local: Dtab,
-        shared: Arc<Shared>,
-        policy: ServicePolicy,
-        binding: Binding,
-        stats: ServiceStats,
-    ) -> Self {
-        let budget = Budget::new(policy.retry_budget);
-        let dst_service = HeaderValue::try_from(path.to_string()).ok();
-        Self { path, local, shared, policy, budget, binding, stats, dst_service }
+    pub(crate) fn new(info: Arc<PathInfo>, binding: Binding, stats: ServiceStats) -> Self {
+        let budget = info.policy.retry_budget.fresh();
+        Self { info, budget, binding, stats }
+    }
+
+    pub(crate) fn info(&self) -> &PathInfo {
+        &self.info
+    }
+
+    pub(crate) fn binding(&self) -> &Binding {
+        &self.binding
     }
 
     async fn run(&self, mut req: Request<Body>) -> Result<Response<Body>, Error> {
+        let info = &*self.info;
         let arrived = now();
         // Outermost: these see what all the others did.
-        let _pending = self.stats.begin();
+        let _pending = self.stats.requests.pending.enter();
         let cx = req.extensions_mut().remove::<RequestContext>();
         let method = req.method().clone();
-        if self.shared.proxy {
-            self.write_request(&mut req);
+        if info.shared.proxy {
+            info.write_request(&mut req);
         }
         let result = self.within_limits(arrived, cx.as_ref(), &method, req).await;
-        // Below the timeout, above the retries: this is the *logical* outcome.
-        let class = self.policy.classifier.classify(&method, result.as_ref());
-        self.stats.end(class == ResponseClass::Success, now() - arrived);
+        // What the retries left: this is the *logical* outcome.
+        let class = info.policy.classifier.classify(&method, result.as_ref());
+        let elapsed = now() - arrived;
+        if class.is_success() {
+            self.stats.requests.succeeded(elapsed);
+        } else {
+            self.stats.requests.failed(result.as_ref().err(), elapsed);
+        }
         match result {
             Ok(mut rsp) => {
-                if self.shared.proxy {
+                if info.shared.proxy {
                     write_response(&mut rsp, class);
                 }
                 Ok(rsp)
             }
-            Err(error) => Err(self.explain(error)),
+            Err(error) => Err(info.explain(error)),
         }
     }
 
@@ -118,8 +128,10 @@ impl PathStack {
         method: &Method,
         req: Request<Body>,
     ) -> Result<Response<Body>, Error> {
-        let deadline = if self.policy.enforce_deadline { cx.and_then(RequestContext::deadline_at) } else { None };
-        let total = self.policy.total_timeout.map(|timeout| arrived + timeout);
+        let policy = &self.info.policy;
+        let deadline = cx.and_then(|cx| cx.deadline).filter(|_| policy.enforce_deadline);
+        let deadline = deadline.map(|deadline| arrived + deadline.remaining(SystemTime::now()));
+        let total = policy.total_timeout.map(|timeout| arrived + timeout);
         let (until, kind) = match (total, deadline) {
             (None, None) => return self.retries(arrived, cx, method, req).await,
             (Some(total), Some(deadline)) if deadline < total => (deadline, ErrorKind::Deadline),
@@ -145,53 +157,52 @@ impl PathStack {
     ) -> Result<Response<Body>, Error> {
         self.budget.deposit(arrived);
         let replay = Replay::of(&req);
-        let mut backoff = self.policy.backoff.start();
+        let mut backoff = self.info.policy.backoff.start();
         let mut retries = 0_u64;
-        let mut begun = arrived;
         let outcome = loop {
-            let attempt = Attempt { arrived, begun, stack: self, method, cx, replay: replay.as_ref() };
+            let attempt = Attempt { arrived, info: &self.info, method, cx, replay: replay.as_ref() };
             let result = self.attempt(&attempt, req).await;
-            let ResponseClass::Failure { retryable: true } = attempt.classify(result.as_ref()) else {
+            if !attempt.classify(result.as_ref()).is_retryable() {
                 break result;
-            };
+            }
             let Some(again) = attempt.replay() else { break result };
-            begun = now();
-            if !self.budget.try_withdraw(begun) {
-                self.stats.budget_exhausted.incr();
+            if !self.budget.try_withdraw(now()) {
+                self.stats.retries.budget_exhausted.incr();
                 break result;
             }
             retries += 1;
-            self.stats.retries.incr();
+            self.stats.retries.total.incr();
             discard(result).await;
             let delay = backoff.next(crate::random::next());
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
-                begun = now();
             }
             req = again;
         };
-        self.stats.per_request(retries);
+        self.stats.retries.per_request.record(retries);
         outcome
     }
 
     async fn attempt(&self, attempt: &Attempt<'_>, req: Request<Body>) -> Result<Response<Body>, Error> {
-        let route = self.binding.route(attempt.arrived, self.shared.binding_timeout).await.map_err(|unbound| {
-            self.unbound(unbound)
-        })?;
-        let Some(name) = route.pick(crate::random::next()) else {
-            return Err(Error::new(ErrorKind::NoSuchName));
+        let timeout = self.info.shared.binding_timeout;
+        let route = match self.binding.route(attempt.arrived, timeout).await {
+            Ok(route) => route,
+            Err(unbound) => return Err(self.info.unbound(unbound)),
         };
-        name.send(attempt, req).await
+        match route.pick(crate::random::next()) {
+            Some(share) => share.send(attempt, req).await,
+            None => Err(Error::new(ErrorKind::NoSuchName)),
+        }
     }
 }
 
 impl Attempt<'_> {
     /// The class of this attempt's outcome, as the name's classifier and the peer have it.
     pub(crate) fn classify(&self, result: Result<&Response<Body>, &Error>) -> ResponseClass {
-        let mut class = self.stack.policy.classifier.classify(self.method, result);
+        let mut class = self.info.policy.classifier.classify(self.method, result);
         if let ResponseClass::Failure { retryable } = &mut class {
             // A proxy further on knows that its failure reached no application, whatever the method.
-            *retryable |= result.is_ok_and(|rsp| headers::is_true(rsp.headers(), &headers::L5D_RETRYABLE));
+            *retryable |= result.is_ok_and(|rsp| says_retryable(rsp));
             // What was not kept cannot be sent again.
             *retryable &= self.replay.is_some();
         }
@@ -203,10 +214,10 @@ impl Attempt<'_> {
         self.replay.map(Replay::request)
     }
 
-    /// The logical name.
-    pub(crate) fn dst(&self) -> &Path {
-        &self.stack.path
-    }
+}
+
+fn says_retryable(rsp: &Response<Body>) -> bool {
+    rsp.headers().get(headers::RETRYABLE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
 }
 
 impl Replay {
@@ -248,14 +259,31 @@ async fn discard(result: Result<Response<Body>, Error>) {
     let _ = tokio::time::timeout(LONGEST, drain).await;
 }
 
-impl PathStack {
+impl PathInfo {
+    pub(crate) fn new(path: Path, local: Dtab, shared: Arc<Shared>, policy: ServicePolicy) -> Self {
+        // A printed path is visible ASCII, so this always makes a value.
+        let dst_service = HeaderValue::try_from(path.to_string()).ok();
+        Self { path, local, shared, policy, dst_service }
+    }
+
     fn write_request(&self, req: &mut Request<Body>) {
         let version = req.version();
         let headers = req.headers_mut();
         headers::strip_hop_by_hop(headers);
         headers::append_via(headers, version);
         if let Some(dst) = &self.dst_service {
-            headers.insert(headers::L5D_DST_SERVICE, dst.clone());
+            headers.insert(headers::DST_SERVICE, dst.clone());
+        }
+    }
+
+    fn unbound(&self, unbound: Unbound) -> Error {
+        let error = Error::new(ErrorKind::Binding);
+        match unbound {
+            Unbound::Timeout => {
+                let timeout = twitter_duration(self.shared.binding_timeout);
+                error.with_text(format!("Exceeded {timeout} binding timeout while resolving name: {}", self.path))
+            }
+            Unbound::Failed(failure) => error.with_text(failure.to_string()).with_source(SharedFailure(failure)),
         }
     }
 
@@ -293,6 +321,6 @@ fn write_response(rsp: &mut Response<Body>, class: ResponseClass) {
     let headers = rsp.headers_mut();
     headers::strip_hop_by_hop(headers);
     headers::append_via(headers, version);
-    let class = if class == ResponseClass::Success { "1.0" } else { "0.0" };
-    headers.insert(headers::L5D_SUCCESS_CLASS, HeaderValue::from_static(class));
+    let class = if class.is_success() { "1.0" } else { "0.0" };
+    headers.insert(headers::SUCCESS_CLASS, HeaderValue::from_static(class));
 }

@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use linkerd_dtab::{Activity, Bound, Failure, NameTree, State, distribution::Distribution};
 use tokio::{sync::watch, task::AbortHandle};
 
-use super::BoundName;
+use super::{BoundName, share::Share};
 
 /// The binding of one path, followed by a task of its own for as long as this lives.
 #[derive(Debug)]
@@ -29,7 +29,9 @@ struct Followed {
 /// Where a path's requests go, and in which shares.
 #[derive(Debug)]
 pub(crate) struct Route {
-    tree: Distribution<Arc<BoundName>>,
+    shares: Distribution<Share>,
+    // Held, so that the caches know that it is in use.
+    _tree: Arc<NameTree<Arc<BoundName>>>,
 }
 
 /// Why a path has no route yet.
@@ -114,12 +116,12 @@ impl Followed {
 }
 
 impl Route {
-    pub(crate) fn new(tree: Distribution<Arc<BoundName>>) -> Self {
-        Self { tree }
+    pub(crate) fn new(shares: Distribution<Share>, tree: Arc<NameTree<Arc<BoundName>>>) -> Self {
+        Self { shares, _tree: tree }
     }
 
-    /// The client of one request, drawn by weight. `None`: this share has none.
-    pub(crate) fn pick(&self, random: u64) -> Option<&Arc<BoundName>> {
-        self.tree.pick(random)
+    /// Where one request goes, drawn by weight. `None`: to what has no endpoints.
+    pub(crate) fn pick(&self, random: u64) -> Option<&Share> {
+        self.shares.pick(random)
     }
 }

@@ -179,7 +179,7 @@ pub struct BindCacheStats {
 }
 
 /// One cache.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CacheStats {
     /// Look-ups that had to build.
     pub misses: Counter,
