@@ -1,9 +1,12 @@
 //! Namers: from a path to a tree of bound names.
 
+pub mod global;
 mod resolve;
+pub mod rewrite;
 
 use crate::{Activity, Name, NameTree, Path};
 
+pub use global::{Global, status_code};
 pub use resolve::Resolve;
 
 /// Answers what a path stands for, and keeps the answer current.
