@@ -4,7 +4,7 @@ use std::{collections::HashMap, future::pending, sync::Arc};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 
-use crate::{Activity, Name, NameTree, Namer, Path, State};
+use crate::{Activity, Bound, Name, NameTree, Namer, Path, State};
 
 /// Namers in order of preference, each with the prefix that it is mounted at, and the system namers after them.
 pub(crate) struct Namers {
@@ -34,6 +34,7 @@ impl Namers {
             let Some(rest) = path.strip_prefix(prefix) else { continue };
             match asked.read(index, path, || namer.lookup(&rest)) {
                 State::Ok(NameTree::Neg) => {}
+                State::Ok(tree) if !namer.has_whole_ids() => return State::Ok(below(prefix, tree)),
                 answer => return answer,
             }
         }
@@ -42,6 +43,14 @@ impl Namers {
         }
         asked.read(self.mounted.len(), path, || self.system.lookup(path))
     }
+}
+
+/// The same tree with `prefix` before the ids of its bound leaves.
+fn below(prefix: &Path, tree: NameTree<Name>) -> NameTree<Name> {
+    tree.map(&mut |name| match name {
+        Name::Bound(bound) => Name::Bound(Bound { id: prefix.concat(&bound.id), ..bound }),
+        Name::Path(path) => Name::Path(path),
+    })
 }
 
 impl Asked {
