@@ -1,18 +1,19 @@
 //! The client of a bound name: its endpoints, their health, and one use of one of them.
 
 use std::{
+    fmt,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode};
-use linkerd_balance::{Balance, Breaker, Status};
-use linkerd_dtab::{Activity, Addr, Failure, Path, State};
-use linkerd_retry::{Budget, ResponseClass};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use linkerd_balance::{Balance, Breaker, Health, Lease, Status, Transition};
+use linkerd_dtab::{Activity, Addr, Bound, Endpoint, Failure, Path, State, namer::global};
+use linkerd_retry::Budget;
 use smallvec::SmallVec;
 use tokio::{sync::watch, task::AbortHandle};
 
@@ -21,10 +22,11 @@ use crate::{
     Body, Error, ErrorKind, Svc,
     body::Rider,
     connect::Connect,
-    error::twitter_duration,
+    error::{SharedFailure, twitter_duration},
     http::headers,
+    mesh::Wrap,
     policy::ClientPolicy,
-    telemetry::ClientStats,
+    telemetry::{ClientStats, RequestStats},
 };
 
 /// What tells one endpoint of a client from another.
@@ -46,18 +48,23 @@ pub(crate) struct BoundName {
 /// The endpoints behind one bound id, balanced.
 pub(crate) struct BoundClient {
     id: Path,
-    // As metrics and messages write it, without the slash.
-    label: String,
     endpoints: Endpoints,
-    policy: ClientPolicy,
+    attempt_timeout: Option<Duration>,
     requeues: Budget,
-    stats: ClientStats,
+    stats: Arc<ClientStats>,
 }
 
 enum Endpoints {
-    Balanced { balance: Balance<EndpointKey, Arc<EndpointClient>>, progress: Progress },
+    Balanced(Balanced),
     /// `/$/io.buoyant.http.status/CODE`: nobody is asked.
     Status(StatusCode),
+}
+
+struct Balanced {
+    balance: Balance<EndpointKey, Arc<EndpointClient>>,
+    progress: Arc<Progress>,
+    // The watch that is followed, and the task that follows it.
+    source: Mutex<(Activity<Addr>, AbortHandle)>,
 }
 
 /// One endpoint.
@@ -68,18 +75,9 @@ struct EndpointClient {
 
 /// Whether the first address came.
 struct Progress {
-    // Set once, and then all that a request looks at.
-    known: AtomicBool,
-    state: watch::Receiver<Known>,
-    source: watch::Sender<Activity<Addr>>,
-    task: AbortHandle,
-}
-
-#[derive(Clone, Debug)]
-enum Known {
-    Pending,
-    Yes,
-    Failed(Failure),
+    // All that a request looks at, once it is set.
+    is_known: AtomicBool,
+    failure: watch::Sender<Option<Failure>>,
 }
 
 impl BoundName {
@@ -92,87 +90,365 @@ impl BoundName {
     }
 
     /// Sends a request to one of the endpoints; to another one if nothing was sent.
-    pub(crate) async fn send(&self, attempt: &Attempt<'_>, req: Request<Body>) -> Result<Response<Body>, Error> {
-        let client = &*self.client;
-        let result = match &client.endpoints {
+    pub(crate) async fn send(
+        &self,
+        attempt: &Attempt<'_>,
+        service: &RequestStats,
+        req: Request<Body>,
+    ) -> Result<Response<Body>, Error> {
+        let result = match &self.client.endpoints {
             Endpoints::Status(status) => {
                 let mut rsp = Response::new(Body::empty());
                 *rsp.status_mut() = *status;
-                client.stats.answered(*status, attempt.classify(Ok(&rsp)) == ResponseClass::Success, now() - attempt.begun);
                 Ok(rsp)
             }
-            Endpoints::Balanced { balance, progress } => {
-                progress.wait(attempt).await?;
-                self.requeue(balance, attempt, req).await
-            }
+            Endpoints::Balanced(balanced) => match balanced.wait(attempt).await {
+                Ok(()) => self.requeue(balanced, attempt, service, req).await,
+                Err(error) => Err(error),
+            },
         };
-        result.map_err(|error| error.with_client(&client.id))
+        result.map_err(|error| error.with_client(&self.client.id))
     }
 
     /// The requeue: above the pick, so that another endpoint gets the next try; below the retries, which need a class.
     async fn requeue(
         &self,
-        balance: &Balance<EndpointKey, Arc<EndpointClient>>,
+        balanced: &Balanced,
         attempt: &Attempt<'_>,
+        service: &RequestStats,
         mut req: Request<Body>,
     ) -> Result<Response<Body>, Error> {
         let client = &*self.client;
         let mut tried = SmallVec::<[EndpointKey; 2]>::new();
-        let mut requeues = 0;
-        loop {
-            let begun = now();
-            let Some(lease) = balance.try_acquire(begun, None, &tried) else {
-                return Err(Error::new(ErrorKind::NoEndpoints));
+        let mut limit = None;
+        let outcome = loop {
+            let Some(lease) = balanced.balance.try_acquire(now(), None, &tried) else {
+                break Err(Error::new(ErrorKind::NoEndpoints));
             };
-            let key = lease.key().clone();
-            let (endpoint, end) = lease.into_parts();
             self.write_headers(attempt, req.headers_mut());
-            let probe = endpoint.breaker.admit(begun);
-            let result = client.attempt(&endpoint, &key, attempt, req).await;
-            let done = now();
-            let class = attempt.classify(result.as_ref());
-            let success = class == ResponseClass::Success;
-            client.stats.breaker(endpoint.breaker.record(success, done));
-            drop(probe);
-            let mut error = match result {
-                Ok(mut rsp) => {
-                    client.stats.answered(rsp.status(), success, done - begun);
-                    rsp.body_mut().ride(Rider::Lease(end.classified(success, done)));
-                    client.requeues.deposit(done);
-                    return Ok(rsp);
-                }
-                Err(error) => error,
+            let key = lease.key().clone();
+            let error = match client.attempt(balanced, lease, attempt, service, req).await {
+                Err(error) if error.never_sent() => error,
+                outcome => break outcome,
             };
-            end.end(false, done);
-            if error.kind() == ErrorKind::Connect {
-                client.stats.service_creation_failures.incr();
-                client.explain_connect(balance, &key, attempt, &mut error);
-            } else {
-                client.stats.failed(done - begun);
+            match client.may_requeue(balanced, attempt, error, tried.len() as u64, &mut limit) {
+                Ok(again) => req = again,
+                Err(error) => break Err(error),
             }
-            if !error.never_sent() {
-                return Err(error);
-            }
-            let Some(again) = error.take_request().or_else(|| attempt.replay()) else {
-                client.stats.cannot_retry.incr();
-                return Err(error);
-            };
-            if balance.status() != Status::Open {
-                client.stats.not_open.incr();
-                return Err(error);
-            }
-            if requeues >= per_request_cap(&client.requeues, done) {
-                client.stats.request_limit.incr();
-                return Err(error);
-            }
-            if !client.requeues.try_withdraw(done) {
-                client.stats.requeue_budget_exhausted.incr();
-                return Err(error);
-            }
-            client.stats.requeues.incr();
-            requeues += 1;
             tried.push(key);
-            req = again;
+        };
+        client.stats.requeues.requeues_per_request.record(tried.len() as u64);
+        outcome
+    }
+
+    fn write_headers(&self, attempt: &Attempt<'_>, headers: &mut HeaderMap) {
+        // Each attempt is a span of its own.
+        if let Some(cx) = attempt.cx {
+            cx.write(headers);
         }
+        if !attempt.info.shared.proxy {
+            return;
+        }
+        if let Some(client) = &self.dst_client {
+            headers.insert(headers::DST_CLIENT, client.clone());
+        }
+        match &self.dst_residual {
+            Some(residual) => drop(headers.insert(headers::DST_RESIDUAL, residual.clone())),
+            // A caller's own would pass for ours.
+            None => drop(headers.remove(headers::DST_RESIDUAL)),
+        }
+    }
+}
+
+impl BoundClient {
+    pub(crate) fn new(
+        bound: &Bound,
+        policy: ClientPolicy,
+        connect: Arc<dyn Connect>,
+        layers: Vec<Wrap>,
+        stats: ClientStats,
+    ) -> Self {
+        let stats = Arc::new(stats);
+        let endpoints = match global::status_code(&bound.id).and_then(|code| StatusCode::from_u16(code).ok()) {
+            Some(status) => Endpoints::Status(status),
+            None => Endpoints::Balanced(Balanced::new(bound, &policy, connect, layers, &stats)),
+        };
+        Self {
+            id: bound.id.clone(),
+            endpoints,
+            attempt_timeout: policy.attempt_timeout,
+            requeues: policy.requeue_budget.fresh(),
+            stats,
+        }
+    }
+
+    /// Follows another watch of the same name, if it is another one.
+    pub(crate) fn follow(&self, addr: &Activity<Addr>) {
+        if let Endpoints::Balanced(balanced) = &self.endpoints {
+            balanced.follow(addr);
+        }
+    }
+
+    pub(crate) fn service_stats(&self, path: &Path) -> RequestStats {
+        self.stats.service(path)
+    }
+
+    /// One try at one endpoint, and what is learned from it.
+    async fn attempt(
+        &self,
+        balanced: &Balanced,
+        lease: Lease<EndpointKey, Arc<EndpointClient>>,
+        attempt: &Attempt<'_>,
+        service: &RequestStats,
+        req: Request<Body>,
+    ) -> Result<Response<Body>, Error> {
+        let begun = now();
+        let (key, endpoint, end) = lease.into_parts();
+        let probe = endpoint.breaker.admit(begun);
+        let pending = self.stats.requests.pending.enter();
+        let result = self.within_limit(endpoint.svc.send(req)).await.and_then(|rsp| nack(rsp, attempt));
+        drop(pending);
+        let done = now();
+        let success = attempt.classify(result.as_ref()).is_success();
+        self.transition(endpoint.breaker.record(success, done));
+        drop(probe);
+        match result {
+            Ok(mut rsp) => {
+                self.count(service, success, None, done - begun);
+                self.stats.status.record(Some(rsp.status()), done - begun);
+                if success {
+                    self.requeues.deposit(done);
+                }
+                rsp.body_mut().ride(Rider::Lease { end, success });
+                Ok(rsp)
+            }
+            Err(error) => {
+                end.end(false, done);
+                if error.kind() == ErrorKind::Connect {
+                    self.stats.service_creation_failures.incr();
+                    return Err(balanced.unreachable(error, &key, attempt, &self.id));
+                }
+                self.count(service, false, Some(&error), done - begun);
+                Err(error)
+            }
+        }
+    }
+
+    fn count(&self, service: &RequestStats, success: bool, error: Option<&Error>, elapsed: Duration) {
+        for stats in [&self.stats.requests, service] {
+            if success {
+                stats.succeeded(elapsed);
+            } else {
+                stats.failed(error, elapsed);
+            }
+        }
+    }
+
+    /// Bounds one attempt: below accrual, which has to see that it took too long.
+    async fn within_limit(
+        &self,
+        attempt: impl Future<Output = Result<Response<Body>, Error>>,
+    ) -> Result<Response<Body>, Error> {
+        let Some(timeout) = self.attempt_timeout else { return attempt.await };
+        if let Ok(result) = tokio::time::timeout(timeout, attempt).await {
+            return result;
+        }
+        let id = self.id.to_string();
+        let (timeout, id) = (twitter_duration(timeout), id.trim_start_matches('/'));
+        let text = format!(
+            "exceeded {timeout} to {id} while waiting for a response for an individual request, excluding retries. \
+             Remote Info: Not Available"
+        );
+        Err(Error::new(ErrorKind::AttemptTimeout).with_text(text))
+    }
+
+    /// The request again, if it may be sent elsewhere.
+    fn may_requeue(
+        &self,
+        balanced: &Balanced,
+        attempt: &Attempt<'_>,
+        mut error: Error,
+        requeues: u64,
+        limit: &mut Option<u64>,
+    ) -> Result<Request<Body>, Error> {
+        let stats = &self.stats.requeues;
+        let Some(again) = error.take_request().or_else(|| attempt.replay()) else {
+            stats.cannot_retry.incr();
+            return Err(error);
+        };
+        let now = now();
+        // A fifth of what there is, rounded up: one request must not use up what all share.
+        let limit = *limit.get_or_insert_with(|| self.requeues.balance(now).div_ceil(5));
+        if balanced.balance.status() != Status::Open {
+            stats.not_open.incr();
+        } else if requeues >= limit {
+            stats.request_limit.incr();
+        } else if !self.requeues.try_withdraw(now) {
+            stats.budget_exhausted.incr();
+        } else {
+            stats.requeues.incr();
+            return Ok(again);
+        }
+        Err(error)
+    }
+
+    fn transition(&self, transition: Option<Transition>) {
+        let stats = &self.stats.failure_accrual;
+        match transition {
+            None => {}
+            Some(Transition::Removed { backoff }) => {
+                stats.removals.incr();
+                stats.removed_for_ms.add(backoff.as_millis() as u64);
+            }
+            Some(Transition::Revived) => stats.revivals.incr(),
+        }
+    }
+}
+
+/// A refusal by the peer that says of itself that nothing was done: as good as never sent, if we can send it again.
+///
+/// Finagle's protocol between hops. A refusal of a request that was not kept is passed on as it came.
+fn nack(rsp: Response<Body>, attempt: &Attempt<'_>) -> Result<Response<Body>, Error> {
+    if rsp.status() != StatusCode::SERVICE_UNAVAILABLE || attempt.replay.is_none() {
+        return Ok(rsp);
+    }
+    let headers = rsp.headers();
+    if headers.contains_key(headers::NONRETRYABLE_NACK) {
+        let text = "The request was Nacked by the server and should not be retried";
+        return Err(Error::new(ErrorKind::Refused).with_text(text));
+    }
+    let at_once = headers.get(http::header::RETRY_AFTER).is_some_and(|value| value == "0");
+    if at_once || headers.contains_key(headers::NACK) {
+        let text = "The request was Nacked by the server";
+        return Err(Error::new(ErrorKind::Refused).with_text(text).with_never_sent(true));
+    }
+    Ok(rsp)
+}
+
+impl Balanced {
+    fn new(
+        bound: &Bound,
+        policy: &ClientPolicy,
+        connect: Arc<dyn Connect>,
+        layers: Vec<Wrap>,
+        stats: &Arc<ClientStats>,
+    ) -> Self {
+        let accrual = policy.accrual.clone();
+        let client_stats = Arc::clone(stats);
+        let new_endpoint = move |key: &EndpointKey, health: &Health| {
+            let mut endpoint = Endpoint::new(key.addr);
+            endpoint.generation = key.generation;
+            endpoint.authority.clone_from(&key.authority);
+            let svc = connect.connect(&endpoint, &client_stats);
+            let svc = layers.iter().fold(svc, |svc, wrap| wrap(svc));
+            Arc::new(EndpointClient { svc, breaker: accrual.breaker(health.clone()) })
+        };
+        let balance = Balance::new(policy.balancer.clone(), new_endpoint);
+        let progress = Arc::new(Progress { is_known: AtomicBool::new(false), failure: watch::Sender::new(None) });
+        let task = spawn_follow(bound.addr.clone(), balance.clone(), Arc::clone(&progress));
+        Self { balance, progress, source: Mutex::new((bound.addr.clone(), task)) }
+    }
+
+    fn follow(&self, addr: &Activity<Addr>) {
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        if !source.0.same_source(addr) {
+            source.1.abort();
+            let task = spawn_follow(addr.clone(), self.balance.clone(), Arc::clone(&self.progress));
+            *source = (addr.clone(), task);
+        }
+    }
+
+    /// Waits for the first address, as long as a name may take to bind.
+    async fn wait(&self, attempt: &Attempt<'_>) -> Result<(), Error> {
+        // Acquire: what was published before it is seen after it.
+        if self.progress.is_known.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let timeout = attempt.info.shared.binding_timeout;
+        let mut failure = self.progress.failure.subscribe();
+        let first = async {
+            loop {
+                let failed = failure.borrow_and_update().clone();
+                if self.progress.is_known.load(Ordering::Acquire) {
+                    return Ok(());
+                }
+                if let Some(failed) = failed {
+                    let text = failed.to_string();
+                    return Err(Error::new(ErrorKind::Binding).with_text(text).with_source(SharedFailure(failed)));
+                }
+                if failure.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        match tokio::time::timeout_at((attempt.arrived + timeout).into(), first).await {
+            Ok(result) => result,
+            Err(_) => {
+                let (timeout, path) = (twitter_duration(timeout), &attempt.info.path);
+                let text = format!("Exceeded {timeout} binding timeout while connecting to endpoints for name: {path}");
+                Err(Error::new(ErrorKind::Binding).with_text(text))
+            }
+        }
+    }
+
+    /// The text that Linkerd 1.x has for an endpoint that could not be reached.
+    fn unreachable(&self, error: Error, key: &EndpointKey, attempt: &Attempt<'_>, id: &Path) -> Error {
+        let (addr, path) = (key.addr, &attempt.info.path);
+        error.or_text(|| {
+            let mut addrs: Vec<_> = self.balance.endpoints().iter().map(|endpoint| endpoint.key.addr).collect();
+            addrs.sort_unstable();
+            let addrs = addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            format!(
+                "Unable to establish connection to {addr}.\n\nservice name: {path}\nclient name: {id}\naddresses: \
+                 [{addrs}]\nselected address: {addr}\n"
+            )
+        })
+    }
+}
+
+/// One task keeps the endpoints as the watch has them, until the client is gone.
+fn spawn_follow(
+    mut addr: Activity<Addr>,
+    balance: Balance<EndpointKey, Arc<EndpointClient>>,
+    progress: Arc<Progress>,
+) -> AbortHandle {
+    let publish = move |state: State<Addr>| match state {
+        // Of endpoints that are known this only means that nobody could say anything newer.
+        State::Pending => {}
+        State::Failed(failure) => drop(progress.failure.send_replace(Some(failure))),
+        State::Ok(addr) => {
+            balance.update(addr.endpoints().iter().map(|endpoint| {
+                let key = EndpointKey {
+                    addr: endpoint.addr,
+                    generation: endpoint.generation,
+                    authority: endpoint.authority.clone(),
+                };
+                (key, endpoint.weight)
+            }));
+            // Release: who sees it sees the endpoints.
+            progress.is_known.store(true, Ordering::Release);
+            progress.failure.send_replace(None);
+        }
+    };
+    // What is known already is there before the first request.
+    publish(addr.sample_and_update());
+    let task = tokio::spawn(async move {
+        loop {
+            addr.changed().await;
+            publish(addr.sample_and_update());
+        }
+    });
+    task.abort_handle()
+}
+
+impl Drop for Balanced {
+    fn drop(&mut self) {
+        self.source.get_mut().unwrap_or_else(PoisonError::into_inner).1.abort();
+    }
+}
+
+impl fmt::Debug for BoundClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BoundClient").field(&self.id).finish()
     }
 }
