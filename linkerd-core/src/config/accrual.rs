@@ -68,8 +68,7 @@ impl Decode for FailureAccrual {
             _ => {
                 let (rate, seconds) = (rate(&mut s), required(&mut s, "window"));
                 let window = seconds.map(|n| Duration::from_secs(n.into()));
-                rate.zip(window)
-                    .map(|(success_rate, window)| AccrualKind::SuccessRateWindowed { success_rate, window })
+                rate.zip(window).map(|(success_rate, window)| AccrualKind::SuccessRateWindowed { success_rate, window })
             }
         };
         s.finish();

@@ -222,7 +222,8 @@ impl H2Settings {
             header_table_bytes: s.count("headerTableBytes", 0),
             max_frame_bytes: s.int("maxFrameBytes", 16384..=16_777_215).map(|n| n as u32),
             max_header_list_bytes: s.int("maxHeaderListBytes", 1..=MAX_INT).map(|n| n as u32),
-            window_update_ratio: s.number("windowUpdateRatio", "between 0 and 1, both excluded", |x| x > 0.0 && x < 1.0),
+            window_update_ratio: s
+                .number("windowUpdateRatio", "between 0 and 1, both excluded", |x| x > 0.0 && x < 1.0),
         }
     }
 }

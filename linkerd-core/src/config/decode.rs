@@ -97,6 +97,13 @@ impl<'a> At<'a> {
         self.cx.record(self.node.at, self.key(), message);
     }
 
+    /// Records that something experimental is not enabled.
+    pub(crate) fn experimental(&self, what: &str, place: &str) {
+        self.problem(format!(
+            "{what} is experimental and must be explicitly enabled by setting the `experimental' parameter to `true'{place}."
+        ));
+    }
+
     /// Records that the value is not what the key holds.
     pub(crate) fn expected<T>(&self, what: &str) -> Option<T> {
         self.problem(format!("must be {what}, got {}", self.node.describe()));
@@ -140,22 +147,24 @@ impl<'a> At<'a> {
 
     /// A whole number of this range. A quoted one will do, and so will `5.0`.
     pub(crate) fn int(&self, range: &RangeInclusive<i64>) -> Option<i64> {
-        let number = self.scalar().and_then(|s| {
-            let whole = |x: f64| (x.fract() == 0.0 && x.abs() < 1e15).then_some(x as i64);
-            match s.resolve() {
-                Plain::Int(n) => Some(n),
-                Plain::Float(x) => whole(x),
-                Plain::Text => integer(s.text.trim()),
-                Plain::Null | Plain::Bool(_) => None,
-            }
-        });
-        match number {
+        match self.whole() {
             Some(n) if range.contains(&n) => Some(n),
             Some(n) if n >= *range.start() || *range.end() < MAX_INT => {
                 self.expected(&format!("{}..{}", range.start(), range.end()))
             }
             Some(_) => self.expected(&format!("at least {}", range.start())),
             None => self.expected("a whole number"),
+        }
+    }
+
+    /// The value as a whole number, if it is one; records nothing.
+    pub(crate) fn whole(&self) -> Option<i64> {
+        let scalar = self.scalar()?;
+        match scalar.resolve() {
+            Plain::Int(n) => Some(n),
+            Plain::Float(x) => (x.fract() == 0.0 && x.abs() < 1e15).then_some(x as i64),
+            Plain::Text => integer(scalar.text.trim()),
+            Plain::Null | Plain::Bool(_) => None,
         }
     }
 

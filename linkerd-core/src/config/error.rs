@@ -39,12 +39,7 @@ pub struct Errors {
 impl Problem {
     /// A problem of the file as a whole.
     pub fn of_file(file: &str, message: impl Into<String>) -> Self {
-        Self {
-            file: file.into(),
-            position: None,
-            key: String::new(),
-            message: message.into(),
-        }
+        Self { file: file.into(), position: None, key: String::new(), message: message.into() }
     }
 }
 
@@ -74,10 +69,7 @@ impl Errors {
 
 impl From<Problem> for Errors {
     fn from(problem: Problem) -> Self {
-        Self {
-            problems: vec![problem],
-            unlisted: 0,
-        }
+        Self { problems: vec![problem], unlisted: 0 }
     }
 }
 

@@ -6,7 +6,11 @@ const OLD_KEYS: &[(&str, &str, &str)] = &[
     ("file", "tracers", "is now `telemetry`"),
     ("file", "metrics", "is now `telemetry`"),
     ("router", "baseDtab", "is now `dtab`"),
-    ("router", "timeoutMs", "is now `service.totalTimeoutMs` (all attempts) or `client.requestAttemptTimeoutMs` (each one)"),
+    (
+        "router",
+        "timeoutMs",
+        "is now `service.totalTimeoutMs` (all attempts) or `client.requestAttemptTimeoutMs` (each one)",
+    ),
     ("router", "timeout", "is now `service.totalTimeoutMs`"),
     ("router", "loggers", "is now `client.requestAuthorizers`"),
     ("router", "engine", "was removed"),

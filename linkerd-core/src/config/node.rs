@@ -169,13 +169,9 @@ pub(crate) fn float(text: &str) -> Option<f64> {
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
     let mut bytes = unsigned.bytes();
     let starts = bytes.next().is_some_and(|b| b.is_ascii_digit() || b == b'.');
-    let numeric = unsigned
-        .bytes()
-        .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'-' | b'+'));
+    let numeric = unsigned.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'-' | b'+'));
     let has_digit = unsigned.bytes().any(|b| b.is_ascii_digit());
-    let octal = unsigned.len() > 1
-        && unsigned.starts_with('0')
-        && unsigned.bytes().all(|b| b.is_ascii_digit());
+    let octal = unsigned.len() > 1 && unsigned.starts_with('0') && unsigned.bytes().all(|b| b.is_ascii_digit());
     if !starts || !numeric || !has_digit || octal {
         return None;
     }
@@ -196,11 +192,7 @@ mod tests {
     use super::*;
 
     fn plain(text: &str) -> Plain {
-        let scalar = Scalar {
-            text: text.to_owned(),
-            plain: true,
-            origin: None,
-        };
+        let scalar = Scalar { text: text.to_owned(), plain: true, origin: None };
         scalar.resolve()
     }
 

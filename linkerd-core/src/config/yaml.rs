@@ -173,10 +173,9 @@ impl Builder<'_> {
     fn origin(&self, text: &str, style: ScalarStyle, at: Position) -> Option<Position> {
         let source = |line: u32| self.lines.get(line as usize - 1).copied();
         match style {
-            ScalarStyle::Plain if !text.contains('\n') => source(at.line)?
-                .get(byte_of(source(at.line)?, at.column)..)?
-                .starts_with(text)
-                .then_some(at),
+            ScalarStyle::Plain if !text.contains('\n') => {
+                source(at.line)?.get(byte_of(source(at.line)?, at.column)..)?.starts_with(text).then_some(at)
+            }
             ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
                 let first = Position { column: at.column + 1, ..at };
                 let line = source(at.line)?;
