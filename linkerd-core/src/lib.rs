@@ -3,6 +3,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod body;
+#[cfg(feature = "config")]
+pub mod config;
 mod error;
 pub mod identify;
 mod svc;
