@@ -4,12 +4,15 @@ use std::{
     fmt,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
+
+use linkerd_balance::LeaseEnd;
 
 use crate::BoxError;
 
@@ -45,6 +48,15 @@ pub(crate) enum BodyEnd {
 
 /// What ends when a body does. An enum, so that a response costs no box for them.
 pub(crate) enum Rider {
+    /// The use of an endpoint: it is loaded until the stream ends, but its latency is that of the head.
+    Lease {
+        /// Ends it.
+        end: LeaseEnd,
+        /// Whether the head was a success.
+        success: bool,
+        /// When the head came.
+        answered: Instant,
+    },
     /// Anything else, at the cost of a box.
     Dyn(Box<dyn FnOnce(BodyEnd) + Send>),
 }
@@ -52,6 +64,7 @@ pub(crate) enum Rider {
 impl Rider {
     fn end(self, how: BodyEnd) {
         match self {
+            Self::Lease { end, success, answered } => end.end(success && how != BodyEnd::Failed, answered),
             Self::Dyn(end) => end(how),
         }
     }

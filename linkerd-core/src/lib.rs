@@ -3,15 +3,27 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod body;
+mod cache;
+mod classify;
+mod client;
 #[cfg(feature = "config")]
 pub mod config;
 mod error;
+pub mod http;
 pub mod identify;
+mod mesh;
+mod policy;
+mod random;
+mod stack;
 mod svc;
 pub mod telemetry;
 
 pub use body::{Body, IntoBody};
+pub use classify::{HttpClassifier, HttpClassify};
+pub use client::{Client, ResponseFuture, Typed};
 pub use error::{BoxError, Error, ErrorKind};
+pub use mesh::{BuildError, BuildProblem, CacheSettings, Mesh, MeshBuilder};
+pub use policy::{AccrualPolicy, ClientPolicy, Policies, ServicePolicy, Uniform};
 pub use svc::{HttpService, Svc, SvcFuture};
 
 pub use linkerd_balance as balance;

@@ -18,7 +18,7 @@ use crate::{
     HttpService, Svc,
     cache::Cache,
     client::Client,
-    connect::{Connect, HttpConnect},
+    http::{Connect, HttpConnect},
     identify::Identifier,
     policy::{Policies, Uniform},
     stack::{Binding, Clients, PathInfo, PathStack, Shared, now},
@@ -406,7 +406,7 @@ impl Inner {
         let (clients, of) = (Arc::clone(&self.clients), Arc::clone(&info));
         let binding = Binding::follow(activity, move |tree| clients.route(&of, tree, now()));
         let stack = Arc::new(PathStack::new(info, binding, self.metrics.service(path)));
-        let svc = Svc::from_call(Arc::clone(&stack));
+        let svc = Svc::from_arc(Arc::clone(&stack) as _);
         let svc = self.path_layers.iter().fold(svc, |svc, wrap| wrap(svc));
         PathEntry { svc, stack, used: AtomicU64::new(0) }
     }

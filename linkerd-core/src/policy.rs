@@ -4,9 +4,18 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use linkerd_balance::{
+    Breaker, BreakerCounters, Health,
+    accrual::{Accrual, Backoff, ConsecutiveFailures, Never},
+};
 use linkerd_dtab::Path;
 
-use crate::{classify::{HttpClassifier, HttpClassify}, connect::ConnectPolicy};
+use linkerd_retry::Budget;
+
+use crate::{
+    classify::{HttpClassifier, HttpClassify},
+    http::Connect,
+};
 
 /// How a logical name's requests are treated.
 #[derive(Clone)]
@@ -24,7 +33,7 @@ pub struct ServicePolicy {
 }
 
 /// How a bound name's endpoints are balanced, and what becomes of the ones that fail.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ClientPolicy {
     /// How an endpoint is picked.
     pub balancer: linkerd_balance::Policy,
@@ -35,8 +44,8 @@ pub struct ClientPolicy {
     pub requeue_budget: Budget,
     /// How long one attempt may take. `None`: for ever.
     pub attempt_timeout: Option<Duration>,
-    /// Connections.
-    pub connect: ConnectPolicy,
+    /// How endpoints are reached. `None`: as the mesh reaches them.
+    pub connect: Option<Arc<dyn Connect>>,
 }
 
 /// When an endpoint is taken out, and for how long.
@@ -45,7 +54,7 @@ pub struct AccrualPolicy {
     /// After so many failures in a row. `None`: never.
     pub consecutive_failures: Option<std::num::NonZeroU32>,
     /// How long until it is probed.
-    pub backoff: linkerd_balance::Backoff,
+    pub backoff: Backoff,
 }
 
 /// The policy of each name, as somebody configured it.
@@ -63,4 +72,87 @@ pub struct Uniform {
     pub service: ServicePolicy,
     /// For every bound name.
     pub client: ClientPolicy,
+}
+
+impl Policies for Uniform {
+    fn service(&self, _path: &Path) -> ServicePolicy {
+        self.service.clone()
+    }
+
+    fn client(&self, _id: &Path) -> ClientPolicy {
+        self.client.clone()
+    }
+}
+
+impl AccrualPolicy {
+    /// The breaker of one endpoint.
+    pub(crate) fn breaker(&self, health: Health, counters: BreakerCounters) -> Breaker {
+        let accrual: Box<dyn Accrual> = match self.consecutive_failures {
+            Some(failures) => Box::new(ConsecutiveFailures::new(failures)),
+            None => Box::new(Never),
+        };
+        Breaker::with_counters(accrual, self.backoff, health, counters, crate::random::next())
+    }
+}
+
+/// Retries within Linkerd's budget, at once; no limit on time; deadlines kept; 5xx a failure that is not retried.
+impl Default for ServicePolicy {
+    fn default() -> Self {
+        Self {
+            total_timeout: None,
+            retry_budget: default_budget(),
+            backoff: linkerd_retry::Backoff::none(),
+            classifier: Arc::new(HttpClassifier::default()),
+            enforce_deadline: true,
+        }
+    }
+}
+
+/// P2C over peak EWMA with its failure penalty, five failures in a row, Linkerd's budget of requeues.
+impl Default for ClientPolicy {
+    fn default() -> Self {
+        Self {
+            balancer: linkerd_balance::Policy::default(),
+            accrual: AccrualPolicy::default(),
+            requeue_budget: default_budget(),
+            attempt_timeout: None,
+            connect: None,
+        }
+    }
+}
+
+/// Five failures in a row, then 5 s to 300 s, jittered.
+impl Default for AccrualPolicy {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: Some(ConsecutiveFailures::DEFAULT),
+            backoff: Backoff::default(),
+        }
+    }
+}
+
+fn default_budget() -> Budget {
+    Budget::new(linkerd_retry::BudgetSettings::default()).unwrap_or_else(|_| Budget::off())
+}
+
+impl fmt::Debug for ServicePolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServicePolicy")
+            .field("total_timeout", &self.total_timeout)
+            .field("retry_budget", &self.retry_budget)
+            .field("backoff", &self.backoff)
+            .field("enforce_deadline", &self.enforce_deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ClientPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientPolicy")
+            .field("balancer", &self.balancer)
+            .field("accrual", &self.accrual)
+            .field("requeue_budget", &self.requeue_budget)
+            .field("attempt_timeout", &self.attempt_timeout)
+            .finish_non_exhaustive()
+    }
 }

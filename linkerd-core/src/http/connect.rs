@@ -6,12 +6,18 @@ use linkerd_dtab::Endpoint;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::client::Client;
-use crate::Svc;
+use crate::{Svc, telemetry::ClientStats};
 
 /// Makes the service that reaches one endpoint: the network, or what a test puts in its place.
 pub trait Connect: Send + Sync + 'static {
     /// The service of one endpoint. It connects when it is called, not before.
     fn connect(&self, endpoint: &Endpoint) -> Svc;
+
+    /// The same, for who counts connections too.
+    fn connect_counted(&self, endpoint: &Endpoint, stats: &Arc<ClientStats>) -> Svc {
+        let _ = stats;
+        self.connect(endpoint)
+    }
 }
 
 /// HTTP/1.1 over TCP, with a pool of connections for each endpoint.

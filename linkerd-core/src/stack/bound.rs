@@ -11,7 +11,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use linkerd_balance::{Balance, Breaker, Health, Lease, Status, Transition};
+use linkerd_balance::{Balance, Breaker, BreakerCounters, Draw, Health, Lease};
 use linkerd_dtab::{Activity, Addr, Bound, Endpoint, Failure, Path, State, namer::global};
 use linkerd_retry::Budget;
 use smallvec::SmallVec;
@@ -21,9 +21,8 @@ use super::path::{Attempt, now};
 use crate::{
     Body, Error, ErrorKind, Svc,
     body::Rider,
-    connect::Connect,
     error::{SharedFailure, twitter_duration},
-    http::headers,
+    http::{Connect, headers},
     mesh::Wrap,
     policy::ClientPolicy,
     telemetry::{ClientStats, RequestStats},
@@ -62,6 +61,7 @@ enum Endpoints {
 
 struct Balanced {
     balance: Balance<EndpointKey, Arc<EndpointClient>>,
+    breakers: BreakerCounters,
     progress: Arc<Progress>,
     // The watch that is followed, and the task that follows it.
     source: Mutex<(Activity<Addr>, AbortHandle)>,
@@ -122,7 +122,7 @@ impl BoundName {
         let mut tried = SmallVec::<[EndpointKey; 2]>::new();
         let mut limit = None;
         let outcome = loop {
-            let Some(lease) = balanced.balance.try_acquire(now(), None, &tried) else {
+            let Some(lease) = balanced.balance.try_acquire(Draw::new(crate::random::next()), now(), &tried) else {
                 break Err(Error::new(ErrorKind::NoEndpoints));
             };
             self.write_headers(attempt, req.headers_mut());
@@ -203,15 +203,15 @@ impl BoundClient {
         req: Request<Body>,
     ) -> Result<Response<Body>, Error> {
         let begun = now();
-        let (key, endpoint, end) = lease.into_parts();
-        let probe = endpoint.breaker.admit(begun);
+        let key = lease.key().clone();
+        let (endpoint, end) = lease.into_parts();
+        let permit = endpoint.breaker.admit(begun);
         let pending = self.stats.requests.pending.enter();
         let result = self.within_limit(endpoint.svc.send(req)).await.and_then(|rsp| nack(rsp, attempt));
         drop(pending);
         let done = now();
         let success = attempt.classify(result.as_ref()).is_success();
-        self.transition(endpoint.breaker.record(success, done));
-        drop(probe);
+        permit.record(success, done);
         match result {
             Ok(mut rsp) => {
                 self.count(service, success, None, done - begun);
@@ -219,7 +219,7 @@ impl BoundClient {
                 if success {
                     self.requeues.deposit(done);
                 }
-                rsp.body_mut().ride(Rider::Lease { end, success });
+                rsp.body_mut().ride(Rider::Lease { end, success, answered: done });
                 Ok(rsp)
             }
             Err(error) => {
@@ -279,7 +279,7 @@ impl BoundClient {
         let now = now();
         // A fifth of what there is, rounded up: one request must not use up what all share.
         let limit = *limit.get_or_insert_with(|| self.requeues.balance(now).div_ceil(5));
-        if balanced.balance.status() != Status::Open {
+        if balanced.balance.stats(now).available == 0 {
             stats.not_open.incr();
         } else if requeues >= limit {
             stats.request_limit.incr();
@@ -292,16 +292,24 @@ impl BoundClient {
         Err(error)
     }
 
-    fn transition(&self, transition: Option<Transition>) {
-        let stats = &self.stats.failure_accrual;
-        match transition {
-            None => {}
-            Some(Transition::Removed { backoff }) => {
-                stats.removals.incr();
-                stats.removed_for_ms.add(backoff.as_millis() as u64);
-            }
-            Some(Transition::Revived) => stats.revivals.incr(),
-        }
+    /// Brings the numbers that are not counted as they happen up to date.
+    pub(crate) fn refresh(&self, now: Instant) {
+        let Endpoints::Balanced(balanced) = &self.endpoints else { return };
+        let stats = balanced.balance.stats(now);
+        let balancer = &self.stats.balancer;
+        balancer.size.set(stats.size as i64);
+        balancer.available.set(stats.available as i64);
+        balancer.busy.set(stats.busy as i64);
+        balancer.closed.set(stats.closed as i64);
+        balancer.adds.advance_to(stats.adds);
+        balancer.removes.advance_to(stats.removes);
+        balancer.max_effort_exhausted.advance_to(stats.max_effort_exhausted);
+        let accrual = &self.stats.failure_accrual;
+        accrual.removals.advance_to(balanced.breakers.removals());
+        accrual.revivals.advance_to(balanced.breakers.revivals());
+        accrual.probes.advance_to(balanced.breakers.probes());
+        accrual.removed_for_ms.advance_to(balanced.breakers.removed_for().as_millis() as u64);
+        self.stats.requeues.budget.set(i64::try_from(self.requeues.balance(now)).unwrap_or(i64::MAX));
     }
 }
 
@@ -334,19 +342,22 @@ impl Balanced {
         stats: &Arc<ClientStats>,
     ) -> Self {
         let accrual = policy.accrual.clone();
+        let breakers = BreakerCounters::default();
+        let counters = breakers.clone();
+        let connect = policy.connect.clone().unwrap_or(connect);
         let client_stats = Arc::clone(stats);
         let new_endpoint = move |key: &EndpointKey, health: &Health| {
             let mut endpoint = Endpoint::new(key.addr);
             endpoint.generation = key.generation;
             endpoint.authority.clone_from(&key.authority);
-            let svc = connect.connect(&endpoint, &client_stats);
+            let svc = connect.connect_counted(&endpoint, &client_stats);
             let svc = layers.iter().fold(svc, |svc, wrap| wrap(svc));
-            Arc::new(EndpointClient { svc, breaker: accrual.breaker(health.clone()) })
+            Arc::new(EndpointClient { svc, breaker: accrual.breaker(health.clone(), counters.clone()) })
         };
         let balance = Balance::new(policy.balancer.clone(), new_endpoint);
         let progress = Arc::new(Progress { is_known: AtomicBool::new(false), failure: watch::Sender::new(None) });
         let task = spawn_follow(bound.addr.clone(), balance.clone(), Arc::clone(&progress));
-        Self { balance, progress, source: Mutex::new((bound.addr.clone(), task)) }
+        Self { balance, breakers, progress, source: Mutex::new((bound.addr.clone(), task)) }
     }
 
     fn follow(&self, addr: &Activity<Addr>) {
@@ -395,7 +406,7 @@ impl Balanced {
     fn unreachable(&self, error: Error, key: &EndpointKey, attempt: &Attempt<'_>, id: &Path) -> Error {
         let (addr, path) = (key.addr, &attempt.info.path);
         error.or_text(|| {
-            let mut addrs: Vec<_> = self.balance.endpoints().iter().map(|endpoint| endpoint.key.addr).collect();
+            let mut addrs: Vec<_> = self.balance.endpoints(now()).iter().map(|endpoint| endpoint.key.addr).collect();
             addrs.sort_unstable();
             let addrs = addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             format!(
@@ -417,14 +428,20 @@ fn spawn_follow(
         State::Pending => {}
         State::Failed(failure) => drop(progress.failure.send_replace(Some(failure))),
         State::Ok(addr) => {
-            balance.update(addr.endpoints().iter().map(|endpoint| {
+            // A weight of zero is no traffic, so it is no endpoint.
+            let usable = addr.endpoints().iter().filter(|endpoint| endpoint.weight > 0.0 && endpoint.weight.is_finite());
+            let keyed = usable.map(|endpoint| {
                 let key = EndpointKey {
                     addr: endpoint.addr,
                     generation: endpoint.generation,
                     authority: endpoint.authority.clone(),
                 };
                 (key, endpoint.weight)
-            }));
+            });
+            if let Err(error) = balance.update(keyed) {
+                tracing::warn!("endpoints not taken over: {error}");
+                return;
+            }
             // Release: who sees it sees the endpoints.
             progress.is_known.store(true, Ordering::Release);
             progress.failure.send_replace(None);

@@ -5,10 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use linkerd_dtab::{Bound, NameTree, Path, distribution::Distribution};
+use linkerd_dtab::{Bound, NameTree, Path, Distribution};
 
 use super::{BoundClient, BoundName, PathInfo, Route, share::Share};
-use crate::{cache::Cache, connect::Connect, mesh::Wrap, policy::Policies, telemetry::RouterStats};
+use crate::{cache::Cache, http::Connect, mesh::Wrap, policy::Policies, telemetry::RouterStats};
 
 /// Makes clients of bound names, and shares them: two paths that are bound to one name have its connections and its
 /// load in common.
@@ -35,7 +35,7 @@ impl Clients {
         let named = self.trees.get_or_make(&tree, now, || tree.clone().map(&mut |bound| self.bound(&bound, now)));
         let shares = NameTree::clone(&named)
             .map(&mut |name| Share::new(name, Arc::clone(info), &self.client_layers));
-        Arc::new(Route::new(Distribution::new(shares), named))
+        Arc::new(Route::new(Distribution::new(&shares), named))
     }
 
     fn bound(&self, bound: &Bound, now: Instant) -> Arc<BoundName> {

@@ -17,6 +17,7 @@ use crate::{
 };
 
 /// A leaf of a path's tree.
+#[derive(Clone)]
 pub(crate) struct Share {
     call: Arc<ShareCall>,
     // Only if there are client layers: a seam that nobody needs costs nothing.
@@ -35,7 +36,7 @@ impl Share {
         let stats = name.client.service_stats(&info.path);
         let call = Arc::new(ShareCall { name, info, stats });
         let layered = (!layers.is_empty()).then(|| {
-            let svc = Svc::from_call(Arc::clone(&call));
+            let svc = Svc::from_arc(Arc::clone(&call) as _);
             layers.iter().fold(svc, |svc, wrap| wrap(svc))
         });
         Self { call, layered }

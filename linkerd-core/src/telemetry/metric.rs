@@ -34,6 +34,12 @@ impl Counter {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
+    /// Catches up with a count that is kept elsewhere. It never goes back.
+    pub(crate) fn advance_to(&self, count: u64) {
+        // Relaxed: as in `incr`.
+        self.0.fetch_max(count, Ordering::Relaxed);
+    }
+
     /// The count so far.
     #[must_use]
     pub fn get(&self) -> u64 {
