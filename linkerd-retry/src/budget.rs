@@ -48,7 +48,7 @@ pub enum InvalidBudget {
 ///
 /// Clones share one allowance. Each request [deposits](Self::deposit) `percent` retries, each retry
 /// [withdraws](Self::try_withdraw) one, and both are forgotten after `ttl`. On top of that comes a reserve of
-/// `min_per_sec · ttl` retries. So at any moment, of what happened in the last `ttl`,
+/// `min_per_sec · ttl` retries. So whenever a retry is allowed, of what still counts at that moment, it included,
 ///
 /// > retries ≤ `percent` · requests + `min_per_sec` · `ttl`
 ///
@@ -110,7 +110,7 @@ impl Budget {
     ///
     /// The first value that is out of range.
     pub fn new(settings: BudgetSettings) -> Result<Self, InvalidBudget> {
-        if !(Duration::from_secs(1)..=Duration::from_secs(60)).contains(&settings.ttl) {
+        if !(Duration::from_secs(1)..=Duration::from_mins(1)).contains(&settings.ttl) {
             return Err(InvalidBudget::Ttl(settings.ttl));
         }
         // NaN is in no range.
@@ -169,6 +169,13 @@ impl Budget {
         u64::try_from(left.max(0) / RETRY).unwrap_or(u64::MAX)
     }
 
+    /// The most that one request should take: a fifth of the [balance](Self::balance), rounded up.
+    ///
+    /// Finagle's limit for requeues. A request that keeps failing then leaves something to the others.
+    pub fn share_for_one(&self, now: Instant) -> u64 {
+        self.balance(now).div_ceil(5)
+    }
+
     /// Whether there can never be a retry, so that nobody need keep a copy of a request.
     pub fn is_off(&self) -> bool {
         self.0.deposit == 0 && self.0.reserve == 0
@@ -184,7 +191,7 @@ impl Budget {
             settings,
             deposit: (settings.percent * RETRY as f64).round() as i128,
             // Retries a second times nanoseconds: billionths of a retry.
-            reserve: i128::from(settings.min_per_sec) * settings.ttl.as_nanos() as i128,
+            reserve: i128::from(settings.min_per_sec) * settings.ttl.as_nanos().cast_signed(),
             slice: settings.ttl / SLICES as u32,
             window: Mutex::new(Window { slices: [0; SLICES], sum: 0, head: 0, began: None }),
         }))
