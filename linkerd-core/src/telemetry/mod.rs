@@ -12,13 +12,19 @@
 //! assert_eq!(scope.counter("requests").get(), 1);
 //! ```
 
+#[cfg(feature = "admin")]
+#[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
+pub mod json;
 mod metric;
+pub mod process;
+mod prometheus;
 mod registry;
 mod request;
 mod router;
 mod stat;
 
 pub use metric::{Counter, Entered, Gauge};
+pub use prometheus::Prometheus;
 pub use registry::{DEFAULT_LIMIT, DEFAULT_SNAPSHOT_INTERVAL, Hold, Reading, Registry, Scope};
 pub use request::{Failures, RequestStats, StatusStats};
 pub use router::{

@@ -23,7 +23,7 @@ use super::{
 pub const DEFAULT_LIMIT: usize = 100_000;
 
 /// How long a stat collects before what it saw is shown; Linkerd 1.x's.
-pub const DEFAULT_SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
+pub const DEFAULT_SNAPSHOT_INTERVAL: Duration = Duration::from_mins(1);
 
 /// All metrics of a process, in a tree of scopes. A clone is the same registry.
 ///
@@ -32,8 +32,9 @@ pub const DEFAULT_SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
 ///
 /// # Limits
 ///
-/// A registry that holds [`DEFAULT_LIMIT`] metrics hands out handles that count and that nobody reads, and counts the
-/// refusals in `metrics/refused`, which is shown once it is not zero. So do names that are taken by another kind.
+/// A registry that holds [`DEFAULT_LIMIT`] metrics hands out handles that count and that nobody reads, and so it does for
+/// a name that is taken by a metric of another kind. Each such refusal counts in `metrics/refused`, which appears with
+/// the first.
 #[derive(Clone)]
 pub struct Registry(Arc<Shared>);
 
@@ -189,10 +190,14 @@ impl Registry {
     /// No lock is held while `visit` or a gauge's function runs.
     pub fn visit(&self, mut visit: impl FnMut(&[Arc<str>], Reading)) {
         self.0.root.visit(&mut Vec::new(), &mut visit);
-        let refused = self.refused();
-        if refused > 0 {
-            visit(&[Arc::from("metrics"), Arc::from("refused")], Reading::Counter(refused));
-        }
+    }
+
+    /// Shows every metric in the scope `at`, by its path from there, as [`visit`](Self::visit) does. Says whether there is
+    /// such a scope.
+    pub fn visit_in(&self, at: &[&str], mut visit: impl FnMut(&[Arc<str>], Reading)) -> bool {
+        let Some(node) = self.0.root.find(at.iter().copied()) else { return false };
+        node.visit(&mut Vec::new(), &mut visit);
+        true
     }
 
     /// The handle at a place, made if there is none.
@@ -200,15 +205,15 @@ impl Registry {
         let name: Arc<str> = Arc::from(name);
         let path = || scope.iter().chain([&name]);
         let _write = lock(&self.0.write);
-        if let Some(metric) = self.0.root.find(path()).and_then(|node| node.metric()) {
+        if let Some(metric) = self.0.root.find(path().map(AsRef::as_ref)).and_then(|node| node.metric()) {
             return (kind.handle)(&metric).unwrap_or_else(|| {
-                self.0.refused.incr();
+                self.refuse();
                 (kind.detached)()
             });
         }
         // Before the tree grows: a full registry grows by no empty scope either.
         if self.len() >= self.0.limit {
-            self.0.refused.incr();
+            self.refuse();
             return (kind.detached)();
         }
         let metric = (kind.new)();
@@ -217,6 +222,17 @@ impl Registry {
         // Relaxed: a count orders nothing else, and only the holder of `write` changes it.
         self.0.metrics.fetch_add(1, Ordering::Relaxed);
         handle.unwrap_or_else(kind.detached)
+    }
+
+    /// Counts a refusal. The counter is outside the limit, and back with the next refusal should somebody prune it.
+    fn refuse(&self) {
+        self.0.refused.incr();
+        let name = [Arc::from("metrics"), Arc::from("refused")];
+        self.0.root.find_or_add(name.iter()).set(Metric::Counter(self.0.refused.clone()));
+    }
+
+    fn is_refused(&self, metric: &Metric) -> bool {
+        matches!(metric, Metric::Counter(counter) if counter.same(&self.0.refused))
     }
 
     /// Takes a node out of the tree, if it still is where it was.
@@ -230,7 +246,7 @@ impl Registry {
         node: Option<&Arc<Node>>,
     ) -> Option<Arc<Node>> {
         let (last, parents) = segments.split_last()?;
-        let parent = self.0.root.find(parents.iter())?;
+        let parent = self.0.root.find(parents.iter().map(AsRef::as_ref))?;
         let mut inner = parent.lock();
         if let Some(node) = node
             && !inner.children.get(last).is_some_and(|child| Arc::ptr_eq(child, node))
@@ -240,7 +256,10 @@ impl Registry {
         let removed = Arc::make_mut(&mut inner.children).remove(last)?;
         drop(inner);
         let mut metrics = 0;
-        removed.each(&mut |node| metrics += usize::from(node.metric().is_some()));
+        removed.each(&mut |node| {
+            let counted = node.metric().is_some_and(|metric| !self.is_refused(&metric));
+            metrics += usize::from(counted);
+        });
         // Relaxed: see `resolve`.
         self.0.metrics.fetch_sub(metrics, Ordering::Relaxed);
         Some(removed)
@@ -297,7 +316,7 @@ impl Node {
         Arc::clone(&self.lock().children)
     }
 
-    fn find<'a>(self: &Arc<Self>, path: impl Iterator<Item = &'a Arc<str>>) -> Option<Arc<Self>> {
+    fn find<'a>(self: &Arc<Self>, path: impl Iterator<Item = &'a str>) -> Option<Arc<Self>> {
         let mut node = Arc::clone(self);
         for segment in path {
             let next = Arc::clone(node.lock().children.get(segment)?);
@@ -391,7 +410,7 @@ impl Scope {
         self.registry.resolve(&self.segments, name, &STAT)
     }
 
-    /// Takes the scope and all below it out of the tree. Handles go on counting, unread; asked for again, they are new.
+    /// Takes the scope and all below it out of the tree; the root stays. Handles go on counting, unread; asked for again, they are new.
     pub fn prune(&self) {
         let write = lock(&self.registry.0.write);
         let removed = self.registry.remove(&write, &self.segments, None);
@@ -568,6 +587,35 @@ mod tests {
         assert_eq!(names(&registry), ["a|x", "a|y"]);
     }
 
+    #[test]
+    fn reads_beside_requests_and_closing_stacks_lose_nothing() {
+        const EACH: u64 = 2000;
+        let registry = Registry::new();
+        let scope = registry.root().scope("rt");
+        std::thread::scope(|threads| {
+            let workers: Vec<_> = (0..3)
+                .map(|worker| {
+                    let scope = &scope;
+                    threads.spawn(move || {
+                        for n in 0..EACH {
+                            let client = scope.scope("client").scope(&(n % 7).to_string());
+                            let hold = client.hold();
+                            client.counter("requests").incr();
+                            client.scope(&worker.to_string()).stat("latency").record(n);
+                            drop(hold);
+                            scope.counter("requests").incr();
+                        }
+                    })
+                })
+                .collect();
+            while workers.iter().any(|worker| !worker.is_finished()) {
+                registry.visit(|_, _| ());
+            }
+        });
+        assert_eq!(scope.counter("requests").get(), 3 * EACH);
+        assert_eq!(registry.len(), 1);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn stats_show_each_interval() {
         let registry = Registry::new();
@@ -576,7 +624,7 @@ mod tests {
         tokio::spawn(async move { driver.drive().await });
         tokio::task::yield_now().await;
         stat.record(3);
-        tokio::time::sleep(DEFAULT_SNAPSHOT_INTERVAL - Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(59_999)).await;
         assert_eq!(stat.summary(), None);
         tokio::time::sleep(Duration::from_millis(3)).await;
         assert_eq!(stat.summary().unwrap().max, 3);

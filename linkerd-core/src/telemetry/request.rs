@@ -26,10 +26,20 @@ pub struct RequestStats {
     _hold: Hold,
 }
 
-/// Failures in all, and by reason below `failures/`.
+/// Failures in all, and by reason below `failures/`, or below `failures/restartable/` if nothing was sent.
 ///
-/// Reasons are [`ErrorKind::name`]s, below `restartable/` if nothing was sent, and `response` for a response that the
-/// classifier called a failure. (Linkerd 1.x names Java classes there.)
+/// Where Linkerd 1.x had an exception for a reason, it is named by that class, which is what dashboards select by:
+///
+/// | reason | name |
+/// |---|---|
+/// | a response that was called a failure | `com.twitter.finagle.service.ResponseClassificationSyntheticException` |
+/// | [`Unidentified`](ErrorKind::Unidentified) | `io.buoyant.router.RoutingFactory$UnknownDst` |
+/// | [`NoSuchName`](ErrorKind::NoSuchName), [`NoEndpoints`](ErrorKind::NoEndpoints) | `com.twitter.finagle.naming.buoyant.RichNoBrokersAvailableException` |
+/// | [`Connect`](ErrorKind::Connect) | `com.twitter.finagle.naming.buoyant.RichConnectionFailedExceptionWithPath` |
+/// | [`Closed`](ErrorKind::Closed) | `com.twitter.finagle.ChannelClosedException` |
+/// | [`AttemptTimeout`](ErrorKind::AttemptTimeout) | `com.twitter.finagle.IndividualRequestTimeoutException` |
+/// | [`TotalTimeout`](ErrorKind::TotalTimeout) | `com.twitter.finagle.GlobalRequestTimeoutException` |
+/// | any other | [`ErrorKind::name`] |
 pub struct Failures {
     total: Counter,
     scope: Scope,
@@ -81,7 +91,9 @@ impl RequestStats {
 }
 
 impl Failures {
-    fn new(scope: &Scope) -> Self {
+    /// Resolves `failures` in a scope.
+    #[must_use]
+    pub fn new(scope: &Scope) -> Self {
         Self {
             total: scope.counter("failures"),
             scope: scope.scope("failures"),
@@ -92,15 +104,25 @@ impl Failures {
 
     /// Counts a failure: an error, or (`None`) a response that was called a failure.
     pub fn record(&self, error: Option<&Error>) {
-        self.total.incr();
-        let restartable = error.is_some_and(Error::never_sent);
+        let kind = error.map(Error::kind);
+        let restartable = error.is_some_and(|error| error.never_sent() && is_transport(error.kind()));
         if restartable {
             self.restartable.get_or_init(|| self.scope.counter("restartable")).incr();
         }
-        let kind = error.map(Error::kind);
+        self.total.incr();
         self.by_reason.incr((kind, restartable), || {
-            let name = kind.map_or("response", ErrorKind::name);
+            let name = reason(kind);
             if restartable { self.scope.scope("restartable").counter(name) } else { self.scope.counter(name) }
+        });
+    }
+
+    /// Counts an attempt that got no connection: by its reason, which is not `restartable`.
+    pub(super) fn record_creation(&self, error: &Error) {
+        self.total.incr();
+        self.by_reason.incr((Some(error.kind()), false), || {
+            // Linkerd adds the name that was asked for only further up.
+            let name = reason(Some(error.kind()));
+            self.scope.counter(name.strip_suffix("WithPath").unwrap_or(name))
         });
     }
 
@@ -108,6 +130,26 @@ impl Failures {
     #[must_use]
     pub fn get(&self) -> u64 {
         self.total.get()
+    }
+}
+
+/// Failures that another attempt might not have; what has no name or no route stays without.
+fn is_transport(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Connect | ErrorKind::Closed | ErrorKind::Refused | ErrorKind::Overloaded)
+}
+
+fn reason(kind: Option<ErrorKind>) -> &'static str {
+    match kind {
+        None => "com.twitter.finagle.service.ResponseClassificationSyntheticException",
+        Some(ErrorKind::Unidentified) => "io.buoyant.router.RoutingFactory$UnknownDst",
+        Some(ErrorKind::NoSuchName | ErrorKind::NoEndpoints) => {
+            "com.twitter.finagle.naming.buoyant.RichNoBrokersAvailableException"
+        }
+        Some(ErrorKind::Connect) => "com.twitter.finagle.naming.buoyant.RichConnectionFailedExceptionWithPath",
+        Some(ErrorKind::Closed) => "com.twitter.finagle.ChannelClosedException",
+        Some(ErrorKind::AttemptTimeout) => "com.twitter.finagle.IndividualRequestTimeoutException",
+        Some(ErrorKind::TotalTimeout) => "com.twitter.finagle.GlobalRequestTimeoutException",
+        Some(kind) => kind.name(),
     }
 }
 
@@ -194,14 +236,20 @@ mod tests {
         stats.succeeded(MS);
         stats.failed(None, MS);
         stats.failed(Some(&Error::new(ErrorKind::Connect)), MS);
-        stats.failed(Some(&Error::new(ErrorKind::Closed)), MS);
-        assert_eq!((stats.requests.get(), stats.success.get(), stats.failures.get()), (4, 1, 3));
+        stats.failed(Some(&Error::new(ErrorKind::NoSuchName)), MS);
+        stats.failed(Some(&Error::new(ErrorKind::RequestBody)), MS);
+        assert_eq!((stats.requests.get(), stats.success.get(), stats.failures.get()), (5, 1, 4));
         let failures = registry.root().scope("failures");
+        let finagle = "com.twitter.finagle";
         for (scope, name) in [
-            (&failures, "response"),
-            (&failures, "closed"),
+            (&failures, &*format!("{finagle}.service.ResponseClassificationSyntheticException")),
+            (&failures, &*format!("{finagle}.naming.buoyant.RichNoBrokersAvailableException")),
+            (&failures, "request_body"),
             (&failures, "restartable"),
-            (&failures.scope("restartable"), "connect"),
+            (
+                &failures.scope("restartable"),
+                &*format!("{finagle}.naming.buoyant.RichConnectionFailedExceptionWithPath"),
+            ),
         ] {
             assert_eq!(scope.counter(name).get(), 1, "{name}");
         }

@@ -4,7 +4,9 @@ use std::{fmt, net::SocketAddr};
 
 use linkerd_dtab::Path;
 
-use super::{Counter, Gauge, Hold, Registry, RequestStats, Scope, Stat, StatusStats};
+use crate::Error;
+
+use super::{Counter, Failures, Gauge, Hold, Registry, RequestStats, Scope, Stat, StatusStats};
 
 /// Makes the metrics of one router: everything below `rt/<label>`.
 #[derive(Clone, Debug)]
@@ -86,8 +88,6 @@ pub struct ClientStats {
     pub sent_bytes: Counter,
     /// How long an attempt waited for a connection.
     pub service_acquisition_latency_ms: Stat,
-    /// Attempts that got no connection.
-    pub service_creation_failures: Counter,
     /// The connection pools, all endpoints together.
     pub pool: PoolStats,
     /// The balancer.
@@ -96,6 +96,7 @@ pub struct ClientStats {
     pub failure_accrual: AccrualStats,
     /// Attempts made again because nothing had been sent.
     pub requeues: RequeueStats,
+    service_creation: Failures,
     scope: Scope,
 }
 
@@ -296,7 +297,7 @@ impl ClientStats {
             received_bytes: scope.counter("received_bytes"),
             sent_bytes: scope.counter("sent_bytes"),
             service_acquisition_latency_ms: scope.stat("service_acquisition_latency_ms"),
-            service_creation_failures: scope.scope("service_creation").counter("failures"),
+            service_creation: Failures::new(&scope.scope("service_creation")),
             pool: PoolStats {
                 size: scope.gauge("pool_size"),
                 cached: scope.gauge("pool_cached"),
@@ -344,6 +345,11 @@ impl ClientStats {
         RequestStats::new(&self.scope.scope("service").scope(&label(path)))
     }
 
+    /// Counts an attempt that got no connection, in `service_creation/failures`.
+    pub fn creation_failed(&self, error: &Error) {
+        self.service_creation.record_creation(error);
+    }
+
     /// Says in `loadbalancer/algorithm/<name>` how endpoints are picked, `p2c_least_loaded` for example.
     pub fn algorithm(&self, name: &str) {
         self.scope.scope("loadbalancer").scope("algorithm").gauge(name).set(1);
@@ -388,5 +394,114 @@ impl fmt::Debug for BindCacheStats {
             .field("bound", bound)
             .field("client", client)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, time::Duration};
+
+    use http::StatusCode;
+
+    use super::{super::Prometheus, *};
+    use crate::ErrorKind;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn path(elements: &[&str]) -> Path {
+        Path::from_elements(elements).unwrap()
+    }
+
+    /// The strings of one array of `tests/data/telemetry/names.json`: what Linkerd 1.7.5 showed after the traffic below.
+    fn recorded(kind: &str) -> Vec<String> {
+        let data = include_str!("../../tests/data/telemetry/names.json");
+        let array = data.split_once(&format!("\"{kind}\": [")).unwrap().1.split_once("\n ]").unwrap().0;
+        let names: Vec<_> = array
+            .lines()
+            .filter_map(|line| line.trim().trim_end_matches(',').strip_prefix('"')?.strip_suffix('"'))
+            .map(|name| name.replace("\\\"", "\""))
+            .collect();
+        assert!(names.len() > 200, "{}", names.len());
+        names
+    }
+
+    #[test]
+    fn names_and_labels_are_those_that_were_recorded() {
+        let registry = Registry::new();
+        let mut keep = Vec::new();
+        let mut requests = |label: &str, port: u16, answers: &[(&[&str], Option<&str>, Option<u16>)], bad: &[u16]| {
+            let router = RouterStats::new(&registry, label);
+            let caches = router.bind_cache();
+            let server = router.server(([127, 0, 0, 1], port).into());
+            for (name, id, status) in answers {
+                let service = router.service(&path(name));
+                let client = id.map(|id| router.client(&path(&["#", "io.l5d.fs", id])));
+                let status = status.map(|status| StatusCode::from_u16(status).unwrap());
+                server.status.record(Some(status.unwrap_or(StatusCode::BAD_GATEWAY)), MS);
+                if let Some(client) = &client {
+                    client.algorithm("p2c_least_loaded");
+                    client.load_fn(|| 0.0);
+                    client.available_fn(|| true);
+                    if status.is_some() {
+                        client.status.record(status, MS);
+                    }
+                }
+                let through = client.as_ref().map(|client| client.service(&path(name)));
+                let refused = Error::new(ErrorKind::Connect);
+                match (status, &client, &through) {
+                    (Some(status), Some(_), Some(through)) if status.is_server_error() => through.failed(None, MS),
+                    (None, Some(client), _) => {
+                        client.creation_failed(&refused);
+                        service.requests.failed(Some(&refused), MS);
+                    }
+                    _ => {}
+                }
+                keep.push((service, client, through));
+            }
+            for code in bad {
+                server.status.record(StatusCode::from_u16(*code).ok(), MS);
+            }
+            (router, server, caches)
+        };
+        let _http = requests(
+            "http",
+            4140,
+            &[
+                (&["svc", "web"], Some("web"), Some(200)),
+                (&["svc", "w404"], Some("w404"), Some(404)),
+                (&["svc", "w500"], Some("w500"), Some(500)),
+                (&["svc", "down"], Some("down"), None),
+                (&["svc", "nothing"], None, None),
+            ],
+            &[400],
+        );
+        let (router, ..) = &requests("path", 4141, &[(&["svc", "a", "web"], Some("web"), Some(200))], &[400]);
+        router.originator();
+
+        let mut names = BTreeSet::new();
+        registry.visit(|path, _| {
+            names.insert(path.join("/"));
+        });
+        let missing: Vec<_> = recorded("metrics").into_iter().filter(|name| !names.contains(name)).collect();
+        assert_eq!(missing, [""; 0]);
+
+        let text = Prometheus::new().render(&registry);
+        let series: BTreeSet<_> = text.lines().map(|line| line.rsplit_once(' ').unwrap().0).collect();
+        let missing: Vec<_> = recorded("prometheus").into_iter().filter(|name| !series.contains(&**name)).collect();
+        assert_eq!(missing, [""; 0]);
+    }
+
+    #[test]
+    fn what_closes_leaves_the_tree() {
+        let registry = Registry::new();
+        let router = RouterStats::new(&registry, "http");
+        let id = path(&["#", "io.l5d.fs", "web"]);
+        let client = router.client(&id);
+        let through = client.service(&path(&["svc", "web"]));
+        client.requests.succeeded(MS);
+        drop(client);
+        drop(through);
+        assert!(registry.is_empty());
+        assert_eq!(router.client(&id).requests.requests.get(), 0);
     }
 }
