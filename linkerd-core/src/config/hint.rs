@@ -80,6 +80,7 @@ pub(crate) fn unknown_key(section: &str, key: &str, known: &[&str]) -> String {
         None => {
             let mut known = known.to_vec();
             known.sort_unstable();
+            known.dedup();
             format!("unknown key; known here: {}", known.join(", "))
         }
     }

@@ -202,9 +202,11 @@ impl Remote {
         let namespace = if mesh { None } else { s.get("namespace") };
         let retry = s.with("retry", |at| {
             let mut s = Section::open(at, "retry")?;
-            let base = s.seconds("baseSeconds", 1).unwrap_or(Duration::from_secs(base));
+            let given = s.seconds("baseSeconds", 1);
+            let valid = given.is_some() || !s.has("baseSeconds");
+            let base = given.unwrap_or(Duration::from_secs(base));
             let max = s.seconds("maxSeconds", 1).unwrap_or(Duration::from_secs(600));
-            if max < base {
+            if valid && max < base {
                 let (base, max) = (base.as_secs(), max.as_secs());
                 s.problem("maxSeconds", format!("must not be less than baseSeconds {base}, got {max}"));
             }

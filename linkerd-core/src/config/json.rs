@@ -39,8 +39,9 @@ impl Reader<'_> {
             Some('{') => self.map(depth)?,
             Some('[') => self.list(depth)?,
             Some('"') => {
-                let (text, origin) = self.string()?;
-                Value::Scalar(Scalar { text, plain: false, origin })
+                let (text, place) = self.string()?;
+                let pieces = place.map(|at| (0, at)).into_iter().collect();
+                Value::Scalar(Scalar { text, plain: false, pieces })
             }
             Some(c) if c == '-' || c.is_ascii_alphanumeric() => self.word()?,
             Some(c) => return Err(self.unexpected(c, "a value")),
@@ -109,13 +110,13 @@ impl Reader<'_> {
     /// A string and, if it is written without escapes, where its first character stands.
     fn string(&mut self) -> Result<(String, Option<Position>), Malformed> {
         self.next();
-        let mut origin = Some(self.at);
+        let mut place = Some(self.at);
         let mut text = String::new();
         loop {
             match self.next() {
-                Some('"') => return Ok((text, origin)),
+                Some('"') => return Ok((text, place)),
                 Some('\\') => {
-                    origin = None;
+                    place = None;
                     text.push(self.escape()?);
                 }
                 Some(c) if c >= ' ' => text.push(c),
@@ -167,11 +168,10 @@ impl Reader<'_> {
             return Err(self.error(format!("'{}' is not a value", super::node::shorten(word))));
         }
         let text = word.to_owned();
-        let origin = Some(self.at);
         for _ in 0..text.len() {
             self.next();
         }
-        Ok(Value::Scalar(Scalar { text, plain: true, origin }))
+        Ok(Value::Scalar(Scalar { text, plain: true, pieces: Vec::new() }))
     }
 
     fn peek(&self) -> Option<char> {

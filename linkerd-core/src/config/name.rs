@@ -4,11 +4,7 @@ use std::str::FromStr;
 
 use linkerd_dtab::{Dtab, ParseError, Path};
 
-use super::{
-    decode::At,
-    error::Position,
-    node::{Scalar, shorten},
-};
+use super::{decode::At, node::shorten};
 
 /// Reads a path such as `/svc/web`.
 pub(crate) fn path(at: &At<'_>) -> Option<Path> {
@@ -25,22 +21,10 @@ fn parse<T: FromStr<Err = ParseError>>(at: &At<'_>) -> Option<T> {
     match text.parse() {
         Ok(value) => Some(value),
         Err(error) => {
-            let scalar = at.scalar().expect("it has text");
-            at.cx.record(place(at, scalar, &error), at.key(), message(text, &error));
+            let place = at.scalar().and_then(|scalar| scalar.place(error.offset()));
+            at.cx.record(place.unwrap_or(at.node.at), at.key(), message(text, &error));
             None
         }
-    }
-}
-
-/// The place in the file at which the parser stopped, as near as it is known.
-fn place(at: &At<'_>, scalar: &Scalar, error: &ParseError) -> Position {
-    let Some(origin) = scalar.origin else {
-        return at.node.at;
-    };
-    let number = |n: usize| u32::try_from(n - 1).unwrap_or(u32::MAX);
-    Position {
-        line: origin.line.saturating_add(number(error.line())),
-        column: origin.column.saturating_add(number(error.column())),
     }
 }
 

@@ -32,9 +32,9 @@ pub(crate) struct Scalar {
     pub(crate) text: String,
     /// Neither quoted nor a block: may be read as a number, a boolean or nothing.
     pub(crate) plain: bool,
-    /// Where the text's first character stands, if its lines are the file's lines
-    /// with this indentation taken off. Then a place in the text is a place in the file.
-    pub(crate) origin: Option<Position>,
+    /// Where pieces of the text stand in the file: the byte at which each begins, in order. What is before the first
+    /// or cannot be told apart has no place of its own.
+    pub(crate) pieces: Vec<(usize, Position)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -110,6 +110,13 @@ impl Node {
 }
 
 impl Scalar {
+    /// The place in the file of a byte of the text, if it is known.
+    pub(crate) fn place(&self, offset: usize) -> Option<Position> {
+        let (start, at) = self.pieces.iter().rev().find(|(start, _)| *start <= offset)?;
+        let columns = self.text.get(*start..offset)?.chars().count();
+        Some(Position { column: at.column.saturating_add(u32::try_from(columns).ok()?), ..*at })
+    }
+
     /// YAML 1.1's reading of a plain scalar, as far as Linkerd 1.x gave it a meaning.
     ///
     /// A number with leading zeros stays text: YAML 1.1 reads it as octal, people do not.
@@ -192,7 +199,7 @@ mod tests {
     use super::*;
 
     fn plain(text: &str) -> Plain {
-        let scalar = Scalar { text: text.to_owned(), plain: true, origin: None };
+        let scalar = Scalar { text: text.to_owned(), plain: true, pieces: Vec::new() };
         scalar.resolve()
     }
 

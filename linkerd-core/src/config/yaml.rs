@@ -73,8 +73,8 @@ impl Builder<'_> {
             Event::Scalar(text, style, anchor, tag) => {
                 let mut plain = style == ScalarStyle::Plain;
                 plain &= !check_tag(tag.as_deref(), at)?;
-                let origin = self.origin(&text, style, at);
-                let value = Value::Scalar(Scalar { text: text.into_owned(), plain, origin });
+                let pieces = self.pieces(&text, style, at);
+                let value = Value::Scalar(Scalar { text: text.into_owned(), plain, pieces });
                 self.add(Node { at, value }, anchor)
             }
             Event::Alias(id) => {
@@ -169,31 +169,37 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Where the scalar's first character stands, if each of its lines is a line of the file.
-    fn origin(&self, text: &str, style: ScalarStyle, at: Position) -> Option<Position> {
-        let source = |line: u32| self.lines.get(line as usize - 1).copied();
-        match style {
-            ScalarStyle::Plain if !text.contains('\n') => {
-                source(at.line)?.get(byte_of(source(at.line)?, at.column)..)?.starts_with(text).then_some(at)
+    /// Where the lines of a scalar stand, as far as they read in the file as they do in the text.
+    fn pieces(&self, text: &str, style: ScalarStyle, at: Position) -> Vec<(usize, Position)> {
+        let quoted = matches!(style, ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted);
+        let mut column = at.column + u32::from(quoted);
+        let mut pieces = Vec::new();
+        let mut offset = 0;
+        for (line, source) in (at.line..).zip(self.lines.iter().skip(at.line as usize - 1)) {
+            let start = byte_of(source, std::mem::replace(&mut column, 1));
+            let content = source[start..].trim_start();
+            let indent = source.len() - content.len();
+            let content = content.trim_end();
+            offset += text[offset..].len() - text[offset..].trim_start().len();
+            let rest = &text[offset..];
+            if rest.is_empty() {
+                break;
             }
-            ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
-                let first = Position { column: at.column + 1, ..at };
-                let line = source(at.line)?;
-                line.get(byte_of(line, first.column)..)?.starts_with(text).then_some(first)
+            if content.is_empty() {
+                continue;
             }
-            ScalarStyle::Literal => {
-                // Blank lines at the top are part of the text; the first other line shows the indentation.
-                let (skipped, content) = text.lines().enumerate().find(|(_, l)| !l.trim().is_empty())?;
-                let skipped = u32::try_from(skipped).ok()?;
-                (at.line..=at.line + 1).find_map(|first| {
-                    let indent = source(first + skipped)?.strip_suffix(content)?;
-                    let blank = indent.bytes().all(|b| b == b' ');
-                    let column = u32::try_from(indent.len()).ok()? + 1;
-                    blank.then_some(Position { line: first, column })
-                })
+            let column = 1 + u32::try_from(source[..indent].chars().count()).unwrap_or(u32::MAX - 1);
+            let whole = rest.starts_with(content);
+            // The last line may go on with a quote or a comment.
+            if whole || content.starts_with(rest.trim_end()) {
+                pieces.push((offset, Position { line, column }));
             }
-            _ => None,
+            if !whole {
+                break;
+            }
+            offset += content.len();
         }
+        pieces
     }
 }
 
