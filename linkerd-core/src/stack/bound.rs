@@ -150,12 +150,12 @@ impl BoundName {
             return;
         }
         if let Some(client) = &self.dst_client {
-            headers.insert(headers::DST_CLIENT, client.clone());
+            headers.insert(headers::L5D_DST_CLIENT, client.clone());
         }
         match &self.dst_residual {
-            Some(residual) => drop(headers.insert(headers::DST_RESIDUAL, residual.clone())),
+            Some(residual) => drop(headers.insert(headers::L5D_DST_RESIDUAL, residual.clone())),
             // A caller's own would pass for ours.
-            None => drop(headers.remove(headers::DST_RESIDUAL)),
+            None => drop(headers.remove(headers::L5D_DST_RESIDUAL)),
         }
     }
 }
@@ -225,7 +225,7 @@ impl BoundClient {
             Err(error) => {
                 end.end(false, done);
                 if error.kind() == ErrorKind::Connect {
-                    self.stats.service_creation_failures.incr();
+                    self.stats.creation_failed(&error);
                     return Err(balanced.unreachable(error, &key, attempt, &self.id));
                 }
                 self.count(service, false, Some(&error), done - begun);

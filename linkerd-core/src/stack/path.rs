@@ -217,7 +217,7 @@ impl Attempt<'_> {
 }
 
 fn says_retryable(rsp: &Response<Body>) -> bool {
-    rsp.headers().get(headers::RETRYABLE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
+    rsp.headers().get(headers::L5D_RETRYABLE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
 }
 
 impl Replay {
@@ -272,7 +272,7 @@ impl PathInfo {
         headers::strip_hop_by_hop(headers);
         headers::append_via(headers, version);
         if let Some(dst) = &self.dst_service {
-            headers.insert(headers::DST_SERVICE, dst.clone());
+            headers.insert(headers::L5D_DST_SERVICE, dst.clone());
         }
     }
 
@@ -322,5 +322,5 @@ fn write_response(rsp: &mut Response<Body>, class: ResponseClass) {
     headers::strip_hop_by_hop(headers);
     headers::append_via(headers, version);
     let class = if class.is_success() { "1.0" } else { "0.0" };
-    headers.insert(headers::SUCCESS_CLASS, HeaderValue::from_static(class));
+    headers.insert(headers::L5D_SUCCESS_CLASS, HeaderValue::from_static(class));
 }

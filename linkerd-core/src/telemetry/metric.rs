@@ -38,6 +38,8 @@ impl Counter {
     pub(crate) fn advance_to(&self, count: u64) {
         // Relaxed: as in `incr`.
         self.0.fetch_max(count, Ordering::Relaxed);
+    }
+
     pub(super) fn same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
