@@ -4,10 +4,13 @@
 
 mod body;
 mod error;
+pub mod http;
 pub mod identify;
+mod random;
 mod svc;
 pub mod telemetry;
 
+pub use self::http::connect;
 pub use body::{Body, IntoBody};
 pub use error::{BoxError, Error, ErrorKind};
 pub use svc::{HttpService, Svc, SvcFuture};

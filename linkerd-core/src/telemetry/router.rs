@@ -375,13 +375,7 @@ impl BindCacheStats {
                 oneshots: scope.counter("oneshots"),
             }
         };
-        Self {
-            path: cache("path"),
-            tree: cache("tree"),
-            bound: cache("bound"),
-            client: cache("client"),
-            _hold: hold,
-        }
+        Self { path: cache("path"), tree: cache("tree"), bound: cache("bound"), client: cache("client"), _hold: hold }
     }
 }
 
