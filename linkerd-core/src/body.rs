@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 
 use linkerd_balance::LeaseEnd;
 
-use crate::BoxError;
+use crate::{BoxError, http::pool::Pooled};
 
 /// The body of a request or a response: nothing, bytes, a stream from a connection, or any other stream in a box.
 ///
@@ -32,6 +32,7 @@ enum Inner {
     Empty,
     Once(Bytes),
     Incoming(Incoming),
+    Prefixed(Bytes, Incoming),
     Dyn(UnsyncBoxBody<Bytes, BoxError>),
 }
 
@@ -57,6 +58,8 @@ pub(crate) enum Rider {
         /// When the head came.
         answered: Instant,
     },
+    /// A connection, which is given back.
+    Conn(Pooled),
     /// Anything else, at the cost of a box.
     Dyn(Box<dyn FnOnce(BodyEnd) + Send>),
 }
@@ -65,6 +68,9 @@ impl Rider {
     fn end(self, how: BodyEnd) {
         match self {
             Self::Lease { end, success, answered } => end.end(success && how != BodyEnd::Failed, answered),
+            Self::Conn(conn) if how == BodyEnd::Complete => conn.give_back(),
+            // Dropping it closes it: what is left of the response cannot be told from the next one.
+            Self::Conn(_) => {}
             Self::Dyn(end) => end(how),
         }
     }
@@ -104,12 +110,17 @@ impl Body {
         if body.is_end_stream() { Self::empty() } else { Inner::Incoming(body).into() }
     }
 
+    /// A stream from a connection of which something was read already.
+    pub(crate) fn prefixed(start: Bytes, rest: Incoming) -> Self {
+        Inner::Prefixed(start, rest).into()
+    }
+
     /// The bytes, if they are all here already, or nothing is to come.
     pub(crate) fn as_bytes(&self) -> Option<Bytes> {
         match &self.inner {
             Inner::Empty => Some(Bytes::new()),
             Inner::Once(bytes) => Some(bytes.clone()),
-            Inner::Incoming(_) | Inner::Dyn(_) => None,
+            Inner::Incoming(_) | Inner::Prefixed(..) | Inner::Dyn(_) => None,
         }
     }
 
@@ -172,6 +183,14 @@ impl HttpBody for Body {
                 (!bytes.is_empty()).then(|| Ok(Frame::data(bytes)))
             }
             Inner::Incoming(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into)),
+            Inner::Prefixed(start, rest) => {
+                let start = std::mem::take(start);
+                if start.is_empty() {
+                    ready!(Pin::new(rest).poll_frame(cx)).map(|frame| frame.map_err(Into::into))
+                } else {
+                    Some(Ok(Frame::data(start)))
+                }
+            }
             Inner::Dyn(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
         match &frame {
@@ -188,6 +207,7 @@ impl HttpBody for Body {
             Inner::Empty => true,
             Inner::Once(bytes) => bytes.is_empty(),
             Inner::Incoming(body) => body.is_end_stream(),
+            Inner::Prefixed(..) => false,
             Inner::Dyn(body) => body.is_end_stream(),
         }
     }
@@ -197,6 +217,7 @@ impl HttpBody for Body {
             Inner::Empty => SizeHint::with_exact(0),
             Inner::Once(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Inner::Incoming(body) => body.size_hint(),
+            Inner::Prefixed(..) => SizeHint::default(),
             Inner::Dyn(body) => body.size_hint(),
         }
     }
@@ -207,7 +228,7 @@ impl fmt::Debug for Body {
         let kind = match &self.inner {
             Inner::Empty => "empty",
             Inner::Once(_) => "bytes",
-            Inner::Incoming(_) => "incoming",
+            Inner::Incoming(_) | Inner::Prefixed(..) => "incoming",
             Inner::Dyn(_) => "stream",
         };
         f.debug_struct("Body").field("kind", &kind).field("size", &self.size_hint()).finish()

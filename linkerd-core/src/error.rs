@@ -1,9 +1,16 @@
 //! Why a request failed.
 
-use std::{error::Error as StdError, fmt, time::Duration};
+use std::{
+    error::Error as StdError,
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use http::StatusCode;
+use http::{Request, StatusCode};
 use linkerd_dtab::Path;
+
+use crate::Body;
 
 /// Any error, as tower boxes it.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -20,6 +27,8 @@ struct Inner {
     text: Option<String>,
     source: Option<BoxError>,
     never_sent: bool,
+    // A request is not `Sync`; nobody ever waits for this lock.
+    request: Mutex<Option<Request<Body>>>,
 }
 
 /// What decided that a request failed.
@@ -77,7 +86,15 @@ impl Error {
                 | ErrorKind::Connect
                 | ErrorKind::Overloaded
         );
-        Self(Box::new(Inner { kind, dst: None, client: None, text: None, source: None, never_sent }))
+        Self(Box::new(Inner {
+            kind,
+            dst: None,
+            client: None,
+            text: None,
+            source: None,
+            never_sent,
+            request: Mutex::new(None),
+        }))
     }
 
     /// Any other error, as an error of a layer; one that is an [`Error`] already stays what it is.
@@ -129,6 +146,18 @@ impl Error {
         self
     }
 
+    /// The same error with the request that it is about, which was not sent.
+    #[must_use]
+    pub fn with_request(mut self, req: Request<Body>) -> Self {
+        self.0.request = Mutex::new(Some(req));
+        self
+    }
+
+    /// The request, if it came back unsent: another try needs no copy of it.
+    pub fn take_request(&mut self) -> Option<Request<Body>> {
+        self.0.request.get_mut().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// What decided.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -158,9 +187,11 @@ impl Error {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self.0.kind {
-            ErrorKind::Unidentified | ErrorKind::BadHeader | ErrorKind::TooManyHops | ErrorKind::BadRequest => {
-                StatusCode::BAD_REQUEST
-            }
+            ErrorKind::Unidentified
+            | ErrorKind::BadHeader
+            | ErrorKind::TooManyHops
+            | ErrorKind::BadRequest
+            | ErrorKind::RequestBody => StatusCode::BAD_REQUEST,
             ErrorKind::AttemptTimeout | ErrorKind::TotalTimeout | ErrorKind::Deadline | ErrorKind::Overloaded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -171,7 +202,6 @@ impl Error {
             | ErrorKind::Closed
             | ErrorKind::BadResponse
             | ErrorKind::Refused
-            | ErrorKind::RequestBody
             | ErrorKind::Layer => StatusCode::BAD_GATEWAY,
         }
     }
@@ -294,7 +324,7 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, dst, client, text, source, never_sent } = &*self.0;
+        let Inner { kind, dst, client, text, source, never_sent, request: _ } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("dst", dst)
@@ -302,7 +332,7 @@ impl fmt::Debug for Error {
             .field("text", text)
             .field("source", source)
             .field("never_sent", never_sent)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -278,8 +278,7 @@ impl MeshBuilder {
             return Err(BuildError(problems));
         }
         let resolve = self.resolve.unwrap_or_else(|| Arc::new(linkerd_dtab::namer::inet::Inet::system()));
-        let interpreter =
-            self.interpreter.unwrap_or_else(|| Arc::new(interpreter::Local::new(self.namers, resolve)));
+        let interpreter = self.interpreter.unwrap_or_else(|| Arc::new(interpreter::Local::new(self.namers, resolve)));
         let metrics = self.metrics.unwrap_or_else(|| RouterStats::new(&Registry::new(), "mesh"));
         let stats = metrics.bind_cache();
         let clients = Clients {
@@ -294,11 +293,7 @@ impl MeshBuilder {
         };
         let inner = Arc::new(Inner {
             interpreter,
-            shared: Arc::new(Shared {
-                base: self.dtab,
-                binding_timeout: self.binding_timeout,
-                proxy: self.proxy,
-            }),
+            shared: Arc::new(Shared { base: self.dtab, binding_timeout: self.binding_timeout, proxy: self.proxy }),
             policies: self.policies,
             clients: Arc::new(clients),
             path_layers: self.path_layers,

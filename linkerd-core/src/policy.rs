@@ -124,10 +124,7 @@ impl Default for ClientPolicy {
 /// Five failures in a row, then 5 s to 300 s, jittered.
 impl Default for AccrualPolicy {
     fn default() -> Self {
-        Self {
-            consecutive_failures: Some(ConsecutiveFailures::DEFAULT),
-            backoff: Backoff::default(),
-        }
+        Self { consecutive_failures: Some(ConsecutiveFailures::DEFAULT), backoff: Backoff::default() }
     }
 }
 

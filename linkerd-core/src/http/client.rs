@@ -92,9 +92,7 @@ impl Client {
             let error = failure(error.into_error());
             match copy {
                 // The endpoint closed an idle connection while the request was on its way there.
-                Some((head, bytes))
-                    if error.kind() == ErrorKind::Closed && conn.traffic.read() == read_before =>
-                {
+                Some((head, bytes)) if error.kind() == ErrorKind::Closed && conn.traffic.read() == read_before => {
                     (parts, body) = (head, bytes.into());
                     may_try_again = false;
                 }

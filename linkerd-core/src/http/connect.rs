@@ -13,7 +13,7 @@ pub trait Connect: Send + Sync + 'static {
     /// The service of one endpoint. It connects when it is called, not before.
     fn connect(&self, endpoint: &Endpoint) -> Svc;
 
-    /// The same, for who counts connections too.
+    /// The same, for who counts connections too. By default they are not counted.
     fn connect_counted(&self, endpoint: &Endpoint, stats: &Arc<ClientStats>) -> Svc {
         let _ = stats;
         self.connect(endpoint)

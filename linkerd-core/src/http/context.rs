@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
@@ -71,8 +71,11 @@ impl Deadline {
     /// How much time is left at `now`; zero once it has passed.
     #[must_use]
     pub fn remaining(self, now: SystemTime) -> Duration {
-        let Ok(deadline) = u64::try_from(self.deadline_nanos) else { return Duration::ZERO };
-        (UNIX_EPOCH + Duration::from_nanos(deadline)).duration_since(now).unwrap_or_default()
+        self.at().duration_since(now).unwrap_or_default()
+    }
+
+    fn at(self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_nanos(u64::try_from(self.deadline_nanos).unwrap_or_default())
     }
 
     /// Whether it has passed at `now`.
@@ -110,23 +113,23 @@ impl RequestContext {
         if !scan.saw(Scan::L5D) {
             return Ok(Self { trace: Some(TraceId::root()), ..Self::default() });
         }
-        let given = headers.get(&headers::CTX_TRACE).and_then(TraceId::decode);
-        headers.remove(&headers::CTX_TRACE);
+        let given = headers.get(&headers::L5D_CTX_TRACE).and_then(TraceId::decode);
+        headers.remove(&headers::L5D_CTX_TRACE);
         let mut trace = given.unwrap_or_else(TraceId::root);
-        if let Some(rate) = headers.remove(&headers::SAMPLE).as_ref().and_then(sample_rate)
+        if let Some(rate) = headers.remove(&headers::L5D_SAMPLE).as_ref().and_then(sample_rate)
             && trace.sampled().is_none()
         {
             trace = trace.with_sample_rate(rate);
         }
-        let deadlines = headers.get_all(&headers::CTX_DEADLINE).iter().filter_map(Deadline::decode);
+        let deadlines = headers.get_all(&headers::L5D_CTX_DEADLINE).iter().filter_map(Deadline::decode);
         let deadline = deadlines.reduce(Deadline::combined);
         if deadline.is_some() {
-            headers.remove(&headers::CTX_DEADLINE);
+            headers.remove(&headers::L5D_CTX_DEADLINE);
         }
         // A residual is ours to say: the client's would pass for one where there is none.
-        headers.remove(&headers::DST_RESIDUAL);
-        let context = dtab(headers, &headers::CTX_DTAB);
-        let user = dtab(headers, &headers::DTAB);
+        headers.remove(&headers::L5D_DST_RESIDUAL);
+        let context = dtab(headers, &headers::L5D_CTX_DTAB);
+        let user = dtab(headers, &headers::L5D_DTAB);
         let dtab = match (context?, user?) {
             (context, user) if user.is_empty() => context,
             (context, user) if context.is_empty() => user,
@@ -135,20 +138,43 @@ impl RequestContext {
         Ok(Self { dtab, deadline, trace: Some(trace), ..Self::default() })
     }
 
+    /// Rules for this request only.
+    #[must_use]
+    pub fn local_dtab(&self) -> &Dtab {
+        &self.dtab
+    }
+
+    /// The client's address, if it came over a network.
+    #[must_use]
+    pub fn remote_addr(&self) -> Option<SocketAddr> {
+        self.remote
+    }
+
+    /// When its answer is no longer wanted, by this process's clock; in the past if it has not been wanted for a while.
+    #[must_use]
+    pub fn deadline_at(&self) -> Option<Instant> {
+        let deadline = self.deadline?.at();
+        let now = tokio::time::Instant::now().into_std();
+        match deadline.duration_since(SystemTime::now()) {
+            Ok(left) => now.checked_add(left),
+            Err(passed) => Some(now.checked_sub(passed.duration()).unwrap_or(now)),
+        }
+    }
+
     /// Writes the context onto one attempt: `l5d-ctx-dtab` and `l5d-ctx-deadline` if there are any, `l5d-ctx-trace` with
     /// a span of its own, and `l5d-reqid`.
     pub fn write(&self, headers: &mut HeaderMap) {
         let span = self.trace.map_or_else(TraceId::root, TraceId::child);
-        headers.insert(headers::CTX_TRACE, span.encode());
-        headers.insert(headers::REQUEST_ID, span.request_id());
+        headers.insert(headers::L5D_CTX_TRACE, span.encode());
+        headers.insert(headers::L5D_REQID, span.request_id());
         if let Some(deadline) = self.deadline.and_then(Deadline::encode) {
-            headers.insert(headers::CTX_DEADLINE, deadline);
+            headers.insert(headers::L5D_CTX_DEADLINE, deadline);
         }
         // A dtab prints in ASCII.
         if !self.dtab.is_empty()
             && let Ok(dtab) = HeaderValue::try_from(self.dtab.to_string())
         {
-            headers.insert(headers::CTX_DTAB, dtab);
+            headers.insert(headers::L5D_CTX_DTAB, dtab);
         }
     }
 }

@@ -6,29 +6,29 @@ use http::{
 };
 
 /// A local dtab that one Linkerd hands to the next.
-pub const CTX_DTAB: HeaderName = HeaderName::from_static("l5d-ctx-dtab");
+pub const L5D_CTX_DTAB: HeaderName = HeaderName::from_static("l5d-ctx-dtab");
 /// A local dtab that a user sets.
-pub const DTAB: HeaderName = HeaderName::from_static("l5d-dtab");
+pub const L5D_DTAB: HeaderName = HeaderName::from_static("l5d-dtab");
 /// When the request was sent, and when its answer is no longer wanted.
-pub const CTX_DEADLINE: HeaderName = HeaderName::from_static("l5d-ctx-deadline");
+pub const L5D_CTX_DEADLINE: HeaderName = HeaderName::from_static("l5d-ctx-deadline");
 /// The caller's span.
-pub const CTX_TRACE: HeaderName = HeaderName::from_static("l5d-ctx-trace");
+pub const L5D_CTX_TRACE: HeaderName = HeaderName::from_static("l5d-ctx-trace");
 /// The share of requests to trace, from 0 to 1.
-pub const SAMPLE: HeaderName = HeaderName::from_static("l5d-sample");
+pub const L5D_SAMPLE: HeaderName = HeaderName::from_static("l5d-sample");
 /// The logical name that a request was routed by.
-pub const DST_SERVICE: HeaderName = HeaderName::from_static("l5d-dst-service");
+pub const L5D_DST_SERVICE: HeaderName = HeaderName::from_static("l5d-dst-service");
 /// The bound name that a request was sent to.
-pub const DST_CLIENT: HeaderName = HeaderName::from_static("l5d-dst-client");
+pub const L5D_DST_CLIENT: HeaderName = HeaderName::from_static("l5d-dst-client");
 /// The part of the logical name that the bound name left over.
-pub const DST_RESIDUAL: HeaderName = HeaderName::from_static("l5d-dst-residual");
+pub const L5D_DST_RESIDUAL: HeaderName = HeaderName::from_static("l5d-dst-residual");
 /// The trace that a request belongs to, for logs.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("l5d-reqid");
+pub const L5D_REQID: HeaderName = HeaderName::from_static("l5d-reqid");
 /// Why a response is not the endpoint's own.
-pub const ERR: HeaderName = HeaderName::from_static("l5d-err");
+pub const L5D_ERR: HeaderName = HeaderName::from_static("l5d-err");
 /// On a response: the request may be sent again.
-pub const RETRYABLE: HeaderName = HeaderName::from_static("l5d-retryable");
+pub const L5D_RETRYABLE: HeaderName = HeaderName::from_static("l5d-retryable");
 /// On a response: whether it counts as a success.
-pub const SUCCESS_CLASS: HeaderName = HeaderName::from_static("l5d-success-class");
+pub const L5D_SUCCESS_CLASS: HeaderName = HeaderName::from_static("l5d-success-class");
 /// Who the client is, by its certificate.
 pub const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// On a 503: the request was refused unprocessed, and may be sent again.
@@ -143,6 +143,11 @@ pub fn append_via(headers: &mut HeaderMap, version: Version) {
             }
         }
     }
+}
+
+/// Whether a header says `true`, in any case of letters.
+pub fn is_true(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.get(name).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
 }
 
 /// Removes every header whose name starts with `l5d-`.

@@ -1,19 +1,21 @@
 //! HTTP/1.1 on the wire: the client of one endpoint, the server, and what headers mean.
 
 mod client;
-mod connect;
+pub mod connect;
 pub mod context;
-pub mod headers;
-mod io;
-mod pool;
 #[cfg(feature = "server")]
 mod drain;
+pub mod headers;
+mod io;
+pub(crate) mod pool;
+#[cfg(feature = "server")]
+mod reason;
 #[cfg(feature = "server")]
 pub mod respond;
 #[cfg(feature = "server")]
-mod server;
-#[cfg(feature = "server")]
 mod serve;
+#[cfg(feature = "server")]
+mod server;
 mod trace;
 
 pub use connect::{ClientConfig, Connect, HttpConnect, PoolConfig, SocketOptions};

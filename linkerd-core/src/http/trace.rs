@@ -1,13 +1,9 @@
 //! The span ids of Linkerd's default propagation, `l5d-ctx-trace`.
 
-use std::{
-    cell::Cell,
-    collections::hash_map::RandomState,
-    hash::{BuildHasher, Hasher},
-};
-
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::HeaderValue;
+
+use crate::random;
 
 /// A span: its own id, its parent's and its trace's, and whether it is recorded.
 ///
@@ -29,14 +25,14 @@ impl TraceId {
     /// The first span of a new trace. Whether it is recorded is not decided yet.
     #[must_use]
     pub fn root() -> Self {
-        let id = random();
+        let id = random::next();
         Self { span: id, parent: id, trace: id, flags: 0, trace_high: None }
     }
 
     /// A span of the same trace below this one.
     #[must_use]
     pub fn child(self) -> Self {
-        Self { span: random(), parent: self.span, ..self }
+        Self { span: random::next(), parent: self.span, ..self }
     }
 
     /// The span's own id.
@@ -133,17 +129,4 @@ impl TraceId {
         }
         HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
-}
-
-/// A number nobody needs to be unable to guess, from a generator of this thread.
-pub(crate) fn random() -> u64 {
-    thread_local!(static STATE: Cell<u64> = Cell::new(RandomState::new().build_hasher().finish()));
-    STATE.with(|state| {
-        // SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators).
-        let next = state.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
-        state.set(next);
-        let mixed = (next ^ (next >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    })
 }

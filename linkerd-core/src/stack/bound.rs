@@ -429,7 +429,8 @@ fn spawn_follow(
         State::Failed(failure) => drop(progress.failure.send_replace(Some(failure))),
         State::Ok(addr) => {
             // A weight of zero is no traffic, so it is no endpoint.
-            let usable = addr.endpoints().iter().filter(|endpoint| endpoint.weight > 0.0 && endpoint.weight.is_finite());
+            let usable =
+                addr.endpoints().iter().filter(|endpoint| endpoint.weight > 0.0 && endpoint.weight.is_finite());
             let keyed = usable.map(|endpoint| {
                 let key = EndpointKey {
                     addr: endpoint.addr,

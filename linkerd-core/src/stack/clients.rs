@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use linkerd_dtab::{Bound, NameTree, Path, Distribution};
+use linkerd_dtab::{Bound, Distribution, NameTree, Path};
 
 use super::{BoundClient, BoundName, PathInfo, Route, share::Share};
 use crate::{cache::Cache, http::Connect, mesh::Wrap, policy::Policies, telemetry::RouterStats};
@@ -33,8 +33,7 @@ impl Clients {
             }
         }
         let named = self.trees.get_or_make(&tree, now, || tree.clone().map(&mut |bound| self.bound(&bound, now)));
-        let shares = NameTree::clone(&named)
-            .map(&mut |name| Share::new(name, Arc::clone(info), &self.client_layers));
+        let shares = NameTree::clone(&named).map(&mut |name| Share::new(name, Arc::clone(info), &self.client_layers));
         Arc::new(Route::new(Distribution::new(&shares), named))
     }
 

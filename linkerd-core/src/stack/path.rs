@@ -213,7 +213,6 @@ impl Attempt<'_> {
     pub(crate) fn replay(&self) -> Option<Request<Body>> {
         self.replay.map(Replay::request)
     }
-
 }
 
 fn says_retryable(rsp: &Response<Body>) -> bool {
@@ -310,9 +309,7 @@ impl PathInfo {
         let Self { path, local, shared, .. } = self;
         let base = shared.base.lines();
         let local = local.lines();
-        format!(
-            "Unable to route request!\n\nservice name: {path}\ndtab:\n\nbase dtab:\n{base}override dtab:\n{local}"
-        )
+        format!("Unable to route request!\n\nservice name: {path}\ndtab:\n\nbase dtab:\n{base}override dtab:\n{local}")
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use linkerd_dtab::{Activity, Bound, Failure, NameTree, State, Distribution};
+use linkerd_dtab::{Activity, Bound, Distribution, Failure, NameTree, State};
 use tokio::{sync::watch, task::AbortHandle};
 
 use super::{BoundName, share::Share};
