@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -11,7 +12,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use linkerd_dtab::{Dtab, Interpreter, Namer, ParseError, Path, interpreter, namer::Resolve};
+use linkerd_balance::Status;
+use linkerd_dtab::{
+    Activity, Addr, Bound, Dtab, Interpreter, NameTree, Namer, ParseError, Path, interpreter, namer::Resolve,
+};
 use tower_layer::Layer;
 
 use crate::{
@@ -91,6 +95,46 @@ pub enum BuildProblem {
     /// A mesh follows its names in tasks, so it is built inside a tokio runtime.
     #[error("no tokio runtime: a mesh is built inside one")]
     NoRuntime,
+}
+
+/// A logical name in use.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PathState {
+    /// The name.
+    pub path: Path,
+    /// The table of the request's own that it is bound under, mostly empty.
+    pub local: Dtab,
+    /// What it is bound to.
+    pub tree: Activity<NameTree<Bound>>,
+}
+
+/// A bound name in use.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ClientState {
+    /// The name.
+    pub id: Path,
+    /// Where its endpoints are; `None` if it is answered without any.
+    pub addr: Option<Activity<Addr>>,
+    /// The endpoints as the balancer has them.
+    pub endpoints: Vec<EndpointState>,
+}
+
+/// An endpoint in use.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EndpointState {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Its share relative to its siblings'.
+    pub weight: f64,
+    /// Whether it is picked.
+    pub status: Status,
+    /// Requests in flight.
+    pub pending: usize,
+    /// The load that it is picked by; its unit is the balancer's.
+    pub load: f64,
 }
 
 struct Inner {
@@ -277,7 +321,7 @@ impl MeshBuilder {
         if !problems.is_empty() {
             return Err(BuildError(problems));
         }
-        let resolve = self.resolve.unwrap_or_else(|| Arc::new(linkerd_dtab::namer::inet::Inet::system()));
+        let resolve = self.resolve.unwrap_or_else(|| Arc::new(linkerd_dtab::namer::Inet::default()));
         let interpreter = self.interpreter.unwrap_or_else(|| Arc::new(interpreter::Local::new(self.namers, resolve)));
         let metrics = self.metrics.unwrap_or_else(|| RouterStats::new(&Registry::new(), "mesh"));
         let stats = metrics.bind_cache();
@@ -307,6 +351,8 @@ impl MeshBuilder {
             begun: now(),
         });
         tokio::spawn(sweep(Arc::downgrade(&inner), self.caches.idle_ttl));
+        let weak = Arc::downgrade(&inner);
+        inner.metrics.scope().registry().on_read(move || weak.upgrade().map(|inner| inner.refresh()).is_some());
         Ok(Mesh(inner))
     }
 }
@@ -352,6 +398,27 @@ impl Mesh {
         &self.0.shared.base
     }
 
+    /// The names in use, each with its binding, in order.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathState> {
+        let paths = self.0.paths.load();
+        let mut entries: Vec<_> = paths.values().cloned().chain(self.0.overrides.values()).collect();
+        entries.sort_by(|a, b| a.stack.info().path.cmp(&b.stack.info().path));
+        let state = |entry: &Arc<PathEntry>| {
+            let (info, binding) = (entry.stack.info(), entry.stack.binding());
+            PathState { path: info.path.clone(), local: info.local.clone(), tree: binding.watch().clone() }
+        };
+        entries.iter().map(state).collect()
+    }
+
+    /// The bound names in use, each with its address and its endpoints, in order.
+    #[must_use]
+    pub fn clients(&self) -> Vec<ClientState> {
+        let mut clients: Vec<_> = self.0.clients.all().iter().map(|client| client.state(now())).collect();
+        clients.sort_by(|a, b| a.id.cmp(&b.id));
+        clients
+    }
+
     /// The stack of a name.
     pub(crate) fn path(&self, path: &Path, local: &Dtab, now: Instant) -> Arc<PathEntry> {
         let inner = &self.0;
@@ -368,6 +435,17 @@ impl Mesh {
 }
 
 impl Inner {
+    /// Brings the numbers up to date that are not counted as they happen.
+    fn refresh(&self) {
+        let now = now();
+        for client in self.clients.all() {
+            client.refresh(now);
+        }
+        for entry in self.paths.load().values() {
+            entry.stack.refresh(now);
+        }
+    }
+
     fn path_miss(&self, path: &Path, now: Instant) -> Arc<PathEntry> {
         let _writing = self.paths_write.lock().unwrap_or_else(PoisonError::into_inner);
         let paths = self.paths.load_full();

@@ -122,7 +122,11 @@ fn slots<T>(leaves: &[(T, f64)], unavailable: f64) -> Box<[Slot]> {
     }
     let (mut low, mut high): (Vec<_>, Vec<_>) = heights.into_iter().partition(|(_, height)| *height < 1.0);
     let mut slots = Vec::with_capacity(low.len() + high.len());
-    while let (Some((below, height)), Some((above, surplus))) = (low.pop(), high.pop()) {
+    // Looked at before either is taken: what has no partner is left over.
+    while !low.is_empty()
+        && let Some((above, surplus)) = high.pop()
+        && let Some((below, height)) = low.pop()
+    {
         slots.push(Slot { cut: cut(height), below, above });
         let left = surplus - (1.0 - height);
         if left < 1.0 { low.push((above, left)) } else { high.push((above, left)) }

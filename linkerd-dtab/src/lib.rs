@@ -15,6 +15,8 @@ pub mod path;
 pub mod path_matcher;
 pub mod transformer;
 pub mod tree;
+#[cfg(feature = "fs")]
+mod watch;
 
 pub use activity::{Activity, Failure, Publisher, Snapshot, State};
 pub use addr::{Addr, Endpoint};

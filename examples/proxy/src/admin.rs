@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use linkerd_core::{
-    admin::{Admin, Router, Security},
+    admin::{Admin, Router, Security, mesh_clients, mesh_state},
     config::{Config, Plan, TelemeterKind},
     telemetry::{Prometheus, Registry},
 };
@@ -24,20 +24,22 @@ pub(crate) fn pages(
         .config(config.to_json())
         .global(plan.system.clone())
         .logging(log.pages())
-        .shutdown(move |asked| drop(shutdown.send_replace(Some(asked.unwrap_or(grace)))));
+        .shutdown(move |asked| {
+            shutdown.send_replace(Some(asked.unwrap_or(grace)));
+        });
     for router in &plan.routers {
         let mut shown = Router::new(&router.label, router.dtab.clone(), router.interpreter.clone()).protocol("http");
         for server in &router.servers {
             shown = shown.server(server.addr.to_string());
         }
         let mesh = router.mesh.clone();
-        admin = admin.router(shown).state(format!("rt/{}", router.label), move || mesh.state());
+        admin = admin.router(shown).state(format!("rt/{}", router.label), move || mesh_state(&mesh));
     }
     let meshes: Vec<_> = plan.routers.iter().map(|router| router.mesh.clone()).collect();
     admin = admin.client_state(move || {
         let mut all = serde_json::Map::new();
         for mesh in &meshes {
-            mesh.client_state(&mut all);
+            mesh_clients(mesh, &mut all);
         }
         all.into()
     });
@@ -54,7 +56,8 @@ pub(crate) fn pages(
         }
     }
     if let Some(security) = &config.admin.security {
-        let texts = |patterns: &[linkerd_core::config::Pattern]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let texts =
+            |patterns: &[linkerd_core::config::Pattern]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();
         let built = Security::new()
             .ui(security.ui_enabled)
             .control(security.control_enabled)

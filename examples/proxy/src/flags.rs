@@ -124,12 +124,13 @@ mod tests {
 
     #[test]
     fn flags_come_with_one_dash_or_two_before_or_after_the_file() {
-        let flags = Flags {
-            config: ConfigSource::File("a.yaml".into()),
-            validate: true,
-            log_level: Level(LevelFilter::DEBUG),
-        };
-        for line in ["-validate -log.level=DEBUG a.yaml", "a.yaml --validate -log.level debug", "-validate=true -log.level DEBUG a.yaml"] {
+        let flags =
+            Flags { config: ConfigSource::File("a.yaml".into()), validate: true, log_level: Level(LevelFilter::DEBUG) };
+        for line in [
+            "-validate -log.level=DEBUG a.yaml",
+            "a.yaml --validate -log.level debug",
+            "-validate=true -log.level DEBUG a.yaml",
+        ] {
             let Ok(Command::Run(parsed)) = parse(line) else { panic!("{line}") };
             assert_eq!(parsed, flags, "{line}");
         }

@@ -2,9 +2,7 @@
 
 use linkerd_core::BoxError;
 use linkerd_core::admin::Logging;
-use tracing_subscriber::{
-    Registry, filter::LevelFilter, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
-};
+use tracing_subscriber::{Registry, filter::LevelFilter, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 use crate::flags::Level;
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use flags::{Command, ConfigSource, Flags, USAGE};
-use linkerd_core::config::{Config, Errors};
+use linkerd_core::config::{Config, Errors, Problem};
 
 /// The command line is wrong: `EX_USAGE`.
 const EXIT_USAGE: u8 = 64;
@@ -53,7 +53,7 @@ fn load(flags: &Flags) -> Result<Config, Errors> {
             let limit = linkerd_core::config::MAX_BYTES as u64 + 1;
             match io::stdin().lock().take(limit).read_to_end(&mut bytes) {
                 Ok(_) => Config::parse_bytes("<stdin>", &bytes),
-                Err(error) => Err(Errors::of_file("<stdin>", format!("cannot be read: {error}"))),
+                Err(error) => Err(Problem::of_file("<stdin>", format!("cannot be read: {error}")).into()),
             }
         }
     }

@@ -57,7 +57,9 @@ async fn serve(
         for server in &router.servers {
             match Server::bind(server.clone()) {
                 Ok(server) => bound.push((router, server)),
-                Err(error) => problems.push(format!("router {}: cannot listen on {}: {error}", router.label, server.addr)),
+                Err(error) => {
+                    problems.push(format!("router {}: cannot listen on {}: {error}", router.label, server.addr))
+                }
             }
         }
     }
@@ -119,7 +121,7 @@ fn serve_admin(config: &Config, svc: Svc, _ended: watch::Receiver<Option<Duratio
         .enable_all()
         .build()
         .map_err(|error| format!("the admin's runtime does not start: {error}"))?;
-    let settings = ServerConfig { addr, grace: Duration::from_secs(1), ..ServerConfig::default() };
+    let settings = ServerConfig { addr, via: false, grace: Duration::from_secs(1), ..ServerConfig::default() };
     let server = runtime
         .block_on(async { Server::bind(settings) })
         .map_err(|error| format!("admin: cannot listen on {addr}: {error}"))?;

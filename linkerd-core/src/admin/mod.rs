@@ -20,6 +20,7 @@ mod builder;
 mod control;
 mod delegator;
 mod home;
+mod mesh;
 mod params;
 mod reply;
 mod security;
@@ -53,6 +54,7 @@ use crate::{
 
 pub use builder::{Builder, InvalidPage, Router};
 pub use control::Logging;
+pub use mesh::{mesh_clients, mesh_state};
 pub use security::{InvalidPattern, Security};
 pub use watch::{addr_state, watch_state};
 

@@ -40,6 +40,7 @@ mod accrual;
 mod admin;
 mod announcer;
 mod balancer;
+mod build;
 mod classifier;
 mod client;
 mod conflict;
@@ -73,6 +74,7 @@ pub use accrual::{AccrualKind, FailureAccrual};
 pub use admin::{Admin, AdminSecurity, Usage};
 pub use announcer::{Announcer, ZkAddr};
 pub use balancer::{BalancerKind, LoadBalancer};
+pub use build::{Plan, RouterPlan};
 pub use classifier::{Classifier, GrpcRetry};
 pub use client::{Client, H2Settings, HostConnectionPool, RequestAuthorizer, Session};
 pub use error::{Errors, Position, Problem};
@@ -95,7 +97,9 @@ pub use value::{Directory, File, HeaderName, Pattern};
 
 use conflict::{Claims, Listener};
 use decode::{At, Cx, Decode, Section};
-use node::{MAX_BYTES, Malformed, Node};
+pub use node::MAX_BYTES;
+
+use node::{Malformed, Node};
 
 /// A whole configuration file.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,7 +3,7 @@
 use super::error::Position;
 
 /// Files larger than this are refused. A dtab alone may take 1 MiB.
-pub(crate) const MAX_BYTES: usize = 4 << 20;
+pub const MAX_BYTES: usize = 4 << 20;
 /// Maps and lists nest at most this deep.
 pub(crate) const MAX_DEPTH: usize = 64;
 /// Keys of one map.

@@ -139,7 +139,9 @@ impl Peer {
             // hyper writes those trailers that are announced, so a stream keeps its announcement.
             strip(headers, scan.saw(Scan::TRAILER) && scan.saw(Scan::CHUNKED));
         }
-        headers::append_via(headers, parts.version);
+        if config.via {
+            headers::append_via(headers, parts.version);
+        }
         if scan.saw(Scan::EXPECT)
             && headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
         {
@@ -240,7 +242,9 @@ impl Shared {
         if scan.saw(Scan::HOP_BY_HOP) {
             strip(headers, scan.saw(Scan::TRAILER) && is_stream && reader.takes_trailers);
         }
-        headers::append_via(headers, version);
+        if self.config.via {
+            headers::append_via(headers, version);
+        }
         rsp
     }
 

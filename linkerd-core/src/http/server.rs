@@ -83,6 +83,8 @@ pub struct ServerConfig {
     pub life_time: Option<Duration>,
     /// How long connections may take to finish their requests when the server ends. 10 seconds.
     pub grace: Duration,
+    /// Write on requests and responses that they came by here, in `Via`. On; off for what answers itself.
+    pub via: bool,
     /// Where its metrics go. Nowhere.
     pub stats: Option<RouterStats>,
 }
@@ -112,6 +114,7 @@ impl Default for ServerConfig {
             idle_time: None,
             life_time: None,
             grace: Duration::from_secs(10),
+            via: true,
             stats: None,
         }
     }

@@ -23,7 +23,7 @@ use crate::{
     body::Rider,
     error::{SharedFailure, twitter_duration},
     http::{Connect, headers},
-    mesh::Wrap,
+    mesh::{ClientState, EndpointState, Wrap},
     policy::ClientPolicy,
     telemetry::{ClientStats, RequestStats},
 };
@@ -187,6 +187,25 @@ impl BoundClient {
         if let Endpoints::Balanced(balanced) = &self.endpoints {
             balanced.follow(addr);
         }
+    }
+
+    /// What is known of it, for people.
+    pub(crate) fn state(&self, now: Instant) -> ClientState {
+        let (addr, endpoints) = match &self.endpoints {
+            Endpoints::Status(_) => (None, Vec::new()),
+            Endpoints::Balanced(balanced) => {
+                let addr = balanced.source.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
+                let endpoints = balanced.balance.endpoints(now).into_iter().map(|endpoint| EndpointState {
+                    addr: endpoint.key.addr,
+                    weight: endpoint.weight,
+                    status: endpoint.status,
+                    pending: endpoint.pending,
+                    load: endpoint.load,
+                });
+                (Some(addr), endpoints.collect())
+            }
+        };
+        ClientState { id: self.id.clone(), addr, endpoints }
     }
 
     pub(crate) fn service_stats(&self, path: &Path) -> RequestStats {

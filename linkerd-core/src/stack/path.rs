@@ -86,6 +86,11 @@ impl PathStack {
         &self.info
     }
 
+    /// Brings the numbers up to date that are not counted as they happen.
+    pub(crate) fn refresh(&self, now: Instant) {
+        self.stats.retries.budget.set(i64::try_from(self.budget.balance(now)).unwrap_or(i64::MAX));
+    }
+
     pub(crate) fn binding(&self) -> &Binding {
         &self.binding
     }
@@ -266,12 +271,8 @@ impl PathInfo {
     }
 
     fn write_request(&self, req: &mut Request<Body>) {
-        let version = req.version();
-        let headers = req.headers_mut();
-        headers::strip_hop_by_hop(headers);
-        headers::append_via(headers, version);
         if let Some(dst) = &self.dst_service {
-            headers.insert(headers::L5D_DST_SERVICE, dst.clone());
+            req.headers_mut().insert(headers::L5D_DST_SERVICE, dst.clone());
         }
     }
 
@@ -314,10 +315,6 @@ impl PathInfo {
 }
 
 fn write_response(rsp: &mut Response<Body>, class: ResponseClass) {
-    let version = rsp.version();
-    let headers = rsp.headers_mut();
-    headers::strip_hop_by_hop(headers);
-    headers::append_via(headers, version);
     let class = if class.is_success() { "1.0" } else { "0.0" };
-    headers.insert(headers::L5D_SUCCESS_CLASS, HeaderValue::from_static(class));
+    rsp.headers_mut().insert(headers::L5D_SUCCESS_CLASS, HeaderValue::from_static(class));
 }

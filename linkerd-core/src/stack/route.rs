@@ -15,6 +15,7 @@ use super::{BoundName, share::Share};
 #[derive(Debug)]
 pub(crate) struct Binding {
     shared: Arc<Followed>,
+    watch: Activity<NameTree<Bound>>,
     task: AbortHandle,
 }
 
@@ -50,7 +51,7 @@ impl Binding {
         route: impl Fn(NameTree<Bound>) -> Arc<Route> + Send + 'static,
     ) -> Self {
         let shared = Arc::new(Followed { route: ArcSwapOption::empty(), progress: watch::Sender::new(None) });
-        let followed = Arc::clone(&shared);
+        let (followed, watch) = (Arc::clone(&shared), activity.clone());
         followed.publish(activity.sample_and_update(), &route);
         let task = tokio::spawn(async move {
             loop {
@@ -58,7 +59,7 @@ impl Binding {
                 followed.publish(activity.sample_and_update(), &route);
             }
         });
-        Self { shared, task: task.abort_handle() }
+        Self { shared, watch, task: task.abort_handle() }
     }
 
     /// The route as it is now. Waits for the first one, until `arrived + timeout`.
@@ -88,9 +89,9 @@ impl Binding {
         }
     }
 
-    /// The route as it is now, if there is one.
-    pub(crate) fn current(&self) -> Option<Arc<Route>> {
-        self.shared.route.load_full()
+    /// What the path is bound to.
+    pub(crate) fn watch(&self) -> &Activity<NameTree<Bound>> {
+        &self.watch
     }
 }
 

@@ -48,7 +48,11 @@ struct Shared {
     due: Mutex<Option<Instant>>,
     // Held by those who change the tree, never by those who read it.
     write: Mutex<()>,
+    refresh: Mutex<Vec<Refresh>>,
 }
+
+/// Brings handles up to date; `false` once it never will again.
+type Refresh = Arc<dyn Fn() -> bool + Send + Sync>;
 
 #[derive(Default)]
 struct Node {
@@ -118,7 +122,24 @@ impl Registry {
             interval,
             due: Mutex::new(None),
             write: Mutex::new(()),
+            refresh: Mutex::default(),
         }))
+    }
+
+    /// Calls `refresh` before each reading, for numbers that are kept elsewhere; no more once it returns `false`.
+    ///
+    /// It holds what it reads weakly: the registry keeps it until then.
+    pub fn on_read(&self, refresh: impl Fn() -> bool + Send + Sync + 'static) {
+        lock(&self.0.refresh).push(Arc::new(refresh));
+    }
+
+    fn refresh(&self) {
+        // Not under the lock: it may take as long as there are endpoints.
+        let all = lock(&self.0.refresh).clone();
+        let done: Vec<_> = all.into_iter().filter(|refresh| !refresh()).collect();
+        if !done.is_empty() {
+            lock(&self.0.refresh).retain(|refresh| !done.iter().any(|done| Arc::ptr_eq(done, refresh)));
+        }
     }
 
     /// The scope that all others are in.
@@ -189,12 +210,14 @@ impl Registry {
     ///
     /// No lock is held while `visit` or a gauge's function runs.
     pub fn visit(&self, mut visit: impl FnMut(&[Arc<str>], Reading)) {
+        self.refresh();
         self.0.root.visit(&mut Vec::new(), &mut visit);
     }
 
     /// Shows every metric in the scope `at`, by its path from there, as [`visit`](Self::visit) does. Says whether there is
     /// such a scope.
     pub fn visit_in(&self, at: &[&str], mut visit: impl FnMut(&[Arc<str>], Reading)) -> bool {
+        self.refresh();
         let Some(node) = self.0.root.find(at.iter().copied()) else { return false };
         node.visit(&mut Vec::new(), &mut visit);
         true

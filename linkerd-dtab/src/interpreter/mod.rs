@@ -10,6 +10,8 @@ pub use local::Local;
 pub(crate) use asked::{Asked, Namers};
 pub(crate) use eval::{Work, alt, union};
 
+use std::sync::Arc;
+
 use crate::{Activity, Bound, Dtab, NameTree, Path, delegate::Delegation};
 
 /// Binds names under a delegation table.
@@ -23,4 +25,14 @@ pub trait Interpreter: Send + Sync + 'static {
     ///
     /// Live, too: a namer that has not answered yet is a pending node of an explanation that is there at once.
     fn delegate(&self, dtab: &Dtab, path: &Path) -> Activity<Delegation>;
+}
+
+impl<I: Interpreter + ?Sized> Interpreter for Arc<I> {
+    fn bind(&self, dtab: &Dtab, path: &Path) -> Activity<NameTree<Bound>> {
+        (**self).bind(dtab, path)
+    }
+
+    fn delegate(&self, dtab: &Dtab, path: &Path) -> Activity<Delegation> {
+        (**self).delegate(dtab, path)
+    }
 }

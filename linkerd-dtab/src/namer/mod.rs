@@ -1,12 +1,16 @@
 //! Namers: from a path to a tree of bound names.
 
+#[cfg(feature = "fs")]
+pub mod fs;
 pub mod global;
+pub mod inet;
 mod resolve;
 pub mod rewrite;
 
 use crate::{Activity, Name, NameTree, Path};
 
 pub use global::{Global, status_code};
+pub use inet::Inet;
 pub use resolve::Resolve;
 
 /// Answers what a path stands for, and keeps the answer current.
