@@ -36,11 +36,13 @@ struct Inner<K, S> {
     // By key, so that survivors of an update keep their state. The lock is held by updates only.
     nodes: Mutex<HashMap<K, Arc<Node<K, S>>>>,
     strategy: Arc<dyn Strategy>,
-    new_node: Box<dyn Fn(&K) -> Node<K, S> + Send + Sync>,
+    new_node: NewNode<K, S>,
     max_wait: Duration,
     changed: Arc<Notify>,
     counts: Counts,
 }
+
+type NewNode<K, S> = Box<dyn Fn(&K) -> Node<K, S> + Send + Sync>;
 
 /// Swapped whole: nodes, their weights, and a strategy that was made for just these.
 struct Set<K, S> {
@@ -161,14 +163,13 @@ where
         let mut weights = Vec::with_capacity(endpoints.size_hint().0);
         let mut seen = HashMap::with_capacity(endpoints.size_hint().0);
         for (key, weight) in endpoints {
-            match seen.get(&key) {
-                Some(&i) => weights[i] = weight,
-                None => {
-                    seen.insert(key.clone(), keys.len());
-                    keys.push(key);
-                    weights.push(weight);
-                }
+            if let Some(&i) = seen.get(&key) {
+                weights[i] = weight;
+                continue;
             }
+            seen.insert(key.clone(), keys.len());
+            keys.push(key);
+            weights.push(weight);
         }
         let table = Weights::new(&weights)?;
 
