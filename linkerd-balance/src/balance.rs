@@ -19,6 +19,7 @@ use crate::{
     health::{Health, Status},
     lease::{Lease, Tracked},
     policy::Policy,
+    set::{Counts, Node, Set, Slot},
     strategy::{Candidates, Draw, Strategy, best_by_weight},
     weight::{InvalidWeight, Weights},
 };
@@ -43,34 +44,6 @@ struct Inner<K, S> {
 }
 
 type NewNode<K, S> = Box<dyn Fn(&K) -> Node<K, S> + Send + Sync>;
-
-/// Swapped whole: nodes, their weights, and a strategy that was made for just these.
-struct Set<K, S> {
-    nodes: Vec<Slot<K, S>>,
-    weights: Weights,
-    strategy: Arc<dyn Strategy>,
-}
-
-struct Slot<K, S> {
-    node: Arc<Node<K, S>>,
-    weight: f64,
-}
-
-struct Node<K, S> {
-    // Not the node itself: a body that is still being read must not keep a removed endpoint's stack alive.
-    tracked: Arc<Tracked<K>>,
-    health: Health,
-    svc: S,
-}
-
-#[derive(Default)]
-struct Counts {
-    adds: AtomicU64,
-    removes: AtomicU64,
-    updates: AtomicU64,
-    rebuilds: AtomicU64,
-    max_effort_exhausted: AtomicU64,
-}
 
 /// There is no endpoint to send a request to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -219,7 +192,10 @@ where
         if len == 0 {
             return None;
         }
-        let view = set.view(now, exclude, &self.0.counts);
+        let mut view = set.view(now, exclude, &self.0.counts);
+        if exclude.len() >= len && (0..len).all(|i| view.is_excluded(i)) {
+            view = set.view(now, &[], &self.0.counts);
+        }
         // The remainder is for strategies that break their word; theirs is the wrong pick, not ours the panic.
         let mut i = set.strategy.pick(&view, draw) % len;
         if view.is_excluded(i) {
@@ -278,7 +254,7 @@ where
             key: slot.node.tracked.key.clone(),
             weight: slot.weight,
             status: view.status(i),
-            load: view.load(i),
+            load: view.load(i, 0),
             pending: slot.node.tracked.load.pending(),
         };
         set.nodes.iter().enumerate().map(info).collect()
@@ -320,52 +296,5 @@ impl<K: fmt::Debug, S> fmt::Debug for Balance<K, S> {
         let keys = set.nodes.iter().map(|slot| &slot.node.tracked.key);
         f.write_str("Balance ")?;
         f.debug_list().entries(keys).finish()
-    }
-}
-
-/// A set as one pick sees it.
-struct View<'a, K, S> {
-    set: &'a Set<K, S>,
-    now: Instant,
-    exclude: &'a [K],
-    counts: &'a Counts,
-}
-
-impl<K, S> Set<K, S> {
-    fn view<'a>(&'a self, now: Instant, exclude: &'a [K], counts: &'a Counts) -> View<'a, K, S> {
-        View { set: self, now, exclude, counts }
-    }
-}
-
-impl<K: Eq, S> View<'_, K, S> {
-    fn is_excluded(&self, i: usize) -> bool {
-        !self.exclude.is_empty() && self.exclude.contains(&self.set.nodes[i].node.tracked.key)
-    }
-}
-
-impl<K: Eq, S> Candidates for View<'_, K, S> {
-    fn len(&self) -> usize {
-        self.set.nodes.len()
-    }
-
-    fn status(&self, i: usize) -> Status {
-        // Excluded ones look closed, so that every strategy avoids them without knowing of them.
-        if self.is_excluded(i) { Status::Closed } else { self.set.nodes[i].node.health.status(self.now) }
-    }
-
-    fn load(&self, i: usize) -> f64 {
-        self.set.nodes[i].node.tracked.load.score(self.now, self.set.weights.relative(i))
-    }
-
-    fn weight(&self, i: usize) -> f64 {
-        self.set.nodes[i].weight
-    }
-
-    fn draw(&self, random: u64) -> usize {
-        self.set.weights.draw(random)
-    }
-
-    fn gave_up(&self) {
-        self.counts.max_effort_exhausted.fetch_add(1, Ordering::Relaxed);
     }
 }

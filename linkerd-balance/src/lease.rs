@@ -155,14 +155,14 @@ mod tests {
         assert_eq!(*lease, 8);
         lease.end(true, now + MS);
         assert_eq!(tracked.load.pending(), 0);
-        assert_eq!(tracked.load.score(now + MS, 1.0), MS.as_nanos() as f64);
+        assert_eq!(tracked.load.score(now + MS, 1.0, 0), MS.as_nanos() as f64);
     }
 
     #[test]
     fn dropped_it_was_cancelled() {
         let (lease, tracked, now) = lease();
         drop(lease);
-        assert_eq!((tracked.load.pending(), tracked.load.score(now + MS, 1.0)), (0, 0.0));
+        assert_eq!((tracked.load.pending(), tracked.load.score(now + MS, 1.0, 0)), (0, 0.0));
     }
 
     #[test]
@@ -173,7 +173,7 @@ mod tests {
         // As on a response body, in another task.
         std::thread::spawn(move || end.end(true, now + MS)).join().unwrap();
         assert_eq!(tracked.load.pending(), 0);
-        assert!(tracked.load.score(now + MS, 1.0) > 0.0);
+        assert!(tracked.load.score(now + MS, 1.0, 0) > 0.0);
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
         let (lease, tracked, now) = lease();
         let (_svc, end) = lease.into_parts();
         drop(end);
-        assert_eq!((tracked.load.pending(), tracked.load.score(now + MS, 1.0)), (0, 0.0));
+        assert_eq!((tracked.load.pending(), tracked.load.score(now + MS, 1.0, 0)), (0, 0.0));
     }
 
     #[test]

@@ -10,9 +10,9 @@ use crate::{
 
 /// Power of two choices: draws two *distinct* endpoints and takes the better one.
 ///
-/// Better is the better status, then the lower load. Endpoints are drawn in proportion to their weights; if the two
-/// have different weights the one drawn first is kept unless it is more than twice as loaded, for otherwise small
-/// differences in load would decide instead of the weights.
+/// Better is the better status, then the lower load. Endpoints are drawn in proportion to their weights. Of two with
+/// different weights the one drawn first is kept, unless the other would be less loaded even with the request than the
+/// first is without: otherwise small differences in load would decide, and weights would count for little.
 ///
 /// If the better one is not open, another two are drawn, up to [`max_effort`](Self::max_effort) times. After that the
 /// pick is any open endpoint, found by looking at all of them, and if there is none it fails open: one of those with
@@ -24,9 +24,6 @@ use crate::{
 pub struct P2c {
     max_effort: NonZeroUsize,
 }
-
-/// How much worse the first must be than a second of another weight to lose.
-const MARGIN: f64 = 2.0;
 
 impl P2c {
     /// Five pairs at most: Linkerd's `maxEffort`.
@@ -91,8 +88,8 @@ fn better(nodes: &dyn Candidates, first: usize, second: usize) -> (usize, Status
     if s1 != s2 {
         return if s1 > s2 { (first, s1) } else { (second, s2) };
     }
-    let margin = if nodes.weight(first) == nodes.weight(second) { 1.0 } else { MARGIN };
-    let second_wins = nodes.load(second) * margin < nodes.load(first);
+    let more = usize::from(nodes.weight(first) != nodes.weight(second));
+    let second_wins = nodes.load(second, more) < nodes.load(first, 0);
     (if second_wins { second } else { first }, s1)
 }
 
@@ -122,8 +119,8 @@ mod tests {
             self.status[i]
         }
 
-        fn load(&self, i: usize) -> f64 {
-            self.load[i]
+        fn load(&self, i: usize, more: usize) -> f64 {
+            self.load[i] + more as f64
         }
 
         fn weight(&self, i: usize) -> f64 {
@@ -173,10 +170,10 @@ mod tests {
     }
 
     #[test]
-    fn among_different_weights_the_second_must_be_twice_as_good() {
+    fn among_different_weights_the_second_must_stay_better_with_the_request() {
         let mut two = nodes(&[Open, Open]);
         two.weight = vec![3.0, 1.0];
-        two.load = vec![1.9, 1.0];
+        two.load = vec![2.0, 1.0];
         let light = picks(&two)[1];
         assert!((2_350..2_650).contains(&light), "{light}");
         two.load = vec![2.1, 1.0];
@@ -203,8 +200,8 @@ mod tests {
             fn status(&self, i: usize) -> Status {
                 self.0.status(i)
             }
-            fn load(&self, i: usize) -> f64 {
-                self.0.load(i)
+            fn load(&self, i: usize, more: usize) -> f64 {
+                self.0.load(i, more)
             }
             fn weight(&self, i: usize) -> f64 {
                 self.0.weight(i)
