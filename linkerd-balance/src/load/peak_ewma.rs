@@ -242,12 +242,18 @@ mod tests {
     }
 
     #[test]
-    fn ends_out_of_order_and_a_decay_of_zero_stay_finite() {
-        let (load, now) = (PeakEwma::new(Duration::ZERO), Instant::now() + DECAY);
-        observe(&load, now + MS, 10 * MS, true);
+    fn an_end_that_comes_late_does_not_turn_back_the_clock() {
+        let (load, now) = (PeakEwma::new(DECAY), Instant::now() + DECAY);
+        observe(&load, now + DECAY, 10 * MS, true);
         observe(&load, now, 5 * MS, true);
-        assert!(load.score(now, 1.0, 0).is_finite());
-        observe(&load, now + 2 * MS, 3 * MS, true);
-        assert_close(load.score(now + 2 * MS, 1.0, 0), nanos(3 * MS));
+        assert_close(load.score(now + DECAY, 1.0, 0), nanos(10 * MS));
+    }
+
+    #[test]
+    fn a_decay_of_zero_remembers_only_the_last() {
+        let (load, now) = (PeakEwma::new(Duration::ZERO), Instant::now() + DECAY);
+        observe(&load, now, 10 * MS, true);
+        observe(&load, now + MS, 3 * MS, true);
+        assert_close(load.score(now + MS, 1.0, 0), nanos(3 * MS));
     }
 }
