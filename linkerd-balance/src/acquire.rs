@@ -85,3 +85,84 @@ impl<K, S> fmt::Debug for Acquire<K, S> {
         f.debug_struct("Acquire").field("waiting", &self.wait.is_some()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time;
+    use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
+
+    use super::*;
+    use crate::policy::Policy;
+
+    const WAIT: Duration = Duration::from_millis(500);
+    const MS: Duration = Duration::from_millis(1);
+
+    fn balance(wait: Duration) -> Balance<u8, ()> {
+        Balance::new(Policy::default().max_wait(wait), |_, _| ())
+    }
+
+    fn acquire(balance: &Balance<u8, ()>) -> task::Spawn<Acquire<u8, ()>> {
+        task::spawn(balance.acquire(Draw::new(1), &[]))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_an_endpoint_there_is_no_wait() {
+        let balance = balance(WAIT);
+        balance.update([(1, 1.0)]).unwrap();
+        assert_eq!(*assert_ready_ok!(acquire(&balance).poll()).key(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_leave_to_wait_none_is_an_error_at_once() {
+        assert_eq!(assert_ready_err!(acquire(&balance(Duration::ZERO)).poll()), NoEndpoints);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_until_its_limit_and_no_longer() {
+        let balance = balance(WAIT);
+        let mut acquire = acquire(&balance);
+        assert_pending!(acquire.poll());
+        time::advance(WAIT.saturating_sub(MS)).await;
+        // A change that brings nothing neither ends the wait nor begins it anew.
+        balance.update([(1, 1.0)]).unwrap();
+        balance.update([]).unwrap();
+        assert_pending!(acquire.poll());
+        time::advance(2 * MS).await;
+        assert!(acquire.is_woken());
+        assert_eq!(assert_ready_err!(acquire.poll()), NoEndpoints);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_endpoint_wakes_all_who_wait() {
+        let balance = balance(WAIT);
+        let (mut one, mut two) = (acquire(&balance), acquire(&balance));
+        assert_pending!(one.poll());
+        assert_pending!(two.poll());
+        balance.update([(1, 1.0)]).unwrap();
+        assert!(one.is_woken() && two.is_woken());
+        drop(assert_ready_ok!(one.poll()));
+        drop(assert_ready_ok!(two.poll()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_comes_with_the_limit_is_still_taken() {
+        let balance = balance(WAIT);
+        let mut acquire = acquire(&balance);
+        assert_pending!(acquire.poll());
+        time::advance(WAIT + MS).await;
+        balance.update([(1, 1.0)]).unwrap();
+        drop(assert_ready_ok!(acquire.poll()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dropped_while_waiting_it_has_taken_nothing() {
+        let balance = balance(WAIT);
+        let mut acquire = acquire(&balance);
+        assert_pending!(acquire.poll());
+        drop(acquire);
+        balance.update([(1, 1.0)]).unwrap();
+        assert_eq!(balance.stats(Instant::now().into_std()).load, 0);
+    }
+}

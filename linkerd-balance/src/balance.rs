@@ -19,6 +19,7 @@ use crate::{
     health::{Health, Status},
     lease::{Lease, Tracked},
     policy::Policy,
+    set::{Counts, Node, Set, Slot},
     strategy::{Candidates, Draw, Strategy, best_by_weight},
     weight::{InvalidWeight, Weights},
 };
@@ -36,39 +37,13 @@ struct Inner<K, S> {
     // By key, so that survivors of an update keep their state. The lock is held by updates only.
     nodes: Mutex<HashMap<K, Arc<Node<K, S>>>>,
     strategy: Arc<dyn Strategy>,
-    new_node: Box<dyn Fn(&K) -> Node<K, S> + Send + Sync>,
+    new_node: NewNode<K, S>,
     max_wait: Duration,
     changed: Arc<Notify>,
     counts: Counts,
 }
 
-/// Swapped whole: nodes, their weights, and a strategy that was made for just these.
-struct Set<K, S> {
-    nodes: Vec<Slot<K, S>>,
-    weights: Weights,
-    strategy: Arc<dyn Strategy>,
-}
-
-struct Slot<K, S> {
-    node: Arc<Node<K, S>>,
-    weight: f64,
-}
-
-struct Node<K, S> {
-    // Not the node itself: a body that is still being read must not keep a removed endpoint's stack alive.
-    tracked: Arc<Tracked<K>>,
-    health: Health,
-    svc: S,
-}
-
-#[derive(Default)]
-struct Counts {
-    adds: AtomicU64,
-    removes: AtomicU64,
-    updates: AtomicU64,
-    rebuilds: AtomicU64,
-    max_effort_exhausted: AtomicU64,
-}
+type NewNode<K, S> = Box<dyn Fn(&K) -> Node<K, S> + Send + Sync>;
 
 /// There is no endpoint to send a request to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -161,14 +136,13 @@ where
         let mut weights = Vec::with_capacity(endpoints.size_hint().0);
         let mut seen = HashMap::with_capacity(endpoints.size_hint().0);
         for (key, weight) in endpoints {
-            match seen.get(&key) {
-                Some(&i) => weights[i] = weight,
-                None => {
-                    seen.insert(key.clone(), keys.len());
-                    keys.push(key);
-                    weights.push(weight);
-                }
+            if let Some(&i) = seen.get(&key) {
+                weights[i] = weight;
+                continue;
             }
+            seen.insert(key.clone(), keys.len());
+            keys.push(key);
+            weights.push(weight);
         }
         let table = Weights::new(&weights)?;
 
@@ -218,7 +192,10 @@ where
         if len == 0 {
             return None;
         }
-        let view = set.view(now, exclude, &self.0.counts);
+        let mut view = set.view(now, exclude, &self.0.counts);
+        if exclude.len() >= len && (0..len).all(|i| view.is_excluded(i)) {
+            view = set.view(now, &[], &self.0.counts);
+        }
         // The remainder is for strategies that break their word; theirs is the wrong pick, not ours the panic.
         let mut i = set.strategy.pick(&view, draw) % len;
         if view.is_excluded(i) {
@@ -277,7 +254,7 @@ where
             key: slot.node.tracked.key.clone(),
             weight: slot.weight,
             status: view.status(i),
-            load: view.load(i),
+            load: view.load(i, 0),
             pending: slot.node.tracked.load.pending(),
         };
         set.nodes.iter().enumerate().map(info).collect()
@@ -319,52 +296,5 @@ impl<K: fmt::Debug, S> fmt::Debug for Balance<K, S> {
         let keys = set.nodes.iter().map(|slot| &slot.node.tracked.key);
         f.write_str("Balance ")?;
         f.debug_list().entries(keys).finish()
-    }
-}
-
-/// A set as one pick sees it.
-struct View<'a, K, S> {
-    set: &'a Set<K, S>,
-    now: Instant,
-    exclude: &'a [K],
-    counts: &'a Counts,
-}
-
-impl<K, S> Set<K, S> {
-    fn view<'a>(&'a self, now: Instant, exclude: &'a [K], counts: &'a Counts) -> View<'a, K, S> {
-        View { set: self, now, exclude, counts }
-    }
-}
-
-impl<K: Eq, S> View<'_, K, S> {
-    fn is_excluded(&self, i: usize) -> bool {
-        !self.exclude.is_empty() && self.exclude.contains(&self.set.nodes[i].node.tracked.key)
-    }
-}
-
-impl<K: Eq, S> Candidates for View<'_, K, S> {
-    fn len(&self) -> usize {
-        self.set.nodes.len()
-    }
-
-    fn status(&self, i: usize) -> Status {
-        // Excluded ones look closed, so that every strategy avoids them without knowing of them.
-        if self.is_excluded(i) { Status::Closed } else { self.set.nodes[i].node.health.status(self.now) }
-    }
-
-    fn load(&self, i: usize) -> f64 {
-        self.set.nodes[i].node.tracked.load.score(self.now, self.set.weights.relative(i))
-    }
-
-    fn weight(&self, i: usize) -> f64 {
-        self.set.nodes[i].weight
-    }
-
-    fn draw(&self, random: u64) -> usize {
-        self.set.weights.draw(random)
-    }
-
-    fn gave_up(&self) {
-        self.counts.max_effort_exhausted.fetch_add(1, Ordering::Relaxed);
     }
 }

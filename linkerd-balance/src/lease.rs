@@ -48,8 +48,9 @@ impl<K: Send + Sync + 'static, S> Lease<K, S> {
     }
 
     /// The endpoint's key.
+    #[expect(clippy::missing_panics_doc, reason = "what ends a lease consumes it")]
     pub fn key(&self) -> &K {
-        &self.guard.tracked.as_ref().expect("a lease that ended is gone").key
+        &self.guard.tracked.as_ref().expect("ended only by value").key
     }
 
     /// When the lease began.
@@ -128,5 +129,63 @@ impl<K: fmt::Debug + Send + Sync + 'static, S> fmt::Debug for Lease<K, S> {
 impl fmt::Debug for LeaseEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LeaseEnd").field("begun", &self.begun()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::load::PeakEwma;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn lease() -> (Lease<&'static str, u32>, Arc<Tracked<&'static str>>, Instant) {
+        let load = Box::new(PeakEwma::default());
+        let (tracked, now) = (Arc::new(Tracked { key: "a", load }), Instant::now());
+        (Lease::new(7, Arc::clone(&tracked), now), tracked, now)
+    }
+
+    #[test]
+    fn counts_as_in_flight_until_its_verdict() {
+        let (mut lease, tracked, now) = lease();
+        assert_eq!((tracked.load.pending(), *lease.key(), *lease, lease.begun()), (1, "a", 7, now));
+        *lease += 1;
+        assert_eq!(*lease, 8);
+        lease.end(true, now + MS);
+        assert_eq!(tracked.load.pending(), 0);
+        assert_eq!(tracked.load.score(now + MS, 1.0, 0), MS.as_nanos() as f64);
+    }
+
+    #[test]
+    fn dropped_it_was_cancelled() {
+        let (lease, tracked, now) = lease();
+        drop(lease);
+        assert_eq!((tracked.load.pending(), tracked.load.score(now + MS, 1.0, 0)), (0, 0.0));
+    }
+
+    #[test]
+    fn the_end_can_outlive_the_service() {
+        let (lease, tracked, now) = lease();
+        let (svc, end) = lease.into_parts();
+        assert_eq!((svc, tracked.load.pending()), (7, 1));
+        // As on a response body, in another task.
+        std::thread::spawn(move || end.end(true, now + MS)).join().unwrap();
+        assert_eq!(tracked.load.pending(), 0);
+        assert!(tracked.load.score(now + MS, 1.0, 0) > 0.0);
+    }
+
+    #[test]
+    fn a_detached_end_that_is_dropped_was_cancelled() {
+        let (lease, tracked, now) = lease();
+        let (_svc, end) = lease.into_parts();
+        drop(end);
+        assert_eq!((tracked.load.pending(), tracked.load.score(now + MS, 1.0, 0)), (0, 0.0));
+    }
+
+    #[test]
+    fn an_end_is_small_enough_to_ride_on_a_body() {
+        assert!(size_of::<LeaseEnd>() <= 4 * size_of::<usize>());
     }
 }

@@ -11,6 +11,7 @@ mod load;
 mod policy;
 mod rng;
 mod service;
+mod set;
 mod strategy;
 mod weight;
 

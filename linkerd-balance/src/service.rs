@@ -169,3 +169,122 @@ impl<K, S: Service<Req>, C, Req> fmt::Debug for ResponseFuture<K, S, C, Req> {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{task::Waker, time::Duration};
+
+    use tokio::time;
+    use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
+    use tower_test::mock;
+
+    use super::*;
+    use crate::policy::Policy;
+
+    const MS: Duration = Duration::from_millis(1);
+    type Mock = mock::Mock<&'static str, u32>;
+    type Handle = mock::Handle<&'static str, u32>;
+
+    fn service() -> (BalanceService<u8, Mock>, Handle) {
+        let (mock, handle) = mock::pair();
+        let balance = Balance::new(Policy::default(), move |_, _| mock.clone());
+        balance.update([(1, 1.0)]).unwrap();
+        (BalanceService::new(balance), handle)
+    }
+
+    fn pending<C>(svc: &BalanceService<u8, Mock, C>) -> usize {
+        svc.balance().stats(Instant::now().into_std()).load
+    }
+
+    fn score<C>(svc: &BalanceService<u8, Mock, C>) -> Duration {
+        Duration::from_nanos(svc.balance().endpoints(Instant::now().into_std())[0].load as u64)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_ends_the_lease_with_its_latency() {
+        let (mut svc, mut handle) = service();
+        let mut rsp = task::spawn(svc.call("ping"));
+        assert_pending!(rsp.poll());
+        assert_eq!(pending(&svc), 1);
+        let (req, send) = handle.next_request().await.unwrap();
+        assert_eq!(req, "ping");
+        time::advance(10 * MS).await;
+        send.send_response(7);
+        assert_eq!(assert_ready_ok!(rsp.poll()), 7);
+        assert_eq!((pending(&svc), score(&svc)), (0, 10 * MS));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_costs_the_penalty() {
+        let (mut svc, mut handle) = service();
+        let mut rsp = task::spawn(svc.call("ping"));
+        assert_pending!(rsp.poll());
+        handle.next_request().await.unwrap().1.send_error("broken");
+        assert_eq!(assert_ready_err!(rsp.poll()).to_string(), "broken");
+        assert_eq!((pending(&svc), score(&svc)), (0, 5000 * MS));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_caller_may_say_what_a_failure_is() {
+        let (svc, mut handle) = service();
+        let mut svc = svc.success_if(|rsp: Result<&u32, &tower::BoxError>| rsp.is_ok_and(|rsp| *rsp < 500));
+        let mut rsp = task::spawn(svc.call("ping"));
+        assert_pending!(rsp.poll());
+        handle.next_request().await.unwrap().1.send_response(503);
+        assert_eq!(assert_ready_ok!(rsp.poll()), 503);
+        assert_eq!(score(&svc), 5000 * MS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_for_the_endpoint_in_the_response_and_not_before() {
+        let (mut svc, mut handle) = service();
+        handle.allow(0);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert_ready_ok!(Service::<&str>::poll_ready(&mut svc, &mut cx));
+        let mut rsp = task::spawn(svc.call("ping"));
+        assert_pending!(rsp.poll());
+        assert_pending!(task::spawn(handle.next_request()).poll());
+        handle.allow(1);
+        assert!(rsp.is_woken());
+        assert_pending!(rsp.poll());
+        handle.next_request().await.unwrap().1.send_response(7);
+        assert_eq!(assert_ready_ok!(rsp.poll()), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_dropped_teaches_nothing() {
+        let (mut svc, mut handle) = service();
+        for allowed in [0, 1] {
+            handle.allow(allowed);
+            let mut rsp = task::spawn(svc.call("ping"));
+            assert_pending!(rsp.poll());
+            assert_eq!(pending(&svc), 1);
+            time::advance(10 * MS).await;
+            drop(rsp);
+            assert_eq!((pending(&svc), score(&svc)), (0, Duration::ZERO));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_is_never_ready_again_failed() {
+        let (mut svc, handle) = service();
+        drop(handle);
+        assert_ready_err!(task::spawn(svc.call("ping")).poll());
+        assert_eq!((pending(&svc), score(&svc)), (0, 5000 * MS));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_endpoints_the_request_fails() {
+        let (mut svc, _handle) = service();
+        svc.balance().update([]).unwrap();
+        let err = assert_ready_err!(task::spawn(svc.call("ping")).poll());
+        assert_eq!(err.downcast_ref(), Some(&NoEndpoints));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clone_shares_the_endpoints() {
+        let (svc, _handle) = service();
+        svc.clone().balance().update([]).unwrap();
+        assert!(svc.balance().is_empty());
+    }
+}

@@ -83,3 +83,82 @@ fn alias(relative: &[f64]) -> Vec<Column> {
     }
     columns
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The probability of each index, read off the table.
+    fn shares(weights: &Weights) -> Vec<f64> {
+        let n = weights.relative.len();
+        let mut shares = vec![0.0; n];
+        for (i, column) in weights.alias.iter().enumerate() {
+            shares[i] += column.keep / n as f64;
+            shares[column.other] += (1.0 - column.keep) / n as f64;
+        }
+        shares
+    }
+
+    #[test]
+    fn weights_that_are_no_weights_are_named() {
+        for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let err = Weights::new(&[1.0, bad]).unwrap_err();
+            assert_eq!(err.to_string(), format!("endpoint 1 has weight {bad}, not a finite number above zero"));
+        }
+    }
+
+    #[test]
+    fn equal_weights_need_no_table() {
+        let weights = Weights::new(&[0.3; 7]).unwrap();
+        assert!(weights.alias.is_empty());
+        assert_eq!(weights.relative(3), 1.0);
+        assert_eq!(weights.mean(), 0.3);
+        let mut rng = SplitMix::new(1);
+        let mut seen = [0_u32; 7];
+        for _ in 0..70_000 {
+            seen[weights.draw(rng.next())] += 1;
+        }
+        assert!(seen.iter().all(|n| (9_500..10_500).contains(n)), "{seen:?}");
+    }
+
+    #[test]
+    fn drawing_follows_the_table() {
+        let weights = Weights::new(&[1.0, 2.0, 3.0, 4.0]).unwrap();
+        assert_eq!(weights.mean(), 2.5);
+        let mut rng = SplitMix::new(1);
+        let mut seen = [0_u32; 4];
+        for _ in 0..100_000 {
+            seen[weights.draw(rng.next())] += 1;
+        }
+        for (i, n) in (1..).zip(seen) {
+            assert!((i * 9_500..i * 10_500).contains(&n), "{seen:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_gives_each_its_share(weights in prop::collection::vec(1e-3..1e3_f64, 1..50)) {
+            let table = Weights::new(&weights).unwrap();
+            prop_assume!(!table.alias.is_empty());
+            let total: f64 = weights.iter().sum();
+            for (share, weight) in shares(&table).into_iter().zip(weights) {
+                prop_assert!((share - weight / total).abs() < 1e-9);
+            }
+        }
+
+        #[test]
+        fn any_weights_are_drawn_within_bounds(
+            weights in prop::collection::vec(prop_oneof![1.0..2.0_f64, Just(f64::MAX), Just(f64::MIN_POSITIVE)], 1..9),
+            random: u64,
+        ) {
+            let table = Weights::new(&weights).unwrap();
+            prop_assert!(table.draw(random) < weights.len());
+            prop_assert!(table.mean() > 0.0);
+            for i in 0..weights.len() {
+                prop_assert!(table.relative(i) > 0.0 && table.relative(i).is_finite());
+            }
+        }
+    }
+}

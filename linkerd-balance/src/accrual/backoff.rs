@@ -86,7 +86,7 @@ impl Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { kind: Kind::EqualJittered, min: Duration::from_secs(5), max: Duration::from_secs(300) }
+        Self { kind: Kind::EqualJittered, min: Duration::from_secs(5), max: Duration::from_mins(5) }
     }
 }
 
@@ -108,7 +108,7 @@ impl Backoffs {
             }
             Kind::Jittered => {
                 let upper = self.current.saturating_mul(3).min(max);
-                self.current + up_to(upper - self.current, random)
+                self.current + up_to(upper.saturating_sub(self.current), random)
             }
         };
         self.current
@@ -124,4 +124,79 @@ impl Backoffs {
 fn up_to(bound: Duration, random: u64) -> Duration {
     let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
     Duration::from_nanos(rng::below(random, nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const LEAST: u64 = 0;
+    const MOST: u64 = u64::MAX;
+
+    fn take(backoff: Backoff, random: u64, n: usize) -> Vec<u128> {
+        let mut waits = backoff.start();
+        // Half a millisecond up: the most that chance gives is one nanosecond short of a whole one.
+        (0..n).map(|_| (waits.next(random) + MS / 2).as_millis()).collect()
+    }
+
+    #[test]
+    fn constant_is_constant() {
+        let backoff = Backoff::constant(250 * MS).unwrap();
+        assert_eq!(take(backoff, LEAST, 3), [250, 250, 250]);
+        assert_eq!(take(backoff, MOST, 3), [250, 250, 250]);
+    }
+
+    #[test]
+    fn equal_jittered_starts_exactly_then_doubles_its_fixed_half() {
+        let backoff = Backoff::equal_jittered(10 * MS, 100 * MS).unwrap();
+        assert_eq!(take(backoff, LEAST, 7), [10, 10, 20, 40, 80, 100, 100]);
+        assert_eq!(take(backoff, MOST, 6), [10, 20, 40, 80, 100, 100]);
+    }
+
+    #[test]
+    fn jittered_lies_between_the_last_wait_and_three_times_that() {
+        let backoff = Backoff::jittered(10 * MS, 100 * MS).unwrap();
+        assert_eq!(take(backoff, LEAST, 4), [10, 10, 10, 10]);
+        assert_eq!(take(backoff, MOST, 5), [10, 30, 90, 100, 100]);
+        let equal = Backoff::jittered(10 * MS, 10 * MS).unwrap();
+        assert_eq!(take(equal, MOST, 3), [10, 10, 10]);
+    }
+
+    #[test]
+    fn the_default_is_linkerds() {
+        assert_eq!(Ok(Backoff::default()), Backoff::equal_jittered(5000 * MS, 300_000 * MS));
+    }
+
+    #[test]
+    fn zero_and_a_range_upside_down_are_refused() {
+        assert_eq!(Backoff::constant(Duration::ZERO), Err(InvalidBackoff::Zero));
+        assert_eq!(Backoff::jittered(Duration::ZERO, MS), Err(InvalidBackoff::Zero));
+        let err = Backoff::equal_jittered(2 * MS, MS).unwrap_err();
+        assert_eq!(err.to_string(), "a backoff of at least 2ms and at most 1ms");
+    }
+
+    proptest! {
+        #[test]
+        fn waits_stay_in_range_for_ever(
+            equal: bool, min in 1..u64::MAX, more: u64, seed: u64, steps in 0..200_usize,
+        ) {
+            let (min, max) = (Duration::from_nanos(min), Duration::from_nanos(min.saturating_add(more)));
+            let new = if equal { Backoff::equal_jittered } else { Backoff::jittered };
+            let mut waits = new(min, max).unwrap().start();
+            let mut rng = rng::SplitMix::new(seed);
+            prop_assert_eq!(waits.next(rng.next()), min);
+            let mut last = min;
+            for _ in 0..steps {
+                let wait = waits.next(rng.next());
+                prop_assert!(min <= wait && wait <= max);
+                prop_assert!(equal || last <= wait, "decorrelated waits never get shorter");
+                last = wait;
+            }
+            waits.reset();
+            prop_assert_eq!(waits.next(rng.next()), min);
+        }
+    }
 }

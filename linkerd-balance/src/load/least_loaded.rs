@@ -26,11 +26,9 @@ impl LeastLoaded {
 }
 
 impl Load for LeastLoaded {
-    /// One, plus the requests in flight for each unit of weight.
-    fn score(&self, _now: Instant, weight: f64) -> f64 {
-        // The one is the request about to be sent. Without it any queue at all would look infinitely worse than none,
-        // and at low traffic weights would count for nothing.
-        1.0 + self.pending() as f64 / weight
+    /// Requests in flight for each unit of weight.
+    fn score(&self, _now: Instant, weight: f64, more: usize) -> f64 {
+        (self.pending() + more) as f64 / weight
     }
 
     fn pending(&self) -> usize {
@@ -62,7 +60,7 @@ mod tests {
             load.begin(now);
         }
         assert_eq!(load.pending(), 3);
-        assert_eq!(load.score(now, 1.0), 4.0);
+        assert_eq!((load.score(now, 1.0, 0), load.score(now, 1.0, 2)), (3.0, 5.0));
         load.end(now, now, true);
         load.end(now, now, false);
         load.cancel();
@@ -72,11 +70,11 @@ mod tests {
     #[test]
     fn twice_the_weight_bears_twice_the_requests() {
         let (light, heavy, now) = (LeastLoaded::new(), LeastLoaded::new(), Instant::now());
-        assert_eq!(light.score(now, 1.0), heavy.score(now, 2.0));
+        assert_eq!(light.score(now, 1.0, 0), heavy.score(now, 2.0, 0));
         light.begin(now);
         heavy.begin(now);
-        assert!(heavy.score(now, 2.0) < light.score(now, 1.0));
+        assert!(heavy.score(now, 2.0, 0) < light.score(now, 1.0, 0));
         heavy.begin(now);
-        assert_eq!(light.score(now, 1.0), heavy.score(now, 2.0));
+        assert_eq!(light.score(now, 1.0, 0), heavy.score(now, 2.0, 0));
     }
 }

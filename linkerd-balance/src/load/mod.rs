@@ -12,12 +12,12 @@ pub use self::{least_loaded::LeastLoaded, peak_ewma::PeakEwma};
 /// Every [`begin`](Self::begin) is followed by exactly one [`end`](Self::end) or [`cancel`](Self::cancel); a
 /// [`Lease`](crate::Lease) sees to that.
 pub trait Load: fmt::Debug + Send + Sync + 'static {
-    /// How loaded the endpoint is at `now`; lower is better. Reading changes nothing.
+    /// How loaded the endpoint would be at `now` with `more` requests in flight than there are; lower is better.
     ///
-    /// `weight` is the endpoint's, divided by the mean weight of its set: 1 when all are alike. Of two endpoints
-    /// that are equally fast the one with twice the weight should score the same with twice the requests in flight,
-    /// and when idle. The unit is the implementation's own.
-    fn score(&self, now: Instant, weight: f64) -> f64;
+    /// `weight` is the endpoint's, divided by the mean weight of its set: 1 when all are alike. It divides what is in
+    /// flight, so that of two endpoints equally fast the one with twice the weight scores the same with twice the
+    /// requests, and when idle. The unit is the implementation's own. Reading changes nothing.
+    fn score(&self, now: Instant, weight: f64, more: usize) -> f64;
 
     /// Requests in flight.
     fn pending(&self) -> usize;

@@ -95,9 +95,9 @@ impl Default for PeakEwma {
 
 impl Load for PeakEwma {
     /// Nanoseconds.
-    fn score(&self, now: Instant, weight: f64) -> f64 {
+    fn score(&self, now: Instant, weight: f64, more: usize) -> f64 {
         let Average { cost, stamp } = self.average();
-        let pending = self.pending() as f64 / weight;
+        let pending = (self.pending() + more) as f64 / weight;
         let cost = cost * self.decayed(stamp, now);
         if cost == 0.0 && pending > 0.0 {
             return COLD + pending;
@@ -131,5 +131,129 @@ impl Load for PeakEwma {
 
     fn cancel(&self) {
         self.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const DECAY: Duration = Duration::from_secs(10);
+
+    fn nanos(d: Duration) -> f64 {
+        d.as_nanos() as f64
+    }
+
+    /// One request that takes `latency` and ends at `end`.
+    fn observe(load: &PeakEwma, end: Instant, latency: Duration, success: bool) {
+        let begun = end.checked_sub(latency).unwrap();
+        load.begin(begun);
+        load.end(begun, end, success);
+    }
+
+    fn assert_close(a: f64, b: f64) {
+        assert!((a - b).abs() <= b.abs() * 1e-9, "{a} is not {b}");
+    }
+
+    #[test]
+    fn a_peak_counts_at_once_and_a_lower_latency_by_the_time_since() {
+        let (load, start) = (PeakEwma::new(DECAY), Instant::now() + DECAY);
+        observe(&load, start, 10 * MS, true);
+        assert_close(load.score(start, 1.0, 0), nanos(10 * MS));
+        observe(&load, start + MS, 100 * MS, true);
+        assert_close(load.score(start + MS, 1.0, 0), nanos(100 * MS));
+
+        let later = start + MS + DECAY;
+        observe(&load, later, 10 * MS, true);
+        let w = (-1.0_f64).exp();
+        assert_close(load.score(later, 1.0, 0), nanos(100 * MS) * w + nanos(10 * MS) * (1.0 - w));
+    }
+
+    #[test]
+    fn an_idle_endpoint_is_forgiven_with_time() {
+        let (load, start) = (PeakEwma::new(DECAY), Instant::now() + DECAY);
+        observe(&load, start, 1000 * MS, true);
+        assert_close(load.score(start + 3 * DECAY, 1.0, 0), nanos(1000 * MS) * (-3.0_f64).exp());
+    }
+
+    #[test]
+    fn reading_changes_nothing() {
+        let (read, unread, start) = (PeakEwma::new(DECAY), PeakEwma::new(DECAY), Instant::now() + DECAY);
+        for load in [&read, &unread] {
+            observe(load, start, 100 * MS, true);
+        }
+        for ms in 0..1000 {
+            let _ = read.score(start + ms * MS, 1.0, 0);
+        }
+        for load in [&read, &unread] {
+            observe(load, start + 1000 * MS, 10 * MS, true);
+        }
+        assert_eq!(read.score(start + DECAY, 1.0, 0), unread.score(start + DECAY, 1.0, 0));
+    }
+
+    #[test]
+    fn requests_in_flight_multiply() {
+        let (load, now) = (PeakEwma::new(DECAY), Instant::now() + DECAY);
+        observe(&load, now, 10 * MS, true);
+        load.begin(now);
+        load.begin(now);
+        assert_close(load.score(now, 1.0, 0), nanos(30 * MS));
+        assert_close(load.score(now, 2.0, 0), nanos(20 * MS));
+    }
+
+    #[test]
+    fn a_cold_endpoint_is_tried_by_one_request_at_a_time() {
+        let (cold, slow, now) = (PeakEwma::new(DECAY), PeakEwma::new(DECAY), Instant::now() + DECAY);
+        observe(&slow, now, DECAY, true);
+        slow.begin(now);
+        assert_eq!(cold.score(now, 1.0, 0), 0.0);
+        cold.begin(now);
+        assert_eq!(cold.score(now, 1.0, 0), 140_737_488_355_327.0 + 1.0);
+        assert!(cold.score(now, 1.0, 0) > slow.score(now, 1.0, 0));
+        cold.end(now, now + MS, true);
+        assert_close(cold.score(now + MS, 1.0, 0), nanos(MS));
+    }
+
+    #[test]
+    fn failing_fast_does_not_look_fast() {
+        let (load, now) = (PeakEwma::new(DECAY).failure_penalty(1000 * MS), Instant::now() + DECAY);
+        observe(&load, now, MS, false);
+        assert_close(load.score(now, 1.0, 0), nanos(1000 * MS));
+        observe(&load, now, 2000 * MS, false);
+        assert_close(load.score(now, 1.0, 0), nanos(2000 * MS));
+
+        let off = PeakEwma::new(DECAY).failure_penalty(Duration::ZERO);
+        observe(&off, now, MS, false);
+        assert_close(off.score(now, 1.0, 0), nanos(MS));
+        let default = PeakEwma::default();
+        observe(&default, now, MS, false);
+        assert_close(default.score(now, 1.0, 0), nanos(5000 * MS));
+    }
+
+    #[test]
+    fn a_cancelled_request_teaches_nothing() {
+        let (load, now) = (PeakEwma::new(DECAY), Instant::now() + DECAY);
+        observe(&load, now, 10 * MS, true);
+        load.begin(now);
+        load.cancel();
+        assert_eq!(load.pending(), 0);
+        assert_close(load.score(now, 1.0, 0), nanos(10 * MS));
+    }
+
+    #[test]
+    fn an_end_that_comes_late_does_not_turn_back_the_clock() {
+        let (load, now) = (PeakEwma::new(DECAY), Instant::now() + DECAY);
+        observe(&load, now + DECAY, 10 * MS, true);
+        observe(&load, now, 5 * MS, true);
+        assert_close(load.score(now + DECAY, 1.0, 0), nanos(10 * MS));
+    }
+
+    #[test]
+    fn a_decay_of_zero_remembers_only_the_last() {
+        let (load, now) = (PeakEwma::new(Duration::ZERO), Instant::now() + DECAY);
+        observe(&load, now, 10 * MS, true);
+        observe(&load, now + MS, 3 * MS, true);
+        assert_close(load.score(now + MS, 1.0, 0), nanos(3 * MS));
     }
 }

@@ -24,8 +24,9 @@ pub trait Candidates {
     /// Whether endpoint `i` should be used.
     fn status(&self, i: usize) -> Status;
 
-    /// How loaded endpoint `i` is, its weight already considered. Lower is better; see [`Load::score`](crate::Load::score).
-    fn load(&self, i: usize) -> f64;
+    /// How loaded endpoint `i` would be with `more` requests in flight than it has, its weight already considered.
+    /// Lower is better; see [`Load::score`](crate::Load::score).
+    fn load(&self, i: usize, more: usize) -> f64;
 
     /// The weight of endpoint `i`: finite, above zero.
     fn weight(&self, i: usize) -> f64;

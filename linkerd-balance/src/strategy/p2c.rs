@@ -10,9 +10,9 @@ use crate::{
 
 /// Power of two choices: draws two *distinct* endpoints and takes the better one.
 ///
-/// Better is the better status, then the lower load. Endpoints are drawn in proportion to their weights; if the two
-/// have different weights the one drawn first is kept unless it is more than twice as loaded, for otherwise small
-/// differences in load would decide instead of the weights.
+/// Better is the better status, then the lower load. Endpoints are drawn in proportion to their weights. Of two with
+/// different weights the one drawn first is kept, unless the other would be less loaded even with the request than the
+/// first is without: otherwise small differences in load would decide, and weights would count for little.
 ///
 /// If the better one is not open, another two are drawn, up to [`max_effort`](Self::max_effort) times. After that the
 /// pick is any open endpoint, found by looking at all of them, and if there is none it fails open: one of those with
@@ -24,9 +24,6 @@ use crate::{
 pub struct P2c {
     max_effort: NonZeroUsize,
 }
-
-/// How much worse the first must be than a second of another weight to lose.
-const MARGIN: f64 = 2.0;
 
 impl P2c {
     /// Five pairs at most: Linkerd's `maxEffort`.
@@ -91,7 +88,163 @@ fn better(nodes: &dyn Candidates, first: usize, second: usize) -> (usize, Status
     if s1 != s2 {
         return if s1 > s2 { (first, s1) } else { (second, s2) };
     }
-    let margin = if nodes.weight(first) == nodes.weight(second) { 1.0 } else { MARGIN };
-    let second_wins = nodes.load(second) * margin < nodes.load(first);
+    let more = usize::from(nodes.weight(first) != nodes.weight(second));
+    let second_wins = nodes.load(second, more) < nodes.load(first, 0);
     (if second_wins { second } else { first }, s1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::strategy::Strategy as _;
+
+    #[derive(Debug, Default)]
+    struct Nodes {
+        status: Vec<Status>,
+        load: Vec<f64>,
+        weight: Vec<f64>,
+        gave_up: Cell<usize>,
+    }
+
+    impl Candidates for Nodes {
+        fn len(&self) -> usize {
+            self.status.len()
+        }
+
+        fn status(&self, i: usize) -> Status {
+            self.status[i]
+        }
+
+        fn load(&self, i: usize, more: usize) -> f64 {
+            self.load[i] + more as f64
+        }
+
+        fn weight(&self, i: usize) -> f64 {
+            self.weight[i]
+        }
+
+        fn gave_up(&self) {
+            self.gave_up.set(self.gave_up.get() + 1);
+        }
+    }
+
+    fn nodes(status: &[Status]) -> Nodes {
+        let n = status.len();
+        Nodes { status: status.to_vec(), load: vec![1.0; n], weight: vec![1.0; n], ..Nodes::default() }
+    }
+
+    fn picks(nodes: &Nodes) -> Vec<usize> {
+        let mut seen = vec![0; nodes.len()];
+        let mut rng = SplitMix::new(7);
+        for _ in 0..10_000 {
+            seen[P2c::new().pick(nodes, Draw::new(rng.next()))] += 1;
+        }
+        seen
+    }
+
+    use Status::{Busy, Closed, Open};
+
+    #[test]
+    fn of_two_the_less_loaded_always_wins() {
+        let mut two = nodes(&[Open, Open]);
+        two.load = vec![3.0, 2.0];
+        assert_eq!(picks(&two), [0, 10_000]);
+    }
+
+    #[test]
+    fn the_most_loaded_of_many_never_wins() {
+        let mut many = nodes(&[Open; 5]);
+        many.load = vec![1.0, 1.0, 9.0, 1.0, 1.0];
+        assert_eq!(picks(&many)[2], 0, "it is always compared with another one");
+    }
+
+    #[test]
+    fn status_goes_before_load() {
+        let mut two = nodes(&[Busy, Open]);
+        two.load = vec![0.0, 99.0];
+        assert_eq!(picks(&two), [0, 10_000]);
+    }
+
+    #[test]
+    fn among_different_weights_the_second_must_stay_better_with_the_request() {
+        let mut two = nodes(&[Open, Open]);
+        two.weight = vec![3.0, 1.0];
+        two.load = vec![2.0, 1.0];
+        let light = picks(&two)[1];
+        assert!((2_350..2_650).contains(&light), "{light}");
+        two.load = vec![2.1, 1.0];
+        assert_eq!(picks(&two)[1], 10_000);
+    }
+
+    #[test]
+    fn fails_open_on_the_best_there_is() {
+        let none = nodes(&[Closed, Busy, Closed, Busy]);
+        let seen = picks(&none);
+        assert_eq!((seen[0], seen[2]), (0, 0));
+        assert!((4_800..5_200).contains(&seen[1]), "{seen:?}");
+        assert_eq!(none.gave_up.get(), 10_000);
+    }
+
+    #[test]
+    fn gives_up_after_max_effort_and_not_before() {
+        // The draw never hits the only open one, so all effort is spent.
+        struct Stuck(Nodes, Cell<usize>);
+        impl Candidates for Stuck {
+            fn len(&self) -> usize {
+                self.0.len()
+            }
+            fn status(&self, i: usize) -> Status {
+                self.0.status(i)
+            }
+            fn load(&self, i: usize, more: usize) -> f64 {
+                self.0.load(i, more)
+            }
+            fn weight(&self, i: usize) -> f64 {
+                self.0.weight(i)
+            }
+            fn draw(&self, _random: u64) -> usize {
+                self.1.set(self.1.get() + 1);
+                self.1.get() % 2
+            }
+            fn gave_up(&self) {
+                self.0.gave_up();
+            }
+        }
+        let stuck = Stuck(nodes(&[Busy, Busy, Open]), Cell::new(0));
+        let p2c = P2c::new().max_effort(NonZeroUsize::new(3).unwrap());
+        assert_eq!(p2c.pick(&stuck, Draw::new(1)), 2);
+        assert_eq!((stuck.1.get(), stuck.0.gave_up.get()), (6, 1));
+    }
+
+    fn status() -> impl proptest::strategy::Strategy<Value = Status> {
+        prop_oneof![Just(Open), Just(Busy), Just(Closed)]
+    }
+
+    proptest! {
+        #[test]
+        fn never_a_closed_or_busy_one_while_one_is_open(
+            set in prop::collection::vec((status(), 0.0..1e9_f64, 1e-3..1e3_f64), 1..40), random: u64,
+        ) {
+            let mut nodes = Nodes::default();
+            for (status, load, weight) in set {
+                nodes.status.push(status);
+                nodes.load.push(load);
+                nodes.weight.push(weight);
+            }
+            let i = P2c::new().pick(&nodes, Draw::new(random));
+            prop_assert_eq!(Some(&nodes.status[i]), nodes.status.iter().max());
+        }
+
+        #[test]
+        fn the_two_are_distinct(weight in prop::collection::vec(prop_oneof![Just(1.0), 1e-9..1e9_f64], 2..20), seed: u64) {
+            let mut nodes = nodes(&vec![Open; weight.len()]);
+            nodes.weight = weight;
+            let (a, b) = pair(&nodes, &mut SplitMix::new(seed));
+            prop_assert!(a != b && a < nodes.len() && b < nodes.len());
+        }
+    }
 }
