@@ -16,8 +16,7 @@ use crate::NameTree;
 /// let tree: NameTree<Path> = "3 * /a & /b".parse()?;
 /// let distribution = Distribution::new(&tree);
 /// assert_eq!(distribution.leaves()[0].1, 0.75);
-/// let random: u64 = 0x1234_5678_9abc_def0;
-/// assert_eq!(distribution.pick(random), Some(&"/a".parse()?));
+/// assert_eq!(distribution.pick(u64::MAX), Some(&"/a".parse()?));
 /// # Ok::<(), linkerd_dtab::ParseError>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -122,11 +121,11 @@ fn slots<T>(leaves: &[(T, f64)], unavailable: f64) -> Box<[Slot]> {
     }
     let (mut low, mut high): (Vec<_>, Vec<_>) = heights.into_iter().partition(|(_, height)| *height < 1.0);
     let mut slots = Vec::with_capacity(low.len() + high.len());
-    // Looked at before either is taken: what has no partner is left over.
-    while !low.is_empty()
-        && let Some((above, surplus)) = high.pop()
-        && let Some((below, height)) = low.pop()
-    {
+    while let Some((below, height)) = low.pop() {
+        let Some((above, surplus)) = high.pop() else {
+            low.push((below, height));
+            break;
+        };
         slots.push(Slot { cut: cut(height), below, above });
         let left = surplus - (1.0 - height);
         if left < 1.0 { low.push((above, left)) } else { high.push((above, left)) }
@@ -139,4 +138,47 @@ fn slots<T>(leaves: &[(T, f64)], unavailable: f64) -> Box<[Slot]> {
 // A height below one as a threshold for 64 random bits. The cast saturates.
 fn cut(height: f64) -> u64 {
     (height * 2_f64.powi(64)) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Path, Weighted};
+
+    fn picks(tree: &str) -> Vec<String> {
+        let distribution = Distribution::new(&tree.parse::<NameTree<Path>>().unwrap());
+        let picks = (0..4_u64).map(|i| distribution.pick(i << 62 | 1 << 61));
+        picks.map(|pick| pick.map_or_else(|| "none".to_owned(), ToString::to_string)).collect()
+    }
+
+    #[test]
+    fn a_single_name_is_always_picked() {
+        assert_eq!(picks("/a"), ["/a"; 4]);
+        assert_eq!(Distribution::new(&NameTree::Leaf(7)).pick(u64::MAX), Some(&7));
+        assert_eq!(Distribution::new(&NameTree::Leaf(7)).pick(0), Some(&7));
+    }
+
+    #[test]
+    fn nothing_is_picked_where_there_is_no_name() {
+        assert_eq!(picks("~"), ["none"; 4]);
+        assert_eq!(picks("!"), ["none"; 4]);
+        assert_eq!(picks("1*/a & 0*$"), ["/a"; 4]);
+        assert_eq!(picks("0*/a & 1*$"), ["none"; 4]);
+        let mut half = picks("/a & $");
+        half.sort();
+        assert_eq!(half, ["/a", "/a", "none", "none"]);
+    }
+
+    #[test]
+    fn weights_of_zero_share_and_infinite_ones_take_all() {
+        let mut both = picks("0*/a & 0*/b");
+        both.sort();
+        assert_eq!(both, ["/a", "/a", "/b", "/b"]);
+        assert_eq!(picks(&format!("{}*/a & /b", "9".repeat(400))), ["/a"; 4]);
+        let huge = NameTree::Union(vec![
+            Weighted::new(f64::MAX, NameTree::Leaf("a")),
+            Weighted::new(f64::MAX, NameTree::Leaf("b")),
+        ]);
+        assert_eq!(Distribution::new(&huge).leaves(), [("a", 0.5), ("b", 0.5)]);
+    }
 }

@@ -2,22 +2,26 @@
 
 use std::sync::Arc;
 
-use super::{Delegation, Node, Step, view::simplify};
+use super::{Delegation, Entry, Node, Step, view::simplify};
 use crate::{
-    BindError, Dentry, Dtab, Failure, Name, NameTree, Path, State,
+    BindError, Dtab, Failure, Name, NameTree, Path, State,
     error::Steps,
     interpreter::{MAX_DEPTH, Work},
 };
 
+// People read it: fewer than a binding may take, since each step holds the text of an entry.
+const MAX_LOOKUPS: usize = 2_000;
+const MAX_LEVELS: usize = 500;
+
 /// Explains how `path` is bound under `dtab`; `namers` answers for names that no entry of the table matches.
 pub(crate) fn explain(dtab: &Dtab, path: &Path, namers: &mut dyn FnMut(&Path) -> State<NameTree<Name>>) -> Delegation {
-    let mut explanation = Explanation { dtab, namers, steps: Vec::new(), work: Work::default() };
-    let root = explanation.name(path.clone(), None, 0);
-    let failure = match explanation.work.exhausted() {
-        true => Some(Arc::new(BindError::TooMuch { path: path.clone() }) as Failure),
-        false => None,
-    };
-    Delegation { root: simplify(root.clone()), steps: root, failure }
+    let mut explanation = Explanation { dtab, namers, steps: Vec::new(), work: Work::new(MAX_LOOKUPS, MAX_LEVELS) };
+    let steps = explanation.name(path, None, 0);
+    let exhausted = explanation.work.exhausted();
+    let failure = exhausted.then(|| Arc::new(BindError::TooMuch { path: path.clone() }) as Failure);
+    let mut root = steps.clone();
+    simplify(&mut root);
+    Delegation { root, failure, steps }
 }
 
 struct Explanation<'a> {
@@ -30,107 +34,110 @@ struct Explanation<'a> {
 /// Where a node of a tree comes from.
 struct Origin<'a> {
     path: &'a Path,
-    dentry: Option<&'a Dentry>,
+    dentry: Option<&'a Entry>,
     depth: usize,
+}
+
+impl Origin<'_> {
+    fn node(&self, step: Step) -> Node {
+        Node { path: self.path.clone(), dentry: self.dentry.cloned(), step }
+    }
 }
 
 impl Explanation<'_> {
     // `depth` lookups have led to `path`, the last by `dentry`.
-    fn name(&mut self, path: Path, dentry: Option<&Dentry>, depth: usize) -> Node {
-        let node = |step| Node { path: path.clone(), dentry: dentry.cloned(), step };
+    fn name(&mut self, path: &Path, dentry: Option<&Entry>, depth: usize) -> Node {
+        let at = Origin { path, dentry, depth: depth + 1 };
         if !(self.work.lookup(self.dtab.len()) && self.work.enter()) {
-            return node(self.too_much());
+            return at.node(self.too_much());
         }
         self.steps.push(path.clone());
-        let step = self.lookup(&path, dentry, depth + 1);
+        let node = self.lookup(&at);
         self.steps.pop();
         self.work.leave();
-        match step {
-            // The answer of a namer is a node of its own already.
-            Expanded::Node(node) => node,
-            Expanded::Step(step) => node(step),
-        }
+        node
     }
 
-    fn lookup(&mut self, path: &Path, dentry: Option<&Dentry>, depth: usize) -> Expanded {
+    fn lookup(&mut self, at: &Origin<'_>) -> Node {
         let dtab = self.dtab.clone();
-        let mut matches: Vec<_> = dtab.matches(path).collect();
+        let mut matches: Vec<_> = dtab.matching(at.path).collect();
         if matches.is_empty() {
-            return self.ask(path, dentry, depth);
+            return self.ask(at);
         }
-        if depth > MAX_DEPTH {
-            return Expanded::Step(self.too_deep());
+        if at.depth > MAX_DEPTH {
+            return at.node(self.too_deep());
         }
-        let only = matches.len() == 1;
-        let falls_through = only && matches[0].0.dst == NameTree::Neg;
-        let mut nodes = matches.drain(..).map(|(entry, suffix)| {
-            let origin = Origin { path, dentry: Some(entry), depth };
-            self.tree(&entry.dst, &origin, &|this, leaf, origin| {
-                let path = leaf.concat(&suffix);
-                if !this.work.bytes(path.byte_len()) {
-                    let step = this.too_much();
-                    return Node { path, dentry: origin.dentry.cloned(), step };
-                }
-                this.name(path, origin.dentry, depth)
-            })
-        });
-        if !only {
-            return Expanded::Step(Step::Alt(nodes.collect()));
-        }
-        let Some(to) = nodes.next().map(Box::new) else { return Expanded::Step(Step::Neg) };
-        drop(nodes);
-        let namers = falls_through.then(|| match self.ask(path, dentry, depth) {
-            Expanded::Node(node) => Box::new(node),
-            Expanded::Step(step) => Box::new(Node { path: path.clone(), dentry: dentry.cloned(), step }),
-        });
-        Expanded::Step(Step::Delegate { to, namers })
-    }
-
-    fn ask(&mut self, path: &Path, dentry: Option<&Dentry>, depth: usize) -> Expanded {
-        let origin = Origin { path, dentry, depth };
-        match (self.namers)(path) {
-            State::Pending => Expanded::Step(Step::Pending),
-            State::Failed(error) => Expanded::Step(Step::Failed(error)),
-            State::Ok(_) if depth > MAX_DEPTH => Expanded::Step(self.too_deep()),
-            State::Ok(NameTree::Leaf(Name::Path(to))) => {
-                let to = self.name(to, dentry, depth);
-                Expanded::Step(Step::Rewritten(Box::new(to)))
+        if matches.len() > 1 {
+            let mut nodes = Vec::with_capacity(matches.len());
+            for (index, suffix) in matches {
+                nodes.push(self.entry(at, index, &suffix));
             }
-            State::Ok(NameTree::Neg) => Expanded::Step(Step::Neg),
-            State::Ok(tree) => Expanded::Node(self.tree(&tree, &origin, &|this, name, origin| match name {
-                Name::Path(to) => this.name(to.clone(), origin.dentry, origin.depth),
-                Name::Bound(bound) => {
-                    let step = Step::Leaf(bound.clone());
-                    Node { path: origin.path.clone(), dentry: origin.dentry.cloned(), step }
-                }
-            })),
+            return at.node(Step::Alt(nodes));
+        }
+        let Some((index, suffix)) = matches.pop() else { return at.node(Step::Neg) };
+        let to = Box::new(self.entry(at, index, &suffix));
+        let falls_through = dtab.entries()[index].dst == NameTree::Neg;
+        let namers = falls_through.then(|| Box::new(self.ask(at)));
+        at.node(Step::Delegate { to, namers })
+    }
+
+    // What the entry at `index` makes of the name.
+    fn entry(&mut self, at: &Origin<'_>, index: usize, suffix: &Path) -> Node {
+        let entry = Entry { dtab: self.dtab.clone(), index };
+        let at = Origin { path: at.path, dentry: Some(&entry), depth: at.depth };
+        self.tree(&entry.dst, &at, &|this, leaf| {
+            let path = leaf.concat(suffix);
+            if !this.work.bytes(path.byte_len()) {
+                return Node { path, dentry: Some(entry.clone()), step: this.too_much() };
+            }
+            this.name(&path, Some(&entry), at.depth)
+        })
+    }
+
+    fn ask(&mut self, at: &Origin<'_>) -> Node {
+        match (self.namers)(at.path) {
+            State::Pending => at.node(Step::Pending),
+            State::Failed(error) => at.node(Step::Failed(error)),
+            State::Ok(_) if at.depth > MAX_DEPTH => at.node(self.too_deep()),
+            State::Ok(NameTree::Neg) => at.node(Step::Neg),
+            State::Ok(NameTree::Leaf(Name::Path(to))) => {
+                let to = self.name(&to, at.dentry, at.depth);
+                at.node(Step::Rewritten(Box::new(to)))
+            }
+            State::Ok(tree) => self.tree(&tree, at, &|this, name| match name {
+                Name::Path(to) => this.name(to, at.dentry, at.depth),
+                Name::Bound(bound) => at.node(Step::Leaf(bound.clone())),
+            }),
         }
     }
 
-    fn tree<T>(
-        &mut self,
-        tree: &NameTree<T>,
-        origin: &Origin<'_>,
-        leaf: &dyn Fn(&mut Self, &T, &Origin<'_>) -> Node,
-    ) -> Node {
-        let node = |step| Node { path: origin.path.clone(), dentry: origin.dentry.cloned(), step };
+    fn tree<T>(&mut self, tree: &NameTree<T>, at: &Origin<'_>, leaf: &dyn Fn(&mut Self, &T) -> Node) -> Node {
         if !self.work.enter() {
-            self.work.leave();
-            return node(self.too_much());
+            return at.node(self.too_much());
         }
-        let made = match tree {
-            NameTree::Leaf(name) => leaf(self, name, origin),
+        let node = match tree {
+            NameTree::Leaf(name) => leaf(self, name),
             // Written as `~`, it has no name of its own.
-            NameTree::Neg => Node { path: Path::empty(), ..node(Step::Neg) },
-            NameTree::Fail => node(Step::Fail),
-            NameTree::Empty => node(Step::Empty),
-            NameTree::Alt(trees) => node(Step::Alt(trees.iter().map(|tree| self.tree(tree, origin, leaf)).collect())),
-            NameTree::Union(branches) => node(Step::Union(
-                branches.iter().map(|branch| (branch.weight, self.tree(&branch.tree, origin, leaf))).collect(),
-            )),
+            NameTree::Neg => Node { path: Path::empty(), ..at.node(Step::Neg) },
+            NameTree::Fail => at.node(Step::Fail),
+            NameTree::Empty => at.node(Step::Empty),
+            NameTree::Alt(trees) => {
+                let mut nodes = Vec::with_capacity(trees.len());
+                for tree in trees {
+                    nodes.push(self.tree(tree, at, leaf));
+                }
+                at.node(Step::Alt(nodes))
+            }
+            NameTree::Union(branches) => {
+                let mut nodes = Vec::with_capacity(branches.len());
+                for branch in branches {
+                    nodes.push((branch.weight, self.tree(&branch.tree, at, leaf)));
+                }
+                at.node(Step::Union(nodes))
+            }
         };
         self.work.leave();
-        made
+        node
     }
 
     fn too_deep(&self) -> Step {
@@ -140,9 +147,4 @@ impl Explanation<'_> {
     fn too_much(&self) -> Step {
         Step::Failed(Arc::new(BindError::TooMuch { path: self.steps.first().cloned().unwrap_or_default() }))
     }
-}
-
-enum Expanded {
-    Node(Node),
-    Step(Step),
 }

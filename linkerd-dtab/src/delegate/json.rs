@@ -4,8 +4,26 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use super::{Delegation, Node, Step, TooDeep, view};
+use super::{
+    Delegation, Entry, Node, Step,
+    view::{self, TooDeep},
+};
 use crate::{Activity, Addr, Bound, Dentry, Endpoint, NameTree, Path, State, namer::status_code};
+
+/// The longest JSON of an explanation, in bytes: 4 MiB. Each step repeats its name and its entry.
+pub const MAX_JSON: usize = 4 << 20;
+
+/// Why an explanation is not shown as JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JsonError {
+    /// The name itself, not only a branch of it, delegates without end. The text is Linkerd's.
+    #[error("{TooDeep}")]
+    TooDeep,
+    /// It takes more than [`MAX_JSON`] bytes.
+    #[error("the explanation takes more than {MAX_JSON} bytes")]
+    TooLong,
+}
 
 impl Delegation {
     /// The explanation as Linkerd's `/delegator.json` has it.
@@ -14,10 +32,16 @@ impl Delegation {
     ///
     /// # Errors
     ///
-    /// [`TooDeep`] if the name itself, not only a branch of it, delegates without end. Linkerd answers 500 then.
-    pub fn to_json(&self) -> Result<String, TooDeep> {
-        let node = view::linkerd(&self.steps)?;
-        Ok(Shown(|f: &mut fmt::Formatter<'_>| write_node(f, &node)).to_string())
+    /// [`JsonError`]. Linkerd answers 500 then, with an empty body.
+    pub fn to_json(&self) -> Result<String, JsonError> {
+        let mut node = self.steps.clone();
+        view::keep_linkerds(&mut node).map_err(|TooDeep| JsonError::TooDeep)?;
+        view::simplify(&mut node);
+        let mut json = Bounded(String::new());
+        match write!(json, "{}", Shown(|f: &mut fmt::Formatter<'_>| write_node(f, &node))) {
+            Ok(()) => Ok(json.0),
+            Err(fmt::Error) => Err(JsonError::TooLong),
+        }
     }
 }
 
@@ -37,6 +61,7 @@ pub fn addr_json(addr: &Activity<Addr>) -> String {
 
 fn write_node(f: &mut fmt::Formatter<'_>, node: &Node) -> fmt::Result {
     let Node { path, dentry, step } = node;
+    let dentry = dentry.as_ref();
     match step {
         Step::Rewritten(to) => write_node(f, to),
         Step::Delegate { to, .. } => {
@@ -152,18 +177,18 @@ fn write_endpoint(f: &mut fmt::Formatter<'_>, endpoint: &Endpoint) -> fmt::Resul
     f.write_str("}}")
 }
 
-fn head(f: &mut fmt::Formatter<'_>, kind: &str, path: &dyn Display, dentry: &Option<Dentry>) -> fmt::Result {
+fn head(f: &mut fmt::Formatter<'_>, kind: &str, path: &dyn Display, dentry: Option<&Entry>) -> fmt::Result {
     write!(f, r#"{{"type":"{kind}","path":{}"#, Text(path))?;
-    let Some(Dentry { prefix, dst }) = dentry else { return Ok(()) };
+    let Some(Dentry { prefix, dst }) = dentry.map(|entry| &**entry) else { return Ok(()) };
     write!(f, r#","dentry":{{"prefix":{},"dst":{}}}"#, Text(prefix), Text(dst))
 }
 
-fn tail(f: &mut fmt::Formatter<'_>, kind: &str, path: &dyn Display, dentry: &Option<Dentry>) -> fmt::Result {
+fn tail(f: &mut fmt::Formatter<'_>, kind: &str, path: &dyn Display, dentry: Option<&Entry>) -> fmt::Result {
     head(f, kind, path, dentry)?;
     f.write_char('}')
 }
 
-fn exception(f: &mut fmt::Formatter<'_>, path: &Path, dentry: &Option<Dentry>, message: &dyn Display) -> fmt::Result {
+fn exception(f: &mut fmt::Formatter<'_>, path: &Path, dentry: Option<&Entry>, message: &dyn Display) -> fmt::Result {
     head(f, "exception", path, dentry)?;
     write!(f, r#","message":{}}}"#, Text(message))
 }
@@ -191,6 +216,19 @@ struct Shown<F>(F);
 impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> Display for Shown<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (self.0)(f)
+    }
+}
+
+/// A text that refuses to grow beyond [`MAX_JSON`].
+struct Bounded(String);
+
+impl fmt::Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.0.len() + text.len() > MAX_JSON {
+            return Err(fmt::Error);
+        }
+        self.0.push_str(text);
+        Ok(())
     }
 }
 

@@ -5,13 +5,17 @@ mod json;
 mod settle;
 mod view;
 
-pub use json::{addr_json, bound_json};
+pub use json::{JsonError, MAX_JSON, addr_json, bound_json};
 pub use settle::{Unsettled, settled};
-pub use view::TooDeep;
 
 pub(crate) use explain::explain;
 
-use crate::{Activity, Addr, Bound, Dentry, Failure, NameTree, Path, State, interpreter};
+use std::{fmt, ops::Deref};
+
+use crate::{
+    Activity, Addr, Bound, Dentry, Dtab, Failure, NameTree, Path, State,
+    interpreter::{Union, decides},
+};
 
 /// Every step of a binding.
 ///
@@ -32,9 +36,16 @@ pub struct Node {
     /// The name at this step; empty for a `~` that is written in a table.
     pub path: Path,
     /// The entry of the table that led here, if one did.
-    pub dentry: Option<Dentry>,
+    pub dentry: Option<Entry>,
     /// What became of it.
     pub step: Step,
+}
+
+/// An entry of a table. A clone shares the table.
+#[derive(Clone)]
+pub struct Entry {
+    dtab: Dtab,
+    index: usize,
 }
 
 /// What became of a name.
@@ -78,6 +89,20 @@ pub enum Step {
     },
 }
 
+impl Deref for Entry {
+    type Target = Dentry;
+
+    fn deref(&self) -> &Dentry {
+        &self.dtab.entries()[self.index]
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
 impl Delegation {
     /// What a binding makes of this: the outcome that decides.
     #[must_use]
@@ -119,9 +144,16 @@ impl Node {
         match &self.step {
             Step::Delegate { namers: Some(namers), .. } => namers.outcome(weight),
             Step::Delegate { to, .. } | Step::Rewritten(to) | Step::Transformed { to, .. } => to.outcome(weight),
-            Step::Alt(nodes) => interpreter::alt(nodes.iter().map(|node| node.outcome(weight))),
+            Step::Alt(nodes) => {
+                let found = nodes.iter().map(|node| node.outcome(weight)).find(decides);
+                found.unwrap_or(State::Ok(NameTree::Neg))
+            }
             Step::Union(branches) => {
-                interpreter::union(branches.iter().map(|(weight, node)| (*weight, node.outcome(Some(*weight)))))
+                let mut union = Union::default();
+                for (weight, node) in branches {
+                    union.add(*weight, node.outcome(Some(*weight)));
+                }
+                union.outcome()
             }
             Step::Leaf(bound) => State::Ok(NameTree::Leaf(Bound { weight, ..bound.clone() })),
             Step::Neg => State::Ok(NameTree::Neg),

@@ -14,6 +14,8 @@ const MAX_LEVELS: usize = 1_000;
 const MAX_WORK: usize = 32 << 20;
 
 type Tree = NameTree<Bound>;
+/// What becomes of a leaf, given the weight of the branch that it is on.
+type Leaf<'f, 'e, T> = &'f dyn Fn(&mut Evaluation<'e>, &T, Option<f64>) -> State<Tree>;
 
 /// Binds `path` under `dtab`; `namers` answers for names that no entry of the table matches.
 ///
@@ -27,7 +29,8 @@ pub fn evaluate(
     max_depth: usize,
     namers: &mut dyn FnMut(&Path) -> State<NameTree<Name>>,
 ) -> State<Tree> {
-    let mut evaluation = Evaluation { dtab, max_depth, namers, steps: Vec::new(), work: Work::default() };
+    let mut evaluation =
+        Evaluation { dtab, max_depth, namers, steps: Vec::new(), work: Work::new(MAX_LOOKUPS, MAX_LEVELS) };
     let found = evaluation.lookup(path.clone(), 0, None);
     if evaluation.work.exhausted() {
         return failed(BindError::TooMuch { path: path.clone() });
@@ -44,19 +47,26 @@ struct Evaluation<'a> {
 }
 
 /// What has been done so far, so that it can be bounded.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Work {
-    lookups: usize,
-    levels: usize,
+    lookups_left: usize,
+    levels_left: usize,
     units: usize,
     over: bool,
 }
 
 impl Work {
+    pub(crate) fn new(max_lookups: usize, max_levels: usize) -> Self {
+        Self { lookups_left: max_lookups, levels_left: max_levels, units: 0, over: false }
+    }
+
     /// Counts a lookup in a table of this many entries. False: too much.
     pub(crate) fn lookup(&mut self, entries: usize) -> bool {
-        self.lookups += 1;
         self.units += entries;
+        match self.lookups_left.checked_sub(1) {
+            Some(left) => self.lookups_left = left,
+            None => self.over = true,
+        }
         self.check()
     }
 
@@ -68,12 +78,15 @@ impl Work {
 
     /// Goes one level down; [`leave`](Self::leave) goes up again. False: too deep.
     pub(crate) fn enter(&mut self) -> bool {
-        self.levels += 1;
+        match self.levels_left.checked_sub(1) {
+            Some(left) => self.levels_left = left,
+            None => self.over = true,
+        }
         self.check()
     }
 
     pub(crate) fn leave(&mut self) {
-        self.levels -= 1;
+        self.levels_left += 1;
     }
 
     pub(crate) fn exhausted(&self) -> bool {
@@ -81,12 +94,12 @@ impl Work {
     }
 
     fn check(&mut self) -> bool {
-        self.over |= self.lookups > MAX_LOOKUPS || self.levels > MAX_LEVELS || self.units > MAX_WORK;
+        self.over |= self.units > MAX_WORK;
         !self.over
     }
 }
 
-impl Evaluation<'_> {
+impl<'e> Evaluation<'e> {
     // `depth` lookups have led to `path`; `weight` is that of the innermost union branch on the way.
     fn lookup(&mut self, path: Path, depth: usize, weight: Option<f64>) -> State<Tree> {
         if !self.work.lookup(self.dtab.len()) {
@@ -112,7 +125,7 @@ impl Evaluation<'_> {
         }
         for (entry, suffix) in [Some(first), second].into_iter().flatten().chain(matches) {
             let found = self.node(&entry.dst, weight, depth, &suffix);
-            if !matches!(found, State::Ok(NameTree::Neg)) {
+            if decides(&found) {
                 return found;
             }
         }
@@ -142,14 +155,8 @@ impl Evaluation<'_> {
         })
     }
 
-    fn tree<T>(
-        &mut self,
-        tree: &NameTree<T>,
-        weight: Option<f64>,
-        leaf: &dyn Fn(&mut Self, &T, Option<f64>) -> State<Tree>,
-    ) -> State<Tree> {
+    fn tree<T>(&mut self, tree: &NameTree<T>, weight: Option<f64>, leaf: Leaf<'_, 'e, T>) -> State<Tree> {
         if !self.work.enter() {
-            self.work.leave();
             return self.too_much();
         }
         let found = match tree {
@@ -157,14 +164,23 @@ impl Evaluation<'_> {
             NameTree::Neg => State::Ok(NameTree::Neg),
             NameTree::Fail => State::Ok(NameTree::Fail),
             NameTree::Empty => State::Ok(NameTree::Empty),
-            NameTree::Union(branches) if branches.len() == 1 => {
-                self.tree(&branches[0].tree, Some(branches[0].weight), leaf)
+            NameTree::Union(branches) => {
+                let mut union = Union::default();
+                for branch in branches {
+                    union.add(branch.weight, self.tree(&branch.tree, Some(branch.weight), leaf));
+                }
+                union.outcome()
             }
-            NameTree::Union(branches) => union(branches.iter().map(|branch| {
-                let found = self.tree(&branch.tree, Some(branch.weight), leaf);
-                (branch.weight, found)
-            })),
-            NameTree::Alt(trees) => alt(trees.iter().map(|tree| self.tree(tree, weight, leaf))),
+            NameTree::Alt(trees) => {
+                let mut found = State::Ok(NameTree::Neg);
+                for tree in trees {
+                    found = self.tree(tree, weight, leaf);
+                    if decides(&found) {
+                        break;
+                    }
+                }
+                found
+            }
         };
         self.work.leave();
         found
@@ -179,35 +195,45 @@ impl Evaluation<'_> {
     }
 }
 
-/// The first alternative that is not negative; a pending or failed one is not.
-pub(crate) fn alt(children: impl IntoIterator<Item = State<Tree>>) -> State<Tree> {
-    let decides = |found: &State<Tree>| !matches!(found, State::Ok(NameTree::Neg));
-    children.into_iter().find(decides).unwrap_or(State::Ok(NameTree::Neg))
+/// Whether this alternative decides: it is not negative. A pending or failed one is not.
+pub(crate) fn decides(found: &State<Tree>) -> bool {
+    !matches!(found, State::Ok(NameTree::Neg))
 }
 
-/// The branches that have an answer, simplified. If none has: the first failure, else pending.
-pub(crate) fn union(branches: impl IntoIterator<Item = (f64, State<Tree>)>) -> State<Tree> {
-    let (mut known, mut failure, mut size) = (Vec::new(), None, 0);
-    for (weight, found) in branches {
-        size += 1;
+/// What becomes of a union: the branches that have an answer, simplified. If none has: the first failure, else pending.
+#[derive(Default)]
+pub(crate) struct Union {
+    known: Vec<Weighted<Bound>>,
+    failure: Option<Failure>,
+    pending: bool,
+}
+
+impl Union {
+    pub(crate) fn add(&mut self, weight: f64, found: State<Tree>) {
         match found {
-            State::Ok(tree) => known.push(Weighted::new(weight, tree)),
-            State::Failed(error) => failure = failure.or(Some(error)),
-            State::Pending => {}
+            State::Ok(tree) => self.known.push(Weighted::new(weight, tree)),
+            State::Failed(error) => self.failure = self.failure.take().or(Some(error)),
+            State::Pending => self.pending = true,
         }
     }
-    if known.is_empty() && size > 0 {
-        return failure.map_or(State::Pending, State::Failed);
+
+    pub(crate) fn outcome(self) -> State<Tree> {
+        let Self { mut known, failure, pending } = self;
+        // A union of which one branch is known is that branch, be it a fail. The children are simplified already.
+        if known.len() > 1 {
+            known.retain(|branch| !matches!(branch.tree, NameTree::Neg | NameTree::Fail));
+            return State::Ok(match known.len() {
+                0 | 1 => known.pop().map_or(NameTree::Neg, |branch| branch.tree),
+                _ => NameTree::Union(known),
+            });
+        }
+        match (known.pop(), failure) {
+            (Some(branch), _) => State::Ok(branch.tree),
+            (None, Some(error)) => State::Failed(error),
+            (None, None) if pending => State::Pending,
+            (None, None) => State::Ok(NameTree::Neg),
+        }
     }
-    // A union of which one branch is known is that branch, be it a fail.
-    if known.len() > 1 {
-        // The children are simplified already.
-        known.retain(|branch| !matches!(branch.tree, NameTree::Neg | NameTree::Fail));
-    }
-    if known.len() > 1 {
-        return State::Ok(NameTree::Union(known));
-    }
-    State::Ok(known.pop().map_or(NameTree::Neg, |branch| branch.tree))
 }
 
 fn failed<T>(error: BindError) -> State<T> {

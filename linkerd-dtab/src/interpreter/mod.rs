@@ -8,7 +8,7 @@ pub use eval::{MAX_DEPTH, evaluate};
 pub use local::Local;
 
 pub(crate) use asked::{Asked, Namers};
-pub(crate) use eval::{Work, alt, union};
+pub(crate) use eval::{Union, Work, decides};
 
 use std::sync::Arc;
 

@@ -63,6 +63,10 @@ impl Namer for Scripted {
         };
         Activity::value(tree)
     }
+
+    fn has_whole_ids(&self) -> bool {
+        true
+    }
 }
 
 fn address(spec: &Value) -> Activity<Addr> {
