@@ -3,6 +3,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod body;
+pub mod context;
 mod error;
 pub mod http;
 pub mod identify;
@@ -10,7 +11,6 @@ mod random;
 mod svc;
 pub mod telemetry;
 
-pub use self::http::connect;
 pub use body::{Body, IntoBody};
 pub use error::{BoxError, Error, ErrorKind};
 pub use svc::{HttpService, Svc, SvcFuture};
