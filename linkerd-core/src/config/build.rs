@@ -2,10 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use linkerd_balance::{
-    LeastLoaded, P2c, PeakEwma, Policy,
-    accrual::Backoff as AccrualBackoff,
-};
+use linkerd_balance::{LeastLoaded, P2c, PeakEwma, Policy, accrual::Backoff as AccrualBackoff};
 use linkerd_dtab::{
     Dtab, Interpreter as Interprets, Namer as Names, Path,
     interpreter::Local,
@@ -135,7 +132,8 @@ impl Builder<'_> {
         let global: Arc<dyn Interprets> = Arc::new(Local::new(before.clone(), Arc::clone(&self.resolve)));
         let key = format!("namers[{i}].transformers");
         let transformers = self.transformers(&key, &namer.transformers, &global)?;
-        let _ = transformers; None
+        let _ = transformers;
+        None
     }
 
     fn transformers(
@@ -158,7 +156,7 @@ impl Builder<'_> {
         let global: Arc<dyn Interprets> = Arc::new(local.clone());
         let bare: Arc<dyn Interprets> = match &router.interpreter.kind {
             InterpreterKind::Default => Arc::clone(&global),
-            
+
             _ => {
                 self.problem(&format!("routers[{i}].interpreter.kind"), "is not supported yet");
                 return None;
@@ -170,7 +168,8 @@ impl Builder<'_> {
         }
         let key = format!("routers[{i}].interpreter.transformers");
         let transformers = self.transformers(&key, transformers, &global)?;
-        let _ = transformers; None
+        let _ = transformers;
+        None
     }
 
     fn router(&mut self, i: usize, router: &Router, namers: &Mounted) -> Option<RouterPlan> {
@@ -284,6 +283,10 @@ fn server_config(server: &Server, http: &HttpRouter, stats: &RouterStats, grace:
         max_concurrent_requests: server.max_concurrent_requests,
         timeout: server.timeout,
         clear_context: server.clear_context,
+        // Checked when the identifiers were: a name that no header can have is a problem there.
+        timestamp_header: server.timestamp_header.as_ref().and_then(|name| name.0.parse().ok()),
+        idle_time: server.session.idle_time,
+        life_time: server.session.life_time,
         grace,
         stats: Some(stats.clone()),
         ..ServerConfig::default()
@@ -320,12 +323,13 @@ impl Policies for FilePolicies {
     fn client(&self, id: &Path) -> ClientPolicy {
         let client = self.client.for_path(id);
         let pool = client.host_connection_pool.clone().unwrap_or_default();
+        let session = client.session.clone().unwrap_or_default();
         let config = ClientConfig {
             pool: PoolConfig {
                 min_size: pool.min_size,
                 max_size: pool.max_size.unwrap_or(usize::MAX),
-                idle_time: pool.idle_time,
-                max_age: None,
+                idle_time: [pool.idle_time, session.idle_time].into_iter().flatten().min(),
+                max_age: session.life_time,
                 max_waiters: pool.max_waiters.unwrap_or(usize::MAX),
             },
             socket: client.socket_options.as_ref().map(socket_options).unwrap_or_default(),

@@ -308,8 +308,8 @@ impl PathInfo {
     /// The text that Linkerd 1.x has for a name without endpoints; dashboards look for its first line.
     fn no_brokers(&self) -> String {
         let Self { path, local, shared, .. } = self;
-        let base = shared.base.lines();
-        let local = local.lines();
+        let lines = |dtab: &Dtab| format!("{}\n", dtab.lines());
+        let (base, local) = (lines(&shared.base), lines(local));
         format!("Unable to route request!\n\nservice name: {path}\ndtab:\n\nbase dtab:\n{base}override dtab:\n{local}")
     }
 }
