@@ -64,6 +64,46 @@ pub struct RequeueLayer {
 ///
 /// **Readiness** is as for [`Retry`](crate::retry::Retry), the yield before another attempt too. Dropping the response
 /// future drops the attempt that it is in.
+///
+/// ```
+/// use linkerd_retry::requeue::{RequeueLayer, Unsent};
+/// use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+///
+/// #[derive(Debug)]
+/// enum Failed {
+///     Refused(String),
+///     Reset,
+/// }
+///
+/// impl Unsent<String> for Failed {
+///     fn is_unsent(&self) -> bool {
+///         matches!(self, Self::Refused(_))
+///     }
+///
+///     fn take_unsent(self) -> Result<String, Self> {
+///         match self {
+///             Self::Refused(req) => Ok(req),
+///             Self::Reset => Err(self),
+///         }
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let mut down = true;
+/// let pick = move |req: String| {
+///     let refused = std::mem::take(&mut down);
+///     async move { if refused { Err(Failed::Refused(req)) } else { Ok(req.len()) } }
+/// };
+/// let requeue = RequeueLayer::new().bound(|| 3);
+/// let stats = requeue.stats();
+/// # let pick = std::sync::Arc::new(std::sync::Mutex::new(pick));
+/// # let pick = move |req| { let mut pick = pick.lock().unwrap(); pick(req) };
+/// let mut svc = ServiceBuilder::new().layer(requeue).service(service_fn(pick));
+/// assert_eq!(svc.ready().await.unwrap().call("hello".to_owned()).await.unwrap(), 5);
+/// assert_eq!(stats.requeues(), 1);
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Requeue<S> {
     inner: S,
@@ -467,9 +507,9 @@ mod tests {
             assert_pending!(rsp.poll());
             let (_, reply) = handle.next_request().await.unwrap();
             if ok {
-                reply.send_response(500)
+                reply.send_response(500);
             } else {
-                reply.send_error("reset")
+                reply.send_error("reset");
             }
             assert!(rsp.poll().is_ready());
             assert_eq!(budget.balance(now()), balance);

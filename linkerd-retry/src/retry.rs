@@ -495,8 +495,8 @@ mod tests {
     async fn nothing_of_a_failed_attempt_is_held_in_backoff() {
         let lease = Arc::new(());
         let held = lease.clone();
-        let backend = service_fn(move |_: ()| now(Ok::<_, Infallible>(held.clone())));
-        let retryable = |_: &(), _: Result<&Arc<()>, &Infallible>| ResponseClass::RETRYABLE;
+        let backend = service_fn(move |()| now(Ok::<_, Infallible>(held.clone())));
+        let retryable = |(): &(), _: Result<&Arc<()>, &Infallible>| ResponseClass::RETRYABLE;
         let mut svc = RetryLayer::new(retryable).backoff(Backoff::constant(MS)).layer(backend);
         let before = Arc::strong_count(&lease);
         // `service_fn` keeps one more for the clone that the future has.

@@ -138,7 +138,7 @@ mod tests {
         let mut rsp = task::spawn(svc.call("ping"));
 
         assert_pending!(rsp.poll());
-        time::advance(TIMEOUT - MS).await;
+        time::advance(TIMEOUT.saturating_sub(MS)).await;
         assert_pending!(rsp.poll());
         time::advance(2 * MS).await;
         assert!(rsp.is_woken());
@@ -198,7 +198,7 @@ mod tests {
         assert_ready_ok!(svc.poll_ready());
         let mut first = task::spawn(svc.call("one"));
         assert_pending!(first.poll());
-        time::advance(TIMEOUT - MS).await;
+        time::advance(TIMEOUT.saturating_sub(MS)).await;
         assert_ready_ok!(clone.poll_ready());
         let mut second = task::spawn(clone.call("two"));
         assert_pending!(second.poll());
