@@ -153,3 +153,100 @@ fn range(min: Duration, max: Duration) -> Result<(Nanos, Nanos), InvalidBackoff>
 fn below(n: Nanos, random: u64) -> Nanos {
     ((u128::from(n) * u128::from(random)) >> 64) as Nanos
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const LEAST: u64 = 0;
+    const MIDDLE: u64 = 1 << 63;
+    const MOST: u64 = u64::MAX;
+
+    fn delays(backoff: &Backoff, random: u64, n: usize) -> Vec<Duration> {
+        let mut delays = backoff.start();
+        (0..n).map(|_| delays.next(random)).collect()
+    }
+
+    #[test]
+    fn none_and_constant_never_change() {
+        assert_eq!(delays(&Backoff::none(), MOST, 2), [Duration::ZERO; 2]);
+        assert_eq!(delays(&Backoff::default(), MOST, 2), [Duration::ZERO; 2]);
+        assert_eq!(Backoff::constant(Duration::ZERO), Backoff::none());
+        assert_eq!(delays(&Backoff::constant(150 * MS), MOST, 3), [150 * MS; 3]);
+    }
+
+    #[test]
+    fn decorrelated_starts_at_the_least_and_goes_up_to_three_times_the_last() {
+        let backoff = Backoff::decorrelated(10 * MS, 100 * MS).unwrap();
+        assert_eq!(delays(&backoff, LEAST, 3), [10 * MS; 3]);
+        assert_eq!(delays(&backoff, MIDDLE, 5), [10 * MS, 20 * MS, 40 * MS, 70 * MS, 85 * MS]);
+        let most = delays(&backoff, MOST, 9);
+        assert!(most[1] < 30 * MS && most[1] >= 29 * MS && most[8] < 100 * MS && most[8] >= 99 * MS, "{most:?}");
+    }
+
+    #[test]
+    fn equal_jittered_keeps_half_and_ends_at_the_greatest() {
+        let backoff = Backoff::equal_jittered(5 * MS, 100 * MS).unwrap();
+        assert_eq!(delays(&backoff, LEAST, 7), [5, 5, 10, 20, 40, 80, 100].map(|n| n * MS));
+        assert_eq!(
+            delays(&backoff, MIDDLE, 7),
+            [5 * MS, 7500 * MS / 1000, 15 * MS, 30 * MS, 60 * MS, 100 * MS, 100 * MS]
+        );
+        // Once at the greatest, it stays there whatever the next draw is.
+        let mut delays = backoff.start();
+        for _ in 0..6 {
+            delays.next(MOST);
+        }
+        assert_eq!(delays.next(LEAST), 100 * MS);
+    }
+
+    #[test]
+    fn a_range_of_one_value_is_a_constant() {
+        for backoff in [Backoff::decorrelated(200 * MS, 200 * MS), Backoff::equal_jittered(200 * MS, 200 * MS)] {
+            assert_eq!(delays(&backoff.unwrap(), MOST, 4), [200 * MS; 4]);
+        }
+    }
+
+    #[test]
+    fn each_request_starts_anew() {
+        let backoff = Backoff::decorrelated(10 * MS, 100 * MS).unwrap();
+        let mut first = backoff.start();
+        first.next(MIDDLE);
+        first.next(MIDDLE);
+        assert_eq!(backoff.start().next(MIDDLE), 10 * MS);
+    }
+
+    #[test]
+    fn errors_name_the_values() {
+        for backoff in [Backoff::decorrelated, Backoff::equal_jittered] {
+            let zero = backoff(Duration::ZERO, MS).unwrap_err();
+            assert_eq!(zero.to_string(), "the least backoff must be more than 0, not 0ns");
+            let range = backoff(20 * MS, 10 * MS).unwrap_err();
+            assert_eq!(range.to_string(), "the least backoff, 20ms, must not be longer than the greatest, 10ms");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn stays_in_range_and_decorrelated_never_falls(
+            min in 1..u64::MAX,
+            max in 1..u64::MAX,
+            random in prop::collection::vec(any::<u64>(), 0..100),
+        ) {
+            let (min, max) = (Duration::from_nanos(min.min(max)), Duration::from_nanos(min.max(max)));
+            for backoff in [Backoff::decorrelated(min, max).unwrap(), Backoff::equal_jittered(min, max).unwrap()] {
+                let falls = matches!(backoff.0, Kind::EqualJittered { .. });
+                let (mut delays, mut last) = (backoff.start(), Duration::ZERO);
+                for &random in &random {
+                    let next = delays.next(random);
+                    prop_assert!(next >= min && next <= max);
+                    prop_assert!(falls || next >= last);
+                    last = next;
+                }
+            }
+        }
+    }
+}

@@ -1,4 +1,84 @@
-//! linkerd-retry.
+//! What failed, and what now: retries that cannot turn a slow backend into an outage.
+//!
+//! Retries are paid for. A [`Budget`] lets them be a share of the requests, and charges for a retry when it is scheduled,
+//! so that a thousand requests that fail together do not all come back. What may be retried at all, a [`Classifier`]
+//! says; how long to wait, a [`Backoff`]. These three know no clock and no protocol. On them stand plain tower layers,
+//! for any request, response and error:
+//!
+//! ```text
+//!   request ──► TotalTimeout ──► Retry ───────────► Requeue ──────► pick an endpoint ──► send
+//!                 one time        classified          only what was
+//!                 for all of      failures, within    never sent, at
+//!                 it              budget + backoff    once, from a
+//!                                                     budget of its own
+//! ```
+//!
+//! ```
+//! use linkerd_retry::{Backoff, Budget, BudgetSettings, ResponseClass};
+//! use linkerd_retry::{retry::RetryLayer, timeout::TotalTimeoutLayer};
+//! use std::time::Duration;
+//! use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), BoxError> {
+//! let failed_read = |req: &&str, rsp: Result<&u16, &BoxError>| match rsp {
+//!     Ok(status) if *status < 500 => ResponseClass::Success,
+//!     _ => ResponseClass::Failure { retryable: req.starts_with("GET") },
+//! };
+//! let retry = RetryLayer::new(failed_read)
+//!     .budget(Budget::new(BudgetSettings { percent: 0.5, ..BudgetSettings::default() })?)
+//!     .backoff(Backoff::decorrelated(Duration::from_millis(10), Duration::from_secs(1))?);
+//! let stats = retry.stats();
+//! let svc = ServiceBuilder::new()
+//!     .layer(TotalTimeoutLayer::new(Duration::from_secs(2)))
+//!     .layer(retry)
+//!     .service(service_fn(|_: &str| async { Ok::<_, BoxError>(503) }));
+//! let err = svc.oneshot("GET /").await.unwrap_err();
+//! assert_eq!(err.to_string(), "no response within 2s, retries included");
+//! assert!(stats.total() > 0);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The layers join their errors to the inner service's by `From`: with an error type of your own, write
+//! `impl From<Elapsed> for MyError`. The parts are there for a stack that is not made of layers, too:
+//!
+//! ```
+//! # use linkerd_retry::{Backoff, Budget, Classifier};
+//! # use std::time::Instant;
+//! async fn call<Req: Clone, Rsp, E>(
+//!     req: Req,
+//!     send: impl AsyncFn(Req) -> Result<Rsp, E>,
+//!     classifier: &impl Classifier<Req, Rsp, E>,
+//!     budget: &Budget,
+//!     backoff: &Backoff,
+//! ) -> Result<Rsp, E> {
+//!     let now = || tokio::time::Instant::now().into_std();
+//!     budget.deposit(now());
+//!     let mut delays = backoff.start();
+//!     loop {
+//!         let rsp = send(req.clone()).await;
+//!         let class = classifier.classify(&req, rsp.as_ref());
+//!         if !class.is_retryable() || !budget.try_withdraw(now()) {
+//!             return rsp;
+//!         }
+//!         drop(rsp);
+//!         tokio::time::sleep(delays.next(random())).await;
+//!     }
+//! }
+//! # fn random() -> u64 { 4 }
+//! ```
+//!
+//! # What happens at the limits
+//!
+//! | limit | then | counted as |
+//! |---|---|---|
+//! | the budget of [`Retry`](retry::Retry) is empty | the last outcome is passed on as it came | `budget_exhausted` |
+//! | a request cannot be copied | it is sent once | - |
+//! | the budget of [`Requeue`](requeue::Requeue) is empty | the error, after [`give_up`](requeue::Unsent::give_up) | `budget_exhausted` |
+//! | one request used a fifth of that budget, or its bound | the same | `request_limit` |
+//! | the bound is 0: there is nowhere to go | the error as it came | `cannot_retry` |
+//! | the time of [`TotalTimeout`](timeout::TotalTimeout) is over | [`Elapsed`](timeout::Elapsed), and what was under way is dropped | - |
 
 mod backoff;
 mod budget;
@@ -15,3 +95,8 @@ pub use self::{
     class::{Classifier, ResponseClass},
     tally::PER_REQUEST_BUCKETS,
 };
+
+/// Compiles what the README shows.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

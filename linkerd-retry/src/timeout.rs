@@ -110,3 +110,110 @@ where
         sleep.poll(cx).map(|()| Err(Elapsed(*this.timeout).into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future, sync::Arc};
+
+    use tokio::time;
+    use tokio_test::{assert_pending, assert_ready_eq, assert_ready_err, assert_ready_ok, task};
+    use tower::service_fn;
+    use tower_test::mock;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_millis(500);
+    const MS: Duration = Duration::from_millis(1);
+    type Mock = mock::Mock<&'static str, u32>;
+    type Handle = mock::Handle<&'static str, u32>;
+
+    fn service(timeout: Duration) -> (mock::Spawn<TotalTimeout<Mock>>, Handle) {
+        mock::spawn_layer(TotalTimeoutLayer::new(timeout))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fails_at_the_timeout_and_not_before() {
+        let (mut svc, _handle) = service(TIMEOUT);
+        assert_ready_ok!(svc.poll_ready());
+        let mut rsp = task::spawn(svc.call("ping"));
+
+        assert_pending!(rsp.poll());
+        time::advance(TIMEOUT.saturating_sub(MS)).await;
+        assert_pending!(rsp.poll());
+        time::advance(2 * MS).await;
+        assert!(rsp.is_woken());
+        let err = assert_ready_err!(rsp.poll());
+        assert_eq!(err.downcast_ref(), Some(&Elapsed(TIMEOUT)));
+        assert_eq!(err.to_string(), "no response within 500ms, retries included");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_response_wins_a_tie() {
+        let (mut svc, mut handle) = service(TIMEOUT);
+        assert_ready_ok!(svc.poll_ready());
+        let mut rsp = task::spawn(svc.call("ping"));
+        assert_pending!(rsp.poll());
+
+        time::advance(2 * TIMEOUT).await;
+        let (_, reply) = handle.next_request().await.unwrap();
+        reply.send_response(1);
+        assert_ready_eq!(rsp.poll().map(Result::unwrap), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_readiness_costs_no_time() {
+        let (mut svc, mut handle) = service(TIMEOUT);
+        handle.allow(0);
+        assert_pending!(svc.poll_ready::<&str>());
+        time::advance(10 * TIMEOUT).await;
+        handle.allow(1);
+        assert_ready_ok!(svc.poll_ready::<&str>());
+        assert_pending!(task::spawn(svc.call("ping")).poll());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dropping_the_future_drops_the_call() {
+        let running = Arc::new(());
+        let guard = running.clone();
+        let backend = service_fn(move |()| {
+            let guard = guard.clone();
+            async move {
+                future::pending::<()>().await;
+                drop(guard);
+                Ok::<u32, Box<dyn std::error::Error + Send + Sync>>(0)
+            }
+        });
+        let mut svc = TotalTimeoutLayer::new(TIMEOUT).layer(backend);
+        let mut rsp = task::spawn(svc.call(()));
+        assert_pending!(rsp.poll());
+        assert_eq!(Arc::strong_count(&running), 3);
+        drop(rsp);
+        assert_eq!(Arc::strong_count(&running), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_call_of_each_clone_has_its_own_time() {
+        let (mut svc, _handle) = service(TIMEOUT);
+        let mut clone = svc.clone();
+        assert_ready_ok!(svc.poll_ready());
+        let mut first = task::spawn(svc.call("one"));
+        assert_pending!(first.poll());
+        time::advance(TIMEOUT.saturating_sub(MS)).await;
+        assert_ready_ok!(clone.poll_ready());
+        let mut second = task::spawn(clone.call("two"));
+        assert_pending!(second.poll());
+        time::advance(2 * MS).await;
+        assert_ready_err!(first.poll());
+        assert_pending!(second.poll());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timeout_beyond_the_clock_never_ends() {
+        let (mut svc, _handle) = service(Duration::MAX);
+        assert_ready_ok!(svc.poll_ready());
+        let mut rsp = task::spawn(svc.call("ping"));
+        assert_pending!(rsp.poll());
+        time::advance(Duration::from_hours(24)).await;
+        assert_pending!(rsp.poll());
+    }
+}
