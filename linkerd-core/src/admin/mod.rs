@@ -90,7 +90,6 @@ enum Extra {
 
 impl Admin {
     /// Pages that show the metrics of a registry, to which further ones are added.
-    #[must_use]
     pub fn builder(registry: Registry) -> Builder {
         Builder::new(registry)
     }

@@ -26,7 +26,7 @@ pub(super) enum BadParams {
     Missing { name: &'static str },
     /// A parameter is not one of the values that it may have.
     #[error("invalid parameter {name}: expected {expected}, found {value:?}")]
-    Unexpected { name: &'static str, expected: &'static str, value: String },
+    Unexpected { name: &'static str, expected: String, value: String },
     /// The body is larger than [`MAX_BODY`].
     #[error("body is larger than {MAX_BODY} bytes")]
     TooLarge,
@@ -85,7 +85,9 @@ impl Params {
         match self.get(name) {
             Some("true" | "t" | "1") => Ok(true),
             Some("false" | "f" | "0") | None => Ok(false),
-            Some(value) => Err(BadParams::Unexpected { name, expected: "true or false", value: value.to_owned() }),
+            Some(value) => {
+                Err(BadParams::Unexpected { name, expected: "true or false".to_owned(), value: value.to_owned() })
+            }
         }
     }
 }
