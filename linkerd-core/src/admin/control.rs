@@ -25,8 +25,8 @@ pub(super) type Shutdown = Arc<dyn Fn(Option<Duration>) + Send + Sync>;
 
 impl Logging {
     /// Shows what `levels` returns, pairs of a logger and its level, the root logger being `root`; hands what is posted to
-    /// `set`: logger, and level in upper case. An unknown logger is no error. A level that does not exist is: the error
-    /// says what is expected (`DEBUG, INFO or WARNING`).
+    /// `set`: logger, and level in upper case. An unknown logger is no error. A level that does not exist is one, and
+    /// its text is part of the answer.
     pub fn new(
         levels: impl Fn() -> Vec<(String, String)> + Send + Sync + 'static,
         set: impl Fn(&str, &str) -> Result<(), BoxError> + Send + Sync + 'static,
@@ -58,10 +58,11 @@ impl Logging {
         let params = Params::of(req).await?;
         let logger = params.required("logger")?;
         let level = params.required("level")?;
-        (self.set)(logger, &level.to_ascii_uppercase()).map_err(|error| BadParams::Unexpected {
+        let value = level.to_owned();
+        (self.set)(logger, &level.to_ascii_uppercase()).map_err(|reason| BadParams::Rejected {
             name: "level",
-            expected: error.to_string(),
-            value: level.to_owned(),
+            value,
+            reason,
         })
     }
 }
@@ -80,7 +81,7 @@ pub(super) async fn shut_down(shutdown: &Shutdown, req: Request<Body>) -> Respon
     let grace = match params.get("grace").map(|text| duration(text).ok_or(text)).transpose() {
         Ok(grace) => grace,
         Err(text) => {
-            let expected = "a duration such as 5.seconds".to_owned();
+            let expected = "a duration such as 5.seconds";
             return BadParams::Unexpected { name: "grace", expected, value: text.to_owned() }.answer();
         }
     };
