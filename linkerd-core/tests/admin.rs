@@ -40,8 +40,7 @@ impl Namer for Disco {
             b"slow" => return Activity::channel().1,
             _ => return Activity::value(NameTree::Neg),
         };
-        let id = "/#/io.l5d.fs".parse::<Path>().unwrap().concat(&path.take_first(1));
-        Activity::value(NameTree::Leaf(Name::Bound(Bound::new(id, path.drop_first(1), addr))))
+        Activity::value(NameTree::Leaf(Name::Bound(Bound::new(path.take_first(1), path.drop_first(1), addr))))
     }
 }
 
@@ -71,7 +70,7 @@ fn interpreter() -> Arc<dyn Interpreter> {
 fn builder() -> Builder {
     let logging = Logging::new(
         || vec![("root".into(), "INFO".into())],
-        |_, level| if ["DEBUG", "INFO"].contains(&level) { Ok(()) } else { Err("expected DEBUG or INFO".into()) },
+        |_, level| if ["DEBUG", "INFO"].contains(&level) { Ok(()) } else { Err("no such level".into()) },
     );
     let config = cases("admin").into_iter().find(|case| case["path"] == "/config.json").unwrap();
     Admin::builder(Registry::new())
@@ -248,12 +247,12 @@ async fn levels_are_shown_and_set() {
     let log = Arc::clone(&set);
     let logging = Logging::new(
         || vec![("root".into(), "INFO".into())],
-        move |logger, level| match level {
-            "LOUD" => Err("no such level".into()),
-            _ => {
-                log.lock().unwrap().push(format!("{logger} {level}"));
-                Ok(())
+        move |logger, level| {
+            if level == "LOUD" {
+                return Err("no such level".into());
             }
+            log.lock().unwrap().push(format!("{logger} {level}"));
+            Ok(())
         },
     );
     let admin = builder().logging(logging).build().unwrap();
@@ -265,7 +264,7 @@ async fn levels_are_shown_and_set() {
     assert_eq!(post(&admin, "/logging.json?logger=a&level=INFO", "text/plain", "").await.0, 200);
     assert_eq!(*set.lock().unwrap(), ["root DEBUG", "a INFO"]);
     let (status, text) = post(&admin, "/logging.json", form, "logger=root&level=loud").await;
-    assert_eq!((status, &*text), (StatusCode::BAD_REQUEST, r#"invalid parameter level: no such level, found "loud""#));
+    assert_eq!((status, &*text), (StatusCode::BAD_REQUEST, r#"invalid parameter level, "loud": no such level"#));
     let (status, text) = post(&admin, "/logging.json", form, "level=INFO").await;
     assert_eq!((status, &*text), (StatusCode::BAD_REQUEST, "parameter logger is missing"));
 }
@@ -300,7 +299,7 @@ async fn the_first_page_shows_what_there_is_and_links_to_all() {
     let _client = router.client(&"/#/io.l5d.fs/<script>".parse().unwrap_or_else(|_| "/#/io.l5d.fs/a".parse().unwrap()));
     let dtab: Dtab = "/svc=>/#/io.l5d.fs".parse().unwrap();
     let admin = Admin::builder(registry)
-        .router(Router::new("http", dtab, interpreter()).server("127.0.0.1/4140").server("127.0.0.1/4141"))
+        .router(Router::new("http", dtab, interpreter()).server("127.0.0.1/4140").server("127.0.0.1:4141"))
         .json("/namer_state/io.l5d.fs.json", || json!({"web": []}))
         .build()
         .unwrap();

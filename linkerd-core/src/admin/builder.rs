@@ -1,6 +1,6 @@
 //! What the admin pages show, put together.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use linkerd_dtab::{Dtab, Interpreter};
 use serde_json::Value;
@@ -51,10 +51,12 @@ impl Router {
         self
     }
 
-    /// One more server, `<ip>/<port>` as in its metrics.
+    /// One more server: its address, or `<ip>/<port>` as in its metrics.
     #[must_use]
-    pub fn server(mut self, label: impl Into<String>) -> Self {
-        self.servers.push(label.into());
+    pub fn server(mut self, server: impl Into<String>) -> Self {
+        let server = server.into();
+        let label = server.parse::<SocketAddr>().map_or(server, |addr| format!("{}/{}", addr.ip(), addr.port()));
+        self.servers.push(label);
         self
     }
 }

@@ -6,6 +6,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use serde_json::json;
 
 use super::{
+    Show,
     params::{BadParams, Params},
     reply::{self, Kind},
 };
@@ -14,15 +15,18 @@ use crate::{Body, BoxError};
 /// Loggers and their levels, as `/logging.json` shows and sets them.
 #[derive(Clone)]
 pub struct Logging {
-    levels: Arc<dyn Fn() -> Vec<(String, String)> + Send + Sync>,
-    set: Arc<dyn Fn(&str, &str) -> Result<(), BoxError> + Send + Sync>,
+    levels: Show<Vec<(String, String)>>,
+    set: Arc<Set>,
 }
+
+type Set = dyn Fn(&str, &str) -> Result<(), BoxError> + Send + Sync;
 
 pub(super) type Shutdown = Arc<dyn Fn(Option<Duration>) + Send + Sync>;
 
 impl Logging {
     /// Shows what `levels` returns, pairs of a logger and its level, the root logger being `root`; hands what is posted to
-    /// `set`: logger, level, in upper case. An unknown logger is no error, a level that does not exist is.
+    /// `set`: logger, and level in upper case. An unknown logger is no error. A level that does not exist is one, and
+    /// its text is part of the answer.
     pub fn new(
         levels: impl Fn() -> Vec<(String, String)> + Send + Sync + 'static,
         set: impl Fn(&str, &str) -> Result<(), BoxError> + Send + Sync + 'static,
@@ -46,17 +50,19 @@ impl Logging {
         }
         match self.post(req).await {
             Ok(()) => reply::empty(StatusCode::OK),
-            Err(rsp) => rsp,
+            Err(error) => error.answer(),
         }
     }
 
-    async fn post(&self, req: Request<Body>) -> Result<(), Response<Body>> {
-        let answer = |error: BadParams| error.answer();
-        let params = Params::of(req).await.map_err(answer)?;
-        let logger = params.required("logger").map_err(answer)?;
-        let level = params.required("level").map_err(answer)?;
-        (self.set)(logger, &level.to_ascii_uppercase()).map_err(|error| {
-            reply::error(StatusCode::BAD_REQUEST, format!("invalid parameter level: {error}, found {level:?}"))
+    async fn post(&self, req: Request<Body>) -> Result<(), BadParams> {
+        let params = Params::of(req).await?;
+        let logger = params.required("logger")?;
+        let level = params.required("level")?;
+        let value = level.to_owned();
+        (self.set)(logger, &level.to_ascii_uppercase()).map_err(|reason| BadParams::Rejected {
+            name: "level",
+            value,
+            reason,
         })
     }
 }

@@ -5,14 +5,14 @@ use std::{error::Error, time::Duration};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use linkerd_dtab::{
-    Dtab, Path,
+    Dtab, ParseError, Path,
     delegate::{Unsettled, settled},
 };
 use serde_json::Value;
 
 use super::{
     Pages,
-    params::{Params, read},
+    params::{BadParams, Params, read},
     reply::{self, Kind},
 };
 use crate::Body;
@@ -27,28 +27,54 @@ struct Question {
     path: Path,
 }
 
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    /// Neither GET nor POST.
+    #[error("method not allowed")]
+    Method,
+    /// A POST that does not say that it is JSON.
+    #[error("not application/json")]
+    NotJson,
+    /// A parameter, or the body, cannot be read.
+    #[error(transparent)]
+    Params(#[from] BadParams),
+    /// The body is not what it should be.
+    #[error("Malformed delegation request: {}", String::from_utf8_lossy(.0))]
+    Malformed(Bytes),
+    /// The table does not parse.
+    #[error("Invalid dtab: {0}")]
+    Dtab(ParseError),
+    /// The name does not parse.
+    #[error("Invalid path: {0}")]
+    Path(ParseError),
+    /// There is no name.
+    #[error("Invalid path: parameter path is missing")]
+    NoPath,
+}
+
 pub(super) async fn serve(pages: &Pages, req: Request<Body>) -> Response<Body> {
     match ask(req).await {
         Ok(question) => answer(pages, question).await,
-        Err(rsp) => rsp,
+        Err(refused) => refused.answer(),
     }
 }
 
-async fn ask(req: Request<Body>) -> Result<Question, Response<Body>> {
+async fn ask(req: Request<Body>) -> Result<Question, Refused> {
     if req.method() == Method::GET || req.method() == Method::HEAD {
-        let params = Params::query(req.uri()).map_err(|error| error.answer())?;
+        let params = Params::query(req.uri())?;
         let namespace = params.get("namespace").map(str::to_owned);
-        return parse(namespace, params.get("dtab").unwrap_or(""), params.get("path"));
+        return Question::parse(namespace, params.get("dtab").unwrap_or(""), params.get("path"));
     }
     if req.method() != Method::POST {
-        return Err(reply::not_allowed("GET, POST"));
+        return Err(Refused::Method);
     }
     // As Linkerd: not even a charset beside it.
     if req.headers().get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
-        return Err(reply::empty(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+        return Err(Refused::NotJson);
     }
-    let body = read(req.into_body()).await.map_err(|error| error.answer())?;
-    let malformed = || malformed(&body);
+    let body = read(req.into_body()).await?;
+    let malformed = || Refused::Malformed(body.clone());
     let Ok(Value::Object(json)) = serde_json::from_slice(&body) else { return Err(malformed()) };
     let text = |name| match json.get(name) {
         Some(Value::String(text)) => Ok(Some(text.as_str())),
@@ -56,20 +82,28 @@ async fn ask(req: Request<Body>) -> Result<Question, Response<Body>> {
         Some(_) => Err(malformed()),
     };
     let (Some(dtab), Some(path)) = (text("dtab")?, text("path")?) else { return Err(malformed()) };
-    parse(text("namespace")?.map(str::to_owned), dtab, Some(path))
+    Question::parse(text("namespace")?.map(str::to_owned), dtab, Some(path))
 }
 
-fn malformed(body: &Bytes) -> Response<Body> {
-    let body = String::from_utf8_lossy(body);
-    reply::error(StatusCode::BAD_REQUEST, format!("Malformed delegation request: {body}"))
+impl Question {
+    fn parse(namespace: Option<String>, dtab: &str, path: Option<&str>) -> Result<Self, Refused> {
+        let dtab = dtab.parse().map_err(Refused::Dtab)?;
+        let path = path.ok_or(Refused::NoPath)?.parse().map_err(Refused::Path)?;
+        Ok(Self { namespace, dtab, path })
+    }
 }
 
-fn parse(namespace: Option<String>, dtab: &str, path: Option<&str>) -> Result<Question, Response<Body>> {
-    let bad = |text: String| reply::error(StatusCode::BAD_REQUEST, text);
-    let dtab = dtab.parse().map_err(|error| bad(format!("Invalid dtab: {error}")))?;
-    let path = path.ok_or_else(|| bad("Invalid path: parameter path is missing".to_owned()))?;
-    let path = path.parse().map_err(|error| bad(format!("Invalid path: {error}")))?;
-    Ok(Question { namespace, dtab, path })
+impl Refused {
+    fn answer(&self) -> Response<Body> {
+        match self {
+            Self::Method => reply::not_allowed("GET, POST"),
+            Self::NotJson => reply::empty(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            Self::Params(error) => error.answer(),
+            Self::Malformed(_) | Self::Dtab(_) | Self::Path(_) | Self::NoPath => {
+                reply::error(StatusCode::BAD_REQUEST, self.to_string())
+            }
+        }
+    }
 }
 
 async fn answer(pages: &Pages, question: Question) -> Response<Body> {

@@ -20,10 +20,13 @@ mod builder;
 mod control;
 mod delegator;
 mod home;
+mod identify;
 mod mesh;
 mod params;
 mod reply;
 mod security;
+mod serve;
+mod target;
 mod watch;
 
 use std::{
@@ -54,8 +57,10 @@ use crate::{
 
 pub use builder::{Builder, InvalidPage, Router};
 pub use control::Logging;
+pub use identify::Identify;
 pub use mesh::{mesh_clients, mesh_state};
 pub use security::{InvalidPattern, Security};
+pub use serve::serve;
 pub use watch::{addr_state, watch_state};
 
 /// The admin pages. A clone serves the same ones.
@@ -90,7 +95,6 @@ enum Extra {
 
 impl Admin {
     /// Pages that show the metrics of a registry, to which further ones are added.
-    #[must_use]
     pub fn builder(registry: Registry) -> Builder {
         Builder::new(registry)
     }

@@ -6,7 +6,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use percent_encoding::percent_decode_str;
 
 use super::reply;
-use crate::Body;
+use crate::{Body, BoxError};
 
 /// No page takes more than this.
 pub(super) const MAX_BODY: usize = 1 << 20;
@@ -27,6 +27,9 @@ pub(super) enum BadParams {
     /// A parameter is not one of the values that it may have.
     #[error("invalid parameter {name}: expected {expected}, found {value:?}")]
     Unexpected { name: &'static str, expected: &'static str, value: String },
+    /// A parameter is not what something else expects.
+    #[error("invalid parameter {name}, {value:?}: {reason}")]
+    Rejected { name: &'static str, value: String, reason: BoxError },
     /// The body is larger than [`MAX_BODY`].
     #[error("body is larger than {MAX_BODY} bytes")]
     TooLarge,
