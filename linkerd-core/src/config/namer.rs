@@ -102,6 +102,7 @@ pub struct K8s {
 
 /// The keys of `io.l5d.consul`.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "the file has them")]
 pub struct Consul {
     /// `host`. Default: `localhost`.
     pub host: String,
