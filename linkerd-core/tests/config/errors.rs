@@ -120,6 +120,23 @@ fn keys_of_older_releases_say_what_became_of_them() {
 }
 
 #[test]
+fn a_rewrite_has_to_give_a_path() {
+    let namer = |name: &str| {
+        format!(
+            "namers: [{{kind: io.l5d.rewrite, prefix: /r, pattern: '/{{a}}/{{b}}', name: '{name}'}}]\n\
+             routers: [{{protocol: http, servers: [{{}}]}}]\n"
+        )
+    };
+    accepts(&namer("/srv/{b}-{a}/{a}"));
+    assert_eq!(
+        errors(&namer("/srv/{c}")),
+        ["1:72: namers[0].name: is not a path: label char expected but '{' found at '/srv/[{]c}', with x for the \
+          captures ({a}, {b})"]
+    );
+    assert!(errors(&namer("srv"))[0].contains("'/' expected but 's' found at '[s]rv'"));
+}
+
+#[test]
 fn labels_are_unique() {
     let router = "- {protocol: http, servers: [{port: 0}]}\n";
     let found =
