@@ -48,7 +48,7 @@ pub struct Client {
 }
 
 /// The `hostConnectionPool` map.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostConnectionPool {
     /// `minSize`: idle connections that are kept. Default: 0.
     pub min_size: usize,
@@ -94,12 +94,6 @@ pub struct H2Settings {
     pub max_header_list_bytes: Option<u32>,
     /// `windowUpdateRatio`, between 0 and 1, both excluded. Default: 0.99. Has no effect: windows are updated at half.
     pub window_update_ratio: Option<f64>,
-}
-
-impl Default for HostConnectionPool {
-    fn default() -> Self {
-        Self { min_size: 0, max_size: None, idle_time: None, max_waiters: None }
-    }
 }
 
 impl Client {

@@ -9,7 +9,7 @@ use std::{cell::RefCell, ops::RangeInclusive, sync::Arc, time::Duration};
 use super::{
     error::{Position, Problem},
     hint,
-    node::{Node, Plain, Scalar, Value, boolean, float, integer},
+    node::{Entry, Node, Plain, Scalar, Value, boolean, float, integer, shorten},
 };
 
 /// What is gathered while a file is read.
@@ -79,18 +79,13 @@ impl<'a> At<'a> {
 
     /// The dotted key of this node.
     pub(crate) fn key(&self) -> String {
-        let mut key = self.up.map(At::key).unwrap_or_default();
+        let above = self.up.map(At::key).unwrap_or_default();
         match self.step {
-            Step::Root => {}
-            Step::Key(name) => {
-                if !key.is_empty() {
-                    key.push('.');
-                }
-                key.push_str(&super::node::shorten(name));
-            }
-            Step::Index(i) => key.push_str(&format!("[{i}]")),
+            Step::Root => above,
+            Step::Key(name) if above.is_empty() => shorten(name),
+            Step::Key(name) => format!("{above}.{}", shorten(name)),
+            Step::Index(i) => format!("{above}[{i}]"),
         }
-        key
     }
 
     pub(crate) fn problem(&self, message: impl Into<String>) {
@@ -124,9 +119,8 @@ impl<'a> At<'a> {
         let Value::Map(entries) = &self.node.value else {
             return self.expected("a map");
         };
-        let entry = |e: &'_ super::node::Entry| {
-            read(&e.key, &At { cx: self.cx, node: &e.value, up: Some(self), step: Step::Key(&e.key) })
-        };
+        let entry =
+            |e: &Entry| read(&e.key, &At { cx: self.cx, node: &e.value, up: Some(self), step: Step::Key(&e.key) });
         Some(entries.iter().filter_map(entry).collect())
     }
 

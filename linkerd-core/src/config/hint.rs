@@ -75,15 +75,13 @@ pub(crate) fn unknown_key(section: &str, key: &str, known: &[&str]) -> String {
     if let Some((_, _, advice)) = OLD_KEYS.iter().find(|(s, k, _)| *s == section && *k == key) {
         return format!("unknown key; it {advice}");
     }
-    match nearest(key, known) {
-        Some(near) => format!("unknown key; did you mean `{near}`?"),
-        None => {
-            let mut known = known.to_vec();
-            known.sort_unstable();
-            known.dedup();
-            format!("unknown key; known here: {}", known.join(", "))
-        }
+    if let Some(near) = nearest(key, known) {
+        return format!("unknown key; did you mean `{near}`?");
     }
+    let mut known = known.to_vec();
+    known.sort_unstable();
+    known.dedup();
+    format!("unknown key; known here: {}", known.join(", "))
 }
 
 /// The message for a kind that is not one of `kinds`.

@@ -205,7 +205,7 @@ impl Remote {
             let given = s.seconds("baseSeconds", 1);
             let valid = given.is_some() || !s.has("baseSeconds");
             let base = given.unwrap_or(Duration::from_secs(base));
-            let max = s.seconds("maxSeconds", 1).unwrap_or(Duration::from_secs(600));
+            let max = s.seconds("maxSeconds", 1).unwrap_or(Duration::from_mins(10));
             if valid && max < base {
                 let (base, max) = (base.as_secs(), max.as_secs());
                 s.problem("maxSeconds", format!("must not be less than baseSeconds {base}, got {max}"));
@@ -221,7 +221,7 @@ impl Remote {
             Some((period, timeout))
         });
         let (period, close) = check.unwrap_or_default();
-        let (retry_base, retry_max) = retry.unwrap_or((Duration::from_secs(base), Duration::from_secs(600)));
+        let (retry_base, retry_max) = retry.unwrap_or((Duration::from_secs(base), Duration::from_mins(10)));
         Some(Self {
             dst: dst?,
             namespace: namespace.unwrap_or_else(|| "default".to_owned()),

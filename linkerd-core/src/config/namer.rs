@@ -102,6 +102,7 @@ pub struct K8s {
 
 /// The keys of `io.l5d.consul`.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "the file has them")]
 pub struct Consul {
     /// `host`. Default: `localhost`.
     pub host: String,
@@ -260,8 +261,13 @@ impl Decode for Namer {
 fn rewrite(s: &mut Section<'_>) -> Option<NamerKind> {
     let pattern: Option<PathMatcher> = s.require("pattern");
     let name: Option<String> = s.require("name");
-    if let Some(name) = name.as_ref().filter(|name| !name.starts_with('/')) {
-        s.problem("name", format!("must start with '/', got '{name}'"));
+    if let (Some(pattern), Some(name)) = (&pattern, &name) {
+        // With any value for each capture it has to be a path.
+        let filled = pattern.example().fill_in(name);
+        if let Err(error) = filled.parse::<Path>() {
+            let names: Vec<_> = pattern.names().map(|name| format!("{{{name}}}")).collect();
+            s.problem("name", format!("is not a path: {error}, with x for the captures ({})", names.join(", ")));
+        }
     }
     Some(NamerKind::Rewrite { pattern: pattern?, name: name? })
 }

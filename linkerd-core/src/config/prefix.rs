@@ -68,6 +68,11 @@ impl PathMatcher {
         })
     }
 
+    /// Captures of an `x` for each name.
+    pub(super) fn example(&self) -> Captures {
+        Captures(self.names().map(|name| (name.to_owned(), "x".to_owned())).collect())
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         if !text.starts_with('/') {
             return Err("must start with '/'".to_owned());

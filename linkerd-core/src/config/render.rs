@@ -12,7 +12,7 @@ pub(crate) fn to_json(tree: &Node) -> Json {
 
 /// `place` is the key with indices left out.
 fn render(node: &Node, place: &str) -> Json {
-    let json = match &node.value {
+    match &node.value {
         Value::Scalar(scalar) => match (scalar.resolve(), place.rsplit('.').next()) {
             (_, Some("dtab")) => canonical(&scalar.text),
             (_, Some("ip")) if scalar.text == "127.0.0.1" => json!("localhost"),
@@ -39,8 +39,7 @@ fn render(node: &Node, place: &str) -> Json {
             }
             Json::Object(map)
         }
-    };
-    json
+    }
 }
 
 fn canonical(dtab: &str) -> Json {

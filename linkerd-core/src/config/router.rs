@@ -158,7 +158,7 @@ pub enum TracePropagator {
 
 impl Default for BindingCache {
     fn default() -> Self {
-        Self { paths: 1000, trees: 1000, bounds: 1000, clients: 1000, idle_ttl: Duration::from_secs(600) }
+        Self { paths: 1000, trees: 1000, bounds: 1000, clients: 1000, idle_ttl: Duration::from_mins(10) }
     }
 }
 

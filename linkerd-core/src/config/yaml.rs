@@ -14,7 +14,8 @@ use super::{
 /// Repeated keys are recorded in `repeated` and the first value stays, so that the rest can still be checked.
 pub(crate) fn parse(text: &str, repeated: &mut Vec<Malformed>) -> Result<Node, Malformed> {
     let mut builder = Builder {
-        lines: text.lines().collect(),
+        lines: text.lines().map(str::trim_end).collect(),
+        seen: Seen::default(),
         open: Vec::new(),
         root: None,
         anchors: HashMap::new(),
@@ -38,7 +39,9 @@ pub(crate) fn parse(text: &str, repeated: &mut Vec<Malformed>) -> Result<Node, M
 }
 
 struct Builder<'a> {
+    /// Without space at their ends.
     lines: Vec<&'a str>,
+    seen: Seen,
     open: Vec<Open>,
     root: Option<Node>,
     anchors: HashMap<usize, Anchor>,
@@ -46,6 +49,13 @@ struct Builder<'a> {
     nodes: usize,
     text: usize,
     repeated: &'a mut Vec<Malformed>,
+}
+
+/// The place that was looked up last: the next one is near, also on a line of megabytes.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    at: Option<Position>,
+    byte: usize,
 }
 
 /// A list or map whose end has not come yet.
@@ -170,16 +180,19 @@ impl Builder<'_> {
     }
 
     /// Where the lines of a scalar stand, as far as they read in the file as they do in the text.
-    fn pieces(&self, text: &str, style: ScalarStyle, at: Position) -> Vec<(usize, Position)> {
+    fn pieces(&mut self, text: &str, style: ScalarStyle, at: Position) -> Vec<(usize, Position)> {
         let quoted = matches!(style, ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted);
-        let mut column = at.column + u32::from(quoted);
+        let first = Position { column: at.column + u32::from(quoted), ..at };
+        let mut start = self.byte_of(first);
+        let mut column = first.column;
         let mut pieces = Vec::new();
         let mut offset = 0;
         for (line, source) in (at.line..).zip(self.lines.iter().skip(at.line as usize - 1)) {
-            let start = byte_of(source, std::mem::replace(&mut column, 1));
-            let content = source[start..].trim_start();
-            let indent = source.len() - content.len();
-            let content = content.trim_end();
+            let from = source.get(start..).unwrap_or_default();
+            let content = from.trim_start();
+            let indent = from[..from.len() - content.len()].chars().count();
+            let column = column_after(std::mem::replace(&mut column, 1), indent);
+            start = 0;
             offset += text[offset..].len() - text[offset..].trim_start().len();
             let rest = &text[offset..];
             if rest.is_empty() {
@@ -188,7 +201,6 @@ impl Builder<'_> {
             if content.is_empty() {
                 continue;
             }
-            let column = 1 + u32::try_from(source[..indent].chars().count()).unwrap_or(u32::MAX - 1);
             let whole = rest.starts_with(content);
             // The last line may go on with a quote or a comment.
             if whole || content.starts_with(rest.trim_end()) {
@@ -200,6 +212,19 @@ impl Builder<'_> {
             offset += content.len();
         }
         pieces
+    }
+
+    /// The byte of its line at which a place is.
+    fn byte_of(&mut self, at: Position) -> usize {
+        let line = self.lines.get(at.line as usize - 1).copied().unwrap_or_default();
+        let (byte, column) = match self.seen {
+            Seen { at: Some(seen), byte } if seen.line == at.line && seen.column <= at.column => (byte, seen.column),
+            _ => (0, 1),
+        };
+        let rest = line.get(byte..).unwrap_or_default();
+        let ahead = rest.char_indices().nth((at.column - column) as usize).map_or(rest.len(), |(i, _)| i);
+        self.seen = Seen { at: Some(at), byte: byte + ahead };
+        byte + ahead
     }
 }
 
@@ -231,7 +256,6 @@ fn position(marker: Marker) -> Position {
     Position { line: number(marker.line().max(1)), column: number(marker.col() + 1) }
 }
 
-/// The byte at which the column of this line begins, or its length.
-fn byte_of(line: &str, column: u32) -> usize {
-    line.char_indices().nth(column as usize - 1).map_or(line.len(), |(i, _)| i)
+fn column_after(column: u32, characters: usize) -> u32 {
+    column.saturating_add(u32::try_from(characters).unwrap_or(u32::MAX))
 }

@@ -14,6 +14,11 @@ fn router(lines: &str) -> Vec<String> {
     errors(&format!("routers:\n- protocol: http\n{SERVER}{lines}"))
 }
 
+/// A map of so many keys that mean nothing.
+fn keys(n: usize) -> String {
+    (0..n).map(|i| format!("k{i}: 1")).collect::<Vec<_>>().join("\n")
+}
+
 fn accepts(text: &str) -> Config {
     Config::parse("f.yaml", text).unwrap_or_else(|e| panic!("{e}\n{text}"))
 }
@@ -112,6 +117,23 @@ fn keys_of_older_releases_say_what_became_of_them() {
         found,
         ["4:22: routers[0].identifier.kind: unknown kind 'io.l5d.headerToken'; it is now `io.l5d.header.token`"]
     );
+}
+
+#[test]
+fn a_rewrite_has_to_give_a_path() {
+    let namer = |name: &str| {
+        format!(
+            "namers: [{{kind: io.l5d.rewrite, prefix: /r, pattern: '/{{a}}/{{b}}', name: '{name}'}}]\n\
+             routers: [{{protocol: http, servers: [{{}}]}}]\n"
+        )
+    };
+    accepts(&namer("/srv/{b}-{a}/{a}"));
+    assert_eq!(
+        errors(&namer("/srv/{c}")),
+        ["1:72: namers[0].name: is not a path: label char expected but '{' found at '/srv/[{]c}', with x for the \
+          captures ({a}, {b})"]
+    );
+    assert!(errors(&namer("srv"))[0].contains("'/' expected but 's' found at '[s]rv'"));
 }
 
 #[test]
@@ -277,12 +299,12 @@ fn anchors_stand_for_their_value() {
 
 #[test]
 fn alias_bombs_do_not_go_off() {
-    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    let mut bomb = vec!["a0: &a0 [x, x, x, x, x, x, x, x, x, x]".to_owned()];
     for i in 1..30 {
         let previous = format!("*a{}", i - 1);
-        bomb += &format!("a{i}: &a{i} [{}]\n", vec![previous; 10].join(", "));
+        bomb.push(format!("a{i}: &a{i} [{}]", vec![previous; 10].join(", ")));
     }
-    let found = errors(&bomb);
+    let found = errors(&bomb.join("\n"));
     assert!(found[0].contains("more than 100000 values, aliases expanded"), "{found:?}");
 
     // Few values, much text.
@@ -301,14 +323,12 @@ fn nesting_size_and_keys_are_bounded() {
     assert!(errors(&deep)[0].ends_with("values nest more than 64 deep"));
     let long = "#".repeat((4 << 20) + 1);
     assert_eq!(errors(&long), [" is too large: 4194305 bytes, of at most 4194304"]);
-    let many: String = (0..2000).map(|i| format!("k{i}: 1\n")).collect();
-    assert!(errors(&many)[0].ends_with("a map with more than 1000 keys"));
+    assert!(errors(&keys(2000))[0].ends_with("a map with more than 1000 keys"));
 }
 
 #[test]
 fn many_problems_are_counted() {
-    let many: String = (0..500).map(|i| format!("k{i}: 1\n")).collect();
-    let errors: Errors = Config::parse("f.yaml", &many).unwrap_err();
+    let errors: Errors = Config::parse("f.yaml", &keys(500)).unwrap_err();
     assert_eq!(errors.problems().len(), 100);
     // The 500 keys, and that there is no router.
     assert!(errors.to_string().ends_with("\nand 401 more problems"), "{errors}");
