@@ -11,6 +11,7 @@ mod classify;
 mod client;
 #[cfg(feature = "config")]
 pub mod config;
+pub mod context;
 mod error;
 pub mod http;
 pub mod identify;
