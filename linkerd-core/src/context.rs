@@ -205,7 +205,8 @@ mod tests {
 
     /// Answers with the headers that it was sent.
     fn echo()
-    -> impl Service<Request<()>, Response = Response<Sent>, Error = Infallible, Future: Send> + Clone + Send + 'static {
+    -> impl Service<Request<()>, Response = Response<Sent>, Error = Infallible, Future: Send> + Clone + Send + 'static
+    {
         ClientLayer::new().layer(service_fn(|req: Request<()>| async move {
             Ok::<_, Infallible>(Response::new(req.headers().clone()))
         }))

@@ -1,8 +1,11 @@
 //! The HTTP/1.1 server and the client of an endpoint, back to back on loopback sockets.
 #![cfg(feature = "server")]
 
+#[path = "http/client.rs"]
+mod client;
 #[path = "http/peers.rs"]
 mod peers;
-
 #[path = "http/relay.rs"]
 mod relay;
+#[path = "http/server.rs"]
+mod server;

@@ -197,3 +197,111 @@ fn dtab(headers: &mut HeaderMap, name: &HeaderName) -> Result<Dtab, Error> {
     }
     Ok(all)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {
+        headers.iter().map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    fn written(cx: &RequestContext) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        cx.write(&mut headers);
+        headers
+    }
+
+    fn span(headers: &HeaderMap) -> TraceId {
+        TraceId::decode(&headers[headers::L5D_CTX_TRACE]).unwrap()
+    }
+
+    #[test]
+    fn a_request_without_context_begins_a_trace_whose_attempts_are_its_children() {
+        let mut headers = map(&[("host", "web")]);
+        let cx = RequestContext::read(&mut headers).unwrap();
+        let (first, second) = (written(&cx), written(&cx));
+        for sent in [&first, &second] {
+            assert_eq!(sent.len(), 2);
+            let id = span(sent);
+            assert_eq!((id.parent(), id.flags()), (id.trace(), 0));
+            assert_ne!(id.span(), id.trace());
+            assert_eq!(sent[headers::L5D_REQID], format!("{:016x}", id.trace()));
+        }
+        assert_eq!(span(&first).trace(), span(&second).trace());
+        assert_ne!(span(&first), span(&second));
+        let id = span(&written(&RequestContext::default()));
+        assert_eq!((id.span(), id.parent()), (id.trace(), id.trace()));
+    }
+
+    #[test]
+    fn user_entries_come_last_wherever_they_stand() {
+        let mut headers = map(&[
+            ("l5d-dtab", "/u=>/1"),
+            ("l5d-ctx-dtab", "/c=>/2"),
+            ("l5d-dtab", "/u=>/3 ; "),
+            ("l5d-ctx-dtab", ""),
+            ("dtab-local", "/x=>/y"),
+        ]);
+        let cx = RequestContext::read(&mut headers).unwrap();
+        assert_eq!(cx.dtab.to_string(), "/c=>/2;/u=>/1;/u=>/3");
+        assert_eq!(headers, map(&[("dtab-local", "/x=>/y")]));
+        assert_eq!(written(&cx)[headers::L5D_CTX_DTAB], "/c=>/2;/u=>/1;/u=>/3");
+    }
+
+    #[test]
+    fn a_bad_table_is_an_error_and_the_contexts_comes_first() {
+        for (given, text) in [
+            (&[("l5d-dtab", "user"), ("l5d-ctx-dtab", "context")][..], "'/' expected but 'c' found at '[c]ontext'"),
+            (&[("l5d-dtab", "/a=>/b, /c=>/d")], "end of input expected but ',' found at '/a=>/b[,] /c=>/d'"),
+        ] {
+            let error = RequestContext::read(&mut map(given)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BadHeader);
+            assert_eq!(error.text(), text);
+        }
+    }
+
+    #[test]
+    fn deadlines_fold_into_the_strictest_and_others_pass() {
+        let mut headers = map(&[
+            ("l5d-ctx-deadline", "1500000000000000000 4000000000000000000"),
+            ("l5d-ctx-deadline", "soon"),
+            ("l5d-ctx-deadline", "1600000000000000000 3900000000000000000"),
+        ]);
+        let cx = RequestContext::read(&mut headers).unwrap();
+        assert!(headers.is_empty());
+        assert_eq!(written(&cx)[headers::L5D_CTX_DEADLINE], "1600000000000000000 3900000000000000000");
+        for value in ["soon", "1500000000000000000", "1 2 3", " 1 2"] {
+            let mut headers = map(&[("l5d-ctx-deadline", value)]);
+            let cx = RequestContext::read(&mut headers).unwrap();
+            assert_eq!((cx.deadline, headers), (None, map(&[("l5d-ctx-deadline", value)])));
+        }
+    }
+
+    #[test]
+    fn a_deadline_passes() {
+        let now = UNIX_EPOCH + Duration::from_secs(100);
+        let deadline = Deadline::after(now, Duration::from_secs(5));
+        assert_eq!(deadline.remaining(now), Duration::from_secs(5));
+        assert!(!deadline.has_passed(now + Duration::from_millis(4999)));
+        assert!(deadline.has_passed(now + Duration::from_secs(5)));
+        let cx = RequestContext { deadline: Some(deadline), ..RequestContext::default() };
+        assert!(cx.deadline_at().unwrap() < tokio::time::Instant::now().into_std());
+        assert!(Deadline::after(now, Duration::MAX).remaining(now) > Duration::from_secs(1 << 32));
+    }
+
+    #[test]
+    fn a_trace_goes_on_and_a_sample_decides_what_is_open() {
+        let trace = ("l5d-ctx-trace", "AAAAAAAAAAEAAAAAAAAAAgAAAAAAAAADAAAAAAAAAAY=");
+        let cx = RequestContext::read(&mut map(&[trace, ("l5d-sample", "0")])).unwrap();
+        let sent = written(&cx);
+        assert_eq!((span(&sent).parent(), span(&sent).trace(), span(&sent).flags()), (1, 3, 6));
+        assert_eq!(sent[headers::L5D_REQID], "0000000000000003");
+        for (rate, flags) in [("0", 2), ("7", 6), ("many", 0), ("NaN", 0)] {
+            let mut headers = map(&[("l5d-sample", rate), ("l5d-ctx-trace", "AAAA"), ("l5d-dst-residual", "/x")]);
+            let cx = RequestContext::read(&mut headers).unwrap();
+            assert_eq!(span(&written(&cx)).flags(), flags, "{rate}");
+            assert!(headers.is_empty());
+        }
+    }
+}

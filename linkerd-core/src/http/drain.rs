@@ -79,3 +79,43 @@ impl Drop for Watch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    use tokio_test::{assert_pending, assert_ready, task};
+
+    use super::*;
+
+    fn ended(mut watch: Watch) -> impl Future<Output = ()> {
+        poll_fn(move |cx| if watch.poll(cx) { Poll::Ready(()) } else { Poll::Pending })
+    }
+
+    #[test]
+    fn the_end_wakes_everybody_who_watches_and_later_comers_see_it() {
+        let drain = Drain::default();
+        let mut watches = [task::spawn(Box::pin(ended(drain.watch()))), task::spawn(Box::pin(ended(drain.watch())))];
+        for watch in &mut watches {
+            assert_pending!(watch.poll());
+        }
+        drain.begin();
+        for watch in &mut watches {
+            assert!(watch.is_woken());
+            assert_ready!(watch.poll());
+        }
+        assert_ready!(task::spawn(Box::pin(ended(drain.watch()))).poll());
+    }
+
+    #[test]
+    fn who_no_longer_watches_is_forgotten() {
+        let drain = Drain::default();
+        let mut watch = task::spawn(Box::pin(ended(drain.watch())));
+        assert_pending!(watch.poll());
+        assert_pending!(watch.poll());
+        assert_eq!(drain.wakers().by_key.len(), 1);
+        drop(watch);
+        assert!(drain.wakers().by_key.is_empty());
+    }
+}

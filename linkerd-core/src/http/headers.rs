@@ -182,3 +182,55 @@ pub fn encode_err(text: &str, max_bytes: usize) -> HeaderValue {
     }
     HeaderValue::try_from(out).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {
+        headers.iter().map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn a_scan_sees_what_is_there_and_how_long_it_is() {
+        let scan = Scan::of(&map(&[("via", "1.1 a"), ("l5d-dtab", "x")]));
+        assert!(scan.saw(Scan::VIA) && scan.saw(Scan::L5D));
+        assert!(!scan.saw(Scan::HOP_BY_HOP) && !scan.saw(Scan::EXPECT));
+        assert_eq!(scan.bytes, "via: 1.1 a".len() + "l5d-dtab: x".len());
+        for name in ["connection", "te", "trailer", "transfer-encoding", "upgrade", "proxy-authorization"] {
+            assert!(Scan::of(&map(&[(name, "x")])).saw(Scan::HOP_BY_HOP), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_connection_cannot_take_away_what_frames_a_message() {
+        let mut headers =
+            map(&[("connection", "content-length, host, , x-a"), ("content-length", "1"), ("host", "h"), ("x-a", "1")]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("content-length", "1"), ("host", "h")]));
+    }
+
+    #[test]
+    fn an_encoded_error_is_cut_between_escapes() {
+        for (max, encoded) in [(0, ""), (1, "a"), (3, "a+"), (5, "a+%E9"), (100, "a+%E9%3F*")] {
+            assert_eq!(encode_err("a \u{e9}\u{20ac}*", max), encoded, "{max}");
+        }
+    }
+
+    #[test]
+    fn all_entries_of_all_via_headers_count() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(via_depth(&headers), 0);
+        for via in ["1.1 a, 1.0 b", "", "1.1 c"] {
+            headers.append(header::VIA, HeaderValue::from_static(via));
+        }
+        assert_eq!(via_depth(&headers), 3);
+    }
+
+    #[test]
+    fn removing_ours_leaves_the_others() {
+        let mut headers = map(&[("l5d-a", "1"), ("x-l5d-b", "1"), ("l5d-", "2"), ("l5dx", "1")]);
+        remove_l5d(&mut headers);
+        assert_eq!(headers, map(&[("x-l5d-b", "1"), ("l5dx", "1")]));
+    }
+}

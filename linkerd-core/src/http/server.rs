@@ -329,3 +329,48 @@ impl Drop for Open {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+    use tokio_test::{assert_pending, assert_ready, task};
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_lives_as_long_as_it_may_and_not_longer() {
+        let limits = Limits::new(None, Some(100 * MS), Arc::default()).unwrap();
+        let mut limits = task::spawn(limits);
+        assert_pending!(limits.poll());
+        advance(99 * MS).await;
+        assert_pending!(limits.poll());
+        advance(2 * MS).await;
+        assert_ready!(limits.poll());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_when_no_byte_passes() {
+        let (mut stream, traffic) = Counted::new(tokio::io::empty());
+        let limits = Limits::new(Some(100 * MS), Some(10_000 * MS), traffic).unwrap();
+        let mut limits = task::spawn(limits);
+        for _ in 0..20 {
+            assert_pending!(limits.poll());
+            advance(50 * MS).await;
+            tokio::io::AsyncWriteExt::write_all(&mut stream, b"x").await.unwrap();
+        }
+        let mut quiet = Duration::ZERO;
+        while limits.poll().is_pending() {
+            assert!(quiet <= 125 * MS);
+            advance(5 * MS).await;
+            quiet += 5 * MS;
+        }
+        assert!(quiet >= 100 * MS, "{quiet:?}");
+    }
+
+    #[test]
+    fn without_limits_nothing_is_timed() {
+        assert!(Limits::new(None, None, Arc::default()).is_none());
+    }
+}

@@ -130,3 +130,55 @@ impl TraceId {
         HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIVEN: HeaderValue = HeaderValue::from_static("AAAAAAAAAAEAAAAAAAAAAgAAAAAAAAADAAAAAAAAAAY=");
+
+    #[test]
+    fn a_span_reads_as_it_was_written() {
+        let id = TraceId::decode(&GIVEN).unwrap();
+        assert_eq!((id.span(), id.parent(), id.trace(), id.flags(), id.trace_high()), (1, 2, 3, 6, None));
+        assert_eq!(id.encode(), GIVEN);
+        assert_eq!(id.sampled(), Some(true));
+        let wide = TraceId { trace_high: Some(9), ..id };
+        assert_eq!(TraceId::decode(&wide.encode()), Some(wide));
+        assert_eq!(TraceId::decode(&TraceId::root().encode()).unwrap().sampled(), None);
+    }
+
+    #[test]
+    fn what_is_no_span_is_none() {
+        for value in
+            ["", "AAAA", "AAAAAAAAAAEAAAAAAAAAAgAAAAAAAAADAAAAAAAAAAY", "\u{e9}", &"A".repeat(80), &"A".repeat(200)]
+        {
+            assert_eq!(TraceId::decode(&HeaderValue::from_bytes(value.as_bytes()).unwrap()), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_child_stays_in_its_trace() {
+        let id = TraceId::decode(&GIVEN).unwrap();
+        let child = id.child();
+        assert_eq!((child.parent(), child.trace(), child.flags()), (1, 3, 6));
+        assert_ne!(child.span(), 1);
+        assert_eq!(child.request_id(), "0000000000000003");
+        let root = TraceId::root();
+        assert_eq!((root.parent(), root.span()), (root.trace(), root.trace()));
+        assert_ne!(root, TraceId::root());
+        let id = TraceId { trace: 0x0123_4567_89ab_cdef, ..root };
+        assert_eq!(id.request_id(), "0123456789abcdef");
+    }
+
+    #[test]
+    fn a_rate_is_the_share_of_traces() {
+        let sampled = (0..10_000).filter(|_| TraceId::root().with_sample_rate(0.25).sampled() == Some(true)).count();
+        assert!((2200..2800).contains(&sampled), "{sampled}");
+        for (rate, flags) in [(0.0, 2), (-1.0, 2), (1.0, 6), (7.0, 6)] {
+            assert_eq!(TraceId::root().with_sample_rate(rate).flags(), flags);
+        }
+        let id = TraceId::root();
+        assert_eq!(id.with_sample_rate(0.5).flags(), id.child().with_sample_rate(0.5).flags());
+    }
+}

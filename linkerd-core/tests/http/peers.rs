@@ -113,7 +113,7 @@ impl Wire {
         Some(message)
     }
 
-    async fn line(&mut self) -> Option<String> {
+    pub(crate) async fn line(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.find(b"\r\n") {
                 let line = String::from_utf8_lossy(&self.buf[..end]).into_owned();
@@ -249,7 +249,10 @@ pub(crate) fn proxy(config: ServerConfig, svc: Svc) -> Proxy {
     let addr = server.local_addr();
     let (stop, stopped) = oneshot::channel();
     let ended = tokio::spawn(server.serve(svc, async {
-        let _ = stopped.await;
+        // A proxy that is merely dropped serves on until its test ends.
+        if stopped.await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }));
     Proxy { addr, stop, ended }
 }

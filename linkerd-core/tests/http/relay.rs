@@ -1,27 +1,330 @@
 //! What passes through the proxy, and what does not.
 
-use super::peers::{Backend, through};
+use linkerd_core::http::{ClientConfig, ServerConfig};
+
+use super::peers::{Backend, Message, Wire, endpoint, proxy, through};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 fn names(headers: &[(String, String)]) -> Vec<&str> {
-    let mut names: Vec<_> = headers.iter().map(|(name, _)| name.as_str()).collect();
+    let mut names: Vec<_> = headers.iter().map(|(name, _)| name.as_str()).filter(|&name| name != "date").collect();
     names.sort_unstable();
     names
 }
 
+/// Sends one request through a proxy with all defaults; returns what the endpoint saw and what the client got.
+async fn relay(req: &str, answer: &'static str) -> (Message, Message) {
+    let (addr, seen) = Backend::answering([answer]).await;
+    let (mut client, _proxy) = through(addr).await;
+    let rsp = client.ask(req).await;
+    let mut seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 1, "{rsp:?}");
+    (seen.remove(0), rsp)
+}
+
 #[tokio::test]
 async fn a_get_arrives_with_these_headers_and_no_others() {
-    let (addr, seen) = Backend::answering([OK]).await;
-    let (mut client, _proxy) = through(addr).await;
-    let rsp = client.ask("GET /a%2Fb?c=d HTTP/1.1\r\nHost: web\r\nX-One: 1\r\nX-One: 2\r\n\r\n").await;
+    let (seen, rsp) =
+        relay("GET /a%2Fb?c=d HTTP/1.1\r\nHost: web\r\nX-One: 1\r\nX-One: 2\r\nX-L: caf\u{e9}\r\n\r\n", OK).await;
     assert_eq!(rsp.first, "HTTP/1.1 200 OK");
     assert_eq!(rsp.text(), "ok");
-    assert_eq!(names(&rsp.headers), ["content-length", "date", "via"]);
+    assert_eq!(names(&rsp.headers), ["content-length", "via"]);
     assert_eq!(rsp.get("via"), Some("1.1 linkerd"));
+    assert_eq!(seen.first, "GET /a%2Fb?c=d HTTP/1.1");
+    assert_eq!(names(&seen.headers), ["content-length", "host", "via", "x-l", "x-one", "x-one"]);
+    assert_eq!(seen.get("content-length"), Some("0"));
+    assert_eq!(seen.all("x-one"), ["1", "2"]);
+    assert_eq!(seen.get("x-l"), Some("caf\u{e9}"));
+}
+
+#[tokio::test]
+async fn only_a_body_that_was_read_whole_is_marked_so() {
+    let (seen, _) = relay("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 5\r\n\r\nhello", OK).await;
+    assert_eq!(seen.text(), "hello");
+    assert_eq!(seen.all("finagle-http-retryable-request"), [""]);
+    let long = "x".repeat(5 * 1024 + 1);
+    let req = format!("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: {}\r\n\r\n{long}", long.len());
+    let (seen, _) = relay(&req, OK).await;
+    assert_eq!(seen.text(), long);
+    assert_eq!(names(&seen.headers), ["content-length", "host", "via"]);
+}
+
+#[tokio::test]
+async fn a_chunked_request_is_chunked_on_the_other_side_with_the_trailers_it_announced() {
+    let req = "GET / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n\
+               5\r\nhello\r\n6;ext=1\r\n world\r\n0\r\nX-T: v\r\nX-U: w\r\n\r\n";
+    let (seen, _) = relay(req, OK).await;
+    assert_eq!(seen.text(), "hello world");
+    assert_eq!(seen.get("transfer-encoding"), Some("chunked"));
+    assert_eq!(seen.trailers, [("x-t".to_owned(), "v".to_owned())]);
+    assert_eq!(names(&seen.headers), ["host", "trailer", "transfer-encoding", "via"]);
+}
+
+#[tokio::test]
+async fn trailers_of_a_response_reach_a_client_that_takes_them() {
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n\
+                  5\r\nhello\r\n0\r\nX-T: v\r\nX-U: w\r\n\r\n";
+    let (seen, rsp) = relay("GET / HTTP/1.1\r\nHost: web\r\nTE: trailers\r\nConnection: TE\r\n\r\n", answer).await;
+    assert_eq!(names(&seen.headers), ["content-length", "host", "via"]);
+    assert_eq!((rsp.text(), rsp.get("trailer")), ("hello", Some("X-T")));
+    assert_eq!(rsp.trailers, [("x-t".to_owned(), "v".to_owned())]);
+
+    let (_, rsp) = relay("GET / HTTP/1.1\r\nHost: web\r\n\r\n", answer).await;
+    assert_eq!((rsp.text(), rsp.get("trailer")), ("hello", None));
+    assert!(rsp.trailers.is_empty() && rsp.is_whole);
+}
+
+#[tokio::test]
+async fn what_ends_at_a_hop_ends_here() {
+    let (seen, rsp) = relay(
+        "GET / HTTP/1.1\r\nHost: web\r\nConnection: X-Foo, keep-alive\r\nConnection: Host\r\nX-Foo: 1\r\n\
+         Keep-Alive: timeout=5\r\nProxy-Authorization: x\r\nProxy-Connection: keep-alive\r\nTE: gzip\r\nTrailer: X-T\r\n\
+         Upgrade: h2c\r\nX-Keep: yes\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nConnection: X-Bar\r\nX-Bar: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\n\
+         Trailer: X-T\r\nUpgrade: h2c\r\nX-Keep: yes\r\nContent-Length: 0\r\n\r\n",
+    )
+    .await;
+    assert_eq!(names(&seen.headers), ["content-length", "host", "proxy-connection", "via", "x-keep"]);
+    assert_eq!(names(&rsp.headers), ["content-length", "keep-alive", "via", "x-keep"]);
+}
+
+#[tokio::test]
+async fn via_grows_into_one_header() {
+    let (seen, rsp) = relay(
+        "GET / HTTP/1.1\r\nHost: web\r\nVia: 1.1 a\r\nVia: 1.1 b\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nVia: 1.1 up\r\nContent-Length: 0\r\n\r\n",
+    )
+    .await;
+    assert_eq!(seen.all("via"), ["1.1 a, 1.1 b, 1.1 linkerd"]);
+    assert_eq!(rsp.all("via"), ["1.1 up, 1.1 linkerd"]);
+}
+
+#[tokio::test]
+async fn an_absolute_target_names_the_host_and_becomes_a_path() {
+    for (target, host, path) in [
+        ("http://web/p/q?r=s", "web", "/p/q?r=s"),
+        ("http://web:80/x%2Fy", "web:80", "/x%2Fy"),
+        ("http://web", "web", "/"),
+        ("http://web?x=%2F", "web", "/?x=%2F"),
+        ("https://u:pw@web/p", "web", "/p"),
+    ] {
+        let (seen, _) = relay(&format!("GET {target} HTTP/1.1\r\nHost: other\r\n\r\n"), OK).await;
+        assert_eq!(seen.first, format!("GET {path} HTTP/1.1"), "{target}");
+        assert_eq!(seen.all("host"), [host], "{target}");
+    }
+    let (seen, _) = relay("GET /p?u=http://x/y HTTP/1.1\r\nHost: web\r\n\r\n", OK).await;
+    assert_eq!(seen.first, "GET /p?u=http://x/y HTTP/1.1");
+    let (seen, _) = relay("OPTIONS * HTTP/1.1\r\nHost: web\r\n\r\n", OK).await;
+    assert_eq!(seen.first, "OPTIONS * HTTP/1.1");
+}
+
+#[tokio::test]
+async fn a_request_without_host_gets_an_empty_one_in_1_1_only() {
+    let (seen, _) = relay("GET / HTTP/1.1\r\n\r\n", OK).await;
+    assert_eq!(seen.all("host"), [""]);
+    let (seen, _) = relay("GET / HTTP/1.0\r\n\r\n", OK).await;
+    assert_eq!(seen.get("host"), None);
+}
+
+#[tokio::test]
+async fn a_1_0_client_is_forwarded_in_1_0_and_gets_no_chunks() {
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let (addr, seen) = Backend::answering([answer, OK]).await;
+    let (mut client, proxy) = through(addr).await;
+    let rsp = client.ask("GET / HTTP/1.0\r\nHost: web\r\nConnection: keep-alive\r\n\r\n").await;
+    assert_eq!((rsp.text(), rsp.get("transfer-encoding"), rsp.get("connection")), ("hello", None, Some("close")));
+    assert_eq!(rsp.first, "HTTP/1.0 200 OK");
+    assert_eq!(seen.lock().unwrap()[0].first, "GET / HTTP/1.0");
+    assert_eq!(seen.lock().unwrap()[0].get("via"), Some("1.0 linkerd"));
+    assert_eq!(names(&seen.lock().unwrap()[0].headers), ["content-length", "host", "via"]);
+
+    let mut client = Wire::connect(proxy.addr).await;
+    for _ in 0..2 {
+        let rsp = client.ask("GET / HTTP/1.0\r\nHost: web\r\nConnection: keep-alive\r\n\r\n").await;
+        assert_eq!((rsp.text(), rsp.get("connection")), ("ok", Some("keep-alive")));
+    }
+    let rsp = client.ask("GET / HTTP/1.0\r\nHost: web\r\n\r\n").await;
+    assert_eq!((rsp.text(), rsp.get("connection")), ("ok", Some("close")));
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_1_0_endpoint_answers_a_1_1_client_in_1_1_with_a_length() {
+    for answer in ["HTTP/1.0 200 OK\r\n\r\nhello", "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello"] {
+        let (addr, seen) = Backend::answering([answer]).await;
+        let (mut client, _proxy) = through(addr).await;
+        for _ in 0..2 {
+            let rsp = client.ask("GET / HTTP/1.1\r\nHost: web\r\n\r\n").await;
+            assert_eq!(rsp.first, "HTTP/1.1 200 OK");
+            assert_eq!(
+                (rsp.text(), rsp.get("content-length"), rsp.get("via")),
+                ("hello", Some("5"), Some("1.0 linkerd"))
+            );
+            assert_eq!(rsp.get("connection"), None);
+        }
+        // The second request went out like the first.
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen[0], seen[1]);
+    }
+}
+
+#[tokio::test]
+async fn a_long_1_0_response_without_a_length_is_streamed() {
+    let mut backend = Backend::new().await;
+    let (mut client, _proxy) = through(backend.addr).await;
+    client.write("GET / HTTP/1.1\r\nHost: web\r\n\r\n").await;
+    let mut conn = backend.accept().await;
+    conn.message(false).await.unwrap();
+    conn.write("HTTP/1.0 200 OK\r\n\r\n").await;
+    conn.write("x".repeat(10_000)).await;
+    let head = client.head().await.unwrap();
+    assert_eq!(head.get("transfer-encoding"), Some("chunked"));
+    drop(conn);
+}
+
+#[tokio::test]
+async fn responses_without_a_body_have_none() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n";
+    for (req, answer, length) in [
+        ("HEAD / HTTP/1.1\r\nHost: web\r\n\r\n", head, Some("9")),
+        ("HEAD / HTTP/1.1\r\nHost: web\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", None),
+        ("GET / HTTP/1.1\r\nHost: web\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n", None),
+        ("GET / HTTP/1.1\r\nHost: web\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\n\r\n", None),
+    ] {
+        let (addr, seen) = Backend::answering([answer]).await;
+        let (mut client, _proxy) = through(addr).await;
+        for _ in 0..2 {
+            let is_head = req.starts_with("HEAD");
+            client.write(req).await;
+            let rsp = client.message(is_head).await.unwrap();
+            assert_eq!((rsp.get("content-length"), rsp.get("transfer-encoding")), (length, None), "{answer}");
+        }
+        assert_eq!(seen.lock().unwrap().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn reasons_are_the_standard_ones() {
+    for (answer, first) in [
+        ("HTTP/1.1 200 Fine By Me\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 200 OK"),
+        ("HTTP/1.1 418 x\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 418 Client Error (418)"),
+        ("HTTP/1.1 599 x\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 599 Server Error (599)"),
+        ("HTTP/1.1 413 x\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 413 Request Entity Too Large"),
+    ] {
+        let (_, rsp) = relay("GET / HTTP/1.1\r\nHost: web\r\n\r\n", answer).await;
+        assert_eq!(rsp.first, first);
+    }
+}
+
+#[tokio::test]
+async fn a_length_beside_chunks_is_dropped() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let (_, rsp) = relay("GET / HTTP/1.1\r\nHost: web\r\n\r\n", answer).await;
+    assert_eq!((rsp.text(), rsp.get("content-length")), ("hello", None));
+    let req = "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let (seen, _) = relay(req, OK).await;
+    assert_eq!((seen.text(), seen.get("content-length")), ("hello", None));
+}
+
+#[tokio::test]
+async fn a_megabyte_passes_both_ways_and_back_pressure_too() {
+    const LEN: usize = 1024 * 1024;
+    let mut backend = Backend::new().await;
+    let (mut client, _proxy) = through(backend.addr).await;
+    let server = tokio::spawn(async move {
+        let mut conn = backend.accept().await;
+        let req = conn.message(false).await.unwrap();
+        let body = req.body;
+        conn.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len())).await;
+        conn.write(&body).await;
+    });
+    let body: Vec<u8> = (0..LEN).map(|n| (n % 251) as u8).collect();
+    client.write(format!("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: {LEN}\r\n\r\n")).await;
+    client.write(&body).await;
+    let rsp = client.message(false).await.unwrap();
+    assert!(rsp.body == body, "{} bytes of {LEN}", rsp.body.len());
+    server.await.unwrap();
+
+    // An endpoint that reads nothing stops the client: what is in between has bounds.
+    let mut backend = Backend::new().await;
+    let (mut client, _proxy) = through(backend.addr).await;
+    client.write("POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let mut conn = backend.accept().await;
+    conn.head().await.unwrap();
+    client.write(format!("{:x}\r\n", 64 * LEN)).await;
+    let (mut written, mut blocked) = (0, 0);
+    while blocked < 2000 && written < 64 * LEN {
+        match client.stream.try_write(&body) {
+            Ok(n) => (written, blocked) = (written + n, 0),
+            Err(_) => blocked += 1,
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(written < 32 * LEN, "{written} bytes are on their way");
+}
+
+#[tokio::test]
+async fn chunks_are_passed_on_as_they_come() {
+    let mut backend = Backend::new().await;
+    let (mut client, _proxy) = through(backend.addr).await;
+    client.write("POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n").await;
+    let mut conn = backend.accept().await;
+    assert!(conn.head().await.is_some());
+    assert_eq!(conn.line().await.as_deref(), Some("5"));
+    assert_eq!(conn.line().await.as_deref(), Some("first"));
+    conn.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n").await;
+    // The response before the request's end.
+    assert_eq!(client.head().await.unwrap().status(), 200);
+    assert_eq!(client.line().await.as_deref(), Some("3"));
+    assert_eq!(client.line().await.as_deref(), Some("one"));
+    client.write("4\r\nlast\r\n0\r\n\r\n").await;
+    assert_eq!(conn.line().await.as_deref(), Some("4"));
+    assert_eq!(conn.line().await.as_deref(), Some("last"));
+    assert_eq!(conn.line().await.as_deref(), Some("0"));
+    conn.write("0\r\n\r\n").await;
+    assert_eq!(client.line().await.as_deref(), Some("0"));
+}
+
+#[tokio::test]
+async fn a_client_that_expects_100_gets_it_from_here() {
+    for len in [9000, 5] {
+        let (addr, seen) = Backend::answering([OK]).await;
+        let (mut client, _proxy) = through(addr).await;
+        client
+            .write(format!("POST / HTTP/1.1\r\nHost: web\r\nExpect: 100-continue\r\nContent-Length: {len}\r\n\r\n"))
+            .await;
+        assert_eq!(client.message(false).await.unwrap().first, "HTTP/1.1 100 Continue");
+        client.write("x".repeat(len)).await;
+        assert_eq!(client.message(false).await.unwrap().text(), "ok");
+        let seen = seen.lock().unwrap();
+        assert_eq!((seen[0].body.len(), seen[0].get("expect")), (len, None));
+    }
+}
+
+#[tokio::test]
+async fn interim_responses_do_not_pass_for_the_answer() {
+    let answer = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let (_, rsp) = relay("GET / HTTP/1.1\r\nHost: web\r\n\r\n", answer).await;
+    assert_eq!((rsp.status(), rsp.text(), rsp.get("link")), (200, "ok", None));
+}
+
+#[tokio::test]
+async fn without_streaming_everything_is_read_whole() {
+    let (addr, seen) = Backend::answering([
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nchunky\r\n5\r\n resp\r\n0\r\n\r\n",
+    ])
+    .await;
+    let proxy = proxy(
+        ServerConfig { aggregate_up_to: usize::MAX, ..ServerConfig::default() },
+        endpoint(addr, ClientConfig { aggregate_up_to: usize::MAX, ..ClientConfig::default() }),
+    );
+    let mut client = Wire::connect(proxy.addr).await;
+    let req = "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n";
+    let rsp = client.ask(req).await;
+    assert_eq!((rsp.text(), rsp.get("content-length")), ("chunky resp", Some("11")));
+    assert_eq!(rsp.get("transfer-encoding"), None);
     let seen = seen.lock().unwrap();
-    assert_eq!(seen[0].first, "GET /a%2Fb?c=d HTTP/1.1");
-    assert_eq!(names(&seen[0].headers), ["content-length", "host", "via", "x-one", "x-one"]);
-    assert_eq!(seen[0].get("content-length"), Some("0"));
-    assert_eq!(seen[0].all("x-one"), ["1", "2"]);
+    assert_eq!((seen[0].text(), seen[0].get("content-length")), ("hello", Some("5")));
+    assert_eq!(seen[0].get("transfer-encoding"), None);
+    assert_eq!(seen[0].get("finagle-http-retryable-request"), Some(""));
 }
