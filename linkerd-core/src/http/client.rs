@@ -20,13 +20,14 @@ use tokio::time::Instant;
 
 use super::{
     ClientConfig, headers,
-    io::Counted,
+    io::{Counted, Totals},
     pool::{Checkout, Conn, Pool, Pooled, TooManyWaiters},
 };
 use crate::{
     Body, BoxError, Error, ErrorKind,
     body::Rider,
     svc::{Call, SvcFuture},
+    telemetry::ClientStats,
 };
 
 /// The client of one endpoint.
@@ -34,12 +35,13 @@ pub(crate) struct Client {
     addr: SocketAddr,
     config: Arc<ClientConfig>,
     pool: Arc<Pool>,
+    stats: Option<Arc<ClientStats>>,
 }
 
 impl Client {
-    pub(crate) fn new(addr: SocketAddr, config: Arc<ClientConfig>) -> Self {
-        let pool = Pool::new(config.pool.clone());
-        Self { addr, config, pool }
+    pub(crate) fn new(addr: SocketAddr, config: Arc<ClientConfig>, stats: Option<Arc<ClientStats>>) -> Self {
+        let pool = Pool::new(config.pool.clone(), stats.clone());
+        Self { addr, config, pool, stats }
     }
 }
 
@@ -60,9 +62,9 @@ impl Client {
         loop {
             let mut pooled = match self.pool.checkout() {
                 Ok(Checkout::Now(pooled)) => pooled,
-                Ok(Checkout::Later(turn)) => match turn.await {
-                    Ok(pooled) => pooled,
-                    Err(_) => return Err(unsent(overloaded(), parts, body, extensions)),
+                Ok(Checkout::Later(turn)) => match turn.take().await {
+                    Some(pooled) => pooled,
+                    None => return Err(unsent(overloaded(), parts, body, extensions)),
                 },
                 Err(TooManyWaiters) => return Err(unsent(overloaded(), parts, body, extensions)),
             };
@@ -102,27 +104,36 @@ impl Client {
     }
 
     async fn open(&self) -> Result<Conn, Error> {
-        let failed = |error: BoxError| Error::new(ErrorKind::Connect).with_source(error);
+        let connecting = Connecting { stats: self.stats.as_deref(), begun: Instant::now() };
+        let result = self.dial().await;
+        connecting.end(&result);
+        result.map_err(|error| Error::new(ErrorKind::Connect).with_source(error))
+    }
+
+    async fn dial(&self) -> Result<Conn, BoxError> {
         let stream = tokio::time::timeout(self.config.connect_timeout, self.config.socket.connect(self.addr))
             .await
-            .map_err(|_| failed(io::Error::from(io::ErrorKind::TimedOut).into()))?
-            .map_err(|error| failed(error.into()))?;
-        let (stream, traffic) = Counted::new(stream);
-        let (sender, conn): (SendRequest<Body>, _) = http1::Builder::new()
-            .max_header_size(self.config.max_header_bytes)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| failed(error.into()))?;
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let totals = self
+            .stats
+            .as_ref()
+            .map(|stats| Totals { received: stats.received_bytes.clone(), sent: stats.sent_bytes.clone() });
+        let (stream, traffic) = Counted::new(stream, totals);
+        let (sender, conn): (SendRequest<Body>, _) =
+            http1::Builder::new().max_header_size(self.config.max_header_bytes).handshake(TokioIo::new(stream)).await?;
+        let born = Instant::now();
+        let open = self.stats.clone().map(|stats| Open::new(stats, born));
         let pool = Arc::downgrade(&self.pool);
         tokio::spawn(async move {
             if let Err(error) = conn.await {
                 tracing::debug!(%error, "connection to an endpoint failed");
             }
+            drop(open);
             if let Some(pool) = pool.upgrade() {
                 pool.reap();
             }
         });
-        Ok(Conn { sender, traffic, born: Instant::now(), is_reused: false, is_reusable: true })
+        Ok(Conn { sender, traffic, born, is_reused: false, is_reusable: true })
     }
 
     async fn receive(
@@ -184,6 +195,53 @@ impl Client {
             parts.headers.remove(TRANSFER_ENCODING);
         }
         Ok(Response::from_parts(parts, body.into()))
+    }
+}
+
+/// Counts an attempt to connect, however it ends.
+struct Connecting<'a> {
+    stats: Option<&'a ClientStats>,
+    begun: Instant,
+}
+
+impl Connecting<'_> {
+    fn end<T, E>(mut self, result: &Result<T, E>) {
+        let Some(stats) = self.stats.take() else { return };
+        match result {
+            Ok(_) => {
+                stats.connects.incr();
+                stats.connect_latency_ms.record_ms(self.begun.elapsed());
+            }
+            Err(_) => stats.failed_connect_latency_ms.record_ms(self.begun.elapsed()),
+        }
+    }
+}
+
+impl Drop for Connecting<'_> {
+    fn drop(&mut self) {
+        if let Some(stats) = self.stats {
+            stats.cancelled_connects.incr();
+        }
+    }
+}
+
+/// Counts an open connection.
+struct Open {
+    stats: Arc<ClientStats>,
+    since: Instant,
+}
+
+impl Open {
+    fn new(stats: Arc<ClientStats>, since: Instant) -> Self {
+        stats.connections.incr();
+        Self { stats, since }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.stats.connections.decr();
+        self.stats.connection_duration.record_ms(self.since.elapsed());
     }
 }
 

@@ -87,7 +87,11 @@ impl HttpConnect {
 
 impl Connect for HttpConnect {
     fn connect(&self, endpoint: &Endpoint) -> Svc {
-        Svc::from_call(Client::new(endpoint.addr, Arc::clone(&self.config)))
+        Svc::from_call(Client::new(endpoint.addr, Arc::clone(&self.config), None))
+    }
+
+    fn connect_counted(&self, endpoint: &Endpoint, stats: &Arc<ClientStats>) -> Svc {
+        Svc::from_call(Client::new(endpoint.addr, Arc::clone(&self.config), Some(Arc::clone(stats))))
     }
 }
 

@@ -57,12 +57,11 @@ impl Watch {
         let is_registered = self.registered.as_ref().is_some_and(|(_, waker)| waker.will_wake(cx.waker()));
         if !is_registered {
             let mut wakers = self.drain.wakers();
-            let key = match &self.registered {
-                Some((key, _)) => *key,
-                None => {
-                    wakers.next += 1;
-                    wakers.next
-                }
+            let key = if let Some((key, _)) = &self.registered {
+                *key
+            } else {
+                wakers.next += 1;
+                wakers.next
             };
             wakers.by_key.insert(key, cx.waker().clone());
             self.registered = Some((key, cx.waker().clone()));

@@ -12,21 +12,45 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::telemetry::Counter;
+
 /// How many bytes of a connection were read and written.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     read: AtomicU64,
     written: AtomicU64,
+    totals: Option<Totals>,
+}
+
+/// The same of many connections together.
+#[derive(Clone, Debug)]
+pub(crate) struct Totals {
+    pub(crate) received: Counter,
+    pub(crate) sent: Counter,
 }
 
 impl Traffic {
-    // Relaxed in both: a count, which orders nothing.
+    // Relaxed in all: a count, which orders nothing.
     pub(crate) fn read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
     }
 
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    fn add_read(&self, bytes: usize) {
+        self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(totals) = &self.totals {
+            totals.received.add(bytes as u64);
+        }
+    }
+
+    fn add_written(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(totals) = &self.totals {
+            totals.sent.add(bytes as u64);
+        }
     }
 }
 
@@ -38,21 +62,17 @@ pub(crate) struct Counted<T> {
 }
 
 impl<T> Counted<T> {
-    pub(crate) fn new(inner: T) -> (Self, Arc<Traffic>) {
-        let traffic = Arc::new(Traffic::default());
+    pub(crate) fn new(inner: T, totals: Option<Totals>) -> (Self, Arc<Traffic>) {
+        let traffic = Arc::new(Traffic { totals, ..Traffic::default() });
         (Self { inner, traffic: Arc::clone(&traffic) }, traffic)
     }
-}
-
-fn add(count: &AtomicU64, bytes: usize) {
-    count.fetch_add(bytes as u64, Ordering::Relaxed);
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        add(&self.traffic.read, buf.filled().len() - before);
+        self.traffic.add_read(buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
@@ -60,7 +80,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
 impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let n = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
-        add(&self.traffic.written, n);
+        self.traffic.add_written(n);
         Poll::Ready(Ok(n))
     }
 
@@ -78,7 +98,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let n = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
-        add(&self.traffic.written, n);
+        self.traffic.add_written(n);
         Poll::Ready(Ok(n))
     }
 

@@ -10,7 +10,10 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::{runtime::Handle, sync::oneshot, time::Instant};
 
 use super::{PoolConfig, io::Traffic};
-use crate::Body;
+use crate::{
+    Body,
+    telemetry::{ClientStats, PoolStats},
+};
 
 /// The connections of one endpoint.
 ///
@@ -19,6 +22,7 @@ use crate::Body;
 pub(crate) struct Pool {
     config: PoolConfig,
     state: Mutex<State>,
+    stats: Option<Arc<ClientStats>>,
 }
 
 #[derive(Default)]
@@ -58,7 +62,13 @@ pub(crate) enum Checkout {
     /// A connection, or the place for one.
     Now(Pooled),
     /// The same as soon as it is the first in line.
-    Later(oneshot::Receiver<Pooled>),
+    Later(Turn),
+}
+
+/// A place in line.
+pub(crate) struct Turn {
+    pooled: oneshot::Receiver<Pooled>,
+    stats: Option<Arc<ClientStats>>,
 }
 
 /// As many are waiting for a connection as may.
@@ -66,8 +76,20 @@ pub(crate) enum Checkout {
 pub(crate) struct TooManyWaiters;
 
 impl Pool {
-    pub(crate) fn new(config: PoolConfig) -> Arc<Self> {
-        Arc::new(Self { config, state: Mutex::default() })
+    pub(crate) fn new(config: PoolConfig, stats: Option<Arc<ClientStats>>) -> Arc<Self> {
+        Arc::new(Self { config, state: Mutex::default(), stats })
+    }
+
+    fn stats(&self) -> Option<&PoolStats> {
+        self.stats.as_deref().map(|stats| &stats.pool)
+    }
+
+    fn uncached(&self, idle: usize) {
+        if let Some(stats) = self.stats()
+            && idle != 0
+        {
+            stats.cached.add(-i64::try_from(idle).unwrap_or(i64::MAX));
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -79,6 +101,7 @@ impl Pool {
         let mut dead = Vec::new(); // Closed after the lock is given back.
         let mut state = self.state();
         while let Some(Idle { mut conn, .. }) = state.idle.pop() {
+            self.uncached(1);
             if conn.sender.is_ready() && !self.is_too_old(&conn) {
                 conn.is_reused = true;
                 return Ok(Checkout::Now(self.pooled(Some(conn))));
@@ -95,14 +118,24 @@ impl Pool {
             state.waiters.retain(|waiter| !waiter.is_closed());
         }
         if state.waiters.len() >= self.config.max_waiters {
+            if let Some(stats) = self.stats() {
+                stats.num_too_many_waiters.incr();
+            }
             return Err(TooManyWaiters);
         }
-        let (give, take) = oneshot::channel();
+        let (give, pooled) = oneshot::channel();
         state.waiters.push_back(give);
-        Ok(Checkout::Later(take))
+        if let Some(stats) = self.stats() {
+            stats.num_waited.incr();
+            stats.waiters.incr();
+        }
+        Ok(Checkout::Later(Turn { pooled, stats: self.stats.clone() }))
     }
 
     fn pooled(self: &Arc<Self>, conn: Option<Conn>) -> Pooled {
+        if let Some(stats) = self.stats() {
+            stats.size.incr();
+        }
         Pooled { pool: Arc::clone(self), conn, holds_place: true }
     }
 
@@ -126,7 +159,9 @@ impl Pool {
         let mut state = self.state();
         let before = state.idle.len();
         state.idle.retain(|idle| !idle.conn.sender.is_closed());
-        state.open -= before - state.idle.len();
+        let closed = before - state.idle.len();
+        state.open -= closed;
+        self.uncached(closed);
     }
 
     /// Closes what has been idle for too long; returns when to look again, or `None` if nothing is idle.
@@ -137,12 +172,36 @@ impl Pool {
         let expired = state.idle.iter().take_while(|idle| now >= idle.since + idle_time).count().min(spare);
         let closed: Vec<_> = state.idle.drain(..expired).collect();
         state.open -= closed.len();
+        self.uncached(closed.len());
         let next = state.idle.first().map(|idle| (idle.since + idle_time).max(now + Duration::from_millis(1)));
         // What is kept for `min_size` expires no earlier than it is given back again.
         let next = next.filter(|_| state.open > self.config.min_size);
         state.is_swept = next.is_some();
         drop(state);
         next
+    }
+}
+
+impl Turn {
+    /// Waits for it. `None` never comes: whoever waits keeps the pool alive.
+    pub(crate) async fn take(mut self) -> Option<Pooled> {
+        (&mut self.pooled).await.ok()
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(stats) = &self.stats {
+            stats.pool.waiters.decr();
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let idle = state.idle.len();
+        self.uncached(idle);
     }
 }
 
@@ -173,6 +232,9 @@ impl Pooled {
         let Some(conn) = pooled.conn.take() else { return };
         // The place goes with the connection.
         pooled.holds_place = false;
+        if let Some(stats) = pool.stats() {
+            stats.cached.incr();
+        }
         let mut state = pool.state();
         state.idle.push(Idle { conn, since: Instant::now() });
         if let Some(idle_time) = pool.config.idle_time
@@ -187,6 +249,9 @@ impl Pooled {
 
 impl Drop for Pooled {
     fn drop(&mut self) {
+        if let Some(stats) = self.pool.stats() {
+            stats.size.decr();
+        }
         self.conn = None;
         if !self.holds_place {
             return;

@@ -93,7 +93,7 @@ pub(crate) async fn serve(peer: Arc<Peer>, req: Request<Incoming>) -> Result<Res
         Ok(cx) => match shared.read_body(body, scan.saw(Scan::CHUNKED)).await {
             Err(_) => return Ok(rejection(StatusCode::BAD_REQUEST)),
             Ok(body) => match peer.call(parts, body, cx).await {
-                Ok(rsp) => (shared.passed(rsp, reader), None),
+                Ok(rsp) => (passed(rsp, reader, shared.config.via), None),
                 Err(error) => (shared.failed(&error), Some(error)),
             },
         },
@@ -233,21 +233,6 @@ impl Shared {
         error_response(error, self.config.error_limits)
     }
 
-    /// A response on its way to the client: what ends at this hop is out, and the way it came is in.
-    fn passed(&self, mut rsp: Response<Body>, reader: Reader) -> Response<Body> {
-        let version = rsp.version();
-        let is_stream = rsp.body().size_hint().exact().is_none();
-        let headers = rsp.headers_mut();
-        let scan = Scan::of(headers);
-        if scan.saw(Scan::HOP_BY_HOP) {
-            strip(headers, scan.saw(Scan::TRAILER) && is_stream && reader.takes_trailers);
-        }
-        if self.config.via {
-            headers::append_via(headers, version);
-        }
-        rsp
-    }
-
     fn complete(&self, mut rsp: Response<Body>, reader: Reader) -> Response<Body> {
         if self.config.clear_context {
             let is_error = rsp.headers().contains_key(&headers::L5D_ERR);
@@ -321,6 +306,21 @@ impl Drop for Place<'_> {
             in_flight.fetch_sub(1, Ordering::Relaxed);
         }
     }
+}
+
+/// A response on its way to the client: what ends at this hop is out, and the way it came is in.
+fn passed(mut rsp: Response<Body>, reader: Reader, via: bool) -> Response<Body> {
+    let version = rsp.version();
+    let is_stream = rsp.body().size_hint().exact().is_none();
+    let headers = rsp.headers_mut();
+    let scan = Scan::of(headers);
+    if scan.saw(Scan::HOP_BY_HOP) {
+        strip(headers, scan.saw(Scan::TRAILER) && is_stream && reader.takes_trailers);
+    }
+    if via {
+        headers::append_via(headers, version);
+    }
+    rsp
 }
 
 fn strip(headers: &mut HeaderMap, keep_trailer: bool) {

@@ -27,14 +27,11 @@ use tokio::{
 use super::{
     connect::SocketOptions,
     drain::{Drain, Watch},
-    io::{Counted, Traffic},
+    io::{Counted, Totals, Traffic},
     respond::ErrorLimits,
     serve::{Peer, Shared, serve},
 };
-use crate::{
-    Body, Svc,
-    telemetry::{RouterStats, ServerStats},
-};
+use crate::{Body, Svc, telemetry::RouterStats};
 
 /// An HTTP/1.1 server that is bound to its address.
 #[derive(Debug)]
@@ -202,8 +199,12 @@ pub(crate) async fn serve_stream<I>(shared: Arc<Shared>, stream: I, remote: Sock
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let (stream, traffic) = Counted::new(stream);
-    let open = Open::new(&shared, Arc::clone(&traffic));
+    let open = Open::new(&shared);
+    let totals = shared
+        .stats
+        .as_ref()
+        .map(|stats| Totals { received: stats.received_bytes.clone(), sent: stats.sent_bytes.clone() });
+    let (stream, traffic) = Counted::new(stream, totals);
     let (idle_time, life_time) = (shared.config.idle_time, shared.config.life_time);
     let peer = Arc::new(Peer { shared: Arc::clone(&shared), remote, local });
     let service = service_fn(move |req: Request<Incoming>| serve(Arc::clone(&peer), req));
@@ -303,29 +304,24 @@ impl Future for Limits {
 /// Counts an open connection.
 struct Open {
     shared: Arc<Shared>,
-    traffic: Arc<Traffic>,
     since: Instant,
 }
 
 impl Open {
-    fn new(shared: &Arc<Shared>, traffic: Arc<Traffic>) -> Self {
+    fn new(shared: &Arc<Shared>) -> Self {
         if let Some(stats) = &shared.stats {
             stats.connects.incr();
             stats.connections.incr();
         }
-        Self { shared: Arc::clone(shared), traffic, since: Instant::now() }
+        Self { shared: Arc::clone(shared), since: Instant::now() }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if let Some(ServerStats { connections, connection_duration, received_bytes, sent_bytes, .. }) =
-            &self.shared.stats
-        {
-            connections.decr();
-            connection_duration.record_ms(self.since.elapsed());
-            received_bytes.add(self.traffic.read());
-            sent_bytes.add(self.traffic.written());
+        if let Some(stats) = &self.shared.stats {
+            stats.connections.decr();
+            stats.connection_duration.record_ms(self.since.elapsed());
         }
     }
 }
@@ -352,7 +348,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_idle_when_no_byte_passes() {
-        let (mut stream, traffic) = Counted::new(tokio::io::empty());
+        let (mut stream, traffic) = Counted::new(tokio::io::empty(), None);
         let limits = Limits::new(Some(100 * MS), Some(10_000 * MS), traffic).unwrap();
         let mut limits = task::spawn(limits);
         for _ in 0..20 {

@@ -1,12 +1,14 @@
 //! The client of an endpoint: its connections, and what it says when they fail.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use linkerd_core::{
     Body, Error, ErrorKind, Svc,
-    http::{ClientConfig, PoolConfig},
+    dtab::Endpoint,
+    http::{ClientConfig, Connect, HttpConnect, PoolConfig},
+    telemetry::{Registry, RouterStats},
 };
 
 use super::peers::{Backend, Message, Wire, endpoint};
@@ -368,4 +370,47 @@ impl IntoStream for (tokio::sync::mpsc::Sender<bytes::Bytes>, tokio::sync::mpsc:
         });
         (sender, Body::new(http_body_util::StreamBody::new(frames)))
     }
+}
+
+#[tokio::test]
+async fn connections_are_counted() {
+    let registry = Registry::new();
+    let stats = Arc::new(RouterStats::new(&registry, "http").client(&"/#/io.l5d.fs/web".parse().unwrap()));
+    let mut backend = Backend::new().await;
+    let pool = PoolConfig { max_size: 1, max_waiters: 1, ..PoolConfig::default() };
+    let connect = HttpConnect::new(ClientConfig { pool, ..ClientConfig::default() });
+    let svc = connect.connect_counted(&Endpoint::new(backend.addr), &stats);
+    let pool = || {
+        let pool = &stats.pool;
+        (stats.connections.get(), pool.size.get(), pool.cached.get(), pool.waiters.get())
+    };
+
+    let busy = tokio::spawn(svc.send(get("/busy")));
+    let mut conn = backend.accept().await;
+    conn.message(false).await.unwrap();
+    let waiting = tokio::spawn(svc.send(get("/waits")));
+    tokio::task::yield_now().await;
+    assert_eq!(pool(), (1, 1, 0, 1));
+    svc.send(get("/refused")).await.unwrap_err();
+    assert_eq!((stats.pool.num_waited.get(), stats.pool.num_too_many_waiters.get()), (1, 1));
+    waiting.abort();
+    let _ = waiting.await;
+    conn.write(OK).await;
+    text(busy.await.unwrap().unwrap()).await;
+    settle().await;
+    assert_eq!(pool(), (1, 0, 1, 0));
+    assert_eq!((stats.connects.get(), stats.received_bytes.get()), (1, OK.len() as u64));
+    assert!(stats.sent_bytes.get() > 0);
+    drop(svc);
+    assert!(conn.is_closed().await);
+    settle().await;
+    assert_eq!(pool(), (0, 0, 0, 0));
+
+    let refused = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let svc = connect.connect_counted(&Endpoint::new(refused), &stats);
+    svc.send(get("/")).await.unwrap_err();
+    assert_eq!((stats.connects.get(), pool()), (1, (0, 0, 0, 0)));
 }

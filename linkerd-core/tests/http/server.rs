@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{Request, Response};
 use linkerd_core::{
     Body, BoxError, Error, ErrorKind, Svc,
-    http::{RequestContext, ServerConfig},
+    http::{ClientConfig, RequestContext, ServerConfig},
     telemetry::{Registry, RouterStats},
 };
 use tokio::sync::{Notify, Semaphore};
@@ -225,7 +225,7 @@ async fn a_request_that_takes_too_long_is_answered_for() {
 #[tokio::test]
 async fn a_bad_chunk_is_a_bad_request() {
     let (addr, _seen) = Backend::answering(["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]).await;
-    let proxy = proxy(ServerConfig::default(), endpoint(addr, Default::default()));
+    let proxy = proxy(ServerConfig::default(), endpoint(addr, ClientConfig::default()));
     let mut client = Wire::connect(proxy.addr).await;
     let rsp =
         client.ask("POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n").await;
@@ -243,7 +243,7 @@ async fn there_are_no_tunnels() {
 #[tokio::test]
 async fn a_client_that_goes_away_cancels_its_request() {
     let mut backend = Backend::new().await;
-    let proxy = proxy(ServerConfig::default(), endpoint(backend.addr, Default::default()));
+    let proxy = proxy(ServerConfig::default(), endpoint(backend.addr, ClientConfig::default()));
     let mut client = Wire::connect(proxy.addr).await;
     client.write(GET).await;
     let mut conn = backend.accept().await;
