@@ -11,6 +11,8 @@ pub mod parse;
 pub mod path;
 pub mod transformer;
 pub mod tree;
+#[cfg(feature = "fs")]
+mod watch;
 
 pub use activity::{Activity, Failure, Publisher, Snapshot, State};
 pub use addr::{Addr, Endpoint};

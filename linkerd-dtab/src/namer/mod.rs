@@ -1,9 +1,13 @@
 //! Namers: from a path to a tree of bound names.
 
+#[cfg(feature = "fs")]
+pub mod fs;
+pub mod inet;
 mod resolve;
 
 use crate::{Activity, Name, NameTree, Path};
 
+pub use inet::Inet;
 pub use resolve::Resolve;
 
 /// Answers what a path stands for, and keeps the answer current.

@@ -1,0 +1,537 @@
+//! Files below a folder, watched: what is read is believed only when it can be.
+//!
+//! The operating system tells which directory entries change; a slow poll finds what it did not tell. What would take
+//! something away (a file that is gone, emptied or malformed) may be one half of an edit, so a [`Sink`] can ask to see
+//! it again after [`SETTLE`], unchanged.
+
+mod os;
+mod walk;
+
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    fmt, fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+
+pub(crate) use walk::entry_name;
+use walk::{Found, Walk, walk};
+
+/// For how long bad news must stay the same to be believed, if nobody says otherwise.
+pub(crate) const SETTLE: Duration = Duration::from_millis(100);
+/// A writer who is never done is waited for this many times as long.
+const PATIENCE: u32 = 10;
+/// How often a file is read in the hope that nobody writes meanwhile.
+const READS: usize = 3;
+/// How often every file is looked at where the operating system tells of changes, and where it does not.
+const POLL: Duration = Duration::from_secs(10);
+const POLL_UNTOLD: Duration = Duration::from_secs(1);
+/// A file that was written this shortly before it was read may change again without a trace in its times.
+const CLOCK_GRAIN: Duration = Duration::from_secs(2);
+/// Folders that appear while they are being walked are walked again, so often.
+const WALKS: usize = 4;
+
+/// Takes what is found for one path. Called on a blocking thread.
+pub(crate) trait Sink: Send + 'static {
+    /// How much of a file is wanted, in bytes; zero if only that it is there.
+    fn max_bytes(&self) -> usize;
+
+    /// This is there now. `false`: it is not believed yet, and must be shown again with more trust.
+    ///
+    /// What has [settled](Trust::Settled) must be believed.
+    fn offer(&mut self, seen: &Seen, trust: Trust) -> bool;
+
+    /// What was last believed was looked at again, and is still so.
+    fn unchanged(&mut self);
+
+    /// Whether nobody reads any more. If so the sink is dropped, and must not be found by a new reader.
+    fn is_unread(&mut self) -> bool;
+}
+
+/// How sure it is that nobody is in the middle of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Trust {
+    /// Somebody may be writing.
+    Passing,
+    /// The writer closed the file, or renamed it into its place.
+    Calm,
+    /// It was the same for the time that it takes to settle.
+    Settled,
+}
+
+/// What is at a path.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    /// A file, named by the first `consumed` elements.
+    File { path: PathBuf, consumed: usize, content: Content },
+    /// No file, for sure.
+    Missing,
+    /// It cannot be told.
+    Unknown { path: PathBuf, error: Arc<io::Error> },
+}
+
+/// What is in a file.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// Nobody asked.
+    Unread,
+    /// This.
+    Bytes(Vec<u8>),
+    /// More than was asked for.
+    TooLarge,
+    /// It cannot be told.
+    Unreadable(Arc<io::Error>),
+}
+
+/// A folder and the paths below it that are watched, by one task and one watch of the operating system.
+///
+/// A clone is the same folder. The task ends when the last clone and the last sink are gone.
+#[derive(Clone)]
+pub(crate) struct Folder {
+    shared: Arc<Shared>,
+    handle: Arc<Handle>,
+}
+
+struct Shared {
+    base: PathBuf,
+    settle: Duration,
+    inbox: Mutex<Inbox>,
+    wake: Notify,
+    running: AtomicBool,
+    /// Whether the operating system is asked to tell of changes; tests say no.
+    is_told: AtomicBool,
+}
+
+/// What happened since the last look.
+#[derive(Default)]
+struct Inbox {
+    added: Vec<Entry>,
+    next_id: u64,
+    /// Which paths depend on a directory entry: the operating system tells of many others too.
+    interest: HashMap<PathBuf, Vec<u64>>,
+    touched: HashMap<u64, Trust>,
+    /// Entries that went away: if one was a watched folder, its watch went with it.
+    gone: Vec<PathBuf>,
+    all: bool,
+}
+
+/// Wakes the task when the last of them is gone.
+struct Handle(Arc<Shared>);
+
+/// Tells that the task is gone, however it ended.
+struct Running(Arc<Shared>);
+
+struct Entry {
+    id: u64,
+    elements: Vec<OsString>,
+    sink: Box<dyn Sink>,
+    depends_on: Vec<PathBuf>,
+    /// What the last look cost nothing to compare, `None` if it would not tell.
+    stamp: Option<Stamp>,
+    believed: Option<u64>,
+    held: Option<Held>,
+}
+
+/// Something seen and not yet believed.
+struct Held {
+    digest: u64,
+    stamp: Option<Stamp>,
+    /// Since when it is there and nobody touched it.
+    untouched: Instant,
+    /// Since when it is there, as far as was seen.
+    same: Instant,
+    /// Since when something is held.
+    first: Instant,
+}
+
+/// Tells two states of a file apart without reading it.
+#[derive(Clone, Debug, PartialEq)]
+enum Stamp {
+    File { path: PathBuf, identity: (u64, u64), len: u64, modified: Option<SystemTime>, changed: (i64, i64) },
+    Missing { dir_modified: Option<SystemTime> },
+}
+
+struct Scanner {
+    shared: Arc<Shared>,
+    os: os::Watches,
+    entries: HashMap<u64, Entry>,
+}
+
+impl Folder {
+    /// The folder at `base`, which need not be there (yet). A relative path counts from the current directory.
+    ///
+    /// Bad news must stay the same for `settle` to be believed.
+    pub(crate) fn new(base: &Path, settle: Duration) -> Self {
+        let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
+        let inbox = Mutex::default();
+        let (running, is_told) = (AtomicBool::new(false), AtomicBool::new(true));
+        let shared = Arc::new(Shared { base, settle, inbox, wake: Notify::new(), running, is_told });
+        Self { handle: Arc::new(Handle(shared.clone())), shared }
+    }
+
+    /// Watches as if the operating system could not.
+    #[cfg(test)]
+    pub(crate) fn tell_nothing(&self) {
+        self.shared.is_told.store(false, Ordering::Relaxed);
+    }
+
+    /// Where it is, as an absolute path.
+    pub(crate) fn base(&self) -> &Path {
+        &self.shared.base
+    }
+
+    /// For how long bad news must stay the same to be believed.
+    pub(crate) fn settle(&self) -> Duration {
+        self.shared.settle
+    }
+
+    /// Shows `sink` what is at these elements, now and whenever it changes.
+    ///
+    /// Called inside a tokio runtime.
+    pub(crate) fn watch(&self, elements: Vec<OsString>, sink: Box<dyn Sink>) {
+        {
+            let mut inbox = self.shared.inbox();
+            let id = inbox.next_id;
+            inbox.next_id += 1;
+            inbox.added.push(Entry {
+                id,
+                elements,
+                sink,
+                depends_on: Vec::new(),
+                stamp: None,
+                believed: None,
+                held: None,
+            });
+        }
+        // AcqRel: whoever finds the task gone must also see what it left behind.
+        if self.shared.running.swap(true, Ordering::AcqRel) {
+            self.shared.wake.notify_one();
+            return;
+        }
+        let running = Running(self.shared.clone());
+        tokio::spawn(drive(running, Arc::downgrade(&self.handle)));
+    }
+}
+
+/// Looks whenever something happened, until nobody can ask any more.
+async fn drive(running: Running, handle: std::sync::Weak<Handle>) {
+    let shared = running.0.clone();
+    let mut scanner = Scanner { os: os::Watches::new(&shared), shared: shared.clone(), entries: HashMap::new() };
+    let mut poll_at = Instant::now() + POLL;
+    loop {
+        let polled = Instant::now() >= poll_at;
+        let looked = tokio::task::spawn_blocking(move || {
+            scanner.look(polled);
+            scanner
+        });
+        // A panic of a sink ends the watch; its readers keep what they have, and the next lookup starts afresh.
+        let Ok(back) = looked.await else { return };
+        scanner = back;
+        if scanner.entries.is_empty() && handle.strong_count() == 0 {
+            return;
+        }
+        if polled {
+            poll_at = Instant::now() + if scanner.os.is_told() { POLL } else { POLL_UNTOLD };
+        } else if !scanner.os.is_told() {
+            poll_at = poll_at.min(Instant::now() + POLL_UNTOLD);
+        }
+        if scanner.entries.is_empty() {
+            shared.wake.notified().await;
+            continue;
+        }
+        let held = scanner.entries.values().filter_map(|entry| entry.held.as_ref()).map(|held| held.untouched).min();
+        let held = held.map(|since| since + shared.settle);
+        tokio::select! {
+            () = shared.wake.notified() => {}
+            () = sleep_until(held.map_or(poll_at, |at| at.min(poll_at))) => {}
+        }
+    }
+}
+
+impl Scanner {
+    /// Looks at what was added, what changed, what has settled, and at everything if it is time to.
+    fn look(&mut self, poll: bool) {
+        if poll {
+            self.forget_unread();
+        }
+        // A sink may add others while it is shown something: they are looked at here too.
+        loop {
+            let (added, mut touched, all) = {
+                let mut inbox = self.shared.inbox();
+                inbox.gone.drain(..).for_each(|dir| self.os.lost(&dir));
+                (std::mem::take(&mut inbox.added), std::mem::take(&mut inbox.touched), std::mem::take(&mut inbox.all))
+            };
+            let now = Instant::now();
+            if all {
+                self.entries.keys().for_each(|&id| _ = touched.entry(id).or_insert(Trust::Passing));
+            }
+            let settle = self.shared.settle;
+            let due = |entry: &&Entry| entry.held.as_ref().is_some_and(|held| held.untouched + settle <= now);
+            let due: Vec<_> = self.entries.values().filter(due).map(|entry| entry.id).collect();
+            if added.is_empty() && touched.is_empty() && due.is_empty() {
+                break;
+            }
+            for (id, told) in
+                due.into_iter().map(|id| (id, None)).chain(touched.into_iter().map(|(id, t)| (id, Some(t))))
+            {
+                if let Some(entry) = self.entries.get_mut(&id) {
+                    entry.look(&self.shared, &mut self.os, told);
+                }
+            }
+            for mut entry in added {
+                entry.look(&self.shared, &mut self.os, Some(Trust::Passing));
+                self.entries.insert(entry.id, entry);
+            }
+        }
+        if poll {
+            for entry in self.entries.values_mut() {
+                entry.look(&self.shared, &mut self.os, None);
+            }
+        }
+    }
+
+    fn forget_unread(&mut self) {
+        let Self { shared, os, entries } = self;
+        entries.retain(|_, entry| {
+            if !entry.sink.is_unread() {
+                return true;
+            }
+            entry.depend_on(Vec::new(), shared, os);
+            false
+        });
+    }
+}
+
+impl Entry {
+    /// Looks at the path; `told` if there is a reason to, else only to be sure.
+    fn look(&mut self, shared: &Shared, os: &mut os::Watches, told: Option<Trust>) {
+        let mut found = Found::Missing;
+        for _ in 0..WALKS {
+            let Walk { found: latest, entries } = walk(&shared.base, &self.elements);
+            found = latest;
+            if !self.depend_on(entries, shared, os) {
+                break;
+            }
+        }
+        let stamp = Stamp::of(&found, &self.depends_on);
+        if told.is_none() && self.held.is_none() && stamp.is_some() && self.stamp == stamp {
+            self.sink.unchanged();
+            return;
+        }
+        let (seen, is_calm) = Seen::read(found, self.sink.max_bytes());
+        let digest = seen.digest();
+        let now = Instant::now();
+        let held = self.held.take();
+        self.stamp = stamp.clone().filter(|stamp| !stamp.is_fresh());
+        if self.believed == Some(digest) {
+            self.sink.unchanged();
+            return;
+        }
+        let first = held.as_ref().map_or(now, |held| held.first);
+        let mut next = Held { digest, stamp, untouched: now, same: now, first };
+        if let Some(held) = held.filter(|held| held.digest == digest) {
+            next.same = held.same;
+            // A file may have come and gone since the last look: what is there now is new, though it looks the same.
+            if told.is_none() && is_calm && held.stamp == next.stamp {
+                next.untouched = held.untouched;
+            }
+        }
+        let settle = shared.settle;
+        let trust = if now >= next.untouched + settle || now >= next.same + PATIENCE * settle {
+            Trust::Settled
+        } else if now >= first + PATIENCE * settle {
+            Trust::Calm
+        } else {
+            told.filter(|_| is_calm).unwrap_or(Trust::Passing)
+        };
+        if self.sink.offer(&seen, trust) {
+            self.believed = Some(digest);
+        } else {
+            self.held = Some(next);
+        }
+    }
+
+    /// Watches the directory entries that the last walk saw. `true` if one of their folders was not watched before,
+    /// so that a change since the walk may have been missed.
+    fn depend_on(&mut self, entries: Vec<PathBuf>, shared: &Shared, os: &mut os::Watches) -> bool {
+        if entries != self.depends_on {
+            let mut inbox = shared.inbox();
+            for path in &self.depends_on {
+                if let Some(ids) = inbox.interest.get_mut(path) {
+                    ids.retain(|id| *id != self.id);
+                    if ids.is_empty() {
+                        inbox.interest.remove(path);
+                    }
+                }
+            }
+            for path in &entries {
+                inbox.interest.entry(path.clone()).or_default().push(self.id);
+            }
+        }
+        let before = std::mem::replace(&mut self.depends_on, entries);
+        os.replace(&before, &self.depends_on)
+    }
+}
+
+impl Shared {
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something happened to a directory entry. Called by the operating system's thread.
+    fn tell(&self, path: &Path, trust: Trust, is_gone: bool) {
+        let mut inbox = self.inbox();
+        let Inbox { interest, touched, gone, .. } = &mut *inbox;
+        let Some(ids) = interest.get(path) else { return };
+        if is_gone && !gone.iter().any(|known| known == path) {
+            gone.push(path.to_owned());
+        }
+        for &id in ids {
+            // The latest event counts: after a close somebody may have begun to write again.
+            touched.insert(id, trust);
+        }
+        drop(inbox);
+        self.wake.notify_one();
+    }
+
+    /// Events were lost.
+    fn tell_all(&self) {
+        self.inbox().all = true;
+        self.wake.notify_one();
+    }
+}
+
+impl Stamp {
+    fn of(found: &Found, entries: &[PathBuf]) -> Option<Self> {
+        match found {
+            Found::File { path, .. } => {
+                let meta = fs::metadata(path).ok()?;
+                Some(Self::File {
+                    path: path.clone(),
+                    identity: os::identity(&meta),
+                    len: meta.len(),
+                    modified: meta.modified().ok(),
+                    changed: os::changed(&meta),
+                })
+            }
+            Found::Missing => {
+                // The entry that is not there; its folder's time tells whether it was, for a while.
+                let dir = entries.last().and_then(|entry| entry.parent());
+                Some(Self::Missing { dir_modified: dir.and_then(|dir| fs::metadata(dir).ok()?.modified().ok()) })
+            }
+            Found::Unknown { .. } => None,
+        }
+    }
+
+    /// Whether the file was written so lately that a second write might leave the same stamp.
+    fn is_fresh(&self) -> bool {
+        let (Self::File { modified: Some(modified), .. } | Self::Missing { dir_modified: Some(modified) }) = self
+        else {
+            return false;
+        };
+        SystemTime::now().duration_since(*modified).map_or(true, |age| age < CLOCK_GRAIN)
+    }
+}
+
+impl Seen {
+    /// Reads what was found. Also whether nobody seems to have written meanwhile.
+    fn read(found: Found, max_bytes: usize) -> (Self, bool) {
+        let (path, consumed) = match found {
+            Found::Missing => return (Self::Missing, true),
+            Found::Unknown { path, error } => return (Self::Unknown { path, error: Arc::new(error) }, true),
+            Found::File { path, consumed } => (path, consumed),
+        };
+        if max_bytes == 0 {
+            return (Self::File { path, consumed, content: Content::Unread }, true);
+        }
+        let (content, is_calm) = match read(&path, max_bytes) {
+            Ok((bytes, is_calm)) if bytes.len() > max_bytes => (Content::TooLarge, is_calm),
+            Ok((bytes, is_calm)) => (Content::Bytes(bytes), is_calm),
+            // Gone between the walk and now: the next event tells.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return (Self::Missing, false),
+            Err(error) => (Content::Unreadable(Arc::new(error)), true),
+        };
+        (Self::File { path, consumed, content }, is_calm)
+    }
+
+    fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        std::mem::discriminant(self).hash(&mut hasher);
+        match self {
+            Self::Missing => {}
+            Self::Unknown { path, error } => (path, error.kind()).hash(&mut hasher),
+            Self::File { consumed, content, .. } => {
+                consumed.hash(&mut hasher);
+                std::mem::discriminant(content).hash(&mut hasher);
+                match content {
+                    Content::Unread | Content::TooLarge => {}
+                    Content::Bytes(bytes) => bytes.hash(&mut hasher),
+                    Content::Unreadable(error) => error.kind().hash(&mut hasher),
+                }
+            }
+        }
+        hasher.finish()
+    }
+}
+
+/// Reads one byte more than `max_bytes` at most, which tells that there is more.
+///
+/// A read is not one step: a writer may be at work between two parts of it, and file times are too coarse to show that.
+/// What is the same twice was not torn. `false` if it never was the same.
+fn read(path: &Path, max_bytes: usize) -> io::Result<(Vec<u8>, bool)> {
+    let mut last = read_once(path, max_bytes)?;
+    for _ in 1..READS {
+        let next = read_once(path, max_bytes)?;
+        if next == last {
+            return Ok((next, true));
+        }
+        last = next;
+    }
+    Ok((last, false))
+}
+
+fn read_once(path: &Path, max_bytes: usize) -> io::Result<Vec<u8>> {
+    let file = fs::File::open(path)?;
+    let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    // All at once: with no room, the first read would be a small one.
+    let mut bytes = Vec::with_capacity(size.min(max_bytes) + 64);
+    file.take(max_bytes as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+impl Drop for Scanner {
+    fn drop(&mut self) {
+        self.shared.inbox().interest.clear();
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.wake.notify_one();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // AcqRel: see `Folder::watch`.
+        self.0.running.store(false, Ordering::Release);
+    }
+}
+
+impl fmt::Debug for Folder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Folder").field(&self.shared.base).finish()
+    }
+}
