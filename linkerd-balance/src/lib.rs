@@ -1,1 +1,29 @@
-//! linkerd-balance.
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod accrual;
+mod acquire;
+mod balance;
+mod breaker;
+mod health;
+mod lease;
+mod load;
+mod policy;
+mod rng;
+mod service;
+mod strategy;
+mod weight;
+
+pub use self::{
+    accrual::Accrual,
+    acquire::Acquire,
+    balance::{Balance, EndpointInfo, NoEndpoints, Stats},
+    breaker::{Breaker, BreakerCounters, Permit, Phase},
+    health::{Health, Status},
+    lease::{Lease, LeaseEnd},
+    load::{LeastLoaded, Load, PeakEwma},
+    policy::Policy,
+    service::{BalanceService, IsOk, ResponseFuture, Success},
+    strategy::{Candidates, Draw, P2c, Strategy},
+    weight::InvalidWeight,
+};

@@ -1,1 +1,34 @@
-//! linkerd-core.
+//! The crate to import: an embeddable service mesh as one tower stack.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "admin")]
+#[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
+pub mod admin;
+mod body;
+mod cache;
+mod classify;
+mod client;
+#[cfg(feature = "config")]
+pub mod config;
+mod error;
+pub mod http;
+pub mod identify;
+mod mesh;
+mod policy;
+mod random;
+mod stack;
+mod svc;
+pub mod telemetry;
+
+pub use body::{Body, IntoBody};
+pub use classify::{HttpClassifier, HttpClassify};
+pub use client::{Client, ResponseFuture, Typed};
+pub use error::{BoxError, Error, ErrorKind};
+pub use mesh::{BuildError, BuildProblem, CacheSettings, Mesh, MeshBuilder};
+pub use policy::{AccrualPolicy, ClientPolicy, Policies, ServicePolicy, Uniform};
+pub use svc::{HttpService, Svc, SvcFuture};
+
+pub use linkerd_balance as balance;
+pub use linkerd_dtab as dtab;
+pub use linkerd_retry as retry;

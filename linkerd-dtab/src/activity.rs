@@ -111,7 +111,7 @@ impl<T: Clone + Send + Sync + 'static> Activity<T> {
     /// Cancel safe: a change that was not reported is reported next time.
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

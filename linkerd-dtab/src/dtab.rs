@@ -118,7 +118,13 @@ impl Dtab {
 
     /// The entries that match `path`, last first, each with what follows its prefix.
     pub fn matches(&self, path: &Path) -> impl Iterator<Item = (&Dentry, Path)> {
-        self.entries.iter().rev().filter_map(|entry| Some((entry, entry.prefix.strip_from(path)?)))
+        self.matching(path).map(|(index, suffix)| (&self.entries[index], suffix))
+    }
+
+    /// The same as indices of entries.
+    pub(crate) fn matching(&self, path: &Path) -> impl Iterator<Item = (usize, Path)> {
+        let entries = self.entries.iter().enumerate().rev();
+        entries.filter_map(|(index, entry)| Some((index, entry.prefix.strip_from(path)?)))
     }
 
     /// What follows `prefix` if this table begins with exactly its entries, else the whole table.
@@ -127,7 +133,7 @@ impl Dtab {
         if prefix.is_empty() {
             return self.clone();
         }
-        self.entries.strip_prefix(&*prefix.entries).map_or_else(|| self.clone(), |rest| Self::new(rest))
+        self.entries.strip_prefix(&*prefix.entries).map_or_else(|| self.clone(), Self::new)
     }
 
     /// The same table with each tree simplified, and without those that are negative then.

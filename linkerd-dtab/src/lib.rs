@@ -3,12 +3,16 @@
 pub mod activity;
 pub mod addr;
 pub mod delegate;
+pub mod distribution;
 pub mod dtab;
+pub mod error;
+pub mod header;
 pub mod interpreter;
 pub mod name;
 pub mod namer;
 pub mod parse;
 pub mod path;
+pub mod path_matcher;
 pub mod transformer;
 pub mod tree;
 #[cfg(feature = "fs")]
@@ -16,11 +20,15 @@ mod watch;
 
 pub use activity::{Activity, Failure, Publisher, Snapshot, State};
 pub use addr::{Addr, Endpoint};
+pub use delegate::Delegation;
+pub use distribution::Distribution;
 pub use dtab::{Dentry, Dtab, Element, Prefix};
+pub use error::BindError;
 pub use interpreter::Interpreter;
 pub use name::{Bound, Name};
 pub use namer::Namer;
 pub use parse::ParseError;
 pub use path::{EmptyElement, Path, PathBuilder};
+pub use path_matcher::{Captures, PathMatcher};
 pub use transformer::Transformer;
 pub use tree::{NameTree, Weighted};

@@ -252,12 +252,7 @@ fn parse<'a, T>(text: &'a str, rule: impl FnOnce(&mut Parser<'a>) -> Result<T, F
     if text.len() > MAX_LEN {
         return Err(ParseError::new(text, Fault { offset: 0, what: What::Over(Limit::Length) }));
     }
-    let mut parser = Parser { text, at: 0, operands: 0, label: Vec::new() };
-    let parsed = rule(&mut parser).and_then(|value| {
-        parser.skip_space();
-        if parser.at < text.len() { Err(parser.fault(Expected::End)) } else { Ok(value) }
-    });
-    parsed.map_err(|fault| ParseError::new(text, fault))
+    Parser::new(text).run(rule).map_err(|fault| ParseError::new(text, fault))
 }
 
 struct Parser<'a> {
@@ -266,9 +261,28 @@ struct Parser<'a> {
     operands: usize,
     // The element that is being read; kept between elements for its capacity.
     label: Vec<u8>,
+    #[cfg(test)]
+    looks: std::cell::Cell<usize>,
 }
 
-impl Parser<'_> {
+impl<'a> Parser<'a> {
+    fn new(text: &'a str) -> Self {
+        Self {
+            text,
+            at: 0,
+            operands: 0,
+            label: Vec::new(),
+            #[cfg(test)]
+            looks: std::cell::Cell::default(),
+        }
+    }
+
+    fn run<T>(&mut self, rule: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
+        let value = rule(self)?;
+        self.skip_space();
+        if self.at < self.text.len() { Err(self.fault(Expected::End)) } else { Ok(value) }
+    }
+
     fn dtab(&mut self) -> Result<Dtab, Fault> {
         let mut entries = Vec::new();
         loop {
@@ -466,6 +480,8 @@ impl Parser<'_> {
     }
 
     fn peek(&self) -> Option<u8> {
+        #[cfg(test)]
+        self.looks.set(self.looks.get() + 1);
         self.text.as_bytes().get(self.at).copied()
     }
 
@@ -496,3 +512,6 @@ impl Parser<'_> {
 const fn is_java_space(c: char) -> bool {
     matches!(c, '\u{1680}' | '\u{2000}'..='\u{2006}' | '\u{2008}'..='\u{200a}' | '\u{2028}' | '\u{2029}' | '\u{205f}' | '\u{3000}')
 }
+
+#[cfg(test)]
+mod tests;

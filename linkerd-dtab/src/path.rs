@@ -154,6 +154,11 @@ impl Path {
         PathBuilder { buf: smallvec::SmallVec::from_slice(&self.buf) }
     }
 
+    /// How much memory the elements take.
+    pub(crate) fn byte_len(&self) -> usize {
+        self.buf.len()
+    }
+
     fn offset(&self, n: usize) -> usize {
         let mut elements = self.iter();
         for _ in 0..n {
@@ -258,6 +263,15 @@ pub(crate) fn show_element(element: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::R
         return Ok(());
     }
     element.iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))
+}
+
+/// One element as it is printed.
+pub(crate) struct Shown<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        show_element(self.0, f)
+    }
 }
 
 impl fmt::Display for Path {

@@ -1,5 +1,15 @@
 //! Interpreters: from a name and a table to a tree of bound names.
 
+mod asked;
+mod eval;
+mod local;
+
+pub use eval::{MAX_DEPTH, evaluate};
+pub use local::Local;
+
+pub(crate) use asked::{Asked, Namers};
+pub(crate) use eval::{Union, Work, decides};
+
 use crate::{Activity, Bound, Dtab, NameTree, Path, delegate::Delegation};
 
 /// Binds names under a delegation table.
@@ -10,5 +20,7 @@ pub trait Interpreter: Send + Sync + 'static {
     fn bind(&self, dtab: &Dtab, path: &Path) -> Activity<NameTree<Bound>>;
 
     /// Shows every step of binding `path` under `dtab`, for people.
+    ///
+    /// Live, too: a namer that has not answered yet is a pending node of an explanation that is there at once.
     fn delegate(&self, dtab: &Dtab, path: &Path) -> Activity<Delegation>;
 }

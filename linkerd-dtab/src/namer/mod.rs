@@ -2,11 +2,14 @@
 
 #[cfg(feature = "fs")]
 pub mod fs;
+pub mod global;
 pub mod inet;
 mod resolve;
+pub mod rewrite;
 
 use crate::{Activity, Name, NameTree, Path};
 
+pub use global::{Global, status_code};
 pub use inet::Inet;
 pub use resolve::Resolve;
 
@@ -19,5 +22,14 @@ pub trait Namer: Send + Sync + 'static {
     /// [`State::Failed`](crate::State::Failed); *no such name* is [`NameTree::Neg`].
     ///
     /// Called inside a tokio runtime.
+    ///
+    /// The ids of bound leaves are the elements that were consumed, unless [`has_whole_ids`](Self::has_whole_ids):
+    /// whoever mounts the namer puts the prefix before them.
     fn lookup(&self, path: &Path) -> Activity<NameTree<Name>>;
+
+    /// Whether the ids of bound leaves are whole already. False by default; a namer whose ids do not begin with the
+    /// prefix that it is mounted at (the transformers' do not) says true.
+    fn has_whole_ids(&self) -> bool {
+        false
+    }
 }

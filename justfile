@@ -1,0 +1,54 @@
+# `just` lists the recipes; `just check` is what CI runs.
+
+root := justfile_directory()
+
+# The recipes.
+[private]
+default:
+    @just --list
+
+# Everything that CI runs, or the steps that are named: `just check fmt clippy`.
+check *steps:
+    CI_STEPS="{{ steps }}" .ci/run
+
+# The tests, as the README has it.
+test *args:
+    cargo test --workspace {{ args }}
+
+# Formats everything.
+fmt:
+    cargo fmt --all
+
+# The benchmarks, or those whose name matches: `just bench pick`.
+bench *args:
+    cargo bench -p benches -- {{ args }}
+
+# Fuzzes one target for so many seconds. Needs a nightly toolchain and `cargo install --locked cargo-fuzz`.
+fuzz target secs="60" crate="linkerd-dtab":
+    cd {{ crate }} && cargo +nightly fuzz run {{ target }} -- -max_total_time={{ secs }}
+
+# Licences, advisories, sources. Needs `cargo install --locked cargo-deny`.
+deny:
+    cargo deny --all-features check
+
+# Each feature of each crate alone.
+each-feature:
+    CI_STEPS=features .ci/run
+
+# Every combination of features. Needs `cargo install --locked cargo-hack`; takes long.
+feature-powerset:
+    cargo hack clippy -p linkerd-dtab -p linkerd-balance -p linkerd-retry -p linkerd-core --lib --feature-powerset -- -D warnings
+
+# Replays recorded behaviour of the real Linkerd: the folder with `replay.py`, then its arguments.
+[no-cd]
+golden folder *args:
+    cargo build --release --manifest-path "{{ root }}/Cargo.toml" -p linkerd
+    cd "{{ folder }}" && python3 replay.py --proxy '{{ root }}/target/release/linkerd {config}' {{ args }}
+
+# The demo: `just quickstart --once` ends by itself.
+quickstart *args:
+    cargo run --release -p quickstart -- {{ args }}
+
+# The API documentation, in a browser.
+docs:
+    cargo doc --workspace --no-deps --all-features --open

@@ -1,0 +1,33 @@
+//! How loaded an endpoint is.
+
+use std::{fmt, time::Instant};
+
+mod least_loaded;
+mod peak_ewma;
+
+pub use self::{least_loaded::LeastLoaded, peak_ewma::PeakEwma};
+
+/// What a balancer knows of one endpoint's load.
+///
+/// Every [`begin`](Self::begin) is followed by exactly one [`end`](Self::end) or [`cancel`](Self::cancel); a
+/// [`Lease`](crate::Lease) sees to that.
+pub trait Load: fmt::Debug + Send + Sync + 'static {
+    /// How loaded the endpoint is at `now`; lower is better. Reading changes nothing.
+    ///
+    /// `weight` is the endpoint's, divided by the mean weight of its set: 1 when all are alike. Of two endpoints
+    /// that are equally fast the one with twice the weight should score the same with twice the requests in flight,
+    /// and when idle. The unit is the implementation's own.
+    fn score(&self, now: Instant, weight: f64) -> f64;
+
+    /// Requests in flight.
+    fn pending(&self) -> usize;
+
+    /// A request was given to the endpoint.
+    fn begin(&self, now: Instant);
+
+    /// A request that began at `begun` came to its end.
+    fn end(&self, begun: Instant, now: Instant, success: bool);
+
+    /// A request ended that says nothing of the endpoint: its caller went away.
+    fn cancel(&self);
+}

@@ -1,0 +1,121 @@
+//! Which of the endpoints gets the next request.
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    health::Status,
+    rng::{self, SplitMix},
+};
+
+mod p2c;
+
+pub use self::p2c::P2c;
+
+/// The endpoints to choose from: one immutable set, its numbers as of one instant.
+pub trait Candidates {
+    /// How many there are.
+    fn len(&self) -> usize;
+
+    /// Whether there is none. A strategy is never asked then.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether endpoint `i` should be used.
+    fn status(&self, i: usize) -> Status;
+
+    /// How loaded endpoint `i` is, its weight already considered. Lower is better; see [`Load::score`](crate::Load::score).
+    fn load(&self, i: usize) -> f64;
+
+    /// The weight of endpoint `i`: finite, above zero.
+    fn weight(&self, i: usize) -> f64;
+
+    /// An endpoint by chance, in proportion to the weights; `random` decides.
+    fn draw(&self, random: u64) -> usize {
+        let all = |i| Some((Status::Open, self.weight(i)));
+        best_by_weight(self.len(), all, random).unwrap_or(0)
+    }
+
+    /// Told by a strategy that tried as often as it may and found no open endpoint. Counted, nothing more.
+    fn gave_up(&self) {}
+}
+
+/// What decides a pick, apart from the endpoints: passed in, so that a pick can be repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// Random bits. A strategy that needs more stretches these.
+    pub random: u64,
+    /// The same for requests that should meet the same endpoint, for strategies that hash. Others ignore it.
+    pub key: Option<u64>,
+}
+
+impl Draw {
+    /// Random bits of this thread's generator, no key.
+    #[must_use]
+    pub fn random() -> Self {
+        Self::new(rng::thread())
+    }
+
+    /// These random bits, no key.
+    #[must_use]
+    pub const fn new(random: u64) -> Self {
+        Self { random, key: None }
+    }
+
+    /// The same bits with a key.
+    #[must_use]
+    pub const fn with_key(mut self, key: u64) -> Self {
+        self.key = Some(key);
+        self
+    }
+}
+
+/// Chooses an endpoint.
+///
+/// Pure: the same set and the same [`Draw`] give the same pick, unless the strategy is one that counts, such as round
+/// robin. It is called for every request and must not allocate, wait, or panic.
+pub trait Strategy: fmt::Debug + Send + Sync + 'static {
+    /// The index of the endpoint to use. `nodes` is never empty.
+    fn pick(&self, nodes: &dyn Candidates, draw: Draw) -> usize;
+
+    /// What picks from this new set, if not `self`: for strategies that prepare something for each set, such as a hash
+    /// ring. Set and strategy are swapped in together, so what was prepared is never used on another set.
+    fn rebuild(&self, nodes: &dyn Candidates) -> Option<Arc<dyn Strategy>> {
+        let _ = nodes;
+        None
+    }
+}
+
+/// One of the candidates with the best status, by chance in proportion to the weights. Looks at each of them twice.
+///
+/// `None` from `candidate` leaves that index out.
+pub(crate) fn best_by_weight(
+    len: usize,
+    candidate: impl Fn(usize) -> Option<(Status, f64)>,
+    random: u64,
+) -> Option<usize> {
+    let mut best: Option<(Status, f64)> = None;
+    for (status, weight) in (0..len).filter_map(&candidate) {
+        best = match best {
+            Some((s, total)) if s == status => Some((s, total + weight)),
+            Some((s, total)) if s > status => Some((s, total)),
+            _ => Some((status, weight)),
+        };
+    }
+    let (best, total) = best?;
+    let mut left = rng::unit(SplitMix::new(random).next()) * total;
+    let mut last = None;
+    for i in 0..len {
+        // A status may have changed since the first look: then the last one seen at `best` stands.
+        let Some((status, weight)) = candidate(i) else { continue };
+        if status < best {
+            continue;
+        }
+        last = Some(i);
+        if left < weight {
+            break;
+        }
+        left -= weight;
+    }
+    last.or_else(|| (0..len).find(|&i| candidate(i).is_some()))
+}

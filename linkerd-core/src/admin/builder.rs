@@ -1,0 +1,188 @@
+//! What the admin pages show, put together.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use linkerd_dtab::{Dtab, Interpreter};
+use serde_json::Value;
+
+use super::{Admin, Extra, Logging, Pages, Security};
+use crate::telemetry::{Prometheus, Registry};
+
+/// Makes an [`Admin`]. What is not given has no page, but for names and state, which are then empty.
+#[must_use]
+pub struct Builder {
+    pages: Pages,
+    duplicate: Option<String>,
+}
+
+/// A router, as the admin pages show it.
+#[derive(Clone)]
+pub struct Router {
+    pub(super) label: String,
+    pub(super) protocol: String,
+    pub(super) servers: Vec<String>,
+    pub(super) dtab: Dtab,
+    pub(super) interpreter: Arc<dyn Interpreter>,
+}
+
+/// A page cannot be where it was put.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidPage {
+    /// Paths begin with a slash.
+    #[error("the admin page {0:?} does not begin with a slash")]
+    NoSlash(String),
+    /// Another page is there.
+    #[error("there are two admin pages at {0}")]
+    Taken(String),
+}
+
+impl Router {
+    /// A router: its label, its base table, and what binds its names.
+    #[must_use]
+    pub fn new(label: impl Into<String>, dtab: Dtab, interpreter: Arc<dyn Interpreter>) -> Self {
+        Self { label: label.into(), protocol: "http".to_owned(), servers: Vec::new(), dtab, interpreter }
+    }
+
+    /// The protocol. Default: `http`.
+    #[must_use]
+    pub fn protocol(mut self, protocol: impl Into<String>) -> Self {
+        self.protocol = protocol.into();
+        self
+    }
+
+    /// One more server, `<ip>/<port>` as in its metrics.
+    #[must_use]
+    pub fn server(mut self, label: impl Into<String>) -> Self {
+        self.servers.push(label.into());
+        self
+    }
+}
+
+impl Builder {
+    pub(super) fn new(registry: Registry) -> Self {
+        let pages = Pages {
+            registry,
+            config: None,
+            routers: Vec::new(),
+            global: None,
+            bound_names: None,
+            client_state: None,
+            state: Vec::new(),
+            logging: None,
+            shutdown: None,
+            security: None,
+            extra: BTreeMap::new(),
+        };
+        Self { pages, duplicate: None }
+    }
+
+    /// `/config.json`: the configuration.
+    pub fn config(mut self, config: Value) -> Self {
+        self.pages.config = Some(config);
+        self
+    }
+
+    /// One more router on the first page, and a namespace of `/delegator.json`.
+    pub fn router(mut self, router: Router) -> Self {
+        self.pages.routers.push(router);
+        self
+    }
+
+    /// What explains names in `/delegator.json` if no router is named: one without configured namers, in Linkerd.
+    pub fn global(mut self, interpreter: Arc<dyn Interpreter>) -> Self {
+        self.pages.global = Some(interpreter);
+        self
+    }
+
+    /// `/bound-names.json`: the names that namers can list.
+    pub fn bound_names(mut self, names: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        self.pages.bound_names = Some(Arc::new(names));
+        self
+    }
+
+    /// `/client_state.json`: an object with a member per client; see [`addr_state`](super::addr_state).
+    pub fn client_state(mut self, state: impl Fn() -> Value + Send + Sync + 'static) -> Self {
+        self.pages.client_state = Some(Arc::new(state));
+        self
+    }
+
+    /// One more member of `/state.json`; see [`watch_state`](super::watch_state).
+    pub fn state(mut self, name: impl Into<String>, state: impl Fn() -> Value + Send + Sync + 'static) -> Self {
+        self.pages.state.push((name.into(), Arc::new(state)));
+        self
+    }
+
+    /// `/logging` and `/logging.json`.
+    pub fn logging(mut self, logging: Logging) -> Self {
+        self.pages.logging = Some(logging);
+        self
+    }
+
+    /// `/admin/shutdown`: called once for each `POST`, with the grace that it asks for, if it does. Must only signal: the
+    /// answer is sent after it returns.
+    pub fn shutdown(mut self, shutdown: impl Fn(Option<Duration>) + Send + Sync + 'static) -> Self {
+        self.pages.shutdown = Some(Arc::new(shutdown));
+        self
+    }
+
+    /// Hides pages. Default: none is hidden.
+    pub fn security(mut self, security: Security) -> Self {
+        self.pages.security = Some(security);
+        self
+    }
+
+    /// One more page of metrics, [`Prometheus::DEFAULT_PATH`] for example.
+    pub fn prometheus(self, path: impl Into<String>, prometheus: Prometheus) -> Self {
+        self.extra(path.into(), Extra::Prometheus(prometheus))
+    }
+
+    /// One more page of JSON, `/namer_state/io.l5d.fs.json` for example.
+    pub fn json(self, path: impl Into<String>, show: impl Fn() -> Value + Send + Sync + 'static) -> Self {
+        self.extra(path.into(), Extra::Json(Arc::new(show)))
+    }
+
+    fn extra(mut self, path: String, page: Extra) -> Self {
+        if self.pages.extra.insert(path.clone(), page).is_some() {
+            self.duplicate.get_or_insert(path);
+        }
+        self
+    }
+
+    /// The pages.
+    ///
+    /// # Errors
+    ///
+    /// The first page that cannot be where it was put.
+    pub fn build(self) -> Result<Admin, InvalidPage> {
+        if let Some(path) = self.duplicate {
+            return Err(InvalidPage::Taken(path));
+        }
+        if let Some(path) = self.pages.extra.keys().find(|path| !path.starts_with('/')) {
+            return Err(InvalidPage::NoSlash(path.clone()));
+        }
+        let paths = self.pages.paths();
+        if let Some(twice) = paths.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(InvalidPage::Taken(twice[0].clone()));
+        }
+        Ok(Admin::new(self.pages))
+    }
+}
+
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { label, protocol, servers, dtab, interpreter: _ } = self;
+        f.debug_struct("Router")
+            .field("label", label)
+            .field("protocol", protocol)
+            .field("servers", servers)
+            .field("dtab", dtab)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("paths", &self.pages.paths()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,327 @@
+//! The one body type of requests and responses.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use hyper::body::Incoming;
+
+use linkerd_balance::LeaseEnd;
+
+use crate::{BoxError, http::pool::Pooled};
+
+/// The body of a request or a response: nothing, bytes, a stream from a connection, or any other stream in a box.
+///
+/// It has one reader, so it is not `Sync`. What ends with a response (the endpoint's lease, a pooled connection) rides
+/// on it: it ends when the stream does, or when the body is dropped.
+#[derive(Default)]
+pub struct Body {
+    inner: Inner,
+    riders: [Option<Rider>; 2],
+}
+
+#[derive(Default)]
+enum Inner {
+    #[default]
+    Empty,
+    Once(Bytes),
+    Incoming(Incoming),
+    Prefixed(Bytes, Incoming),
+    Dyn(UnsyncBoxBody<Bytes, BoxError>),
+}
+
+/// How a body's stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyEnd {
+    /// All of it was read.
+    Complete,
+    /// It failed half way.
+    Failed,
+    /// Its reader dropped it before the end.
+    Dropped,
+}
+
+/// What ends when a body does. An enum, so that a response costs no box for them.
+pub(crate) enum Rider {
+    /// The use of an endpoint: it is loaded until the stream ends, but its latency is that of the head.
+    Lease {
+        /// Ends it.
+        end: LeaseEnd,
+        /// Whether the head was a success.
+        success: bool,
+        /// When the head came.
+        answered: Instant,
+    },
+    /// A connection, which is given back.
+    Conn(Pooled),
+    /// Anything else, at the cost of a box.
+    Dyn(Box<dyn FnOnce(BodyEnd) + Send>),
+}
+
+impl Rider {
+    fn end(self, how: BodyEnd) {
+        match self {
+            Self::Lease { end, success, answered } => end.end(success && how != BodyEnd::Failed, answered),
+            Self::Conn(conn) if how == BodyEnd::Complete => conn.give_back(),
+            // Dropping it closes it: what is left of the response cannot be told from the next one.
+            Self::Conn(_) => {}
+            Self::Dyn(end) => end(how),
+        }
+    }
+}
+
+/// What may be given as a body: text, bytes, `()` for none, or a [`Body`].
+pub trait IntoBody {
+    /// Makes it a [`Body`].
+    fn into_body(self) -> Body;
+}
+
+impl Body {
+    /// No body.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// Any body. One that is a [`Body`] already is not boxed again.
+    pub fn new<B>(body: B) -> Self
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let mut body = Some(body);
+        if let Some(same) = (&mut body as &mut dyn std::any::Any).downcast_mut::<Option<Self>>() {
+            return same.take().unwrap_or_default();
+        }
+        match body {
+            Some(body) => Inner::Dyn(body.map_err(Into::into).boxed_unsync()).into(),
+            None => Self::empty(),
+        }
+    }
+
+    /// A stream from a connection, without a box.
+    pub(crate) fn incoming(body: Incoming) -> Self {
+        if body.is_end_stream() { Self::empty() } else { Inner::Incoming(body).into() }
+    }
+
+    /// A stream from a connection of which something was read already.
+    pub(crate) fn prefixed(start: Bytes, rest: Incoming) -> Self {
+        Inner::Prefixed(start, rest).into()
+    }
+
+    /// The bytes, if they are all here already, or nothing is to come.
+    pub(crate) fn as_bytes(&self) -> Option<Bytes> {
+        match &self.inner {
+            Inner::Empty => Some(Bytes::new()),
+            Inner::Once(bytes) => Some(bytes.clone()),
+            Inner::Incoming(_) | Inner::Prefixed(..) | Inner::Dyn(_) => None,
+        }
+    }
+
+    /// Lets something end with this body; at once if there is nothing left to read.
+    ///
+    /// Two find room. A third ends the body's first rider no later than itself: callers add at most two.
+    pub(crate) fn ride(&mut self, rider: Rider) {
+        if self.is_end_stream() {
+            rider.end(BodyEnd::Complete);
+            return;
+        }
+        match self.riders.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(rider),
+            None => {
+                let [first, _] = &mut self.riders;
+                if let Some(first) = first.replace(Rider::Dyn(Box::new(|_| ()))) {
+                    let both = move |how| {
+                        first.end(how);
+                        rider.end(how);
+                    };
+                    self.riders[0] = Some(Rider::Dyn(Box::new(both)));
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, how: BodyEnd) {
+        for place in &mut self.riders {
+            if let Some(rider) = place.take() {
+                rider.end(how);
+            }
+        }
+    }
+}
+
+impl From<Inner> for Body {
+    fn from(inner: Inner) -> Self {
+        Self { inner, riders: [None, None] }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let how = if self.is_end_stream() { BodyEnd::Complete } else { BodyEnd::Dropped };
+        self.end(how);
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        let frame = match &mut this.inner {
+            Inner::Empty => None,
+            Inner::Once(bytes) => {
+                let bytes = std::mem::take(bytes);
+                this.inner = Inner::Empty;
+                (!bytes.is_empty()).then(|| Ok(Frame::data(bytes)))
+            }
+            Inner::Incoming(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into)),
+            Inner::Prefixed(start, rest) => {
+                let start = std::mem::take(start);
+                if start.is_empty() {
+                    ready!(Pin::new(rest).poll_frame(cx)).map(|frame| frame.map_err(Into::into))
+                } else {
+                    Some(Ok(Frame::data(start)))
+                }
+            }
+            Inner::Dyn(body) => ready!(Pin::new(body).poll_frame(cx)),
+        };
+        match &frame {
+            None => this.end(BodyEnd::Complete),
+            Some(Err(_)) => this.end(BodyEnd::Failed),
+            Some(Ok(_)) if this.is_end_stream() => this.end(BodyEnd::Complete),
+            Some(Ok(_)) => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.inner {
+            Inner::Empty => true,
+            Inner::Once(bytes) => bytes.is_empty(),
+            Inner::Incoming(body) => body.is_end_stream(),
+            Inner::Prefixed(..) => false,
+            Inner::Dyn(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Inner::Empty => SizeHint::with_exact(0),
+            Inner::Once(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Inner::Incoming(body) => body.size_hint(),
+            Inner::Prefixed(..) => SizeHint::default(),
+            Inner::Dyn(body) => body.size_hint(),
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.inner {
+            Inner::Empty => "empty",
+            Inner::Once(_) => "bytes",
+            Inner::Incoming(_) | Inner::Prefixed(..) => "incoming",
+            Inner::Dyn(_) => "stream",
+        };
+        f.debug_struct("Body").field("kind", &kind).field("size", &self.size_hint()).finish()
+    }
+}
+
+impl IntoBody for Body {
+    fn into_body(self) -> Body {
+        self
+    }
+}
+
+impl IntoBody for () {
+    fn into_body(self) -> Body {
+        Body::empty()
+    }
+}
+
+macro_rules! bytes_into_body {
+    ($($from:ty),*) => {$(
+        impl IntoBody for $from {
+            fn into_body(self) -> Body {
+                let bytes = Bytes::from(self);
+                if bytes.is_empty() { Body::empty() } else { Inner::Once(bytes).into() }
+            }
+        }
+
+        impl From<$from> for Body {
+            fn from(from: $from) -> Self {
+                from.into_body()
+            }
+        }
+    )*};
+}
+
+bytes_into_body!(Bytes, &'static str, &'static [u8], String, Vec<u8>);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    fn recorder() -> (Arc<Mutex<Vec<BodyEnd>>>, impl Fn() -> Rider) {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::clone(&seen);
+        let rider = move || {
+            let seen = Arc::clone(&shared);
+            Rider::Dyn(Box::new(move |how| seen.lock().unwrap().push(how)))
+        };
+        (seen, rider)
+    }
+
+    fn stream() -> Body {
+        Body::new(StreamBody::new(futures::stream::iter([
+            Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"a"))),
+            Ok(Frame::data(Bytes::from_static(b"b"))),
+        ])))
+    }
+
+    #[tokio::test]
+    async fn riders_end_once_with_the_stream() {
+        let (seen, rider) = recorder();
+        let mut body = stream();
+        for _ in 0..3 {
+            body.ride(rider());
+        }
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
+        assert!(seen.lock().unwrap().is_empty());
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "b");
+        assert_eq!(*seen.lock().unwrap(), [BodyEnd::Complete; 3]);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_stream_ends_its_riders() {
+        let (seen, rider) = recorder();
+        let mut body = stream();
+        body.ride(rider());
+        drop(body);
+        assert_eq!(*seen.lock().unwrap(), [BodyEnd::Dropped]);
+    }
+
+    #[tokio::test]
+    async fn riders_on_an_empty_body_end_at_once() {
+        let (seen, rider) = recorder();
+        Body::empty().ride(rider());
+        assert_eq!(*seen.lock().unwrap(), [BodyEnd::Complete]);
+    }
+
+    #[test]
+    fn a_body_is_not_boxed_again() {
+        assert!(matches!(Body::new(Body::from("x")).inner, Inner::Once(_)));
+    }
+}

@@ -1,0 +1,144 @@
+//! A bounded cache of things that end when they are no longer used.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::telemetry::CacheStats;
+
+/// Shares one value per key, up to a number of keys.
+///
+/// A value is idle when nothing but the cache holds it. When the cache is full the entry that was idle for longest
+/// makes room; if none is idle, the caller gets a value of its own that nobody else will see (a *one-shot*), rather than
+/// an error. After Finagle's `ServiceFactoryCache`.
+#[derive(Debug)]
+pub(crate) struct Cache<K, V> {
+    entries: Mutex<HashMap<K, Entry<V>>>,
+    capacity: usize,
+    stats: CacheStats,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    value: Arc<V>,
+    used: Instant,
+}
+
+impl<K: Eq + Hash + Clone, V> Cache<K, V> {
+    pub(crate) fn new(capacity: usize, stats: CacheStats) -> Self {
+        Self { entries: Mutex::default(), capacity, stats }
+    }
+
+    /// The value of `key`, if there is one.
+    pub(crate) fn get(&self, key: &K, now: Instant) -> Option<Arc<V>> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = entries.get_mut(key)?;
+        entry.used = now;
+        Some(Arc::clone(&entry.value))
+    }
+
+    /// The value of `key`, made if there is none.
+    ///
+    /// `make` runs under the cache's lock, so that a key has one value: it must not block or come back here.
+    pub(crate) fn get_or_make(&self, key: &K, now: Instant, make: impl FnOnce() -> V) -> Arc<V> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get_mut(key) {
+            entry.used = now;
+            return Arc::clone(&entry.value);
+        }
+        self.stats.misses.incr();
+        let value = Arc::new(make());
+        if entries.len() >= self.capacity {
+            let Some(idle) = longest_idle(&entries) else {
+                self.stats.oneshots.incr();
+                return value;
+            };
+            entries.remove(&idle);
+            self.stats.evicts.incr();
+        }
+        entries.insert(key.clone(), Entry { value: Arc::clone(&value), used: now });
+        value
+    }
+
+    /// Lets go of what was idle for longer than `ttl`.
+    pub(crate) fn sweep(&self, now: Instant, ttl: Duration) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|_, entry| {
+            if Arc::strong_count(&entry.value) > 1 {
+                // In use until now at least.
+                entry.used = now;
+                return true;
+            }
+            let keep = now.saturating_duration_since(entry.used) <= ttl;
+            if !keep {
+                self.stats.expires.incr();
+            }
+            keep
+        });
+    }
+
+    /// Every value there is.
+    pub(crate) fn values(&self) -> Vec<Arc<V>> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.values().map(|entry| Arc::clone(&entry.value)).collect()
+    }
+}
+
+fn longest_idle<K: Eq + Hash + Clone, V>(entries: &HashMap<K, Entry<V>>) -> Option<K> {
+    let idle = entries.iter().filter(|(_, entry)| Arc::strong_count(&entry.value) == 1);
+    idle.min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{Registry, RouterStats};
+
+    fn at(secs: u64) -> Instant {
+        static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        *START.get_or_init(|| tokio::time::Instant::now().into_std()) + Duration::from_secs(secs)
+    }
+
+    fn cache(capacity: usize) -> Cache<&'static str, i32> {
+        Cache::new(capacity, RouterStats::new(&Registry::new(), "test").bind_cache().path.clone())
+    }
+
+    #[test]
+    fn a_full_cache_lets_go_of_the_longest_idle() {
+        let cache = cache(2);
+        drop(cache.get_or_make(&"a", at(0), || 1));
+        drop(cache.get_or_make(&"b", at(1), || 2));
+        drop(cache.get_or_make(&"a", at(2), || 3));
+        drop(cache.get_or_make(&"c", at(3), || 4));
+        assert_eq!(cache.stats.evicts.get(), 1);
+        assert_eq!(*cache.get_or_make(&"a", at(4), || 9), 1, "a was used after b");
+        assert_eq!(cache.stats.misses.get(), 3);
+    }
+
+    #[test]
+    fn a_cache_full_of_busy_entries_gives_one_shots() {
+        let cache = cache(1);
+        let busy = cache.get_or_make(&"a", at(0), || 1);
+        assert_eq!(*cache.get_or_make(&"b", at(1), || 2), 2);
+        assert_eq!(*cache.get_or_make(&"b", at(2), || 3), 3, "a one-shot is not kept");
+        assert_eq!(cache.stats.oneshots.get(), 2);
+        assert_eq!(cache.values(), [busy]);
+    }
+
+    #[test]
+    fn a_sweep_spares_what_is_in_use() {
+        let cache = cache(9);
+        let busy = cache.get_or_make(&"a", at(0), || 1);
+        drop(cache.get_or_make(&"b", at(0), || 2));
+        cache.sweep(at(100), Duration::from_secs(10));
+        assert_eq!(cache.values(), [busy]);
+        assert_eq!(cache.stats.expires.get(), 1);
+        cache.sweep(at(105), Duration::from_secs(10));
+        assert_eq!(cache.values().len(), 1, "it was in use at the last sweep");
+        cache.sweep(at(111), Duration::from_secs(10));
+        assert!(cache.values().is_empty());
+    }
+}

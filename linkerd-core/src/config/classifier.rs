@@ -1,0 +1,101 @@
+//! `responseClassifier`: what counts as a failure, and which failures are retried.
+
+use super::{
+    decode::{At, MAX_INT, Section},
+    router::ProtocolKind,
+};
+
+/// A `responseClassifier` map, by its `kind`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Classifier {
+    /// `io.l5d.http.nonRetryable5XX`, `io.l5d.h2.nonRetryable5XX`: 5xx fails and is not retried. The default.
+    NonRetryable5xx,
+    /// `io.l5d.http.retryableRead5XX`, `io.l5d.h2.retryableRead5XX`: GET, HEAD, OPTIONS and TRACE are retried.
+    RetryableRead5xx,
+    /// `io.l5d.http.retryableIdempotent5XX`, `io.l5d.h2.retryableIdempotent5XX`: also PUT and DELETE.
+    RetryableIdempotent5xx,
+    /// `io.l5d.http.retryableAll5XX`, `io.l5d.h2.retryableAll5XX`: also POST and PATCH.
+    RetryableAll5xx,
+    /// `io.l5d.http.allSuccessful`, `io.l5d.h2.allSuccessful`: every response is a success.
+    AllSuccessful,
+    /// One of the `io.l5d.h2.grpc.*`.
+    Grpc {
+        /// Which failures are retried.
+        retry: GrpcRetry,
+        /// `successStatusCodes`: values of `grpc-status` that are successes. Default: 0.
+        success_status_codes: Vec<u32>,
+    },
+}
+
+/// Which gRPC failures are retried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GrpcRetry {
+    /// `io.l5d.h2.grpc.default`: status 14.
+    Default,
+    /// `io.l5d.h2.grpc.compliant`: status 14, HTTP 429, 502, 503 and 504, refused streams.
+    Compliant,
+    /// `io.l5d.h2.grpc.alwaysRetryable`: every gRPC status.
+    Always,
+    /// `io.l5d.h2.grpc.neverRetryable`.
+    Never,
+    /// `io.l5d.h2.grpc.retryableStatusCodes`: these, given by `retryableStatusCodes`. Required.
+    StatusCodes(Vec<u32>),
+}
+
+const HTTP_KINDS: [&str; 5] = [
+    "io.l5d.http.nonRetryable5XX",
+    "io.l5d.http.retryableRead5XX",
+    "io.l5d.http.retryableIdempotent5XX",
+    "io.l5d.http.retryableAll5XX",
+    "io.l5d.http.allSuccessful",
+];
+
+const H2_KINDS: [&str; 10] = [
+    "io.l5d.h2.nonRetryable5XX",
+    "io.l5d.h2.retryableRead5XX",
+    "io.l5d.h2.retryableIdempotent5XX",
+    "io.l5d.h2.retryableAll5XX",
+    "io.l5d.h2.allSuccessful",
+    "io.l5d.h2.grpc.default",
+    "io.l5d.h2.grpc.compliant",
+    "io.l5d.h2.grpc.alwaysRetryable",
+    "io.l5d.h2.grpc.neverRetryable",
+    "io.l5d.h2.grpc.retryableStatusCodes",
+];
+
+impl Classifier {
+    /// The kinds of h2 for h2 routers, those of http for all others, as Linkerd 1.x has it.
+    pub(super) fn decode(at: &At<'_>, protocol: ProtocolKind) -> Option<Self> {
+        let (name, kinds) = match protocol {
+            ProtocolKind::H2 => ("h2 classifier", &H2_KINDS[..]),
+            _ => ("http classifier", &HTTP_KINDS[..]),
+        };
+        let mut s = Section::open(at, name)?;
+        let kind = s.kind("kind", kinds, None)?;
+        let short = kind.trim_start_matches("io.l5d.").trim_start_matches("http.").trim_start_matches("h2.");
+        let classifier = match short {
+            "nonRetryable5XX" => Some(Self::NonRetryable5xx),
+            "retryableRead5XX" => Some(Self::RetryableRead5xx),
+            "retryableIdempotent5XX" => Some(Self::RetryableIdempotent5xx),
+            "retryableAll5XX" => Some(Self::RetryableAll5xx),
+            "allSuccessful" => Some(Self::AllSuccessful),
+            grpc => {
+                let success_status_codes = s.with("successStatusCodes", codes).unwrap_or_else(|| vec![0]);
+                let retry = match grpc {
+                    "grpc.default" => Some(GrpcRetry::Default),
+                    "grpc.compliant" => Some(GrpcRetry::Compliant),
+                    "grpc.alwaysRetryable" => Some(GrpcRetry::Always),
+                    "grpc.neverRetryable" => Some(GrpcRetry::Never),
+                    _ => s.require_with("retryableStatusCodes", codes).map(GrpcRetry::StatusCodes),
+                };
+                retry.map(|retry| Self::Grpc { retry, success_status_codes })
+            }
+        };
+        s.finish();
+        classifier
+    }
+}
+
+fn codes(at: &At<'_>) -> Option<Vec<u32>> {
+    at.list(|at| at.int(&(0..=MAX_INT)).map(|n| n as u32))
+}

@@ -1,0 +1,262 @@
+//! `interpreter`: who binds names.
+
+use std::time::Duration;
+
+use linkerd_dtab::Path;
+
+use super::{
+    decode::{At, Decode, Section},
+    namer::ConsistencyMode,
+    retries::Backoff,
+    tls::ClientTls,
+    transformer::Transformer,
+    value::File,
+};
+
+/// An `interpreter` map.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Interpreter {
+    /// `experimental`: required to be true by some kinds. Default: false.
+    pub experimental: bool,
+    /// `transformers`, in the order in which they are applied. Default: none.
+    pub transformers: Vec<Transformer>,
+    /// `kind` and its own keys. Default: `default`.
+    pub kind: InterpreterKind,
+}
+
+/// The kinds of interpreters.
+#[derive(Clone, Debug, PartialEq)]
+pub enum InterpreterKind {
+    /// `default`: the router's dtab and the file's namers.
+    Default,
+    /// `io.l5d.fs`: also the dtab in a file, below the router's.
+    Fs {
+        /// `dtabFile`. Required; must exist.
+        dtab_file: File,
+    },
+    /// `io.l5d.k8s.configMap` (experimental): also the dtab in a Kubernetes `ConfigMap`.
+    ConfigMap {
+        /// `host` of the API. Default: `localhost`.
+        host: String,
+        /// `port` of the API. Default: 8001.
+        port: u16,
+        /// `namespace` of the `ConfigMap`. Default: `default`.
+        namespace: String,
+        /// `name` of the `ConfigMap`. Required.
+        name: String,
+        /// `filename`: the key in it. Required.
+        filename: String,
+    },
+    /// `io.l5d.consul.interpreter`: a dtab in Consul's store.
+    Consul(Box<ConsulInterpreter>),
+    /// `io.l5d.namerd`: namerd by thrift.
+    Namerd {
+        /// How to reach it. Retries: 5 s to 600 s.
+        remote: Remote,
+        /// `tls`. Default: none.
+        tls: Option<NamerdTls>,
+    },
+    /// `io.l5d.namerd.http` (experimental): namerd by HTTP.
+    NamerdHttp {
+        /// How to reach it. Retries: 5 s to 600 s.
+        remote: Remote,
+        /// `tls`. Default: none.
+        tls: Option<ClientTls>,
+    },
+    /// `io.l5d.mesh`: namerd by gRPC.
+    Mesh {
+        /// How to reach it; `root` (default `/default`) stands for `namespace`. Retries: 1 s to 600 s.
+        remote: Remote,
+        /// `root`. Default: `/default`.
+        root: Path,
+        /// `tls`. Default: none.
+        tls: Option<ClientTls>,
+        /// `initialStreamWindowSizeKB`, at least 1. Default: 10240.
+        initial_stream_window_size_kb: u32,
+    },
+}
+
+/// The keys of `io.l5d.consul.interpreter`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConsulInterpreter {
+    /// `host`. Default: `localhost`.
+    pub host: String,
+    /// `port`. Default: 8500.
+    pub port: u16,
+    /// `namespace`: the name of the dtab. Default: `default`.
+    pub namespace: String,
+    /// `pathPrefix` in the store. Default: `/namerd/dtabs`.
+    pub path_prefix: Path,
+    /// `token`. Default: none.
+    pub token: Option<String>,
+    /// `datacenter`. Default: the agent's.
+    pub datacenter: Option<String>,
+    /// `readConsistencyMode`. Default: Consul's.
+    pub read_consistency_mode: Option<ConsistencyMode>,
+    /// `writeConsistencyMode`. Default: Consul's.
+    pub write_consistency_mode: Option<ConsistencyMode>,
+    /// `failFast`. Default: false.
+    pub fail_fast: bool,
+    /// `backoff` between attempts. Default: jittered from 1 ms to 1 min.
+    pub backoff: Option<Backoff>,
+    /// `tls`. Default: none.
+    pub tls: Option<ClientTls>,
+}
+
+/// How to reach a namerd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// `dst`: its name, such as `/$/inet/127.1/4100`. Required.
+    pub dst: Path,
+    /// `namespace`: which of its dtabs. Default: `default`.
+    pub namespace: String,
+    /// `retry.baseSeconds`: the pause before the first retry, at least 1 s.
+    pub retry_base: Duration,
+    /// `retry.maxSeconds`: the longest pause, not less than the first.
+    pub retry_max: Duration,
+    /// `failureThreshold.minPeriodMs` between checks of the connection. Default: 5 s.
+    pub check_period: Duration,
+    /// `failureThreshold.closeTimeoutMs`: how long a check may take. Default: 4 s, of `io.l5d.mesh` 6 s.
+    pub check_timeout: Duration,
+}
+
+/// The `tls` map of `io.l5d.namerd`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamerdTls {
+    /// `commonName` to verify. Required.
+    pub common_name: String,
+    /// `caCert`: whom to trust, PEM. Default: the system's roots.
+    pub ca_cert: Option<File>,
+}
+
+impl Default for Interpreter {
+    fn default() -> Self {
+        Self { experimental: false, transformers: Vec::new(), kind: InterpreterKind::Default }
+    }
+}
+
+const KINDS: [&str; 7] = [
+    "default",
+    "io.l5d.fs",
+    "io.l5d.k8s.configMap",
+    "io.l5d.consul.interpreter",
+    "io.l5d.namerd",
+    "io.l5d.namerd.http",
+    "io.l5d.mesh",
+];
+
+const EXPERIMENTAL: [&str; 2] = ["io.l5d.k8s.configMap", "io.l5d.namerd.http"];
+
+impl Decode for Interpreter {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let mut s = Section::open(at, "interpreter")?;
+        let kind = s.kind("kind", &KINDS, None)?;
+        let experimental = s.or("experimental", false);
+        let transformers = s.or("transformers", Vec::new());
+        if EXPERIMENTAL.contains(&kind) && !experimental {
+            s.at().experimental(&format!("The {kind} interpreter"), "");
+        }
+        let kind = match kind {
+            "default" => Some(InterpreterKind::Default),
+            "io.l5d.fs" => s.require("dtabFile").map(|dtab_file| InterpreterKind::Fs { dtab_file }),
+            "io.l5d.k8s.configMap" => config_map(&mut s),
+            "io.l5d.consul.interpreter" => Some(InterpreterKind::Consul(Box::new(ConsulInterpreter::decode(&mut s)))),
+            "io.l5d.namerd" => {
+                let remote = Remote::decode(&mut s, false);
+                let tls = s.get("tls");
+                remote.map(|remote| InterpreterKind::Namerd { remote, tls })
+            }
+            "io.l5d.namerd.http" => {
+                let remote = Remote::decode(&mut s, false);
+                let tls = s.get("tls");
+                remote.map(|remote| InterpreterKind::NamerdHttp { remote, tls })
+            }
+            _ => mesh(&mut s),
+        };
+        s.finish();
+        Some(Self { experimental, transformers, kind: kind? })
+    }
+}
+
+fn config_map(s: &mut Section<'_>) -> Option<InterpreterKind> {
+    let host = s.or("host", "localhost".to_owned());
+    let port = s.or("port", 8001);
+    let namespace = s.or("namespace", "default".to_owned());
+    let name = s.require("name");
+    let filename = s.require("filename");
+    Some(InterpreterKind::ConfigMap { host, port, namespace, name: name?, filename: filename? })
+}
+
+fn mesh(s: &mut Section<'_>) -> Option<InterpreterKind> {
+    let remote = Remote::decode(s, true);
+    let root = s.get("root").unwrap_or_else(|| super::announcer::path(&["default"]));
+    let tls = s.get("tls");
+    let initial_stream_window_size_kb = s.count("initialStreamWindowSizeKB", 1).unwrap_or(10240);
+    Some(InterpreterKind::Mesh { remote: remote?, root, tls, initial_stream_window_size_kb })
+}
+
+impl Remote {
+    fn decode(s: &mut Section<'_>, mesh: bool) -> Option<Self> {
+        let (base, timeout) = if mesh { (1, 6) } else { (5, 4) };
+        let dst = s.require("dst");
+        let namespace = if mesh { None } else { s.get("namespace") };
+        let retry = s.with("retry", |at| {
+            let mut s = Section::open(at, "retry")?;
+            let given = s.seconds("baseSeconds", 1);
+            let valid = given.is_some() || !s.has("baseSeconds");
+            let base = given.unwrap_or(Duration::from_secs(base));
+            let max = s.seconds("maxSeconds", 1).unwrap_or(Duration::from_secs(600));
+            if valid && max < base {
+                let (base, max) = (base.as_secs(), max.as_secs());
+                s.problem("maxSeconds", format!("must not be less than baseSeconds {base}, got {max}"));
+            }
+            s.finish();
+            Some((base, max))
+        });
+        let check = s.with("failureThreshold", |at| {
+            let mut s = Section::open(at, "failureThreshold")?;
+            let period = s.millis("minPeriodMs", 1);
+            let timeout = s.millis("closeTimeoutMs", 1);
+            s.finish();
+            Some((period, timeout))
+        });
+        let (period, close) = check.unwrap_or_default();
+        let (retry_base, retry_max) = retry.unwrap_or((Duration::from_secs(base), Duration::from_secs(600)));
+        Some(Self {
+            dst: dst?,
+            namespace: namespace.unwrap_or_else(|| "default".to_owned()),
+            retry_base,
+            retry_max,
+            check_period: period.unwrap_or(Duration::from_secs(5)),
+            check_timeout: close.unwrap_or(Duration::from_secs(timeout)),
+        })
+    }
+}
+
+impl ConsulInterpreter {
+    fn decode(s: &mut Section<'_>) -> Self {
+        Self {
+            host: s.or("host", "localhost".to_owned()),
+            port: s.or("port", 8500),
+            namespace: s.or("namespace", "default".to_owned()),
+            path_prefix: s.get("pathPrefix").unwrap_or_else(|| super::announcer::path(&["namerd", "dtabs"])),
+            token: s.get("token"),
+            datacenter: s.get("datacenter"),
+            read_consistency_mode: s.get("readConsistencyMode"),
+            write_consistency_mode: s.get("writeConsistencyMode"),
+            fail_fast: s.or("failFast", false),
+            backoff: s.get("backoff"),
+            tls: s.get("tls"),
+        }
+    }
+}
+
+impl Decode for NamerdTls {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let mut s = Section::open(at, "namerd tls")?;
+        let common_name = s.require("commonName");
+        let ca_cert = s.get("caCert");
+        s.finish();
+        Some(Self { common_name: common_name?, ca_cert })
+    }
+}

@@ -1,0 +1,231 @@
+//! The entries of `servers`.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use linkerd_dtab::Path;
+
+use super::{
+    client::{H2Settings, Session},
+    decode::{At, Decode, Section},
+    router::ProtocolKind,
+    tls::ServerTls,
+    value::HeaderName,
+};
+
+/// One server of a router: a port to listen on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    /// `port`. Default by protocol: http 4140, h2 4142, thrift 4114, mux 4141, thriftmux 4144.
+    pub port: u16,
+    /// `ip`: the address to listen on. Default: loopback.
+    pub ip: IpAddr,
+    /// `label`: accepted, and visible nowhere, as in Linkerd 1.x.
+    pub label: Option<String>,
+    /// `tls`. Default: none, clear text.
+    pub tls: Option<ServerTls>,
+    /// `socketOptions` of the listening socket and of what it accepts.
+    pub socket_options: SocketOptions,
+    /// `maxConcurrentRequests`: more than these are rejected at once. At least 1. Default: unlimited.
+    pub max_concurrent_requests: Option<usize>,
+    /// `announce`: names under which to announce this server. Default: none.
+    pub announce: Vec<Path>,
+    /// `timeoutMs`: how long a request may take, until 503. Default: unlimited.
+    pub timeout: Option<Duration>,
+    /// `serverSession`: how long connections live.
+    pub session: Session,
+    /// `clearContext`: strip all `l5d-*` headers of requests and responses. Default: false.
+    pub clear_context: bool,
+    /// `addForwardedHeader` (http, h2). Default: none; `{}` stands for its defaults.
+    pub add_forwarded_header: Option<AddForwardedHeader>,
+    /// `timestampHeader` (http): a header to write the time of arrival to, in ms since 1970. Default: none.
+    pub timestamp_header: Option<HeaderName>,
+    /// `maxCallDepth` (http, h2): at most so many entries in `Via`. At least 1. Default: 1000.
+    pub max_call_depth: usize,
+    /// `upgrades` (http): forward `Upgrade` and tunnel after a 101. Default: true; false is Linkerd 1.7.5's way.
+    pub upgrades: bool,
+    /// Window, frame and header sizes (h2).
+    pub h2: H2Settings,
+    /// `maxConcurrentStreamsPerConnection` (h2): more are refused. At least 1. Default: 1000.
+    pub max_concurrent_streams: u32,
+    /// `thriftFramed` (thrift). Default: true.
+    pub thrift_framed: bool,
+}
+
+/// The `socketOptions` map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// `noDelay`: `TCP_NODELAY`. Default: true.
+    pub no_delay: bool,
+    /// `reuseAddr`: `SO_REUSEADDR`. Default: true.
+    pub reuse_addr: bool,
+    /// `reusePort`: `SO_REUSEPORT`. Default: false.
+    pub reuse_port: bool,
+    /// `writeTimeoutMs`: closes a connection on which a write takes longer. Default: unlimited.
+    pub write_timeout: Option<Duration>,
+    /// `readTimeoutMs`: closes a connection on which nothing is read for so long. Default: unlimited.
+    pub read_timeout: Option<Duration>,
+    /// `keepAlive`: `SO_KEEPALIVE`. Default: the system's.
+    pub keep_alive: Option<bool>,
+    /// `backlog` of a listening socket, at least 1. Default: the system's.
+    pub backlog: Option<u32>,
+}
+
+/// The `addForwardedHeader` map of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddForwardedHeader {
+    /// `by`: how this side is called. Default: `requestRandom`.
+    pub by: Labeler,
+    /// `for`: how the other side is called. Default: `requestRandom`.
+    pub for_: Labeler,
+}
+
+/// What stands for an address in `Forwarded`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Labeler {
+    /// `ip`: the address.
+    Ip,
+    /// `ip:port`: address and port.
+    IpPort,
+    /// `connectionRandom`: random, the same for all requests of a connection.
+    ConnectionRandom,
+    /// `requestRandom`: random.
+    RequestRandom,
+    /// `router`: the router's label.
+    Router,
+    /// `static`: the `label` given. Required.
+    Static(String),
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self {
+            no_delay: true,
+            reuse_addr: true,
+            reuse_port: false,
+            write_timeout: None,
+            read_timeout: None,
+            keep_alive: None,
+            backlog: None,
+        }
+    }
+}
+
+impl Default for AddForwardedHeader {
+    fn default() -> Self {
+        Self { by: Labeler::RequestRandom, for_: Labeler::RequestRandom }
+    }
+}
+
+impl Server {
+    /// A server with all defaults of its protocol.
+    pub fn new(protocol: ProtocolKind) -> Self {
+        Self {
+            port: protocol.default_port(),
+            ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            label: None,
+            tls: None,
+            socket_options: SocketOptions::default(),
+            max_concurrent_requests: None,
+            announce: Vec::new(),
+            timeout: None,
+            session: Session::default(),
+            clear_context: false,
+            add_forwarded_header: None,
+            timestamp_header: None,
+            max_call_depth: 1000,
+            upgrades: true,
+            h2: H2Settings::default(),
+            max_concurrent_streams: 1000,
+            thrift_framed: true,
+        }
+    }
+
+    /// The address to listen on.
+    pub fn addr(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port)
+    }
+
+    pub(super) fn decode(at: &At<'_>, protocol: ProtocolKind) -> Option<Self> {
+        let mut s = Section::open(at, "server")?;
+        let mut server = Self::new(protocol);
+        server.port = s.or("port", server.port);
+        server.ip = s.or("ip", server.ip);
+        server.label = s.get("label");
+        server.tls = s.get("tls");
+        server.socket_options = s.or("socketOptions", server.socket_options);
+        server.max_concurrent_requests = s.size("maxConcurrentRequests", 1);
+        server.announce = s.or("announce", server.announce);
+        server.timeout = s.millis("timeoutMs", 1);
+        server.session = s.or("serverSession", server.session);
+        server.clear_context = s.or("clearContext", false);
+        if let ProtocolKind::Http | ProtocolKind::H2 = protocol {
+            server.add_forwarded_header = s.get("addForwardedHeader");
+            server.max_call_depth = s.size("maxCallDepth", 1).unwrap_or(server.max_call_depth);
+        }
+        match protocol {
+            ProtocolKind::Http => {
+                server.timestamp_header = s.get("timestampHeader");
+                server.upgrades = s.or("upgrades", true);
+            }
+            ProtocolKind::H2 => {
+                server.h2 = H2Settings::decode(&mut s);
+                let streams = s.count("maxConcurrentStreamsPerConnection", 1);
+                server.max_concurrent_streams = streams.unwrap_or(server.max_concurrent_streams);
+            }
+            ProtocolKind::Thrift | ProtocolKind::ThriftMux => {
+                server.thrift_framed = s.or("thriftFramed", true);
+            }
+            ProtocolKind::Mux => {}
+        }
+        s.finish();
+        Some(server)
+    }
+}
+
+impl Decode for SocketOptions {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let mut s = Section::open(at, "socketOptions")?;
+        let default = Self::default();
+        let options = Self {
+            no_delay: s.or("noDelay", default.no_delay),
+            reuse_addr: s.or("reuseAddr", default.reuse_addr),
+            reuse_port: s.or("reusePort", default.reuse_port),
+            write_timeout: s.millis("writeTimeoutMs", 1),
+            read_timeout: s.millis("readTimeoutMs", 1),
+            keep_alive: s.get("keepAlive"),
+            backlog: s.count("backlog", 1),
+        };
+        s.finish();
+        Some(options)
+    }
+}
+
+impl Decode for AddForwardedHeader {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let mut s = Section::open(at, "addForwardedHeader")?;
+        let default = Self::default();
+        let header = Self { by: s.or("by", default.by), for_: s.or("for", default.for_) };
+        s.finish();
+        Some(header)
+    }
+}
+
+impl Decode for Labeler {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        const KINDS: [&str; 6] = ["ip", "ip:port", "connectionRandom", "requestRandom", "router", "static"];
+        let mut s = Section::open(at, "labeler")?;
+        let labeler = match s.kind("kind", &KINDS, None)? {
+            "ip" => Self::Ip,
+            "ip:port" => Self::IpPort,
+            "connectionRandom" => Self::ConnectionRandom,
+            "requestRandom" => Self::RequestRandom,
+            "router" => Self::Router,
+            _ => Self::Static(s.require("label").unwrap_or_default()),
+        };
+        s.finish();
+        Some(labeler)
+    }
+}

@@ -1,0 +1,179 @@
+//! What a file may say although it is not built yet.
+
+use super::{
+    Config, Problem,
+    node::{Node, Value, boolean},
+};
+
+/// Keys and kinds that are known but not built yet. What gets built is taken off here, one line each.
+///
+/// A line is a key, with list indices and `configs` left out, or a key and a value of it; `*.` at the beginning stands
+/// for any place. A key counts as used unless its value is absent or an empty list.
+pub const NOT_BUILT: &[&str] = &[
+    "admin.tls",
+    "namers.kind=io.l5d.consul",
+    "namers.kind=io.l5d.curator",
+    "namers.kind=io.l5d.dnssrv",
+    "namers.kind=io.l5d.k8s",
+    "namers.kind=io.l5d.k8s.external",
+    "namers.kind=io.l5d.k8s.ns",
+    "namers.kind=io.l5d.marathon",
+    "namers.kind=io.l5d.rancher",
+    "namers.kind=io.l5d.serversets",
+    "namers.kind=io.l5d.zkLeader",
+    "routers.announcers",
+    "routers.client.clientSession",
+    "routers.client.failureAccrual.kind=io.l5d.successRate",
+    "routers.client.failureAccrual.kind=io.l5d.successRateWindowed",
+    "routers.client.forwardClientCert=true",
+    "routers.client.headerTableBytes",
+    "routers.client.initialStreamWindowBytes",
+    "routers.client.loadBalancer.enableProbation=true",
+    "routers.client.loadBalancer.kind=aperture",
+    "routers.client.loadBalancer.kind=heap",
+    "routers.client.loadBalancer.kind=roundRobin",
+    "routers.client.maxFrameBytes",
+    "routers.client.maxHeaderListBytes",
+    "routers.client.requestAuthorizers",
+    "routers.client.tls",
+    "routers.client.windowUpdateRatio",
+    "routers.h2AccessLog",
+    "routers.h2AccessLogAppend",
+    "routers.h2AccessLogRollPolicy",
+    "routers.h2AccessLogRotateCount",
+    "routers.httpAccessLog",
+    "routers.httpAccessLogAppend",
+    "routers.httpAccessLogRollPolicy",
+    "routers.httpAccessLogRotateCount",
+    "routers.identifier.kind=io.l5d.ingress",
+    "routers.identifier.kind=io.l5d.k8s.istio",
+    "routers.identifier.kind=io.l5d.k8s.istio-ingress",
+    "routers.interpreter.kind=io.l5d.consul.interpreter",
+    "routers.interpreter.kind=io.l5d.k8s.configMap",
+    "routers.interpreter.kind=io.l5d.mesh",
+    "routers.interpreter.kind=io.l5d.namerd",
+    "routers.interpreter.kind=io.l5d.namerd.http",
+    "routers.protocol=h2",
+    "routers.protocol=mux",
+    "routers.protocol=thrift",
+    "routers.protocol=thriftmux",
+    "routers.servers.addForwardedHeader",
+    "routers.servers.announce",
+    "routers.servers.headerTableBytes",
+    "routers.servers.initialStreamWindowBytes",
+    "routers.servers.maxConcurrentStreamsPerConnection",
+    "routers.servers.maxFrameBytes",
+    "routers.servers.maxHeaderListBytes",
+    "routers.servers.serverSession",
+    "routers.servers.timestampHeader",
+    "routers.servers.tls",
+    "routers.servers.windowUpdateRatio",
+    "routers.service.classificationTimeoutMs",
+    "routers.service.retryBufferSize",
+    "routers.tracePropagator.kind=io.l5d.zipkin",
+    "telemetry.kind=io.l5d.influxdb",
+    "telemetry.kind=io.l5d.recentRequests",
+    "telemetry.kind=io.l5d.statsd",
+    "telemetry.kind=io.l5d.tracelog",
+    "telemetry.kind=io.l5d.zipkin",
+    "*.socketOptions.readTimeoutMs",
+    "*.socketOptions.writeTimeoutMs",
+    "*.transformers.kind=io.l5d.k8s.daemonset",
+    "*.transformers.kind=io.l5d.k8s.localnode",
+];
+
+/// Keys that are accepted and do less than they say, with what to tell the user. Written as in [`NOT_BUILT`].
+const NOTICES: &[(&str, &str)] = &[
+    ("*.windowUpdateRatio", "has no effect: windows are updated when half of them is used"),
+    ("*.trustCerts", "is deprecated: put the certificates into one file and name it by trustCertsBundle"),
+    ("routers.servers.label", "has no effect: a server is called by its address"),
+];
+
+/// What a file uses of [`NOT_BUILT`], in the order of the file.
+pub fn check_supported(config: &Config) -> Vec<Problem> {
+    find(config, &|pattern| {
+        let value = pattern.split_once('=').map(|(_, value)| format!("'{value}' "));
+        format!("{}is not supported yet", value.unwrap_or_default())
+    })
+}
+
+/// What to warn of at start-up.
+pub(super) fn notices(config: &Config) -> Vec<Problem> {
+    let mut found = Vec::new();
+    for (pattern, text) in NOTICES {
+        walk(config, &[*pattern], &|_| (*text).to_owned(), &mut found);
+    }
+    found.sort_by_key(|p| p.position);
+    found
+}
+
+fn find(config: &Config, message: &dyn Fn(&str) -> String) -> Vec<Problem> {
+    let mut found = Vec::new();
+    walk(config, NOT_BUILT, message, &mut found);
+    found.sort_by_key(|p| p.position);
+    found
+}
+
+fn walk(config: &Config, patterns: &[&str], message: &dyn Fn(&str) -> String, found: &mut Vec<Problem>) {
+    let mut walk = Walk { config, patterns, message, found };
+    walk.node(&config.tree, "", "");
+}
+
+struct Walk<'a> {
+    config: &'a Config,
+    patterns: &'a [&'a str],
+    message: &'a dyn Fn(&str) -> String,
+    found: &'a mut Vec<Problem>,
+}
+
+impl Walk<'_> {
+    /// `key` as patterns have it, `shown` with indices.
+    fn node(&mut self, node: &Node, key: &str, shown: &str) {
+        let used = !node.is_null() && !matches!(&node.value, Value::List(items) if items.is_empty());
+        if used && let Some(pattern) = self.patterns.iter().find(|p| matches(p, key, node)) {
+            self.found.push(Problem {
+                file: self.config.file.clone(),
+                position: Some(node.at),
+                key: shown.to_owned(),
+                message: (self.message)(pattern),
+            });
+        }
+        match &node.value {
+            Value::Scalar(_) => {}
+            Value::List(items) => {
+                for (i, item) in items.iter().enumerate() {
+                    self.node(item, key, &format!("{shown}[{i}]"));
+                }
+            }
+            Value::Map(entries) => {
+                for entry in entries {
+                    let dot = if shown.is_empty() { "" } else { "." };
+                    let shown = format!("{shown}{dot}{}", entry.key);
+                    match entry.key.as_str() {
+                        "configs" => self.node(&entry.value, key, &shown),
+                        name => self.node(&entry.value, &format!("{key}{dot}{name}"), &shown),
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn matches(pattern: &str, key: &str, node: &Node) -> bool {
+    let (place, value) = match pattern.split_once('=') {
+        Some((place, value)) => (place, Some(value)),
+        None => (pattern, None),
+    };
+    let placed = match place.strip_prefix("*.") {
+        Some(end) => key.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
+        None => key == place,
+    };
+    // The list itself and each of its items have the same key; the list is reported.
+    placed
+        && match (&node.value, value) {
+            (Value::Scalar(s), Some("true")) => boolean(&s.text) == Some(true),
+            (Value::Scalar(s), Some(value)) => s.text == value,
+            (_, Some(_)) => false,
+            (_, None) => true,
+        }
+}

@@ -1,0 +1,372 @@
+//! Why a request failed.
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::{Request, StatusCode};
+use linkerd_dtab::Path;
+
+use crate::Body;
+
+/// Any error, as tower boxes it.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// Why a request failed, and what decided that it did.
+///
+/// One word wide: the details are behind a box that only a failure allocates.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    dst: Option<Path>,
+    client: Option<Path>,
+    text: Option<String>,
+    source: Option<BoxError>,
+    never_sent: bool,
+    // A request is not `Sync`; nobody ever waits for this lock.
+    request: Mutex<Option<Request<Body>>>,
+}
+
+/// What decided that a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// No identifier could name the request.
+    Unidentified,
+    /// A header that steers the engine does not parse: a dtab, say.
+    BadHeader,
+    /// The request went through too many proxies.
+    TooManyHops,
+    /// The request is framed in a way that HTTP forbids.
+    BadRequest,
+    /// The name stands for nothing: negative, failed or empty.
+    NoSuchName,
+    /// The name is bound, and has no endpoints.
+    NoEndpoints,
+    /// The name could not be bound: a namer failed, or took longer than the binding timeout.
+    Binding,
+    /// No connection could be made to the endpoint. Nothing was sent.
+    Connect,
+    /// The connection ended before the response did.
+    Closed,
+    /// The endpoint's answer is not HTTP, or framed in a way that HTTP forbids.
+    BadResponse,
+    /// The endpoint refused the request unprocessed, as often as it was asked.
+    Refused,
+    /// One attempt took longer than its limit.
+    AttemptTimeout,
+    /// The request took longer than its limit, retries included.
+    TotalTimeout,
+    /// The request's deadline had passed.
+    Deadline,
+    /// A limit on concurrency or waiting was reached: the request was shed, unprocessed.
+    Overloaded,
+    /// The request's own body failed before it was sent whole.
+    RequestBody,
+    /// A layer that is not the engine's own failed.
+    Layer,
+}
+
+impl Error {
+    /// An error of this kind, with nothing else known.
+    #[must_use]
+    pub fn new(kind: ErrorKind) -> Self {
+        let never_sent = matches!(
+            kind,
+            ErrorKind::Unidentified
+                | ErrorKind::BadHeader
+                | ErrorKind::TooManyHops
+                | ErrorKind::NoSuchName
+                | ErrorKind::NoEndpoints
+                | ErrorKind::Binding
+                | ErrorKind::Connect
+                | ErrorKind::Overloaded
+        );
+        Self(Box::new(Inner {
+            kind,
+            dst: None,
+            client: None,
+            text: None,
+            source: None,
+            never_sent,
+            request: Mutex::new(None),
+        }))
+    }
+
+    /// Any other error, as an error of a layer; one that is an [`Error`] already stays what it is.
+    pub fn from_box(error: BoxError) -> Self {
+        match error.downcast::<Self>() {
+            Ok(error) => *error,
+            Err(error) => Self::new(ErrorKind::Layer).with_source(error),
+        }
+    }
+
+    /// The same error with its cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// The same error with the text that a caller of the proxy reads, in `l5d-err` and the body.
+    #[must_use]
+    pub fn with_text(mut self, text: impl Into<String>) -> Self {
+        self.0.text = Some(text.into());
+        self
+    }
+
+    /// The same error with this text, unless it has one.
+    pub(crate) fn or_text(mut self, text: impl FnOnce() -> String) -> Self {
+        self.0.text.get_or_insert_with(text);
+        self
+    }
+
+    /// The same error with the logical name that the request was for, unless it has one.
+    #[must_use]
+    pub fn with_dst(mut self, dst: &Path) -> Self {
+        self.0.dst.get_or_insert_with(|| dst.clone());
+        self
+    }
+
+    /// The same error with the bound name that the request was sent to, unless it has one.
+    #[must_use]
+    pub fn with_client(mut self, client: &Path) -> Self {
+        self.0.client.get_or_insert_with(|| client.clone());
+        self
+    }
+
+    /// The same error, with what is known of whether anything of the request was sent.
+    #[must_use]
+    pub fn with_never_sent(mut self, never_sent: bool) -> Self {
+        self.0.never_sent = never_sent;
+        self
+    }
+
+    /// The same error with the request that it is about, which was not sent.
+    #[must_use]
+    pub fn with_request(mut self, req: Request<Body>) -> Self {
+        self.0.request = Mutex::new(Some(req));
+        self
+    }
+
+    /// The request, if it came back unsent: another try needs no copy of it.
+    pub fn take_request(&mut self) -> Option<Request<Body>> {
+        self.0.request.get_mut().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What decided.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The logical name that the request was for.
+    #[must_use]
+    pub fn dst(&self) -> Option<&Path> {
+        self.0.dst.as_ref()
+    }
+
+    /// The bound name that the request was sent to.
+    #[must_use]
+    pub fn client(&self) -> Option<&Path> {
+        self.0.client.as_ref()
+    }
+
+    /// Whether it is certain that nothing of the request was written to an endpoint, so that any request may be tried
+    /// again.
+    #[must_use]
+    pub fn never_sent(&self) -> bool {
+        self.0.never_sent
+    }
+
+    /// The status that a proxy answers with.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self.0.kind {
+            ErrorKind::Unidentified
+            | ErrorKind::BadHeader
+            | ErrorKind::TooManyHops
+            | ErrorKind::BadRequest
+            | ErrorKind::RequestBody => StatusCode::BAD_REQUEST,
+            ErrorKind::AttemptTimeout | ErrorKind::TotalTimeout | ErrorKind::Deadline | ErrorKind::Overloaded => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            ErrorKind::NoSuchName
+            | ErrorKind::NoEndpoints
+            | ErrorKind::Binding
+            | ErrorKind::Connect
+            | ErrorKind::Closed
+            | ErrorKind::BadResponse
+            | ErrorKind::Refused
+            | ErrorKind::Layer => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// What a caller of the proxy reads: the text given with [`with_text`](Self::with_text), else the error with its
+    /// causes.
+    #[must_use]
+    pub fn text(&self) -> String {
+        if let Some(text) = &self.0.text {
+            return text.clone();
+        }
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        text
+    }
+}
+
+impl ErrorKind {
+    /// A short name for metrics and logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unidentified => "unidentified",
+            Self::BadHeader => "bad_header",
+            Self::TooManyHops => "too_many_hops",
+            Self::BadRequest => "bad_request",
+            Self::NoSuchName => "no_such_name",
+            Self::NoEndpoints => "no_endpoints",
+            Self::Binding => "binding",
+            Self::Connect => "connect",
+            Self::Closed => "closed",
+            Self::BadResponse => "bad_response",
+            Self::Refused => "refused",
+            Self::AttemptTimeout => "attempt_timeout",
+            Self::TotalTimeout => "total_timeout",
+            Self::Deadline => "deadline",
+            Self::Overloaded => "overloaded",
+            Self::RequestBody => "request_body",
+            Self::Layer => "layer",
+        }
+    }
+
+    const fn message(self) -> &'static str {
+        match self {
+            Self::Unidentified => "the request has no name",
+            Self::BadHeader => "a header does not parse",
+            Self::TooManyHops => "the request went through too many proxies",
+            Self::BadRequest => "the request is not well-formed",
+            Self::NoSuchName => "the name stands for nothing",
+            Self::NoEndpoints => "the name has no endpoints",
+            Self::Binding => "the name could not be bound",
+            Self::Connect => "no connection to the endpoint",
+            Self::Closed => "the connection ended before the response did",
+            Self::BadResponse => "the response is not well-formed",
+            Self::Refused => "the endpoint refused the request",
+            Self::AttemptTimeout => "the attempt took too long",
+            Self::TotalTimeout => "the request took too long",
+            Self::Deadline => "the deadline has passed",
+            Self::Overloaded => "too many requests are waiting",
+            Self::RequestBody => "the request's body failed",
+            Self::Layer => "a layer failed",
+        }
+    }
+}
+
+/// A failure that several requests share, as the cause of each one's error.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct SharedFailure(pub(crate) linkerd_dtab::Failure);
+
+/// An error of this kind after a wait of this length: for texts that name it as Twitter's durations do.
+pub(crate) fn twitter_duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    match millis {
+        0 => format!("{}.microseconds", duration.as_micros()),
+        _ if millis % 86_400_000 == 0 => format!("{}.days", millis / 86_400_000),
+        _ if millis % 3_600_000 == 0 => format!("{}.hours", millis / 3_600_000),
+        _ if millis % 60_000 == 0 => format!("{}.minutes", millis / 60_000),
+        _ if millis % 1000 == 0 => format!("{}.seconds", millis / 1000),
+        _ if millis < 1000 => format!("{millis}.milliseconds"),
+        _ => {
+            let mut text = String::new();
+            for (size, unit) in [(3_600_000, "hours"), (60_000, "minutes"), (1000, "seconds"), (1, "milliseconds")] {
+                let n = match unit {
+                    "hours" => millis / size,
+                    "minutes" => millis % 3_600_000 / size,
+                    "seconds" => millis % 60_000 / size,
+                    _ => millis % 1000,
+                };
+                if n > 0 {
+                    if !text.is_empty() {
+                        text.push('+');
+                    }
+                    text.push_str(&format!("{n}.{unit}"));
+                }
+            }
+            text
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.kind.message())?;
+        if let Some(dst) = &self.0.dst {
+            write!(f, " ({dst}")?;
+            if let Some(client) = &self.0.client {
+                write!(f, " at {client}")?;
+            }
+            f.write_str(")")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { kind, dst, client, text, source, never_sent, request: _ } = &*self.0;
+        f.debug_struct("Error")
+            .field("kind", kind)
+            .field("dst", dst)
+            .field("client", client)
+            .field("text", text)
+            .field("source", source)
+            .field("never_sent", never_sent)
+            .finish_non_exhaustive()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_one_word() {
+        assert_eq!(size_of::<Error>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn durations_print_as_twitters_do() {
+        for (millis, text) in [
+            (10_000, "10.seconds"),
+            (500, "500.milliseconds"),
+            (60_000, "1.minutes"),
+            (1500, "1.seconds+500.milliseconds"),
+        ] {
+            assert_eq!(twitter_duration(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn a_boxed_error_is_unboxed_and_not_wrapped() {
+        let error = Error::new(ErrorKind::Connect);
+        assert_eq!(Error::from_box(Box::new(error)).kind(), ErrorKind::Connect);
+        assert_eq!(Error::from_box("other".into()).kind(), ErrorKind::Layer);
+    }
+}

@@ -1,0 +1,142 @@
+//! Where an endpoint's stack ends: on the network.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use linkerd_dtab::Endpoint;
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::client::Client;
+use crate::{Svc, telemetry::ClientStats};
+
+/// Makes the service that reaches one endpoint: the network, or what a test puts in its place.
+pub trait Connect: Send + Sync + 'static {
+    /// The service of one endpoint. It connects when it is called, not before.
+    fn connect(&self, endpoint: &Endpoint) -> Svc;
+
+    /// The same, for who counts connections too. By default they are not counted.
+    fn connect_counted(&self, endpoint: &Endpoint, stats: &Arc<ClientStats>) -> Svc {
+        let _ = stats;
+        self.connect(endpoint)
+    }
+}
+
+/// HTTP/1.1 over TCP, with a pool of connections for each endpoint.
+#[derive(Clone, Debug, Default)]
+pub struct HttpConnect {
+    config: Arc<ClientConfig>,
+}
+
+/// How the client reaches an endpoint.
+///
+/// # Defaults
+///
+/// Linkerd 1's, but for [`PoolConfig::max_waiters`].
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// How long connecting may take. 1 second, as in Finagle.
+    pub connect_timeout: Duration,
+    /// How many connections there are.
+    pub pool: PoolConfig,
+    /// How sockets are set up.
+    pub socket: SocketOptions,
+    /// The most bytes that the head of a response may have; above it, it counts as not well-formed. 8 KiB.
+    pub max_header_bytes: usize,
+    /// A response of a known length up to this is read whole before it is passed on, so that one that is cut short is
+    /// a failure and not half an answer. 5 KiB; `usize::MAX` reads every response whole, whatever its length.
+    pub aggregate_up_to: usize,
+}
+
+/// How many connections there are to an endpoint.
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    /// So many are kept open even when they are idle for long. 0.
+    pub min_size: usize,
+    /// The most that are open at a time. `usize::MAX`.
+    pub max_size: usize,
+    /// For how long one may be idle before it is closed. No limit.
+    pub idle_time: Option<Duration>,
+    /// How old one may grow before it serves no further request. No limit.
+    pub max_age: Option<Duration>,
+    /// How many requests may wait for a connection when `max_size` are in use; a further one fails at once as
+    /// [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded). `usize::MAX`, which the number of requests bounds.
+    pub max_waiters: usize,
+}
+
+/// How sockets are set up.
+#[derive(Clone, Debug)]
+pub struct SocketOptions {
+    /// Send small segments at once. On.
+    pub no_delay: bool,
+    /// Probe idle connections, as the system is configured. As the system has it.
+    pub keep_alive: Option<bool>,
+    /// Listen on an address that an earlier socket still lingers at. On.
+    pub reuse_addr: bool,
+    /// Share the port with other sockets that set this. Off.
+    pub reuse_port: bool,
+    /// How many connections may wait to be accepted. 1024.
+    pub backlog: u32,
+}
+
+impl HttpConnect {
+    /// Connects as configured.
+    #[must_use]
+    pub fn new(config: ClientConfig) -> Self {
+        Self { config: Arc::new(config) }
+    }
+}
+
+impl Connect for HttpConnect {
+    fn connect(&self, endpoint: &Endpoint) -> Svc {
+        Svc::from_call(Client::new(endpoint.addr, Arc::clone(&self.config)))
+    }
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(1),
+            pool: PoolConfig::default(),
+            socket: SocketOptions::default(),
+            max_header_bytes: 8 * 1024,
+            aggregate_up_to: 5 * 1024,
+        }
+    }
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self { min_size: 0, max_size: usize::MAX, idle_time: None, max_age: None, max_waiters: usize::MAX }
+    }
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self { no_delay: true, keep_alive: None, reuse_addr: true, reuse_port: false, backlog: 1024 }
+    }
+}
+
+impl SocketOptions {
+    fn socket(&self, addr: SocketAddr) -> io::Result<TcpSocket> {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if let Some(keep_alive) = self.keep_alive {
+            socket.set_keepalive(keep_alive)?;
+        }
+        Ok(socket)
+    }
+
+    pub(crate) async fn connect(&self, addr: SocketAddr) -> io::Result<TcpStream> {
+        let stream = self.socket(addr)?.connect(addr).await?;
+        stream.set_nodelay(self.no_delay)?;
+        Ok(stream)
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn listen(&self, addr: SocketAddr) -> io::Result<tokio::net::TcpListener> {
+        let socket = self.socket(addr)?;
+        socket.set_reuseaddr(self.reuse_addr)?;
+        #[cfg(unix)]
+        socket.set_reuseport(self.reuse_port)?;
+        socket.bind(addr)?;
+        socket.listen(self.backlog)
+    }
+}

@@ -1,0 +1,199 @@
+//! What a request carries from hop to hop: local dtab, deadline, trace.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use linkerd_dtab::Dtab;
+
+use super::{headers, headers::Scan, trace::TraceId};
+use crate::{Error, ErrorKind};
+
+/// What is known of a request beside the request: where it came from, and what it carries from hop to hop.
+///
+/// A server puts one into the extensions of each request; an endpoint's stack writes it onto each attempt.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct RequestContext {
+    /// Rules for this request only: those of `l5d-ctx-dtab`, then those of `l5d-dtab`, which win.
+    pub dtab: Dtab,
+    /// When its answer is no longer wanted.
+    pub deadline: Option<Deadline>,
+    /// The span that it is served in; `None` starts a new trace at each attempt.
+    pub trace: Option<TraceId>,
+    /// The client's address.
+    pub remote: Option<SocketAddr>,
+    /// The address that it was accepted at.
+    pub local: Option<SocketAddr>,
+    /// How it came.
+    pub scheme: Scheme,
+    /// The version that the client speaks.
+    pub version: Version,
+}
+
+/// How a request came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// In the clear.
+    #[default]
+    Http,
+    /// Through TLS.
+    Https,
+}
+
+/// When an answer is no longer wanted, as hops tell each other: in nanoseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Deadline {
+    timestamp_nanos: i64,
+    deadline_nanos: i64,
+}
+
+impl Deadline {
+    /// `timeout` after `now`.
+    #[must_use]
+    pub fn after(now: SystemTime, timeout: Duration) -> Self {
+        let nanos = |since: Duration| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
+        let now = now.duration_since(UNIX_EPOCH).map(nanos).unwrap_or_default();
+        Self { timestamp_nanos: now, deadline_nanos: now.saturating_add(nanos(timeout)) }
+    }
+
+    /// Of both the later timestamp and the earlier deadline.
+    #[must_use]
+    pub fn combined(self, other: Self) -> Self {
+        Self {
+            timestamp_nanos: self.timestamp_nanos.max(other.timestamp_nanos),
+            deadline_nanos: self.deadline_nanos.min(other.deadline_nanos),
+        }
+    }
+
+    /// How much time is left at `now`; zero once it has passed.
+    #[must_use]
+    pub fn remaining(self, now: SystemTime) -> Duration {
+        self.at().duration_since(now).unwrap_or_default()
+    }
+
+    fn at(self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_nanos(u64::try_from(self.deadline_nanos).unwrap_or_default())
+    }
+
+    /// Whether it has passed at `now`.
+    #[must_use]
+    pub fn has_passed(self, now: SystemTime) -> bool {
+        self.remaining(now).is_zero()
+    }
+
+    fn decode(value: &HeaderValue) -> Option<Self> {
+        let (timestamp, deadline) = value.to_str().ok()?.split_once(' ')?;
+        Some(Self { timestamp_nanos: timestamp.parse().ok()?, deadline_nanos: deadline.parse().ok()? })
+    }
+
+    fn encode(self) -> Option<HeaderValue> {
+        HeaderValue::try_from(format!("{} {}", self.timestamp_nanos, self.deadline_nanos)).ok()
+    }
+}
+
+impl RequestContext {
+    /// Reads the context that a request carries, and removes its headers: the dtabs and the trace always, the deadline
+    /// if any of its values is one.
+    ///
+    /// Without such headers a new trace begins, and nothing is allocated.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::BadHeader`] if a dtab does not parse, with the parser's text. Other headers that do not parse count
+    /// as absent.
+    pub fn read(headers: &mut HeaderMap) -> Result<Self, Error> {
+        let scan = Scan::of(headers);
+        Self::read_seen(headers, scan)
+    }
+
+    pub(crate) fn read_seen(headers: &mut HeaderMap, scan: Scan) -> Result<Self, Error> {
+        if !scan.saw(Scan::L5D) {
+            return Ok(Self { trace: Some(TraceId::root()), ..Self::default() });
+        }
+        let given = headers.get(&headers::L5D_CTX_TRACE).and_then(TraceId::decode);
+        headers.remove(&headers::L5D_CTX_TRACE);
+        let mut trace = given.unwrap_or_else(TraceId::root);
+        if let Some(rate) = headers.remove(&headers::L5D_SAMPLE).as_ref().and_then(sample_rate)
+            && trace.sampled().is_none()
+        {
+            trace = trace.with_sample_rate(rate);
+        }
+        let deadlines = headers.get_all(&headers::L5D_CTX_DEADLINE).iter().filter_map(Deadline::decode);
+        let deadline = deadlines.reduce(Deadline::combined);
+        if deadline.is_some() {
+            headers.remove(&headers::L5D_CTX_DEADLINE);
+        }
+        // A residual is ours to say: the client's would pass for one where there is none.
+        headers.remove(&headers::L5D_DST_RESIDUAL);
+        let context = dtab(headers, &headers::L5D_CTX_DTAB);
+        let user = dtab(headers, &headers::L5D_DTAB);
+        let dtab = match (context?, user?) {
+            (context, user) if user.is_empty() => context,
+            (context, user) if context.is_empty() => user,
+            (context, user) => context.concat(&user),
+        };
+        Ok(Self { dtab, deadline, trace: Some(trace), ..Self::default() })
+    }
+
+    /// Rules for this request only.
+    #[must_use]
+    pub fn local_dtab(&self) -> &Dtab {
+        &self.dtab
+    }
+
+    /// The client's address, if it came over a network.
+    #[must_use]
+    pub fn remote_addr(&self) -> Option<SocketAddr> {
+        self.remote
+    }
+
+    /// When its answer is no longer wanted, by this process's clock; in the past if it has not been wanted for a while.
+    #[must_use]
+    pub fn deadline_at(&self) -> Option<Instant> {
+        let deadline = self.deadline?.at();
+        let now = tokio::time::Instant::now().into_std();
+        match deadline.duration_since(SystemTime::now()) {
+            Ok(left) => now.checked_add(left),
+            Err(passed) => Some(now.checked_sub(passed.duration()).unwrap_or(now)),
+        }
+    }
+
+    /// Writes the context onto one attempt: `l5d-ctx-dtab` and `l5d-ctx-deadline` if there are any, `l5d-ctx-trace` with
+    /// a span of its own, and `l5d-reqid`.
+    pub fn write(&self, headers: &mut HeaderMap) {
+        let span = self.trace.map_or_else(TraceId::root, TraceId::child);
+        headers.insert(headers::L5D_CTX_TRACE, span.encode());
+        headers.insert(headers::L5D_REQID, span.request_id());
+        if let Some(deadline) = self.deadline.and_then(Deadline::encode) {
+            headers.insert(headers::L5D_CTX_DEADLINE, deadline);
+        }
+        // A dtab prints in ASCII.
+        if !self.dtab.is_empty()
+            && let Ok(dtab) = HeaderValue::try_from(self.dtab.to_string())
+        {
+            headers.insert(headers::L5D_CTX_DTAB, dtab);
+        }
+    }
+}
+
+fn sample_rate(value: &HeaderValue) -> Option<f64> {
+    value.to_str().ok()?.trim().parse().ok().filter(|rate: &f64| !rate.is_nan())
+}
+
+/// All lines of a header, each a table of its own; the header is gone after that, even if it does not parse.
+fn dtab(headers: &mut HeaderMap, name: &HeaderName) -> Result<Dtab, Error> {
+    let http::header::Entry::Occupied(entry) = headers.entry(name) else { return Ok(Dtab::default()) };
+    let mut all = Dtab::default();
+    for value in entry.remove_entry_mult().1 {
+        let bad = |error: linkerd_dtab::ParseError| {
+            Error::new(ErrorKind::BadHeader).with_text(error.to_string()).with_source(error)
+        };
+        // Bytes that are no text cannot be part of a dtab, and the parser says where it met one.
+        let table: Dtab = String::from_utf8_lossy(value.as_bytes()).parse().map_err(bad)?;
+        all = if all.is_empty() { table } else { all.concat(&table) };
+    }
+    Ok(all)
+}

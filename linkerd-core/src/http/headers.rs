@@ -1,0 +1,184 @@
+//! Headers with a meaning of their own: Linkerd's, and those that end at each hop.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Version,
+    header::{self, Entry},
+};
+
+/// A local dtab that one Linkerd hands to the next.
+pub const L5D_CTX_DTAB: HeaderName = HeaderName::from_static("l5d-ctx-dtab");
+/// A local dtab that a user sets.
+pub const L5D_DTAB: HeaderName = HeaderName::from_static("l5d-dtab");
+/// When the request was sent, and when its answer is no longer wanted.
+pub const L5D_CTX_DEADLINE: HeaderName = HeaderName::from_static("l5d-ctx-deadline");
+/// The caller's span.
+pub const L5D_CTX_TRACE: HeaderName = HeaderName::from_static("l5d-ctx-trace");
+/// The share of requests to trace, from 0 to 1.
+pub const L5D_SAMPLE: HeaderName = HeaderName::from_static("l5d-sample");
+/// The logical name that a request was routed by.
+pub const L5D_DST_SERVICE: HeaderName = HeaderName::from_static("l5d-dst-service");
+/// The bound name that a request was sent to.
+pub const L5D_DST_CLIENT: HeaderName = HeaderName::from_static("l5d-dst-client");
+/// The part of the logical name that the bound name left over.
+pub const L5D_DST_RESIDUAL: HeaderName = HeaderName::from_static("l5d-dst-residual");
+/// The trace that a request belongs to, for logs.
+pub const L5D_REQID: HeaderName = HeaderName::from_static("l5d-reqid");
+/// Why a response is not the endpoint's own.
+pub const L5D_ERR: HeaderName = HeaderName::from_static("l5d-err");
+/// On a response: the request may be sent again.
+pub const L5D_RETRYABLE: HeaderName = HeaderName::from_static("l5d-retryable");
+/// On a response: whether it counts as a success.
+pub const L5D_SUCCESS_CLASS: HeaderName = HeaderName::from_static("l5d-success-class");
+/// Who the client is, by its certificate.
+pub const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// On a 503: the request was refused unprocessed, and may be sent again.
+pub const NACK: HeaderName = HeaderName::from_static("finagle-http-nack");
+/// On a 503: the request was refused, and must not be sent again.
+pub const NONRETRYABLE_NACK: HeaderName = HeaderName::from_static("finagle-http-nonretryable-nack");
+/// On a request: its body is here whole, so that it can be sent again.
+pub const RETRYABLE_REQUEST: HeaderName = HeaderName::from_static("finagle-http-retryable-request");
+
+/// What one pass over the headers saw, so that nothing is looked up that is not there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Scan {
+    seen: u16,
+    /// Bytes of names, values and the `: ` between them.
+    pub(crate) bytes: usize,
+}
+
+impl Scan {
+    pub(crate) const HOP_BY_HOP: u16 = 1;
+    pub(crate) const VIA: u16 = 1 << 1;
+    pub(crate) const EXPECT: u16 = 1 << 2;
+    pub(crate) const L5D: u16 = 1 << 3;
+    pub(crate) const CLIENT_CERT: u16 = 1 << 4;
+    pub(crate) const CONTENT_LENGTH: u16 = 1 << 5;
+    pub(crate) const CHUNKED: u16 = 1 << 6;
+    pub(crate) const TE: u16 = 1 << 7;
+    pub(crate) const TRAILER: u16 = 1 << 8;
+    pub(crate) const CONNECTION: u16 = 1 << 9;
+
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let mut scan = Self::default();
+        for (name, value) in headers {
+            let name = name.as_str();
+            scan.bytes += name.len() + value.len() + 2;
+            scan.seen |= match name {
+                "connection" => Self::HOP_BY_HOP | Self::CONNECTION,
+                "te" => Self::HOP_BY_HOP | Self::TE,
+                "trailer" => Self::HOP_BY_HOP | Self::TRAILER,
+                "transfer-encoding" => Self::HOP_BY_HOP | Self::CHUNKED,
+                "upgrade" | "proxy-authenticate" | "proxy-authorization" => Self::HOP_BY_HOP,
+                "via" => Self::VIA,
+                "expect" => Self::EXPECT,
+                "content-length" => Self::CONTENT_LENGTH,
+                "x-forwarded-client-cert" => Self::CLIENT_CERT,
+                _ if name.starts_with("l5d-") => Self::L5D,
+                _ => 0,
+            };
+        }
+        scan
+    }
+
+    pub(crate) fn saw(self, what: u16) -> bool {
+        self.seen & what != 0
+    }
+}
+
+/// Removes the headers that end at this hop: `Connection` and every header that it names, `Proxy-Authenticate`,
+/// `Proxy-Authorization`, `TE`, `Trailer`, `Transfer-Encoding` and `Upgrade`.
+///
+/// `Keep-Alive` and `Proxy-Connection` stay unless `Connection` names them, as Linkerd 1 has it.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let connection: Vec<HeaderValue> = match headers.entry(header::CONNECTION) {
+        Entry::Occupied(entry) => entry.remove_entry_mult().1.collect(),
+        Entry::Vacant(_) => Vec::new(),
+    };
+    for name in connection.iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b',')) {
+        // What frames or addresses the message is not an option of the connection.
+        if let Ok(name) = HeaderName::from_bytes(name.trim_ascii())
+            && name != header::CONTENT_LENGTH
+            && name != header::HOST
+        {
+            headers.remove(name);
+        }
+    }
+    for name in [
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+}
+
+/// How many proxies say in `Via` that they passed the message on, over all `Via` headers.
+pub fn via_depth(headers: &HeaderMap) -> usize {
+    let entries = |value: &HeaderValue| {
+        value.as_bytes().split(|&byte| byte == b',').filter(|entry| !entry.trim_ascii().is_empty()).count()
+    };
+    headers.get_all(header::VIA).iter().map(entries).sum()
+}
+
+/// Adds this proxy to the chain in `Via`: one header with all entries of those that were there, in order.
+pub fn append_via(headers: &mut HeaderMap, version: Version) {
+    let ours = if version == Version::HTTP_10 { "1.0 linkerd" } else { "1.1 linkerd" };
+    match headers.entry(header::VIA) {
+        Entry::Vacant(entry) => {
+            entry.insert(HeaderValue::from_static(ours));
+        }
+        Entry::Occupied(mut entry) => {
+            let mut chain = Vec::new();
+            for value in entry.iter() {
+                chain.extend_from_slice(value.as_bytes());
+                chain.extend_from_slice(b", ");
+            }
+            chain.extend_from_slice(ours.as_bytes());
+            // Valid values joined by valid bytes are valid.
+            if let Ok(chain) = HeaderValue::try_from(chain) {
+                entry.insert(chain);
+            }
+        }
+    }
+}
+
+/// Whether a header says `true`, in any case of letters.
+pub fn is_true(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.get(name).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
+}
+
+/// Removes every header whose name starts with `l5d-`.
+pub fn remove_l5d(headers: &mut HeaderMap) {
+    while let Some(name) = headers.keys().find(|name| name.as_str().starts_with("l5d-")).cloned() {
+        headers.remove(name);
+    }
+}
+
+/// A text as `l5d-err` carries it: form-URL-encoded ISO-8859-1, a space as `+`, at most `max_bytes` long. An escape is
+/// never cut in two.
+#[must_use]
+pub fn encode_err(text: &str, max_bytes: usize) -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut out = Vec::with_capacity(text.len().saturating_mul(3).min(max_bytes));
+    for char in text.chars() {
+        // What ISO-8859-1 lacks becomes a question mark, as in Java.
+        let byte = u8::try_from(u32::from(char)).unwrap_or(b'?');
+        let mut escape = [b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+        let encoded: &[u8] = match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'*' | b'_' => {
+                escape[0] = byte;
+                &escape[..1]
+            }
+            b' ' => b"+",
+            _ => &escape,
+        };
+        if out.len() + encoded.len() > max_bytes {
+            break;
+        }
+        out.extend_from_slice(encoded);
+    }
+    HeaderValue::try_from(out).unwrap_or_else(|_| HeaderValue::from_static(""))
+}

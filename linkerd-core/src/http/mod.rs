@@ -1,0 +1,25 @@
+//! HTTP/1.1 on the wire: the client of one endpoint, the server, and what headers mean.
+
+mod client;
+pub mod connect;
+pub mod context;
+#[cfg(feature = "server")]
+mod drain;
+pub mod headers;
+mod io;
+pub(crate) mod pool;
+#[cfg(feature = "server")]
+mod reason;
+#[cfg(feature = "server")]
+pub mod respond;
+#[cfg(feature = "server")]
+mod serve;
+#[cfg(feature = "server")]
+mod server;
+mod trace;
+
+pub use connect::{ClientConfig, Connect, HttpConnect, PoolConfig, SocketOptions};
+pub use context::{Deadline, RequestContext, Scheme};
+#[cfg(feature = "server")]
+pub use server::{Drained, Server, ServerConfig};
+pub use trace::TraceId;

@@ -1,0 +1,328 @@
+//! The server: an accept loop, and an orderly end.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{Arc, atomic::AtomicUsize},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{HeaderName, Request, Response};
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{HttpService, service_fn},
+};
+use hyper_util::rt::TokioIo;
+use pin_project::pin_project;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{Instant, Sleep, sleep, sleep_until},
+};
+
+use super::{
+    connect::SocketOptions,
+    drain::{Drain, Watch},
+    io::{Counted, Traffic},
+    respond::ErrorLimits,
+    serve::{Peer, Shared, serve},
+};
+use crate::{
+    Body, Svc,
+    telemetry::{RouterStats, ServerStats},
+};
+
+/// An HTTP/1.1 server that is bound to its address.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    local: SocketAddr,
+    config: ServerConfig,
+}
+
+/// How a server treats its clients.
+///
+/// # Defaults
+///
+/// Linkerd 1's.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where it listens. `127.0.0.1:4140`; port 0 takes a free one.
+    pub addr: SocketAddr,
+    /// How sockets are set up.
+    pub socket: SocketOptions,
+    /// The longest first line of a request; above it 414. 4 KiB; hyper's own limit for a target is 64 KiB.
+    pub max_initial_line_bytes: usize,
+    /// The most bytes of headers; above it 431. 8 KiB; more than 100 headers are 431 in any case.
+    pub max_header_bytes: usize,
+    /// How much of an error its answer says.
+    pub error_limits: ErrorLimits,
+    /// A request with a `Content-Length` up to this is read whole before it is passed on, so that it can be sent again.
+    /// 5 KiB; `usize::MAX` reads every request whole, whatever its length.
+    pub aggregate_up_to: usize,
+    /// How many proxies a request may have passed, by its `Via`; above it 400. 1000.
+    pub max_call_depth: usize,
+    /// How many requests are served at a time; a further one is answered with a 503 that says that it may be sent again.
+    /// No limit.
+    pub max_concurrent_requests: Option<usize>,
+    /// How long a request may take; after it 503. No limit.
+    pub timeout: Option<Duration>,
+    /// Drop all `l5d-*` headers: of requests, so that outsiders steer nothing, and of responses. Off.
+    pub clear_context: bool,
+    /// With `clear_context`, also leave out the bodies of errors. Off.
+    pub clear_error_bodies: bool,
+    /// Add the time of arrival, in milliseconds since 1970, to requests in this header. Off.
+    pub timestamp_header: Option<HeaderName>,
+    /// For how long a connection may be idle before it is closed; up to a quarter longer. No limit.
+    pub idle_time: Option<Duration>,
+    /// How long a connection may live; the request that it is busy with is still answered. No limit.
+    pub life_time: Option<Duration>,
+    /// How long connections may take to finish their requests when the server ends. 10 seconds.
+    pub grace: Duration,
+    /// Where its metrics go. Nowhere.
+    pub stats: Option<RouterStats>,
+}
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// How many connections were cut off in the middle of a request, because the grace period was over.
+    pub aborted: usize,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            addr: SocketAddr::from(([127, 0, 0, 1], 4140)),
+            socket: SocketOptions::default(),
+            max_initial_line_bytes: 4 * 1024,
+            max_header_bytes: 8 * 1024,
+            error_limits: ErrorLimits::default(),
+            aggregate_up_to: 5 * 1024,
+            max_call_depth: 1000,
+            max_concurrent_requests: None,
+            timeout: None,
+            clear_context: false,
+            clear_error_bodies: false,
+            timestamp_header: None,
+            idle_time: None,
+            life_time: None,
+            grace: Duration::from_secs(10),
+            stats: None,
+        }
+    }
+}
+
+impl Server {
+    /// Binds the address: from now on connections wait in the listener's backlog.
+    ///
+    /// Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The address is taken, or not this host's.
+    pub fn bind(config: ServerConfig) -> io::Result<Self> {
+        let listener = config.socket.listen(config.addr)?;
+        let local = listener.local_addr()?;
+        Ok(Self { listener, local, config })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Serves connections until `shutdown` is ready; then accepts no more, lets requests that have begun finish within
+    /// the grace period, and cuts off the rest.
+    ///
+    /// Idle connections close at once at that point, and busy ones after the response that they are busy with.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cuts off every connection.
+    pub async fn serve(self, svc: Svc, shutdown: impl Future<Output = ()>) -> Drained {
+        let Self { listener, local, config } = self;
+        let stats = config.stats.as_ref().map(|stats| stats.server(local));
+        let shared = Arc::new(Shared { svc, config, stats, in_flight: AtomicUsize::new(0) });
+        let drain = Drain::default();
+        let mut conns = JoinSet::new();
+        let mut shutdown = pin!(shutdown);
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, remote)) => {
+                        conns.spawn(connection(Arc::clone(&shared), stream, remote, local, drain.watch()));
+                    }
+                    Err(error) => {
+                        // Out of file descriptors, mostly: they come back with connections that end.
+                        tracing::warn!(%error, %local, "accepting a connection failed");
+                        sleep(Duration::from_millis(50)).await;
+                    }
+                },
+                // Results are of no interest, only that they do not pile up.
+                Some(_) = conns.join_next() => {}
+                () = &mut shutdown => break,
+            }
+        }
+        drop(listener);
+        drain.begin();
+        let all = async { while conns.join_next().await.is_some() {} };
+        if tokio::time::timeout(shared.config.grace, all).await.is_ok() {
+            return Drained { aborted: 0 };
+        }
+        let aborted = conns.len();
+        tracing::warn!(aborted, %local, "connections did not finish in time");
+        conns.shutdown().await;
+        Drained { aborted }
+    }
+}
+
+async fn connection(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, local: SocketAddr, watch: Watch) {
+    if let Err(error) = stream.set_nodelay(shared.config.socket.no_delay) {
+        tracing::debug!(%error, %remote, "a connection's options could not be set");
+    }
+    if let Some(keep_alive) = shared.config.socket.keep_alive {
+        let _ = socket2::SockRef::from(&stream).set_keepalive(keep_alive);
+    }
+    // Behind a wildcard address each connection has one of its own.
+    let local = stream.local_addr().unwrap_or(local);
+    serve_stream(shared, stream, remote, local, watch).await;
+}
+
+/// Serves the requests of one connection until it ends.
+pub(crate) async fn serve_stream<I>(shared: Arc<Shared>, stream: I, remote: SocketAddr, local: SocketAddr, watch: Watch)
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let (stream, traffic) = Counted::new(stream);
+    let open = Open::new(&shared, Arc::clone(&traffic));
+    let (idle_time, life_time) = (shared.config.idle_time, shared.config.life_time);
+    let peer = Arc::new(Peer { shared: Arc::clone(&shared), remote, local });
+    let service = service_fn(move |req: Request<Incoming>| serve(Arc::clone(&peer), req));
+    let conn = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let limits = Limits::new(idle_time, life_time, traffic);
+    if let Err(error) = (Connection { conn, watch, limits, is_ending: false }).await {
+        tracing::debug!(%error, %remote, "a client's connection failed");
+    }
+    drop(open);
+}
+
+/// A connection that is told when the server ends.
+#[pin_project]
+struct Connection<I, S>
+where
+    S: HttpService<Incoming>,
+{
+    #[pin]
+    conn: http1::Connection<I, S>,
+    watch: Watch,
+    limits: Option<Pin<Box<Limits>>>,
+    is_ending: bool,
+}
+
+impl<I, S> Future for Connection<I, S>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S: HttpService<Incoming, ResBody = Body, Error = std::convert::Infallible>,
+    S: hyper::service::Service<Request<Incoming>, Response = Response<Body>>,
+{
+    type Output = hyper::Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if !*this.is_ending {
+            let is_over = this.limits.as_mut().is_some_and(|limits| limits.as_mut().poll(cx).is_ready());
+            if this.watch.poll(cx) || is_over {
+                *this.is_ending = true;
+                this.conn.as_mut().graceful_shutdown();
+            }
+        }
+        this.conn.poll(cx)
+    }
+}
+
+/// When a connection has been idle, or alive, for long enough.
+#[pin_project]
+struct Limits {
+    #[pin]
+    sleep: Sleep,
+    tick: Option<Duration>,
+    dies: Option<Instant>,
+    traffic: Arc<Traffic>,
+    seen: (u64, u64),
+    quiet_ticks: u32,
+}
+
+/// A connection is idle when nothing was read or written for this many ticks.
+const IDLE_TICKS: u32 = 4;
+
+impl Limits {
+    fn new(idle_time: Option<Duration>, life_time: Option<Duration>, traffic: Arc<Traffic>) -> Option<Pin<Box<Self>>> {
+        let tick = idle_time.map(|idle| idle / IDLE_TICKS);
+        let dies = life_time.map(|life| Instant::now() + life);
+        let first = wake_at(tick, dies)?;
+        Some(Box::pin(Self { sleep: sleep_until(first), tick, dies, traffic, seen: (0, 0), quiet_ticks: 0 }))
+    }
+}
+
+fn wake_at(tick: Option<Duration>, dies: Option<Instant>) -> Option<Instant> {
+    let tick = tick.map(|tick| Instant::now() + tick);
+    tick.into_iter().chain(dies).min()
+}
+
+impl Future for Limits {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        while this.sleep.as_mut().poll(cx).is_ready() {
+            if this.dies.is_some_and(|dies| Instant::now() >= dies) {
+                return Poll::Ready(());
+            }
+            let now = (this.traffic.read(), this.traffic.written());
+            *this.quiet_ticks = if now == *this.seen { *this.quiet_ticks + 1 } else { 0 };
+            *this.seen = now;
+            if this.tick.is_some() && *this.quiet_ticks >= IDLE_TICKS {
+                return Poll::Ready(());
+            }
+            let Some(next) = wake_at(*this.tick, *this.dies) else { break };
+            this.sleep.as_mut().reset(next);
+        }
+        Poll::Pending
+    }
+}
+
+/// Counts an open connection.
+struct Open {
+    shared: Arc<Shared>,
+    traffic: Arc<Traffic>,
+    since: Instant,
+}
+
+impl Open {
+    fn new(shared: &Arc<Shared>, traffic: Arc<Traffic>) -> Self {
+        if let Some(stats) = &shared.stats {
+            stats.connects.incr();
+            stats.connections.incr();
+        }
+        Self { shared: Arc::clone(shared), traffic, since: Instant::now() }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(ServerStats { connections, connection_duration, received_bytes, sent_bytes, .. }) =
+            &self.shared.stats
+        {
+            connections.decr();
+            connection_duration.record_ms(self.since.elapsed());
+            received_bytes.add(self.traffic.read());
+            sent_bytes.add(self.traffic.written());
+        }
+    }
+}

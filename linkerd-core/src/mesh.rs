@@ -1,0 +1,460 @@
+//! The engine: names, their bindings and their clients, for a whole program or one router of a proxy.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use linkerd_dtab::{Dtab, Interpreter, Namer, ParseError, Path, interpreter, namer::Resolve};
+use tower_layer::Layer;
+
+use crate::{
+    HttpService, Svc,
+    cache::Cache,
+    client::Client,
+    http::{Connect, HttpConnect},
+    identify::Identifier,
+    policy::{Policies, Uniform},
+    stack::{Binding, Clients, PathInfo, PathStack, Shared, now},
+    telemetry::{BindCacheStats, CacheStats, Registry, RouterStats},
+};
+
+/// Wraps a stack in somebody's layer.
+pub(crate) type Wrap = Arc<dyn Fn(Svc) -> Svc + Send + Sync>;
+
+/// Names, their bindings and their clients.
+///
+/// A mesh is built once and never edited; what moves is what it watches. A clone is the same mesh.
+#[derive(Clone)]
+pub struct Mesh(Arc<Inner>);
+
+/// Collects what a [`Mesh`] is made of.
+#[must_use = "a builder does nothing until `build`"]
+pub struct MeshBuilder {
+    namers: Vec<(Path, Arc<dyn Namer>)>,
+    interpreter: Option<Arc<dyn Interpreter>>,
+    resolve: Option<Arc<dyn Resolve>>,
+    dtab: Dtab,
+    connect: Arc<dyn Connect>,
+    path_layers: Vec<Wrap>,
+    client_layers: Vec<Wrap>,
+    endpoint_layers: Vec<Wrap>,
+    policies: Arc<dyn Policies>,
+    binding_timeout: Duration,
+    caches: CacheSettings,
+    metrics: Option<RouterStats>,
+    proxy: bool,
+    problems: Vec<BuildProblem>,
+}
+
+/// How much a mesh remembers of names that nobody is using.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheSettings {
+    /// Logical names, and as many again of names with a dtab of the request's own. 1000 by default.
+    pub paths: usize,
+    /// Bound trees. 1000 by default.
+    pub trees: usize,
+    /// Bound names. 1000 by default.
+    pub bounds: usize,
+    /// Clients: bound ids, each with its endpoints and connections. 1000 by default.
+    pub clients: usize,
+    /// How long each stays when nobody uses it. 600 s by default.
+    pub idle_ttl: Duration,
+}
+
+/// Why a mesh could not be built: every problem at once.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", list(.0))]
+pub struct BuildError(Vec<BuildProblem>);
+
+/// One reason why a mesh could not be built.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildProblem {
+    /// A namer's prefix is not a path.
+    #[error("the namer prefix {prefix:?} is not a path: {error}")]
+    Prefix {
+        /// As it was given.
+        prefix: String,
+        /// What is wrong with it.
+        error: ParseError,
+    },
+    /// There are namers, and an interpreter that would not ask them.
+    #[error("namers are given beside an interpreter of its own, which does not ask them")]
+    NamersBesideInterpreter,
+    /// A mesh follows its names in tasks, so it is built inside a tokio runtime.
+    #[error("no tokio runtime: a mesh is built inside one")]
+    NoRuntime,
+}
+
+struct Inner {
+    interpreter: Arc<dyn Interpreter>,
+    shared: Arc<Shared>,
+    policies: Arc<dyn Policies>,
+    clients: Arc<Clients>,
+    path_layers: Vec<Wrap>,
+    // Hits are all, misses rare: readers share a snapshot, a miss copies it.
+    paths: ArcSwap<HashMap<Path, Arc<PathEntry>>>,
+    paths_write: Mutex<()>,
+    overrides: Cache<(Path, Dtab), PathEntry>,
+    caches: CacheSettings,
+    metrics: RouterStats,
+    stats: CacheStats,
+    // Keeps the caches' metrics in the registry.
+    _bind_cache: BindCacheStats,
+    begun: Instant,
+}
+
+/// One logical name, under one local dtab.
+pub(crate) struct PathEntry {
+    svc: Svc,
+    stack: Arc<PathStack>,
+    // Milliseconds since the mesh began.
+    used: AtomicU64,
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self { paths: 1000, trees: 1000, bounds: 1000, clients: 1000, idle_ttl: Duration::from_secs(600) }
+    }
+}
+
+impl BuildError {
+    /// What is wrong, in the order in which it was given.
+    #[must_use]
+    pub fn problems(&self) -> &[BuildProblem] {
+        &self.0
+    }
+}
+
+fn list(problems: &[BuildProblem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl Default for MeshBuilder {
+    fn default() -> Self {
+        Self {
+            namers: Vec::new(),
+            interpreter: None,
+            resolve: None,
+            dtab: Dtab::empty(),
+            connect: Arc::new(HttpConnect::default()),
+            path_layers: Vec::new(),
+            client_layers: Vec::new(),
+            endpoint_layers: Vec::new(),
+            policies: Arc::new(Uniform::default()),
+            binding_timeout: Duration::from_secs(10),
+            caches: CacheSettings::default(),
+            metrics: None,
+            proxy: false,
+            problems: Vec::new(),
+        }
+    }
+}
+
+impl MeshBuilder {
+    /// Mounts a namer: names that start with `prefix` (`/#/io.l5d.fs`) are looked up in it.
+    ///
+    /// Of two namers that a name fits, the later one is asked first, as with entries of a dtab.
+    pub fn namer(mut self, prefix: &str, namer: impl Namer) -> Self {
+        match prefix.parse() {
+            // Asked in order of preference.
+            Ok(path) => self.namers.insert(0, (path, Arc::new(namer))),
+            Err(error) => self.problems.push(BuildProblem::Prefix { prefix: prefix.to_owned(), error }),
+        }
+        self
+    }
+
+    /// Binds names with this interpreter instead of the local one. It has namers of its own.
+    pub fn interpreter(mut self, interpreter: impl Interpreter) -> Self {
+        self.interpreter = Some(Arc::new(interpreter));
+        self
+    }
+
+    /// Resolves `/$/inet` names with this instead of the system's resolver.
+    pub fn resolver(mut self, resolve: impl Resolve) -> Self {
+        self.resolve = Some(Arc::new(resolve));
+        self
+    }
+
+    /// The delegation table that every name is bound under. Empty by default.
+    pub fn dtab(mut self, dtab: Dtab) -> Self {
+        self.dtab = dtab;
+        self
+    }
+
+    /// Where an endpoint's stack ends: HTTP/1.1 over TCP by default.
+    pub fn connect(mut self, connect: impl Connect) -> Self {
+        self.connect = Arc::new(connect);
+        self
+    }
+
+    /// Wraps the stack of each logical name: once a request, outside of timeouts and retries.
+    ///
+    /// Of several layers the last one given is the outermost. Each costs one allocation a request.
+    pub fn path_layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<Svc, Service: HttpService> + Send + Sync + 'static,
+    {
+        self.path_layers.push(Arc::new(move |svc| Svc::new(layer.layer(svc))));
+        self
+    }
+
+    /// Wraps the client of each bound name: once an attempt, outside of requeues and the pick of an endpoint.
+    ///
+    /// Of several layers the last one given is the outermost. The first costs two allocations a request (it makes a
+    /// seam where there was none), each further one costs one.
+    pub fn client_layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<Svc, Service: HttpService> + Send + Sync + 'static,
+    {
+        self.client_layers.push(Arc::new(move |svc| Svc::new(layer.layer(svc))));
+        self
+    }
+
+    /// Wraps the stack of each endpoint: once for each time that an endpoint is tried.
+    ///
+    /// Of several layers the last one given is the outermost. Each costs one allocation a request.
+    pub fn endpoint_layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<Svc, Service: HttpService> + Send + Sync + 'static,
+    {
+        self.endpoint_layers.push(Arc::new(move |svc| Svc::new(layer.layer(svc))));
+        self
+    }
+
+    /// Timeouts, retries, balancing: the same for every name by default ([`Uniform`]).
+    pub fn policies(mut self, policies: impl Policies) -> Self {
+        self.policies = Arc::new(policies);
+        self
+    }
+
+    /// How long a request waits for the first binding of its name. 10 s by default.
+    pub fn binding_timeout(mut self, timeout: Duration) -> Self {
+        self.binding_timeout = timeout;
+        self
+    }
+
+    /// How much is remembered of names that nobody is using.
+    pub fn caches(mut self, caches: CacheSettings) -> Self {
+        self.caches = caches;
+        self
+    }
+
+    /// Counts here. By default in a registry that only this mesh has.
+    pub fn metrics(mut self, metrics: RouterStats) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
+    /// Writes on requests and responses what a Linkerd proxy writes on them: `Via`, `l5d-dst-*`, `l5d-success-class`;
+    /// and takes off what is meant for one hop. Off by default: a client adds nothing to its own requests.
+    pub fn proxy(mut self, proxy: bool) -> Self {
+        self.proxy = proxy;
+        self
+    }
+
+    /// Builds the mesh. Inside a tokio runtime: it follows its names in tasks.
+    ///
+    /// # Errors
+    ///
+    /// Every problem at once.
+    pub fn build(self) -> Result<Mesh, BuildError> {
+        let mut problems = self.problems;
+        if tokio::runtime::Handle::try_current().is_err() {
+            problems.push(BuildProblem::NoRuntime);
+        }
+        let has_namers = !self.namers.is_empty();
+        if self.interpreter.is_some() && has_namers {
+            problems.push(BuildProblem::NamersBesideInterpreter);
+        }
+        if !problems.is_empty() {
+            return Err(BuildError(problems));
+        }
+        let resolve = self.resolve.unwrap_or_else(|| Arc::new(linkerd_dtab::namer::inet::Inet::system()));
+        let interpreter = self.interpreter.unwrap_or_else(|| Arc::new(interpreter::Local::new(self.namers, resolve)));
+        let metrics = self.metrics.unwrap_or_else(|| RouterStats::new(&Registry::new(), "mesh"));
+        let stats = metrics.bind_cache();
+        let clients = Clients {
+            trees: Cache::new(self.caches.trees, stats.tree.clone()),
+            bounds: Cache::new(self.caches.bounds, stats.bound.clone()),
+            clients: Cache::new(self.caches.clients, stats.client.clone()),
+            policies: Arc::clone(&self.policies),
+            connect: self.connect,
+            client_layers: self.client_layers,
+            endpoint_layers: self.endpoint_layers,
+            metrics: metrics.clone(),
+        };
+        let inner = Arc::new(Inner {
+            interpreter,
+            shared: Arc::new(Shared { base: self.dtab, binding_timeout: self.binding_timeout, proxy: self.proxy }),
+            policies: self.policies,
+            clients: Arc::new(clients),
+            path_layers: self.path_layers,
+            paths: ArcSwap::default(),
+            paths_write: Mutex::default(),
+            overrides: Cache::new(self.caches.paths, stats.path.clone()),
+            caches: self.caches,
+            metrics,
+            stats: stats.path.clone(),
+            _bind_cache: stats,
+            begun: now(),
+        });
+        tokio::spawn(sweep(Arc::downgrade(&inner), self.caches.idle_ttl));
+        Ok(Mesh(inner))
+    }
+}
+
+/// Lets go of what is idle, until the mesh is gone.
+async fn sweep(mesh: Weak<Inner>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(mesh) = mesh.upgrade() else { return };
+        mesh.sweep(now());
+    }
+}
+
+impl Mesh {
+    /// Begins to build a mesh.
+    pub fn builder() -> MeshBuilder {
+        MeshBuilder::default()
+    }
+
+    /// A client of one name: every request goes there.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the name.
+    pub fn client(&self, path: &str) -> Result<Client, ParseError> {
+        Ok(Client::fixed(self.clone(), path.parse()?))
+    }
+
+    /// A client that sends each request where `identifier` says.
+    pub fn router(&self, identifier: impl Identifier) -> Client {
+        Client::routed(self.clone(), Arc::new(identifier))
+    }
+
+    /// What binds names, for explanations.
+    #[must_use]
+    pub fn interpreter(&self) -> &Arc<dyn Interpreter> {
+        &self.0.interpreter
+    }
+
+    /// The table that every name is bound under.
+    #[must_use]
+    pub fn dtab(&self) -> &Dtab {
+        &self.0.shared.base
+    }
+
+    /// The stack of a name.
+    pub(crate) fn path(&self, path: &Path, local: &Dtab, now: Instant) -> Arc<PathEntry> {
+        let inner = &self.0;
+        if !local.is_empty() {
+            let key = (path.clone(), local.clone());
+            return inner.overrides.get_or_make(&key, now, || inner.make(path, local));
+        }
+        if let Some(entry) = inner.paths.load().get(path) {
+            entry.touch(inner, now);
+            return Arc::clone(entry);
+        }
+        inner.path_miss(path, now)
+    }
+}
+
+impl Inner {
+    fn path_miss(&self, path: &Path, now: Instant) -> Arc<PathEntry> {
+        let _writing = self.paths_write.lock().unwrap_or_else(PoisonError::into_inner);
+        let paths = self.paths.load_full();
+        if let Some(entry) = paths.get(path) {
+            entry.touch(self, now);
+            return Arc::clone(entry);
+        }
+        self.stats.misses.incr();
+        let entry = Arc::new(self.make(path, &Dtab::empty()));
+        entry.touch(self, now);
+        let mut paths = HashMap::clone(&paths);
+        if paths.len() >= self.caches.paths {
+            // In the old snapshot and in this copy: two, if nobody uses it.
+            let idle = paths.iter().filter(|(_, entry)| Arc::strong_count(entry) <= 2);
+            let Some(idle) = idle.min_by_key(|(_, entry)| entry.used()).map(|(path, _)| path.clone()) else {
+                self.stats.oneshots.incr();
+                return entry;
+            };
+            paths.remove(&idle);
+            self.stats.evicts.incr();
+        }
+        paths.insert(path.clone(), Arc::clone(&entry));
+        self.paths.store(Arc::new(paths));
+        entry
+    }
+
+    fn make(&self, path: &Path, local: &Dtab) -> PathEntry {
+        let activity = self.interpreter.bind(&self.shared.base.concat(local), path);
+        let policy = self.policies.service(path);
+        let info = Arc::new(PathInfo::new(path.clone(), local.clone(), Arc::clone(&self.shared), policy));
+        let (clients, of) = (Arc::clone(&self.clients), Arc::clone(&info));
+        let binding = Binding::follow(activity, move |tree| clients.route(&of, tree, now()));
+        let stack = Arc::new(PathStack::new(info, binding, self.metrics.service(path)));
+        let svc = Svc::from_arc(Arc::clone(&stack) as _);
+        let svc = self.path_layers.iter().fold(svc, |svc, wrap| wrap(svc));
+        PathEntry { svc, stack, used: AtomicU64::new(0) }
+    }
+
+    fn sweep(&self, now: Instant) {
+        let ttl = self.caches.idle_ttl;
+        self.overrides.sweep(now, ttl);
+        let _writing = self.paths_write.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut paths = HashMap::clone(&self.paths.load());
+        let before = paths.len();
+        let now_millis = self.millis(now);
+        paths.retain(|_, entry| {
+            let idle = now_millis.saturating_sub(entry.used());
+            Arc::strong_count(entry) > 2 || u128::from(idle) <= ttl.as_millis()
+        });
+        let expired = before - paths.len();
+        if expired > 0 {
+            self.stats.expires.add(expired as u64);
+            self.paths.store(Arc::new(paths));
+        }
+        self.clients.sweep(now, ttl);
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.begun).as_millis() as u64
+    }
+}
+
+impl PathEntry {
+    pub(crate) fn svc(&self) -> &Svc {
+        &self.svc
+    }
+
+    fn touch(&self, mesh: &Inner, now: Instant) {
+        // Relaxed: a coarse time, it orders nothing.
+        self.used.store(mesh.millis(now), Ordering::Relaxed);
+    }
+
+    fn used(&self) -> u64 {
+        // Relaxed: see `touch`.
+        self.used.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mesh").field("dtab", &self.0.shared.base).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for MeshBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prefixes: Vec<_> = self.namers.iter().map(|(prefix, _)| prefix).collect();
+        f.debug_struct("MeshBuilder").field("namers", &prefixes).field("dtab", &self.dtab).finish_non_exhaustive()
+    }
+}

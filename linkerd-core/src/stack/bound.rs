@@ -1,0 +1,472 @@
+//! The client of a bound name: its endpoints, their health, and one use of one of them.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use linkerd_balance::{Balance, Breaker, BreakerCounters, Draw, Health, Lease};
+use linkerd_dtab::{Activity, Addr, Bound, Endpoint, Failure, Path, State, namer::global};
+use linkerd_retry::Budget;
+use smallvec::SmallVec;
+use tokio::{sync::watch, task::AbortHandle};
+
+use super::path::{Attempt, now};
+use crate::{
+    Body, Error, ErrorKind, Svc,
+    body::Rider,
+    error::{SharedFailure, twitter_duration},
+    http::{Connect, headers},
+    mesh::Wrap,
+    policy::ClientPolicy,
+    telemetry::{ClientStats, RequestStats},
+};
+
+/// What tells one endpoint of a client from another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct EndpointKey {
+    pub(crate) addr: SocketAddr,
+    pub(crate) generation: u64,
+    pub(crate) authority: Option<Arc<str>>,
+}
+
+/// A bound name as one path came to it: a client that others share, and what its namer left over.
+#[derive(Debug)]
+pub(crate) struct BoundName {
+    pub(crate) client: Arc<BoundClient>,
+    dst_client: Option<HeaderValue>,
+    dst_residual: Option<HeaderValue>,
+}
+
+/// The endpoints behind one bound id, balanced.
+pub(crate) struct BoundClient {
+    id: Path,
+    endpoints: Endpoints,
+    attempt_timeout: Option<Duration>,
+    requeues: Budget,
+    stats: Arc<ClientStats>,
+}
+
+enum Endpoints {
+    Balanced(Balanced),
+    /// `/$/io.buoyant.http.status/CODE`: nobody is asked.
+    Status(StatusCode),
+}
+
+struct Balanced {
+    balance: Balance<EndpointKey, Arc<EndpointClient>>,
+    breakers: BreakerCounters,
+    progress: Arc<Progress>,
+    // The watch that is followed, and the task that follows it.
+    source: Mutex<(Activity<Addr>, AbortHandle)>,
+}
+
+/// One endpoint.
+struct EndpointClient {
+    svc: Svc,
+    breaker: Breaker,
+}
+
+/// Whether the first address came.
+struct Progress {
+    // All that a request looks at, once it is set.
+    is_known: AtomicBool,
+    failure: watch::Sender<Option<Failure>>,
+}
+
+impl BoundName {
+    pub(crate) fn new(client: Arc<BoundClient>, residual: &Path) -> Self {
+        // Printed paths are visible ASCII, so these always make a value.
+        let header = |path: &Path| HeaderValue::try_from(path.to_string()).ok();
+        let dst_client = header(&client.id);
+        let dst_residual = (!residual.is_empty()).then(|| header(residual)).flatten();
+        Self { client, dst_client, dst_residual }
+    }
+
+    /// Sends a request to one of the endpoints; to another one if nothing was sent.
+    pub(crate) async fn send(
+        &self,
+        attempt: &Attempt<'_>,
+        service: &RequestStats,
+        req: Request<Body>,
+    ) -> Result<Response<Body>, Error> {
+        let result = match &self.client.endpoints {
+            Endpoints::Status(status) => {
+                let mut rsp = Response::new(Body::empty());
+                *rsp.status_mut() = *status;
+                Ok(rsp)
+            }
+            Endpoints::Balanced(balanced) => match balanced.wait(attempt).await {
+                Ok(()) => self.requeue(balanced, attempt, service, req).await,
+                Err(error) => Err(error),
+            },
+        };
+        result.map_err(|error| error.with_client(&self.client.id))
+    }
+
+    /// The requeue: above the pick, so that another endpoint gets the next try; below the retries, which need a class.
+    async fn requeue(
+        &self,
+        balanced: &Balanced,
+        attempt: &Attempt<'_>,
+        service: &RequestStats,
+        mut req: Request<Body>,
+    ) -> Result<Response<Body>, Error> {
+        let client = &*self.client;
+        let mut tried = SmallVec::<[EndpointKey; 2]>::new();
+        let mut limit = None;
+        let outcome = loop {
+            let Some(lease) = balanced.balance.try_acquire(Draw::new(crate::random::next()), now(), &tried) else {
+                break Err(Error::new(ErrorKind::NoEndpoints));
+            };
+            self.write_headers(attempt, req.headers_mut());
+            let key = lease.key().clone();
+            let error = match client.attempt(balanced, lease, attempt, service, req).await {
+                Err(error) if error.never_sent() => error,
+                outcome => break outcome,
+            };
+            match client.may_requeue(balanced, attempt, error, tried.len() as u64, &mut limit) {
+                Ok(again) => req = again,
+                Err(error) => break Err(error),
+            }
+            tried.push(key);
+        };
+        client.stats.requeues.requeues_per_request.record(tried.len() as u64);
+        outcome
+    }
+
+    fn write_headers(&self, attempt: &Attempt<'_>, headers: &mut HeaderMap) {
+        // Each attempt is a span of its own.
+        if let Some(cx) = attempt.cx {
+            cx.write(headers);
+        }
+        if !attempt.info.shared.proxy {
+            return;
+        }
+        if let Some(client) = &self.dst_client {
+            headers.insert(headers::L5D_DST_CLIENT, client.clone());
+        }
+        match &self.dst_residual {
+            Some(residual) => drop(headers.insert(headers::L5D_DST_RESIDUAL, residual.clone())),
+            // A caller's own would pass for ours.
+            None => drop(headers.remove(headers::L5D_DST_RESIDUAL)),
+        }
+    }
+}
+
+impl BoundClient {
+    pub(crate) fn new(
+        bound: &Bound,
+        policy: ClientPolicy,
+        connect: Arc<dyn Connect>,
+        layers: Vec<Wrap>,
+        stats: ClientStats,
+    ) -> Self {
+        let stats = Arc::new(stats);
+        let endpoints = match global::status_code(&bound.id).and_then(|code| StatusCode::from_u16(code).ok()) {
+            Some(status) => Endpoints::Status(status),
+            None => Endpoints::Balanced(Balanced::new(bound, &policy, connect, layers, &stats)),
+        };
+        Self {
+            id: bound.id.clone(),
+            endpoints,
+            attempt_timeout: policy.attempt_timeout,
+            requeues: policy.requeue_budget.fresh(),
+            stats,
+        }
+    }
+
+    /// Follows another watch of the same name, if it is another one.
+    pub(crate) fn follow(&self, addr: &Activity<Addr>) {
+        if let Endpoints::Balanced(balanced) = &self.endpoints {
+            balanced.follow(addr);
+        }
+    }
+
+    pub(crate) fn service_stats(&self, path: &Path) -> RequestStats {
+        self.stats.service(path)
+    }
+
+    /// One try at one endpoint, and what is learned from it.
+    async fn attempt(
+        &self,
+        balanced: &Balanced,
+        lease: Lease<EndpointKey, Arc<EndpointClient>>,
+        attempt: &Attempt<'_>,
+        service: &RequestStats,
+        req: Request<Body>,
+    ) -> Result<Response<Body>, Error> {
+        let begun = now();
+        let key = lease.key().clone();
+        let (endpoint, end) = lease.into_parts();
+        let permit = endpoint.breaker.admit(begun);
+        let pending = self.stats.requests.pending.enter();
+        let result = self.within_limit(endpoint.svc.send(req)).await.and_then(|rsp| nack(rsp, attempt));
+        drop(pending);
+        let done = now();
+        let success = attempt.classify(result.as_ref()).is_success();
+        permit.record(success, done);
+        match result {
+            Ok(mut rsp) => {
+                self.count(service, success, None, done - begun);
+                self.stats.status.record(Some(rsp.status()), done - begun);
+                if success {
+                    self.requeues.deposit(done);
+                }
+                rsp.body_mut().ride(Rider::Lease { end, success, answered: done });
+                Ok(rsp)
+            }
+            Err(error) => {
+                end.end(false, done);
+                if error.kind() == ErrorKind::Connect {
+                    self.stats.creation_failed(&error);
+                    return Err(balanced.unreachable(error, &key, attempt, &self.id));
+                }
+                self.count(service, false, Some(&error), done - begun);
+                Err(error)
+            }
+        }
+    }
+
+    fn count(&self, service: &RequestStats, success: bool, error: Option<&Error>, elapsed: Duration) {
+        for stats in [&self.stats.requests, service] {
+            if success {
+                stats.succeeded(elapsed);
+            } else {
+                stats.failed(error, elapsed);
+            }
+        }
+    }
+
+    /// Bounds one attempt: below accrual, which has to see that it took too long.
+    async fn within_limit(
+        &self,
+        attempt: impl Future<Output = Result<Response<Body>, Error>>,
+    ) -> Result<Response<Body>, Error> {
+        let Some(timeout) = self.attempt_timeout else { return attempt.await };
+        if let Ok(result) = tokio::time::timeout(timeout, attempt).await {
+            return result;
+        }
+        let id = self.id.to_string();
+        let (timeout, id) = (twitter_duration(timeout), id.trim_start_matches('/'));
+        let text = format!(
+            "exceeded {timeout} to {id} while waiting for a response for an individual request, excluding retries. \
+             Remote Info: Not Available"
+        );
+        Err(Error::new(ErrorKind::AttemptTimeout).with_text(text))
+    }
+
+    /// The request again, if it may be sent elsewhere.
+    fn may_requeue(
+        &self,
+        balanced: &Balanced,
+        attempt: &Attempt<'_>,
+        mut error: Error,
+        requeues: u64,
+        limit: &mut Option<u64>,
+    ) -> Result<Request<Body>, Error> {
+        let stats = &self.stats.requeues;
+        let Some(again) = error.take_request().or_else(|| attempt.replay()) else {
+            stats.cannot_retry.incr();
+            return Err(error);
+        };
+        let now = now();
+        // A fifth of what there is, rounded up: one request must not use up what all share.
+        let limit = *limit.get_or_insert_with(|| self.requeues.balance(now).div_ceil(5));
+        if balanced.balance.stats(now).available == 0 {
+            stats.not_open.incr();
+        } else if requeues >= limit {
+            stats.request_limit.incr();
+        } else if !self.requeues.try_withdraw(now) {
+            stats.budget_exhausted.incr();
+        } else {
+            stats.requeues.incr();
+            return Ok(again);
+        }
+        Err(error)
+    }
+
+    /// Brings the numbers that are not counted as they happen up to date.
+    pub(crate) fn refresh(&self, now: Instant) {
+        let Endpoints::Balanced(balanced) = &self.endpoints else { return };
+        let stats = balanced.balance.stats(now);
+        let balancer = &self.stats.balancer;
+        balancer.size.set(stats.size as i64);
+        balancer.available.set(stats.available as i64);
+        balancer.busy.set(stats.busy as i64);
+        balancer.closed.set(stats.closed as i64);
+        balancer.adds.advance_to(stats.adds);
+        balancer.removes.advance_to(stats.removes);
+        balancer.max_effort_exhausted.advance_to(stats.max_effort_exhausted);
+        let accrual = &self.stats.failure_accrual;
+        accrual.removals.advance_to(balanced.breakers.removals());
+        accrual.revivals.advance_to(balanced.breakers.revivals());
+        accrual.probes.advance_to(balanced.breakers.probes());
+        accrual.removed_for_ms.advance_to(balanced.breakers.removed_for().as_millis() as u64);
+        self.stats.requeues.budget.set(i64::try_from(self.requeues.balance(now)).unwrap_or(i64::MAX));
+    }
+}
+
+/// A refusal by the peer that says of itself that nothing was done: as good as never sent, if we can send it again.
+///
+/// Finagle's protocol between hops. A refusal of a request that was not kept is passed on as it came.
+fn nack(rsp: Response<Body>, attempt: &Attempt<'_>) -> Result<Response<Body>, Error> {
+    if rsp.status() != StatusCode::SERVICE_UNAVAILABLE || attempt.replay.is_none() {
+        return Ok(rsp);
+    }
+    let headers = rsp.headers();
+    if headers.contains_key(headers::NONRETRYABLE_NACK) {
+        let text = "The request was Nacked by the server and should not be retried";
+        return Err(Error::new(ErrorKind::Refused).with_text(text));
+    }
+    let at_once = headers.get(http::header::RETRY_AFTER).is_some_and(|value| value == "0");
+    if at_once || headers.contains_key(headers::NACK) {
+        let text = "The request was Nacked by the server";
+        return Err(Error::new(ErrorKind::Refused).with_text(text).with_never_sent(true));
+    }
+    Ok(rsp)
+}
+
+impl Balanced {
+    fn new(
+        bound: &Bound,
+        policy: &ClientPolicy,
+        connect: Arc<dyn Connect>,
+        layers: Vec<Wrap>,
+        stats: &Arc<ClientStats>,
+    ) -> Self {
+        let accrual = policy.accrual.clone();
+        let breakers = BreakerCounters::default();
+        let counters = breakers.clone();
+        let connect = policy.connect.clone().unwrap_or(connect);
+        let client_stats = Arc::clone(stats);
+        let new_endpoint = move |key: &EndpointKey, health: &Health| {
+            let mut endpoint = Endpoint::new(key.addr);
+            endpoint.generation = key.generation;
+            endpoint.authority.clone_from(&key.authority);
+            let svc = connect.connect_counted(&endpoint, &client_stats);
+            let svc = layers.iter().fold(svc, |svc, wrap| wrap(svc));
+            Arc::new(EndpointClient { svc, breaker: accrual.breaker(health.clone(), counters.clone()) })
+        };
+        let balance = Balance::new(policy.balancer.clone(), new_endpoint);
+        let progress = Arc::new(Progress { is_known: AtomicBool::new(false), failure: watch::Sender::new(None) });
+        let task = spawn_follow(bound.addr.clone(), balance.clone(), Arc::clone(&progress));
+        Self { balance, breakers, progress, source: Mutex::new((bound.addr.clone(), task)) }
+    }
+
+    fn follow(&self, addr: &Activity<Addr>) {
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        if !source.0.same_source(addr) {
+            source.1.abort();
+            let task = spawn_follow(addr.clone(), self.balance.clone(), Arc::clone(&self.progress));
+            *source = (addr.clone(), task);
+        }
+    }
+
+    /// Waits for the first address, as long as a name may take to bind.
+    async fn wait(&self, attempt: &Attempt<'_>) -> Result<(), Error> {
+        // Acquire: what was published before it is seen after it.
+        if self.progress.is_known.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let timeout = attempt.info.shared.binding_timeout;
+        let mut failure = self.progress.failure.subscribe();
+        let first = async {
+            loop {
+                let failed = failure.borrow_and_update().clone();
+                if self.progress.is_known.load(Ordering::Acquire) {
+                    return Ok(());
+                }
+                if let Some(failed) = failed {
+                    let text = failed.to_string();
+                    return Err(Error::new(ErrorKind::Binding).with_text(text).with_source(SharedFailure(failed)));
+                }
+                if failure.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        match tokio::time::timeout_at((attempt.arrived + timeout).into(), first).await {
+            Ok(result) => result,
+            Err(_) => {
+                let (timeout, path) = (twitter_duration(timeout), &attempt.info.path);
+                let text = format!("Exceeded {timeout} binding timeout while connecting to endpoints for name: {path}");
+                Err(Error::new(ErrorKind::Binding).with_text(text))
+            }
+        }
+    }
+
+    /// The text that Linkerd 1.x has for an endpoint that could not be reached.
+    fn unreachable(&self, error: Error, key: &EndpointKey, attempt: &Attempt<'_>, id: &Path) -> Error {
+        let (addr, path) = (key.addr, &attempt.info.path);
+        error.or_text(|| {
+            let mut addrs: Vec<_> = self.balance.endpoints(now()).iter().map(|endpoint| endpoint.key.addr).collect();
+            addrs.sort_unstable();
+            let addrs = addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            format!(
+                "Unable to establish connection to {addr}.\n\nservice name: {path}\nclient name: {id}\naddresses: \
+                 [{addrs}]\nselected address: {addr}\n"
+            )
+        })
+    }
+}
+
+/// One task keeps the endpoints as the watch has them, until the client is gone.
+fn spawn_follow(
+    mut addr: Activity<Addr>,
+    balance: Balance<EndpointKey, Arc<EndpointClient>>,
+    progress: Arc<Progress>,
+) -> AbortHandle {
+    let publish = move |state: State<Addr>| match state {
+        // Of endpoints that are known this only means that nobody could say anything newer.
+        State::Pending => {}
+        State::Failed(failure) => drop(progress.failure.send_replace(Some(failure))),
+        State::Ok(addr) => {
+            // A weight of zero is no traffic, so it is no endpoint.
+            let usable =
+                addr.endpoints().iter().filter(|endpoint| endpoint.weight > 0.0 && endpoint.weight.is_finite());
+            let keyed = usable.map(|endpoint| {
+                let key = EndpointKey {
+                    addr: endpoint.addr,
+                    generation: endpoint.generation,
+                    authority: endpoint.authority.clone(),
+                };
+                (key, endpoint.weight)
+            });
+            if let Err(error) = balance.update(keyed) {
+                tracing::warn!("endpoints not taken over: {error}");
+                return;
+            }
+            // Release: who sees it sees the endpoints.
+            progress.is_known.store(true, Ordering::Release);
+            progress.failure.send_replace(None);
+        }
+    };
+    // What is known already is there before the first request.
+    publish(addr.sample_and_update());
+    let task = tokio::spawn(async move {
+        loop {
+            addr.changed().await;
+            publish(addr.sample_and_update());
+        }
+    });
+    task.abort_handle()
+}
+
+impl Drop for Balanced {
+    fn drop(&mut self) {
+        self.source.get_mut().unwrap_or_else(PoisonError::into_inner).1.abort();
+    }
+}
+
+impl fmt::Debug for BoundClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BoundClient").field(&self.id).finish()
+    }
+}

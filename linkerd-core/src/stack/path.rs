@@ -1,0 +1,323 @@
+//! The stack of a logical name: everything that must see a request as a whole, whatever becomes of its attempts.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use http::{HeaderValue, Method, Request, Response};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use linkerd_dtab::{Dtab, Path};
+use linkerd_retry::{Budget, ResponseClass};
+use tokio::time::timeout_at;
+
+use super::{Binding, route::Unbound};
+use crate::{
+    Body, Error, ErrorKind,
+    error::{SharedFailure, twitter_duration},
+    http::{context::RequestContext, headers},
+    policy::ServicePolicy,
+    svc::{Call, SvcFuture},
+    telemetry::ServiceStats,
+};
+
+/// What all stacks of a mesh have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    /// The table that every name is bound under, before the request's own.
+    pub(crate) base: Dtab,
+    /// How long a request waits for the first binding of its name.
+    pub(crate) binding_timeout: Duration,
+    /// Whether requests and responses get what a Linkerd proxy writes on them.
+    pub(crate) proxy: bool,
+}
+
+/// What one logical name is, under one local dtab.
+#[derive(Debug)]
+pub(crate) struct PathInfo {
+    pub(crate) path: Path,
+    pub(crate) local: Dtab,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) policy: ServicePolicy,
+    dst_service: Option<HeaderValue>,
+}
+
+/// ① The stack of one logical name.
+#[derive(Debug)]
+pub(crate) struct PathStack {
+    info: Arc<PathInfo>,
+    budget: Budget,
+    binding: Binding,
+    stats: ServiceStats,
+}
+
+/// One attempt at a request, for what is below.
+pub(crate) struct Attempt<'a> {
+    /// When the request came, so that its waits add up.
+    pub(crate) arrived: Instant,
+    pub(crate) info: &'a PathInfo,
+    pub(crate) method: &'a Method,
+    pub(crate) cx: Option<&'a RequestContext>,
+    pub(crate) replay: Option<&'a Replay>,
+}
+
+/// A request that can be sent again: its head, and a body that is all here.
+pub(crate) struct Replay(Request<bytes::Bytes>);
+
+/// The time, as tokio's clock has it.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl Call for PathStack {
+    fn call(self: Arc<Self>, req: Request<Body>) -> SvcFuture {
+        Box::pin(async move { self.run(req).await })
+    }
+}
+
+impl PathStack {
+    pub(crate) fn new(info: Arc<PathInfo>, binding: Binding, stats: ServiceStats) -> Self {
+        let budget = info.policy.retry_budget.fresh();
+        Self { info, budget, binding, stats }
+    }
+
+    pub(crate) fn info(&self) -> &PathInfo {
+        &self.info
+    }
+
+    pub(crate) fn binding(&self) -> &Binding {
+        &self.binding
+    }
+
+    async fn run(&self, mut req: Request<Body>) -> Result<Response<Body>, Error> {
+        let info = &*self.info;
+        let arrived = now();
+        // Outermost: these see what all the others did.
+        let _pending = self.stats.requests.pending.enter();
+        let cx = req.extensions_mut().remove::<RequestContext>();
+        let method = req.method().clone();
+        if info.shared.proxy {
+            info.write_request(&mut req);
+        }
+        let result = self.within_limits(arrived, cx.as_ref(), &method, req).await;
+        // What the retries left: this is the *logical* outcome.
+        let class = info.policy.classifier.classify(&method, result.as_ref());
+        let elapsed = now() - arrived;
+        if class.is_success() {
+            self.stats.requests.succeeded(elapsed);
+        } else {
+            self.stats.requests.failed(result.as_ref().err(), elapsed);
+        }
+        match result {
+            Ok(mut rsp) => {
+                if info.shared.proxy {
+                    write_response(&mut rsp, class);
+                }
+                Ok(rsp)
+            }
+            Err(error) => Err(info.explain(error)),
+        }
+    }
+
+    /// Bounds the whole: before retries, because they share what time there is.
+    async fn within_limits(
+        &self,
+        arrived: Instant,
+        cx: Option<&RequestContext>,
+        method: &Method,
+        req: Request<Body>,
+    ) -> Result<Response<Body>, Error> {
+        let policy = &self.info.policy;
+        let deadline = cx.and_then(|cx| cx.deadline).filter(|_| policy.enforce_deadline);
+        let deadline = deadline.map(|deadline| arrived + deadline.remaining(SystemTime::now()));
+        let total = policy.total_timeout.map(|timeout| arrived + timeout);
+        let (until, kind) = match (total, deadline) {
+            (None, None) => return self.retries(arrived, cx, method, req).await,
+            (Some(total), Some(deadline)) if deadline < total => (deadline, ErrorKind::Deadline),
+            (None, Some(deadline)) => (deadline, ErrorKind::Deadline),
+            (Some(total), _) => (total, ErrorKind::TotalTimeout),
+        };
+        if until <= arrived {
+            return Err(Error::new(kind).with_never_sent(true));
+        }
+        match timeout_at(until.into(), self.retries(arrived, cx, method, req)).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::new(kind)),
+        }
+    }
+
+    /// Retries: above the pick of a name and an endpoint, so that another attempt may go elsewhere.
+    async fn retries(
+        &self,
+        arrived: Instant,
+        cx: Option<&RequestContext>,
+        method: &Method,
+        mut req: Request<Body>,
+    ) -> Result<Response<Body>, Error> {
+        self.budget.deposit(arrived);
+        let replay = Replay::of(&req);
+        let mut backoff = self.info.policy.backoff.start();
+        let mut retries = 0_u64;
+        let outcome = loop {
+            let attempt = Attempt { arrived, info: &self.info, method, cx, replay: replay.as_ref() };
+            let result = self.attempt(&attempt, req).await;
+            if !attempt.classify(result.as_ref()).is_retryable() {
+                break result;
+            }
+            let Some(again) = attempt.replay() else { break result };
+            if !self.budget.try_withdraw(now()) {
+                self.stats.retries.budget_exhausted.incr();
+                break result;
+            }
+            retries += 1;
+            self.stats.retries.total.incr();
+            discard(result).await;
+            let delay = backoff.next(crate::random::next());
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            req = again;
+        };
+        self.stats.retries.per_request.record(retries);
+        outcome
+    }
+
+    async fn attempt(&self, attempt: &Attempt<'_>, req: Request<Body>) -> Result<Response<Body>, Error> {
+        let timeout = self.info.shared.binding_timeout;
+        let route = match self.binding.route(attempt.arrived, timeout).await {
+            Ok(route) => route,
+            Err(unbound) => return Err(self.info.unbound(unbound)),
+        };
+        match route.pick(crate::random::next()) {
+            Some(share) => share.send(attempt, req).await,
+            None => Err(Error::new(ErrorKind::NoSuchName)),
+        }
+    }
+}
+
+impl Attempt<'_> {
+    /// The class of this attempt's outcome, as the name's classifier and the peer have it.
+    pub(crate) fn classify(&self, result: Result<&Response<Body>, &Error>) -> ResponseClass {
+        let mut class = self.info.policy.classifier.classify(self.method, result);
+        if let ResponseClass::Failure { retryable } = &mut class {
+            // A proxy further on knows that its failure reached no application, whatever the method.
+            *retryable |= result.is_ok_and(|rsp| says_retryable(rsp));
+            // What was not kept cannot be sent again.
+            *retryable &= self.replay.is_some();
+        }
+        class
+    }
+
+    /// The request once more, if it was kept.
+    pub(crate) fn replay(&self) -> Option<Request<Body>> {
+        self.replay.map(Replay::request)
+    }
+}
+
+fn says_retryable(rsp: &Response<Body>) -> bool {
+    rsp.headers().get(headers::L5D_RETRYABLE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
+}
+
+impl Replay {
+    /// Keeps a request whose body is all here. A streamed one is not kept: it can be sent once.
+    pub(crate) fn of(req: &Request<Body>) -> Option<Self> {
+        let mut kept = Request::new(req.body().as_bytes()?);
+        *kept.method_mut() = req.method().clone();
+        *kept.uri_mut() = req.uri().clone();
+        *kept.version_mut() = req.version();
+        *kept.headers_mut() = req.headers().clone();
+        *kept.extensions_mut() = req.extensions().clone();
+        Some(Self(kept))
+    }
+
+    fn request(&self) -> Request<Body> {
+        self.0.clone().map(Body::from)
+    }
+}
+
+/// Reads what is left of a response that nobody will see, so that its connection can be used again; but not for long.
+async fn discard(result: Result<Response<Body>, Error>) {
+    const MOST: u64 = 64 * 1024;
+    const LONGEST: Duration = Duration::from_millis(20);
+    let Ok(rsp) = result else { return };
+    let mut body = rsp.into_body();
+    if body.is_end_stream() || body.size_hint().lower() > MOST {
+        return;
+    }
+    let drain = async {
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if read > MOST {
+                break;
+            }
+        }
+    };
+    // On time or not, what is not read by then ends with its connection.
+    let _ = tokio::time::timeout(LONGEST, drain).await;
+}
+
+impl PathInfo {
+    pub(crate) fn new(path: Path, local: Dtab, shared: Arc<Shared>, policy: ServicePolicy) -> Self {
+        // A printed path is visible ASCII, so this always makes a value.
+        let dst_service = HeaderValue::try_from(path.to_string()).ok();
+        Self { path, local, shared, policy, dst_service }
+    }
+
+    fn write_request(&self, req: &mut Request<Body>) {
+        let version = req.version();
+        let headers = req.headers_mut();
+        headers::strip_hop_by_hop(headers);
+        headers::append_via(headers, version);
+        if let Some(dst) = &self.dst_service {
+            headers.insert(headers::L5D_DST_SERVICE, dst.clone());
+        }
+    }
+
+    fn unbound(&self, unbound: Unbound) -> Error {
+        let error = Error::new(ErrorKind::Binding);
+        match unbound {
+            Unbound::Timeout => {
+                let timeout = twitter_duration(self.shared.binding_timeout);
+                error.with_text(format!("Exceeded {timeout} binding timeout while resolving name: {}", self.path))
+            }
+            Unbound::Failed(failure) => error.with_text(failure.to_string()).with_source(SharedFailure(failure)),
+        }
+    }
+
+    /// Completes an error with what only the path knows, and what the caller of a proxy reads.
+    fn explain(&self, error: Error) -> Error {
+        let error = error.with_dst(&self.path);
+        match error.kind() {
+            ErrorKind::NoSuchName | ErrorKind::NoEndpoints => error.or_text(|| self.no_brokers()),
+            ErrorKind::TotalTimeout => {
+                let timeout = twitter_duration(self.policy.total_timeout.unwrap_or_default());
+                error.or_text(|| {
+                    format!(
+                        "exceeded {timeout} to unspecified while waiting for a response for the request, including \
+                         retries (if applicable). Remote Info: Not Available"
+                    )
+                })
+            }
+            _ => error,
+        }
+    }
+
+    /// The text that Linkerd 1.x has for a name without endpoints; dashboards look for its first line.
+    fn no_brokers(&self) -> String {
+        let Self { path, local, shared, .. } = self;
+        let base = shared.base.lines();
+        let local = local.lines();
+        format!("Unable to route request!\n\nservice name: {path}\ndtab:\n\nbase dtab:\n{base}override dtab:\n{local}")
+    }
+}
+
+fn write_response(rsp: &mut Response<Body>, class: ResponseClass) {
+    let version = rsp.version();
+    let headers = rsp.headers_mut();
+    headers::strip_hop_by_hop(headers);
+    headers::append_via(headers, version);
+    let class = if class.is_success() { "1.0" } else { "0.0" };
+    headers.insert(headers::L5D_SUCCESS_CLASS, HeaderValue::from_static(class));
+}

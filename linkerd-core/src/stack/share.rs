@@ -1,0 +1,76 @@
+//! One share of a path's traffic: a bound name, as one path uses it.
+
+use std::sync::Arc;
+
+use http::{Request, Response};
+
+use super::{
+    BoundName,
+    path::{Attempt, PathInfo, Replay, now},
+};
+use crate::{
+    Body, Error, Svc,
+    http::context::RequestContext,
+    mesh::Wrap,
+    svc::{Call, SvcFuture},
+    telemetry::RequestStats,
+};
+
+/// A leaf of a path's tree.
+#[derive(Clone)]
+pub(crate) struct Share {
+    call: Arc<ShareCall>,
+    // Only if there are client layers: a seam that nobody needs costs nothing.
+    layered: Option<Svc>,
+}
+
+struct ShareCall {
+    name: Arc<BoundName>,
+    info: Arc<PathInfo>,
+    // `client/<id>/service/<path>`
+    stats: RequestStats,
+}
+
+impl Share {
+    pub(crate) fn new(name: Arc<BoundName>, info: Arc<PathInfo>, layers: &[Wrap]) -> Self {
+        let stats = name.client.service_stats(&info.path);
+        let call = Arc::new(ShareCall { name, info, stats });
+        let layered = (!layers.is_empty()).then(|| {
+            let svc = Svc::from_arc(Arc::clone(&call) as _);
+            layers.iter().fold(svc, |svc, wrap| wrap(svc))
+        });
+        Self { call, layered }
+    }
+
+    pub(crate) async fn send(&self, attempt: &Attempt<'_>, mut req: Request<Body>) -> Result<Response<Body>, Error> {
+        match &self.layered {
+            None => self.call.name.send(attempt, &self.call.stats, req).await,
+            Some(svc) => {
+                if let Some(cx) = attempt.cx {
+                    req.extensions_mut().insert(cx.clone());
+                }
+                svc.send(req).await
+            }
+        }
+    }
+}
+
+/// Below the client layers: what they pass on is a request like any other, so the attempt begins here.
+impl Call for ShareCall {
+    fn call(self: Arc<Self>, mut req: Request<Body>) -> SvcFuture {
+        Box::pin(async move {
+            let cx = req.extensions_mut().remove::<RequestContext>();
+            let method = req.method().clone();
+            let replay = Replay::of(&req);
+            let attempt =
+                Attempt { arrived: now(), info: &self.info, method: &method, cx: cx.as_ref(), replay: replay.as_ref() };
+            self.name.send(&attempt, &self.stats, req).await
+        })
+    }
+}
+
+impl std::fmt::Debug for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Share").field(&self.call.name).finish()
+    }
+}

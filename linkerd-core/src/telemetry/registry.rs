@@ -1,0 +1,634 @@
+//! The tree of scopes, and who may hold what in it.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    metric::{Counter, Gauge},
+    stat::{Stat, Summary},
+};
+
+/// How many metrics a registry holds unless told otherwise.
+///
+/// A router's client has about fifty: room for two thousand clients.
+pub const DEFAULT_LIMIT: usize = 100_000;
+
+/// How long a stat collects before what it saw is shown; Linkerd 1.x's.
+pub const DEFAULT_SNAPSHOT_INTERVAL: Duration = Duration::from_mins(1);
+
+/// All metrics of a process, in a tree of scopes. A clone is the same registry.
+///
+/// Two reads never wait for each other's work, and neither does a request: what reads the tree locks a scope only to
+/// copy one pointer.
+///
+/// # Limits
+///
+/// A registry that holds [`DEFAULT_LIMIT`] metrics hands out handles that count and that nobody reads, and so it does for
+/// a name that is taken by a metric of another kind. Each such refusal counts in `metrics/refused`, which appears with
+/// the first.
+#[derive(Clone)]
+pub struct Registry(Arc<Shared>);
+
+struct Shared {
+    root: Arc<Node>,
+    metrics: AtomicUsize,
+    limit: usize,
+    refused: Counter,
+    interval: Duration,
+    // When the interval of the stats ends; `None` until the first look at the clock.
+    due: Mutex<Option<Instant>>,
+    // Held by those who change the tree, never by those who read it.
+    write: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Node {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    metric: Option<Metric>,
+    // Shared with readers while they walk it: copied on a write only if one does right then.
+    children: Arc<BTreeMap<Arc<str>, Arc<Node>>>,
+    holds: usize,
+}
+
+#[derive(Clone)]
+enum Metric {
+    Counter(Counter),
+    Gauge(Gauge),
+    GaugeFn(Function),
+    Stat(Stat),
+}
+
+/// A place in the tree. Made without a lock or an entry: the tree grows with the first metric.
+///
+/// A name may contain `/`: it stays one segment, which is what makes labels of `rt/http/client/<id>`.
+#[derive(Clone)]
+pub struct Scope {
+    registry: Registry,
+    segments: Arc<[Arc<str>]>,
+}
+
+/// Keeps a scope: when the last hold of it is dropped, the scope and all below it leave the tree.
+///
+/// Two stacks of one name, one closing and one just built, share the scope without one taking it from the other.
+#[must_use = "the scope is pruned when this is dropped"]
+pub struct Hold {
+    scope: Scope,
+    node: Arc<Node>,
+}
+
+/// What a metric says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reading {
+    /// A counter's count.
+    Counter(u64),
+    /// A gauge's value.
+    Gauge(f64),
+    /// What a stat saw in the last complete interval; `None` before there is one.
+    Stat(Option<Arc<Summary>>),
+}
+
+impl Registry {
+    /// An empty registry.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(DEFAULT_LIMIT, DEFAULT_SNAPSHOT_INTERVAL)
+    }
+
+    /// An empty registry of at most `limit` metrics, whose stats show what they saw every `interval`.
+    #[must_use]
+    pub fn with(limit: usize, interval: Duration) -> Self {
+        Self(Arc::new(Shared {
+            root: Arc::default(),
+            metrics: AtomicUsize::new(0),
+            limit,
+            refused: Counter::default(),
+            interval,
+            due: Mutex::new(None),
+            write: Mutex::new(()),
+        }))
+    }
+
+    /// The scope that all others are in.
+    #[must_use]
+    pub fn root(&self) -> Scope {
+        Scope { registry: self.clone(), segments: Arc::from([]) }
+    }
+
+    /// How many metrics there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        // Relaxed: a count orders nothing else.
+        self.0.metrics.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many handles were handed out that nobody reads: the registry was full, or the name of another kind.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.0.refused.get()
+    }
+
+    /// Ends the stats' interval if it has lasted its time at `now`, and says whether it did.
+    ///
+    /// Everything that shows stats calls it first, so that an embedder needs no task for it. The interval is then as long
+    /// as nobody looks; a process that wants even ones [drives](Self::drive) them.
+    pub fn roll_if_due(&self, now: Instant) -> bool {
+        let interval = self.0.interval;
+        {
+            let mut due = lock(&self.0.due);
+            match *due {
+                Some(at) if at <= now => *due = Some(now + interval),
+                Some(_) => return false,
+                None => {
+                    *due = Some(now + interval);
+                    return false;
+                }
+            }
+        }
+        self.0.root.each(&mut |node| {
+            if let Some(Metric::Stat(stat)) = node.metric() {
+                stat.roll();
+            }
+        });
+        true
+    }
+
+    /// Ends the stats' interval each time that it has lasted its time, for ever.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn drive(&self) {
+        loop {
+            let now = Instant::now();
+            self.roll_if_due(now);
+            let due = lock(&self.0.due).unwrap_or(now + self.0.interval);
+            tokio::time::sleep_until(due).await;
+        }
+    }
+
+    /// Shows every metric, in the order of their names, a scope's own before those below it.
+    ///
+    /// No lock is held while `visit` or a gauge's function runs.
+    pub fn visit(&self, mut visit: impl FnMut(&[Arc<str>], Reading)) {
+        self.0.root.visit(&mut Vec::new(), &mut visit);
+    }
+
+    /// Shows every metric in the scope `at`, by its path from there, as [`visit`](Self::visit) does. Says whether there is
+    /// such a scope.
+    pub fn visit_in(&self, at: &[&str], mut visit: impl FnMut(&[Arc<str>], Reading)) -> bool {
+        let Some(node) = self.0.root.find(at.iter().copied()) else { return false };
+        node.visit(&mut Vec::new(), &mut visit);
+        true
+    }
+
+    /// The handle at a place, made if there is none.
+    fn resolve<T>(&self, scope: &[Arc<str>], name: &str, kind: &Kind<T>) -> T {
+        let name: Arc<str> = Arc::from(name);
+        let path = || scope.iter().chain([&name]);
+        let _write = lock(&self.0.write);
+        if let Some(metric) = self.0.root.find(path().map(AsRef::as_ref)).and_then(|node| node.metric()) {
+            return (kind.handle)(&metric).unwrap_or_else(|| {
+                self.refuse();
+                (kind.detached)()
+            });
+        }
+        // Before the tree grows: a full registry grows by no empty scope either.
+        if self.len() >= self.0.limit {
+            self.refuse();
+            return (kind.detached)();
+        }
+        let metric = (kind.new)();
+        let handle = (kind.handle)(&metric);
+        self.0.root.find_or_add(path()).set(metric);
+        // Relaxed: a count orders nothing else, and only the holder of `write` changes it.
+        self.0.metrics.fetch_add(1, Ordering::Relaxed);
+        handle.unwrap_or_else(kind.detached)
+    }
+
+    /// Counts a refusal. The counter is outside the limit, and back with the next refusal should somebody prune it.
+    fn refuse(&self) {
+        self.0.refused.incr();
+        let name = [Arc::from("metrics"), Arc::from("refused")];
+        self.0.root.find_or_add(name.iter()).set(Metric::Counter(self.0.refused.clone()));
+    }
+
+    fn is_refused(&self, metric: &Metric) -> bool {
+        matches!(metric, Metric::Counter(counter) if counter.same(&self.0.refused))
+    }
+
+    /// Takes a node out of the tree, if it still is where it was.
+    ///
+    /// The caller drops what comes back once it holds no lock: a gauge's function may own a stack, which prunes as well.
+    #[must_use]
+    fn remove(
+        &self,
+        _write: &MutexGuard<'_, ()>,
+        segments: &[Arc<str>],
+        node: Option<&Arc<Node>>,
+    ) -> Option<Arc<Node>> {
+        let (last, parents) = segments.split_last()?;
+        let parent = self.0.root.find(parents.iter().map(AsRef::as_ref))?;
+        let mut inner = parent.lock();
+        if let Some(node) = node
+            && !inner.children.get(last).is_some_and(|child| Arc::ptr_eq(child, node))
+        {
+            return None;
+        }
+        let removed = Arc::make_mut(&mut inner.children).remove(last)?;
+        drop(inner);
+        let mut metrics = 0;
+        removed.each(&mut |node| {
+            let counted = node.metric().is_some_and(|metric| !self.is_refused(&metric));
+            metrics += usize::from(counted);
+        });
+        // Relaxed: see `resolve`.
+        self.0.metrics.fetch_sub(metrics, Ordering::Relaxed);
+        Some(removed)
+    }
+}
+
+/// How to make and find a metric of one kind.
+struct Kind<T> {
+    new: fn() -> Metric,
+    handle: fn(&Metric) -> Option<T>,
+    detached: fn() -> T,
+}
+
+const COUNTER: Kind<Counter> = Kind {
+    new: || Metric::Counter(Counter::default()),
+    handle: |metric| if let Metric::Counter(counter) = metric { Some(counter.clone()) } else { None },
+    detached: Counter::default,
+};
+
+const GAUGE: Kind<Gauge> = Kind {
+    new: || Metric::Gauge(Gauge::default()),
+    handle: |metric| if let Metric::Gauge(gauge) = metric { Some(gauge.clone()) } else { None },
+    detached: Gauge::default,
+};
+
+const STAT: Kind<Stat> = Kind {
+    new: || Metric::Stat(Stat::default()),
+    handle: |metric| if let Metric::Stat(stat) = metric { Some(stat.clone()) } else { None },
+    detached: Stat::default,
+};
+
+type Function = Arc<Mutex<Arc<dyn Fn() -> f64 + Send + Sync>>>;
+
+const GAUGE_FN: Kind<Function> = Kind {
+    new: || Metric::GaugeFn(Arc::new(Mutex::new(Arc::new(|| 0.0)))),
+    handle: |metric| if let Metric::GaugeFn(function) = metric { Some(Arc::clone(function)) } else { None },
+    detached: || Arc::new(Mutex::new(Arc::new(|| 0.0))),
+};
+
+impl Node {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
+    }
+
+    fn metric(&self) -> Option<Metric> {
+        self.lock().metric.clone()
+    }
+
+    fn set(&self, metric: Metric) {
+        self.lock().metric = Some(metric);
+    }
+
+    fn children(&self) -> Arc<BTreeMap<Arc<str>, Arc<Self>>> {
+        Arc::clone(&self.lock().children)
+    }
+
+    fn find<'a>(self: &Arc<Self>, path: impl Iterator<Item = &'a str>) -> Option<Arc<Self>> {
+        let mut node = Arc::clone(self);
+        for segment in path {
+            let next = Arc::clone(node.lock().children.get(segment)?);
+            node = next;
+        }
+        Some(node)
+    }
+
+    fn find_or_add<'a>(self: &Arc<Self>, path: impl Iterator<Item = &'a Arc<str>>) -> Arc<Self> {
+        let mut node = Arc::clone(self);
+        for segment in path {
+            let next = {
+                let mut inner = node.lock();
+                match inner.children.get(segment) {
+                    Some(child) => Arc::clone(child),
+                    None => Arc::clone(Arc::make_mut(&mut inner.children).entry(Arc::clone(segment)).or_default()),
+                }
+            };
+            node = next;
+        }
+        node
+    }
+
+    fn each(&self, f: &mut impl FnMut(&Self)) {
+        f(self);
+        for child in self.children().values() {
+            child.each(f);
+        }
+    }
+
+    fn visit(&self, path: &mut Vec<Arc<str>>, visit: &mut impl FnMut(&[Arc<str>], Reading)) {
+        let reading = self.metric().map(|metric| match metric {
+            Metric::Counter(counter) => Reading::Counter(counter.get()),
+            Metric::Gauge(gauge) => Reading::Gauge(gauge.get() as f64),
+            Metric::GaugeFn(function) => {
+                let function = Arc::clone(&lock(&function));
+                Reading::Gauge(function())
+            }
+            Metric::Stat(stat) => Reading::Stat(stat.summary()),
+        });
+        if let Some(reading) = reading {
+            visit(path, reading);
+        }
+        for (name, child) in &*self.children() {
+            path.push(Arc::clone(name));
+            child.visit(path, visit);
+            path.pop();
+        }
+    }
+}
+
+impl Scope {
+    /// The scope of this name below this one.
+    #[must_use]
+    pub fn scope(&self, name: &str) -> Self {
+        let segments = self.segments.iter().cloned().chain([Arc::from(name)]).collect();
+        Self { registry: self.registry.clone(), segments }
+    }
+
+    /// The registry that it is a place in.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The counter of this name: the same one each time.
+    #[must_use]
+    pub fn counter(&self, name: &str) -> Counter {
+        self.registry.resolve(&self.segments, name, &COUNTER)
+    }
+
+    /// The gauge of this name: the same one each time.
+    #[must_use]
+    pub fn gauge(&self, name: &str) -> Gauge {
+        self.registry.resolve(&self.segments, name, &GAUGE)
+    }
+
+    /// A gauge whose value is asked for when it is read. The latest function of a name is the one that is asked.
+    ///
+    /// The registry keeps the function until the scope is pruned: what it holds should be weak, or prune.
+    pub fn gauge_fn(&self, name: &str, function: impl Fn() -> f64 + Send + Sync + 'static) {
+        let slot = self.registry.resolve(&self.segments, name, &GAUGE_FN);
+        let mut function: Arc<dyn Fn() -> f64 + Send + Sync> = Arc::new(function);
+        std::mem::swap(&mut *lock(&slot), &mut function);
+        // The old one is dropped here, under no lock.
+    }
+
+    /// The stat of this name: the same one each time.
+    #[must_use]
+    pub fn stat(&self, name: &str) -> Stat {
+        self.registry.resolve(&self.segments, name, &STAT)
+    }
+
+    /// Takes the scope and all below it out of the tree; the root stays. Handles go on counting, unread; asked for again, they are new.
+    pub fn prune(&self) {
+        let write = lock(&self.registry.0.write);
+        let removed = self.registry.remove(&write, &self.segments, None);
+        drop(write);
+        drop(removed);
+    }
+
+    /// Keeps the scope until the last hold of it is dropped, and prunes it then.
+    pub fn hold(&self) -> Hold {
+        let _write = lock(&self.registry.0.write);
+        let node = self.registry.0.root.find_or_add(self.segments.iter());
+        node.lock().holds += 1;
+        Hold { scope: self.clone(), node }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let registry = &self.scope.registry;
+        let write = lock(&registry.0.write);
+        let holds = {
+            let mut inner = self.node.lock();
+            inner.holds -= 1;
+            inner.holds
+        };
+        let removed = if holds == 0 { registry.remove(&write, &self.scope.segments, Some(&self.node)) } else { None };
+        drop(write);
+        drop(removed);
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The lock, also after a panic elsewhere: nothing here is left half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("metrics", &self.len()).field("refused", &self.refused()).finish()
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Scope").field(&self.segments.join("/")).finish()
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Hold").field(&self.scope).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(registry: &Registry) -> Vec<String> {
+        let mut names = Vec::new();
+        registry.visit(|path, _| names.push(path.join("|")));
+        names
+    }
+
+    #[test]
+    fn one_name_is_one_handle() {
+        let registry = Registry::new();
+        let scope = registry.root().scope("rt").scope("http");
+        scope.counter("requests").add(2);
+        registry.root().scope("rt").scope("http").counter("requests").incr();
+        assert_eq!(scope.counter("requests").get(), 3);
+        scope.gauge("pending").incr();
+        assert_eq!(scope.gauge("pending").get(), 1);
+        scope.stat("latency").record(1);
+        assert_eq!(registry.len(), 3);
+    }
+
+    #[test]
+    fn a_slash_in_a_name_is_no_new_scope() {
+        let registry = Registry::new();
+        let _ = registry.root().scope("server").scope("127.0.0.1/4140").counter("requests");
+        assert_eq!(names(&registry), ["server|127.0.0.1/4140|requests"]);
+    }
+
+    #[test]
+    fn a_scope_may_be_a_metric_too() {
+        let registry = Registry::new();
+        registry.root().counter("failures").incr();
+        registry.root().scope("failures").counter("timeout").incr();
+        assert_eq!(names(&registry), ["failures", "failures|timeout"]);
+    }
+
+    #[test]
+    fn a_full_registry_hands_out_handles_that_nobody_reads() {
+        let registry = Registry::with(2, DEFAULT_SNAPSHOT_INTERVAL);
+        let root = registry.root();
+        let _ = (root.counter("a"), root.counter("b"));
+        root.scope("deep").scope("er").counter("c").incr();
+        root.counter("a").incr();
+        assert_eq!((registry.len(), registry.refused()), (2, 1));
+        assert_eq!(names(&registry), ["a", "b", "metrics|refused"]);
+        root.scope("a").prune();
+        root.counter("c").incr();
+        assert_eq!((registry.len(), registry.refused()), (2, 1));
+    }
+
+    #[test]
+    fn a_name_of_another_kind_is_refused() {
+        let registry = Registry::new();
+        registry.root().counter("a").incr();
+        registry.root().gauge("a").set(7);
+        assert_eq!(registry.refused(), 1);
+        assert_eq!(registry.root().counter("a").get(), 1);
+    }
+
+    #[test]
+    fn the_last_hold_prunes() {
+        let registry = Registry::new();
+        let scope = registry.root().scope("client").scope("#/web");
+        let closing = scope.hold();
+        scope.counter("requests").incr();
+        let fresh = scope.hold();
+        drop(closing);
+        assert_eq!(scope.counter("requests").get(), 1);
+        drop(fresh);
+        assert_eq!(names(&registry), [""; 0]);
+        assert_eq!(registry.len(), 0);
+        assert_eq!(scope.counter("requests").get(), 0);
+    }
+
+    #[test]
+    fn a_hold_of_a_pruned_scope_leaves_its_successor_alone() {
+        let registry = Registry::new();
+        let scope = registry.root().scope("client");
+        let old = scope.hold();
+        scope.prune();
+        let _new = scope.hold();
+        scope.counter("requests").incr();
+        drop(old);
+        assert_eq!(names(&registry), ["client|requests"]);
+    }
+
+    #[test]
+    fn a_function_that_owns_a_hold_does_not_lock_up() {
+        let registry = Registry::new();
+        let scope = registry.root().scope("client");
+        let hold = registry.root().scope("other").hold();
+        scope.gauge_fn("load", move || {
+            let _ = &hold;
+            1.5
+        });
+        let mut readings = Vec::new();
+        registry.visit(|_, reading| readings.push(reading));
+        assert_eq!(readings, [Reading::Gauge(1.5)]);
+        scope.prune();
+        assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn a_read_holds_no_lock_while_it_shows() {
+        let registry = Registry::new();
+        registry.root().scope("a").counter("x").incr();
+        registry.visit(|_, _| {
+            // Would wait for ever if the walk held a lock here.
+            registry.root().scope("a").counter("y").incr();
+            registry.root().scope("b").prune();
+        });
+        assert_eq!(names(&registry), ["a|x", "a|y"]);
+    }
+
+    #[test]
+    fn reads_beside_requests_and_closing_stacks_lose_nothing() {
+        const EACH: u64 = 2000;
+        let registry = Registry::new();
+        let scope = registry.root().scope("rt");
+        std::thread::scope(|threads| {
+            let workers: Vec<_> = (0..3)
+                .map(|worker| {
+                    let scope = &scope;
+                    threads.spawn(move || {
+                        for n in 0..EACH {
+                            let client = scope.scope("client").scope(&(n % 7).to_string());
+                            let hold = client.hold();
+                            client.counter("requests").incr();
+                            client.scope(&worker.to_string()).stat("latency").record(n);
+                            drop(hold);
+                            scope.counter("requests").incr();
+                        }
+                    })
+                })
+                .collect();
+            while workers.iter().any(|worker| !worker.is_finished()) {
+                registry.visit(|_, _| ());
+            }
+        });
+        assert_eq!(scope.counter("requests").get(), 3 * EACH);
+        assert_eq!(registry.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stats_show_each_interval() {
+        let registry = Registry::new();
+        let stat = registry.root().stat("latency");
+        let driver = registry.clone();
+        tokio::spawn(async move { driver.drive().await });
+        tokio::task::yield_now().await;
+        stat.record(3);
+        tokio::time::sleep(Duration::from_millis(59_999)).await;
+        assert_eq!(stat.summary(), None);
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        assert_eq!(stat.summary().unwrap().max, 3);
+        tokio::time::sleep(DEFAULT_SNAPSHOT_INTERVAL).await;
+        assert_eq!(stat.summary().unwrap().count, 0);
+    }
+}

@@ -1,0 +1,507 @@
+//! The metrics of a router, its servers, services and clients, by the names of Linkerd 1.x.
+
+use std::{fmt, net::SocketAddr};
+
+use linkerd_dtab::Path;
+
+use crate::Error;
+
+use super::{Counter, Failures, Gauge, Hold, Registry, RequestStats, Scope, Stat, StatusStats};
+
+/// Makes the metrics of one router: everything below `rt/<label>`.
+#[derive(Clone, Debug)]
+pub struct RouterStats {
+    scope: Scope,
+}
+
+/// `rt/<label>/server/<ip>/<port>`.
+#[derive(Debug)]
+pub struct ServerStats {
+    /// Requests, and what became of them.
+    pub requests: RequestStats,
+    /// Responses by status.
+    pub status: StatusStats,
+    /// Connections accepted.
+    pub connects: Counter,
+    /// Connections open.
+    pub connections: Gauge,
+    /// How long connections were open, in milliseconds.
+    pub connection_duration: Stat,
+    /// Bytes read, heads included.
+    pub received_bytes: Counter,
+    /// Bytes written, heads included.
+    pub sent_bytes: Counter,
+    /// Requests refused so that the caller may try again.
+    pub nacks: Counter,
+    /// Requests refused so that the caller may not try again.
+    pub nonretryable_nacks: Counter,
+    /// Requests refused for a header's name.
+    pub rejected_invalid_header_names: Counter,
+    /// Requests refused for a header's value.
+    pub rejected_invalid_header_values: Counter,
+}
+
+/// `rt/<label>/service/<path>`: logical requests, retries included.
+#[derive(Debug)]
+pub struct ServiceStats {
+    /// Requests, and what became of them.
+    pub requests: RequestStats,
+    /// Retries by classification.
+    pub retries: RetryStats,
+}
+
+/// `retries` of a service.
+#[derive(Debug)]
+pub struct RetryStats {
+    /// Retries.
+    pub total: Counter,
+    /// Retries of each request.
+    pub per_request: Stat,
+    /// How many retries the budget would allow now.
+    pub budget: Gauge,
+    /// Retries that the budget did not allow.
+    pub budget_exhausted: Counter,
+}
+
+/// `rt/<label>/client/<id>`: attempts to one bound name.
+#[derive(Debug)]
+pub struct ClientStats {
+    /// Attempts, and what became of them.
+    pub requests: RequestStats,
+    /// Responses by status.
+    pub status: StatusStats,
+    /// Connections made.
+    pub connects: Counter,
+    /// Connections open.
+    pub connections: Gauge,
+    /// How long making a connection took.
+    pub connect_latency_ms: Stat,
+    /// How long not making one took.
+    pub failed_connect_latency_ms: Stat,
+    /// Connections that were no longer wanted before they were made.
+    pub cancelled_connects: Counter,
+    /// How long connections were open, in milliseconds.
+    pub connection_duration: Stat,
+    /// Bytes read, heads included.
+    pub received_bytes: Counter,
+    /// Bytes written, heads included.
+    pub sent_bytes: Counter,
+    /// How long an attempt waited for a connection.
+    pub service_acquisition_latency_ms: Stat,
+    /// The connection pools, all endpoints together.
+    pub pool: PoolStats,
+    /// The balancer.
+    pub balancer: BalancerStats,
+    /// Ejections of endpoints.
+    pub failure_accrual: AccrualStats,
+    /// Attempts made again because nothing had been sent.
+    pub requeues: RequeueStats,
+    service_creation: Failures,
+    scope: Scope,
+}
+
+/// `pool_*` of a client.
+#[derive(Debug)]
+pub struct PoolStats {
+    /// Connections in use or being made.
+    pub size: Gauge,
+    /// Idle connections.
+    pub cached: Gauge,
+    /// Attempts that wait for a connection.
+    pub waiters: Gauge,
+    /// Attempts that had to wait for one.
+    pub num_waited: Counter,
+    /// Attempts refused because too many wait.
+    pub num_too_many_waiters: Counter,
+}
+
+/// `loadbalancer` of a client. `load` is a function: give one with [`ClientStats::load_fn`].
+#[derive(Debug)]
+pub struct BalancerStats {
+    /// Endpoints.
+    pub size: Gauge,
+    /// Endpoints that are open.
+    pub available: Gauge,
+    /// Endpoints without room for another request.
+    pub busy: Gauge,
+    /// Endpoints that are ejected or unreachable.
+    pub closed: Gauge,
+    /// Endpoints that came.
+    pub adds: Counter,
+    /// Endpoints that went.
+    pub removes: Counter,
+    /// Picks that found no open endpoint and took a closed one.
+    pub max_effort_exhausted: Counter,
+}
+
+/// `failure_accrual` of a client.
+#[derive(Debug)]
+pub struct AccrualStats {
+    /// Endpoints ejected.
+    pub removals: Counter,
+    /// Endpoints that came back.
+    pub revivals: Counter,
+    /// Requests that tried whether an endpoint is back.
+    pub probes: Counter,
+    /// For how long endpoints were ejected, in all.
+    pub removed_for_ms: Counter,
+}
+
+/// `retries` of a client.
+#[derive(Debug)]
+pub struct RequeueStats {
+    /// Attempts made again.
+    pub requeues: Counter,
+    /// Attempts made again, for each request.
+    pub requeues_per_request: Stat,
+    /// How many the budget would allow now.
+    pub budget: Gauge,
+    /// Requests that the budget allowed no further attempt.
+    pub budget_exhausted: Counter,
+    /// Requests that had as many attempts as one may have.
+    pub request_limit: Counter,
+    /// Requests that were no longer tried since no endpoint was open.
+    pub not_open: Counter,
+    /// Failures that allow no further attempt.
+    pub cannot_retry: Counter,
+}
+
+/// `rt/<label>/bindcache`: the four caches on the way from a path to a client.
+pub struct BindCacheStats {
+    /// Paths and their stacks.
+    pub path: CacheStats,
+    /// Bound trees.
+    pub tree: CacheStats,
+    /// Bound names with what the namers left of the path.
+    pub bound: CacheStats,
+    /// Bound names.
+    pub client: CacheStats,
+    _hold: Hold,
+}
+
+/// One cache.
+#[derive(Clone, Debug)]
+pub struct CacheStats {
+    /// Look-ups that had to build.
+    pub misses: Counter,
+    /// Entries that had to make room.
+    pub evicts: Counter,
+    /// Entries that were idle for too long.
+    pub expires: Counter,
+    /// Builds that were not kept, since the cache was full of busy entries.
+    pub oneshots: Counter,
+}
+
+/// The label of a name: without its leading slash.
+fn label(path: &Path) -> String {
+    let path = path.to_string();
+    path.strip_prefix('/').map(str::to_owned).unwrap_or(path)
+}
+
+impl RouterStats {
+    /// The metrics of the router of this label.
+    #[must_use]
+    pub fn new(registry: &Registry, label: &str) -> Self {
+        Self { scope: registry.root().scope("rt").scope(label) }
+    }
+
+    /// The router's own scope, `rt/<label>`.
+    #[must_use]
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Says in `originator` that the router is where requests begin.
+    pub fn originator(&self) {
+        self.scope.gauge("originator").set(1);
+    }
+
+    /// The metrics of a server.
+    #[must_use]
+    pub fn server(&self, addr: SocketAddr) -> ServerStats {
+        ServerStats::new(&self.scope.scope("server").scope(&format!("{}/{}", addr.ip(), addr.port())))
+    }
+
+    /// The metrics of a logical name.
+    #[must_use]
+    pub fn service(&self, path: &Path) -> ServiceStats {
+        ServiceStats::new(&self.scope.scope("service").scope(&label(path)))
+    }
+
+    /// The metrics of a bound name.
+    #[must_use]
+    pub fn client(&self, id: &Path) -> ClientStats {
+        ClientStats::new(&self.scope.scope("client").scope(&label(id)))
+    }
+
+    /// The metrics of the binding caches.
+    #[must_use]
+    pub fn bind_cache(&self) -> BindCacheStats {
+        BindCacheStats::new(&self.scope.scope("bindcache"))
+    }
+}
+
+impl ServerStats {
+    /// Resolves the handles of a scope.
+    #[must_use]
+    pub fn new(scope: &Scope) -> Self {
+        Self {
+            requests: RequestStats::new(scope),
+            status: StatusStats::new(scope),
+            connects: scope.counter("connects"),
+            connections: scope.gauge("connections"),
+            connection_duration: scope.stat("connection_duration"),
+            received_bytes: scope.counter("received_bytes"),
+            sent_bytes: scope.counter("sent_bytes"),
+            nacks: scope.counter("nacks"),
+            nonretryable_nacks: scope.counter("nonretryable_nacks"),
+            rejected_invalid_header_names: scope.counter("rejected_invalid_header_names"),
+            rejected_invalid_header_values: scope.counter("rejected_invalid_header_values"),
+        }
+    }
+}
+
+impl ServiceStats {
+    /// Resolves the handles of a scope.
+    #[must_use]
+    pub fn new(scope: &Scope) -> Self {
+        let retries = scope.scope("retries");
+        Self {
+            requests: RequestStats::new(scope),
+            retries: RetryStats {
+                total: retries.counter("total"),
+                per_request: retries.stat("per_request"),
+                budget: retries.gauge("budget"),
+                budget_exhausted: retries.counter("budget_exhausted"),
+            },
+        }
+    }
+}
+
+impl ClientStats {
+    /// Resolves the handles of a scope.
+    #[must_use]
+    pub fn new(scope: &Scope) -> Self {
+        let balancer = scope.scope("loadbalancer");
+        let accrual = scope.scope("failure_accrual");
+        let retries = scope.scope("retries");
+        Self {
+            requests: RequestStats::new(scope),
+            status: StatusStats::new(scope),
+            connects: scope.counter("connects"),
+            connections: scope.gauge("connections"),
+            connect_latency_ms: scope.stat("connect_latency_ms"),
+            failed_connect_latency_ms: scope.stat("failed_connect_latency_ms"),
+            cancelled_connects: scope.counter("cancelled_connects"),
+            connection_duration: scope.stat("connection_duration"),
+            received_bytes: scope.counter("received_bytes"),
+            sent_bytes: scope.counter("sent_bytes"),
+            service_acquisition_latency_ms: scope.stat("service_acquisition_latency_ms"),
+            service_creation: Failures::new(&scope.scope("service_creation")),
+            pool: PoolStats {
+                size: scope.gauge("pool_size"),
+                cached: scope.gauge("pool_cached"),
+                waiters: scope.gauge("pool_waiters"),
+                num_waited: scope.counter("pool_num_waited"),
+                num_too_many_waiters: scope.counter("pool_num_too_many_waiters"),
+            },
+            balancer: BalancerStats {
+                size: balancer.gauge("size"),
+                available: balancer.gauge("available"),
+                busy: balancer.gauge("busy"),
+                closed: balancer.gauge("closed"),
+                adds: balancer.counter("adds"),
+                removes: balancer.counter("removes"),
+                max_effort_exhausted: balancer.counter("max_effort_exhausted"),
+            },
+            failure_accrual: AccrualStats {
+                removals: accrual.counter("removals"),
+                revivals: accrual.counter("revivals"),
+                probes: accrual.counter("probes"),
+                removed_for_ms: accrual.counter("removed_for_ms"),
+            },
+            requeues: RequeueStats {
+                requeues: retries.counter("requeues"),
+                requeues_per_request: retries.stat("requeues_per_request"),
+                budget: retries.gauge("budget"),
+                budget_exhausted: retries.counter("budget_exhausted"),
+                request_limit: retries.counter("request_limit"),
+                not_open: retries.counter("not_open"),
+                cannot_retry: retries.counter("cannot_retry"),
+            },
+            scope: scope.clone(),
+        }
+    }
+
+    /// The client's own scope, `rt/<label>/client/<id>`.
+    #[must_use]
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// The attempts for one logical name, `service/<path>` below the client.
+    #[must_use]
+    pub fn service(&self, path: &Path) -> RequestStats {
+        RequestStats::new(&self.scope.scope("service").scope(&label(path)))
+    }
+
+    /// Counts an attempt that got no connection, in `service_creation/failures`.
+    pub fn creation_failed(&self, error: &Error) {
+        self.service_creation.record_creation(error);
+    }
+
+    /// Says in `loadbalancer/algorithm/<name>` how endpoints are picked, `p2c_least_loaded` for example.
+    pub fn algorithm(&self, name: &str) {
+        self.scope.scope("loadbalancer").scope("algorithm").gauge(name).set(1);
+    }
+
+    /// Shows the sum of the endpoints' loads in `loadbalancer/load`. The registry keeps the function as long as the client
+    /// has stats: let it hold the balancer weakly.
+    pub fn load_fn(&self, load: impl Fn() -> f64 + Send + Sync + 'static) {
+        self.scope.scope("loadbalancer").gauge_fn("load", load);
+    }
+
+    /// Shows in `available` whether the client can take a request, 1 or 0. See [`load_fn`](Self::load_fn).
+    pub fn available_fn(&self, available: impl Fn() -> bool + Send + Sync + 'static) {
+        self.scope.gauge_fn("available", move || f64::from(u8::from(available())));
+    }
+}
+
+impl BindCacheStats {
+    /// Resolves the handles of a scope.
+    #[must_use]
+    pub fn new(scope: &Scope) -> Self {
+        let hold = scope.hold();
+        let cache = |name| {
+            let scope = scope.scope(name);
+            CacheStats {
+                misses: scope.counter("misses"),
+                evicts: scope.counter("evicts"),
+                expires: scope.counter("expires"),
+                oneshots: scope.counter("oneshots"),
+            }
+        };
+        Self { path: cache("path"), tree: cache("tree"), bound: cache("bound"), client: cache("client"), _hold: hold }
+    }
+}
+
+impl fmt::Debug for BindCacheStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, tree, bound, client, _hold: _ } = self;
+        f.debug_struct("BindCacheStats")
+            .field("path", path)
+            .field("tree", tree)
+            .field("bound", bound)
+            .field("client", client)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, time::Duration};
+
+    use http::StatusCode;
+
+    use super::{super::Prometheus, *};
+    use crate::ErrorKind;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn path(elements: &[&str]) -> Path {
+        Path::from_elements(elements).unwrap()
+    }
+
+    /// The strings of one array of `tests/data/telemetry/names.json`: what Linkerd 1.7.5 showed after the traffic below.
+    fn recorded(kind: &str) -> Vec<String> {
+        let data = include_str!("../../tests/data/telemetry/names.json");
+        let array = data.split_once(&format!("\"{kind}\": [")).unwrap().1.split_once("\n ]").unwrap().0;
+        let names: Vec<_> = array
+            .lines()
+            .filter_map(|line| line.trim().trim_end_matches(',').strip_prefix('"')?.strip_suffix('"'))
+            .map(|name| name.replace("\\\"", "\""))
+            .collect();
+        assert!(names.len() > 200, "{}", names.len());
+        names
+    }
+
+    #[test]
+    fn names_and_labels_are_those_that_were_recorded() {
+        let registry = Registry::new();
+        let mut keep = Vec::new();
+        let mut requests = |label: &str, port: u16, answers: &[(&[&str], Option<&str>, Option<u16>)], bad: &[u16]| {
+            let router = RouterStats::new(&registry, label);
+            let caches = router.bind_cache();
+            let server = router.server(([127, 0, 0, 1], port).into());
+            for (name, id, status) in answers {
+                let service = router.service(&path(name));
+                let client = id.map(|id| router.client(&path(&["#", "io.l5d.fs", id])));
+                let status = status.map(|status| StatusCode::from_u16(status).unwrap());
+                server.status.record(Some(status.unwrap_or(StatusCode::BAD_GATEWAY)), MS);
+                if let Some(client) = &client {
+                    client.algorithm("p2c_least_loaded");
+                    client.load_fn(|| 0.0);
+                    client.available_fn(|| true);
+                    if status.is_some() {
+                        client.status.record(status, MS);
+                    }
+                }
+                let through = client.as_ref().map(|client| client.service(&path(name)));
+                let refused = Error::new(ErrorKind::Connect);
+                match (status, &client, &through) {
+                    (Some(status), Some(_), Some(through)) if status.is_server_error() => through.failed(None, MS),
+                    (None, Some(client), _) => {
+                        client.creation_failed(&refused);
+                        service.requests.failed(Some(&refused), MS);
+                    }
+                    _ => {}
+                }
+                keep.push((service, client, through));
+            }
+            for code in bad {
+                server.status.record(StatusCode::from_u16(*code).ok(), MS);
+            }
+            (router, server, caches)
+        };
+        let _http = requests(
+            "http",
+            4140,
+            &[
+                (&["svc", "web"], Some("web"), Some(200)),
+                (&["svc", "w404"], Some("w404"), Some(404)),
+                (&["svc", "w500"], Some("w500"), Some(500)),
+                (&["svc", "down"], Some("down"), None),
+                (&["svc", "nothing"], None, None),
+            ],
+            &[400],
+        );
+        let (router, ..) = &requests("path", 4141, &[(&["svc", "a", "web"], Some("web"), Some(200))], &[400]);
+        router.originator();
+
+        let mut names = BTreeSet::new();
+        registry.visit(|path, _| {
+            names.insert(path.join("/"));
+        });
+        let missing: Vec<_> = recorded("metrics").into_iter().filter(|name| !names.contains(name)).collect();
+        assert_eq!(missing, [""; 0]);
+
+        let text = Prometheus::new().render(&registry);
+        let series: BTreeSet<_> = text.lines().map(|line| line.rsplit_once(' ').unwrap().0).collect();
+        let missing: Vec<_> = recorded("prometheus").into_iter().filter(|name| !series.contains(&**name)).collect();
+        assert_eq!(missing, [""; 0]);
+    }
+
+    #[test]
+    fn what_closes_leaves_the_tree() {
+        let registry = Registry::new();
+        let router = RouterStats::new(&registry, "http");
+        let id = path(&["#", "io.l5d.fs", "web"]);
+        let client = router.client(&id);
+        let through = client.service(&path(&["svc", "web"]));
+        client.requests.succeeded(MS);
+        drop(client);
+        drop(through);
+        assert!(registry.is_empty());
+        assert_eq!(router.client(&id).requests.requests.get(), 0);
+    }
+}

@@ -1,0 +1,250 @@
+//! Distributions: latencies, sizes, counts per request.
+
+use std::{
+    array, fmt,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+/// Buckets in a chunk; the buckets of one chunk have one width.
+const CHUNK: usize = 64;
+/// Chunks: the first holds 0 to 63, each further one the next power of two.
+const CHUNKS: usize = 36;
+/// The largest value that is told apart: about 2.2 * 10^12, which is 70 years in milliseconds.
+const MAX: u64 = ((CHUNK as u64) << (CHUNKS - 1)) - 1;
+
+/// A distribution of whole numbers, over the registry's snapshot interval. A clone records into the same one.
+///
+/// Values below 128 are kept exactly; above, what is read is at most 0.8 % off. Values above 2 * 10^12 count as that.
+/// Recording is two relaxed atomic additions and takes no lock. Memory comes with use: a few words for a stat that was
+/// never recorded to, then 1.2 KiB and 512 bytes for each power of two that occurs.
+///
+/// `Stat::default()` is one that nobody reads.
+#[derive(Clone, Default)]
+pub struct Stat(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    live: OnceLock<Box<Live>>,
+    // Read and written by those who read metrics, never by those who record.
+    last: Mutex<Option<Arc<Summary>>>,
+}
+
+/// Two sides: one is recorded to while the other is read and emptied.
+struct Live {
+    side: AtomicUsize,
+    sides: [Side; 2],
+}
+
+struct Side {
+    sum: AtomicU64,
+    chunks: [OnceLock<Box<[AtomicU64; CHUNK]>>; CHUNKS],
+}
+
+/// What a [`Stat`] saw in one snapshot interval.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Summary {
+    /// How many values.
+    pub count: u64,
+    /// Their sum, exact.
+    pub sum: u64,
+    /// The smallest, 0 if there is none.
+    pub min: u64,
+    /// The largest, 0 if there is none.
+    pub max: u64,
+    /// The quantiles [`Summary::QUANTILES`], in that order.
+    pub quantiles: [u64; 6],
+}
+
+impl Stat {
+    /// Records a value.
+    pub fn record(&self, value: u64) {
+        let live = self.0.live.get_or_init(Box::default);
+        // Relaxed: a value that lands on the side that is being emptied is counted in the interval after.
+        let side = &live.sides[live.side.load(Ordering::Relaxed) & 1];
+        let (chunk, bucket) = place(value.min(MAX));
+        let chunk = side.chunks[chunk].get_or_init(|| Box::new(array::from_fn(|_| AtomicU64::new(0))));
+        chunk[bucket].fetch_add(1, Ordering::Relaxed);
+        side.sum.fetch_add(value, Ordering::Relaxed);
+    }
+
+    /// Records a time in whole milliseconds, rounded down, as Finagle does.
+    pub fn record_ms(&self, time: std::time::Duration) {
+        self.record(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    /// What the last complete interval saw; `None` before the first has ended.
+    #[must_use]
+    pub fn summary(&self) -> Option<Arc<Summary>> {
+        self.0.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends the interval.
+    pub(super) fn roll(&self) {
+        let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let summary = self.0.live.get().map(|live| {
+            let side = live.side.fetch_xor(1, Ordering::Relaxed) & 1;
+            live.sides[side].take()
+        });
+        *last = Some(Arc::new(summary.unwrap_or_default()));
+    }
+}
+
+impl Summary {
+    /// Which quantiles are kept.
+    pub const QUANTILES: [f64; 6] = [0.5, 0.9, 0.95, 0.99, 0.999, 0.9999];
+
+    /// The mean, 0 if there is no value.
+    #[must_use]
+    pub fn avg(&self) -> f64 {
+        if self.count == 0 { 0.0 } else { self.sum as f64 / self.count as f64 }
+    }
+}
+
+impl Side {
+    /// Reads the side and empties it.
+    fn take(&self) -> Summary {
+        let mut counts = Vec::new();
+        for (at, chunk) in self.chunks.iter().enumerate() {
+            for (bucket, count) in chunk.get().into_iter().flat_map(|chunk| chunk.iter().enumerate()) {
+                let count = count.swap(0, Ordering::Relaxed);
+                if count > 0 {
+                    counts.push((value_of(at, bucket), count));
+                }
+            }
+        }
+        let sum = self.sum.swap(0, Ordering::Relaxed);
+        let count = counts.iter().map(|(_, count)| count).sum();
+        let (Some(&(min, _)), Some(&(max, _))) = (counts.first(), counts.last()) else {
+            return Summary::default();
+        };
+        let mut quantiles = [0; 6];
+        let mut below = 0;
+        let mut rest = counts.iter();
+        let mut value = min;
+        for (quantile, at) in quantiles.iter_mut().zip(Summary::QUANTILES) {
+            let rank = ((at * count as f64).ceil() as u64).clamp(1, count);
+            while below < rank {
+                let Some(&(next, count)) = rest.next() else { break };
+                value = next;
+                below += count;
+            }
+            *quantile = value;
+        }
+        Summary { count, sum, min, max, quantiles }
+    }
+}
+
+/// Chunk and bucket of a value up to [`MAX`].
+fn place(value: u64) -> (usize, usize) {
+    let chunk = (u64::BITS - (value >> CHUNK.trailing_zeros()).leading_zeros()) as usize;
+    let shift = chunk.saturating_sub(1);
+    (chunk, (value >> shift) as usize % CHUNK)
+}
+
+/// The middle of a bucket.
+fn value_of(chunk: usize, bucket: usize) -> u64 {
+    let shift = chunk.saturating_sub(1);
+    let base = if chunk == 0 { 0 } else { CHUNK as u64 };
+    ((base + bucket as u64) << shift) + ((1 << shift) >> 1)
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        let side = || Side { sum: AtomicU64::new(0), chunks: array::from_fn(|_| OnceLock::new()) };
+        Self { side: AtomicUsize::new(0), sides: [side(), side()] }
+    }
+}
+
+impl fmt::Debug for Stat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stat").field(&self.summary()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_told_before_the_first_interval_and_only_the_last_one_after() {
+        let stat = Stat::default();
+        stat.record(5);
+        assert_eq!(stat.summary(), None);
+        stat.roll();
+        assert_eq!(stat.summary().unwrap().count, 1);
+        stat.roll();
+        assert_eq!(*stat.summary().unwrap(), Summary::default());
+    }
+
+    #[test]
+    fn quantiles_are_by_nearest_rank() {
+        let stat = Stat::default();
+        for value in 1..=100 {
+            stat.record(value);
+        }
+        stat.roll();
+        let summary = stat.summary().unwrap();
+        assert_eq!(
+            *summary,
+            Summary { count: 100, sum: 5050, min: 1, max: 100, quantiles: [50, 90, 95, 99, 100, 100] }
+        );
+        assert_eq!(summary.avg(), 50.5);
+    }
+
+    #[test]
+    fn a_value_past_the_range_counts_as_the_largest() {
+        let stat = Stat::default();
+        stat.record(u64::MAX);
+        stat.roll();
+        let summary = stat.summary().unwrap();
+        assert_eq!(summary.count, 1);
+        assert!(summary.max <= MAX && summary.max > MAX / 100 * 99, "{summary:?}");
+    }
+
+    #[test]
+    fn recording_beside_rolling_loses_nothing() {
+        const EACH: u64 = 20_000;
+        let stat = Stat::default();
+        let (mut count, mut sum) = (0, 0);
+        let mut add = |stat: &Stat| {
+            stat.roll();
+            let summary = stat.summary().unwrap();
+            count += summary.count;
+            sum += summary.sum;
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..3).map(|_| scope.spawn(|| (0..EACH).for_each(|n| stat.record(n)))).collect();
+            while threads.iter().any(|thread| !thread.is_finished()) {
+                add(&stat);
+            }
+        });
+        add(&stat);
+        add(&stat);
+        assert_eq!(count, 3 * EACH);
+        assert_eq!(sum, 3 * (EACH * (EACH - 1) / 2));
+    }
+
+    proptest! {
+        #[test]
+        fn a_value_is_read_back_within_its_bound(value in 0..=MAX) {
+            let (chunk, bucket) = place(value);
+            prop_assert!(chunk < CHUNKS && bucket < CHUNK);
+            let read = value_of(chunk, bucket);
+            if value < 128 {
+                prop_assert_eq!(read, value);
+            } else {
+                prop_assert!(read.abs_diff(value) as f64 <= value as f64 * 0.008, "{} as {}", value, read);
+            }
+        }
+
+        #[test]
+        fn buckets_are_in_the_order_of_values(a in 0..=MAX, b in 0..=MAX) {
+            prop_assert_eq!(place(a).min(place(b)), place(a.min(b)));
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The configuration loader: files of Linkerd 1.x, and everything that can be wrong with one.
+#![cfg(feature = "config")]
+
+mod errors;
+mod examples;
+mod laws;
+mod recorded;
+mod render;

@@ -1,0 +1,96 @@
+//! The namers of an interpreter, and the answers of theirs that one binding depends on.
+
+use std::{collections::HashMap, future::pending, sync::Arc};
+
+use futures::stream::{FuturesUnordered, StreamExt};
+
+use crate::{Activity, Bound, Name, NameTree, Namer, Path, State};
+
+/// Namers in order of preference, each with the prefix that it is mounted at, and the system namers after them.
+pub(crate) struct Namers {
+    pub(crate) mounted: Vec<(Path, Arc<dyn Namer>)>,
+    pub(crate) system: Arc<dyn Namer>,
+}
+
+/// What one binding has asked and still depends on.
+#[derive(Default)]
+pub(crate) struct Asked {
+    answers: HashMap<(usize, Path), Answer>,
+    evaluation: u64,
+}
+
+struct Answer {
+    activity: Activity<NameTree<Name>>,
+    // The evaluation that last read it.
+    read: u64,
+    // Its source was gone already when it was read: it cannot change.
+    is_final: bool,
+}
+
+impl Namers {
+    /// What the namers say about `path` now. Negative answers go on to the next namer.
+    pub(crate) fn ask(&self, path: &Path, asked: &mut Asked) -> State<NameTree<Name>> {
+        for (index, (prefix, namer)) in self.mounted.iter().enumerate() {
+            let Some(rest) = path.strip_prefix(prefix) else { continue };
+            match asked.read(index, path, || namer.lookup(&rest)) {
+                State::Ok(NameTree::Neg) => {}
+                State::Ok(tree) if !namer.has_whole_ids() => return State::Ok(below(prefix, tree)),
+                answer => return answer,
+            }
+        }
+        if path.get(0) != Some(b"$") {
+            return State::Ok(NameTree::Neg);
+        }
+        asked.read(self.mounted.len(), path, || self.system.lookup(path))
+    }
+}
+
+/// The same tree with `prefix` before the ids of its bound leaves.
+fn below(prefix: &Path, tree: NameTree<Name>) -> NameTree<Name> {
+    tree.map(&mut |name| match name {
+        Name::Bound(bound) => Name::Bound(Bound { id: prefix.concat(&bound.id), ..bound }),
+        Name::Path(path) => Name::Path(path),
+    })
+}
+
+impl Asked {
+    /// Begins an evaluation: what it does not read is forgotten by [`end`](Self::end).
+    pub(crate) fn begin(&mut self) {
+        self.evaluation += 1;
+    }
+
+    /// Ends an evaluation: watches that it did not read are given up.
+    pub(crate) fn end(&mut self) {
+        self.answers.retain(|_, answer| answer.read == self.evaluation);
+    }
+
+    /// Whether nothing that was read can change.
+    pub(crate) fn is_final(&self) -> bool {
+        self.answers.values().all(|answer| answer.is_final)
+    }
+
+    /// Waits until something that was read changes; for ever if nothing can.
+    ///
+    /// Cancel safe: a change that is not waited for is noticed the next time.
+    pub(crate) async fn changed(&mut self) {
+        let live = self.answers.values_mut().filter(|answer| !answer.is_final);
+        let mut changes: FuturesUnordered<_> = live.map(|answer| answer.activity.changed()).collect();
+        if changes.next().await.is_none() {
+            pending::<()>().await;
+        }
+    }
+
+    fn read(
+        &mut self,
+        namer: usize,
+        path: &Path,
+        lookup: impl FnOnce() -> Activity<NameTree<Name>>,
+    ) -> State<NameTree<Name>> {
+        let new = || Answer { activity: lookup(), read: 0, is_final: false };
+        let answer = self.answers.entry((namer, path.clone())).or_insert_with(new);
+        answer.read = self.evaluation;
+        // Before the value is read: after it, a last value may have come in between.
+        answer.is_final = answer.activity.is_final();
+        answer.activity.sample_and_update()
+    }
+}

@@ -1,0 +1,172 @@
+//! Patterns over the elements of paths, with wildcards and captures.
+
+use crate::Path;
+
+/// A pattern that matches the first elements of a path: `/svc/*/{name}-{version}`.
+///
+/// Each part between slashes is
+///
+/// * `*`, which matches any one element;
+/// * a text with captures such as `{name}`, whose other text must occur in the element as it stands. A capture takes as
+///   much as it can, perhaps nothing, and the match need not cover the whole element;
+/// * any other text, which must equal the element.
+///
+/// Elements are matched in their printed form, with `\xNN` escapes. The name of a capture consists of ASCII letters,
+/// digits, `.` and the characters from `:` to `_`. Elements after the last part are free.
+///
+/// After Linkerd's `PathMatcher`, except that every character outside captures stands for itself (Linkerd hands some to a
+/// regular expression), and that a `*` beyond the end of a path is no match (there it is an error).
+///
+/// ```
+/// # use linkerd_dtab::{Path, PathMatcher};
+/// let matcher = PathMatcher::new("/#/io.l5d.fs/{service}");
+/// let path: Path = "/#/io.l5d.fs/users/v1".parse()?;
+/// let captures = matcher.captures(&path).unwrap();
+/// assert_eq!(captures.substitute("{service}.example.org"), "users.example.org");
+/// # Ok::<(), linkerd_dtab::ParseError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathMatcher {
+    pattern: String,
+    parts: Vec<Part>,
+}
+
+/// What a [`PathMatcher`] captured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Captures(Vec<(String, String)>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Any,
+    Text(String),
+    Captures {
+        before: String,
+        // Each name, and the text after it.
+        names: Vec<(String, String)>,
+    },
+}
+
+impl PathMatcher {
+    /// A matcher for this pattern. Every text is a pattern; slashes at its ends do not matter.
+    #[must_use]
+    pub fn new(pattern: &str) -> Self {
+        let trimmed = pattern.trim_matches('/');
+        let parts = if trimmed.is_empty() { Vec::new() } else { trimmed.split('/').map(part).collect() };
+        Self { pattern: pattern.to_owned(), parts }
+    }
+
+    /// The pattern as it was written.
+    #[must_use]
+    pub fn pattern(&self) -> &str {
+        &self.pattern
+    }
+
+    /// How many elements a path must have at least.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Whether `path` starts with elements that match.
+    #[must_use]
+    pub fn matches(&self, path: &Path) -> bool {
+        self.captures(path).is_some()
+    }
+
+    /// What the captures take if `path` starts with elements that match.
+    #[must_use]
+    pub fn captures(&self, path: &Path) -> Option<Captures> {
+        let mut captures = Captures::default();
+        let mut elements = path.iter();
+        for part in &self.parts {
+            let element = elements.next()?;
+            match part {
+                Part::Any => {}
+                Part::Text(text) => {
+                    if *text != shown(element) {
+                        return None;
+                    }
+                }
+                Part::Captures { before, names } => take(&shown(element), before, names, &mut captures)?,
+            }
+        }
+        Some(captures)
+    }
+}
+
+impl Captures {
+    /// What the capture of this name took; the last one, if the pattern has several.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| &**value)
+    }
+
+    /// `text` with each `{name}` replaced by what that capture took. Names that were not captured stay.
+    #[must_use]
+    pub fn substitute(&self, text: &str) -> String {
+        let mut substituted = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some((start, name, end)) = next_capture(rest) {
+            substituted.push_str(&rest[..start]);
+            substituted.push_str(self.get(name).unwrap_or(&rest[start..end]));
+            rest = &rest[end..];
+        }
+        substituted + rest
+    }
+}
+
+fn part(text: &str) -> Part {
+    if text == "*" {
+        return Part::Any;
+    }
+    let Some((start, mut name, mut end)) = next_capture(text) else { return Part::Text(text.to_owned()) };
+    let before = text[..start].to_owned();
+    let (mut names, mut rest) = (Vec::new(), &text[end..]);
+    while let Some((start, next, next_end)) = next_capture(rest) {
+        names.push((name.to_owned(), rest[..start].to_owned()));
+        (name, end) = (next, next_end);
+        rest = &rest[end..];
+    }
+    names.push((name.to_owned(), rest.to_owned()));
+    Part::Captures { before, names }
+}
+
+// The first `{name}`: where it starts, the name, where it ends.
+fn next_capture(text: &str) -> Option<(usize, &str, usize)> {
+    let mut from = 0;
+    loop {
+        let start = from + text[from..].find('{')?;
+        let name_len = text[start + 1..].bytes().take_while(|&byte| is_name(byte)).count();
+        let end = start + 1 + name_len;
+        if name_len > 0 && text[end..].starts_with('}') {
+            return Some((start, &text[start + 1..end], end + 1));
+        }
+        from = start + 1;
+    }
+}
+
+fn is_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'.' || (b':'..=b'_').contains(&byte)
+}
+
+// From the right, each text as late as it can be: so the first capture is as long as possible, then the second.
+fn take(element: &str, before: &str, names: &[(String, String)], captures: &mut Captures) -> Option<()> {
+    let start = element.find(before)? + before.len();
+    let mut end = start;
+    let mut limits = Vec::with_capacity(names.len());
+    let mut rest = &element[start..];
+    for (_, after) in names.iter().rev() {
+        let at = rest.rfind(after.as_str())?;
+        limits.push(start + at);
+        rest = &rest[..at];
+    }
+    for ((name, after), limit) in names.iter().zip(limits.into_iter().rev()) {
+        captures.0.push((name.clone(), element[end..limit].to_owned()));
+        end = limit + after.len();
+    }
+    Some(())
+}
+
+fn shown(element: &[u8]) -> String {
+    crate::path::Shown(element).to_string()
+}

@@ -1,0 +1,341 @@
+//! Bindings and explanations over time: what a change of a namer, of a table or of who is watching does to them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use linkerd_dtab::{
+    Activity, Addr, BindError, Bound, Dtab, Failure, Interpreter, Name, NameTree, Namer, Path, Publisher, State,
+    delegate::{self, Step, Unsettled},
+    interpreter::Local,
+    namer::Resolve,
+};
+use tokio_test::{assert_pending, assert_ready, task};
+
+/// Answers what a test publishes, and lets it see who watches.
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<HashMap<Path, Publisher<NameTree<Name>>>>>);
+
+impl Fake {
+    fn names(&self) -> MutexGuard<'_, HashMap<Path, Publisher<NameTree<Name>>>> {
+        self.0.lock().unwrap()
+    }
+
+    fn bound(&self, name: &str) {
+        let bound = Bound::new(path(name), Path::empty(), Activity::value(Addr::Neg));
+        self.names()[&path(name)].ok(NameTree::Leaf(Name::Bound(bound)));
+    }
+
+    fn neg(&self, name: &str) {
+        self.names()[&path(name)].ok(NameTree::Neg);
+    }
+
+    fn failed(&self, name: &str, text: &str) {
+        self.names()[&path(name)].failed(failure(text));
+    }
+
+    fn is_watched(&self, name: &str) -> bool {
+        self.names().get(&path(name)).is_some_and(|publisher| !publisher.is_closed())
+    }
+}
+
+impl Namer for Fake {
+    fn lookup(&self, path: &Path) -> Activity<NameTree<Name>> {
+        self.names().entry(path.clone()).or_insert_with(|| Activity::channel().0).subscribe()
+    }
+}
+
+struct Nowhere;
+
+impl Resolve for Nowhere {
+    fn resolve(&self, _: &str, _: &str) -> Activity<Addr> {
+        Activity::value(Addr::Neg)
+    }
+
+    fn resolve_once(&self, _: &str, _: &str) -> Activity<Addr> {
+        Activity::value(Addr::Neg)
+    }
+}
+
+fn failure(text: &str) -> Failure {
+    Failure::from(Box::<dyn std::error::Error + Send + Sync>::from(text))
+}
+
+fn path(text: &str) -> Path {
+    text.parse().unwrap()
+}
+
+fn interpreter() -> (Fake, Local) {
+    let fake = Fake::default();
+    let local = Local::new(vec![(path("/#/fake"), Arc::new(fake.clone()))], Arc::new(Nowhere));
+    (fake, local)
+}
+
+fn bind(local: &Local, dtab: &str, name: &str) -> Activity<NameTree<Bound>> {
+    local.bind(&dtab.parse().unwrap(), &path(name))
+}
+
+fn shown(activity: &Activity<NameTree<Bound>>) -> String {
+    match activity.sample() {
+        State::Ok(tree) => tree.to_string(),
+        State::Pending => "pending".to_owned(),
+        State::Failed(error) => format!("failed: {error}"),
+    }
+}
+
+/// Lets the tasks of all bindings run.
+async fn settle() {
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_binding_follows_its_namer() {
+    let (fake, local) = interpreter();
+    let tree = bind(&local, "/svc => /#/fake", "/svc/a");
+    assert_eq!(shown(&tree), "pending");
+    fake.bound("/a");
+    settle().await;
+    assert_eq!(shown(&tree), "/#/fake/a");
+    fake.neg("/a");
+    settle().await;
+    assert_eq!(shown(&tree), "~");
+}
+
+#[tokio::test]
+async fn the_first_answer_is_there_at_once() {
+    let (fake, local) = interpreter();
+    let _watch = fake.lookup(&path("/a"));
+    fake.bound("/a");
+    assert_eq!(shown(&bind(&local, "/svc => /#/fake", "/svc/a")), "/#/fake/a");
+}
+
+#[tokio::test]
+async fn the_same_tree_again_is_no_change() {
+    let (fake, local) = interpreter();
+    let mut tree = bind(&local, "/svc => /#/fake/a | /#/fake/b", "/svc");
+    fake.bound("/a");
+    settle().await;
+    assert_eq!(shown(&tree), "/#/fake/a");
+    let _ = tree.sample_and_update();
+    let State::Ok(same) = fake.lookup(&path("/a")).sample() else { panic!("published above") };
+    fake.names()[&path("/a")].ok(same);
+    settle().await;
+    let mut changed = task::spawn(tree.changed());
+    assert_pending!(changed.poll());
+    // The same name with another watch of its addresses is a change, or the old watch would be read for ever.
+    fake.bound("/a");
+    settle().await;
+    assert_ready!(changed.poll());
+}
+
+#[tokio::test]
+async fn a_failure_keeps_the_tree_and_marks_it_stale() {
+    let (fake, local) = interpreter();
+    let table = Activity::<Dtab>::channel();
+    let local = local.with_dtab(table.1);
+    let tree = bind(&local, "/svc => /#/fake", "/svc/a");
+    assert_eq!(shown(&tree), "pending");
+    table.0.ok("/x => /y".parse().unwrap());
+    settle().await;
+    fake.bound("/a");
+    settle().await;
+    // The table now leads elsewhere, where there is an error and no answer.
+    table.0.ok("/y => /y".parse().unwrap());
+    let other = bind(&local, "/svc => /y", "/svc/a");
+    assert!(shown(&other).starts_with("failed: Max recursion level: 100 reached"));
+    fake.failed("/a", "the source is down");
+    settle().await;
+    assert_eq!(shown(&tree), "/#/fake/a");
+}
+
+#[tokio::test]
+async fn a_tree_that_starts_to_fail_is_kept() {
+    let (fake, local) = interpreter();
+    let table = Activity::<Dtab>::channel();
+    table.0.ok("/svc => /#/fake/a".parse().unwrap());
+    let local = local.with_dtab(table.1);
+    let tree = bind(&local, "", "/svc");
+    fake.bound("/a");
+    settle().await;
+    assert_eq!(shown(&tree), "/#/fake/a");
+    table.0.ok("/svc => /svc".parse().unwrap());
+    settle().await;
+    assert_eq!(shown(&tree), "/#/fake/a", "stale beats absent");
+    assert!(tree.snapshot().stale.unwrap().to_string().contains("Max recursion"));
+    // Pending, too: the new name is not known yet.
+    table.0.ok("/svc => /#/fake/b".parse().unwrap());
+    settle().await;
+    assert_eq!(shown(&tree), "/#/fake/a");
+    fake.bound("/b");
+    settle().await;
+    assert_eq!(shown(&tree), "/#/fake/b");
+    assert!(tree.snapshot().stale.is_none());
+}
+
+#[tokio::test]
+async fn a_failure_before_the_first_tree_fails_until_there_is_one() {
+    let (fake, local) = interpreter();
+    let tree = bind(&local, "/svc => /#/fake", "/svc/a");
+    fake.failed("/a", "no route to host");
+    settle().await;
+    assert_eq!(shown(&tree), "failed: no route to host");
+    fake.bound("/a");
+    settle().await;
+    assert_eq!(shown(&tree), "/#/fake/a");
+}
+
+#[tokio::test]
+async fn alternatives_are_watched_only_while_they_are_needed() {
+    let (fake, local) = interpreter();
+    let tree = bind(&local, "/svc => /#/fake/a | /#/fake/b", "/svc");
+    assert!(!fake.is_watched("/b"), "the first decides, even while it is pending");
+    fake.neg("/a");
+    settle().await;
+    assert!(fake.is_watched("/b"));
+    fake.bound("/b");
+    settle().await;
+    assert_eq!(shown(&tree), "/#/fake/b");
+    fake.bound("/a");
+    settle().await;
+    assert_eq!(shown(&tree), "/#/fake/a");
+    assert!(!fake.is_watched("/b"));
+}
+
+#[tokio::test]
+async fn a_binding_that_nobody_reads_ends() {
+    let (fake, local) = interpreter();
+    let tree = bind(&local, "/svc => /#/fake", "/svc/a");
+    let again = tree.clone();
+    drop(tree);
+    settle().await;
+    assert!(fake.is_watched("/a"));
+    drop(again);
+    settle().await;
+    assert!(!fake.is_watched("/a"));
+}
+
+#[tokio::test]
+async fn a_binding_of_literal_names_is_final() {
+    let (_, local) = interpreter();
+    let tree = bind(&local, "/svc => 3*/$/inet/1 & /$/inet/h/2", "/svc/x");
+    assert_eq!(shown(&tree), "3.00*/$/inet/1[/x] & /$/inet/h/2[/x]");
+    assert!(tree.is_final());
+    let (publisher, table) = Activity::<Dtab>::channel();
+    publisher.ok(Dtab::empty());
+    assert!(!bind(&local.with_dtab(table), "/svc => /$/inet/1", "/svc").is_final(), "its table may change");
+}
+
+#[tokio::test]
+async fn the_interpreters_own_table_is_waited_for_and_followed() {
+    let (_, local) = interpreter();
+    let (publisher, table) = Activity::channel();
+    let local = local.with_dtab(table);
+    let tree = bind(&local, "/svc/b => /$/inet/9", "/svc/a");
+    assert_eq!(shown(&tree), "pending");
+    publisher.ok("/svc => /$/inet/1".parse().unwrap());
+    settle().await;
+    assert_eq!(shown(&tree), "/$/inet/1[/a]");
+    publisher.ok("/svc => /$/inet/2".parse().unwrap());
+    settle().await;
+    assert_eq!(shown(&tree), "/$/inet/2[/a]");
+    assert_eq!(shown(&bind(&local, "/svc/b => /$/inet/9", "/svc/b")), "/$/inet/9", "the given table goes first");
+}
+
+#[tokio::test]
+async fn a_cycle_is_named() {
+    let (_, local) = interpreter();
+    let State::Failed(error) = bind(&local, "/a => /b; /b => /c; /c => /b", "/a").sample() else {
+        panic!("a cycle does not bind")
+    };
+    let Some(BindError::TooDeep { limit: 100, steps }) = error.downcast_ref() else { panic!("{error:?}") };
+    assert_eq!(steps.all().len(), 101);
+    assert_eq!(steps.all()[0], path("/a"));
+    assert_eq!(steps.to_string(), "/c -> /b -> /c");
+    let State::Failed(error) = bind(&local, "/a => /a/x", "/a").sample() else { panic!("grows for ever") };
+    let Some(BindError::TooDeep { steps, .. }) = error.downcast_ref() else { panic!("{error:?}") };
+    assert!(steps.cycle().is_none());
+    assert!(steps.to_string().starts_with("/a -> /a/x -> /a/x/x"), "{steps}");
+}
+
+#[tokio::test]
+async fn self_reference_in_a_union_ends() {
+    let (_, local) = interpreter();
+    let dtabs = ["/a => /a & /a".to_owned(), format!("/a => /a{0} & /a{0}", "/x".repeat(2000)), nested(190)];
+    for dtab in dtabs {
+        for dtab in [dtab.clone(), dtab.replace('&', "|")] {
+            let state = bind(&local, &dtab, "/a").sample();
+            let State::Failed(error) = state else { panic!("bound: {state:?}") };
+            let explanation = local.delegate(&dtab.parse().unwrap(), &path("/a")).sample().ok().unwrap();
+            assert!(matches!(explanation.outcome(), State::Failed(_)));
+            let _ = explanation.to_json();
+            assert!(matches!(error.downcast_ref(), Some(BindError::TooMuch { .. } | BindError::TooDeep { .. })));
+        }
+    }
+}
+
+// As deep as the parser lets it be, once more at each lookup.
+fn nested(depth: usize) -> String {
+    format!("/a => {}/a{}", "(".repeat(depth), " & /a)".repeat(depth))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_explanation_settles_or_says_what_it_waits_for() {
+    let (fake, local) = interpreter();
+    let dtab: Dtab = "/svc => /#/fake/a | /#/fake/b | /$/fail".parse().unwrap();
+    let explanation = local.delegate(&dtab, &path("/svc"));
+    let limit = Duration::from_secs(2);
+    let Err(Unsettled::Pending { last: Some(last), .. }) = delegate::settled(explanation.clone(), limit).await else {
+        panic!("two names are unknown")
+    };
+    let pending = last.nodes().filter(|node| matches!(node.step, Step::Pending)).count();
+    assert_eq!(pending, 2, "also behind the one that decides");
+
+    fake.failed("/a", "down");
+    let (addresses, watch) = Activity::channel();
+    let bound = Bound::new(path("/b"), Path::empty(), watch);
+    fake.names()[&path("/b")].ok(NameTree::Leaf(Name::Bound(bound)));
+    let mut settled = task::spawn(delegate::settled(explanation, limit));
+    assert_pending!(settled.poll());
+    settle().await;
+    assert_pending!(settled.poll(), "the addresses are unknown");
+    addresses.ok(Addr::of(["10.0.0.1:80".parse().unwrap()]));
+    settle().await;
+    let explanation = assert_ready!(settled.poll()).unwrap();
+    assert_eq!(
+        explanation.to_json().unwrap(),
+        r#"{"type":"alt","path":"/svc","alt":[{"type":"exception","path":"/#/fake/a","dentry":{"prefix":"/svc","dst":"/#/fake/a | /#/fake/b | /$/fail"},"message":"down"},{"type":"leaf","path":"/#/fake/b","dentry":{"prefix":"/svc","dst":"/#/fake/a | /#/fake/b | /$/fail"},"bound":{"addr":{"type":"bound","addrs":[{"ip":"10.0.0.1","port":80,"meta":{}}],"meta":{}},"id":"/#/fake/b","path":"/"}},{"type":"fail","path":"/$/fail","dentry":{"prefix":"/svc","dst":"/#/fake/a | /#/fake/b | /$/fail"}}]}"#
+    );
+}
+
+#[tokio::test]
+async fn an_explanation_shows_a_loop_where_linkerd_does() {
+    let (_, local) = interpreter();
+    let explain = |dtab: &str| local.delegate(&dtab.parse().unwrap(), &path("/a")).sample().ok().unwrap();
+    assert_eq!(explain("/a => /a").to_json().unwrap_err().to_string(), "Max recursion level reached.");
+    let json = explain("/a => /$/nil | /b; /b => /b").to_json().unwrap();
+    assert!(json.ends_with(r#"{"type":"exception","path":"/a","dentry":{"prefix":"/a","dst":"/$/nil | /b"},"message":"Max recursion level reached."}]}"#), "{json}");
+}
+
+#[tokio::test]
+async fn an_explanation_shows_namers_that_rewrite_though_linkerd_does_not() {
+    let (_, local) = interpreter();
+    let dtab = "/svc => /$/io.buoyant.http.domainToPath; /io => /$/inet/1".parse().unwrap();
+    let explanation = local.delegate(&dtab, &path("/svc/web.io")).sample().ok().unwrap();
+    let paths: Vec<_> = explanation.nodes().map(|node| node.path.to_string()).collect();
+    assert_eq!(paths, ["/svc/web.io", "/$/io.buoyant.http.domainToPath/web.io", "/io/web", "/$/inet/1/web"]);
+    assert!(!explanation.to_json().unwrap().contains("domainToPath/web.io"));
+}
+
+#[tokio::test]
+async fn a_bare_neg_is_explained_as_it_binds() {
+    let (fake, local) = interpreter();
+    let _watch = fake.lookup(&path("/a"));
+    fake.bound("/a");
+    let dtab = "/#/fake => ~".parse().unwrap();
+    let explanation = local.delegate(&dtab, &path("/#/fake/a")).sample().ok().unwrap();
+    assert_eq!(explanation.outcome().ok().unwrap().to_string(), "/#/fake/a");
+}
