@@ -107,20 +107,25 @@ pub(crate) struct Folder {
 struct Shared {
     base: PathBuf,
     settle: Duration,
-    inbox: Mutex<Inbox>,
+    desk: Mutex<Desk>,
     wake: Notify,
     running: AtomicBool,
     /// Whether the operating system is asked to tell of changes; tests say no.
     is_told: AtomicBool,
 }
 
+#[derive(Default)]
+struct Desk {
+    next_id: u64,
+    /// Which paths depend on a directory entry: the operating system tells of many others too.
+    interest: HashMap<PathBuf, Vec<u64>>,
+    inbox: Inbox,
+}
+
 /// What happened since the last look.
 #[derive(Default)]
 struct Inbox {
     added: Vec<Entry>,
-    next_id: u64,
-    /// Which paths depend on a directory entry: the operating system tells of many others too.
-    interest: HashMap<PathBuf, Vec<u64>>,
     touched: HashMap<u64, Trust>,
     /// Entries that went away: if one was a watched folder, its watch went with it.
     gone: Vec<PathBuf>,
@@ -175,9 +180,9 @@ impl Folder {
     /// Bad news must stay the same for `settle` to be believed.
     pub(crate) fn new(base: &Path, settle: Duration) -> Self {
         let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
-        let inbox = Mutex::default();
+        let desk = Mutex::default();
         let (running, is_told) = (AtomicBool::new(false), AtomicBool::new(true));
-        let shared = Arc::new(Shared { base, settle, inbox, wake: Notify::new(), running, is_told });
+        let shared = Arc::new(Shared { base, settle, desk, wake: Notify::new(), running, is_told });
         Self { handle: Arc::new(Handle(shared.clone())), shared }
     }
 
@@ -202,10 +207,10 @@ impl Folder {
     /// Called inside a tokio runtime.
     pub(crate) fn watch(&self, elements: Vec<OsString>, sink: Box<dyn Sink>) {
         {
-            let mut inbox = self.shared.inbox();
-            let id = inbox.next_id;
-            inbox.next_id += 1;
-            inbox.added.push(Entry {
+            let mut desk = self.shared.desk();
+            let id = desk.next_id;
+            desk.next_id += 1;
+            desk.inbox.added.push(Entry {
                 id,
                 elements,
                 sink,
@@ -268,11 +273,9 @@ impl Scanner {
         }
         // A sink may add others while it is shown something: they are looked at here too.
         loop {
-            let (added, mut touched, all) = {
-                let mut inbox = self.shared.inbox();
-                inbox.gone.drain(..).for_each(|dir| self.os.lost(&dir));
-                (std::mem::take(&mut inbox.added), std::mem::take(&mut inbox.touched), std::mem::take(&mut inbox.all))
-            };
+            let Inbox { added, mut touched, gone, all } = std::mem::take(&mut self.shared.desk().inbox);
+            // Not under the lock: the thread that must answer may be waiting for it.
+            gone.iter().for_each(|dir| self.os.lost(dir));
             let now = Instant::now();
             if all {
                 self.entries.keys().for_each(|&id| _ = touched.entry(id).or_insert(Trust::Passing));
@@ -367,17 +370,17 @@ impl Entry {
     /// so that a change since the walk may have been missed.
     fn depend_on(&mut self, entries: Vec<PathBuf>, shared: &Shared, os: &mut os::Watches) -> bool {
         if entries != self.depends_on {
-            let mut inbox = shared.inbox();
+            let mut desk = shared.desk();
             for path in &self.depends_on {
-                if let Some(ids) = inbox.interest.get_mut(path) {
+                if let Some(ids) = desk.interest.get_mut(path) {
                     ids.retain(|id| *id != self.id);
                     if ids.is_empty() {
-                        inbox.interest.remove(path);
+                        desk.interest.remove(path);
                     }
                 }
             }
             for path in &entries {
-                inbox.interest.entry(path.clone()).or_default().push(self.id);
+                desk.interest.entry(path.clone()).or_default().push(self.id);
             }
         }
         let before = std::mem::replace(&mut self.depends_on, entries);
@@ -386,14 +389,14 @@ impl Entry {
 }
 
 impl Shared {
-    fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something happened to a directory entry. Called by the operating system's thread.
     fn tell(&self, path: &Path, trust: Trust, is_gone: bool) {
-        let mut inbox = self.inbox();
-        let Inbox { interest, touched, gone, .. } = &mut *inbox;
+        let mut desk = self.desk();
+        let Desk { interest, inbox: Inbox { touched, gone, .. }, .. } = &mut *desk;
         let Some(ids) = interest.get(path) else { return };
         if is_gone && !gone.iter().any(|known| known == path) {
             gone.push(path.to_owned());
@@ -402,13 +405,13 @@ impl Shared {
             // The latest event counts: after a close somebody may have begun to write again.
             touched.insert(id, trust);
         }
-        drop(inbox);
+        drop(desk);
         self.wake.notify_one();
     }
 
     /// Events were lost.
     fn tell_all(&self) {
-        self.inbox().all = true;
+        self.desk().inbox.all = true;
         self.wake.notify_one();
     }
 }
@@ -513,7 +516,7 @@ fn read_once(path: &Path, max_bytes: usize) -> io::Result<Vec<u8>> {
 
 impl Drop for Scanner {
     fn drop(&mut self) {
-        self.shared.inbox().interest.clear();
+        self.shared.desk().interest.clear();
     }
 }
 
