@@ -43,6 +43,8 @@ pub struct RouterPlan {
     pub interpreter: Arc<dyn Interprets>,
     /// Its names, bindings and clients.
     pub mesh: Mesh,
+    /// Names its requests.
+    pub identifier: Arc<dyn Identifier>,
     /// Sends each request where its identifier says.
     pub client: crate::Client,
     /// What is to listen, and how.
@@ -208,7 +210,8 @@ impl Builder<'_> {
                 return None;
             }
         };
-        let client = mesh.router(identifier);
+        let identifier: Arc<dyn Identifier> = Arc::new(identifier);
+        let client = mesh.router(Arc::clone(&identifier));
         let grace = self.config.admin.shutdown_grace;
         let servers = router.servers.iter().map(|server| server_config(server, http, &stats, grace)).collect();
         Some(RouterPlan {
@@ -216,6 +219,7 @@ impl Builder<'_> {
             dtab: router.dtab.clone(),
             interpreter,
             mesh,
+            identifier,
             client,
             servers,
             max_header_bytes: http.max_headers_kb * 1024,
@@ -297,7 +301,8 @@ fn aggregate_up_to(http: &HttpRouter) -> usize {
     if http.streaming_enabled { http.stream_after_content_length_kb * 1024 } else { usize::MAX }
 }
 
-fn socket_options(options: &super::SocketOptions) -> SocketOptions {
+/// The socket options of a section, as the engine has them.
+pub fn socket_options(options: &super::SocketOptions) -> SocketOptions {
     let default = SocketOptions::default();
     SocketOptions {
         no_delay: options.no_delay,
