@@ -2,20 +2,11 @@
 //!
 //! ```
 //! # use std::{convert::Infallible, sync::Arc};
-//! # use linkerd_dtab::{Activity, Addr, Bound, interpreter::Local, namer::Resolve, naming::NamingLayer};
+//! # use linkerd_dtab::{Bound, interpreter::Local, namer::Inet, naming::NamingLayer};
 //! # use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
-//! # struct Loopback;
-//! # impl Resolve for Loopback {
-//! #     fn resolve(&self, host: &str, port: &str) -> Activity<Addr> {
-//! #         Activity::value(Addr::of(format!("{host}:{port}").parse()))
-//! #     }
-//! #     fn resolve_once(&self, host: &str, port: &str) -> Activity<Addr> {
-//! #         self.resolve(host, port)
-//! #     }
-//! # }
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
-//! let interpreter = Local::new(Vec::new(), Arc::new(Loopback));
+//! let interpreter = Local::new(Vec::new(), Arc::new(Inet::default()));
 //! let dtab = "/svc/users => 9 * /$/inet/8081 & /$/inet/8082".parse()?;
 //! // A balancer over `bound.addr` in real life; here, a service that tells who it is.
 //! let make = service_fn(|bound: Bound| async move {
