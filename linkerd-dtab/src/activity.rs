@@ -2,7 +2,8 @@
 
 use std::{error::Error, fmt, sync::Arc};
 
-use tokio::{sync::watch, time::Instant};
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::{runtime::Handle, select, sync::watch, time::Instant};
 
 /// Why a source has no value, or no newer one.
 pub type Failure = Arc<dyn Error + Send + Sync>;
@@ -59,6 +60,14 @@ impl<T> State<T> {
     }
 }
 
+impl<T> Snapshot<T> {
+    fn now(state: State<T>) -> Self {
+        let now = Instant::now();
+        let contact = (!matches!(state, State::Pending)).then_some(now);
+        Self { state, since: now, contact, stale: None }
+    }
+}
+
 impl<T: Clone + Send + Sync + 'static> Activity<T> {
     /// A pending activity and the publisher that will tell it what is so.
     #[must_use]
@@ -79,9 +88,7 @@ impl<T: Clone + Send + Sync + 'static> Activity<T> {
     }
 
     fn with_state(state: State<T>) -> (Publisher<T>, Self) {
-        let now = Instant::now();
-        let contact = (!matches!(state, State::Pending)).then_some(now);
-        let (tx, rx) = watch::channel(Snapshot { state, since: now, contact, stale: None });
+        let (tx, rx) = watch::channel(Snapshot::now(state));
         (Publisher(tx), Self(rx))
     }
 
@@ -134,6 +141,111 @@ impl<T: Clone + Send + Sync + 'static> Activity<T> {
                 State::Pending => self.changed().await,
             }
         }
+    }
+
+    /// Each value of this activity, changed by `f`.
+    ///
+    /// The first is there at once. Later ones come by a task, which ends when this one is final or nobody watches the
+    /// result; without a tokio runtime there is only the first.
+    #[must_use]
+    pub fn map<U>(mut self, f: impl Fn(T) -> U + Send + 'static) -> Activity<U>
+    where
+        U: Clone + Send + Sync + 'static,
+    {
+        // Asked first: what is published in between is then still sampled.
+        let is_final = self.is_final();
+        let (publisher, activity) = Activity::channel();
+        publisher.follow(self.mark_seen(), &f);
+        if !is_final {
+            spawn(async move {
+                loop {
+                    select! {
+                        () = publisher.closed() => return,
+                        seen = self.0.changed() => {
+                            let is_final = seen.is_err();
+                            publisher.follow(self.mark_seen(), &f);
+                            if is_final {
+                                return;
+                            }
+                        }
+                    }
+                }
+            });
+        }
+        activity
+    }
+
+    /// The activity that `f` makes of the latest value of this one.
+    ///
+    /// Until a new one has a value, the last value of the old one is kept. There is a task as with [`map`](Self::map).
+    #[must_use]
+    pub fn flat_map<U>(mut self, f: impl Fn(T) -> Activity<U> + Send + 'static) -> Activity<U>
+    where
+        U: Clone + Send + Sync + 'static,
+    {
+        let (publisher, activity) = Activity::channel();
+        let mut is_final = self.is_final();
+        let mut inner = into_inner(self.mark_seen().state, &f);
+        let mut is_inner_final = inner.is_final();
+        publisher.follow(inner.mark_seen(), &|value| value);
+        if is_final && is_inner_final {
+            return activity;
+        }
+        spawn(async move {
+            while !(is_final && is_inner_final) {
+                select! {
+                    () = publisher.closed() => return,
+                    seen = self.0.changed(), if !is_final => {
+                        is_final = seen.is_err();
+                        // A failure after a value keeps the value, so it never gets here; the end brings nothing new.
+                        if !is_final {
+                            // The old one is let go after the new one is there: what they share stays watched.
+                            inner = into_inner(self.mark_seen().state, &f);
+                            is_inner_final = inner.is_final();
+                        }
+                    }
+                    seen = inner.0.changed(), if !is_inner_final => is_inner_final = seen.is_err(),
+                }
+                publisher.follow(inner.mark_seen(), &|value| value);
+            }
+        });
+        activity
+    }
+
+    /// The values of all of these, once each has one. There is a task as with [`map`](Self::map).
+    pub(crate) fn all(mut activities: Vec<Self>) -> Activity<Vec<T>> {
+        fn sample<T: Clone + Send + Sync + 'static>(activities: &mut [Activity<T>]) -> State<Vec<T>> {
+            let mut values = Vec::with_capacity(activities.len());
+            for activity in activities {
+                match activity.sample_and_update() {
+                    State::Ok(value) => values.push(value),
+                    State::Failed(error) => return State::Failed(error),
+                    State::Pending => return State::Pending,
+                }
+            }
+            State::Ok(values)
+        }
+
+        let (publisher, activity) = Activity::channel();
+        let is_final = activities.iter().all(Self::is_final);
+        publisher.follow(Snapshot::now(sample(&mut activities)), &|values| values);
+        if !is_final {
+            spawn(async move {
+                while !publisher.is_closed() {
+                    let changes: FuturesUnordered<_> = activities.iter_mut().map(Self::changed).collect();
+                    select! {
+                        () = publisher.closed() => return,
+                        _ = changes.into_future() => {}
+                    }
+                    publisher.follow(Snapshot::now(sample(&mut activities)), &|values| values);
+                }
+            });
+        }
+        activity
+    }
+
+    fn mark_seen(&mut self) -> Snapshot<T> {
+        self.0.borrow_and_update().clone()
     }
 
     /// Whether both watch the same source.
@@ -196,6 +308,22 @@ impl<T: Clone + Send + Sync + 'static> Publisher<T> {
         });
     }
 
+    /// Publishes what another source says, with the age that it has there.
+    fn follow<S>(&self, from: Snapshot<S>, f: &impl Fn(S) -> T) {
+        let Snapshot { state, since, contact, stale } = from;
+        let state = state.map(f);
+        self.0.send_if_modified(|last| {
+            if matches!(last.state, State::Ok(_)) && !matches!(state, State::Ok(_)) {
+                if let State::Failed(error) = state {
+                    last.stale = Some(error);
+                }
+                return false;
+            }
+            *last = Snapshot { state, since, contact, stale };
+            true
+        });
+    }
+
     /// What was last published.
     #[must_use]
     pub fn sample(&self) -> State<T> {
@@ -221,6 +349,22 @@ impl<T: Clone + Send + Sync + 'static> Publisher<T> {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.0.is_closed()
+    }
+}
+
+/// The activity that a state stands for.
+fn into_inner<T, U: Clone + Send + Sync + 'static>(state: State<T>, f: &impl Fn(T) -> Activity<U>) -> Activity<U> {
+    match state {
+        State::Ok(value) => f(value),
+        State::Failed(error) => Activity::failed(error),
+        State::Pending => Activity::channel().1,
+    }
+}
+
+/// Runs a task if there is a runtime for it.
+fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = Handle::try_current() {
+        runtime.spawn(task);
     }
 }
 
@@ -286,6 +430,67 @@ mod tests {
         assert!(after.contact > before.contact);
         let mut changed = tokio_test::task::spawn(activity.changed());
         tokio_test::assert_pending!(changed.poll());
+    }
+
+    #[tokio::test]
+    async fn a_mapped_activity_follows_and_lets_go() {
+        let (publisher, activity) = Activity::channel();
+        publisher.ok(1);
+        let mut mapped = activity.map(|value| value * 10);
+        assert_eq!(mapped.sample_and_update().ok(), Some(10));
+        publisher.ok(2);
+        mapped.changed().await;
+        assert_eq!(mapped.sample().ok(), Some(20));
+        assert_eq!(mapped.snapshot().since, publisher.subscribe().snapshot().since);
+        drop(mapped);
+        publisher.closed().await;
+    }
+
+    #[tokio::test]
+    async fn a_mapped_activity_has_the_last_value_and_is_final_when_its_source_is() {
+        let (publisher, activity) = Activity::channel();
+        let mut mapped = activity.map(|value: u8| value + 1);
+        publisher.ok(1);
+        drop(publisher);
+        assert_eq!(mapped.ready().await.unwrap(), 2);
+        while !mapped.is_final() {
+            tokio::task::yield_now().await;
+        }
+        assert!(Activity::value(1).map(|value| value + 1).is_final());
+    }
+
+    #[tokio::test]
+    async fn a_flat_mapped_activity_keeps_its_value_until_the_next_one_has_one() {
+        let (outer, outer_activity) = Activity::channel();
+        let (first, second) = (Activity::channel(), Activity::channel());
+        let (one, two) = (first.1, second.1);
+        let mut flat = outer_activity.flat_map(move |first| if first { one.clone() } else { two.clone() });
+        assert!(matches!(flat.sample(), State::Pending));
+        outer.ok(true);
+        first.0.ok(1);
+        assert_eq!(flat.ready().await.unwrap(), 1);
+        outer.ok(false);
+        tokio::task::yield_now().await;
+        assert_eq!(flat.sample_and_update().ok(), Some(1));
+        second.0.ok(2);
+        while flat.sample_and_update().ok() != Some(2) {
+            flat.changed().await;
+        }
+        drop(flat);
+        outer.closed().await;
+        second.0.closed().await;
+    }
+
+    #[tokio::test]
+    async fn all_values_are_there_once_each_is() {
+        let channels: Vec<_> = (0..3).map(|_| Activity::channel()).collect();
+        let mut all = Activity::all(channels.iter().map(|(_, activity)| activity.clone()).collect());
+        for (value, (publisher, _)) in channels.iter().enumerate().rev() {
+            assert!(matches!(all.sample_and_update(), State::Pending));
+            publisher.ok(value);
+        }
+        assert_eq!(all.ready().await.unwrap(), [0, 1, 2]);
+        assert!(Activity::all(vec![Activity::value(1)]).is_final());
     }
 
     #[tokio::test]

@@ -275,7 +275,9 @@ impl Scanner {
         loop {
             let Inbox { added, mut touched, gone, all } = std::mem::take(&mut self.shared.desk().inbox);
             // Not under the lock: the thread that must answer may be waiting for it.
-            gone.iter().for_each(|dir| self.os.lost(dir));
+            for dir in &gone {
+                self.os.lost(dir);
+            }
             let now = Instant::now();
             if all {
                 self.entries.keys().for_each(|&id| _ = touched.entry(id).or_insert(Trust::Passing));

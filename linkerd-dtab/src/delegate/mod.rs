@@ -2,6 +2,7 @@
 
 mod explain;
 mod json;
+mod leaves;
 mod settle;
 mod view;
 

@@ -2,6 +2,8 @@
 
 mod asked;
 mod eval;
+#[cfg(feature = "fs")]
+pub mod fs;
 mod local;
 
 pub use eval::{MAX_DEPTH, evaluate};
