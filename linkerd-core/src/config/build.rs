@@ -1,13 +1,13 @@
 //! From a checked file to the engine: one mesh and one set of servers for each router.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
 use linkerd_balance::{LeastLoaded, P2c, PeakEwma, Policy, accrual::Backoff as AccrualBackoff};
 use linkerd_dtab::{
     Dtab, Interpreter as Interprets, Namer as Names, Path,
-    interpreter::Local,
+    interpreter::{Local, fs::DtabFile},
     namer::{self, Resolve, fs, inet::Inet},
-    transformer::Transformer as Transforms,
+    transformer::{self, TransformedInterpreter, TransformedNamer, Transformer as Transforms},
 };
 use linkerd_retry::{Backoff as RetryBackoff, Budget as RetryBudget, BudgetSettings};
 
@@ -86,6 +86,16 @@ impl Config {
     }
 }
 
+/// A transformer with the `prefix` of its section, if it has one.
+macro_rules! prefixed {
+    ($built:expr, $section:expr) => {
+        match &$section.prefix {
+            Some(prefix) => Arc::new($built.with_prefix(prefix)) as Arc<dyn Transforms>,
+            None => Arc::new($built) as Arc<dyn Transforms>,
+        }
+    };
+}
+
 struct Builder<'a> {
     config: &'a Config,
     registry: &'a Registry,
@@ -134,8 +144,7 @@ impl Builder<'_> {
         let global: Arc<dyn Interprets> = Arc::new(Local::new(before.clone(), Arc::clone(&self.resolve)));
         let key = format!("namers[{i}].transformers");
         let transformers = self.transformers(&key, &namer.transformers, &global)?;
-        let _ = transformers;
-        None
+        Some((prefix.clone(), Arc::new(TransformedNamer::new(prefix, built, transformers))))
     }
 
     fn transformers(
@@ -146,9 +155,37 @@ impl Builder<'_> {
     ) -> Option<Vec<Arc<dyn Transforms>>> {
         let mut built: Vec<Arc<dyn Transforms>> = Vec::new();
         for (i, transformer) in transformers.iter().enumerate() {
-            let _ = (&mut built, global, &transformer.kind);
-            self.problem(&format!("{key}[{i}].kind"), "is not supported yet");
-            return None;
+            let key = format!("{key}[{i}]");
+            let one: Arc<dyn Transforms> = match &transformer.kind {
+                TransformerKind::Port { port } => {
+                    let Some(port) = NonZeroU16::new(*port) else {
+                        self.problem(&format!("{key}.port"), "must be from 1 to 65535, got 0");
+                        return None;
+                    };
+                    prefixed!(transformer::Port::new(port), transformer)
+                }
+                TransformerKind::Localhost => match transformer::Localhost::new() {
+                    Ok(localhost) => prefixed!(localhost, transformer),
+                    Err(error) => {
+                        self.problem(&key, format!("the addresses of this host are unknown: {error}"));
+                        return None;
+                    }
+                },
+                TransformerKind::SpecificHost { host } => {
+                    prefixed!(transformer::SpecificHost::new(*host), transformer)
+                }
+                TransformerKind::Const { path } => {
+                    prefixed!(transformer::Const::new(path.clone(), Arc::clone(global)), transformer)
+                }
+                TransformerKind::Replace { path } => {
+                    prefixed!(transformer::Replace::new(path.clone(), Arc::clone(global)), transformer)
+                }
+                TransformerKind::LocalNode { .. } | TransformerKind::DaemonSet { .. } => {
+                    self.problem(&format!("{key}.kind"), "is not supported yet");
+                    return None;
+                }
+            };
+            built.push(one);
         }
         Some(built)
     }
@@ -158,7 +195,7 @@ impl Builder<'_> {
         let global: Arc<dyn Interprets> = Arc::new(local.clone());
         let bare: Arc<dyn Interprets> = match &router.interpreter.kind {
             InterpreterKind::Default => Arc::clone(&global),
-
+            InterpreterKind::Fs { dtab_file } => Arc::new(local.with_dtab(DtabFile::watch(&dtab_file.0))),
             _ => {
                 self.problem(&format!("routers[{i}].interpreter.kind"), "is not supported yet");
                 return None;
@@ -170,8 +207,7 @@ impl Builder<'_> {
         }
         let key = format!("routers[{i}].interpreter.transformers");
         let transformers = self.transformers(&key, transformers, &global)?;
-        let _ = transformers;
-        None
+        Some(Arc::new(TransformedInterpreter::new(bare, transformers)))
     }
 
     fn router(&mut self, i: usize, router: &Router, namers: &Mounted) -> Option<RouterPlan> {
