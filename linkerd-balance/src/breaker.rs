@@ -250,7 +250,7 @@ mod tests {
         let accrual = ConsecutiveFailures::new(NonZeroU32::new(2).unwrap());
         let backoff = Backoff::equal_jittered(10 * MS, 20 * MS).unwrap();
         let breaker = Breaker::new(Box::new(accrual), backoff, health.clone());
-        (breaker, health, Instant::now())
+        (breaker, health, tokio::time::Instant::now().into_std())
     }
 
     fn dead() -> (Breaker, Health, Instant) {
@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn never_never_gives_up() {
-        let (health, now) = (Health::new(), Instant::now());
+        let (health, now) = (Health::new(), tokio::time::Instant::now().into_std());
         let breaker = Breaker::new(Box::new(Never), Backoff::default(), health.clone());
         for _ in 0..1000 {
             breaker.admit(now).record(false, now);
@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_backoff_beyond_the_clock_does_not_panic() {
-        let (health, now) = (Health::new(), Instant::now());
+        let (health, now) = (Health::new(), tokio::time::Instant::now().into_std());
         let accrual = ConsecutiveFailures::new(NonZeroU32::MIN);
         let backoff = Backoff::constant(Duration::MAX).unwrap();
         let breaker = Breaker::new(Box::new(accrual), backoff, health.clone());

@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn a_clone_is_the_same_place() {
         let health = Health::new();
-        let now = Instant::now();
+        let now = tokio::time::Instant::now().into_std();
         health.clone().set(Status::Closed);
         assert_eq!(health.status(now), Status::Closed);
         health.clone().set(Status::Busy);
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn busy_until_ends_at_that_instant_and_not_before() {
         let health = Health::new();
-        let until = Instant::now() + 500 * MS;
+        let until = tokio::time::Instant::now().into_std() + 500 * MS;
         health.busy_until(until);
         assert_eq!(health.status(until.checked_sub(MS).unwrap()), Status::Busy);
         assert_eq!(health.status(until), Status::Open);
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(health.status(long_ago), Status::Busy);
         assert_eq!(health.status(long_ago + MS), Status::Open);
         health.busy_until(long_ago + Duration::from_hours(200 * 365 * 24));
-        assert_eq!(health.status(Instant::now()), Status::Busy);
+        assert_eq!(health.status(tokio::time::Instant::now().into_std()), Status::Busy);
     }
 
     #[test]

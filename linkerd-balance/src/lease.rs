@@ -143,7 +143,7 @@ mod tests {
 
     fn lease() -> (Lease<&'static str, u32>, Arc<Tracked<&'static str>>, Instant) {
         let load = Box::new(PeakEwma::default());
-        let (tracked, now) = (Arc::new(Tracked { key: "a", load }), Instant::now());
+        let (tracked, now) = (Arc::new(Tracked { key: "a", load }), tokio::time::Instant::now().into_std());
         (Lease::new(7, Arc::clone(&tracked), now), tracked, now)
     }
 

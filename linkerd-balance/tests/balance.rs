@@ -29,7 +29,7 @@ fn fixture(policy: Policy) -> Fixture {
         kept.lock().unwrap().insert(*key, health.clone());
         made.fetch_add(1, Ordering::Relaxed)
     });
-    Fixture { balance, healths, now: Instant::now() }
+    Fixture { balance, healths, now: tokio::time::Instant::now().into_std() }
 }
 
 fn with(keys: impl IntoIterator<Item = u16>) -> Fixture {

@@ -43,7 +43,7 @@ fn chi_square(seen: &[u32], weights: &[f64]) -> f64 {
 
 #[test]
 fn idle_endpoints_share_by_weight() {
-    let (balance, now) = (balance(Policy::least_loaded(), &WEIGHTS), Instant::now());
+    let (balance, now) = (balance(Policy::least_loaded(), &WEIGHTS), tokio::time::Instant::now().into_std());
     let mut seen = [0; WEIGHTS.len()];
     for draw in draws().take(PICKS as usize) {
         seen[*balance.try_acquire(draw, now, &[]).unwrap().key()] += 1;
@@ -54,7 +54,7 @@ fn idle_endpoints_share_by_weight() {
 
 #[test]
 fn two_endpoints_share_by_weight_too() {
-    let (balance, now) = (balance(Policy::least_loaded(), &[1.0, 9.0]), Instant::now());
+    let (balance, now) = (balance(Policy::least_loaded(), &[1.0, 9.0]), tokio::time::Instant::now().into_std());
     let light = draws().take(PICKS as usize).filter(|draw| *balance.try_acquire(*draw, now, &[]).unwrap().key() == 0);
     let light = light.count();
     assert!((9_800..10_200).contains(&light), "{light}");
@@ -67,7 +67,7 @@ fn closed_loop(
     latency: impl Fn(usize) -> Duration,
     mut each: impl FnMut(usize),
 ) {
-    let mut now = Instant::now();
+    let mut now = tokio::time::Instant::now().into_std();
     let mut flying: Vec<(Instant, Lease<usize, ()>)> = Vec::new();
     for draw in draws().take(FLIGHTS as usize) {
         if flying.len() == clients {
@@ -117,7 +117,7 @@ fn ewma_leaves_a_slow_endpoint_alone() {
 
 /// One at a time: endpoint 0 answers in 1 ms with a failure, the other four in 5 ms with a success.
 fn failing(policy: Policy) -> u32 {
-    let (balance, mut now, mut failed) = (balance(policy, &[1.0; 5]), Instant::now(), 0);
+    let (balance, mut now, mut failed) = (balance(policy, &[1.0; 5]), tokio::time::Instant::now().into_std(), 0);
     for draw in draws().take(1_000) {
         let lease = balance.try_acquire(draw, now, &[]).unwrap();
         let fails = *lease.key() == 0;

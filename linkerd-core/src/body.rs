@@ -126,24 +126,19 @@ impl Body {
 
     /// Lets something end with this body; at once if there is nothing left to read.
     ///
-    /// Two find room. A third ends the body's first rider no later than itself: callers add at most two.
+    /// Two find room; each further one costs a box.
     pub(crate) fn ride(&mut self, rider: Rider) {
         if self.is_end_stream() {
             rider.end(BodyEnd::Complete);
             return;
         }
-        match self.riders.iter_mut().find(|place| place.is_none()) {
-            Some(place) => *place = Some(rider),
-            None => {
-                let [first, _] = &mut self.riders;
-                if let Some(first) = first.replace(Rider::Dyn(Box::new(|_| ()))) {
-                    let both = move |how| {
-                        first.end(how);
-                        rider.end(how);
-                    };
-                    self.riders[0] = Some(Rider::Dyn(Box::new(both)));
-                }
-            }
+        if let Some(place) = self.riders.iter_mut().find(|place| place.is_none()) {
+            *place = Some(rider);
+        } else if let Some(first) = self.riders[0].take() {
+            self.riders[0] = Some(Rider::Dyn(Box::new(move |how| {
+                first.end(how);
+                rider.end(how);
+            })));
         }
     }
 
@@ -231,7 +226,7 @@ impl fmt::Debug for Body {
             Inner::Incoming(_) | Inner::Prefixed(..) => "incoming",
             Inner::Dyn(_) => "stream",
         };
-        f.debug_struct("Body").field("kind", &kind).field("size", &self.size_hint()).finish()
+        f.debug_struct("Body").field("kind", &kind).field("size", &self.size_hint()).finish_non_exhaustive()
     }
 }
 

@@ -277,35 +277,26 @@ impl ErrorKind {
 #[error("{0}")]
 pub(crate) struct SharedFailure(pub(crate) linkerd_dtab::Failure);
 
-/// An error of this kind after a wait of this length: for texts that name it as Twitter's durations do.
+/// A duration as Twitter's prints, for the texts that callers know: `10.seconds`, `1.seconds+500.milliseconds`.
 pub(crate) fn twitter_duration(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    match millis {
-        0 => format!("{}.microseconds", duration.as_micros()),
-        _ if millis % 86_400_000 == 0 => format!("{}.days", millis / 86_400_000),
-        _ if millis % 3_600_000 == 0 => format!("{}.hours", millis / 3_600_000),
-        _ if millis % 60_000 == 0 => format!("{}.minutes", millis / 60_000),
-        _ if millis % 1000 == 0 => format!("{}.seconds", millis / 1000),
-        _ if millis < 1000 => format!("{millis}.milliseconds"),
-        _ => {
-            let mut text = String::new();
-            for (size, unit) in [(3_600_000, "hours"), (60_000, "minutes"), (1000, "seconds"), (1, "milliseconds")] {
-                let n = match unit {
-                    "hours" => millis / size,
-                    "minutes" => millis % 3_600_000 / size,
-                    "seconds" => millis % 60_000 / size,
-                    _ => millis % 1000,
-                };
-                if n > 0 {
-                    if !text.is_empty() {
-                        text.push('+');
-                    }
-                    text.push_str(&format!("{n}.{unit}"));
-                }
-            }
-            text
+    const UNITS: [(u128, &str); 7] = [
+        (86_400_000_000_000, "days"),
+        (3_600_000_000_000, "hours"),
+        (60_000_000_000, "minutes"),
+        (1_000_000_000, "seconds"),
+        (1_000_000, "milliseconds"),
+        (1000, "microseconds"),
+        (1, "nanoseconds"),
+    ];
+    let mut left = duration.as_nanos();
+    let mut parts = Vec::new();
+    for (size, unit) in UNITS {
+        if left >= size {
+            parts.push(format!("{}.{unit}", left / size));
+            left %= size;
         }
     }
+    if parts.is_empty() { "0.seconds".to_owned() } else { parts.join("+") }
 }
 
 impl fmt::Display for Error {
@@ -358,6 +349,7 @@ mod tests {
             (500, "500.milliseconds"),
             (60_000, "1.minutes"),
             (1500, "1.seconds+500.milliseconds"),
+            (0, "0.seconds"),
         ] {
             assert_eq!(twitter_duration(Duration::from_millis(millis)), text);
         }

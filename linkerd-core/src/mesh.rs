@@ -165,7 +165,7 @@ pub(crate) struct PathEntry {
 
 impl Default for CacheSettings {
     fn default() -> Self {
-        Self { paths: 1000, trees: 1000, bounds: 1000, clients: 1000, idle_ttl: Duration::from_secs(600) }
+        Self { paths: 1000, trees: 1000, bounds: 1000, clients: 1000, idle_ttl: Duration::from_mins(10) }
     }
 }
 
@@ -328,7 +328,7 @@ impl MeshBuilder {
         let clients = Clients {
             trees: Cache::new(self.caches.trees, stats.tree.clone()),
             bounds: Cache::new(self.caches.bounds, stats.bound.clone()),
-            clients: Cache::new(self.caches.clients, stats.client.clone()),
+            by_id: Cache::new(self.caches.clients, stats.client.clone()),
             policies: Arc::clone(&self.policies),
             connect: self.connect,
             client_layers: self.client_layers,
@@ -477,7 +477,7 @@ impl Inner {
         let policy = self.policies.service(path);
         let info = Arc::new(PathInfo::new(path.clone(), local.clone(), Arc::clone(&self.shared), policy));
         let (clients, of) = (Arc::clone(&self.clients), Arc::clone(&info));
-        let binding = Binding::follow(activity, move |tree| clients.route(&of, tree, now()));
+        let binding = Binding::follow(activity, move |tree| clients.route(&of, &tree, now()));
         let stack = Arc::new(PathStack::new(info, binding, self.metrics.service(path)));
         let svc = Svc::from_arc(Arc::clone(&stack) as _);
         let svc = self.path_layers.iter().fold(svc, |svc, wrap| wrap(svc));

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         }
     };
     let log = log::init(flags.log_level);
-    match load(&flags).map_err(|errors| errors.to_string()).and_then(|config| run::run(&flags, &config, log)) {
+    match load(&flags).map_err(|errors| errors.to_string()).and_then(|config| run::run(&flags, &config, &log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("{problem}");

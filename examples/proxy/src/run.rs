@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Runs a proxy until it is told to end; with `-validate` only builds it.
-pub(crate) fn run(flags: &Flags, config: &Config, log: Log) -> Result<(), String> {
+pub(crate) fn run(flags: &Flags, config: &Config, log: &Log) -> Result<(), String> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
@@ -30,7 +30,7 @@ pub(crate) fn run(flags: &Flags, config: &Config, log: Log) -> Result<(), String
     process::register(&registry);
     let plan = runtime.block_on(async { config.build(&registry) }).map_err(|errors| errors.to_string())?;
     let (shutdown, ended) = watch::channel(None);
-    let pages = runtime.block_on(async { admin::pages(config, &plan, &registry, &log, shutdown.clone()) })?;
+    let pages = runtime.block_on(async { admin::pages(config, &plan, &registry, log, shutdown.clone()) })?;
     if flags.validate {
         return Ok(());
     }
@@ -63,7 +63,7 @@ async fn serve(
             match Server::bind(server.clone()) {
                 Ok(server) => bound.push((router, server)),
                 Err(error) => {
-                    problems.push(format!("router {}: cannot listen on {}: {error}", router.label, server.addr))
+                    problems.push(format!("router {}: cannot listen on {}: {error}", router.label, server.addr));
                 }
             }
         }

@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn gives_up_at_the_limit_and_not_before() {
-        let (mut accrual, now) = (ConsecutiveFailures::default(), Instant::now());
+        let (mut accrual, now) = (ConsecutiveFailures::default(), tokio::time::Instant::now().into_std());
         for _ in 0..4 {
             assert!(!accrual.record(false, now));
         }
@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn a_success_in_between_starts_the_count_again() {
         let mut accrual = ConsecutiveFailures::new(NonZeroU32::new(2).unwrap());
-        let now = Instant::now();
+        let now = tokio::time::Instant::now().into_std();
         assert!(!accrual.record(false, now));
         assert!(!accrual.record(true, now));
         assert!(!accrual.record(false, now));
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn a_revived_endpoint_starts_from_zero() {
         let mut accrual = ConsecutiveFailures::new(NonZeroU32::new(2).unwrap());
-        let now = Instant::now();
+        let now = tokio::time::Instant::now().into_std();
         assert!(!accrual.record(false, now));
         accrual.revived(now);
         assert!(!accrual.record(false, now));

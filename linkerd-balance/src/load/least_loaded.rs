@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn every_way_to_end_gives_back_what_begin_took() {
-        let (load, now) = (LeastLoaded::new(), Instant::now());
+        let (load, now) = (LeastLoaded::new(), tokio::time::Instant::now().into_std());
         for _ in 0..3 {
             load.begin(now);
         }
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn twice_the_weight_bears_twice_the_requests() {
-        let (light, heavy, now) = (LeastLoaded::new(), LeastLoaded::new(), Instant::now());
+        let (light, heavy, now) = (LeastLoaded::new(), LeastLoaded::new(), tokio::time::Instant::now().into_std());
         assert_eq!(light.score(now, 1.0, 0), heavy.score(now, 2.0, 0));
         light.begin(now);
         heavy.begin(now);

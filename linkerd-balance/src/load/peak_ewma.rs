@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_peak_counts_at_once_and_a_lower_latency_by_the_time_since() {
-        let (load, start) = (PeakEwma::new(DECAY), Instant::now() + DECAY);
+        let (load, start) = (PeakEwma::new(DECAY), tokio::time::Instant::now().into_std() + DECAY);
         observe(&load, start, 10 * MS, true);
         assert_close(load.score(start, 1.0, 0), nanos(10 * MS));
         observe(&load, start + MS, 100 * MS, true);
@@ -172,14 +172,15 @@ mod tests {
 
     #[test]
     fn an_idle_endpoint_is_forgiven_with_time() {
-        let (load, start) = (PeakEwma::new(DECAY), Instant::now() + DECAY);
+        let (load, start) = (PeakEwma::new(DECAY), tokio::time::Instant::now().into_std() + DECAY);
         observe(&load, start, 1000 * MS, true);
         assert_close(load.score(start + 3 * DECAY, 1.0, 0), nanos(1000 * MS) * (-3.0_f64).exp());
     }
 
     #[test]
     fn reading_changes_nothing() {
-        let (read, unread, start) = (PeakEwma::new(DECAY), PeakEwma::new(DECAY), Instant::now() + DECAY);
+        let (read, unread, start) =
+            (PeakEwma::new(DECAY), PeakEwma::new(DECAY), tokio::time::Instant::now().into_std() + DECAY);
         for load in [&read, &unread] {
             observe(load, start, 100 * MS, true);
         }
@@ -194,7 +195,7 @@ mod tests {
 
     #[test]
     fn requests_in_flight_multiply() {
-        let (load, now) = (PeakEwma::new(DECAY), Instant::now() + DECAY);
+        let (load, now) = (PeakEwma::new(DECAY), tokio::time::Instant::now().into_std() + DECAY);
         observe(&load, now, 10 * MS, true);
         load.begin(now);
         load.begin(now);
@@ -204,7 +205,8 @@ mod tests {
 
     #[test]
     fn a_cold_endpoint_is_tried_by_one_request_at_a_time() {
-        let (cold, slow, now) = (PeakEwma::new(DECAY), PeakEwma::new(DECAY), Instant::now() + DECAY);
+        let (cold, slow, now) =
+            (PeakEwma::new(DECAY), PeakEwma::new(DECAY), tokio::time::Instant::now().into_std() + DECAY);
         observe(&slow, now, DECAY, true);
         slow.begin(now);
         assert_eq!(cold.score(now, 1.0, 0), 0.0);
@@ -217,7 +219,8 @@ mod tests {
 
     #[test]
     fn failing_fast_does_not_look_fast() {
-        let (load, now) = (PeakEwma::new(DECAY).failure_penalty(1000 * MS), Instant::now() + DECAY);
+        let (load, now) =
+            (PeakEwma::new(DECAY).failure_penalty(1000 * MS), tokio::time::Instant::now().into_std() + DECAY);
         observe(&load, now, MS, false);
         assert_close(load.score(now, 1.0, 0), nanos(1000 * MS));
         observe(&load, now, 2000 * MS, false);
@@ -233,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_cancelled_request_teaches_nothing() {
-        let (load, now) = (PeakEwma::new(DECAY), Instant::now() + DECAY);
+        let (load, now) = (PeakEwma::new(DECAY), tokio::time::Instant::now().into_std() + DECAY);
         observe(&load, now, 10 * MS, true);
         load.begin(now);
         load.cancel();
@@ -243,7 +246,7 @@ mod tests {
 
     #[test]
     fn an_end_that_comes_late_does_not_turn_back_the_clock() {
-        let (load, now) = (PeakEwma::new(DECAY), Instant::now() + DECAY);
+        let (load, now) = (PeakEwma::new(DECAY), tokio::time::Instant::now().into_std() + DECAY);
         observe(&load, now + DECAY, 10 * MS, true);
         observe(&load, now, 5 * MS, true);
         assert_close(load.score(now + DECAY, 1.0, 0), nanos(10 * MS));
@@ -251,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_decay_of_zero_remembers_only_the_last() {
-        let (load, now) = (PeakEwma::new(Duration::ZERO), Instant::now() + DECAY);
+        let (load, now) = (PeakEwma::new(Duration::ZERO), tokio::time::Instant::now().into_std() + DECAY);
         observe(&load, now, 10 * MS, true);
         observe(&load, now + MS, 3 * MS, true);
         assert_close(load.score(now + MS, 1.0, 0), nanos(3 * MS));

@@ -267,35 +267,31 @@ impl Builder<'_> {
         let prefix = || router.dst_prefix.clone();
         let mut built: Vec<Box<dyn Identifier>> = Vec::new();
         for identifier in &http.identifiers {
-            let key = format!("routers[{i}].identifier");
-            let invalid = |header| format!("'{header}' cannot be the name of a header");
-            built.push(match identifier {
-                HttpIdentifier::HeaderToken { header } => match identify::HeaderToken::new(prefix(), &header.0) {
-                    Ok(identifier) => Box::new(identifier),
-                    Err(_) => {
-                        self.problem(&key, invalid(header));
-                        return None;
-                    }
-                },
-                HttpIdentifier::Header { header } => match identify::HeaderPath::new(prefix(), &header.0) {
-                    Ok(identifier) => Box::new(identifier),
-                    Err(_) => {
-                        self.problem(&key, invalid(header));
-                        return None;
-                    }
-                },
+            let named: Result<Box<dyn Identifier>, String> = match identifier {
+                HttpIdentifier::HeaderToken { header } => identify::HeaderToken::new(prefix(), &header.0)
+                    .map(|identifier| Box::new(identifier) as _)
+                    .map_err(|_| format!("'{header}' cannot be the name of a header")),
+                HttpIdentifier::Header { header } => identify::HeaderPath::new(prefix(), &header.0)
+                    .map(|identifier| Box::new(identifier) as _)
+                    .map_err(|_| format!("'{header}' cannot be the name of a header")),
                 HttpIdentifier::MethodAndHost { http_uri_in_dst } => {
-                    Box::new(identify::MethodAndHost::new(prefix(), *http_uri_in_dst))
+                    Ok(Box::new(identify::MethodAndHost::new(prefix(), *http_uri_in_dst)))
                 }
                 HttpIdentifier::Path { segments, consume } => {
-                    Box::new(identify::PathSegments::new(prefix(), *segments, *consume))
+                    Ok(Box::new(identify::PathSegments::new(prefix(), *segments, *consume)))
                 }
-                HttpIdentifier::Static { path } => Box::new(identify::Fixed::new(&prefix(), path)),
+                HttpIdentifier::Static { path } => Ok(Box::new(identify::Fixed::new(&prefix(), path))),
                 HttpIdentifier::Ingress(_) | HttpIdentifier::Istio(_) | HttpIdentifier::IstioIngress(..) => {
-                    self.problem(&key, "is not supported yet");
+                    Err("is not supported yet".to_owned())
+                }
+            };
+            match named {
+                Ok(identifier) => built.push(identifier),
+                Err(problem) => {
+                    self.problem(&format!("routers[{i}].identifier"), problem);
                     return None;
                 }
-            });
+            }
         }
         Some(built)
     }

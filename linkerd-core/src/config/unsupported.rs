@@ -65,6 +65,7 @@ pub const NOT_BUILT: &[&str] = &[
     "routers.servers.maxFrameBytes",
     "routers.servers.maxHeaderListBytes",
     "routers.servers.tls",
+    "routers.servers.upgrades=true",
     "routers.servers.windowUpdateRatio",
     "routers.service.classificationTimeoutMs",
     "routers.service.retries.hints=true",

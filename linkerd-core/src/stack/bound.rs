@@ -163,7 +163,7 @@ impl BoundName {
 impl BoundClient {
     pub(crate) fn new(
         bound: &Bound,
-        policy: ClientPolicy,
+        policy: &ClientPolicy,
         connect: Arc<dyn Connect>,
         layers: Vec<Wrap>,
         stats: ClientStats,
@@ -171,7 +171,7 @@ impl BoundClient {
         let stats = Arc::new(stats);
         let endpoints = match global::status_code(&bound.id).and_then(|code| StatusCode::from_u16(code).ok()) {
             Some(status) => Endpoints::Status(status),
-            None => Endpoints::Balanced(Balanced::new(bound, &policy, connect, layers, &stats)),
+            None => Endpoints::Balanced(Balanced::new(bound, policy, connect, layers, &stats)),
         };
         Self {
             id: bound.id.clone(),
@@ -316,10 +316,10 @@ impl BoundClient {
         let Endpoints::Balanced(balanced) = &self.endpoints else { return };
         let stats = balanced.balance.stats(now);
         let balancer = &self.stats.balancer;
-        balancer.size.set(stats.size as i64);
-        balancer.available.set(stats.available as i64);
-        balancer.busy.set(stats.busy as i64);
-        balancer.closed.set(stats.closed as i64);
+        balancer.size.set(gauge(stats.size as u64));
+        balancer.available.set(gauge(stats.available as u64));
+        balancer.busy.set(gauge(stats.busy as u64));
+        balancer.closed.set(gauge(stats.closed as u64));
         balancer.adds.advance_to(stats.adds);
         balancer.removes.advance_to(stats.removes);
         balancer.max_effort_exhausted.advance_to(stats.max_effort_exhausted);
@@ -328,8 +328,13 @@ impl BoundClient {
         accrual.revivals.advance_to(balanced.breakers.revivals());
         accrual.probes.advance_to(balanced.breakers.probes());
         accrual.removed_for_ms.advance_to(balanced.breakers.removed_for().as_millis() as u64);
-        self.stats.requeues.budget.set(i64::try_from(self.requeues.balance(now)).unwrap_or(i64::MAX));
+        self.stats.requeues.budget.set(gauge(self.requeues.balance(now)));
     }
+}
+
+/// A count as a gauge has it.
+fn gauge(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// A refusal by the peer that says of itself that nothing was done: as good as never sent, if we can send it again.
@@ -411,14 +416,12 @@ impl Balanced {
                 }
             }
         };
-        match tokio::time::timeout_at((attempt.arrived + timeout).into(), first).await {
-            Ok(result) => result,
-            Err(_) => {
-                let (timeout, path) = (twitter_duration(timeout), &attempt.info.path);
-                let text = format!("Exceeded {timeout} binding timeout while connecting to endpoints for name: {path}");
-                Err(Error::new(ErrorKind::Binding).with_text(text))
-            }
+        if let Ok(result) = tokio::time::timeout_at((attempt.arrived + timeout).into(), first).await {
+            return result;
         }
+        let (timeout, path) = (twitter_duration(timeout), &attempt.info.path);
+        let text = format!("Exceeded {timeout} binding timeout while connecting to endpoints for name: {path}");
+        Err(Error::new(ErrorKind::Binding).with_text(text))
     }
 
     /// The text that Linkerd 1.x has for an endpoint that could not be reached.

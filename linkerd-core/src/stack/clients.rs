@@ -15,7 +15,7 @@ use crate::{cache::Cache, http::Connect, mesh::Wrap, policy::Policies, telemetry
 pub(crate) struct Clients {
     pub(crate) trees: Cache<NameTree<Bound>, NameTree<Arc<BoundName>>>,
     pub(crate) bounds: Cache<(Path, Path), BoundName>,
-    pub(crate) clients: Cache<Path, BoundClient>,
+    pub(crate) by_id: Cache<Path, BoundClient>,
     pub(crate) policies: Arc<dyn Policies>,
     pub(crate) connect: Arc<dyn Connect>,
     pub(crate) client_layers: Vec<Wrap>,
@@ -25,14 +25,14 @@ pub(crate) struct Clients {
 
 impl Clients {
     /// Where requests for a path go, now that it is bound to `tree`.
-    pub(crate) fn route(&self, info: &Arc<PathInfo>, tree: NameTree<Bound>, now: Instant) -> Arc<Route> {
+    pub(crate) fn route(&self, info: &Arc<PathInfo>, tree: &NameTree<Bound>, now: Instant) -> Arc<Route> {
         // A known name may come with another watch of its address: its client follows the newer one.
         for bound in tree.leaves() {
-            if let Some(client) = self.clients.get(&bound.id, now) {
+            if let Some(client) = self.by_id.get(&bound.id, now) {
                 client.follow(&bound.addr);
             }
         }
-        let named = self.trees.get_or_make(&tree, now, || tree.clone().map(&mut |bound| self.bound(&bound, now)));
+        let named = self.trees.get_or_make(tree, now, || tree.clone().map(&mut |bound| self.bound(&bound, now)));
         let shares = NameTree::clone(&named).map(&mut |name| Share::new(name, Arc::clone(info), &self.client_layers));
         Arc::new(Route::new(Distribution::new(&shares), named))
     }
@@ -43,22 +43,22 @@ impl Clients {
     }
 
     fn client(&self, bound: &Bound, now: Instant) -> Arc<BoundClient> {
-        self.clients.get_or_make(&bound.id, now, || {
+        self.by_id.get_or_make(&bound.id, now, || {
             let policy = self.policies.client(&bound.id);
             let stats = self.metrics.client(&bound.id);
-            BoundClient::new(bound, policy, Arc::clone(&self.connect), self.endpoint_layers.clone(), stats)
+            BoundClient::new(bound, &policy, Arc::clone(&self.connect), self.endpoint_layers.clone(), stats)
         })
     }
 
     /// Every client there is.
     pub(crate) fn all(&self) -> Vec<Arc<BoundClient>> {
-        self.clients.values()
+        self.by_id.values()
     }
 
     /// Lets go of what was idle for longer than `ttl`: trees first, since they hold the others.
     pub(crate) fn sweep(&self, now: Instant, ttl: Duration) {
         self.trees.sweep(now, ttl);
         self.bounds.sweep(now, ttl);
-        self.clients.sweep(now, ttl);
+        self.by_id.sweep(now, ttl);
     }
 }

@@ -207,7 +207,7 @@ impl Attempt<'_> {
         let mut class = self.info.policy.classifier.classify(self.method, result);
         if let ResponseClass::Failure { retryable } = &mut class {
             // A proxy further on knows that its failure reached no application, whatever the method.
-            *retryable |= result.is_ok_and(|rsp| says_retryable(rsp));
+            *retryable |= result.is_ok_and(says_retryable);
             // What was not kept cannot be sent again.
             *retryable &= self.replay.is_some();
         }
