@@ -1,5 +1,7 @@
 //! What is logged, and how much of it: changed on the admin page.
 
+use std::io::IsTerminal;
+
 use linkerd_core::BoxError;
 use linkerd_core::admin::Logging;
 use tracing_subscriber::{Registry, filter::LevelFilter, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
@@ -13,7 +15,7 @@ pub(crate) struct Log(reload::Handle<LevelFilter, Registry>);
 /// Logs to standard error from now on.
 pub(crate) fn init(level: Level) -> Log {
     let (filter, handle) = reload::Layer::new(level.0);
-    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false);
     // Only a second logger could make this fail, and there is none in this program.
     let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
     Log(handle)
