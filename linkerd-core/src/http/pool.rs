@@ -37,7 +37,8 @@ struct State {
 
 struct Idle {
     conn: Conn,
-    since: Instant,
+    // Told only if the pool closes what is idle for too long: a look at the clock costs as much as the rest.
+    since: Option<Instant>,
 }
 
 /// A connection to the endpoint, as hyper's task serves it.
@@ -169,11 +170,12 @@ impl Pool {
         let mut state = self.state();
         let now = Instant::now();
         let spare = state.open.saturating_sub(self.config.min_size);
-        let expired = state.idle.iter().take_while(|idle| now >= idle.since + idle_time).count().min(spare);
+        let ends = |idle: &Idle| idle.since.unwrap_or(now) + idle_time;
+        let expired = state.idle.iter().take_while(|idle| now >= ends(idle)).count().min(spare);
         let closed: Vec<_> = state.idle.drain(..expired).collect();
         state.open -= closed.len();
         self.uncached(closed.len());
-        let next = state.idle.first().map(|idle| (idle.since + idle_time).max(now + Duration::from_millis(1)));
+        let next = state.idle.first().map(|idle| ends(idle).max(now + Duration::from_millis(1)));
         // What is kept for `min_size` expires no earlier than it is given back again.
         let next = next.filter(|_| state.open > self.config.min_size);
         state.is_swept = next.is_some();
@@ -235,8 +237,9 @@ impl Pooled {
         if let Some(stats) = pool.stats() {
             stats.cached.incr();
         }
+        let since = pool.config.idle_time.map(|_| Instant::now());
         let mut state = pool.state();
-        state.idle.push(Idle { conn, since: Instant::now() });
+        state.idle.push(Idle { conn, since });
         if let Some(idle_time) = pool.config.idle_time
             && !state.is_swept
             && let Ok(runtime) = Handle::try_current()
