@@ -12,6 +12,7 @@ mod io;
 pub(crate) mod pool;
 #[cfg(feature = "server")]
 mod reason;
+mod receive;
 #[cfg(feature = "server")]
 pub mod respond;
 #[cfg(feature = "server")]
