@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 
 use linkerd_balance::LeaseEnd;
 
-use crate::{BoxError, http::pool::Pooled};
+use crate::{BoxError, http::pool::Live};
 
 /// The body of a request or a response: nothing, bytes, a stream from a connection, or any other stream in a box.
 ///
@@ -59,7 +59,7 @@ pub(crate) enum Rider {
         answered: Instant,
     },
     /// A connection, which is given back.
-    Conn(Pooled),
+    Conn(Live),
     /// Anything else, at the cost of a box.
     Dyn(Box<dyn FnOnce(BodyEnd) + Send>),
 }

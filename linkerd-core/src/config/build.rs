@@ -323,6 +323,8 @@ fn server_config(server: &Server, http: &HttpRouter, stats: &RouterStats, grace:
         timestamp_header: server.timestamp_header.as_ref().and_then(|name| name.0.parse().ok()),
         idle_time: server.session.idle_time,
         life_time: server.session.life_time,
+        #[cfg(feature = "compression")]
+        compression: crate::http::Compression::from_level(http.compression_level),
         grace,
         stats: Some(stats.clone()),
         ..ServerConfig::default()

@@ -1,31 +1,38 @@
 //! The client of one endpoint: HTTP/1.1 on a pooled connection.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    Extensions, HeaderValue, Method, Request, Response, Uri, Version,
     header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
-    request, response,
 };
 use http_body::Body as _;
-use http_body_util::BodyExt;
 use hyper::{
     body::Incoming,
-    client::conn::http1::{self, SendRequest},
-    ext::ReasonPhrase,
+    client::conn::{
+        TrySendError,
+        http1::{self, SendRequest},
+    },
 };
 use hyper_util::rt::TokioIo;
+use pin_project::pin_project;
 use tokio::time::Instant;
 
 use super::{
     ClientConfig, headers,
     io::{Counted, Totals},
-    pool::{Checkout, Conn, Pool, Pooled, TooManyWaiters},
+    pool::{Checkout, Conn, Grant, Live, Pool, TooManyWaiters},
+    receive::{Reading, Received, failure, receive},
 };
 use crate::{
     Body, BoxError, Error, ErrorKind,
-    body::Rider,
     svc::{Call, SvcFuture},
     telemetry::ClientStats,
 };
@@ -45,61 +52,72 @@ impl Client {
     }
 }
 
+/// A request that is to go out.
+struct Outbound {
+    req: Request<Body>,
+    // hyper has no use for them, and they are wanted if the request comes back unsent.
+    extensions: Extensions,
+    is_second_try: bool,
+}
+
+/// A request on its way, and what is needed if it does not get there.
+struct Flight {
+    live: Live,
+    version: Version,
+    extensions: Extensions,
+    copy: Option<Box<Request<Bytes>>>,
+    is_second_try: bool,
+    read_before: u64,
+}
+
 impl Call for Client {
-    fn call(self: Arc<Self>, req: Request<Body>) -> SvcFuture {
-        Box::pin(async move { self.exchange(req).await })
+    fn call(self: Arc<Self>, mut req: Request<Body>) -> SvcFuture {
+        let extensions = std::mem::take(req.extensions_mut());
+        prepare(&mut req);
+        let outbound = Outbound { req, extensions, is_second_try: false };
+        match self.pool.checkout() {
+            // Most requests. Sent before there is a future, so that it need not hold the request.
+            Ok(Checkout::Now(Grant::Live(live))) => {
+                let (sent, flight) = launch(live, outbound);
+                Box::pin(Landing::Sent { sent, flight: Some(flight), client: self })
+            }
+            checkout => Box::pin(async move { self.exchange(checkout, outbound).await }),
+        }
     }
 }
 
 impl Client {
-    async fn exchange(&self, req: Request<Body>) -> Result<Response<Body>, Error> {
-        let (mut parts, mut body) = req.into_parts();
-        // hyper has no use for them, and they are wanted if the request comes back unsent.
-        let extensions = std::mem::take(&mut parts.extensions);
-        prepare(&mut parts, &body);
-        let version = parts.version;
-        let mut may_try_again = true;
+    /// Sends a request with whatever the pool has, as often as it takes.
+    async fn exchange(
+        &self,
+        mut checkout: Result<Checkout, TooManyWaiters>,
+        mut outbound: Outbound,
+    ) -> Result<Response<Body>, Error> {
         loop {
-            let mut pooled = match self.pool.checkout() {
-                Ok(Checkout::Now(pooled)) => pooled,
-                Ok(Checkout::Later(turn)) => match turn.take().await {
-                    Some(pooled) => pooled,
-                    None => return Err(unsent(overloaded(), parts, body, extensions)),
+            let grant = match checkout {
+                Ok(Checkout::Now(grant)) => Some(grant),
+                Ok(Checkout::Later(turn)) => turn.take().await,
+                Err(TooManyWaiters) => None,
+            };
+            let live = match grant {
+                Some(Grant::Live(live)) => live,
+                Some(Grant::Place(place)) => match self.open().await {
+                    Ok(conn) => place.fill(conn),
+                    Err(error) => return Err(outbound.unsent(error)),
                 },
-                Err(TooManyWaiters) => return Err(unsent(overloaded(), parts, body, extensions)),
+                None => return Err(outbound.unsent(Error::new(ErrorKind::Overloaded))),
             };
-            let conn = match &mut pooled.conn {
-                Some(conn) => conn,
-                // Rare, and large: not part of every request's future.
-                none => match Box::pin(self.open()).await {
-                    Ok(conn) => none.insert(conn),
-                    Err(error) => return Err(unsent(error, parts, body, extensions)),
-                },
-            };
-            let is_reused = conn.is_reused;
-            let copy = (is_reused && may_try_again).then(|| copy(&parts, &body)).flatten();
-            let read_before = conn.traffic.read();
-            let mut error = match conn.sender.try_send_request(Request::from_parts(parts, body)).await {
-                Ok(rsp) => return self.receive(rsp, version, pooled).await,
-                Err(error) => error,
-            };
-            if let Some(back) = error.take_message() {
-                (parts, body) = back.into_parts();
-                if is_reused {
-                    continue; // The next one; at last a new one.
+            let (sent, flight) = launch(live, outbound);
+            match sent.await {
+                Ok(rsp) => {
+                    return match receive(rsp, flight.version, flight.live, self.config.aggregate_up_to)? {
+                        Received::Now(rsp) => Ok(rsp),
+                        Received::Later(reading) => reading.await,
+                    };
                 }
-                let error = Error::new(ErrorKind::Connect).with_source(error.into_error());
-                return Err(unsent(error, parts, body, extensions));
+                Err(error) => outbound = recover(flight, error)?,
             }
-            let error = failure(error.into_error());
-            match copy {
-                // The endpoint closed an idle connection while the request was on its way there.
-                Some((head, bytes)) if error.kind() == ErrorKind::Closed && conn.traffic.read() == read_before => {
-                    (parts, body) = (head, bytes.into());
-                    may_try_again = false;
-                }
-                _ => return Err(error),
-            }
+            checkout = self.pool.checkout();
         }
     }
 
@@ -135,66 +153,54 @@ impl Client {
         });
         Ok(Conn { sender, traffic, born, is_reused: false, is_reusable: true })
     }
+}
 
-    async fn receive(
-        &self,
-        rsp: Response<Incoming>,
-        requested: Version,
-        mut pooled: Pooled,
-    ) -> Result<Response<Body>, Error> {
-        let (mut parts, mut incoming) = rsp.into_parts();
-        check(&mut parts)?;
-        // An endpoint that speaks 1.0, or was asked in 1.0, closes as a rule, and hyper would go on in 1.0.
-        if let Some(conn) = &mut pooled.conn
-            && (parts.version == Version::HTTP_10 || requested == Version::HTTP_10)
-        {
-            conn.is_reusable = false;
-        }
-        if incoming.is_end_stream() {
-            pooled.give_back();
-            return Ok(Response::from_parts(parts, Body::empty()));
-        }
-        let limit = self.config.aggregate_up_to;
-        let is_short = match incoming.size_hint().exact() {
-            Some(len) => len <= limit as u64,
-            // Of 1.0 and without a length: with one, the connection to the client may stay open.
-            None => limit == usize::MAX || parts.version == Version::HTTP_10,
-        };
-        if !is_short {
-            let mut body = Body::incoming(incoming);
-            body.ride(Rider::Conn(pooled));
-            return Ok(Response::from_parts(parts, body));
-        }
-        let mut start = Bytes::new();
-        let mut more = BytesMut::new();
-        while let Some(frame) = incoming.frame().await {
-            // Trailers have no place in a body read whole.
-            let Ok(data) = frame.map_err(failure)?.into_data() else { continue };
-            if start.is_empty() {
-                start = data;
-            } else {
-                if more.is_empty() {
-                    more.extend_from_slice(&start);
+/// The response to a request that was sent at once, which most are.
+///
+/// By hand, because what is awaited takes up room twice in an `async` block.
+#[pin_project(project = Landed)]
+enum Landing<F> {
+    Sent {
+        #[pin]
+        sent: F,
+        flight: Option<Flight>,
+        client: Arc<Client>,
+    },
+    Reading(Reading),
+    Again(SvcFuture),
+}
+
+impl<F> Future for Landing<F>
+where
+    F: Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>>,
+{
+    type Output = Result<Response<Body>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let next = match self.as_mut().project() {
+                Landed::Sent { sent, flight, client } => {
+                    let result = ready!(sent.poll(cx));
+                    let flight = flight.take().expect("taken when there is a result");
+                    match result {
+                        Ok(rsp) => match receive(rsp, flight.version, flight.live, client.config.aggregate_up_to)? {
+                            Received::Now(rsp) => return Poll::Ready(Ok(rsp)),
+                            Received::Later(reading) => Self::Reading(reading),
+                        },
+                        Err(error) => {
+                            let outbound = recover(flight, error)?;
+                            let client = Arc::clone(client);
+                            Self::Again(Box::pin(
+                                async move { client.exchange(client.pool.checkout(), outbound).await },
+                            ))
+                        }
+                    }
                 }
-                more.extend_from_slice(&data);
-            }
-            if start.len().max(more.len()) > limit {
-                let start = if more.is_empty() { start } else { more.freeze() };
-                let mut body = Body::prefixed(start, incoming);
-                body.ride(Rider::Conn(pooled));
-                return Ok(Response::from_parts(parts, body));
-            }
-            if incoming.is_end_stream() {
-                break;
-            }
+                Landed::Reading(reading) => return Pin::new(reading).poll(cx),
+                Landed::Again(again) => return again.as_mut().poll(cx),
+            };
+            self.set(next);
         }
-        pooled.give_back();
-        let body = if more.is_empty() { start } else { more.freeze() };
-        if parts.headers.contains_key(TRANSFER_ENCODING) {
-            // Its length is known now.
-            parts.headers.remove(TRANSFER_ENCODING);
-        }
-        Ok(Response::from_parts(parts, body.into()))
     }
 }
 
@@ -245,41 +251,96 @@ impl Drop for Open {
     }
 }
 
-/// Brings a request into the form that goes to an endpoint.
-fn prepare(parts: &mut request::Parts, body: &Body) {
-    if parts.version != Version::HTTP_10 {
-        parts.version = Version::HTTP_11;
+/// Sends a request on a connection. The response is only awaited by what is returned.
+fn launch(
+    mut live: Live,
+    outbound: Outbound,
+) -> (impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>>, Flight) {
+    let Outbound { req, extensions, is_second_try } = outbound;
+    let version = req.version();
+    // A connection that was idle may be closing just now.
+    let copy = if live.conn.is_reused && !is_second_try { copy(&req) } else { None };
+    let read_before = live.conn.traffic.read();
+    let sent = live.conn.sender.try_send_request(req);
+    (sent, Flight { live, version, extensions, copy, is_second_try, read_before })
+}
+
+/// Finds out whether a request that did not get through may go out again.
+fn recover(flight: Flight, mut error: TrySendError<Request<Body>>) -> Result<Outbound, Error> {
+    let Flight { live, extensions, copy, is_second_try, read_before, .. } = flight;
+    if let Some(req) = error.take_message() {
+        let outbound = Outbound { req, extensions, is_second_try };
+        if live.conn.is_reused {
+            // Nothing of it was written: the next connection takes it, at last a new one.
+            return Ok(outbound);
+        }
+        return Err(outbound.unsent(Error::new(ErrorKind::Connect).with_source(error.into_error())));
     }
-    if parts.uri.scheme().is_some() || parts.uri.authority().is_some() {
-        to_origin_form(parts);
-    }
-    if parts.version == Version::HTTP_11 && !parts.headers.contains_key(HOST) {
-        parts.headers.insert(HOST, HeaderValue::from_static(""));
-    }
-    if body.is_end_stream() {
-        parts.headers.remove(TRANSFER_ENCODING);
-        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    } else if body.as_bytes().is_some() {
-        parts.headers.insert(headers::RETRYABLE_REQUEST, HeaderValue::from_static(""));
-    } else if body.size_hint().exact().is_none()
-        && parts.version == Version::HTTP_11
-        && !parts.headers.contains_key(TRANSFER_ENCODING)
-    {
-        // Without it, hyper takes a GET for one without a body.
-        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    let error = failure(error.into_error());
+    match copy {
+        // The endpoint closed the connection while the request was on its way there.
+        Some(copy) if error.kind() == ErrorKind::Closed && live.conn.traffic.read() == read_before => {
+            Ok(Outbound { req: copy.map(Body::from), extensions, is_second_try: true })
+        }
+        _ => Err(error),
     }
 }
 
-fn to_origin_form(parts: &mut request::Parts) {
-    if parts.method == Method::CONNECT {
+impl Outbound {
+    fn unsent(mut self, error: Error) -> Error {
+        *self.req.extensions_mut() = self.extensions;
+        error.with_never_sent(true).with_request(self.req)
+    }
+}
+
+/// What is needed to send the request a second time, if that does no harm.
+fn copy(req: &Request<Body>) -> Option<Box<Request<Bytes>>> {
+    if !req.method().is_idempotent() {
+        return None;
+    }
+    let mut copy = Box::new(Request::new(req.body().as_bytes()?));
+    *copy.method_mut() = req.method().clone();
+    *copy.uri_mut() = req.uri().clone();
+    *copy.version_mut() = req.version();
+    *copy.headers_mut() = req.headers().clone();
+    Some(copy)
+}
+
+/// Brings a request into the form that goes to an endpoint.
+fn prepare(req: &mut Request<Body>) {
+    let version = if req.version() == Version::HTTP_10 { Version::HTTP_10 } else { Version::HTTP_11 };
+    *req.version_mut() = version;
+    if req.uri().scheme().is_some() || req.uri().authority().is_some() {
+        to_origin_form(req);
+    }
+    let has_no_body = req.body().is_end_stream();
+    let is_whole = req.body().as_bytes().is_some();
+    let has_length = req.body().size_hint().exact().is_some();
+    let headers = req.headers_mut();
+    if version == Version::HTTP_11 && !headers.contains_key(HOST) {
+        headers.insert(HOST, HeaderValue::from_static(""));
+    }
+    if has_no_body {
+        headers.remove(TRANSFER_ENCODING);
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    } else if is_whole {
+        headers.insert(headers::RETRYABLE_REQUEST, HeaderValue::from_static(""));
+    } else if !has_length && version == Version::HTTP_11 && !headers.contains_key(TRANSFER_ENCODING) {
+        // Without it, hyper takes a GET for one without a body.
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+fn to_origin_form(req: &mut Request<Body>) {
+    if req.method() == Method::CONNECT {
         return;
     }
-    if !parts.headers.contains_key(HOST)
-        && let Some(host) = host_of(&parts.uri)
+    if !req.headers().contains_key(HOST)
+        && let Some(host) = host_of(req.uri())
     {
-        parts.headers.insert(HOST, host);
+        req.headers_mut().insert(HOST, host);
     }
-    parts.uri = origin_form(&parts.uri);
+    *req.uri_mut() = origin_form(req.uri());
 }
 
 /// The `Host` that a URI's authority stands for: without user and password.
@@ -298,62 +359,21 @@ pub(crate) fn origin_form(uri: &Uri) -> Uri {
     Uri::try_from(format!("/{}", path.as_str())).unwrap_or_default()
 }
 
-/// What is needed to send the request a second time, if that does no harm.
-fn copy(parts: &request::Parts, body: &Body) -> Option<(request::Parts, Bytes)> {
-    if !parts.method.is_idempotent() {
-        return None;
-    }
-    let bytes = body.as_bytes()?;
-    let (mut head, ()) = Request::new(()).into_parts();
-    head.method = parts.method.clone();
-    head.uri = parts.uri.clone();
-    head.version = parts.version;
-    head.headers = parts.headers.clone();
-    Some((head, bytes))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn unsent(error: Error, mut parts: request::Parts, body: Body, extensions: http::Extensions) -> Error {
-    parts.extensions = extensions;
-    error.with_never_sent(true).with_request(Request::from_parts(parts, body))
-}
-
-fn overloaded() -> Error {
-    Error::new(ErrorKind::Overloaded)
-}
-
-/// What a failed exchange says of the endpoint.
-fn failure(error: hyper::Error) -> Error {
-    let kind = if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
-        ErrorKind::BadResponse
-    } else if error.is_user() && !error.is_incomplete_message() {
-        ErrorKind::RequestBody
-    } else {
-        ErrorKind::Closed
-    };
-    Error::new(kind).with_never_sent(false).with_source(error)
-}
-
-/// Refuses responses that HTTP forbids, and takes out what means nothing to the next hop.
-fn check(parts: &mut response::Parts) -> Result<(), Error> {
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        let text = "the endpoint switched protocols, which nobody asked for";
-        return Err(Error::new(ErrorKind::BadResponse).with_text(text));
+    #[test]
+    fn the_future_of_a_request_is_small() {
+        fn size<F>(_: impl FnOnce(Live, Outbound) -> F) -> usize {
+            size_of::<F>()
+        }
+        let client = Arc::new(Client::new(([127, 0, 0, 1], 1).into(), Arc::default(), None));
+        let future = |live, outbound| {
+            let (sent, flight) = launch(live, outbound);
+            Landing::Sent { sent, flight: Some(flight), client }
+        };
+        // Half a kilobyte of it is room for the request, should it come back.
+        assert!(size(future) <= 640);
     }
-    let headers = &mut parts.headers;
-    if headers.len() != headers.keys_len() && headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
-        let text = format!("Multiple Content-Length values found: [{}]", lengths(headers));
-        return Err(Error::new(ErrorKind::BadResponse).with_text(text));
-    }
-    if headers.contains_key(TRANSFER_ENCODING) {
-        headers.remove(CONTENT_LENGTH);
-    }
-    if !parts.extensions.is_empty() {
-        parts.extensions.remove::<ReasonPhrase>();
-    }
-    Ok(())
-}
-
-fn lengths(headers: &HeaderMap) -> String {
-    let values = headers.get_all(CONTENT_LENGTH).iter();
-    values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect::<Vec<_>>().join(", ")
 }

@@ -39,7 +39,8 @@ pub struct ClientConfig {
     pub pool: PoolConfig,
     /// How sockets are set up.
     pub socket: SocketOptions,
-    /// The most bytes that the head of a response may have; above it, it counts as not well-formed. 8 KiB.
+    /// The most bytes that the head of a response may have; above it, or with more than 100 headers, it
+    /// counts as not well-formed. 8 KiB.
     pub max_header_bytes: usize,
     /// A response of a known length up to this is read whole before it is passed on, so that one that is cut short is
     /// a failure and not half an answer. 5 KiB; `usize::MAX` reads every response whole, whatever its length.

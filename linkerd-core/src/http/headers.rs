@@ -57,6 +57,7 @@ impl Scan {
     pub(crate) const TE: u16 = 1 << 7;
     pub(crate) const TRAILER: u16 = 1 << 8;
     pub(crate) const CONNECTION: u16 = 1 << 9;
+    pub(crate) const ACCEPT_ENCODING: u16 = 1 << 10;
 
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut scan = Self::default();
@@ -71,6 +72,7 @@ impl Scan {
                 "upgrade" | "proxy-authenticate" | "proxy-authorization" => Self::HOP_BY_HOP,
                 "via" => Self::VIA,
                 "expect" => Self::EXPECT,
+                "accept-encoding" => Self::ACCEPT_ENCODING,
                 "content-length" => Self::CONTENT_LENGTH,
                 "x-forwarded-client-cert" => Self::CLIENT_CERT,
                 _ if name.starts_with("l5d-") => Self::L5D,

@@ -35,6 +35,7 @@ impl Traffic {
         self.read.load(Ordering::Relaxed)
     }
 
+    #[cfg(feature = "server")]
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }

@@ -1,6 +1,8 @@
 //! HTTP/1.1 on the wire: the client of one endpoint, the server, and what headers mean.
 
 mod client;
+#[cfg(all(feature = "server", feature = "compression"))]
+mod compress;
 pub mod connect;
 pub mod context;
 #[cfg(feature = "server")]
@@ -10,6 +12,7 @@ mod io;
 pub(crate) mod pool;
 #[cfg(feature = "server")]
 mod reason;
+mod receive;
 #[cfg(feature = "server")]
 pub mod respond;
 #[cfg(feature = "server")]
@@ -18,6 +21,9 @@ mod serve;
 mod server;
 mod trace;
 
+#[cfg(all(feature = "server", feature = "compression"))]
+#[cfg_attr(docsrs, doc(cfg(feature = "compression")))]
+pub use compress::Compression;
 pub use connect::{ClientConfig, Connect, HttpConnect, PoolConfig, SocketOptions};
 pub use context::{Deadline, RequestContext, Scheme};
 #[cfg(feature = "server")]

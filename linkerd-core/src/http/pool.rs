@@ -31,13 +31,14 @@ struct State {
     idle: Vec<Idle>,
     /// Idle, in use, or being made.
     open: usize,
-    waiters: VecDeque<oneshot::Sender<Pooled>>,
+    waiters: VecDeque<oneshot::Sender<Grant>>,
     is_swept: bool,
 }
 
 struct Idle {
-    conn: Conn,
-    since: Instant,
+    conn: Box<Conn>,
+    // Told only if the pool closes what is idle for too long: a look at the clock costs as much as the rest.
+    since: Option<Instant>,
 }
 
 /// A connection to the endpoint, as hyper's task serves it.
@@ -49,25 +50,38 @@ pub(crate) struct Conn {
     pub(crate) is_reusable: bool,
 }
 
-/// A place among the pool's connections, and the connection if it is made. Dropping it closes the connection and gives
-/// the place to the first in line.
-pub(crate) struct Pooled {
+/// A place among the pool's connections. Dropping it gives it to the first in line.
+pub(crate) struct Place {
     pool: Arc<Pool>,
-    pub(crate) conn: Option<Conn>,
-    holds_place: bool,
+    is_held: bool,
+}
+
+/// A connection in use. Dropping it closes it.
+pub(crate) struct Live {
+    // In a box, which lives as long as the connection: this rides on bodies.
+    pub(crate) conn: Box<Conn>,
+    place: Place,
 }
 
 /// What a request gets from the pool.
+pub(crate) enum Grant {
+    /// A connection that has served before.
+    Live(Live),
+    /// The place for a new one.
+    Place(Place),
+}
+
+/// What a request gets from the pool, and when.
 pub(crate) enum Checkout {
-    /// A connection, or the place for one.
-    Now(Pooled),
-    /// The same as soon as it is the first in line.
+    /// At once.
+    Now(Grant),
+    /// As soon as it is the first in line.
     Later(Turn),
 }
 
 /// A place in line.
 pub(crate) struct Turn {
-    pooled: oneshot::Receiver<Pooled>,
+    grant: oneshot::Receiver<Grant>,
     stats: Option<Arc<ClientStats>>,
 }
 
@@ -100,18 +114,17 @@ impl Pool {
     pub(crate) fn checkout(self: &Arc<Self>) -> Result<Checkout, TooManyWaiters> {
         let mut dead = Vec::new(); // Closed after the lock is given back.
         let mut state = self.state();
-        while let Some(Idle { mut conn, .. }) = state.idle.pop() {
+        while let Some(Idle { conn, .. }) = state.idle.pop() {
             self.uncached(1);
             if conn.sender.is_ready() && !self.is_too_old(&conn) {
-                conn.is_reused = true;
-                return Ok(Checkout::Now(self.pooled(Some(conn))));
+                return Ok(Checkout::Now(Grant::Live(Live { conn, place: self.place() })));
             }
             state.open -= 1;
             dead.push(conn);
         }
         if state.open < self.config.max_size {
             state.open += 1;
-            return Ok(Checkout::Now(self.pooled(None)));
+            return Ok(Checkout::Now(Grant::Place(self.place())));
         }
         if state.waiters.len() >= self.config.max_waiters {
             // Those who gave up are only found here.
@@ -123,20 +136,20 @@ impl Pool {
             }
             return Err(TooManyWaiters);
         }
-        let (give, pooled) = oneshot::channel();
+        let (give, grant) = oneshot::channel();
         state.waiters.push_back(give);
         if let Some(stats) = self.stats() {
             stats.num_waited.incr();
             stats.waiters.incr();
         }
-        Ok(Checkout::Later(Turn { pooled, stats: self.stats.clone() }))
+        Ok(Checkout::Later(Turn { grant, stats: self.stats.clone() }))
     }
 
-    fn pooled(self: &Arc<Self>, conn: Option<Conn>) -> Pooled {
+    fn place(self: &Arc<Self>) -> Place {
         if let Some(stats) = self.stats() {
             stats.size.incr();
         }
-        Pooled { pool: Arc::clone(self), conn, holds_place: true }
+        Place { pool: Arc::clone(self), is_held: true }
     }
 
     fn is_too_old(&self, conn: &Conn) -> bool {
@@ -144,12 +157,12 @@ impl Pool {
     }
 
     /// The first in line who still waits gets it; else it comes back.
-    fn hand_over(&self, mut pooled: Pooled) -> Option<Pooled> {
+    fn hand_over(&self, mut grant: Grant) -> Option<Grant> {
         loop {
-            let Some(waiter) = self.state().waiters.pop_front() else { return Some(pooled) };
-            match waiter.send(pooled) {
+            let Some(waiter) = self.state().waiters.pop_front() else { return Some(grant) };
+            match waiter.send(grant) {
                 Ok(()) => return None,
-                Err(back) => pooled = back,
+                Err(back) => grant = back,
             }
         }
     }
@@ -169,11 +182,12 @@ impl Pool {
         let mut state = self.state();
         let now = Instant::now();
         let spare = state.open.saturating_sub(self.config.min_size);
-        let expired = state.idle.iter().take_while(|idle| now >= idle.since + idle_time).count().min(spare);
+        let ends = |idle: &Idle| idle.since.unwrap_or(now) + idle_time;
+        let expired = state.idle.iter().take_while(|idle| now >= ends(idle)).count().min(spare);
         let closed: Vec<_> = state.idle.drain(..expired).collect();
         state.open -= closed.len();
         self.uncached(closed.len());
-        let next = state.idle.first().map(|idle| (idle.since + idle_time).max(now + Duration::from_millis(1)));
+        let next = state.idle.first().map(|idle| ends(idle).max(now + Duration::from_millis(1)));
         // What is kept for `min_size` expires no earlier than it is given back again.
         let next = next.filter(|_| state.open > self.config.min_size);
         state.is_swept = next.is_some();
@@ -184,8 +198,8 @@ impl Pool {
 
 impl Turn {
     /// Waits for it. `None` never comes: whoever waits keeps the pool alive.
-    pub(crate) async fn take(mut self) -> Option<Pooled> {
-        (&mut self.pooled).await.ok()
+    pub(crate) async fn take(mut self) -> Option<Grant> {
+        (&mut self.grant).await.ok()
     }
 }
 
@@ -205,62 +219,68 @@ impl Drop for Pool {
     }
 }
 
-impl Pooled {
+impl Place {
+    /// Puts a connection in its place.
+    pub(crate) fn fill(self, conn: Conn) -> Live {
+        Live { conn: Box::new(conn), place: self }
+    }
+
+    /// Lets go of it without giving it to anybody.
+    fn leave(mut self) -> Arc<Pool> {
+        self.is_held = false;
+        Arc::clone(&self.pool)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(stats) = self.pool.stats() {
+            stats.size.decr();
+        }
+        if self.is_held
+            && let Some(Grant::Place(place)) = self.pool.hand_over(Grant::Place(self.pool.place()))
+        {
+            place.leave().state().open -= 1;
+        }
+    }
+}
+
+impl Live {
     /// Gives the connection back once its response is read whole. One that can serve no other request is closed.
     pub(crate) fn give_back(mut self) {
-        let Some(conn) = &mut self.conn else { return };
-        if !conn.is_reusable || conn.sender.is_closed() {
+        if !self.conn.is_reusable || self.conn.sender.is_closed() {
             return;
         }
-        if conn.sender.is_ready() {
+        if self.conn.sender.is_ready() {
             return self.park();
         }
         // The request's body is still on its way, or hyper's task has not run since the response's end.
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {
-            if let Some(conn) = &mut self.conn
-                && conn.sender.ready().await.is_ok()
-            {
+            if self.conn.sender.ready().await.is_ok() {
                 self.park();
             }
         });
     }
 
-    fn park(self) {
-        let pool = Arc::clone(&self.pool);
-        let Some(mut pooled) = pool.hand_over(self) else { return };
-        let Some(conn) = pooled.conn.take() else { return };
+    fn park(mut self) {
+        self.conn.is_reused = true;
+        let pool = Arc::clone(&self.place.pool);
+        let Some(Grant::Live(Self { conn, place })) = pool.hand_over(Grant::Live(self)) else { return };
         // The place goes with the connection.
-        pooled.holds_place = false;
+        place.leave();
         if let Some(stats) = pool.stats() {
             stats.cached.incr();
         }
+        let since = pool.config.idle_time.map(|_| Instant::now());
         let mut state = pool.state();
-        state.idle.push(Idle { conn, since: Instant::now() });
+        state.idle.push(Idle { conn, since });
         if let Some(idle_time) = pool.config.idle_time
             && !state.is_swept
             && let Ok(runtime) = Handle::try_current()
         {
             state.is_swept = true;
             runtime.spawn(sweeper(Arc::downgrade(&pool), idle_time));
-        }
-    }
-}
-
-impl Drop for Pooled {
-    fn drop(&mut self) {
-        if let Some(stats) = self.pool.stats() {
-            stats.size.decr();
-        }
-        self.conn = None;
-        if !self.holds_place {
-            return;
-        }
-        self.holds_place = false;
-        let place = self.pool.pooled(None);
-        if let Some(mut place) = self.pool.hand_over(place) {
-            place.holds_place = false;
-            self.pool.state().open -= 1;
         }
     }
 }

@@ -20,6 +20,8 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
+#[cfg(feature = "compression")]
+use super::compress::Compression;
 use super::{
     Deadline, RequestContext, ServerConfig,
     client::{host_of, origin_form},
@@ -62,6 +64,8 @@ struct Reader {
     version: Version,
     keeps_alive: bool,
     takes_trailers: bool,
+    #[cfg(feature = "compression")]
+    takes_gzip: bool,
 }
 
 /// Counts one more while it lives, if there is something to count with.
@@ -102,7 +106,13 @@ pub(crate) async fn serve(peer: Arc<Peer>, req: Request<Incoming>) -> Result<Res
         let elapsed = tokio::time::Instant::now().into_std() - begun;
         record(stats, &rsp, error.as_ref(), elapsed);
     }
-    Ok(shared.complete(rsp, reader))
+    let rsp = shared.complete(rsp, reader);
+    #[cfg(feature = "compression")]
+    if reader.takes_gzip && shared.config.compression != Compression::Off {
+        // Seldom, and large: not part of every request's future.
+        return Ok(Box::pin(shared.config.compression.apply(rsp)).await);
+    }
+    Ok(rsp)
 }
 
 impl Peer {
@@ -260,6 +270,9 @@ impl Reader {
             keeps_alive: parts.version != Version::HTTP_10
                 || scan.saw(Scan::CONNECTION) && says(CONNECTION, "keep-alive"),
             takes_trailers: scan.saw(Scan::TE) && says(TE, "trailers"),
+            #[cfg(feature = "compression")]
+            takes_gzip: scan.saw(Scan::ACCEPT_ENCODING)
+                && super::compress::takes_gzip(&parts.method, parts.version, &parts.headers),
         }
     }
 

@@ -24,6 +24,8 @@ use tokio::{
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
+#[cfg(feature = "compression")]
+use super::compress::Compression;
 use super::{
     connect::SocketOptions,
     drain::{Drain, Watch},
@@ -82,6 +84,11 @@ pub struct ServerConfig {
     pub grace: Duration,
     /// Write on requests and responses that they came by here, in `Via`. On; off for what answers itself.
     pub via: bool,
+    /// Which responses are compressed for clients that take gzip. None; `compressionLevel` of a Linkerd 1 file is -1 by
+    /// default, which is [`Compression::Text`].
+    #[cfg(feature = "compression")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "compression")))]
+    pub compression: Compression,
     /// Where its metrics go. Nowhere.
     pub stats: Option<RouterStats>,
 }
@@ -112,6 +119,8 @@ impl Default for ServerConfig {
             life_time: None,
             grace: Duration::from_secs(10),
             via: true,
+            #[cfg(feature = "compression")]
+            compression: Compression::Off,
             stats: None,
         }
     }

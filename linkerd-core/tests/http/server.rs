@@ -8,7 +8,10 @@ use linkerd_core::{
     http::{ClientConfig, RequestContext, ServerConfig},
     telemetry::{Registry, RouterStats},
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::{Notify, Semaphore},
+};
 use tower::service_fn;
 
 use super::peers::{Backend, Proxy, Wire, endpoint, proxy};
@@ -250,6 +253,20 @@ async fn a_client_that_goes_away_cancels_its_request() {
     conn.message(false).await.unwrap();
     drop(client);
     assert!(conn.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_client_that_says_it_sends_no_more_is_gone() {
+    let mut backend = Backend::new().await;
+    let proxy = proxy(ServerConfig::default(), endpoint(backend.addr, ClientConfig::default()));
+    let mut client = Wire::connect(proxy.addr).await;
+    client.write(GET).await;
+    let mut conn = backend.accept().await;
+    conn.message(false).await.unwrap();
+    // As in Netty: half a close is a close.
+    client.stream.shutdown().await.unwrap();
+    assert!(conn.is_closed().await);
+    assert!(client.is_closed().await);
 }
 
 #[tokio::test]

@@ -1,0 +1,162 @@
+//! What an endpoint answered, on its way up.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderMap, Response, StatusCode, Version,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    response,
+};
+use http_body::Body as _;
+use hyper::{body::Incoming, ext::ReasonPhrase};
+
+use super::pool::Live;
+use crate::{Body, Error, ErrorKind, body::Rider};
+
+/// A response.
+pub(crate) enum Received {
+    /// It goes up as it is.
+    Now(Response<Body>),
+    /// Its body is read whole first.
+    Later(Reading),
+}
+
+/// Reads a response whole.
+pub(crate) struct Reading {
+    // All there until the response is.
+    rest: Option<Rest>,
+    start: Bytes,
+    more: BytesMut,
+    limit: usize,
+}
+
+struct Rest {
+    parts: response::Parts,
+    incoming: Incoming,
+    live: Live,
+}
+
+/// Checks a response, and tells whether it is read whole: up to `limit` bytes if its length is known.
+pub(crate) fn receive(
+    rsp: Response<Incoming>,
+    requested: Version,
+    mut live: Live,
+    limit: usize,
+) -> Result<Received, Error> {
+    let (mut parts, incoming) = rsp.into_parts();
+    check(&mut parts)?;
+    // An endpoint that speaks 1.0, or was asked in 1.0, closes as a rule, and hyper would go on in 1.0.
+    if parts.version == Version::HTTP_10 || requested == Version::HTTP_10 {
+        live.conn.is_reusable = false;
+    }
+    if incoming.is_end_stream() {
+        live.give_back();
+        return Ok(Received::Now(Response::from_parts(parts, Body::empty())));
+    }
+    let is_short = match incoming.size_hint().exact() {
+        Some(len) => len <= limit as u64,
+        // Of 1.0 and without a length: with one, the connection to the client may stay open.
+        None => limit == usize::MAX || parts.version == Version::HTTP_10,
+    };
+    if !is_short {
+        let mut body = Body::incoming(incoming);
+        body.ride(Rider::Conn(live));
+        return Ok(Received::Now(Response::from_parts(parts, body)));
+    }
+    let rest = Some(Rest { parts, incoming, live });
+    Ok(Received::Later(Reading { rest, start: Bytes::new(), more: BytesMut::new(), limit }))
+}
+
+impl Future for Reading {
+    type Output = Result<Response<Body>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let rest = this.rest.as_mut().expect("taken when the response is ready");
+        while let Some(frame) = ready!(Pin::new(&mut rest.incoming).poll_frame(cx)) {
+            // Trailers have no place in a body read whole.
+            let Ok(data) = frame.map_err(failure)?.into_data() else { continue };
+            if this.start.is_empty() {
+                this.start = data;
+            } else {
+                if this.more.is_empty() {
+                    this.more.extend_from_slice(&this.start);
+                }
+                this.more.extend_from_slice(&data);
+            }
+            if this.start.len().max(this.more.len()) > this.limit {
+                return Poll::Ready(Ok(this.give_up()));
+            }
+            if rest.incoming.is_end_stream() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(this.finish()))
+    }
+}
+
+impl Reading {
+    fn take(&mut self) -> (Rest, Bytes) {
+        let rest = self.rest.take().expect("taken when the response is ready");
+        let start = std::mem::take(&mut self.start);
+        let more = std::mem::take(&mut self.more);
+        (rest, if more.is_empty() { start } else { more.freeze() })
+    }
+
+    fn finish(&mut self) -> Response<Body> {
+        let (Rest { mut parts, live, .. }, bytes) = self.take();
+        live.give_back();
+        // Its length is known now.
+        parts.headers.remove(TRANSFER_ENCODING);
+        Response::from_parts(parts, bytes.into())
+    }
+
+    /// It has no length, and turned out to be long: what is here goes up, and the rest follows.
+    fn give_up(&mut self) -> Response<Body> {
+        let (Rest { parts, incoming, live }, start) = self.take();
+        let mut body = Body::prefixed(start, incoming);
+        body.ride(Rider::Conn(live));
+        Response::from_parts(parts, body)
+    }
+}
+
+/// What a failed exchange says of the endpoint.
+pub(crate) fn failure(error: hyper::Error) -> Error {
+    let kind = if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
+        ErrorKind::BadResponse
+    } else if error.is_user() && !error.is_incomplete_message() {
+        ErrorKind::RequestBody
+    } else {
+        ErrorKind::Closed
+    };
+    Error::new(kind).with_never_sent(false).with_source(error)
+}
+
+/// Refuses responses that HTTP forbids, and takes out what means nothing to the next hop.
+fn check(parts: &mut response::Parts) -> Result<(), Error> {
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        let text = "the endpoint switched protocols, which nobody asked for";
+        return Err(Error::new(ErrorKind::BadResponse).with_text(text));
+    }
+    let headers = &mut parts.headers;
+    if headers.len() != headers.keys_len() && headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
+        let text = format!("Multiple Content-Length values found: [{}]", lengths(headers));
+        return Err(Error::new(ErrorKind::BadResponse).with_text(text));
+    }
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
+    if !parts.extensions.is_empty() {
+        parts.extensions.remove::<ReasonPhrase>();
+    }
+    Ok(())
+}
+
+fn lengths(headers: &HeaderMap) -> String {
+    let values = headers.get_all(CONTENT_LENGTH).iter();
+    values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect::<Vec<_>>().join(", ")
+}
