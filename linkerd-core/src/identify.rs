@@ -3,6 +3,8 @@
 //! Each of Linkerd 1.x's HTTP identifiers is a type here, made with the prefix that its names get (`/svc` by default in
 //! a file); a `Vec` of them asks one after another.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName, Version, header, request::Parts, uri::PathAndQuery};
 use linkerd_dtab::{Path, PathBuilder};
 
@@ -253,6 +255,12 @@ impl Identifier for Fixed {
 }
 
 impl<I: Identifier + ?Sized> Identifier for Box<I> {
+    fn identify(&self, req: &Parts) -> Result<Identified, Unidentified> {
+        (**self).identify(req)
+    }
+}
+
+impl<I: Identifier + ?Sized> Identifier for Arc<I> {
     fn identify(&self, req: &Parts) -> Result<Identified, Unidentified> {
         (**self).identify(req)
     }

@@ -1,4 +1,4 @@
-//! Delegation tables: from a logical name to live endpoints, as Finagle and Linkerd 1.x bind them.
+#![doc = include_str!("../README.md")]
 
 pub mod activity;
 pub mod addr;
@@ -10,6 +10,7 @@ pub mod header;
 pub mod interpreter;
 pub mod name;
 pub mod namer;
+pub mod naming;
 pub mod parse;
 pub mod path;
 pub mod path_matcher;

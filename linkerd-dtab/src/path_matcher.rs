@@ -170,3 +170,43 @@ fn take(element: &str, before: &str, names: &[(String, String)], captures: &mut 
 fn shown(element: &[u8]) -> String {
     crate::path::Shown(element).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn captured(pattern: &str, path: &str, text: &str) -> Option<String> {
+        PathMatcher::new(pattern).captures(&path.parse().unwrap()).map(|captures| captures.substitute(text))
+    }
+
+    #[test]
+    fn a_capture_is_as_long_as_it_can_be() {
+        assert_eq!(captured("/{a}-{b}", "/x-y-z", "{a} {b}").unwrap(), "x-y z");
+        assert_eq!(captured("/{a}{b}", "/xyz", "[{a}][{b}]").unwrap(), "[xyz][]");
+        assert_eq!(captured("/{a}-{b}-{c}", "/1-2-3-4", "{a} {b} {c}").unwrap(), "1-2 3 4");
+        assert_eq!(captured("/{a}.{b}", "/web", "{a}"), None);
+    }
+
+    #[test]
+    fn a_match_need_not_cover_the_element() {
+        assert_eq!(captured("/v{a}.", "/prov1.2.x", "{a}").unwrap(), "1.2");
+        assert_eq!(captured("/{a}:http", "/web:https", "{a}").unwrap(), "web");
+        assert_eq!(captured("/b{a}b", "/ab", "{a}"), None, "its texts do not overlap");
+    }
+
+    #[test]
+    fn a_path_may_be_longer_than_the_pattern_and_not_shorter() {
+        assert_eq!(captured("/a/*/", "/a/b/c", "x").unwrap(), "x");
+        assert_eq!(captured("/a/*", "/a", "x"), None);
+        assert_eq!(captured("", "/", "x").unwrap(), "x");
+        assert_eq!(captured("/", "/a", "x").unwrap(), "x");
+    }
+
+    #[test]
+    fn what_is_no_capture_stands_for_itself() {
+        assert_eq!(captured("/{a}", "/x", "{b} {a {a} }").unwrap(), "{b} {a x }");
+        assert_eq!(captured("/$", "/$", "x").unwrap(), "x");
+        assert_eq!(captured("/{a}/{a}", "/x/y", "{a}").unwrap(), "y", "the last capture of a name counts");
+        assert_eq!(captured("/{a}", "/\\x7b\\x62\\x7d", "{a}").unwrap(), "\\x7b\\x62\\x7d", "as it is printed");
+    }
+}

@@ -8,7 +8,6 @@ use linkerd_dtab::{
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 
-#[path = "../fuzz/check.rs"]
 mod check;
 
 /// Answers by the last letter of a name, always the same.

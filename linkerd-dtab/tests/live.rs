@@ -339,3 +339,23 @@ async fn a_bare_neg_is_explained_as_it_binds() {
     let explanation = local.delegate(&dtab, &path("/#/fake/a")).sample().ok().unwrap();
     assert_eq!(explanation.outcome().ok().unwrap().to_string(), "/#/fake/a");
 }
+
+#[tokio::test]
+async fn an_explanation_shows_what_a_transformer_changed() {
+    let (_, local) = interpreter();
+    let dtab = "/svc => 3*/$/inet/1 & /$/inet/2".parse().unwrap();
+    let explanation = local.delegate(&dtab, &path("/svc")).sample().ok().unwrap();
+    let transformed = explanation.transform("io.l5d.port", |bound| {
+        let mut bound = bound.clone();
+        if bound.id == path("/$/inet/1") {
+            bound.id = path("/%/io.l5d.port/4141").concat(&bound.id);
+        }
+        State::Ok(NameTree::Leaf(bound))
+    });
+    let outcome = transformed.outcome().ok().unwrap();
+    assert_eq!(outcome.to_string(), "3.00*/%/io.l5d.port/4141/$/inet/1 & /$/inet/2");
+    let json = transformed.to_json().unwrap();
+    let step = r#"{"type":"transformation","path":"/$/inet/1","name":"io.l5d.port","bound":{"addr":{"type":"neg"},"id":"/$/inet/1","path":"/"},"tree":{"type":"leaf","path":"/$/inet/1","dentry":{"prefix":"/svc","dst":"3.00*/$/inet/1 & /$/inet/2"},"bound":{"addr":{"type":"neg"},"id":"/%/io.l5d.port/4141/$/inet/1","path":"/"}}}"#;
+    assert!(json.contains(step), "{json}");
+    assert_eq!(json.matches("transformation").count(), 1);
+}

@@ -3,13 +3,22 @@
 use std::time::Duration;
 
 use linkerd_core::{
-    admin::{Admin, Router, Security, mesh_clients, mesh_state},
+    Svc,
+    admin::{Admin, Identify, Router, Security, answer_state, mesh_clients, mesh_state, snapshot_state},
     config::{Config, Plan, TelemeterKind},
     telemetry::{Prometheus, Registry},
 };
 use tokio::sync::watch;
 
 use crate::log::Log;
+
+/// What is served to those who run the proxy.
+pub(crate) struct Pages {
+    /// On the admin port.
+    pub(crate) admin: Svc,
+    /// On the `httpIdentifierPort`.
+    pub(crate) names: Svc,
+}
 
 /// The pages that a file asks for. `shutdown` is told when to end, and with which grace.
 pub(crate) fn pages(
@@ -18,7 +27,7 @@ pub(crate) fn pages(
     registry: &Registry,
     log: &Log,
     shutdown: watch::Sender<Option<Duration>>,
-) -> Result<Admin, String> {
+) -> Result<Pages, String> {
     let grace = config.admin.shutdown_grace;
     let mut admin = Admin::builder(registry.clone())
         .config(config.to_json())
@@ -43,6 +52,18 @@ pub(crate) fn pages(
         }
         all.into()
     });
+    for (prefix, namer) in &plan.fs_namers {
+        // `/#/io.l5d.fs` has its page at `/namer_state/io.l5d.fs.json`.
+        let page = format!("/namer_state{}.json", prefix.drop_first(1));
+        let namer = namer.clone();
+        admin = admin.json(page, move || {
+            let watched = namer.state().into_iter().map(|watched| {
+                let state = snapshot_state(&watched.file.display().to_string(), &watched.tree, answer_state);
+                (watched.path.to_string(), state)
+            });
+            serde_json::Value::Object(watched.collect())
+        });
+    }
     let namers = plan.fs_namers.clone();
     admin = admin.bound_names(move || {
         let named = namers.iter().flat_map(|(prefix, namer)| {
@@ -66,5 +87,10 @@ pub(crate) fn pages(
             .and_then(|built| built.blacklist(texts(&security.path_blacklist)));
         admin = admin.security(built.map_err(|error| format!("admin.security: {error}"))?);
     }
-    admin.build().map_err(|error| format!("admin: {error}"))
+    let mut names = Identify::new();
+    for router in &plan.routers {
+        names = names.router(&router.label, router.identifier.clone(), router.dtab.clone());
+    }
+    let admin = admin.build().map_err(|error| format!("admin: {error}"))?;
+    Ok(Pages { admin: admin.into_svc(), names: names.into_svc() })
 }

@@ -3,10 +3,10 @@
 use std::{net::SocketAddr, thread, time::Duration};
 
 use linkerd_core::{
-    Svc,
-    config::{Config, Plan},
-    http::{Server, ServerConfig},
-    telemetry::Registry,
+    admin::serve as admin_serve,
+    config::{Config, Plan, socket_options},
+    http::Server,
+    telemetry::{Registry, process},
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -14,7 +14,11 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{admin, flags::Flags, log::Log};
+use crate::{
+    admin::{self, Pages},
+    flags::Flags,
+    log::Log,
+};
 
 /// Runs a proxy until it is told to end; with `-validate` only builds it.
 pub(crate) fn run(flags: &Flags, config: &Config, log: Log) -> Result<(), String> {
@@ -23,6 +27,7 @@ pub(crate) fn run(flags: &Flags, config: &Config, log: Log) -> Result<(), String
     }
     let runtime = runtime()?;
     let registry = Registry::new();
+    process::register(&registry);
     let plan = runtime.block_on(async { config.build(&registry) }).map_err(|errors| errors.to_string())?;
     let (shutdown, ended) = watch::channel(None);
     let pages = runtime.block_on(async { admin::pages(config, &plan, &registry, &log, shutdown.clone()) })?;
@@ -30,7 +35,7 @@ pub(crate) fn run(flags: &Flags, config: &Config, log: Log) -> Result<(), String
         return Ok(());
     }
     tracing::info!("linkerd {}", env!("CARGO_PKG_VERSION"));
-    let admin = serve_admin(config, pages.into_svc(), ended.clone())?;
+    let admin = serve_admin(config, pages)?;
     let result = runtime.block_on(serve(plan, &registry, shutdown, ended, config.admin.shutdown_grace));
     // Told even when a port was taken and nothing was served.
     admin.end();
@@ -113,23 +118,34 @@ struct AdminServer {
     thread: thread::JoinHandle<()>,
 }
 
-fn serve_admin(config: &Config, svc: Svc, _ended: watch::Receiver<Option<Duration>>) -> Result<AdminServer, String> {
-    let addr = SocketAddr::new(config.admin.ip, config.admin.port);
+fn serve_admin(config: &Config, pages: Pages) -> Result<AdminServer, String> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(config.admin.worker_threads.max(1))
         .thread_name("admin")
         .enable_all()
         .build()
         .map_err(|error| format!("the admin's runtime does not start: {error}"))?;
-    let settings = ServerConfig { addr, via: false, grace: Duration::from_secs(1), ..ServerConfig::default() };
-    let server = runtime
-        .block_on(async { Server::bind(settings) })
-        .map_err(|error| format!("admin: cannot listen on {addr}: {error}"))?;
-    tracing::info!("serving http admin on {}", server.local_addr());
-    let (end, mut ended) = watch::channel(false);
+    let socket = socket_options(&config.admin.socket_options);
+    let listen = |port| {
+        let addr = SocketAddr::new(config.admin.ip, port);
+        let listener = runtime.block_on(async { socket.listen(addr) });
+        listener.map_err(|error| format!("admin: cannot listen on {addr}: {error}"))
+    };
+    let listener = listen(config.admin.port)?;
+    let names = config.admin.http_identifier_port.map(listen).transpose()?;
+    if let Ok(addr) = listener.local_addr() {
+        tracing::info!("serving http admin on {addr}");
+    }
+    let (end, ended) = watch::channel(false);
+    let told = |mut ended: watch::Receiver<bool>| async move { drop(ended.wait_for(|end| *end).await) };
     let serve = move || {
         runtime.block_on(async move {
-            server.serve(svc, async move { drop(ended.wait_for(|end| *end).await) }).await;
+            let names = names.map(|names| tokio::spawn(admin_serve(names, pages.names, told(ended.clone()))));
+            admin_serve(listener, pages.admin, told(ended)).await;
+            if let Some(names) = names {
+                // A panic in there was printed already.
+                let _ = names.await;
+            }
         });
     };
     let thread = thread::Builder::new().name("admin".into()).spawn(serve);

@@ -61,7 +61,7 @@ pub use identify::Identify;
 pub use mesh::{mesh_clients, mesh_state};
 pub use security::{InvalidPattern, Security};
 pub use serve::serve;
-pub use watch::{addr_state, watch_state};
+pub use watch::{addr_state, answer_state, snapshot_state, watch_state};
 
 /// The admin pages. A clone serves the same ones.
 ///

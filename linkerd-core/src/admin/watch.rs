@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use linkerd_dtab::{Activity, Addr, Failure, Snapshot, State};
+use linkerd_dtab::{Activity, Addr, Failure, Name, NameTree, Snapshot, State, Weighted};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
@@ -21,12 +21,17 @@ pub fn watch_state<T>(source: &str, watch: &Activity<T>, show: impl FnOnce(&T) -
 where
     T: Clone + Send + Sync + 'static,
 {
+    snapshot_state(source, &watch.snapshot(), show)
+}
+
+/// What a watch knew at one moment, as [`watch_state`] shows it.
+pub fn snapshot_state<T>(source: &str, snapshot: &Snapshot<T>, show: impl FnOnce(&T) -> Value) -> Value {
     let now = Instant::now();
-    let Snapshot { state, since, contact, stale } = watch.snapshot();
+    let &Snapshot { ref state, since, contact, ref stale } = snapshot;
     let ago = |then: Instant| Value::from(now.saturating_duration_since(then).as_millis() as u64);
     let mut all = Map::new();
     all.insert("source".to_owned(), source.into());
-    let (name, value, error) = match &state {
+    let (name, value, error) = match state {
         State::Ok(value) => ("ok", Some(show(value)), stale.as_ref()),
         State::Pending => ("pending", None, stale.as_ref()),
         State::Failed(error) => ("failed", None, Some(error)),
@@ -42,6 +47,29 @@ where
         all.insert("error".to_owned(), causes(error).into());
     }
     Value::Object(all)
+}
+
+/// A namer's answer, each bound leaf with its address.
+#[must_use]
+pub fn answer_state(tree: &NameTree<Name>) -> Value {
+    match tree {
+        NameTree::Neg => "~".into(),
+        NameTree::Fail => "!".into(),
+        NameTree::Empty => "$".into(),
+        NameTree::Leaf(Name::Path(path)) => path.to_string().into(),
+        NameTree::Leaf(Name::Bound(bound)) => {
+            let show = |addr: &Addr| addr_state(&State::Ok(addr.clone()));
+            let mut shown = watch_state("namer", &bound.addr, show);
+            shown["id"] = bound.id.to_string().into();
+            shown["residual"] = bound.residual.to_string().into();
+            shown
+        }
+        NameTree::Alt(trees) => trees.iter().map(answer_state).collect(),
+        NameTree::Union(branches) => {
+            let branch = |branch: &Weighted<Name>| json!({"weight": branch.weight, "tree": answer_state(&branch.tree)});
+            branches.iter().map(branch).collect()
+        }
+    }
 }
 
 /// Addresses as `/client_state.json` shows those of a client.

@@ -1,13 +1,13 @@
 //! From a checked file to the engine: one mesh and one set of servers for each router.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
 use linkerd_balance::{LeastLoaded, P2c, PeakEwma, Policy, accrual::Backoff as AccrualBackoff};
 use linkerd_dtab::{
     Dtab, Interpreter as Interprets, Namer as Names, Path,
-    interpreter::Local,
+    interpreter::{Local, fs::DtabFile},
     namer::{self, Resolve, fs, inet::Inet},
-    transformer::Transformer as Transforms,
+    transformer::{self, TransformedInterpreter, TransformedNamer, Transformer as Transforms},
 };
 use linkerd_retry::{Backoff as RetryBackoff, Budget as RetryBudget, BudgetSettings};
 
@@ -43,6 +43,8 @@ pub struct RouterPlan {
     pub interpreter: Arc<dyn Interprets>,
     /// Its names, bindings and clients.
     pub mesh: Mesh,
+    /// Names its requests.
+    pub identifier: Arc<dyn Identifier>,
     /// Sends each request where its identifier says.
     pub client: crate::Client,
     /// What is to listen, and how.
@@ -82,6 +84,16 @@ impl Config {
             None => Ok(Plan { routers, fs_namers: builder.fs_namers, system }),
         }
     }
+}
+
+/// A transformer with the `prefix` of its section, if it has one.
+macro_rules! prefixed {
+    ($built:expr, $section:expr) => {
+        match &$section.prefix {
+            Some(prefix) => Arc::new($built.with_prefix(prefix)) as Arc<dyn Transforms>,
+            None => Arc::new($built) as Arc<dyn Transforms>,
+        }
+    };
 }
 
 struct Builder<'a> {
@@ -132,8 +144,7 @@ impl Builder<'_> {
         let global: Arc<dyn Interprets> = Arc::new(Local::new(before.clone(), Arc::clone(&self.resolve)));
         let key = format!("namers[{i}].transformers");
         let transformers = self.transformers(&key, &namer.transformers, &global)?;
-        let _ = transformers;
-        None
+        Some((prefix.clone(), Arc::new(TransformedNamer::new(prefix, built, transformers))))
     }
 
     fn transformers(
@@ -144,9 +155,37 @@ impl Builder<'_> {
     ) -> Option<Vec<Arc<dyn Transforms>>> {
         let mut built: Vec<Arc<dyn Transforms>> = Vec::new();
         for (i, transformer) in transformers.iter().enumerate() {
-            let _ = (&mut built, global, &transformer.kind);
-            self.problem(&format!("{key}[{i}].kind"), "is not supported yet");
-            return None;
+            let key = format!("{key}[{i}]");
+            let one: Arc<dyn Transforms> = match &transformer.kind {
+                TransformerKind::Port { port } => {
+                    let Some(port) = NonZeroU16::new(*port) else {
+                        self.problem(&format!("{key}.port"), "must be from 1 to 65535, got 0");
+                        return None;
+                    };
+                    prefixed!(transformer::Port::new(port), transformer)
+                }
+                TransformerKind::Localhost => match transformer::Localhost::new() {
+                    Ok(localhost) => prefixed!(localhost, transformer),
+                    Err(error) => {
+                        self.problem(&key, format!("the addresses of this host are unknown: {error}"));
+                        return None;
+                    }
+                },
+                TransformerKind::SpecificHost { host } => {
+                    prefixed!(transformer::SpecificHost::new(*host), transformer)
+                }
+                TransformerKind::Const { path } => {
+                    prefixed!(transformer::Const::new(path.clone(), Arc::clone(global)), transformer)
+                }
+                TransformerKind::Replace { path } => {
+                    prefixed!(transformer::Replace::new(path.clone(), Arc::clone(global)), transformer)
+                }
+                TransformerKind::LocalNode { .. } | TransformerKind::DaemonSet { .. } => {
+                    self.problem(&format!("{key}.kind"), "is not supported yet");
+                    return None;
+                }
+            };
+            built.push(one);
         }
         Some(built)
     }
@@ -156,7 +195,7 @@ impl Builder<'_> {
         let global: Arc<dyn Interprets> = Arc::new(local.clone());
         let bare: Arc<dyn Interprets> = match &router.interpreter.kind {
             InterpreterKind::Default => Arc::clone(&global),
-
+            InterpreterKind::Fs { dtab_file } => Arc::new(local.with_dtab(DtabFile::watch(&dtab_file.0))),
             _ => {
                 self.problem(&format!("routers[{i}].interpreter.kind"), "is not supported yet");
                 return None;
@@ -168,8 +207,7 @@ impl Builder<'_> {
         }
         let key = format!("routers[{i}].interpreter.transformers");
         let transformers = self.transformers(&key, transformers, &global)?;
-        let _ = transformers;
-        None
+        Some(Arc::new(TransformedInterpreter::new(bare, transformers)))
     }
 
     fn router(&mut self, i: usize, router: &Router, namers: &Mounted) -> Option<RouterPlan> {
@@ -208,7 +246,8 @@ impl Builder<'_> {
                 return None;
             }
         };
-        let client = mesh.router(identifier);
+        let identifier: Arc<dyn Identifier> = Arc::new(identifier);
+        let client = mesh.router(Arc::clone(&identifier));
         let grace = self.config.admin.shutdown_grace;
         let servers = router.servers.iter().map(|server| server_config(server, http, &stats, grace)).collect();
         Some(RouterPlan {
@@ -216,6 +255,7 @@ impl Builder<'_> {
             dtab: router.dtab.clone(),
             interpreter,
             mesh,
+            identifier,
             client,
             servers,
             max_header_bytes: http.max_headers_kb * 1024,
@@ -297,7 +337,8 @@ fn aggregate_up_to(http: &HttpRouter) -> usize {
     if http.streaming_enabled { http.stream_after_content_length_kb * 1024 } else { usize::MAX }
 }
 
-fn socket_options(options: &super::SocketOptions) -> SocketOptions {
+/// The socket options of a section, as the engine has them.
+pub fn socket_options(options: &super::SocketOptions) -> SocketOptions {
     let default = SocketOptions::default();
     SocketOptions {
         no_delay: options.no_delay,

@@ -74,7 +74,7 @@ pub use accrual::{AccrualKind, FailureAccrual};
 pub use admin::{Admin, AdminSecurity, Usage};
 pub use announcer::{Announcer, ZkAddr};
 pub use balancer::{BalancerKind, LoadBalancer};
-pub use build::{Plan, RouterPlan};
+pub use build::{Plan, RouterPlan, socket_options};
 pub use classifier::{Classifier, GrpcRetry};
 pub use client::{Client, H2Settings, HostConnectionPool, RequestAuthorizer, Session};
 pub use error::{Errors, Position, Problem};

@@ -134,8 +134,13 @@ impl SocketOptions {
         Ok(stream)
     }
 
+    /// Listens at an address, in a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The address is taken, or not this host's.
     #[cfg(feature = "server")]
-    pub(crate) fn listen(&self, addr: SocketAddr) -> io::Result<tokio::net::TcpListener> {
+    pub fn listen(&self, addr: SocketAddr) -> io::Result<tokio::net::TcpListener> {
         let socket = self.socket(addr)?;
         socket.set_reuseaddr(self.reuse_addr)?;
         #[cfg(unix)]

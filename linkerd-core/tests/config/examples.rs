@@ -138,7 +138,7 @@ fn values_arrive_where_they_belong() {
     let service = router.service.for_path(&path);
     assert_eq!(service.total_timeout(), Some(Duration::from_secs(2)));
     assert!(!service.enforces_deadline());
-    assert_eq!(service.retries.hints, Some(true));
+    assert_eq!(service.retries.hints, Some(false));
     assert_eq!(service.budget().percent_can_retry, 5.0);
     assert_eq!(service.response_classifier, Some(Classifier::RetryableIdempotent5xx));
     let client = router.client.for_path(&path);

@@ -1,6 +1,6 @@
 #![no_main]
 
-#[path = "../check.rs"]
+#[path = "../../tests/check/mod.rs"]
 mod check;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check::check(data));

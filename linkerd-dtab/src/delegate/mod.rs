@@ -130,6 +130,16 @@ impl Delegation {
         })
     }
 
+    /// The same explanation with each bound name changed by a transformer of this name.
+    ///
+    /// A name that the transformer leaves as it is shows no step.
+    #[must_use]
+    pub fn transform(mut self, name: &str, mut transform: impl FnMut(&Bound) -> State<NameTree<Bound>>) -> Self {
+        self.root.transform(name, &mut transform);
+        self.steps.transform(name, &mut transform);
+        self
+    }
+
     /// The watches of all bound names in it.
     fn addresses(&self) -> Vec<Activity<Addr>> {
         let bound = self.nodes().filter_map(|node| match &node.step {
@@ -141,6 +151,53 @@ impl Delegation {
 }
 
 impl Node {
+    fn transform(&mut self, name: &str, transform: &mut dyn FnMut(&Bound) -> State<NameTree<Bound>>) {
+        match &mut self.step {
+            Step::Delegate { to, namers } => {
+                to.transform(name, transform);
+                if let Some(namers) = namers {
+                    namers.transform(name, transform);
+                }
+            }
+            // Of what was changed before, the result.
+            Step::Rewritten(to) | Step::Transformed { to, .. } => to.transform(name, transform),
+            Step::Alt(nodes) => nodes.iter_mut().for_each(|node| node.transform(name, transform)),
+            Step::Union(branches) => branches.iter_mut().for_each(|(_, node)| node.transform(name, transform)),
+            Step::Leaf(bound) => {
+                let found = transform(bound);
+                let same = |new: &Bound| new == bound && new.addr.same_source(&bound.addr);
+                if matches!(&found, State::Ok(NameTree::Leaf(new)) if same(new)) {
+                    return;
+                }
+                let to = match found {
+                    State::Ok(tree) => self.with(tree),
+                    State::Pending => Self { step: Step::Pending, path: self.path.clone(), dentry: None },
+                    State::Failed(error) => Self { step: Step::Failed(error), path: self.path.clone(), dentry: None },
+                };
+                if let Step::Leaf(bound) = &self.step {
+                    let bound = bound.clone();
+                    self.step = Step::Transformed { name: name.to_owned(), bound, to: Box::new(to) };
+                }
+            }
+            Step::Neg | Step::Fail | Step::Empty | Step::Failed(_) | Step::Pending => {}
+        }
+    }
+
+    // A bound tree as nodes in this one's place.
+    fn with(&self, tree: NameTree<Bound>) -> Self {
+        let step = match tree {
+            NameTree::Leaf(bound) => Step::Leaf(bound),
+            NameTree::Neg => Step::Neg,
+            NameTree::Fail => Step::Fail,
+            NameTree::Empty => Step::Empty,
+            NameTree::Alt(trees) => Step::Alt(trees.into_iter().map(|tree| self.with(tree)).collect()),
+            NameTree::Union(branches) => {
+                Step::Union(branches.into_iter().map(|branch| (branch.weight, self.with(branch.tree))).collect())
+            }
+        };
+        Self { path: self.path.clone(), dentry: self.dentry.clone(), step }
+    }
+
     fn outcome(&self, weight: Option<f64>) -> State<NameTree<Bound>> {
         match &self.step {
             Step::Delegate { namers: Some(namers), .. } => namers.outcome(weight),

@@ -18,19 +18,10 @@ use crate::{
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use linkerd_dtab::{Activity, Addr, Dtab, Interpreter, interpreter::Local, namer::Resolve};
-/// # struct Loopback;
-/// # impl Resolve for Loopback {
-/// #     fn resolve(&self, host: &str, port: &str) -> Activity<Addr> {
-/// #         Activity::value(Addr::of(format!("{host}:{port}").parse()))
-/// #     }
-/// #     fn resolve_once(&self, host: &str, port: &str) -> Activity<Addr> {
-/// #         self.resolve(host, port)
-/// #     }
-/// # }
+/// # use linkerd_dtab::{Dtab, Interpreter, interpreter::Local, namer::Inet};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-/// let interpreter = Local::new(Vec::new(), Arc::new(Loopback));
+/// let interpreter = Local::new(Vec::new(), Arc::new(Inet::default()));
 /// let dtab: Dtab = "/svc/users => 9 * /$/inet/8081 & /$/inet/8082".parse()?;
 /// let tree = interpreter.bind(&dtab, &"/svc/users".parse()?).ready().await?;
 /// assert_eq!(tree.to_string(), "9.00*/$/inet/8081 & /$/inet/8082");

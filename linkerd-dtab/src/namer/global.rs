@@ -294,3 +294,66 @@ impl std::fmt::Debug for Global {
         f.debug_struct("Global").field("plain", &self.plain).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> Path {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_status_is_a_number_from_100_to_599() {
+        for (name, code) in
+            [("404/x", Some(404)), ("100", Some(100)), ("599", Some(599)), ("+200", Some(200)), ("99", None)]
+        {
+            let text = format!("/$/io.buoyant.http.status/{name}").replace('+', "\\x2b");
+            let found = match step(&path(&text)).unwrap() {
+                Step::Status { id, residual } => {
+                    assert_eq!(residual, path(&text).drop_first(2));
+                    status_code(&id)
+                }
+                _ => None,
+            };
+            assert_eq!(found, code, "{name}");
+        }
+        assert_eq!(step(&path("/$/io.buoyant.http.status/600")).unwrap(), Step::Neg);
+        assert_eq!(step(&path("/$/io.buoyant.http.status")).unwrap(), Step::Neg);
+        assert_eq!(status_code(&path("/#/io.l5d.fs/404")), None);
+    }
+
+    #[test]
+    fn the_residual_of_an_address_keeps_its_bytes() {
+        let Step::Inet(inet) = step(&path("/$/inet/h/80/\\xff")).unwrap() else { panic!("an address") };
+        assert_eq!((inet.host.as_str(), inet.port.as_str(), inet.fixed), ("h", "80", false));
+        assert_eq!(inet.residual, path("/\\xff"));
+        let Step::Inet(inet) = step(&path("/$/fixedinet/80")).unwrap() else { panic!("an address") };
+        assert_eq!((inet.host.as_str(), inet.port.as_str(), inet.fixed), ("127.0.0.1", "80", true));
+    }
+
+    #[test]
+    fn an_address_by_port_and_host_is_read_back_from_text() {
+        let Step::Inet(inet) = step(&path("/$/io.buoyant.rinet/http/h/r")).unwrap() else { panic!("an address") };
+        assert_eq!((inet.host.as_str(), inet.port.as_str()), ("h", "http"));
+        let error = step(&path("/$/io.buoyant.rinet/80/a\\x20b")).unwrap_err();
+        assert!(error.to_string().contains("which is no path"), "{error}");
+    }
+
+    #[test]
+    fn the_system_namers_by_name_as_often_as_one_likes() {
+        let name = "/$/com.twitter.finagle.namer.global".repeat(5_000);
+        assert_eq!(step(&path(&format!("{name}/$/nil"))).unwrap(), Step::Empty);
+        let error = step(&path(&format!("{name}/$/what/ever"))).unwrap_err();
+        assert!(matches!(error, BindError::UnknownNamer { kind, .. } if kind == "what"));
+    }
+
+    #[test]
+    fn an_empty_element_is_an_error_and_not_negative() {
+        for name in ["http.domainToPath/a..b", "http.domainToPath/.a", "hostportPfx/p/:80", "porthostPfx/p/:80"] {
+            let error = step(&path(&format!("/$/io.buoyant.{name}"))).unwrap_err();
+            assert!(matches!(error, BindError::Rewrite { .. }), "{error}");
+        }
+        assert_eq!(step(&path("/$/io.buoyant.http.domainToPath/.../r")).unwrap(), Step::Path(path("/r")));
+    }
+}
