@@ -43,7 +43,7 @@ pub enum BadDtabFile {
         /// The file.
         file: PathBuf,
     },
-    /// It has more than [`MAX_LEN`](crate::parse::MAX_LEN) bytes.
+    /// It has more than [`MAX_LEN`] bytes.
     #[error("{file} is larger than {MAX_LEN} bytes", file = file.display())]
     TooLarge {
         /// The file.

@@ -4,6 +4,8 @@
 mod hickory;
 pub(crate) mod host;
 mod lookup;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,
@@ -21,7 +23,7 @@ use tokio::{
 use crate::{Activity, Addr, Endpoint, Failure, Publisher, State, namer::Resolve};
 
 #[cfg(feature = "hickory")]
-pub use hickory::Hickory;
+pub use hickory::{BadConfiguration, Hickory};
 use host::Host;
 pub use lookup::{Answer, Lookup, LookupFuture, System};
 

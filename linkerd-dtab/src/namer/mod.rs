@@ -1,5 +1,6 @@
 //! Namers: from a path to a tree of bound names.
 
+pub mod fixed;
 #[cfg(feature = "fs")]
 pub mod fs;
 pub mod global;
