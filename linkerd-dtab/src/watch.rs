@@ -8,7 +8,7 @@ mod os;
 mod walk;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::OsString,
     fmt, fs,
     hash::{DefaultHasher, Hash, Hasher},
@@ -112,13 +112,15 @@ struct Shared {
     running: AtomicBool,
     /// Whether the operating system is asked to tell of changes; tests say no.
     is_told: AtomicBool,
+    /// Whether the last thing that was believed is that nothing can be told.
+    is_unknown: AtomicBool,
 }
 
 #[derive(Default)]
 struct Desk {
     next_id: u64,
     /// Which paths depend on a directory entry: the operating system tells of many others too.
-    interest: HashMap<PathBuf, Vec<u64>>,
+    interest: HashMap<PathBuf, HashSet<u64>>,
     inbox: Inbox,
 }
 
@@ -128,7 +130,7 @@ struct Inbox {
     added: Vec<Entry>,
     touched: HashMap<u64, Trust>,
     /// Entries that went away: if one was a watched folder, its watch went with it.
-    gone: Vec<PathBuf>,
+    gone: HashSet<PathBuf>,
     all: bool,
 }
 
@@ -181,8 +183,15 @@ impl Folder {
     pub(crate) fn new(base: &Path, settle: Duration) -> Self {
         let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
         let desk = Mutex::default();
-        let (running, is_told) = (AtomicBool::new(false), AtomicBool::new(true));
-        let shared = Arc::new(Shared { base, settle, desk, wake: Notify::new(), running, is_told });
+        let shared = Arc::new(Shared {
+            base,
+            settle,
+            desk,
+            wake: Notify::new(),
+            running: AtomicBool::new(false),
+            is_told: AtomicBool::new(true),
+            is_unknown: AtomicBool::new(false),
+        });
         Self { handle: Arc::new(Handle(shared.clone())), shared }
     }
 
@@ -273,6 +282,7 @@ impl Scanner {
         }
         // A sink may add others while it is shown something: they are looked at here too.
         loop {
+            self.os.next_round();
             let Inbox { added, mut touched, gone, all } = std::mem::take(&mut self.shared.desk().inbox);
             // Not under the lock: the thread that must answer may be waiting for it.
             for dir in &gone {
@@ -363,6 +373,7 @@ impl Entry {
         };
         if self.sink.offer(&seen, trust) {
             self.believed = Some(digest);
+            shared.note(&seen);
         } else {
             self.held = Some(next);
         }
@@ -375,14 +386,14 @@ impl Entry {
             let mut desk = shared.desk();
             for path in &self.depends_on {
                 if let Some(ids) = desk.interest.get_mut(path) {
-                    ids.retain(|id| *id != self.id);
+                    ids.remove(&self.id);
                     if ids.is_empty() {
                         desk.interest.remove(path);
                     }
                 }
             }
             for path in &entries {
-                desk.interest.entry(path.clone()).or_default().push(self.id);
+                desk.interest.entry(path.clone()).or_default().insert(self.id);
             }
         }
         let before = std::mem::replace(&mut self.depends_on, entries);
@@ -400,8 +411,8 @@ impl Shared {
         let mut desk = self.desk();
         let Desk { interest, inbox: Inbox { touched, gone, .. }, .. } = &mut *desk;
         let Some(ids) = interest.get(path) else { return };
-        if is_gone && !gone.iter().any(|known| known == path) {
-            gone.push(path.to_owned());
+        if is_gone {
+            gone.insert(path.to_owned());
         }
         for &id in ids {
             // The latest event counts: after a close somebody may have begun to write again.
@@ -409,6 +420,17 @@ impl Shared {
         }
         drop(desk);
         self.wake.notify_one();
+    }
+
+    /// Says when it cannot be told any more what is there: once, since all names below a folder share its fate.
+    fn note(&self, seen: &Seen) {
+        let is_unknown = matches!(seen, Seen::Unknown { .. });
+        // Relaxed: only the scanner writes it.
+        let was_unknown = self.is_unknown.swap(is_unknown, Ordering::Relaxed);
+        if let (Seen::Unknown { path, error }, false) = (seen, was_unknown) {
+            let (folder, path) = (self.base.display(), path.display());
+            tracing::warn!(%folder, %path, %error, "cannot look into a watched folder: what is known is kept");
+        }
     }
 
     /// Events were lost.

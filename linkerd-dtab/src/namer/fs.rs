@@ -318,7 +318,6 @@ impl Sink for NameSink {
                 }
             }
             Seen::Unknown { path, error } => {
-                tracing::warn!(path = %path.display(), %error, name = %self.path, "cannot look a name up");
                 self.fail(Arc::new(BadFile::Unreadable { file: path.clone(), source: error.clone() }));
             }
         }

@@ -19,10 +19,13 @@ pub(super) struct Watches {
     watcher: Option<RecommendedWatcher>,
     dirs: HashMap<PathBuf, Dir>,
     warned: bool,
+    /// Counts the looks: one is enough to tell whether a folder is still the same.
+    round: u64,
 }
 
 struct Dir {
     users: usize,
+    checked: u64,
     /// Which folder it was when the watch began, `None` if it could not be watched. Another one may be there by now.
     identity: Option<(u64, u64)>,
 }
@@ -32,14 +35,19 @@ impl Watches {
         let target = shared.clone();
         // Relaxed: set before the first watch, if ever.
         if !shared.is_told.load(Ordering::Relaxed) {
-            return Self { watcher: None, dirs: HashMap::new(), warned: true };
+            return Self { watcher: None, dirs: HashMap::new(), warned: true, round: 0 };
         }
         let watcher = notify::recommended_watcher(move |event| forward(&target, event));
         let warned = watcher.is_err();
         if let Err(error) = &watcher {
             warn(&shared.base, error);
         }
-        Self { watcher: watcher.ok(), dirs: HashMap::new(), warned }
+        Self { watcher: watcher.ok(), dirs: HashMap::new(), warned, round: 0 }
+    }
+
+    /// Begins another look at everything.
+    pub(super) fn next_round(&mut self) {
+        self.round += 1;
     }
 
     /// Whether every change will be told.
@@ -53,7 +61,7 @@ impl Watches {
         for entry in after {
             let Some(dir) = entry.parent() else { continue };
             if !self.dirs.contains_key(dir) {
-                self.dirs.insert(dir.to_owned(), Dir { users: 0, identity: None });
+                self.dirs.insert(dir.to_owned(), Dir { users: 0, checked: 0, identity: None });
             }
             self.dirs.get_mut(dir).expect("just inserted").users += 1;
             begun |= self.begin(dir);
@@ -87,6 +95,10 @@ impl Watches {
     /// Sees to it that the folder that is at `dir` now is watched. `true` if it was not.
     fn begin(&mut self, dir: &Path) -> bool {
         let known = self.dirs.get_mut(dir).expect("the caller inserted it");
+        if known.identity.is_some() && known.checked == self.round {
+            return false;
+        }
+        known.checked = self.round;
         let now = fs::metadata(dir).ok().map(|meta| identity(&meta));
         if now.is_some() && known.identity == now {
             return false;

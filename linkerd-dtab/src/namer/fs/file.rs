@@ -105,15 +105,15 @@ impl FileSink {
         self.joining = Some(tokio::spawn(join(file, edition, endpoints, names)).abort_handle());
     }
 
-    fn fail(&mut self, error: BadFile) {
-        let (file, line) = (error.file().display().to_string(), error.line());
-        let failure: Failure = if matches!(self.file.addr.sample(), State::Ok(_)) {
-            tracing::warn!(file, line, reason = %error, "bad endpoint file: its last good endpoints are kept");
-            Arc::new(Kept { file: error.file().to_owned(), line, source: error })
-        } else {
-            tracing::warn!(file, line, reason = %error, "bad endpoint file");
-            Arc::new(error)
-        };
+    fn fail(&mut self, error: BadFile, is_file: bool) {
+        let is_kept = matches!(self.file.addr.sample(), State::Ok(_));
+        let (file, line) = (error.file().to_owned(), error.line());
+        // What is wrong with the folder is said once, by who watches it.
+        if is_file {
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::warn!(file = %file.display(), line, reason = %error, source, is_kept, "bad endpoint file");
+        }
+        let failure: Failure = if is_kept { Arc::new(Kept { file, line, source: error }) } else { Arc::new(error) };
         self.file.addr.failed(failure.clone());
         self.failure = Some(failure);
     }
@@ -142,7 +142,7 @@ impl Sink for FileSink {
                 // A file that comes back has another life, in which this one's last good set is not known.
                 remove(&mut lock(&self.inner.files), &self.id, &self.file);
             }
-            Err(error) => self.fail(error),
+            Err(error) => self.fail(error, matches!(seen, Seen::File { .. })),
         }
         true
     }

@@ -410,3 +410,21 @@ async fn without_the_systems_help_files_are_polled() {
     fs::remove_file(&file).unwrap();
     neg(&mut tree).await;
 }
+
+#[tokio::test]
+async fn many_names_are_watched_as_well_as_one() {
+    let (dir, namer) = disco();
+    let names: Vec<_> = (0..300).map(|i| path(&format!("/web-{i}"))).collect();
+    let file = |name: &Path| dir.path().join(&name.to_string()[1..]);
+    for name in &names {
+        fs::write(file(name), "127.0.0.1 1\n").unwrap();
+    }
+    let mut trees: Vec<_> = names.iter().map(|name| namer.lookup(name)).collect();
+    for (name, tree) in names.iter().zip(&mut trees) {
+        let mut addr = leaf(tree).await.addr;
+        ports(&mut addr, &[1]).await;
+        replace(&file(name), "127.0.0.1 2\n");
+        ports(&mut addr, &[2]).await;
+    }
+    assert_eq!(namer.names().unwrap().len(), names.len());
+}
