@@ -137,6 +137,15 @@ mod proxy {
 
     use super::*;
 
+    /// As measured. It may fall, and is lowered then; of these
+    ///
+    /// - 6 are hyper's: two reads' buffers and what shares each of them, a body's channel, an answer's channel,
+    /// - 3 the name and the two stacks,
+    /// - 3 the request's context, a map of one entry in its extensions,
+    /// - 4 two copies of the head: for a retry, and for a connection that turns out to be closed,
+    /// - 1 the trace's headers.
+    const MOST: f64 = 17.0;
+
     const GET: &[u8] = b"GET /users/7 HTTP/1.1\r\nhost: web\r\nuser-agent: test\r\naccept: */*\r\n\r\n";
     const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 1024\r\n\r\n";
 
@@ -197,6 +206,6 @@ mod proxy {
         let info = allocation_counter::measure(|| runtime.block_on(exchange(&mut stream, &mut buf, COUNTED)));
         let each = info.count_total as f64 / COUNTED as f64;
         println!("{each} allocations, {} bytes", info.bytes_total / COUNTED as u64);
-        assert!(each <= 0.0, "{each}");
+        assert!(each <= MOST, "{each} allocations for each request, which were {MOST}");
     }
 }
