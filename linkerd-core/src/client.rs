@@ -19,7 +19,7 @@ use crate::{
     identify::{Identifier, Unidentified},
     mesh::{Mesh, PathEntry},
     stack::now,
-    svc::SvcFuture,
+    svc::{Call, SvcFuture},
 };
 
 /// Sends requests to endpoints by name.
@@ -48,8 +48,8 @@ pub struct Typed<B> {
 /// The future of a [`Client`]'s response.
 pub struct ResponseFuture {
     state: State,
-    // Keeps the name's stack in its cache for as long as it is used.
-    _entry: Option<Arc<PathEntry>>,
+    // Keeps the name's stack in its cache for as long as it is used, if the future does not.
+    entry: Option<Arc<PathEntry>>,
 }
 
 enum State {
@@ -91,7 +91,8 @@ impl Client {
         let overridden = overridden.filter(|dtab| !dtab.is_empty()).cloned();
         let (req, path) = match &self.target {
             Target::Fixed { entry, .. } if overridden.is_none() => {
-                return ResponseFuture { state: State::Sent(entry.svc().send(req)), _entry: None };
+                // The client keeps the entry, and the future what it needs of it.
+                return Arc::clone(entry).send(req).into();
             }
             Target::Fixed { path, .. } => (req, path.clone()),
             Target::Routed(identifier) => {
@@ -108,13 +109,13 @@ impl Client {
                     }
                     Err(unidentified) => {
                         let error = no_name(&parts, &unidentified);
-                        return ResponseFuture { state: State::Failed(Some(error)), _entry: None };
+                        return ResponseFuture { state: State::Failed(Some(error)), entry: None };
                     }
                 }
             }
         };
         let entry = self.mesh.path(&path, &overridden.unwrap_or_default(), now());
-        ResponseFuture { state: State::Sent(entry.svc().send(req)), _entry: Some(entry) }
+        entry.send(req).into()
     }
 }
 
@@ -126,6 +127,22 @@ fn no_name(parts: &http::request::Parts, unidentified: &Unidentified) -> Error {
     let (method, uri) = (&parts.method, &parts.uri);
     let text = format!("Unknown destination: Request(\"{method} {uri}\", from {from}) / {unidentified}");
     Error::new(ErrorKind::Unidentified).with_text(text).with_source(unidentified.clone())
+}
+
+impl From<(SvcFuture, Option<Arc<PathEntry>>)> for ResponseFuture {
+    fn from((future, entry): (SvcFuture, Option<Arc<PathEntry>>)) -> Self {
+        Self { state: State::Sent(future), entry }
+    }
+}
+
+/// Erased without a box of its own: what is sent is boxed already.
+impl Call for Client {
+    fn call(self: Arc<Self>, req: Request<Body>) -> SvcFuture {
+        match self.dispatch(req) {
+            ResponseFuture { state: State::Sent(future), entry: None } => future,
+            rsp => Box::pin(rsp),
+        }
+    }
 }
 
 impl Future for ResponseFuture {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use http::Request;
 use linkerd_balance::Status;
 use linkerd_dtab::{
     Activity, Addr, Bound, Dtab, Interpreter, NameTree, Namer, ParseError, Path, interpreter, namer::Resolve,
@@ -19,13 +20,14 @@ use linkerd_dtab::{
 use tower_layer::Layer;
 
 use crate::{
-    HttpService, Svc,
+    Body, HttpService, Svc,
     cache::Cache,
     client::Client,
     http::{Connect, HttpConnect},
     identify::Identifier,
     policy::{Policies, Uniform},
     stack::{Binding, Clients, PathInfo, PathStack, Shared, now},
+    svc::SvcFuture,
     telemetry::{BindCacheStats, CacheStats, Registry, RouterStats},
 };
 
@@ -157,8 +159,9 @@ struct Inner {
 
 /// One logical name, under one local dtab.
 pub(crate) struct PathEntry {
-    svc: Svc,
     stack: Arc<PathStack>,
+    // Only if there are path layers: a seam that nobody needs costs nothing.
+    layered: Option<Svc>,
     // Milliseconds since the mesh began.
     used: AtomicU64,
 }
@@ -479,9 +482,11 @@ impl Inner {
         let (clients, of) = (Arc::clone(&self.clients), Arc::clone(&info));
         let binding = Binding::follow(activity, move |tree| clients.route(&of, &tree, now()));
         let stack = Arc::new(PathStack::new(info, binding, self.metrics.service(path)));
-        let svc = Svc::from_arc(Arc::clone(&stack) as _);
-        let svc = self.path_layers.iter().fold(svc, |svc, wrap| wrap(svc));
-        PathEntry { svc, stack, used: AtomicU64::new(0) }
+        let layered = (!self.path_layers.is_empty()).then(|| {
+            let svc = Svc::from_arc(Arc::clone(&stack) as _);
+            self.path_layers.iter().fold(svc, |svc, wrap| wrap(svc))
+        });
+        PathEntry { stack, layered, used: AtomicU64::new(0) }
     }
 
     fn sweep(&self, now: Instant) {
@@ -509,8 +514,13 @@ impl Inner {
 }
 
 impl PathEntry {
-    pub(crate) fn svc(&self) -> &Svc {
-        &self.svc
+    /// Sends a request; while it is under way the entry is in use, if the caller keeps what comes beside the future.
+    pub(crate) fn send(self: Arc<Self>, req: Request<Body>) -> (SvcFuture, Option<Arc<Self>>) {
+        match &self.layered {
+            // The box that the stack needs anyway holds the entry too.
+            None => (Box::pin(async move { self.stack.run(req).await }), None),
+            Some(svc) => (svc.send(req), Some(self)),
+        }
     }
 
     fn touch(&self, mesh: &Inner, now: Instant) {

@@ -1,6 +1,7 @@
 //! The erased HTTP service: where sets of unlike stacks live.
 
 use std::{
+    any::Any,
     fmt,
     future::{Future, poll_fn},
     pin::Pin,
@@ -11,12 +12,12 @@ use std::{
 use http::{Request, Response};
 use tower_service::Service;
 
-use crate::{Body, BoxError, Error};
+use crate::{Body, BoxError, Client, Error};
 
 /// The future of a [`Svc`].
 pub type SvcFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
 
-/// An erased HTTP service. A clone is a reference count, a call one allocation.
+/// An erased HTTP service. A clone is a reference count, a call one allocation: the future's box.
 ///
 /// Always ready: a call drives a clone of the service inside to readiness in its own future, so that a reservation
 /// belongs to one request and ends with it.
@@ -57,14 +58,19 @@ impl<S: HttpService> Call for Tower<S> {
 
 impl Svc {
     /// Erases a tower service.
+    ///
+    /// What is erased already is not boxed again: a `Svc` comes back as it is, and a call of a [`Client`] has no box of
+    /// its own, unless its mesh has path layers.
     pub fn new<S: HttpService>(svc: S) -> Self {
         let mut svc = Some(svc);
-        if let Some(same) = (&mut svc as &mut dyn std::any::Any).downcast_mut::<Option<Self>>()
-            && let Some(same) = same.take()
-        {
+        let any = &mut svc as &mut dyn Any;
+        if let Some(same) = any.downcast_mut::<Option<Self>>().and_then(Option::take) {
             return same;
         }
-        // Nothing took it: it is not a `Svc`.
+        if let Some(client) = any.downcast_mut::<Option<Client>>().and_then(Option::take) {
+            return Self::from_call(client);
+        }
+        // Nothing took it: it is neither.
         let Some(svc) = svc else { unreachable!("taken only when returned") };
         Self(Arc::new(Tower(svc)))
     }

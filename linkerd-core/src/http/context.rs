@@ -165,8 +165,9 @@ impl RequestContext {
     /// a span of its own, and `l5d-reqid`.
     pub fn write(&self, headers: &mut HeaderMap) {
         let span = self.trace.map_or_else(TraceId::root, TraceId::child);
-        headers.insert(headers::L5D_CTX_TRACE, span.encode());
-        headers.insert(headers::L5D_REQID, span.request_id());
+        let (trace, id) = span.encode_both();
+        headers.insert(headers::L5D_CTX_TRACE, trace);
+        headers.insert(headers::L5D_REQID, id);
         if let Some(deadline) = self.deadline.and_then(Deadline::encode) {
             headers.insert(headers::L5D_CTX_DEADLINE, deadline);
         }

@@ -1,6 +1,7 @@
 //! The span ids of Linkerd's default propagation, `l5d-ctx-trace`.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use http::HeaderValue;
 
 use crate::random;
@@ -106,28 +107,36 @@ impl TraceId {
     /// The value of `l5d-ctx-trace` for this span.
     #[must_use]
     pub fn encode(self) -> HeaderValue {
-        let mut bytes = [0; 40];
-        let words = [self.span, self.parent, self.trace, self.flags, self.trace_high.unwrap_or_default()];
-        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
-            place.copy_from_slice(&word.to_be_bytes());
-        }
-        let mut text = [0; 56];
-        let len = STANDARD
-            .encode_slice(if self.trace_high.is_some() { &bytes[..] } else { &bytes[..32] }, &mut text)
-            .unwrap_or_default();
-        // Base64 is always a valid value.
-        HeaderValue::from_bytes(&text[..len]).unwrap_or_else(|_| HeaderValue::from_static(""))
+        self.encode_both().0
     }
 
     /// The value of `l5d-reqid`: the trace's id in 16 hexadecimal digits.
     #[must_use]
     pub fn request_id(self) -> HeaderValue {
+        self.encode_both().1
+    }
+
+    /// Both values in one buffer: they go out together, with each attempt, and are copied with it.
+    pub(crate) fn encode_both(self) -> (HeaderValue, HeaderValue) {
         const HEX: &[u8; 16] = b"0123456789abcdef";
-        let mut text = [0; 16];
-        for (place, digit) in text.iter_mut().rev().enumerate() {
+        const ID: usize = 16;
+        let mut bytes = [0; 40];
+        let words = [self.span, self.parent, self.trace, self.flags, self.trace_high.unwrap_or_default()];
+        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_be_bytes());
+        }
+        let mut text = [0; ID + 56];
+        let (id, trace) = text.split_at_mut(ID);
+        for (place, digit) in id.iter_mut().rev().enumerate() {
             *digit = HEX[(self.trace >> (4 * place) & 15) as usize];
         }
-        HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+        let bytes = if self.trace_high.is_some() { &bytes[..] } else { &bytes[..32] };
+        let len = STANDARD.encode_slice(bytes, trace).unwrap_or_default();
+        // Owned as it is, unlike a `Vec`, a clone of it allocates nothing.
+        let text = Bytes::from_owner(text);
+        // Hexadecimal digits and Base64 are always a valid value.
+        let value = |bytes| HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| HeaderValue::from_static(""));
+        (value(text.slice(ID..ID + len)), value(text.slice(..ID)))
     }
 }
 
