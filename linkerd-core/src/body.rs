@@ -132,18 +132,16 @@ impl Body {
             rider.end(BodyEnd::Complete);
             return;
         }
-        match self.riders.iter_mut().find(|place| place.is_none()) {
-            Some(place) => *place = Some(rider),
-            None => {
-                let [first, _] = &mut self.riders;
-                if let Some(first) = first.replace(Rider::Dyn(Box::new(|_| ()))) {
-                    let both = move |how| {
-                        first.end(how);
-                        rider.end(how);
-                    };
-                    self.riders[0] = Some(Rider::Dyn(Box::new(both)));
-                }
-            }
+        if let Some(place) = self.riders.iter_mut().find(|place| place.is_none()) {
+            *place = Some(rider);
+            return;
+        }
+        let [first, _] = &mut self.riders;
+        if let Some(first_rider) = first.take() {
+            *first = Some(Rider::Dyn(Box::new(move |how| {
+                first_rider.end(how);
+                rider.end(how);
+            })));
         }
     }
 
@@ -231,7 +229,7 @@ impl fmt::Debug for Body {
             Inner::Incoming(_) | Inner::Prefixed(..) => "incoming",
             Inner::Dyn(_) => "stream",
         };
-        f.debug_struct("Body").field("kind", &kind).field("size", &self.size_hint()).finish()
+        f.debug_struct("Body").field("kind", &kind).field("size", &self.size_hint()).finish_non_exhaustive()
     }
 }
 
