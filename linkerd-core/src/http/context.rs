@@ -74,6 +74,11 @@ impl Deadline {
         self.at().duration_since(now).unwrap_or_default()
     }
 
+    #[cfg(feature = "server")]
+    pub(crate) fn is_as_early_as(self, other: Self) -> bool {
+        self.deadline_nanos == other.deadline_nanos
+    }
+
     fn at(self) -> SystemTime {
         UNIX_EPOCH + Duration::from_nanos(u64::try_from(self.deadline_nanos).unwrap_or_default())
     }

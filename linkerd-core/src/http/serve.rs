@@ -184,24 +184,34 @@ impl Peer {
         body: Body,
         mut cx: RequestContext,
     ) -> Result<Response<Body>, Error> {
-        let timeout = self.shared.config.timeout;
-        if let Some(timeout) = timeout {
-            let ours = Deadline::after(SystemTime::now(), timeout);
-            cx.deadline = Some(cx.deadline.map_or(ours, |theirs| theirs.combined(ours)));
-        }
+        let Some(timeout) = self.shared.config.timeout else {
+            parts.extensions.insert(cx);
+            return self.shared.svc.send(Request::from_parts(parts, body)).await;
+        };
+        let ours = Deadline::after(SystemTime::now(), timeout);
+        let strictest = cx.deadline.map_or(ours, |theirs| theirs.combined(ours));
+        cx.deadline = Some(strictest);
         parts.extensions.insert(cx);
         let rsp = self.shared.svc.send(Request::from_parts(parts, body));
-        let Some(timeout) = timeout else { return rsp.await };
-        tokio::time::timeout(timeout, rsp).await.unwrap_or_else(|_| {
-            let text = format!(
-                "exceeded {} to {}/{} while waiting for a response for an individual request, excluding retries. \
-                 Remote Info: Not Available",
-                twitter_duration(timeout),
-                self.local.ip(),
-                self.local.port(),
-            );
-            Err(Error::new(ErrorKind::AttemptTimeout).with_text(text))
-        })
+        match tokio::time::timeout(timeout, rsp).await {
+            // Whoever enforces the deadline that was set here is as quick as the timer.
+            Ok(Err(error)) if error.kind() == ErrorKind::Deadline && strictest.is_as_early_as(ours) => {
+                Err(self.timed_out(timeout))
+            }
+            Ok(result) => result,
+            Err(_) => Err(self.timed_out(timeout)),
+        }
+    }
+
+    fn timed_out(&self, timeout: Duration) -> Error {
+        let text = format!(
+            "exceeded {} to {}/{} while waiting for a response for an individual request, excluding retries. Remote \
+             Info: Not Available",
+            twitter_duration(timeout),
+            self.local.ip(),
+            self.local.port(),
+        );
+        Error::new(ErrorKind::AttemptTimeout).with_text(text)
     }
 }
 

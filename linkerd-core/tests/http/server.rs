@@ -213,16 +213,27 @@ async fn a_request_too_many_is_turned_away_unharmed() {
 
 #[tokio::test]
 async fn a_request_that_takes_too_long_is_answered_for() {
-    let (svc, _arrived, _gate) = gated();
-    let proxy = proxy(ServerConfig { timeout: Some(Duration::from_millis(30)), ..ServerConfig::default() }, svc);
-    let rsp = Wire::connect(proxy.addr).await.ask(GET).await;
-    assert_eq!(rsp.status(), 503);
-    let text = format!(
-        "exceeded 30.milliseconds to 127.0.0.1/{} while waiting for a response for an individual request, excluding \
-         retries. Remote Info: Not Available",
-        proxy.addr.port()
-    );
-    assert_eq!(rsp.text(), text);
+    let (slow, _arrived, _gate) = gated();
+    // Who minds the deadline may be quicker than the server's own timer.
+    let minding = answering(|req| {
+        assert!(req.extensions().get::<RequestContext>().unwrap().deadline.is_some());
+        Err(Error::new(ErrorKind::Deadline))
+    });
+    for svc in [slow, minding.clone()] {
+        let proxy = proxy(ServerConfig { timeout: Some(Duration::from_millis(30)), ..ServerConfig::default() }, svc);
+        let rsp = Wire::connect(proxy.addr).await.ask(GET).await;
+        assert_eq!(rsp.status(), 503);
+        let text = format!(
+            "exceeded 30.milliseconds to 127.0.0.1/{} while waiting for a response for an individual request, excluding \
+             retries. Remote Info: Not Available",
+            proxy.addr.port()
+        );
+        assert_eq!(rsp.text(), text);
+    }
+    // The client's own deadline is not the server's doing.
+    let proxy = proxy(ServerConfig { timeout: Some(Duration::from_secs(30)), ..ServerConfig::default() }, minding);
+    let req = "GET / HTTP/1.1\r\nHost: web\r\nl5d-ctx-deadline: 1 2\r\n\r\n";
+    assert_eq!(Wire::connect(proxy.addr).await.ask(req).await.text(), "the deadline has passed");
 }
 
 #[tokio::test]
