@@ -17,6 +17,9 @@ pub mod http;
 pub mod identify;
 mod mesh;
 mod policy;
+#[cfg(feature = "admin")]
+#[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
+pub mod proxy;
 mod random;
 mod stack;
 mod svc;
@@ -32,4 +35,5 @@ pub use svc::{HttpService, Svc, SvcFuture};
 
 pub use linkerd_balance as balance;
 pub use linkerd_dtab as dtab;
+pub use linkerd_dtab::namer;
 pub use linkerd_retry as retry;

@@ -2,7 +2,6 @@
 //!
 //! All of the engine is in `linkerd-core`; here are the command line, the signals, and the order of starting and ending.
 
-mod admin;
 mod flags;
 mod log;
 mod run;

@@ -155,13 +155,27 @@ impl Server {
     ///
     /// Dropping the future cuts off every connection.
     pub async fn serve(self, svc: Svc, shutdown: impl Future<Output = ()>) -> Drained {
+        let grace = self.config.grace;
+        let shutdown = async move {
+            shutdown.await;
+            grace
+        };
+        self.serve_until(svc, shutdown).await
+    }
+
+    /// As [`serve`](Self::serve), with the grace period that `shutdown` returns in place of the configured one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cuts off every connection.
+    pub async fn serve_until(self, svc: Svc, shutdown: impl Future<Output = Duration>) -> Drained {
         let Self { listener, local, config } = self;
         let stats = config.stats.as_ref().map(|stats| stats.server(local));
         let shared = Arc::new(Shared { svc, config, stats, in_flight: AtomicUsize::new(0) });
         let drain = Drain::default();
         let mut conns = JoinSet::new();
         let mut shutdown = pin!(shutdown);
-        loop {
+        let grace = loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, remote)) => {
@@ -175,13 +189,13 @@ impl Server {
                 },
                 // Results are of no interest, only that they do not pile up.
                 Some(_) = conns.join_next() => {}
-                () = &mut shutdown => break,
+                grace = &mut shutdown => break grace,
             }
-        }
+        };
         drop(listener);
         drain.begin();
         let all = async { while conns.join_next().await.is_some() {} };
-        if tokio::time::timeout(shared.config.grace, all).await.is_ok() {
+        if tokio::time::timeout(grace, all).await.is_ok() {
             return Drained { aborted: 0 };
         }
         let aborted = conns.len();

@@ -1,0 +1,79 @@
+//! A demonstration that runs by itself: `cargo run --release -p quickstart`.
+//!
+//! ```text
+//! curl ──► proxy ──► hello ──► proxy ──► world-v1 (world) or world-v2 (earth): as the rules say
+//! ```
+
+mod demo;
+mod flags;
+mod traffic;
+mod world;
+
+use std::process::ExitCode;
+
+use flags::{Flags, USAGE};
+use linkerd_core::BoxError;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let flags = match flags::parse(std::env::args().skip(1)) {
+        Ok(Some(flags)) => flags,
+        Ok(None) => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Err(mistake) => {
+            eprint!("quickstart: {mistake}\n\n{USAGE}");
+            return ExitCode::from(64);
+        }
+    };
+    match run(flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("quickstart: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(flags: Flags) -> Result<(), BoxError> {
+    let files = world::Files::new()?;
+    files.write_rules("/srv/world-v1")?;
+    let yaml = world::config(&files, flags);
+    let proxy = world::proxy(&yaml)?;
+    let (_, addr) = proxy.servers().next().ok_or("the proxy has no server")?;
+    let admin = proxy.admin_addr();
+    let shutdown = proxy.shutdown();
+    let _services = world::services(&files, addr).await?;
+    let serving = tokio::spawn(proxy.serve());
+
+    demo::introduce(&files, &yaml, addr, admin);
+    let shown = tokio::select! {
+        shown = demo::show(&files, addr, admin) => shown.map_err(|failed| format!("not as it should be: {failed}")),
+        () = interrupted() => Err("interrupted".into()),
+    };
+    if flags.once {
+        shutdown.begin(None);
+        serving.await??;
+        return Ok(shown?);
+    }
+    if let Err(failed) = shown {
+        println!("\n{failed}");
+    }
+    demo::invite(&files, addr, admin);
+    interrupted().await;
+    println!("\nending");
+    shutdown.begin(None);
+    serving.await??;
+    Ok(())
+}
+
+/// Waits for Ctrl-C, or what means the same.
+async fn interrupted() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}

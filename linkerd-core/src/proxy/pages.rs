@@ -1,0 +1,108 @@
+//! What a proxy shows of itself on its admin pages.
+
+use linkerd_dtab::Path;
+
+use super::Shutdown;
+use crate::{
+    Svc,
+    admin::{
+        Admin, Builder, Identify, InvalidPattern, Logging, Router, Security, answer_state, mesh_clients, mesh_state,
+        snapshot_state,
+    },
+    config::{AdminSecurity, Config, Errors, Pattern, Plan, TelemeterKind},
+    namer::fs,
+    telemetry::{Prometheus, Registry},
+};
+
+/// What is served to those who run the proxy.
+#[derive(Debug)]
+pub(super) struct Pages {
+    /// On the admin port.
+    pub(super) admin: Svc,
+    /// On the `httpIdentifierPort`.
+    pub(super) names: Svc,
+}
+
+/// The pages that a file asks for.
+///
+/// # Errors
+///
+/// Pages that cannot be where the file puts them, patterns that match nothing that is a path.
+pub(super) fn pages(
+    config: &Config,
+    plan: &Plan,
+    registry: &Registry,
+    logging: Option<Logging>,
+    shutdown: Shutdown,
+) -> Result<Pages, Errors> {
+    let mut admin = Admin::builder(registry.clone())
+        .config(config.to_json())
+        .global(plan.system.clone())
+        .shutdown(move |grace| shutdown.begin(grace));
+    if let Some(logging) = logging {
+        admin = admin.logging(logging);
+    }
+    let mut names = Identify::new();
+    for router in &plan.routers {
+        let mut shown = Router::new(&router.label, router.dtab.clone(), router.interpreter.clone()).protocol("http");
+        for server in &router.servers {
+            shown = shown.server(server.addr.to_string());
+        }
+        let mesh = router.mesh.clone();
+        admin = admin.router(shown).state(format!("rt/{}", router.label), move || mesh_state(&mesh));
+        names = names.router(&router.label, router.identifier.clone(), router.dtab.clone());
+    }
+    let meshes: Vec<_> = plan.routers.iter().map(|router| router.mesh.clone()).collect();
+    admin = admin.client_state(move || {
+        let mut all = serde_json::Map::new();
+        for mesh in &meshes {
+            mesh_clients(mesh, &mut all);
+        }
+        all.into()
+    });
+    admin = namers(admin, &plan.fs_namers);
+    for telemeter in &config.telemetry {
+        if let TelemeterKind::Prometheus { path, prefix } = &telemeter.kind {
+            admin = admin.prometheus(path, Prometheus::new().prefix(prefix));
+        }
+    }
+    if let Some(settings) = &config.admin.security {
+        let security = security(settings).map_err(|error| config.problem("admin.security", error.to_string()))?;
+        admin = admin.security(security);
+    }
+    // A telemeter's page is the only one that a file places.
+    let admin = admin.build().map_err(|error| config.problem("telemetry", error.to_string()))?;
+    Ok(Pages { admin: admin.into_svc(), names: names.into_svc() })
+}
+
+fn namers(mut admin: Builder, namers: &[(Path, fs::Namer)]) -> Builder {
+    for (prefix, namer) in namers {
+        // `/#/io.l5d.fs` has its page at `/namer_state/io.l5d.fs.json`.
+        let page = format!("/namer_state{}.json", prefix.drop_first(1));
+        let namer = namer.clone();
+        admin = admin.json(page, move || {
+            let watched = namer.state().into_iter().map(|watched| {
+                let state = snapshot_state(&watched.file.display().to_string(), &watched.tree, answer_state);
+                (watched.path.to_string(), state)
+            });
+            serde_json::Value::Object(watched.collect())
+        });
+    }
+    let namers = namers.to_vec();
+    admin.bound_names(move || {
+        let named = namers.iter().flat_map(|(prefix, namer)| {
+            namer.names().unwrap_or_default().into_iter().map(move |name| prefix.concat(&name).to_string())
+        });
+        named.collect()
+    })
+}
+
+fn security(settings: &AdminSecurity) -> Result<Security, InvalidPattern> {
+    let texts = |patterns: &[Pattern]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();
+    Security::new()
+        .ui(settings.ui_enabled)
+        .control(settings.control_enabled)
+        .diagnostics(settings.diagnostics_enabled)
+        .whitelist(texts(&settings.path_whitelist))?
+        .blacklist(texts(&settings.path_blacklist))
+}
