@@ -1,0 +1,55 @@
+//! What retries cost those who do not need them, and what a budget costs.
+
+use std::{convert::Infallible, hint::black_box, time::Instant};
+
+use benches::{run, runtime};
+use criterion::Criterion;
+use linkerd_retry::{Budget, BudgetSettings, ResponseClass, retry::RetryLayer};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+fn main() {
+    run(&[budget, retry]);
+}
+
+fn budget(c: &mut Criterion) {
+    let mut group = c.benchmark_group("budget");
+    let now = Instant::now();
+    let budget = Budget::default();
+    group.bench_function("deposit", |b| b.iter(|| budget.deposit(black_box(now))));
+    group.bench_function("deposit_and_withdraw", |b| {
+        b.iter(|| {
+            budget.deposit(black_box(now));
+            budget.try_withdraw(black_box(now))
+        });
+    });
+    let empty = Budget::new(BudgetSettings::share(0.0)).expect("valid settings");
+    group.bench_function("refusal", |b| b.iter(|| empty.try_withdraw(black_box(now))));
+    group.finish();
+}
+
+fn retry(c: &mut Criterion) {
+    let runtime = runtime();
+    let mut group = c.benchmark_group("retry");
+    // The request says how often it fails: its copies share the count.
+    let classify = |_: &u32, rsp: Result<&bool, &Infallible>| match rsp {
+        Ok(true) => ResponseClass::Success,
+        _ => ResponseClass::RETRYABLE,
+    };
+    for failures in [0, 1] {
+        let layer =
+            RetryLayer::new(classify).budget(Budget::new(BudgetSettings::share(1000.0)).expect("valid settings"));
+        let mut calls = 0_u32;
+        let mut svc = layer.layer(service_fn(move |failures: u32| {
+            let is_last = calls >= failures;
+            calls = if is_last { 0 } else { calls + 1 };
+            std::future::ready(Ok::<_, Infallible>(is_last))
+        }));
+        group.bench_function(format!("{failures}_failures"), |b| {
+            b.iter(|| {
+                let rsp = runtime.block_on(async { svc.ready().await?.call(black_box(failures)).await });
+                assert!(matches!(rsp, Ok(true)), "{rsp:?}");
+            });
+        });
+    }
+    group.finish();
+}
