@@ -24,6 +24,9 @@ mod random;
 mod stack;
 mod svc;
 pub mod telemetry;
+#[cfg(feature = "test-util")]
+#[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
+pub mod testing;
 
 pub use body::{Body, IntoBody};
 pub use classify::{HttpClassifier, HttpClassify};
