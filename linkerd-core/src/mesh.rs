@@ -15,7 +15,10 @@ use arc_swap::ArcSwap;
 use http::Request;
 use linkerd_balance::Status;
 use linkerd_dtab::{
-    Activity, Addr, Bound, Dtab, Interpreter, NameTree, Namer, ParseError, Path, interpreter, namer::Resolve,
+    Activity, Addr, Bound, Dtab, Interpreter, NameTree, Namer, ParseError, Path,
+    delegate::{Delegation, Unsettled, settled},
+    interpreter,
+    namer::Resolve,
 };
 use tower_layer::Layer;
 
@@ -389,6 +392,20 @@ impl Mesh {
         Client::routed(self.clone(), Arc::new(identifier))
     }
 
+    /// Shows step by step what a name is bound to: which entry of the table or which namer led where, and at each leaf the
+    /// endpoints and their age, or why there are none. It comes from what binds live traffic.
+    ///
+    /// # Errors
+    ///
+    /// Something was still unknown after `timeout`, or the interpreter failed; what was known until then is in the error.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn explain(&self, path: &Path, timeout: Duration) -> Result<Delegation, Unsettled> {
+        settled(self.0.interpreter.delegate(&self.0.shared.base, path), timeout).await
+    }
+
     /// What binds names, for explanations.
     #[must_use]
     pub fn interpreter(&self) -> &Arc<dyn Interpreter> {
@@ -544,5 +561,21 @@ impl fmt::Debug for MeshBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let prefixes: Vec<_> = self.namers.iter().map(|(prefix, _)| prefix).collect();
         f.debug_struct("MeshBuilder").field("namers", &prefixes).field("dtab", &self.dtab).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_explanation_ends_where_a_request_would() {
+        let dtab = "/svc => /nothing | /here ; /here => /$/inet/127.0.0.1/9";
+        let mesh = Mesh::builder().dtab(dtab.parse().unwrap()).build().unwrap();
+        let path = "/svc".parse().unwrap();
+        let explained = mesh.explain(&path, Duration::from_secs(5)).await.unwrap();
+        let bound = mesh.interpreter().bind(mesh.dtab(), &path).ready().await.unwrap();
+        assert_eq!(explained.outcome().ok(), Some(bound));
+        assert!(explained.to_json().unwrap().contains(r#"{"type":"neg","path":"/nothing""#));
     }
 }
