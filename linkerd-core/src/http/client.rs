@@ -117,8 +117,13 @@ impl Client {
                 }
                 Err(error) => outbound = recover(flight, error)?,
             }
-            checkout = self.pool.checkout();
+            checkout = self.again(&outbound);
         }
+    }
+
+    /// What a request goes out on after it came back.
+    fn again(&self, outbound: &Outbound) -> Result<Checkout, TooManyWaiters> {
+        if outbound.is_second_try { self.pool.checkout_new() } else { self.pool.checkout() }
     }
 
     async fn open(&self) -> Result<Conn, Error> {
@@ -191,7 +196,7 @@ where
                             let outbound = recover(flight, error)?;
                             let client = Arc::clone(client);
                             Self::Again(Box::pin(
-                                async move { client.exchange(client.pool.checkout(), outbound).await },
+                                async move { client.exchange(client.again(&outbound), outbound).await },
                             ))
                         }
                     }

@@ -122,6 +122,25 @@ impl Pool {
             state.open -= 1;
             dead.push(conn);
         }
+        self.place_or_turn(state)
+    }
+
+    /// A place for a new connection, or a place in line: for who has just lost one that was idle, and may lose the next.
+    pub(crate) fn checkout_new(self: &Arc<Self>) -> Result<Checkout, TooManyWaiters> {
+        let mut dead = None; // Closed after the lock is given back.
+        let mut state = self.state();
+        if state.open >= self.config.max_size && !state.idle.is_empty() {
+            // The oldest makes room.
+            dead = Some(state.idle.remove(0));
+            state.open -= 1;
+            self.uncached(1);
+        }
+        let checkout = self.place_or_turn(state);
+        drop(dead);
+        checkout
+    }
+
+    fn place_or_turn(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> Result<Checkout, TooManyWaiters> {
         if state.open < self.config.max_size {
             state.open += 1;
             return Ok(Checkout::Now(Grant::Place(self.place())));

@@ -134,6 +134,53 @@ async fn an_idempotent_request_that_a_used_connection_lost_is_sent_once_more() {
 }
 
 #[tokio::test]
+async fn the_second_time_goes_out_on_a_new_connection() {
+    for max_size in [2, usize::MAX] {
+        let mut backend = Backend::new().await;
+        let svc = pooled(backend.addr, PoolConfig { max_size, ..PoolConfig::default() });
+        let [mut first, mut second] = idle(&svc, &mut backend).await;
+        let sent = tokio::spawn(svc.send(get("/lost")));
+        second.message(false).await.unwrap();
+        drop(second);
+        // Where one was lost, another that is just as old may be.
+        let mut third = backend.accept().await;
+        assert_eq!(path(&third.message(false).await.unwrap()), "/lost");
+        third.write(OK).await;
+        assert_eq!(sent.await.unwrap().unwrap().status(), 200);
+        if max_size == 2 {
+            exchange(&svc, &mut third, "/next").await;
+        } else {
+            let busy = tokio::spawn(svc.send(get("/busy")));
+            third.message(false).await.unwrap();
+            exchange(&svc, &mut first, "/next").await;
+            busy.abort();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_get_their_own_answers() {
+    const CLOSE: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
+    const CHUNKS: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\n\r\n";
+    const LAST: &str = "HTTP/1.0 200 OK\r\n\r\nok";
+    let (addr, seen) = Backend::cycling([OK, CLOSE, OK, CHUNKS, LAST]).await;
+    let svc = pooled(addr, PoolConfig { max_size: 4, ..PoolConfig::default() });
+    let clients = (0..16).map(|client| {
+        let svc = svc.clone();
+        tokio::spawn(async move {
+            for n in 0..50 {
+                let rsp = svc.send(get(&format!("/{client}/{n}"))).await.unwrap();
+                assert_eq!(text(rsp).await, "ok");
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
+    assert_eq!(seen.lock().unwrap().len(), 16 * 50);
+}
+
+#[tokio::test]
 async fn no_other_request_is_sent_twice() {
     // Not idempotent; or the response had begun.
     for (method, reply) in [(Method::POST, ""), (Method::GET, "HTTP/1.1 200")] {

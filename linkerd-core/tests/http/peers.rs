@@ -200,9 +200,21 @@ impl Backend {
         self.conns.try_recv().ok()
     }
 
+    /// One that answers with these in turn, over and over.
+    pub(crate) async fn cycling<const N: usize>(answers: [&'static str; N]) -> (SocketAddr, Arc<Mutex<Vec<Message>>>) {
+        Self::serving(answers, true).await
+    }
+
     /// One that answers each request, on whatever connection, with the next of these; the last one is repeated.
     pub(crate) async fn answering<const N: usize>(
         answers: [&'static str; N],
+    ) -> (SocketAddr, Arc<Mutex<Vec<Message>>>) {
+        Self::serving(answers, false).await
+    }
+
+    async fn serving<const N: usize>(
+        answers: [&'static str; N],
+        over_and_over: bool,
     ) -> (SocketAddr, Arc<Mutex<Vec<Message>>>) {
         let mut backend = Self::new().await;
         let addr = backend.addr;
@@ -218,7 +230,13 @@ impl Backend {
                         log.lock().unwrap().push(req);
                         let answer = {
                             let mut answers = answers.lock().unwrap();
-                            if answers.len() > 1 { answers.pop_front().unwrap() } else { answers[0] }
+                            let answer = answers[0];
+                            if over_and_over {
+                                answers.rotate_left(1);
+                            } else if answers.len() > 1 {
+                                answers.pop_front();
+                            }
+                            answer
                         };
                         conn.write(answer).await;
                         let head = answer.split("\r\n\r\n").next().unwrap().to_ascii_lowercase();
