@@ -1,5 +1,7 @@
 //! Why a request failed.
 
+mod join;
+
 use std::{
     error::Error as StdError,
     fmt,
@@ -156,6 +158,10 @@ impl Error {
     /// The request, if it came back unsent: another try needs no copy of it.
     pub fn take_request(&mut self) -> Option<Request<Body>> {
         self.0.request.get_mut().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn has_request(&self) -> bool {
+        self.0.request.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// What decided.

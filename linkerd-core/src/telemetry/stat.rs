@@ -115,11 +115,12 @@ impl Side {
                 }
             }
         }
-        let sum = self.sum.swap(0, Ordering::Relaxed);
         let count = counts.iter().map(|(_, count)| count).sum();
+        // Before the sum is taken: that of a value whose bucket was passed already belongs to the next interval.
         let (Some(&(min, _)), Some(&(max, _))) = (counts.first(), counts.last()) else {
             return Summary::default();
         };
+        let sum = self.sum.swap(0, Ordering::Relaxed);
         let mut quantiles = [0; 6];
         let mut below = 0;
         let mut rest = counts.iter();
