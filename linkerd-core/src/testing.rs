@@ -282,7 +282,10 @@ impl At {
             at: tokio::time::Instant::now(),
             end: End::Open,
         });
-        (reply.unwrap_or_else(|| Reply::ok("")), Visit { at: Arc::clone(self), index: actor.seen.len() - 1, in_flight: true })
+        (
+            reply.unwrap_or_else(|| Reply::ok("")),
+            Visit { at: Arc::clone(self), index: actor.seen.len() - 1, in_flight: true },
+        )
     }
 }
 
