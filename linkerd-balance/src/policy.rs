@@ -52,6 +52,14 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// What metrics call it: the strategy's name and the load's, `p2c_least_loaded`, as Finagle has it.
+    #[must_use]
+    pub fn algorithm(&self) -> String {
+        format!("{}_{}", self.strategy.name(), (self.new_load)().name())
+    }
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self::peak_ewma()
@@ -64,5 +72,16 @@ impl fmt::Debug for Policy {
             .field("strategy", &self.strategy)
             .field("max_wait", &self.max_wait)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn algorithms_have_finagles_names() {
+        assert_eq!(Policy::least_loaded().algorithm(), "p2c_least_loaded");
+        assert_eq!(Policy::default().algorithm(), "p2c_peak_ewma");
     }
 }

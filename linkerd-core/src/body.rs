@@ -89,7 +89,7 @@ impl Body {
         Self::default()
     }
 
-    /// Any body. One that is a [`Body`] already is not boxed again.
+    /// Any body. One that is a [`Body`] already is not boxed again, and nothing is made of one that is at its end.
     pub fn new<B>(body: B) -> Self
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
@@ -100,6 +100,7 @@ impl Body {
             return same.take().unwrap_or_default();
         }
         match body {
+            Some(body) if body.is_end_stream() => Self::empty(),
             Some(body) => Inner::Dyn(body.map_err(Into::into).boxed_unsync()).into(),
             None => Self::empty(),
         }

@@ -9,12 +9,14 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Body as HttpBody;
 use linkerd_dtab::{Dtab, Path};
 use tower_service::Service;
 
 use crate::{
-    Body, Error, ErrorKind, IntoBody,
+    Body, BoxError, Error, ErrorKind, IntoBody,
     http::context::RequestContext,
     identify::{Identifier, Unidentified},
     mesh::{Mesh, PathEntry},
@@ -80,9 +82,16 @@ impl Client {
         self.dispatch(req.map(IntoBody::into_body)).await
     }
 
-    /// The same client for requests with bodies of this type.
+    /// The same client for requests with bodies of this type: any that a library such as tonic brings.
+    ///
+    /// What is not empty is a stream to the engine, which is sent once: give [`send`](Self::send) bytes or text where a
+    /// request should be tried again.
     #[must_use]
-    pub fn with_body<B: IntoBody>(self) -> Typed<B> {
+    pub fn with_body<B>(self) -> Typed<B>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         Typed { client: self, body: PhantomData }
     }
 
@@ -170,7 +179,11 @@ impl Service<Request<Body>> for Client {
     }
 }
 
-impl<B: IntoBody> Service<Request<B>> for Typed<B> {
+impl<B> Service<Request<B>> for Typed<B>
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
     type Response = Response<Body>;
     type Error = Error;
     type Future = ResponseFuture;
@@ -180,7 +193,7 @@ impl<B: IntoBody> Service<Request<B>> for Typed<B> {
     }
 
     fn call(&mut self, req: Request<B>) -> ResponseFuture {
-        self.client.dispatch(req.map(IntoBody::into_body))
+        self.client.dispatch(req.map(Body::new))
     }
 }
 

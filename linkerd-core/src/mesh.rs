@@ -5,7 +5,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -20,6 +20,8 @@ use linkerd_dtab::{
     interpreter,
     namer::Resolve,
 };
+use linkerd_retry::Budget;
+use tokio::task::AbortHandle;
 use tower_layer::Layer;
 
 use crate::{
@@ -155,6 +157,9 @@ struct Inner {
     caches: CacheSettings,
     metrics: RouterStats,
     stats: CacheStats,
+    // One for each logical name, whatever local tables it is under: a header must not bring retries along.
+    budgets: Cache<Path, Budget>,
+    sweeper: OnceLock<AbortHandle>,
     // Keeps the caches' metrics in the registry.
     _bind_cache: BindCacheStats,
     begun: Instant,
@@ -353,10 +358,13 @@ impl MeshBuilder {
             caches: self.caches,
             metrics,
             stats: stats.path.clone(),
+            budgets: Cache::new(self.caches.paths, CacheStats::detached()),
+            sweeper: OnceLock::new(),
             _bind_cache: stats,
             begun: now(),
         });
-        tokio::spawn(sweep(Arc::downgrade(&inner), self.caches.idle_ttl));
+        let sweeper = tokio::spawn(sweep(Arc::downgrade(&inner), self.caches.idle_ttl));
+        let _ = inner.sweeper.set(sweeper.abort_handle());
         let weak = Arc::downgrade(&inner);
         inner.metrics.scope().registry().on_read(move || weak.upgrade().map(|inner| inner.refresh()).is_some());
         Ok(Mesh(inner))
@@ -365,6 +373,7 @@ impl MeshBuilder {
 
 /// Lets go of what is idle, until the mesh is gone.
 async fn sweep(mesh: Weak<Inner>, every: Duration) {
+    let every = every.max(Duration::from_secs(1));
     loop {
         tokio::time::sleep(every).await;
         let Some(mesh) = mesh.upgrade() else { return };
@@ -461,6 +470,9 @@ impl Inner {
         for client in self.clients.all() {
             client.refresh(now);
         }
+        for entry in self.overrides.values() {
+            entry.stack.refresh(now);
+        }
         for entry in self.paths.load().values() {
             entry.stack.refresh(now);
         }
@@ -497,6 +509,7 @@ impl Inner {
         let policy = self.policies.service(path);
         let info = Arc::new(PathInfo::new(path.clone(), local.clone(), Arc::clone(&self.shared), policy));
         let (clients, of) = (Arc::clone(&self.clients), Arc::clone(&info));
+<<<<<<< HEAD
         let binding = Binding::follow(activity, move |tree| clients.route(&of, &tree, now()));
         let stack = Arc::new(PathStack::new(info, binding, self.metrics.service(path)));
         let layered = (!self.path_layers.is_empty()).then(|| {
@@ -504,6 +517,18 @@ impl Inner {
             self.path_layers.iter().fold(svc, |svc, wrap| wrap(svc))
         });
         PathEntry { stack, layered, used: AtomicU64::new(0) }
+=======
+        let mut last = None;
+        let binding = Binding::follow(activity, move |tree| {
+            let was = last.replace(tree.clone());
+            clients.route(&of, was.as_ref(), tree, now())
+        });
+        let budget = self.budgets.get_or_make(path, now(), || info.policy.retry_budget.fresh());
+        let stack = Arc::new(PathStack::new(info, budget, binding, self.metrics.service(path)));
+        let svc = Svc::from_arc(Arc::clone(&stack) as _);
+        let svc = self.path_layers.iter().fold(svc, |svc, wrap| wrap(svc));
+        PathEntry { svc, stack, used: AtomicU64::new(0) }
+>>>>>>> engine
     }
 
     fn sweep(&self, now: Instant) {
@@ -514,19 +539,32 @@ impl Inner {
         let before = paths.len();
         let now_millis = self.millis(now);
         paths.retain(|_, entry| {
-            let idle = now_millis.saturating_sub(entry.used());
-            Arc::strong_count(entry) > 2 || u128::from(idle) <= ttl.as_millis()
+            // In the old snapshot and in this copy: two, if nobody uses it.
+            if Arc::strong_count(entry) > 2 {
+                entry.touch(self, now);
+                return true;
+            }
+            u128::from(now_millis.saturating_sub(entry.used())) <= ttl.as_millis()
         });
         let expired = before - paths.len();
         if expired > 0 {
             self.stats.expires.add(expired as u64);
             self.paths.store(Arc::new(paths));
         }
+        self.budgets.sweep(now, ttl);
         self.clients.sweep(now, ttl);
     }
 
     fn millis(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.begun).as_millis() as u64
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(sweeper) = self.sweeper.get() {
+            sweeper.abort();
+        }
     }
 }
 

@@ -26,6 +26,10 @@ impl LeastLoaded {
 }
 
 impl Load for LeastLoaded {
+    fn name(&self) -> &'static str {
+        "least_loaded"
+    }
+
     /// Requests in flight for each unit of weight.
     fn score(&self, _now: Instant, weight: f64, more: usize) -> f64 {
         (self.pending() + more) as f64 / weight

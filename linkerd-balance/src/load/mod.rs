@@ -19,6 +19,11 @@ pub trait Load: fmt::Debug + Send + Sync + 'static {
     /// requests, and when idle. The unit is the implementation's own. Reading changes nothing.
     fn score(&self, now: Instant, weight: f64, more: usize) -> f64;
 
+    /// What metrics call it: `least_loaded`. `custom` by default.
+    fn name(&self) -> &'static str {
+        "custom"
+    }
+
     /// Requests in flight.
     fn pending(&self) -> usize;
 

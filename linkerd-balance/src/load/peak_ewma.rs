@@ -94,6 +94,10 @@ impl Default for PeakEwma {
 }
 
 impl Load for PeakEwma {
+    fn name(&self) -> &'static str {
+        "peak_ewma"
+    }
+
     /// Nanoseconds.
     fn score(&self, now: Instant, weight: f64, more: usize) -> f64 {
         let Average { cost, stamp } = self.average();

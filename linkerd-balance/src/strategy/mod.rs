@@ -79,6 +79,11 @@ pub trait Strategy: fmt::Debug + Send + Sync + 'static {
     /// The index of the endpoint to use. `nodes` is never empty.
     fn pick(&self, nodes: &dyn Candidates, draw: Draw) -> usize;
 
+    /// What metrics call it: `p2c`. `custom` by default.
+    fn name(&self) -> &'static str {
+        "custom"
+    }
+
     /// What picks from this new set, if not `self`: for strategies that prepare something for each set, such as a hash
     /// ring. Set and strategy are swapped in together, so what was prepared is never used on another set.
     fn rebuild(&self, nodes: &dyn Candidates) -> Option<Arc<dyn Strategy>> {

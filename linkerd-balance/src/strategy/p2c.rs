@@ -50,6 +50,10 @@ impl Default for P2c {
 }
 
 impl Strategy for P2c {
+    fn name(&self) -> &'static str {
+        "p2c"
+    }
+
     fn pick(&self, nodes: &dyn Candidates, draw: Draw) -> usize {
         if nodes.len() < 2 {
             return 0;

@@ -31,6 +31,8 @@ pub struct RequestContext {
     pub scheme: Scheme,
     /// The version that the client speaks.
     pub version: Version,
+    /// When the server that it came to gives up on it, whatever is enforced of the deadline.
+    pub(crate) until: Option<Instant>,
 }
 
 /// How a request came.
@@ -164,6 +166,12 @@ impl RequestContext {
             Ok(left) => now.checked_add(left),
             Err(passed) => Some(now.checked_sub(passed.duration()).unwrap_or(now)),
         }
+    }
+
+    /// Says that the answer is wanted within `timeout` from now, unless the deadline that there is comes first.
+    pub(crate) fn expire_after(&mut self, timeout: Duration) {
+        let ours = Deadline::after(SystemTime::now(), timeout);
+        self.deadline = Some(self.deadline.map_or(ours, |theirs| theirs.combined(ours)));
     }
 
     /// Writes the context onto one attempt: `l5d-ctx-dtab` and `l5d-ctx-deadline` if there are any, `l5d-ctx-trace` with

@@ -23,7 +23,7 @@ use hyper::body::Incoming;
 #[cfg(feature = "compression")]
 use super::compress::Compression;
 use super::{
-    Deadline, RequestContext, ServerConfig,
+    RequestContext, ServerConfig,
     client::{host_of, origin_form},
     headers::{self, Scan},
     reason,
@@ -188,6 +188,7 @@ impl Peer {
             parts.extensions.insert(cx);
             return self.shared.svc.send(Request::from_parts(parts, body)).await;
         };
+<<<<<<< HEAD
         let ours = Deadline::after(SystemTime::now(), timeout);
         let strictest = cx.deadline.map_or(ours, |theirs| theirs.combined(ours));
         cx.deadline = Some(strictest);
@@ -212,6 +213,34 @@ impl Peer {
             self.local.port(),
         );
         Error::new(ErrorKind::AttemptTimeout).with_text(text)
+=======
+        let is_ours = cx.deadline.is_none_or(|theirs| theirs.remaining(SystemTime::now()) > timeout);
+        cx.expire_after(timeout);
+        cx.until = tokio::time::Instant::now().into_std().checked_add(timeout);
+        parts.extensions.insert(cx);
+        let rsp = self.shared.svc.send(Request::from_parts(parts, body));
+        // What is inside ends at the same time, and knows then why: it goes first, and this is for what does not.
+        let result = tokio::time::timeout(timeout.saturating_add(Duration::from_millis(2)), rsp).await;
+        let is_timeout = match &result {
+            Ok(Err(error)) => is_ours && error.kind() == ErrorKind::Deadline,
+            Ok(Ok(_)) => false,
+            Err(_) => true,
+        };
+        if let Ok(result) = result
+            && !is_timeout
+        {
+            result
+        } else {
+            let text = format!(
+                "exceeded {} to {}/{} while waiting for a response for an individual request, excluding retries. \
+                 Remote Info: Not Available",
+                twitter_duration(timeout),
+                self.local.ip(),
+                self.local.port(),
+            );
+            Err(Error::new(ErrorKind::AttemptTimeout).with_text(text))
+        }
+>>>>>>> engine
     }
 }
 
@@ -370,6 +399,7 @@ fn record(stats: &ServerStats, rsp: &Response<Body>, error: Option<&Error>, elap
     stats.status.record(Some(status), elapsed);
     let class = rsp.headers().get(&headers::L5D_SUCCESS_CLASS);
     let is_success = match class {
+        _ if error.is_some_and(|error| error.kind() == ErrorKind::Unidentified) => false,
         // What the next proxy or our own classifier said; what is no number is a failure.
         Some(class) => {
             class.to_str().ok().and_then(|class| class.trim().parse().ok()).is_some_and(|class: f64| class > 0.0)
@@ -379,6 +409,8 @@ fn record(stats: &ServerStats, rsp: &Response<Body>, error: Option<&Error>, elap
     if is_success {
         stats.requests.succeeded(elapsed);
     } else {
-        stats.requests.failed(error, elapsed);
+        // Linkerd's server sees what its errors were made into: responses.
+        let reason = error.filter(|error| error.kind() == ErrorKind::Unidentified);
+        stats.requests.failed(reason, elapsed);
     }
 }

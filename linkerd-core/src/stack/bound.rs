@@ -11,13 +11,13 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use linkerd_balance::{Balance, Breaker, BreakerCounters, Draw, Health, Lease};
+use linkerd_balance::{Balance, Breaker, BreakerCounters, Draw, Health, Lease, LeaseEnd, Permit};
 use linkerd_dtab::{Activity, Addr, Bound, Endpoint, Failure, Path, State, namer::global};
 use linkerd_retry::Budget;
 use smallvec::SmallVec;
 use tokio::{sync::watch, task::AbortHandle};
 
-use super::path::{Attempt, now};
+use super::path::{Attempt, Expired, after, now};
 use crate::{
     Body, Error, ErrorKind, Svc,
     body::Rider,
@@ -78,6 +78,8 @@ struct Progress {
     // All that a request looks at, once it is set.
     is_known: AtomicBool,
     failure: watch::Sender<Option<Failure>>,
+    // Which source is followed: one that was given up may be at work still, and must not have the last word.
+    source: Mutex<u64>,
 }
 
 impl BoundName {
@@ -102,7 +104,7 @@ impl BoundName {
                 *rsp.status_mut() = *status;
                 Ok(rsp)
             }
-            Endpoints::Balanced(balanced) => match balanced.wait(attempt).await {
+            Endpoints::Balanced(balanced) => match balanced.wait(attempt, &self.client.id).await {
                 Ok(()) => self.requeue(balanced, attempt, service, req).await,
                 Err(error) => Err(error),
             },
@@ -136,6 +138,8 @@ impl BoundName {
                 Err(error) => break Err(error),
             }
             tried.push(key);
+            // Failures that are there at once must let the timers of the request have their turn.
+            tokio::task::yield_now().await;
         };
         client.stats.requeues.requeues_per_request.record(tried.len() as u64);
         outcome
@@ -143,8 +147,14 @@ impl BoundName {
 
     fn write_headers(&self, attempt: &Attempt<'_>, headers: &mut HeaderMap) {
         // Each attempt is a span of its own.
-        if let Some(cx) = attempt.cx {
-            cx.write(headers);
+        match (attempt.cx, self.client.attempt_timeout) {
+            (Some(cx), Some(timeout)) => {
+                let mut cx = cx.clone();
+                cx.expire_after(timeout);
+                cx.write(headers);
+            }
+            (Some(cx), None) => cx.write(headers),
+            (None, _) => {}
         }
         if !attempt.info.shared.proxy {
             return;
@@ -225,14 +235,16 @@ impl BoundClient {
         let key = lease.key().clone();
         let (endpoint, end) = lease.into_parts();
         let permit = endpoint.breaker.admit(begun);
+        let mut under_way = UnderWay { client: self, service, attempt, begun, held: Some((permit, end)) };
         let pending = self.stats.requests.pending.enter();
         let result = self.within_limit(endpoint.svc.send(req)).await.and_then(|rsp| nack(rsp, attempt));
         drop(pending);
+        let (permit, end) = under_way.held.take().expect("held until here");
         let done = now();
         let success = attempt.classify(result.as_ref()).is_success();
-        permit.record(success, done);
         match result {
             Ok(mut rsp) => {
+                permit.record(success, done);
                 self.count(service, success, None, done - begun);
                 self.stats.status.record(Some(rsp.status()), done - begun);
                 if success {
@@ -242,12 +254,17 @@ impl BoundClient {
                 Ok(rsp)
             }
             Err(error) => {
-                end.end(false, done);
+                // That our own pool is full, or our caller's stream broke, is not the endpoint's fault.
+                if !matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::RequestBody) {
+                    permit.record(false, done);
+                    end.end(false, done);
+                }
                 if error.kind() == ErrorKind::Connect {
                     self.stats.creation_failed(&error);
                     return Err(balanced.unreachable(error, &key, attempt, &self.id));
                 }
                 self.count(service, false, Some(&error), done - begun);
+                self.stats.status.record(None, done - begun);
                 Err(error)
             }
         }
@@ -297,7 +314,7 @@ impl BoundClient {
         };
         let now = now();
         // A fifth of what there is, rounded up: one request must not use up what all share.
-        let limit = *limit.get_or_insert_with(|| self.requeues.balance(now).div_ceil(5));
+        let limit = *limit.get_or_insert_with(|| self.requeues.share_for_one(now));
         if balanced.balance.stats(now).available == 0 {
             stats.not_open.incr();
         } else if requeues >= limit {
@@ -316,10 +333,20 @@ impl BoundClient {
         let Endpoints::Balanced(balanced) = &self.endpoints else { return };
         let stats = balanced.balance.stats(now);
         let balancer = &self.stats.balancer;
+<<<<<<< HEAD
         balancer.size.set(gauge(stats.size as u64));
         balancer.available.set(gauge(stats.available as u64));
         balancer.busy.set(gauge(stats.busy as u64));
         balancer.closed.set(gauge(stats.closed as u64));
+=======
+        balancer.size.set(stats.size as i64);
+        balancer.available.set(stats.available as i64);
+        balancer.busy.set(stats.busy as i64);
+        balancer.closed.set(stats.closed as i64);
+        balancer.load.set(stats.load as i64);
+        // All that are closed are tried anyway: only without any it cannot take a request.
+        self.stats.available.set(i64::from(stats.size > 0));
+>>>>>>> engine
         balancer.adds.advance_to(stats.adds);
         balancer.removes.advance_to(stats.removes);
         balancer.max_effort_exhausted.advance_to(stats.max_effort_exhausted);
@@ -332,9 +359,34 @@ impl BoundClient {
     }
 }
 
+<<<<<<< HEAD
 /// A count as a gauge has it.
 fn gauge(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+=======
+/// One try at one endpoint, for as long as it has no outcome.
+struct UnderWay<'a> {
+    client: &'a BoundClient,
+    service: &'a RequestStats,
+    attempt: &'a Attempt<'a>,
+    begun: Instant,
+    // `None` once there is an outcome.
+    held: Option<(Permit, LeaseEnd)>,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        // Without the time's being over nobody wants it any more, which says nothing of the endpoint: what is held goes
+        // back as if it had never been taken.
+        let Some((permit, end)) = self.held.take() else { return };
+        let Some(kind) = self.attempt.expired.and_then(Expired::kind) else { return };
+        let done = now();
+        permit.record(false, done);
+        end.end(false, done);
+        self.client.count(self.service, false, Some(&Error::new(kind)), done - self.begun);
+        self.client.stats.status.record(None, done - self.begun);
+    }
+>>>>>>> engine
 }
 
 /// A refusal by the peer that says of itself that nothing was done: as good as never sent, if we can send it again.
@@ -378,9 +430,14 @@ impl Balanced {
             let svc = layers.iter().fold(svc, |svc, wrap| wrap(svc));
             Arc::new(EndpointClient { svc, breaker: accrual.breaker(health.clone(), counters.clone()) })
         };
+        stats.algorithm(&policy.balancer.algorithm());
         let balance = Balance::new(policy.balancer.clone(), new_endpoint);
-        let progress = Arc::new(Progress { is_known: AtomicBool::new(false), failure: watch::Sender::new(None) });
-        let task = spawn_follow(bound.addr.clone(), balance.clone(), Arc::clone(&progress));
+        let progress = Arc::new(Progress {
+            is_known: AtomicBool::new(false),
+            failure: watch::Sender::new(None),
+            source: Mutex::new(0),
+        });
+        let task = spawn_follow(bound.addr.clone(), 0, balance.clone(), Arc::clone(&progress));
         Self { balance, breakers, progress, source: Mutex::new((bound.addr.clone(), task)) }
     }
 
@@ -388,13 +445,18 @@ impl Balanced {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         if !source.0.same_source(addr) {
             source.1.abort();
-            let task = spawn_follow(addr.clone(), self.balance.clone(), Arc::clone(&self.progress));
+            let number = {
+                let mut number = self.progress.source.lock().unwrap_or_else(PoisonError::into_inner);
+                *number += 1;
+                *number
+            };
+            let task = spawn_follow(addr.clone(), number, self.balance.clone(), Arc::clone(&self.progress));
             *source = (addr.clone(), task);
         }
     }
 
     /// Waits for the first address, as long as a name may take to bind.
-    async fn wait(&self, attempt: &Attempt<'_>) -> Result<(), Error> {
+    async fn wait(&self, attempt: &Attempt<'_>, id: &Path) -> Result<(), Error> {
         // Acquire: what was published before it is seen after it.
         if self.progress.is_known.load(Ordering::Acquire) {
             return Ok(());
@@ -416,8 +478,18 @@ impl Balanced {
                 }
             }
         };
+<<<<<<< HEAD
         if let Ok(result) = tokio::time::timeout_at((attempt.arrived + timeout).into(), first).await {
             return result;
+=======
+        match tokio::time::timeout_at(after(attempt.arrived, timeout), first).await {
+            Ok(result) => result,
+            Err(_) => {
+                let (timeout, path) = (twitter_duration(timeout), &attempt.info.path);
+                let text = format!("Exceeded {timeout} binding timeout while connecting to {id} for name: {path}");
+                Err(Error::new(ErrorKind::Binding).with_text(text))
+            }
+>>>>>>> engine
         }
         let (timeout, path) = (twitter_duration(timeout), &attempt.info.path);
         let text = format!("Exceeded {timeout} binding timeout while connecting to endpoints for name: {path}");
@@ -442,10 +514,29 @@ impl Balanced {
 /// One task keeps the endpoints as the watch has them, until the client is gone.
 fn spawn_follow(
     mut addr: Activity<Addr>,
+    number: u64,
     balance: Balance<EndpointKey, Arc<EndpointClient>>,
     progress: Arc<Progress>,
 ) -> AbortHandle {
-    let publish = move |state: State<Addr>| match state {
+    let publish = move |state: State<Addr>| {
+        let source = progress.source.lock().unwrap_or_else(PoisonError::into_inner);
+        if *source == number {
+            publish(state, &balance, &progress);
+        }
+    };
+    // What is known already is there before the first request.
+    publish(addr.sample_and_update());
+    let task = tokio::spawn(async move {
+        loop {
+            addr.changed().await;
+            publish(addr.sample_and_update());
+        }
+    });
+    task.abort_handle()
+}
+
+fn publish(state: State<Addr>, balance: &Balance<EndpointKey, Arc<EndpointClient>>, progress: &Progress) {
+    match state {
         // Of endpoints that are known this only means that nobody could say anything newer.
         State::Pending => {}
         State::Failed(failure) => drop(progress.failure.send_replace(Some(failure))),
@@ -469,16 +560,7 @@ fn spawn_follow(
             progress.is_known.store(true, Ordering::Release);
             progress.failure.send_replace(None);
         }
-    };
-    // What is known already is there before the first request.
-    publish(addr.sample_and_update());
-    let task = tokio::spawn(async move {
-        loop {
-            addr.changed().await;
-            publish(addr.sample_and_update());
-        }
-    });
-    task.abort_handle()
+    }
 }
 
 impl Drop for Balanced {

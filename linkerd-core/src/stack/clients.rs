@@ -24,6 +24,7 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
+<<<<<<< HEAD
     /// Where requests for a path go, now that it is bound to `tree`.
     pub(crate) fn route(&self, info: &Arc<PathInfo>, tree: &NameTree<Bound>, now: Instant) -> Arc<Route> {
         // A known name may come with another watch of its address: its client follows the newer one.
@@ -33,8 +34,35 @@ impl Clients {
             }
         }
         let named = self.trees.get_or_make(tree, now, || tree.clone().map(&mut |bound| self.bound(&bound, now)));
+=======
+    /// Where requests for a path go, now that it is bound to `tree`, and no longer to what it was.
+    pub(crate) fn route(
+        &self,
+        info: &Arc<PathInfo>,
+        was: Option<&NameTree<Bound>>,
+        tree: NameTree<Bound>,
+        now: Instant,
+    ) -> Arc<Route> {
+        if let Some(was) = was {
+            self.release(was, now);
+        }
+        let named = self.trees.get_or_make(&tree, now, || tree.clone().map(&mut |bound| self.bound(&bound, now)));
+        // A known name may come with another watch of its address: its client follows the newer one.
+        for (bound, name) in tree.leaves().into_iter().zip(named.leaves()) {
+            name.client.follow(&bound.addr);
+        }
+>>>>>>> engine
         let shares = NameTree::clone(&named).map(&mut |name| Share::new(name, Arc::clone(info), &self.client_layers));
         Arc::new(Route::new(Distribution::new(&shares), named))
+    }
+
+    /// What was in use until now is idle from now on: rules that are edited back soon find their connections.
+    fn release(&self, tree: &NameTree<Bound>, now: Instant) {
+        self.trees.get(tree, now);
+        for bound in tree.leaves() {
+            self.bounds.get(&(bound.id.clone(), bound.residual.clone()), now);
+            self.clients.get(&bound.id, now);
+        }
     }
 
     fn bound(&self, bound: &Bound, now: Instant) -> Arc<BoundName> {

@@ -1,7 +1,11 @@
 //! The stack of a logical name: everything that must see a request as a whole, whatever becomes of its attempts.
 
 use std::{
-    sync::Arc,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -47,7 +51,7 @@ pub(crate) struct PathInfo {
 #[derive(Debug)]
 pub(crate) struct PathStack {
     info: Arc<PathInfo>,
-    budget: Budget,
+    budget: Arc<Budget>,
     binding: Binding,
     stats: ServiceStats,
 }
@@ -60,6 +64,14 @@ pub(crate) struct Attempt<'a> {
     pub(crate) method: &'a Method,
     pub(crate) cx: Option<&'a RequestContext>,
     pub(crate) replay: Option<&'a Replay>,
+    pub(crate) expired: Option<&'a Expired>,
+}
+
+/// Whether a limit on the time of a whole request ended it: what is dropped then has failed, and was not cancelled.
+#[derive(Debug)]
+pub(crate) struct Expired {
+    kind: ErrorKind,
+    has: AtomicBool,
 }
 
 /// A request that can be sent again: its head, and a body that is all here.
@@ -70,6 +82,20 @@ pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// `timeout` after `arrived`; a time too far away to be expressed is thirty years from then.
+pub(crate) fn after(arrived: Instant, timeout: Duration) -> tokio::time::Instant {
+    const FAR: Duration = Duration::from_hours(24 * 365 * 30);
+    arrived.checked_add(timeout).unwrap_or_else(|| arrived + FAR).into()
+}
+
+impl Expired {
+    /// The limit that ended the request, if one did.
+    pub(crate) fn kind(&self) -> Option<ErrorKind> {
+        // Relaxed: written and read by the one task that polls the request.
+        self.has.load(Ordering::Relaxed).then_some(self.kind)
+    }
+}
+
 impl Call for PathStack {
     fn call(self: Arc<Self>, req: Request<Body>) -> SvcFuture {
         Box::pin(async move { self.run(req).await })
@@ -77,8 +103,7 @@ impl Call for PathStack {
 }
 
 impl PathStack {
-    pub(crate) fn new(info: Arc<PathInfo>, binding: Binding, stats: ServiceStats) -> Self {
-        let budget = info.policy.retry_budget.fresh();
+    pub(crate) fn new(info: Arc<PathInfo>, budget: Arc<Budget>, binding: Binding, stats: ServiceStats) -> Self {
         Self { info, budget, binding, stats }
     }
 
@@ -100,12 +125,16 @@ impl PathStack {
         let arrived = now();
         // Outermost: these see what all the others did.
         let _pending = self.stats.requests.pending.enter();
-        let cx = req.extensions_mut().remove::<RequestContext>();
+        let mut cx = req.extensions_mut().remove::<RequestContext>();
+        let limit = self.limit(arrived, cx.as_ref());
+        if let (Some(cx), Some(timeout)) = (&mut cx, info.policy.total_timeout) {
+            cx.expire_after(timeout);
+        }
         let method = req.method().clone();
         if info.shared.proxy {
             info.write_request(&mut req);
         }
-        let result = self.within_limits(arrived, cx.as_ref(), &method, req).await;
+        let result = self.within(limit, arrived, cx.as_ref(), &method, req).await;
         // What the retries left: this is the *logical* outcome.
         let class = info.policy.classifier.classify(&method, result.as_ref());
         let elapsed = now() - arrived;
@@ -121,40 +150,55 @@ impl PathStack {
                 }
                 Ok(rsp)
             }
-            Err(error) => Err(info.explain(error)),
+            Err(error) => {
+                let error = info.explain(error);
+                tracing::debug!(dst = %info.path, kind = error.kind().name(), "request failed: {}", error.text());
+                Err(error)
+            }
         }
     }
 
+    /// The first limit on the time of the whole request, if there is any.
+    fn limit(&self, arrived: Instant, cx: Option<&RequestContext>) -> Option<(Instant, ErrorKind)> {
+        let policy = &self.info.policy;
+        let total = policy.total_timeout.and_then(|timeout| arrived.checked_add(timeout));
+        let deadline = cx.and_then(|cx| cx.deadline).filter(|_| policy.enforce_deadline);
+        let deadline = deadline.and_then(|deadline| arrived.checked_add(deadline.remaining(SystemTime::now())));
+        let until = cx.and_then(|cx| cx.until);
+        let limits = [(total, ErrorKind::TotalTimeout), (deadline, ErrorKind::Deadline), (until, ErrorKind::Deadline)];
+        // Of two at one time, the first.
+        limits.into_iter().filter_map(|(at, kind)| Some((at?, kind))).min_by_key(|(at, _)| *at)
+    }
+
     /// Bounds the whole: before retries, because they share what time there is.
-    async fn within_limits(
+    async fn within(
         &self,
+        limit: Option<(Instant, ErrorKind)>,
         arrived: Instant,
         cx: Option<&RequestContext>,
         method: &Method,
         req: Request<Body>,
     ) -> Result<Response<Body>, Error> {
-        let policy = &self.info.policy;
-        let deadline = cx.and_then(|cx| cx.deadline).filter(|_| policy.enforce_deadline);
-        let deadline = deadline.map(|deadline| arrived + deadline.remaining(SystemTime::now()));
-        let total = policy.total_timeout.map(|timeout| arrived + timeout);
-        let (until, kind) = match (total, deadline) {
-            (None, None) => return self.retries(arrived, cx, method, req).await,
-            (Some(total), Some(deadline)) if deadline < total => (deadline, ErrorKind::Deadline),
-            (None, Some(deadline)) => (deadline, ErrorKind::Deadline),
-            (Some(total), _) => (total, ErrorKind::TotalTimeout),
-        };
+        let Some((until, kind)) = limit else { return self.retries(None, arrived, cx, method, req).await };
         if until <= arrived {
             return Err(Error::new(kind).with_never_sent(true));
         }
-        match timeout_at(until.into(), self.retries(arrived, cx, method, req)).await {
+        let expired = Expired { kind, has: AtomicBool::new(false) };
+        // Dropped after it is known why.
+        let retries = pin!(self.retries(Some(&expired), arrived, cx, method, req));
+        match timeout_at(until.into(), retries).await {
             Ok(result) => result,
-            Err(_) => Err(Error::new(kind)),
+            Err(_) => {
+                expired.has.store(true, Ordering::Relaxed);
+                Err(Error::new(kind))
+            }
         }
     }
 
     /// Retries: above the pick of a name and an endpoint, so that another attempt may go elsewhere.
     async fn retries(
         &self,
+        expired: Option<&Expired>,
         arrived: Instant,
         cx: Option<&RequestContext>,
         method: &Method,
@@ -165,7 +209,7 @@ impl PathStack {
         let mut backoff = self.info.policy.backoff.start();
         let mut retries = 0_u64;
         let outcome = loop {
-            let attempt = Attempt { arrived, info: &self.info, method, cx, replay: replay.as_ref() };
+            let attempt = Attempt { arrived, info: &self.info, method, cx, replay: replay.as_ref(), expired };
             let result = self.attempt(&attempt, req).await;
             if !attempt.classify(result.as_ref()).is_retryable() {
                 break result;
@@ -179,7 +223,10 @@ impl PathStack {
             self.stats.retries.total.incr();
             discard(result).await;
             let delay = backoff.next(crate::random::next());
-            if !delay.is_zero() {
+            if delay.is_zero() {
+                // A failure that is there at once would never let the timer of the whole request have its turn.
+                tokio::task::yield_now().await;
+            } else {
                 tokio::time::sleep(delay).await;
             }
             req = again;

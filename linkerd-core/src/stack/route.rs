@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use linkerd_dtab::{Activity, Bound, Distribution, Failure, NameTree, State};
 use tokio::{sync::watch, task::AbortHandle};
 
-use super::{BoundName, share::Share};
+use super::{BoundName, path::after, share::Share};
 
 /// The binding of one path, followed by a task of its own for as long as this lives.
 #[derive(Debug)]
@@ -48,15 +48,15 @@ impl Binding {
     /// Follows `activity`; `route` turns each tree into where requests go.
     pub(crate) fn follow(
         mut activity: Activity<NameTree<Bound>>,
-        route: impl Fn(NameTree<Bound>) -> Arc<Route> + Send + 'static,
+        mut route: impl FnMut(NameTree<Bound>) -> Arc<Route> + Send + 'static,
     ) -> Self {
         let shared = Arc::new(Followed { route: ArcSwapOption::empty(), progress: watch::Sender::new(None) });
         let (followed, watch) = (Arc::clone(&shared), activity.clone());
-        followed.publish(activity.sample_and_update(), &route);
+        followed.publish(activity.sample_and_update(), &mut route);
         let task = tokio::spawn(async move {
             loop {
                 activity.changed().await;
-                followed.publish(activity.sample_and_update(), &route);
+                followed.publish(activity.sample_and_update(), &mut route);
             }
         });
         Self { shared, watch, task: task.abort_handle() }
@@ -83,7 +83,7 @@ impl Binding {
                 }
             }
         };
-        match tokio::time::timeout_at((arrived + timeout).into(), first).await {
+        match tokio::time::timeout_at(after(arrived, timeout), first).await {
             Ok(result) => result,
             Err(_) => Err(Unbound::Timeout),
         }
@@ -98,11 +98,13 @@ impl Binding {
 impl Drop for Binding {
     fn drop(&mut self) {
         self.task.abort();
+        // The task goes when the runtime comes to it; what it routed to is idle from now on.
+        self.shared.route.store(None);
     }
 }
 
 impl Followed {
-    fn publish(&self, state: State<NameTree<Bound>>, route: &impl Fn(NameTree<Bound>) -> Arc<Route>) {
+    fn publish(&self, state: State<NameTree<Bound>>, route: &mut impl FnMut(NameTree<Bound>) -> Arc<Route>) {
         match state {
             State::Pending => {}
             State::Ok(tree) => {

@@ -62,8 +62,15 @@ impl Call for ShareCall {
             let cx = req.extensions_mut().remove::<RequestContext>();
             let method = req.method().clone();
             let replay = Replay::of(&req);
-            let attempt =
-                Attempt { arrived: now(), info: &self.info, method: &method, cx: cx.as_ref(), replay: replay.as_ref() };
+            let attempt = Attempt {
+                arrived: now(),
+                info: &self.info,
+                method: &method,
+                cx: cx.as_ref(),
+                replay: replay.as_ref(),
+                // Layers cannot tell: what they drop was cancelled.
+                expired: None,
+            };
             self.name.send(&attempt, &self.stats, req).await
         })
     }

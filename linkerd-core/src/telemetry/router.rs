@@ -90,6 +90,8 @@ pub struct ClientStats {
     pub service_acquisition_latency_ms: Stat,
     /// The connection pools, all endpoints together.
     pub pool: PoolStats,
+    /// Whether a request can be taken: 1 or 0.
+    pub available: Gauge,
     /// The balancer.
     pub balancer: BalancerStats,
     /// Ejections of endpoints.
@@ -115,7 +117,7 @@ pub struct PoolStats {
     pub num_too_many_waiters: Counter,
 }
 
-/// `loadbalancer` of a client. `load` is a function: give one with [`ClientStats::load_fn`].
+/// `loadbalancer` of a client.
 #[derive(Debug)]
 pub struct BalancerStats {
     /// Endpoints.
@@ -126,6 +128,8 @@ pub struct BalancerStats {
     pub busy: Gauge,
     /// Endpoints that are ejected or unreachable.
     pub closed: Gauge,
+    /// Requests in flight, all endpoints together.
+    pub load: Gauge,
     /// Endpoints that came.
     pub adds: Counter,
     /// Endpoints that went.
@@ -305,11 +309,13 @@ impl ClientStats {
                 num_waited: scope.counter("pool_num_waited"),
                 num_too_many_waiters: scope.counter("pool_num_too_many_waiters"),
             },
+            available: scope.gauge("available"),
             balancer: BalancerStats {
                 size: balancer.gauge("size"),
                 available: balancer.gauge("available"),
                 busy: balancer.gauge("busy"),
                 closed: balancer.gauge("closed"),
+                load: balancer.gauge("load"),
                 adds: balancer.counter("adds"),
                 removes: balancer.counter("removes"),
                 max_effort_exhausted: balancer.counter("max_effort_exhausted"),
@@ -354,16 +360,13 @@ impl ClientStats {
     pub fn algorithm(&self, name: &str) {
         self.scope.scope("loadbalancer").scope("algorithm").gauge(name).set(1);
     }
+}
 
-    /// Shows the sum of the endpoints' loads in `loadbalancer/load`. The registry keeps the function as long as the client
-    /// has stats: let it hold the balancer weakly.
-    pub fn load_fn(&self, load: impl Fn() -> f64 + Send + Sync + 'static) {
-        self.scope.scope("loadbalancer").gauge_fn("load", load);
-    }
-
-    /// Shows in `available` whether the client can take a request, 1 or 0. See [`load_fn`](Self::load_fn).
-    pub fn available_fn(&self, available: impl Fn() -> bool + Send + Sync + 'static) {
-        self.scope.gauge_fn("available", move || f64::from(u8::from(available())));
+impl CacheStats {
+    /// Counts that nobody reads.
+    pub(crate) fn detached() -> Self {
+        let [misses, evicts, expires, oneshots] = std::array::from_fn(|_| Counter::default());
+        Self { misses, evicts, expires, oneshots }
     }
 }
 
@@ -440,8 +443,6 @@ mod tests {
                 server.status.record(Some(status.unwrap_or(StatusCode::BAD_GATEWAY)), MS);
                 if let Some(client) = &client {
                     client.algorithm("p2c_least_loaded");
-                    client.load_fn(|| 0.0);
-                    client.available_fn(|| true);
                     if status.is_some() {
                         client.status.record(status, MS);
                     }

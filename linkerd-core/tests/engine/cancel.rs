@@ -1,0 +1,137 @@
+//! A request that nobody waits for any more leaves nothing behind.
+
+use linkerd_core::{
+    retry::Backoff,
+    testing::{End, Reply},
+};
+use tokio_test::assert_pending;
+
+use super::*;
+
+fn nothing_is_left(world: &World) {
+    assert_eq!(world.service("pending"), 0);
+    assert_eq!(world.metric("client/#/fake/users/pending").unwrap_or_default(), 0.0);
+    for client in world.mesh.clients() {
+        assert!(client.endpoints.iter().all(|endpoint| endpoint.pending == 0));
+    }
+    for n in 1..=2 {
+        assert_eq!(world.endpoints.in_flight(ep(n)), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_its_name_is_bound() {
+    let world = World::new();
+    let mut rsp = sending(&world.client("/svc/users"), get());
+    assert_pending!(rsp.poll());
+    assert_eq!(world.service("pending"), 1);
+    drop(rsp);
+    nothing_is_left(&world);
+    let mut rsp = sending(&world.client("/svc/users"), get());
+    world.namer.tree("/users", "/users");
+    settle().await;
+    assert_pending!(rsp.poll());
+    drop(rsp);
+    nothing_is_left(&world);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_an_endpoint_works_on_it() {
+    let world = World::new();
+    world.namer.endpoints("/users", [ep(1)]);
+    world.endpoints.script(ep(1), [Reply::hang()]);
+    let mut rsp = sending(&world.client("/svc/users"), get());
+    assert_pending!(rsp.poll());
+    assert_eq!((world.bound("pending"), world.endpoints.in_flight(ep(1))), (1, 1));
+    drop(rsp);
+    nothing_is_left(&world);
+    assert_eq!(world.endpoints.seen(ep(1))[0].end, End::Dropped);
+    assert_eq!(world.bound("failures"), 0, "who went away is nobody's failure");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_it_waits_to_be_sent_again() {
+    let world = World::policies(
+        ServicePolicy { backoff: Backoff::constant(SEC), ..service(HttpClassifier::RetryableRead5xx) },
+        steady(),
+    );
+    world.namer.endpoints("/users", [ep(1)]);
+    world.endpoints.script(ep(1), [Reply::status(500)]);
+    let mut rsp = sending(&world.client("/svc/users"), get());
+    assert_pending!(rsp.poll());
+    drop(rsp);
+    nothing_is_left(&world);
+    tokio::time::sleep(10 * SEC).await;
+    assert_eq!(world.endpoints.count(ep(1)), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_response_is_thrown_away() {
+    let world = World::retrying(HttpClassifier::RetryableRead5xx);
+    world.namer.endpoints("/users", [ep(1)]);
+    world.endpoints.script(ep(1), [Reply::status(500).body("slow").streamed(SEC)]);
+    let mut rsp = sending(&world.client("/svc/users"), get());
+    assert_pending!(rsp.poll());
+    drop(rsp);
+    nothing_is_left(&world);
+    assert_eq!(world.endpoints.seen(ep(1))[0].end, End::Dropped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_soon_as_it_was_made() {
+    let world = World::new();
+    world.namer.endpoints("/users", [ep(1)]);
+    let client = world.client("/svc/users");
+    drop(client.send(get()));
+    nothing_is_left(&world);
+    assert_eq!(world.endpoints.count(ep(1)), 0);
+}
+
+/// A layer that panics when it is called with `/panic`.
+#[derive(Clone)]
+struct Panicky<S>(S);
+
+impl<S: tower::Service<Request<Body>>> tower::Service<Request<Body>> for Panicky<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, req: Request<Body>) -> S::Future {
+        assert!(req.uri().path() != "/panic", "as asked");
+        self.0.call(req)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn or_that_made_a_layer_panic() {
+    let layer = tower::layer::layer_fn(Panicky);
+    let worlds = [
+        World::with(|builder| builder.path_layer(layer.clone())),
+        World::with(|builder| builder.client_layer(layer.clone())),
+        World::with(|builder| builder.endpoint_layer(layer.clone())),
+    ];
+    for world in worlds {
+        world.namer.endpoints("/users", [ep(1), ep(2)]);
+        let client = world.client("/svc/users");
+        for _ in 0..20 {
+            let client = client.clone();
+            let req = Request::get("/panic").body("").unwrap();
+            let panicked = tokio::spawn(async move { client.send(req).await.map(drop) }).await;
+            assert!(panicked.unwrap_err().is_panic());
+        }
+        nothing_is_left(&world);
+        assert_eq!(status(&client).await, 200);
+    }
+    let world = World::new();
+    world.namer.endpoints("/users", [ep(1)]);
+    world.endpoints.script(ep(1), [Reply::panic(), Reply::ok("")]);
+    let client = world.client("/svc/users");
+    let panicked = client.clone();
+    assert!(tokio::spawn(async move { panicked.send(get()).await.map(drop) }).await.unwrap_err().is_panic());
+    nothing_is_left(&world);
+    assert_eq!(status(&client).await, 200);
+}

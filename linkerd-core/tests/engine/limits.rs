@@ -1,0 +1,211 @@
+//! Timeouts and deadlines.
+
+use std::time::SystemTime;
+
+use linkerd_core::{
+    ErrorKind,
+    http::Deadline,
+    retry::Backoff,
+    testing::{End, Reply},
+};
+use tokio::time::{Instant, advance};
+use tokio_test::{assert_pending, assert_ready};
+
+use super::*;
+
+/// With limits on time for each attempt and for all of them.
+fn timed(attempt: Option<Duration>, total: Option<Duration>) -> World {
+    World::policies(
+        ServicePolicy { total_timeout: total, ..service(HttpClassifier::RetryableRead5xx) },
+        ClientPolicy { attempt_timeout: attempt, ..ClientPolicy::default() },
+    )
+}
+
+/// A request whose answer is wanted for so long, or until so long ago.
+fn wanted(deadline: Deadline) -> Request<&'static str> {
+    let mut cx = RequestContext::default();
+    cx.deadline = Some(deadline);
+    let mut req = get();
+    req.extensions_mut().insert(cx);
+    req
+}
+
+fn expired() -> Deadline {
+    Deadline::after(SystemTime::UNIX_EPOCH, SEC)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_takes_too_long_is_made_elsewhere() {
+    let world = timed(Some(300 * MS), None);
+    world.namer.endpoints("/users", [ep(1), ep(2)]);
+    world.endpoints.script(ep(1), [Reply::hang()]);
+    let client = world.client("/svc/users");
+    for _ in 0..10 {
+        assert_eq!(status(&client).await, 200);
+    }
+    let hung = world.endpoints.seen(ep(1));
+    assert!(!hung.is_empty() && hung.iter().all(|seen| seen.end == End::Dropped), "{hung:?}");
+    assert_eq!(world.service("retries/total"), hung.len() as u64, "no retry went to the endpoint that hung");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempts_timeout_says_whose_it_was() {
+    let world = timed(Some(300 * MS), None);
+    world.namer.endpoints("/users", [ep(1)]);
+    world.endpoints.script(ep(1), [Reply::hang()]);
+    let mut rsp = sending(&world.client("/svc/users"), Request::post("/").body("").unwrap());
+    assert_pending!(rsp.poll());
+    advance(299 * MS).await;
+    assert_pending!(rsp.poll());
+    advance(2 * MS).await;
+    let error = assert_ready!(rsp.poll()).unwrap_err();
+    assert_eq!((error.kind(), error.status().as_u16()), (ErrorKind::AttemptTimeout, 503));
+    assert_eq!(
+        error.text(),
+        "exceeded 300.milliseconds to #/fake/users while waiting for a response for an individual request, excluding \
+         retries. Remote Info: Not Available"
+    );
+    assert_eq!([world.bound("requests"), world.bound("failures")], [1, 1]);
+    assert_eq!(world.bound("failures/com.twitter.finagle.IndividualRequestTimeoutException"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_total_time_holds_for_naming_too() {
+    let world = timed(None, Some(400 * MS));
+    let mut rsp = sending(&world.client("/svc/users"), get());
+    assert_pending!(rsp.poll());
+    advance(399 * MS).await;
+    assert_pending!(rsp.poll());
+    advance(2 * MS).await;
+    let error = assert_ready!(rsp.poll()).unwrap_err();
+    assert_eq!((error.kind(), error.status().as_u16()), (ErrorKind::TotalTimeout, 503));
+    assert_eq!(
+        error.text(),
+        "exceeded 400.milliseconds to unspecified while waiting for a response for the request, including retries (if \
+         applicable). Remote Info: Not Available"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_total_time_holds_for_attempts_and_backoffs_together() {
+    let world = World::policies(
+        ServicePolicy {
+            total_timeout: Some(900 * MS),
+            backoff: Backoff::constant(300 * MS),
+            ..service(HttpClassifier::RetryableRead5xx)
+        },
+        steady(),
+    );
+    world.namer.endpoints("/users", [ep(1)]);
+    world.endpoints.script(ep(1), [Reply::status(500).after(200 * MS)]);
+    let begun = Instant::now();
+    assert_eq!(error(&world.client("/svc/users")).await.kind(), ErrorKind::TotalTimeout);
+    assert!(begun.elapsed() >= 900 * MS && begun.elapsed() < 910 * MS);
+    assert_eq!(world.endpoints.count(ep(1)), 2);
+    assert_eq!([world.service("requests"), world.service("failures"), world.service("pending")], [1, 1, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_total_time_ends_while_a_response_is_thrown_away() {
+    let world = timed(None, Some(15 * MS));
+    world.namer.endpoints("/users", [ep(1)]);
+    world.endpoints.script(ep(1), [Reply::status(500).body("slow").streamed(5 * SEC)]);
+    assert_eq!(error(&world.client("/svc/users")).await.kind(), ErrorKind::TotalTimeout);
+    assert_eq!(world.endpoints.seen(ep(1))[0].end, End::Dropped);
+    assert_eq!(world.mesh.clients()[0].endpoints[0].pending, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_uses_up_the_total_time_is_to_blame() {
+    let world = timed(None, Some(100 * MS));
+    world.namer.endpoints("/users", [ep(1)]);
+    world.endpoints.script(ep(1), [Reply::hang()]);
+    let client = world.client("/svc/users");
+    for n in 1..=5 {
+        assert_eq!(error(&client).await.kind(), ErrorKind::TotalTimeout);
+        assert_eq!([world.bound("requests"), world.bound("failures"), world.bound("success")], [n, n, 0]);
+    }
+    assert_eq!(world.bound("failures/com.twitter.finagle.GlobalRequestTimeoutException"), 5);
+    assert_eq!(world.bound("failure_accrual/removals"), 1, "it hung five times");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_has_passed_reaches_no_endpoint() {
+    let world = World::new();
+    world.namer.endpoints("/users", [ep(1)]);
+    let client = world.client("/svc/users");
+    let error = client.send(wanted(expired())).await.unwrap_err();
+    assert_eq!((error.kind(), error.status().as_u16()), (ErrorKind::Deadline, 503));
+    assert!(error.never_sent());
+    assert_eq!(world.endpoints.count(ep(1)), 0);
+    assert_eq!([world.service("requests"), world.service("failures")], [1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_is_advice_where_it_is_not_enforced() {
+    let policy = ServicePolicy { enforce_deadline: false, ..ServicePolicy::default() };
+    let world = World::policies(policy, ClientPolicy::default());
+    world.namer.endpoints("/users", [ep(1)]);
+    let rsp = world.client("/svc/users").send(wanted(expired())).await.unwrap();
+    assert_eq!(rsp.status(), 200);
+    assert_eq!(world.endpoints.seen(ep(1))[0].headers["l5d-ctx-deadline"], "0 1000000000", "it is passed on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_is_kept_while_waiting_and_the_stricter_limit_decides() {
+    let world = timed(None, Some(5 * SEC));
+    world.namer.endpoints("/users", [ep(1)]);
+    world.endpoints.script(ep(1), [Reply::hang()]);
+    let client = world.client("/svc/users");
+    let begun = Instant::now();
+    let soon = Deadline::after(SystemTime::now(), 2 * SEC);
+    assert_eq!(client.send(wanted(soon)).await.unwrap_err().kind(), ErrorKind::Deadline);
+    assert!(begun.elapsed() > SEC && begun.elapsed() < 2 * SEC + 10 * MS);
+    let late = Deadline::after(SystemTime::now(), 60 * SEC);
+    assert_eq!(client.send(wanted(late)).await.unwrap_err().kind(), ErrorKind::TotalTimeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_limit_is_too_far_away() {
+    let world = timed(Some(Duration::MAX), Some(Duration::MAX));
+    world.namer.endpoints("/users", [ep(1)]);
+    let client = world.client("/svc/users");
+    let never = Deadline::after(SystemTime::now(), Duration::MAX);
+    assert_eq!(client.send(wanted(never)).await.unwrap().status(), 200);
+    assert_eq!(status(&client).await, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_are_told_to_the_next_hop_where_there_is_a_context() {
+    let deadline = |world: &World| {
+        let value = world.endpoints.seen(ep(1)).last()?.headers.get("l5d-ctx-deadline")?.to_str().unwrap().to_owned();
+        let (begun, until) = value.split_once(' ')?;
+        Some((until.parse::<u64>().unwrap() - begun.parse::<u64>().unwrap()) / 1_000_000)
+    };
+    let with_context = || {
+        let mut req = get();
+        req.extensions_mut().insert(RequestContext::default());
+        req
+    };
+    for (attempt, total, millis) in [
+        (None, None, None),
+        (Some(300 * MS), None, Some(300)),
+        (None, Some(400 * MS), Some(400)),
+        (Some(300 * MS), Some(400 * MS), Some(300)),
+    ] {
+        let world = timed(attempt, total);
+        world.namer.endpoints("/users", [ep(1)]);
+        let client = world.client("/svc/users");
+        client.send(with_context()).await.unwrap();
+        assert_eq!(deadline(&world), millis, "{attempt:?} {total:?}");
+        // A client of one's own adds nothing to a request that carries nothing.
+        status(&client).await;
+        assert_eq!(deadline(&world), None);
+    }
+    // What came with the request stays, if it is stricter.
+    let world = timed(Some(300 * MS), Some(400 * MS));
+    world.namer.endpoints("/users", [ep(1)]);
+    let theirs = Deadline::after(SystemTime::now(), 200 * MS);
+    world.client("/svc/users").send(wanted(theirs)).await.unwrap();
+    assert!(deadline(&world).unwrap() <= 200);
+}

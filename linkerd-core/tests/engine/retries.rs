@@ -1,0 +1,195 @@
+//! Retries by class, within a budget.
+
+use bytes::Bytes;
+use http::Method;
+use http_body_util::StreamBody;
+use linkerd_core::{
+    BoxError, ErrorKind,
+    retry::{Backoff, Budget, BudgetSettings},
+    testing::{End, Reply},
+};
+use tokio::time::Instant;
+
+use super::*;
+
+fn stream() -> Body {
+    let frames = [Ok::<_, BoxError>(http_body::Frame::data(Bytes::from_static(b"part")))];
+    Body::new(StreamBody::new(futures::stream::iter(frames)))
+}
+
+fn users(world: &World, replies: impl IntoIterator<Item = Reply>) -> Client {
+    world.namer.endpoints("/users", [ep(1)]);
+    world.endpoints.script(ep(1), replies);
+    world.client("/svc/users")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_always_fails_is_sent_a_hundred_and_one_times() {
+    let world = World::retrying(HttpClassifier::RetryableRead5xx);
+    let client = users(&world, [Reply::status(500).header("n", "first"), Reply::status(500).header("n", "last")]);
+    let rsp = client.send(get()).await.unwrap();
+    assert_eq!((rsp.status().as_u16(), &rsp.headers()["n"]), (500, &"last".parse().unwrap()));
+    assert_eq!(world.endpoints.count(ep(1)), 101);
+    assert_eq!([world.service("retries/total"), world.service("retries/budget_exhausted")], [100, 1]);
+    assert_eq!([world.service("requests"), world.service("failures")], [1, 1]);
+    assert_eq!([world.bound("requests"), world.bound("failures")], [101, 101]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_path_has_a_budget_of_its_own() {
+    let world = World::policies(
+        ServicePolicy {
+            retry_budget: Budget::new(BudgetSettings { min_per_sec: 0, percent: 1.0, ..BudgetSettings::default() })
+                .unwrap(),
+            ..service(HttpClassifier::RetryableRead5xx)
+        },
+        steady(),
+    );
+    let client = users(&world, [Reply::status(500)]);
+    world.namer.tree("/others", "/users");
+    status(&client).await;
+    assert_eq!(world.endpoints.count(ep(1)), 2);
+    status(&world.client("/svc/others")).await;
+    assert_eq!(world.endpoints.count(ep(1)), 4);
+    assert_eq!(world.metric("service/svc/users/retries/budget"), Some(0.0));
+    // A success earns as much, and spends nothing.
+    world.endpoints.script(ep(1), [Reply::ok("")]);
+    status(&client).await;
+    assert_eq!(world.metric("service/svc/users/retries/budget"), Some(1.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backoff_is_waited_for_and_nothing_is_held_meanwhile() {
+    let world = World::policies(
+        ServicePolicy { backoff: Backoff::constant(200 * MS), ..service(HttpClassifier::RetryableRead5xx) },
+        steady(),
+    );
+    let client = users(&world, [Reply::status(500).body("no"), Reply::closed(), Reply::ok("")]);
+    let begun = Instant::now();
+    let rsp = tokio::spawn(async move { client.send(get()).await });
+    tokio::time::sleep(100 * MS).await;
+    assert_eq!(world.mesh.clients()[0].endpoints[0].pending, 0);
+    assert_eq!(rsp.await.unwrap().unwrap().status(), 200);
+    let at: Vec<_> = world.endpoints.seen(ep(1)).iter().map(|seen| (seen.at - begun).as_millis()).collect();
+    // The timer's steps are of a millisecond.
+    assert!(matches!(at[..], [0, 200..=202, 400..=404]), "{at:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_be_retried_is_the_classifiers_and_the_methods_choice() {
+    use HttpClassifier::*;
+    let methods =
+        [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::POST, Method::PATCH, Method::CONNECT];
+    let table = [
+        (NonRetryable5xx, [false; 7]),
+        (RetryableRead5xx, [true, true, false, false, false, false, false]),
+        (RetryableIdempotent5xx, [true, true, true, true, false, false, false]),
+        (RetryableAll5xx, [true, true, true, true, true, true, false]),
+        (AllSuccessful, [false; 7]),
+    ];
+    for (classifier, expected) in table {
+        for (method, expected) in methods.iter().zip(expected) {
+            for failure in [Reply::status(503), Reply::closed()] {
+                let world = World::retrying(classifier);
+                let client = users(&world, [failure, Reply::ok("")]);
+                let req = Request::builder().method(method).uri("/").body("some").unwrap();
+                let rsp = client.send(req).await;
+                assert_eq!(rsp.is_ok_and(|rsp| rsp.status() == 200), expected, "{classifier:?} {method}");
+                let seen = world.endpoints.seen(ep(1));
+                assert_eq!(seen.len(), 1 + usize::from(expected), "{classifier:?} {method}");
+                assert!(seen.iter().all(|seen| seen.body.as_deref() == Some(b"some")));
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_says_so_is_retried_whatever_the_method() {
+    let world = World::retrying(HttpClassifier::NonRetryable5xx);
+    let client = users(&world, [Reply::status(502).header("l5d-retryable", "true"), Reply::ok("")]);
+    let rsp = client.send(Request::post("/").body("order").unwrap()).await.unwrap();
+    assert_eq!(rsp.status(), 200);
+    assert_eq!(world.endpoints.count(ep(1)), 2);
+    // A success is none to retry.
+    world.endpoints.script(ep(1), [Reply::ok("").header("l5d-retryable", "true")]);
+    status(&client).await;
+    assert_eq!(world.endpoints.count(ep(1)), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_streamed_body_is_sent_once() {
+    let world = World::retrying(HttpClassifier::RetryableAll5xx);
+    let client = users(&world, [Reply::status(503).header("l5d-retryable", "true"), Reply::ok("")]);
+    let rsp = client.send(Request::post("/").body(stream()).unwrap()).await.unwrap();
+    assert_eq!(rsp.status(), 503);
+    assert_eq!(world.endpoints.count(ep(1)), 1);
+    assert_eq!(world.service("retries/total"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_discarded_response_is_read_to_its_end() {
+    let world = World::retrying(HttpClassifier::RetryableRead5xx);
+    let slow = Reply::status(500).body("a body that takes for ever").streamed(10 * MS);
+    let quick = Reply::status(500).body("some").streamed(Duration::ZERO);
+    let client = users(&world, [quick, slow, Reply::status(500).body("whole"), Reply::ok("")]);
+    assert_eq!(status(&client).await, 200);
+    let ends: Vec<_> = world.endpoints.seen(ep(1)).iter().map(|seen| seen.end).collect();
+    assert_eq!(ends, [End::Complete, End::Dropped, End::Complete, End::Complete]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_budget_the_first_outcome_stands() {
+    let world = World::policies(
+        ServicePolicy { retry_budget: Budget::off(), ..service(HttpClassifier::RetryableRead5xx) },
+        steady(),
+    );
+    let client = users(&world, [Reply::closed(), Reply::ok("")]);
+    let error = error(&client).await;
+    assert_eq!((error.kind(), error.never_sent()), (ErrorKind::Closed, false));
+    assert_eq!(world.endpoints.count(ep(1)), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_second_try_can_mend_is_not_tried_again() {
+    let world = World::retrying(HttpClassifier::RetryableAll5xx);
+    world.namer.tree("/users", "~");
+    let client = world.client("/svc/users");
+    assert_eq!(error(&client).await.kind(), ErrorKind::NoSuchName);
+    assert_eq!(world.service("retries/total"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_is_named_anew() {
+    let world = World::policies(
+        ServicePolicy { backoff: Backoff::constant(SEC), ..service(HttpClassifier::RetryableRead5xx) },
+        steady(),
+    );
+    let client = users(&world, [Reply::status(500)]);
+    let rsp = tokio::spawn(async move { client.send(get()).await });
+    tokio::time::sleep(500 * MS).await;
+    world.namer.endpoints("/elsewhere", [ep(2)]);
+    world.namer.tree("/users", "/elsewhere");
+    assert_eq!(rsp.await.unwrap().unwrap().status(), 200);
+    assert_eq!((world.endpoints.count(ep(1)), world.endpoints.count(ep(2))), (1, 1));
+}
+
+/// Enough to keep a thread busy for good, if nothing else gets a turn.
+fn endless() -> Budget {
+    Budget::new(BudgetSettings { min_per_sec: u32::MAX, percent: 1000.0, ..BudgetSettings::default() }).unwrap()
+}
+
+#[tokio::test]
+async fn failures_that_are_there_at_once_let_timeouts_fire() {
+    let world = World::policies(
+        ServicePolicy {
+            total_timeout: Some(20 * MS),
+            retry_budget: endless(),
+            ..service(HttpClassifier::RetryableRead5xx)
+        },
+        ClientPolicy { requeue_budget: endless(), ..steady() },
+    );
+    let client = users(&world, [Reply::status(500)]);
+    assert_eq!(error(&client).await.kind(), ErrorKind::TotalTimeout);
+    world.endpoints.script(ep(1), [Reply::unsent()]);
+    assert_eq!(error(&client).await.kind(), ErrorKind::TotalTimeout);
+}
