@@ -24,7 +24,7 @@ async fn each_page_answers() {
         ("/help", "<"),
         ("/logging", "root"),
         ("/files/css/dashboard.css", "{"),
-        ("/bound-names.json", r##"["/#/io.l5d.fs/web"]"##),
+        ("/bound-names.json", r#"["/#/io.l5d.fs/web"]"#),
         ("/logging.json", r#""level":"INFO""#),
         ("/admin/metrics.json", r#""rt/http/server/127.0.0.1/"#),
         ("/admin/metrics.json?pretty=true", "\n"),
@@ -58,13 +58,13 @@ async fn names_are_explained() {
     let explained = linkerd.json("/delegator.json?namespace=http&dtab=/svc=%3E/%23/io.l5d.fs&path=/svc/web").await;
     assert_eq!(explained["path"], "/svc/web", "{explained:#}");
     let text = explained.to_string();
-    assert!(text.contains(r##""id":"/#/io.l5d.fs/web""##) && text.contains(&web.addr().port().to_string()), "{text}");
+    assert!(text.contains(r#""id":"/#/io.l5d.fs/web""#) && text.contains(&web.addr().port().to_string()), "{text}");
 
     let body = json!({"namespace": "http", "dtab": "/svc => /#/io.l5d.fs", "path": "/svc/web"}).to_string();
     let posted = linkerd.post("/delegator.json", "application/json", &body).await;
     assert_eq!(posted.status, 200, "{posted:?}");
     let posted: Value = serde_json::from_str(&posted.body).unwrap();
-    assert!(posted.to_string().contains(r##""id":"/#/io.l5d.fs/web""##), "{posted:#}");
+    assert!(posted.to_string().contains(r#""id":"/#/io.l5d.fs/web""#), "{posted:#}");
     // As in Linkerd, the table is what is asked for and nothing else.
     let bare = linkerd.json("/delegator.json?namespace=http&path=/svc/web").await;
     assert_eq!(bare, json!({"type": "neg", "path": "/svc/web"}));

@@ -51,7 +51,7 @@ async fn what_is_wrong_beyond_typos_is_named_too() {
     let router = |rest: &str| format!("routers:\n- protocol: http\n  servers: [{{port: 0}}]\n{rest}");
     let mut wrong = Vec::new();
     for (text, answer) in [
-        ("".to_owned(), "bad.yaml:1:1: the file is empty"),
+        (String::new(), "bad.yaml:1:1: the file is empty"),
         (
             "routers: []\n".to_owned(),
             "bad.yaml:1:10: routers: At least one router must be specified in the configuration.",

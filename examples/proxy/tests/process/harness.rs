@@ -97,7 +97,8 @@ impl Folder {
 
 /// The lines of an endpoint file.
 pub(crate) fn lines(replicas: &[SocketAddr]) -> String {
-    replicas.iter().map(|addr| format!("{} {}\n", addr.ip(), addr.port())).collect()
+    let line = |addr: &SocketAddr| [addr.ip().to_string(), " ".to_owned(), addr.port().to_string(), "\n".to_owned()];
+    replicas.iter().flat_map(line).collect()
 }
 
 impl Linkerd {

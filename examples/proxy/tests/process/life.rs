@@ -147,11 +147,11 @@ async fn the_file_may_be_json_or_standard_input() {
     let folder = Folder::new();
     let web = server("web").await;
     folder.list("web", &[web.addr()]);
-    let json = r##"{
+    let json = r#"{
       "admin": {"port": 0},
       "namers": [{"kind": "io.l5d.fs", "rootDir": "disco"}],
       "routers": [{"protocol": "http", "dtab": "/svc=>/#/io.l5d.fs", "servers": [{"port": 0}]}]
-    }"##;
+    }"#;
     folder.write("linkerd.json", json);
     let linkerd = Linkerd::start_with(&folder, &["linkerd.json"], b"").await;
     assert_eq!(linkerd.get("web").await.body, "web!");
