@@ -40,3 +40,8 @@ pub use linkerd_balance as balance;
 pub use linkerd_dtab as dtab;
 pub use linkerd_dtab::namer;
 pub use linkerd_retry as retry;
+
+/// The README's program compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -1,0 +1,302 @@
+//! Runs the program, and talks to it with a client that is not its own.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Output, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use helloworld::{Options, Running, serve};
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command},
+    sync::{oneshot, watch},
+    time::{Instant, sleep, timeout},
+};
+
+/// Whatever has not happened by then does not happen.
+pub(crate) const LONG: Duration = Duration::from_mins(1);
+
+/// A folder that the program runs in, with what it reads.
+pub(crate) struct Folder(TempDir);
+
+/// The program, initialized.
+pub(crate) struct Linkerd {
+    child: Child,
+    log: watch::Receiver<Vec<String>>,
+    pub(crate) admin: SocketAddr,
+    /// The servers, in the order of the file.
+    pub(crate) servers: Vec<SocketAddr>,
+    // It is read while the program runs.
+    _folder: Arc<Folder>,
+}
+
+/// A connection to an HTTP server.
+pub(crate) struct Conn(SendRequest<Full<Bytes>>);
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Folder {
+    /// With an empty folder `disco` in it.
+    pub(crate) fn new() -> Arc<Self> {
+        let folder = Self(tempfile::tempdir().unwrap());
+        fs::create_dir(folder.path("disco")).unwrap();
+        Arc::new(folder)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// Lists these as the replicas of a service.
+    pub(crate) fn list(&self, service: &str, replicas: &[SocketAddr]) {
+        self.write(&format!("disco/{service}"), &lines(replicas));
+    }
+
+    /// Runs the program to its end.
+    pub(crate) async fn run(&self, args: &[&str]) -> Output {
+        self.run_with(args, b"").await
+    }
+
+    /// The same, with this on its standard input.
+    pub(crate) async fn run_with(&self, args: &[&str], input: &[u8]) -> Output {
+        let mut child = self.command(args).stdout(Stdio::piped()).stdin(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // A program that does not read it may have ended already.
+        let _ = stdin.write_all(input).await;
+        drop(stdin);
+        timeout(LONG, child.wait_with_output()).await.expect("it ends").unwrap()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_linkerd"));
+        command.args(args).current_dir(self.0.path()).kill_on_drop(true).stderr(Stdio::piped());
+        command
+    }
+}
+
+/// The lines of an endpoint file.
+pub(crate) fn lines(replicas: &[SocketAddr]) -> String {
+    let line = |addr: &SocketAddr| [addr.ip().to_string(), " ".to_owned(), addr.port().to_string(), "\n".to_owned()];
+    replicas.iter().flat_map(line).collect()
+}
+
+impl Linkerd {
+    /// Starts the program with this file, and waits until it is initialized.
+    pub(crate) async fn start(folder: &Arc<Folder>, config: &str) -> Self {
+        folder.write("linkerd.yaml", config);
+        Self::start_with(folder, &["linkerd.yaml"], b"").await
+    }
+
+    /// Starts the program with these arguments and this standard input.
+    pub(crate) async fn start_with(folder: &Arc<Folder>, args: &[&str], input: &[u8]) -> Self {
+        let mut child = folder.command(args).stdin(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(input).await.unwrap();
+        drop(stdin);
+        let (said, log) = watch::channel(Vec::new());
+        let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = stderr.next_line().await {
+                said.send_modify(|lines: &mut Vec<String>| lines.push(line));
+            }
+        });
+        let admin = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut linkerd = Self { child, log, admin, servers: Vec::new(), _folder: Arc::clone(folder) };
+        linkerd.logged("initialized").await;
+        for line in linkerd.log.borrow().iter() {
+            let Some((_, serving)) = line.split_once("serving ") else { continue };
+            let (who, addr) = serving.rsplit_once(" on ").unwrap();
+            let addr = addr.parse().unwrap();
+            if who == "http admin" { linkerd.admin = addr } else { linkerd.servers.push(addr) }
+        }
+        linkerd
+    }
+
+    /// Waits for a line of its log.
+    pub(crate) async fn logged(&self, text: &str) -> String {
+        let mut log = self.log.clone();
+        let found = async {
+            loop {
+                if let Some(line) = log.borrow_and_update().iter().find(|line| line.contains(text)) {
+                    return Some(line.clone());
+                }
+                if log.changed().await.is_err() {
+                    return None;
+                }
+            }
+        };
+        match timeout(LONG, found).await {
+            Ok(Some(line)) => line,
+            _ => panic!("no {text:?} in {:#?}", *self.log.borrow()),
+        }
+    }
+
+    /// Its log so far.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.borrow().clone()
+    }
+
+    pub(crate) async fn signal(&self, name: &str) {
+        let id = self.child.id().expect("it runs").to_string();
+        assert!(Command::new("kill").args([name, &id]).status().await.unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        timeout(LONG, self.child.wait()).await.expect("it ends").unwrap()
+    }
+
+    /// A GET to the first server.
+    pub(crate) async fn get(&self, host: &str) -> Answer {
+        self.get_with(host, &[]).await
+    }
+
+    pub(crate) async fn get_with(&self, host: &str, headers: &[(&str, &str)]) -> Answer {
+        Conn::open(self.servers[0]).await.get("/", host, headers).await
+    }
+
+    /// An admin page.
+    pub(crate) async fn page(&self, page: &str) -> Answer {
+        Conn::open(self.admin).await.get(page, "admin", &[]).await
+    }
+
+    /// A POST to an admin page.
+    pub(crate) async fn post(&self, page: &str, kind: &str, body: &str) -> Answer {
+        let req = Request::post(page).header("host", "admin").header("content-type", kind);
+        Conn::open(self.admin).await.send(req.body(body.to_owned()).unwrap()).await
+    }
+
+    pub(crate) async fn json(&self, page: &str) -> serde_json::Value {
+        let answer = self.page(page).await;
+        assert_eq!(answer.status, 200, "{page}: {answer:?}");
+        serde_json::from_str(&answer.body).unwrap()
+    }
+}
+
+impl Conn {
+    pub(crate) async fn open(addr: SocketAddr) -> Self {
+        let stream = TcpStream::connect(addr).await.unwrap();
+        let (sender, conn) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(conn);
+        Self(sender)
+    }
+
+    pub(crate) async fn get(&mut self, target: &str, host: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut req = Request::get(target).header("host", host);
+        for (name, value) in headers {
+            req = req.header(*name, *value);
+        }
+        self.send(req.body(String::new()).unwrap()).await
+    }
+
+    pub(crate) async fn send(&mut self, req: Request<String>) -> Answer {
+        self.try_send(req).await.unwrap()
+    }
+
+    pub(crate) async fn try_send(&mut self, req: Request<String>) -> hyper::Result<Answer> {
+        let sent = async {
+            self.0.ready().await?;
+            let (head, body) = self.0.send_request(req.map(|body| Full::new(Bytes::from(body)))).await?.into_parts();
+            let body = body.collect().await?.to_bytes();
+            let body = String::from_utf8_lossy(&body).into_owned();
+            Ok(Answer { status: head.status, headers: head.headers, body })
+        };
+        timeout(LONG, sent).await.expect("an answer")
+    }
+}
+
+/// A server that answers this to everything.
+pub(crate) async fn server(text: &str) -> Running {
+    serve(Options { addr: "127.0.0.1:0".into(), text: text.into(), ..Options::default() }).await.unwrap()
+}
+
+/// A server that holds its one request until it is told to answer it.
+pub(crate) struct Held {
+    pub(crate) addr: SocketAddr,
+    arrived: oneshot::Receiver<()>,
+    pub(crate) answer: oneshot::Sender<()>,
+}
+
+pub(crate) async fn held() -> Held {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (arrive, arrived) = oneshot::channel();
+    let (answer, told) = oneshot::channel();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        arrive.send(()).unwrap();
+        if told.await.is_ok() {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nlate!").await.unwrap();
+        }
+        // Until the other side closes it.
+        let _ = stream.read(&mut [0]).await;
+    });
+    Held { addr, arrived, answer }
+}
+
+impl Held {
+    pub(crate) async fn arrived(&mut self) {
+        timeout(LONG, &mut self.arrived).await.expect("the request arrives").unwrap();
+    }
+}
+
+/// Asks again and again until the answer is `Some`.
+pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(begun.elapsed() < LONG, "{what} did not come to be");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Replaces a file as `mv` does.
+pub(crate) fn replace(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(new, file).unwrap();
+}
+
+/// A file with one router, on free ports.
+pub(crate) const SIMPLE: &str = "\
+admin:
+  port: 0
+telemetry:
+- kind: io.l5d.prometheus
+namers:
+- kind: io.l5d.fs
+  rootDir: disco
+routers:
+- protocol: http
+  dtab: |
+    /svc => /#/io.l5d.fs;
+  servers:
+  - port: 0
+";

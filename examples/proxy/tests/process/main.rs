@@ -1,0 +1,9 @@
+//! The real program: its command line, its life, its traffic and its pages. One binary, so that it is linked once.
+
+mod admin;
+mod cli;
+mod examples;
+mod harness;
+mod life;
+mod live;
+mod traffic;

@@ -1,0 +1,86 @@
+//! Every configuration that the documentation shows can be used. Parts of one are marked `text`.
+#![cfg(feature = "config")]
+
+use std::{env, fs, path::Path};
+
+use linkerd_core::{config::Config, telemetry::Registry};
+
+/// The repository, which has more documents than this crate's package.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in a folder")
+}
+
+/// A fenced block of code: what stands behind the fence, the line of its first line, and its text.
+struct Block {
+    lang: String,
+    line: usize,
+    text: String,
+}
+
+fn blocks(document: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut open: Option<(usize, Block)> = None;
+    for (i, line) in document.lines().enumerate() {
+        let trimmed = line.trim_start();
+        let indent = line.len() - trimmed.len();
+        match (&mut open, trimmed.strip_prefix("```")) {
+            (None, Some(lang)) => {
+                open = Some((indent, Block { lang: lang.trim().to_owned(), line: i + 2, text: String::new() }));
+            }
+            (Some(_), Some("")) => blocks.extend(open.take().map(|(_, block)| block)),
+            (Some((indent, block)), _) => {
+                // A block in a list is indented as a whole.
+                block.text.extend([line.get(*indent..).unwrap_or(trimmed), "\n"]);
+            }
+            (None, None) => {}
+        }
+    }
+    assert!(open.is_none(), "a block is not closed");
+    blocks
+}
+
+/// Makes what a configuration names, below the working directory.
+fn make_files(text: &str) {
+    for line in text.lines() {
+        let Some((key, value)) = line.split_once(':') else { continue };
+        let value = value.trim().trim_matches('"');
+        match key.trim_start_matches([' ', '-']) {
+            "rootDir" => fs::create_dir_all(value).unwrap(),
+            "dtabFile" => fs::write(value, "").unwrap(),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_yaml_block_of_the_documentation_is_a_configuration() {
+    let mut documents: Vec<_> =
+        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].map(|name| root().join(name)).into();
+    let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    documents.extend(docs.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    let folder = tempfile::tempdir().unwrap();
+    // Relative names are relative to the working directory. No other test of this binary looks at it.
+    env::set_current_dir(folder.path()).unwrap();
+
+    let mut found = 0;
+    for document in documents {
+        let text = fs::read_to_string(&document).unwrap();
+        let name = document.strip_prefix(root()).unwrap().display();
+        for block in blocks(&text).into_iter().filter(|block| block.lang == "yaml") {
+            found += 1;
+            make_files(&block.text);
+            let place = format!("{name}, line {}", block.line);
+            let config = Config::parse("block.yaml", &block.text).unwrap_or_else(|errors| panic!("{place}:\n{errors}"));
+            let built = config.build(&Registry::new());
+            assert!(built.is_ok(), "{place}:\n{}", built.err().map(|errors| errors.to_string()).unwrap_or_default());
+        }
+    }
+    assert!(found > 0, "the README shows one at least");
+}
+
+#[test]
+fn blocks_are_found_where_they_are() {
+    let found = blocks("a\n```yaml\nb: 1\n\nc: 2\n```\n- d\n\n  ```text\n  e\n    f\n  ```\n");
+    let found: Vec<_> = found.iter().map(|block| (block.lang.as_str(), block.line, block.text.as_str())).collect();
+    assert_eq!(found, [("yaml", 3, "b: 1\n\nc: 2\n"), ("text", 10, "e\n  f\n")]);
+}
