@@ -33,6 +33,9 @@ use walk::{Found, Walk, walk};
 pub(crate) const SETTLE: Duration = Duration::from_millis(100);
 /// A writer who is never done is waited for this many times as long.
 const PATIENCE: u32 = 10;
+/// And one who has not closed the file, where the operating system tells of that, this many times: `slow > file` empties
+/// it long before it fills it.
+const PATIENCE_UNCLOSED: u32 = 100;
 /// How often a file is read in the hope that nobody writes meanwhile.
 const READS: usize = 3;
 /// How often every file is looked at where the operating system tells of changes, and where it does not.
@@ -128,10 +131,19 @@ struct Desk {
 #[derive(Default)]
 struct Inbox {
     added: Vec<Entry>,
-    touched: HashMap<u64, Trust>,
+    touched: HashMap<u64, Touch>,
     /// Entries that went away: if one was a watched folder, its watch went with it.
     gone: HashSet<PathBuf>,
     all: bool,
+}
+
+/// What happened to one path.
+#[derive(Clone, Copy)]
+struct Touch {
+    /// What the latest event says of it.
+    trust: Trust,
+    /// Whether the last that wrote it has still to close it; `None` if nobody did either.
+    is_unclosed: Option<bool>,
 }
 
 /// Wakes the task when the last of them is gone.
@@ -149,6 +161,8 @@ struct Entry {
     stamp: Option<Stamp>,
     believed: Option<u64>,
     held: Option<Held>,
+    /// Somebody wrote to the file and did not close it yet.
+    is_unclosed: bool,
 }
 
 /// Something seen and not yet believed.
@@ -161,6 +175,8 @@ struct Held {
     same: Instant,
     /// Since when something is held.
     first: Instant,
+    /// When to look again.
+    due: Instant,
 }
 
 /// Tells two states of a file apart without reading it.
@@ -227,6 +243,7 @@ impl Folder {
                 stamp: None,
                 believed: None,
                 held: None,
+                is_unclosed: false,
             });
         }
         // AcqRel: whoever finds the task gone must also see what it left behind.
@@ -265,8 +282,7 @@ async fn drive(running: Running, handle: std::sync::Weak<Handle>) {
             shared.wake.notified().await;
             continue;
         }
-        let held = scanner.entries.values().filter_map(|entry| entry.held.as_ref()).map(|held| held.untouched).min();
-        let held = held.map(|since| since + shared.settle);
+        let held = scanner.entries.values().filter_map(|entry| entry.held.as_ref()).map(|held| held.due).min();
         tokio::select! {
             () = shared.wake.notified() => {}
             () = sleep_until(held.map_or(poll_at, |at| at.min(poll_at))) => {}
@@ -290,10 +306,9 @@ impl Scanner {
             }
             let now = Instant::now();
             if all {
-                self.entries.keys().for_each(|&id| _ = touched.entry(id).or_insert(Trust::Passing));
+                self.entries.keys().for_each(|&id| _ = touched.entry(id).or_insert(Touch::PASSING));
             }
-            let settle = self.shared.settle;
-            let due = |entry: &&Entry| entry.held.as_ref().is_some_and(|held| held.untouched + settle <= now);
+            let due = |entry: &&Entry| entry.held.as_ref().is_some_and(|held| held.due <= now);
             let due: Vec<_> = self.entries.values().filter(due).map(|entry| entry.id).collect();
             if added.is_empty() && touched.is_empty() && due.is_empty() {
                 break;
@@ -306,7 +321,7 @@ impl Scanner {
                 }
             }
             for mut entry in added {
-                entry.look(&self.shared, &mut self.os, Some(Trust::Passing));
+                entry.look(&self.shared, &mut self.os, Some(Touch::PASSING));
                 self.entries.insert(entry.id, entry);
             }
         }
@@ -331,7 +346,8 @@ impl Scanner {
 
 impl Entry {
     /// Looks at the path; `told` if there is a reason to, else only to be sure.
-    fn look(&mut self, shared: &Shared, os: &mut os::Watches, told: Option<Trust>) {
+    fn look(&mut self, shared: &Shared, os: &mut os::Watches, told: Option<Touch>) {
+        self.is_unclosed = told.and_then(|told| told.is_unclosed).unwrap_or(self.is_unclosed);
         let mut found = Found::Missing;
         for _ in 0..WALKS {
             let Walk { found: latest, entries } = walk(&shared.base, &self.elements);
@@ -355,7 +371,7 @@ impl Entry {
             return;
         }
         let first = held.as_ref().map_or(now, |held| held.first);
-        let mut next = Held { digest, stamp, untouched: now, same: now, first };
+        let mut next = Held { digest, stamp, untouched: now, same: now, first, due: now };
         if let Some(held) = held.filter(|held| held.digest == digest) {
             next.same = held.same;
             // A file may have come and gone since the last look: what is there now is new, though it looks the same.
@@ -363,13 +379,17 @@ impl Entry {
                 next.untouched = held.untouched;
             }
         }
-        let settle = shared.settle;
-        let trust = if now >= next.untouched + settle || now >= next.same + PATIENCE * settle {
+        let patience = shared.settle * if self.is_unclosed { PATIENCE_UNCLOSED } else { PATIENCE };
+        next.due = next.same + patience;
+        if !self.is_unclosed {
+            next.due = next.due.min(next.untouched + shared.settle);
+        }
+        let trust = if now >= next.due {
             Trust::Settled
-        } else if now >= first + PATIENCE * settle {
+        } else if now >= first + patience {
             Trust::Calm
         } else {
-            told.filter(|_| is_calm).unwrap_or(Trust::Passing)
+            told.filter(|_| is_calm).map_or(Trust::Passing, |told| told.trust)
         };
         if self.sink.offer(&seen, trust) {
             self.believed = Some(digest);
@@ -407,7 +427,7 @@ impl Shared {
     }
 
     /// Something happened to a directory entry. Called by the operating system's thread.
-    fn tell(&self, path: &Path, trust: Trust, is_gone: bool) {
+    fn tell(&self, path: &Path, touch: Touch, is_gone: bool) {
         let mut desk = self.desk();
         let Desk { interest, inbox: Inbox { touched, gone, .. }, .. } = &mut *desk;
         let Some(ids) = interest.get(path) else { return };
@@ -416,7 +436,10 @@ impl Shared {
         }
         for &id in ids {
             // The latest event counts: after a close somebody may have begun to write again.
-            touched.insert(id, trust);
+            let before = touched.insert(id, touch);
+            if touch.is_unclosed.is_none() {
+                touched.entry(id).and_modify(|now| now.is_unclosed = before.and_then(|before| before.is_unclosed));
+            }
         }
         drop(desk);
         self.wake.notify_one();
@@ -438,6 +461,11 @@ impl Shared {
         self.desk().inbox.all = true;
         self.wake.notify_one();
     }
+}
+
+impl Touch {
+    /// Something may have happened.
+    const PASSING: Self = Self { trust: Trust::Passing, is_unclosed: None };
 }
 
 impl Stamp {

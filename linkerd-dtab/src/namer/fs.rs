@@ -8,7 +8,9 @@
 //!
 //! `/web` is the first, `/eu/web` the second, and what follows a file's name is residual. A file may be edited in place,
 //! replaced by a rename or switched by a link. Bad news (a file that is empty, malformed or gone) is believed once it
-//! was the same for 100 ms, so that no step of an edit takes a good set away; good news counts at once.
+//! was the same for 100 ms, so that no step of an edit takes a good set away; good news counts at once. Where the
+//! operating system tells of it, a file is waited for until its writer has closed it, for up to 10 s: `slow > disco/web`
+//! empties the file long before it fills it.
 
 mod file;
 mod lines;
@@ -175,6 +177,7 @@ impl Namer {
     }
 
     /// Believes bad news (a file that is empty, malformed or gone) when it was the same for this long; 100 ms by default.
+    /// A hundred times as long if somebody has written to the file and not closed it.
     ///
     /// A writer who takes longer than this between two steps of one edit is seen half way. Zero believes everything.
     #[must_use]

@@ -12,7 +12,7 @@ use notify::{
     event::{AccessKind, AccessMode, ModifyKind, RenameMode},
 };
 
-use super::{Shared, Trust};
+use super::{Shared, Touch, Trust};
 
 /// The folders that the operating system watches, each as often as it is needed.
 pub(super) struct Watches {
@@ -129,24 +129,30 @@ fn warn(dir: &Path, error: &notify::Error) {
     tracing::warn!(dir = %dir.display(), %error, "cannot watch a folder for changes: its files are polled every second");
 }
 
+/// Whether a write is followed by word of the file being closed.
+const TELLS_OF_CLOSING: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
 fn forward(shared: &Shared, event: notify::Result<Event>) {
     let Ok(event) = event else { return shared.tell_all() };
     if event.need_rescan() {
         return shared.tell_all();
     }
-    let trust = match event.kind {
+    let touch = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Modify(ModifyKind::Name(_))
-        | EventKind::Remove(_) => Trust::Calm,
+        | EventKind::Remove(_) => Touch { trust: Trust::Calm, is_unclosed: Some(false) },
         // Reading, our own too, is no change.
         EventKind::Access(_) => return,
-        EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Other => Trust::Passing,
+        EventKind::Modify(ModifyKind::Data(_)) if TELLS_OF_CLOSING => {
+            Touch { is_unclosed: Some(true), ..Touch::PASSING }
+        }
+        EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Other => Touch::PASSING,
     };
     let is_gone = matches!(
         event.kind,
         EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From | RenameMode::Any))
     );
-    event.paths.iter().for_each(|path| shared.tell(path, trust, is_gone));
+    event.paths.iter().for_each(|path| shared.tell(path, touch, is_gone));
 }
 
 /// Which file this is, whatever it is called.

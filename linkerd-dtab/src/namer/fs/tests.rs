@@ -129,6 +129,34 @@ async fn a_name_appears_and_disappears_live() {
     ports(&mut leaf(&mut namer.lookup(&path("/web/sub"))).await.addr, &[2]).await;
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_file_that_is_still_open_for_writing_is_waited_for() {
+    let (dir, namer) = disco();
+    let (file, other) = (dir.path().join("web"), dir.path().join("other"));
+    fs::write(&file, "127.0.0.1 1\n").unwrap();
+    fs::write(&other, "127.0.0.1 2\n").unwrap();
+    let mut addr = leaf(&mut namer.lookup(&path("/web"))).await.addr;
+    let mut clock = leaf(&mut namer.lookup(&path("/other"))).await.addr;
+    ports(&mut addr, &[1]).await;
+    ports(&mut clock, &[2]).await;
+
+    // As `slow > web` does.
+    let mut open = File::create(&file).unwrap();
+    // Emptied later, and closed: once this is believed the other one would have been.
+    fs::write(&other, "").unwrap();
+    ports(&mut clock, &[]).await;
+    ports(&mut addr, &[1]).await;
+    assert!(addr.snapshot().stale.is_none());
+    open.write_all(b"127.0.0.1 3\n").unwrap();
+    drop(open);
+    ports(&mut addr, &[3]).await;
+
+    // And what is empty when it is closed is empty.
+    drop(File::create(&file).unwrap());
+    ports(&mut addr, &[]).await;
+}
+
 #[tokio::test]
 async fn a_folder_may_appear_after_its_names_were_looked_up() {
     let (dir, namer) = disco();
