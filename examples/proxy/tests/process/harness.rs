@@ -11,9 +11,14 @@ use std::{
 
 use bytes::Bytes;
 use helloworld::{Options, Running, serve};
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+    server,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::{
@@ -229,6 +234,20 @@ impl Conn {
 /// A server that answers this to everything.
 pub(crate) async fn server(text: &str) -> Running {
     serve(Options { addr: "127.0.0.1:0".into(), text: text.into(), ..Options::default() }).await.unwrap()
+}
+
+/// A server that answers each request with its body.
+pub(crate) async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service =
+                service_fn(async |req: Request<Incoming>| Ok::<_, hyper::Error>(Response::new(req.into_body())));
+            tokio::spawn(server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    addr
 }
 
 /// A server that holds its one request until it is told to answer it.
