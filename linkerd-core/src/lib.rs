@@ -40,3 +40,8 @@ pub use linkerd_balance as balance;
 pub use linkerd_dtab as dtab;
 pub use linkerd_dtab::namer;
 pub use linkerd_retry as retry;
+
+/// Compiles and runs what `docs/compose.md` shows. Not in the package, where the page is not.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../../docs/compose.md")]
+struct Compose;
