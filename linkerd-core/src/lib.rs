@@ -1,5 +1,4 @@
-//! The crate to import: an embeddable service mesh as one tower stack.
-
+#![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "admin")]
@@ -10,6 +9,7 @@ mod cache;
 mod classify;
 mod client;
 #[cfg(feature = "config")]
+#[cfg_attr(docsrs, doc(cfg(feature = "config")))]
 pub mod config;
 pub mod context;
 mod error;
