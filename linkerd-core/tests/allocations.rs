@@ -151,18 +151,18 @@ fn parts_without_a_mesh_cost_what_is_erased() {
             .layer(RequeueLayer::new())
     };
     // The endpoint's own: it is a `Svc`.
-    assert_eq!(calls(&runtime(), above().service(balanced())), 1);
+    assert_eq!(calls(&runtime(), &above().service(balanced())), 1);
     let interpreter = Local::new(Vec::new(), Arc::new(Inet::default()));
     let naming = NamingLayer::new(interpreter, "/svc => /$/inet/127.0.0.1/1".parse().unwrap(), |_: &Request<Body>| {
         Path::from_elements(["svc"]).unwrap_or_default()
     });
     let make = tower::service_fn(move |_: Bound| ready(Ok::<_, Infallible>(balanced())));
     // And the naming's, and the name that is made for each request.
-    assert_eq!(calls(&runtime(), above().layer(naming).service(make)), 3);
+    assert_eq!(calls(&runtime(), &above().layer(naming).service(make)), 3);
 }
 
 /// Allocations per call of a service.
-fn calls(runtime: &Runtime, svc: impl HttpService) -> u64 {
+fn calls(runtime: &Runtime, svc: &impl HttpService) -> u64 {
     let call = |times| {
         runtime.block_on(async {
             for req in times {

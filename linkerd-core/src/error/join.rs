@@ -75,7 +75,8 @@ mod tests {
         assert_eq!((error.kind(), error.dst()), (ErrorKind::NoSuchName, Some(&path)));
         let error = Error::from(NamingError::Pending { path: path.clone(), after: Duration::from_secs(10) });
         assert_eq!((error.kind(), error.dst()), (ErrorKind::Binding, Some(&path)));
-        let error = Error::from(NamingError::Failed { path, source: std::sync::Arc::from(crate::BoxError::from("gone")) });
+        let error =
+            Error::from(NamingError::Failed { path, source: std::sync::Arc::from(crate::BoxError::from("gone")) });
         assert_eq!(error.kind(), ErrorKind::Binding);
         let error = Error::from(Elapsed(Duration::from_secs(2)));
         assert_eq!(error.kind(), ErrorKind::TotalTimeout);
