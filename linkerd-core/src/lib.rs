@@ -1,5 +1,4 @@
-//! The crate to import: an embeddable service mesh as one tower stack.
-
+#![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "admin")]
@@ -10,6 +9,7 @@ mod cache;
 mod classify;
 mod client;
 #[cfg(feature = "config")]
+#[cfg_attr(docsrs, doc(cfg(feature = "config")))]
 pub mod config;
 pub mod context;
 mod error;
@@ -45,3 +45,8 @@ pub use linkerd_retry as retry;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// Compiles and runs what `docs/compose.md` shows. Not in the package, where the page is not.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../../docs/compose.md")]
+struct Compose;

@@ -252,7 +252,9 @@ impl MeshBuilder {
 
     /// Wraps the stack of each logical name: once a request, outside of timeouts and retries.
     ///
-    /// Of several layers the last one given is the outermost. Each costs one allocation a request.
+    /// Of several layers the last one given is the outermost. Each costs one allocation a request; several in one
+    /// `tower::ServiceBuilder` cost as one. `layer` is called for each logical name in use, so what names are to share,
+    /// a limit say, the layer brings with it.
     pub fn path_layer<L>(mut self, layer: L) -> Self
     where
         L: Layer<Svc, Service: HttpService> + Send + Sync + 'static,
@@ -263,8 +265,10 @@ impl MeshBuilder {
 
     /// Wraps the client of each bound name: once an attempt, outside of requeues and the pick of an endpoint.
     ///
-    /// Of several layers the last one given is the outermost. The first costs two allocations a request (it makes a
-    /// seam where there was none), each further one costs one.
+    /// Of several layers the last one given is the outermost. The first costs two allocations an attempt (it makes a
+    /// seam where there was none, below which the attempt begins anew: a request that has headers is copied once more),
+    /// each further one costs one. `layer` is called for each bound name of each logical name, and again when the
+    /// binding changes.
     pub fn client_layer<L>(mut self, layer: L) -> Self
     where
         L: Layer<Svc, Service: HttpService> + Send + Sync + 'static,
@@ -273,9 +277,11 @@ impl MeshBuilder {
         self
     }
 
-    /// Wraps the stack of each endpoint: once for each time that an endpoint is tried.
+    /// Wraps the stack of each endpoint: once for each time that an endpoint is tried. Health and load are outside of it:
+    /// they see what it makes of an answer.
     ///
-    /// Of several layers the last one given is the outermost. Each costs one allocation a request.
+    /// Of several layers the last one given is the outermost. Each costs one allocation for each try. `layer` is called
+    /// for each endpoint.
     pub fn endpoint_layer<L>(mut self, layer: L) -> Self
     where
         L: Layer<Svc, Service: HttpService> + Send + Sync + 'static,

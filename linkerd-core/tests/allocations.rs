@@ -103,6 +103,8 @@ fn a_request_with_headers_costs_their_copy_beside() {
     };
     // The map of headers is two allocations, and is kept so that the request can be sent again.
     assert_eq!(per_request(mesh(), router, request), 5);
+    // Below a client layer the attempt begins anew, and so does what is kept of it.
+    assert_eq!(per_request(mesh().client_layer(layer_fn(Passing)), router, request), 9);
 }
 
 #[test]
