@@ -31,7 +31,7 @@ use crate::{
     http::{Connect, HttpConnect},
     identify::Identifier,
     policy::{Policies, Uniform},
-    stack::{Binding, Clients, PathInfo, PathStack, Shared, now},
+    stack::{Binding, Clients, Outgoing, PathInfo, PathStack, Shared, now},
     svc::SvcFuture,
     telemetry::{BindCacheStats, CacheStats, Registry, RouterStats},
 };
@@ -517,8 +517,9 @@ impl Inner {
         let (clients, of) = (Arc::clone(&self.clients), Arc::clone(&info));
         let mut last = None;
         let binding = Binding::follow(activity, move |tree| {
-            let was = last.replace(tree.clone());
-            clients.route(&of, was.as_ref(), &tree, now())
+            let route = clients.route(&of, last.as_ref(), &tree, now());
+            last = Some(tree);
+            route
         });
         let budget = self.budgets.get_or_make(path, now(), || info.policy.retry_budget.fresh());
         let stack = Arc::new(PathStack::new(info, budget, binding, self.metrics.service(path)));
@@ -571,7 +572,10 @@ impl PathEntry {
     pub(crate) fn send(self: Arc<Self>, req: Request<Body>) -> (SvcFuture, Option<Arc<Self>>) {
         match &self.layered {
             // The box that the stack needs anyway holds the entry too.
-            None => (Box::pin(async move { self.stack.run(req).await }), None),
+            None => {
+                let mut req = Outgoing::new(req);
+                (Box::pin(async move { self.stack.run(&mut req).await }), None)
+            }
             Some(svc) => (svc.send(req), Some(self)),
         }
     }

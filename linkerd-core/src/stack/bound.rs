@@ -17,7 +17,10 @@ use linkerd_retry::Budget;
 use smallvec::SmallVec;
 use tokio::{sync::watch, task::AbortHandle};
 
-use super::path::{Attempt, Expired, after, now};
+use super::{
+    guarded,
+    path::{Attempt, Expired, Outgoing, after, now},
+};
 use crate::{
     Body, Error, ErrorKind, Svc,
     body::Rider,
@@ -64,7 +67,7 @@ struct Balanced {
     breakers: BreakerCounters,
     progress: Arc<Progress>,
     // The watch that is followed, and the task that follows it.
-    source: Mutex<(Activity<Addr>, AbortHandle)>,
+    source: Mutex<(Activity<Addr>, Option<AbortHandle>)>,
 }
 
 /// One endpoint.
@@ -96,7 +99,7 @@ impl BoundName {
         &self,
         attempt: &Attempt<'_>,
         service: &RequestStats,
-        req: Request<Body>,
+        req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
         let result = match &self.client.endpoints {
             Endpoints::Status(status) => {
@@ -118,7 +121,7 @@ impl BoundName {
         balanced: &Balanced,
         attempt: &Attempt<'_>,
         service: &RequestStats,
-        mut req: Request<Body>,
+        req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
         let client = &*self.client;
         let mut tried = SmallVec::<[EndpointKey; 2]>::new();
@@ -127,14 +130,16 @@ impl BoundName {
             let Some(lease) = balanced.balance.try_acquire(Draw::new(crate::random::next()), now(), &tried) else {
                 break Err(Error::new(ErrorKind::NoEndpoints));
             };
-            self.write_headers(attempt, req.headers_mut());
+            if let Some(headers) = req.headers_mut() {
+                self.write_headers(attempt, headers);
+            }
             let key = lease.key().clone();
             let error = match client.attempt(balanced, lease, attempt, service, req).await {
                 Err(error) if error.never_sent() => error,
                 outcome => break outcome,
             };
             match client.may_requeue(balanced, attempt, error, tried.len() as u64, &mut limit) {
-                Ok(again) => req = again,
+                Ok(again) => req.put(again),
                 Err(error) => break Err(error),
             }
             tried.push(key);
@@ -229,7 +234,7 @@ impl BoundClient {
         lease: Lease<EndpointKey, Arc<EndpointClient>>,
         attempt: &Attempt<'_>,
         service: &RequestStats,
-        req: Request<Body>,
+        req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
         let begun = now();
         let key = lease.key().clone();
@@ -237,7 +242,7 @@ impl BoundClient {
         let permit = endpoint.breaker.admit(begun);
         let mut under_way = UnderWay { client: self, service, attempt, begun, held: Some((permit, end)) };
         let pending = self.stats.requests.pending.enter();
-        let result = self.within_limit(endpoint.svc.send(req)).await.and_then(|rsp| nack(rsp, attempt));
+        let result = self.within_limit(endpoint.svc.send(req.take()?)).await.and_then(|rsp| nack(rsp, attempt));
         drop(pending);
         let (permit, end) = under_way.held.take().expect("held until here");
         let done = now();
@@ -436,7 +441,9 @@ impl Balanced {
     fn follow(&self, addr: &Activity<Addr>) {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         if !source.0.same_source(addr) {
-            source.1.abort();
+            if let Some(task) = &source.1 {
+                task.abort();
+            }
             let number = {
                 let mut number = self.progress.source.lock().unwrap_or_else(PoisonError::into_inner);
                 *number += 1;
@@ -493,28 +500,33 @@ impl Balanced {
     }
 }
 
-/// One task keeps the endpoints as the watch has them, until the client is gone.
+/// One task keeps the endpoints as the watch has them, until the client is gone; none if nothing can change any more.
 fn spawn_follow(
     mut addr: Activity<Addr>,
     number: u64,
     balance: Balance<EndpointKey, Arc<EndpointClient>>,
     progress: Arc<Progress>,
-) -> AbortHandle {
+) -> Option<AbortHandle> {
     let publish = move |state: State<Addr>| {
         let source = progress.source.lock().unwrap_or_else(PoisonError::into_inner);
         if *source == number {
             publish(state, &balance, &progress);
         }
     };
+    // Before it is read: what comes last is read then.
+    let is_final = addr.is_final();
     // What is known already is there before the first request.
     publish(addr.sample_and_update());
+    if is_final {
+        return None;
+    }
     let task = tokio::spawn(async move {
         loop {
             addr.changed().await;
             publish(addr.sample_and_update());
         }
     });
-    task.abort_handle()
+    Some(task.abort_handle())
 }
 
 fn publish(state: State<Addr>, balance: &Balance<EndpointKey, Arc<EndpointClient>>, progress: &Progress) {
@@ -534,9 +546,13 @@ fn publish(state: State<Addr>, balance: &Balance<EndpointKey, Arc<EndpointClient
                 };
                 (key, endpoint.weight)
             });
-            if let Err(error) = balance.update(keyed) {
-                tracing::warn!("endpoints not taken over: {error}");
-                return;
+            match guarded(|| balance.update(keyed)) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return tracing::warn!("endpoints not taken over: {error}"),
+                Err(panicked) => {
+                    progress.failure.send_replace(Some(panicked));
+                    return;
+                }
             }
             // Release: who sees it sees the endpoints.
             progress.is_known.store(true, Ordering::Release);
@@ -547,7 +563,9 @@ fn publish(state: State<Addr>, balance: &Balance<EndpointKey, Arc<EndpointClient
 
 impl Drop for Balanced {
     fn drop(&mut self) {
-        self.source.get_mut().unwrap_or_else(PoisonError::into_inner).1.abort();
+        if let Some(task) = &self.source.get_mut().unwrap_or_else(PoisonError::into_inner).1 {
+            task.abort();
+        }
     }
 }
 

@@ -6,6 +6,13 @@
 //! endpoint     ② one box    what `Connect` gave, inside the layers of `endpoint_layer`
 //! ```
 
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use linkerd_dtab::Failure;
+
 mod bound;
 mod clients;
 mod path;
@@ -14,5 +21,21 @@ mod share;
 
 pub(crate) use bound::{BoundClient, BoundName};
 pub(crate) use clients::Clients;
-pub(crate) use path::{PathInfo, PathStack, Shared, now};
+pub(crate) use path::{Outgoing, PathInfo, PathStack, Shared, now};
 pub(crate) use route::{Binding, Route};
+
+/// Somebody's layer, policy or connector panicked when a stack was built.
+#[derive(Debug, thiserror::Error)]
+#[error("a stack could not be built: {0}")]
+struct Panicked(String);
+
+/// Runs what calls code that is not ours: a panic in it must not end the task that follows a name.
+fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, Failure> {
+    // Nothing of what the panic left half done is used: the next change begins anew.
+    catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".to_owned());
+        tracing::error!("a stack could not be built: {text}");
+        Arc::new(Panicked(text)) as Failure
+    })
+}

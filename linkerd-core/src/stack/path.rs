@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use linkerd_dtab::{Dtab, Path};
@@ -67,6 +67,10 @@ pub(crate) struct Attempt<'a> {
     pub(crate) expired: Option<&'a Expired>,
 }
 
+/// A request until it is sent. It stays where it is, in the request's one box, while the calls above the endpoint hand
+/// on a reference: by value each of them would hold a copy's worth of room.
+pub(crate) struct Outgoing(Option<Request<Body>>);
+
 /// Whether a limit on the time of a whole request ended it: what is dropped then has failed, and was not cancelled.
 #[derive(Debug)]
 pub(crate) struct Expired {
@@ -88,6 +92,27 @@ pub(crate) fn after(arrived: Instant, timeout: Duration) -> tokio::time::Instant
     arrived.checked_add(timeout).unwrap_or_else(|| arrived + FAR).into()
 }
 
+impl Outgoing {
+    pub(crate) fn new(req: Request<Body>) -> Self {
+        Self(Some(req))
+    }
+
+    /// The headers, while it is here.
+    pub(crate) fn headers_mut(&mut self) -> Option<&mut HeaderMap> {
+        self.0.as_mut().map(Request::headers_mut)
+    }
+
+    /// Takes it, to be sent. It is here, but for a caller that sends it twice.
+    pub(crate) fn take(&mut self) -> Result<Request<Body>, Error> {
+        self.0.take().ok_or_else(|| Error::new(ErrorKind::Layer).with_text("a request was sent twice"))
+    }
+
+    /// Sends this one next.
+    pub(crate) fn put(&mut self, req: Request<Body>) {
+        self.0 = Some(req);
+    }
+}
+
 impl Expired {
     /// The limit that ended the request, if one did.
     pub(crate) fn kind(&self) -> Option<ErrorKind> {
@@ -98,7 +123,8 @@ impl Expired {
 
 impl Call for PathStack {
     fn call(self: Arc<Self>, req: Request<Body>) -> SvcFuture {
-        Box::pin(async move { self.run(req).await })
+        let mut req = Outgoing::new(req);
+        Box::pin(async move { self.run(&mut req).await })
     }
 }
 
@@ -120,19 +146,22 @@ impl PathStack {
         &self.binding
     }
 
-    pub(crate) async fn run(&self, mut req: Request<Body>) -> Result<Response<Body>, Error> {
+    pub(crate) async fn run(&self, req: &mut Outgoing) -> Result<Response<Body>, Error> {
         let info = &*self.info;
         let arrived = now();
         // Outermost: these see what all the others did.
         let _pending = self.stats.requests.pending.enter();
-        let mut cx = req.extensions_mut().remove::<RequestContext>();
+        let head = req.0.as_mut();
+        let mut cx = head.and_then(|req| req.extensions_mut().remove::<RequestContext>());
         let limit = self.limit(arrived, cx.as_ref());
         if let (Some(cx), Some(timeout)) = (&mut cx, info.policy.total_timeout) {
             cx.expire_after(timeout);
         }
-        let method = req.method().clone();
-        if info.shared.proxy {
-            info.write_request(&mut req);
+        let method = req.0.as_ref().map(|req| req.method().clone()).unwrap_or_default();
+        if info.shared.proxy
+            && let Some(headers) = req.headers_mut()
+        {
+            info.write_request(headers);
         }
         let result = self.within(limit, arrived, cx.as_ref(), &method, req).await;
         // What the retries left: this is the *logical* outcome.
@@ -177,7 +206,7 @@ impl PathStack {
         arrived: Instant,
         cx: Option<&RequestContext>,
         method: &Method,
-        req: Request<Body>,
+        req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
         let Some((until, kind)) = limit else { return self.retries(None, arrived, cx, method, req).await };
         if until <= arrived {
@@ -200,10 +229,10 @@ impl PathStack {
         arrived: Instant,
         cx: Option<&RequestContext>,
         method: &Method,
-        mut req: Request<Body>,
+        req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
         self.budget.deposit(arrived);
-        let replay = Replay::of(&req);
+        let replay = req.0.as_ref().and_then(Replay::of);
         let mut backoff = self.info.policy.backoff.start();
         let mut retries = 0_u64;
         let outcome = loop {
@@ -212,14 +241,15 @@ impl PathStack {
             if !attempt.classify(result.as_ref()).is_retryable() {
                 break result;
             }
-            let Some(again) = attempt.replay() else { break result };
             if !self.budget.try_withdraw(now()) {
                 self.stats.retries.budget_exhausted.incr();
                 break result;
             }
             retries += 1;
             self.stats.retries.total.incr();
-            discard(result).await;
+            if let Ok(rsp) = result {
+                discard(rsp.into_body()).await;
+            }
             let delay = backoff.next(crate::random::next());
             if delay.is_zero() {
                 // A failure that is there at once would never let the timer of the whole request have its turn.
@@ -227,13 +257,16 @@ impl PathStack {
             } else {
                 tokio::time::sleep(delay).await;
             }
-            req = again;
+            // Of what is retryable there is a copy. Made now, since a request has no room for both while it waits.
+            if let Some(again) = attempt.replay() {
+                req.put(again);
+            }
         };
         self.stats.retries.per_request.record(retries);
         outcome
     }
 
-    async fn attempt(&self, attempt: &Attempt<'_>, req: Request<Body>) -> Result<Response<Body>, Error> {
+    async fn attempt(&self, attempt: &Attempt<'_>, req: &mut Outgoing) -> Result<Response<Body>, Error> {
         let timeout = self.info.shared.binding_timeout;
         let route = match self.binding.route(attempt.arrived, timeout).await {
             Ok(route) => route,
@@ -290,11 +323,9 @@ impl Replay {
 }
 
 /// Reads what is left of a response that nobody will see, so that its connection can be used again; but not for long.
-async fn discard(result: Result<Response<Body>, Error>) {
+async fn discard(mut body: Body) {
     const MOST: u64 = 64 * 1024;
     const LONGEST: Duration = Duration::from_millis(20);
-    let Ok(rsp) = result else { return };
-    let mut body = rsp.into_body();
     if body.is_end_stream() || body.size_hint().lower() > MOST {
         return;
     }
@@ -318,9 +349,9 @@ impl PathInfo {
         Self { path, local, shared, policy, dst_service }
     }
 
-    fn write_request(&self, req: &mut Request<Body>) {
+    fn write_request(&self, headers: &mut HeaderMap) {
         if let Some(dst) = &self.dst_service {
-            req.headers_mut().insert(headers::L5D_DST_SERVICE, dst.clone());
+            headers.insert(headers::L5D_DST_SERVICE, dst.clone());
         }
     }
 
@@ -365,4 +396,20 @@ impl PathInfo {
 fn write_response(rsp: &mut Response<Body>, class: ResponseClass) {
     let class = if class.is_success() { "1.0" } else { "0.0" };
     rsp.headers_mut().insert(headers::L5D_SUCCESS_CLASS, HeaderValue::from_static(class));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<'a, F>(_: impl Fn(&'a PathStack, &'a mut Outgoing) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_requests_future_is_small() {
+        // One box holds it all, down to the endpoint's own.
+        let size = size(PathStack::run);
+        assert!(size <= 3 * 1024, "{size}");
+    }
 }

@@ -9,14 +9,14 @@ use arc_swap::ArcSwapOption;
 use linkerd_dtab::{Activity, Bound, Distribution, Failure, NameTree, State};
 use tokio::{sync::watch, task::AbortHandle};
 
-use super::{BoundName, path::after, share::Share};
+use super::{BoundName, guarded, path::after, share::Share};
 
 /// The binding of one path, followed by a task of its own for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Binding {
     shared: Arc<Followed>,
     watch: Activity<NameTree<Bound>>,
-    task: AbortHandle,
+    task: Option<AbortHandle>,
 }
 
 #[derive(Debug)]
@@ -52,14 +52,19 @@ impl Binding {
     ) -> Self {
         let shared = Arc::new(Followed { route: ArcSwapOption::empty(), progress: watch::Sender::new(None) });
         let (followed, watch) = (Arc::clone(&shared), activity.clone());
+        // Before it is read: what comes last is read then.
+        let is_final = activity.is_final();
         followed.publish(activity.sample_and_update(), &mut route);
+        if is_final {
+            return Self { shared, watch, task: None };
+        }
         let task = tokio::spawn(async move {
             loop {
                 activity.changed().await;
                 followed.publish(activity.sample_and_update(), &mut route);
             }
         });
-        Self { shared, watch, task: task.abort_handle() }
+        Self { shared, watch, task: Some(task.abort_handle()) }
     }
 
     /// The route as it is now. Waits for the first one, until `arrived + timeout`.
@@ -97,7 +102,9 @@ impl Binding {
 
 impl Drop for Binding {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
         // The task goes when the runtime comes to it; what it routed to is idle from now on.
         self.shared.route.store(None);
     }
@@ -107,10 +114,14 @@ impl Followed {
     fn publish(&self, state: State<NameTree<Bound>>, route: &mut impl FnMut(NameTree<Bound>) -> Arc<Route>) {
         match state {
             State::Pending => {}
-            State::Ok(tree) => {
-                self.route.store(Some(route(tree)));
-                self.progress.send_replace(None);
-            }
+            State::Ok(tree) => match guarded(|| route(tree)) {
+                Ok(route) => {
+                    self.route.store(Some(route));
+                    self.progress.send_replace(None);
+                }
+                // Where requests went before, they still go.
+                Err(panicked) => drop(self.progress.send_replace(Some(panicked))),
+            },
             State::Failed(failure) => {
                 self.progress.send_replace(Some(failure));
             }

@@ -6,7 +6,7 @@ use http::{Request, Response};
 
 use super::{
     BoundName,
-    path::{Attempt, PathInfo, Replay, now},
+    path::{Attempt, Outgoing, PathInfo, Replay, now},
 };
 use crate::{
     Body, Error, Svc,
@@ -42,10 +42,11 @@ impl Share {
         Self { call, layered }
     }
 
-    pub(crate) async fn send(&self, attempt: &Attempt<'_>, mut req: Request<Body>) -> Result<Response<Body>, Error> {
+    pub(crate) async fn send(&self, attempt: &Attempt<'_>, req: &mut Outgoing) -> Result<Response<Body>, Error> {
         match &self.layered {
             None => self.call.name.send(attempt, &self.call.stats, req).await,
             Some(svc) => {
+                let mut req = req.take()?;
                 if let Some(cx) = attempt.cx {
                     req.extensions_mut().insert(cx.clone());
                 }
@@ -71,7 +72,7 @@ impl Call for ShareCall {
                 // Layers cannot tell: what they drop was cancelled.
                 expired: None,
             };
-            self.name.send(&attempt, &self.stats, req).await
+            self.name.send(&attempt, &self.stats, &mut Outgoing::new(req)).await
         })
     }
 }

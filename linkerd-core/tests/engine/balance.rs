@@ -47,7 +47,7 @@ async fn five_failures_in_a_row_take_an_endpoint_out_and_one_probe_brings_it_bac
     // The first backoff is 5 s: then one request is the probe, while the others stay away.
     advance(5 * SEC).await;
     world.endpoints.script(ep(1), [Reply::hang()]);
-    let mut waiting: Vec<_> = Vec::new();
+    let mut waiting = Vec::new();
     while world.endpoints.count(ep(1)) == 5 {
         let mut rsp = sending(&client, get());
         let _ = rsp.poll();
@@ -79,7 +79,7 @@ async fn a_probe_that_fails_doubles_the_wait() {
     }
     assert_eq!(accrual(&world), [1, 1, 0], "it was given up once");
     // From 5 s to 10 s now.
-    advance(5 * SEC - MS).await;
+    advance(4999 * MS).await;
     for _ in 0..50 {
         status(&client).await;
     }

@@ -110,9 +110,9 @@ impl<S: tower::Service<Request<Body>>> tower::Service<Request<Body>> for Panicky
 async fn or_that_made_a_layer_panic() {
     let layer = tower::layer::layer_fn(Panicky);
     let worlds = [
-        World::with(|builder| builder.path_layer(layer.clone())),
-        World::with(|builder| builder.client_layer(layer.clone())),
-        World::with(|builder| builder.endpoint_layer(layer.clone())),
+        World::with(|builder| builder.path_layer(layer)),
+        World::with(|builder| builder.client_layer(layer)),
+        World::with(|builder| builder.endpoint_layer(layer)),
     ];
     for world in worlds {
         world.namer.endpoints("/users", [ep(1), ep(2)]);
@@ -134,4 +134,36 @@ async fn or_that_made_a_layer_panic() {
     assert!(tokio::spawn(async move { panicked.send(get()).await.map(drop) }).await.unwrap_err().is_panic());
     nothing_is_left(&world);
     assert_eq!(status(&client).await, 200);
+}
+
+/// A layer that panics when it wraps something for the `n`th time.
+fn once_in(n: usize) -> impl Fn(linkerd_core::Svc) -> linkerd_core::Svc + Send + Sync + 'static {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    move |svc| {
+        assert!(count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1 != n, "no layer today");
+        svc
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_that_panics_when_it_is_built_does_so_once() {
+    let layer = |n| tower::layer::layer_fn(once_in(n));
+    for (n, world) in [
+        (1, World::with(|builder| builder.client_layer(layer(1)))),
+        (1, World::with(|builder| builder.endpoint_layer(layer(1)))),
+        (2, World::with(|builder| builder.client_layer(layer(2)))),
+        (2, World::with(|builder| builder.endpoint_layer(layer(2)))),
+    ] {
+        let client = world.client("/svc/users");
+        for (at, name) in ["/a", "/b", "/c"].into_iter().enumerate() {
+            world.namer.endpoints(name, [ep(1)]);
+            world.namer.tree("/users", name);
+            settle().await;
+            let failed = client.send(get()).await.err();
+            assert_eq!(failed.is_some(), (at + 1 == n) && (n == 1 || failed.is_some()), "{n} {name}");
+            if let Some(error) = failed {
+                assert_eq!(error.text(), "a stack could not be built: no layer today");
+            }
+        }
+    }
 }
