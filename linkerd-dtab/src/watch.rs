@@ -2,7 +2,8 @@
 //!
 //! The operating system tells which directory entries change; a slow poll finds what it did not tell. What would take
 //! something away (a file that is gone, emptied or malformed) may be one half of an edit, so a [`Sink`] can ask to see
-//! it again after [`SETTLE`], unchanged.
+//! it again after [`SETTLE`], unchanged. That time begins when the writer closes the file, where the operating system
+//! tells: a writer may be held up for long between two steps of one edit.
 
 mod os;
 mod walk;
@@ -31,11 +32,13 @@ use walk::{Found, Walk, walk};
 
 /// For how long bad news must stay the same to be believed, if nobody says otherwise.
 pub(crate) const SETTLE: Duration = Duration::from_millis(100);
-/// A writer who is never done is waited for this many times as long.
+/// A file that changes all the time is waited for this many times as long as one that changed once.
 const PATIENCE: u32 = 10;
-/// And one who has not closed the file, where the operating system tells of that, this many times: `slow > file` empties
-/// it long before it fills it.
-const PATIENCE_UNCLOSED: u32 = 100;
+/// A writer who does not close the file is waited for this many times the settle time after each of his changes, 5 s by
+/// default: he may never do so.
+const WRITER: u32 = 50;
+/// The longest settle time: what is multiplied by it stays a time that clocks know.
+const MAX_SETTLE: Duration = Duration::from_hours(24);
 /// How often a file is read in the hope that nobody writes meanwhile.
 const READS: usize = 3;
 /// How often every file is looked at where the operating system tells of changes, and where it does not.
@@ -66,7 +69,7 @@ pub(crate) trait Sink: Send + 'static {
 /// How sure it is that nobody is in the middle of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Trust {
-    /// Somebody may be writing.
+    /// Somebody is writing, or may be.
     Passing,
     /// The writer closed the file, or renamed it into its place.
     Calm,
@@ -124,26 +127,34 @@ struct Desk {
     next_id: u64,
     /// Which paths depend on a directory entry: the operating system tells of many others too.
     interest: HashMap<PathBuf, HashSet<u64>>,
+    /// The files of `interest` that were written to and not closed since.
+    open: HashSet<PathBuf>,
     inbox: Inbox,
+}
+
+/// What the operating system tells of a directory entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    /// A file was written to, or made in order to be. It will be told when it is closed.
+    Written,
+    /// A writer closed it.
+    Closed,
+    /// Another file took its place, or it got its first name.
+    Replaced,
+    /// There is no such entry any more; if it was a watched folder, the watch is gone too.
+    Gone,
+    /// Something else about it changed, or it is not told what.
+    Other,
 }
 
 /// What happened since the last look.
 #[derive(Default)]
 struct Inbox {
     added: Vec<Entry>,
-    touched: HashMap<u64, Touch>,
+    touched: HashMap<u64, Trust>,
     /// Entries that went away: if one was a watched folder, its watch went with it.
     gone: HashSet<PathBuf>,
     all: bool,
-}
-
-/// What happened to one path.
-#[derive(Clone, Copy)]
-struct Touch {
-    /// What the latest event says of it.
-    trust: Trust,
-    /// Whether the last that wrote it has still to close it; `None` if nobody did either.
-    is_unclosed: Option<bool>,
 }
 
 /// Wakes the task when the last of them is gone.
@@ -161,8 +172,6 @@ struct Entry {
     stamp: Option<Stamp>,
     believed: Option<u64>,
     held: Option<Held>,
-    /// Somebody wrote to the file and did not close it yet.
-    is_unclosed: bool,
 }
 
 /// Something seen and not yet believed.
@@ -175,7 +184,7 @@ struct Held {
     same: Instant,
     /// Since when something is held.
     first: Instant,
-    /// When to look again.
+    /// When to look at it again if nothing is told.
     due: Instant,
 }
 
@@ -195,13 +204,13 @@ struct Scanner {
 impl Folder {
     /// The folder at `base`, which need not be there (yet). A relative path counts from the current directory.
     ///
-    /// Bad news must stay the same for `settle` to be believed.
+    /// Bad news must stay the same for `settle` to be believed, a day at most.
     pub(crate) fn new(base: &Path, settle: Duration) -> Self {
         let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
         let desk = Mutex::default();
         let shared = Arc::new(Shared {
             base,
-            settle,
+            settle: settle.min(MAX_SETTLE),
             desk,
             wake: Notify::new(),
             running: AtomicBool::new(false),
@@ -243,7 +252,6 @@ impl Folder {
                 stamp: None,
                 believed: None,
                 held: None,
-                is_unclosed: false,
             });
         }
         // AcqRel: whoever finds the task gone must also see what it left behind.
@@ -282,10 +290,10 @@ async fn drive(running: Running, handle: std::sync::Weak<Handle>) {
             shared.wake.notified().await;
             continue;
         }
-        let held = scanner.entries.values().filter_map(|entry| entry.held.as_ref()).map(|held| held.due).min();
+        let due = scanner.entries.values().filter_map(|entry| entry.held.as_ref()).map(|held| held.due).min();
         tokio::select! {
             () = shared.wake.notified() => {}
-            () = sleep_until(held.map_or(poll_at, |at| at.min(poll_at))) => {}
+            () = sleep_until(due.map_or(poll_at, |at| at.min(poll_at))) => {}
         }
     }
 }
@@ -306,7 +314,7 @@ impl Scanner {
             }
             let now = Instant::now();
             if all {
-                self.entries.keys().for_each(|&id| _ = touched.entry(id).or_insert(Touch::PASSING));
+                self.entries.keys().for_each(|&id| _ = touched.entry(id).or_insert(Trust::Passing));
             }
             let due = |entry: &&Entry| entry.held.as_ref().is_some_and(|held| held.due <= now);
             let due: Vec<_> = self.entries.values().filter(due).map(|entry| entry.id).collect();
@@ -321,7 +329,7 @@ impl Scanner {
                 }
             }
             for mut entry in added {
-                entry.look(&self.shared, &mut self.os, Some(Touch::PASSING));
+                entry.look(&self.shared, &mut self.os, Some(Trust::Passing));
                 self.entries.insert(entry.id, entry);
             }
         }
@@ -346,8 +354,7 @@ impl Scanner {
 
 impl Entry {
     /// Looks at the path; `told` if there is a reason to, else only to be sure.
-    fn look(&mut self, shared: &Shared, os: &mut os::Watches, told: Option<Touch>) {
-        self.is_unclosed = told.and_then(|told| told.is_unclosed).unwrap_or(self.is_unclosed);
+    fn look(&mut self, shared: &Shared, os: &mut os::Watches, told: Option<Trust>) {
         let mut found = Found::Missing;
         for _ in 0..WALKS {
             let Walk { found: latest, entries } = walk(&shared.base, &self.elements);
@@ -379,17 +386,19 @@ impl Entry {
                 next.untouched = held.untouched;
             }
         }
-        let patience = shared.settle * if self.is_unclosed { PATIENCE_UNCLOSED } else { PATIENCE };
-        next.due = next.same + patience;
-        if !self.is_unclosed {
-            next.due = next.due.min(next.untouched + shared.settle);
-        }
-        let trust = if now >= next.due {
+        let settle = shared.settle;
+        // Asked for after reading: who began to write before is known by now.
+        let closes_by = (next.untouched + WRITER * settle).min(first + PATIENCE * WRITER * settle);
+        let is_open = now < closes_by && shared.is_open(&seen);
+        next.due = if is_open { closes_by } else { next.untouched + settle };
+        let trust = if is_open {
+            Trust::Passing
+        } else if now >= next.untouched + settle || now >= next.same + WRITER * settle {
             Trust::Settled
-        } else if now >= first + patience {
+        } else if now >= first + PATIENCE * settle {
             Trust::Calm
         } else {
-            told.filter(|_| is_calm).map_or(Trust::Passing, |told| told.trust)
+            told.filter(|_| is_calm).unwrap_or(Trust::Passing)
         };
         if self.sink.offer(&seen, trust) {
             self.believed = Some(digest);
@@ -415,6 +424,8 @@ impl Entry {
             for path in &entries {
                 desk.interest.entry(path.clone()).or_default().insert(self.id);
             }
+            let Desk { interest, open, .. } = &mut *desk;
+            self.depends_on.iter().filter(|path| !interest.contains_key(*path)).for_each(|path| _ = open.remove(path));
         }
         let before = std::mem::replace(&mut self.depends_on, entries);
         os.replace(&before, &self.depends_on)
@@ -427,22 +438,33 @@ impl Shared {
     }
 
     /// Something happened to a directory entry. Called by the operating system's thread.
-    fn tell(&self, path: &Path, touch: Touch, is_gone: bool) {
+    fn tell(&self, path: &Path, event: Event) {
         let mut desk = self.desk();
-        let Desk { interest, inbox: Inbox { touched, gone, .. }, .. } = &mut *desk;
+        let Desk { interest, open, inbox: Inbox { touched, gone, .. }, .. } = &mut *desk;
         let Some(ids) = interest.get(path) else { return };
-        if is_gone {
+        match event {
+            Event::Written => _ = open.insert(path.to_owned()),
+            Event::Closed | Event::Replaced | Event::Gone => _ = open.remove(path),
+            Event::Other => {}
+        }
+        if event == Event::Gone {
             gone.insert(path.to_owned());
         }
+        let trust = match event {
+            Event::Closed | Event::Replaced | Event::Gone => Trust::Calm,
+            Event::Written | Event::Other => Trust::Passing,
+        };
         for &id in ids {
             // The latest event counts: after a close somebody may have begun to write again.
-            let before = touched.insert(id, touch);
-            if touch.is_unclosed.is_none() {
-                touched.entry(id).and_modify(|now| now.is_unclosed = before.and_then(|before| before.is_unclosed));
-            }
+            touched.insert(id, trust);
         }
         drop(desk);
         self.wake.notify_one();
+    }
+
+    /// Whether it is a file whose writer did not close it yet, as far as is told.
+    fn is_open(&self, seen: &Seen) -> bool {
+        matches!(seen, Seen::File { path, .. } if self.desk().open.contains(path))
     }
 
     /// Says when it cannot be told any more what is there: once, since all names below a folder share its fate.
@@ -461,11 +483,6 @@ impl Shared {
         self.desk().inbox.all = true;
         self.wake.notify_one();
     }
-}
-
-impl Touch {
-    /// Something may have happened.
-    const PASSING: Self = Self { trust: Trust::Passing, is_unclosed: None };
 }
 
 impl Stamp {
@@ -568,7 +585,9 @@ fn read_once(path: &Path, max_bytes: usize) -> io::Result<Vec<u8>> {
 
 impl Drop for Scanner {
     fn drop(&mut self) {
-        self.shared.desk().interest.clear();
+        let mut desk = self.shared.desk();
+        desk.interest.clear();
+        desk.open.clear();
     }
 }
 
