@@ -6,6 +6,7 @@
 //! tells: a writer may be held up for long between two steps of one edit.
 
 mod os;
+mod trust;
 mod walk;
 
 use std::{
@@ -27,16 +28,13 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+pub(crate) use trust::Trust;
+use trust::{Burst, Held};
 pub(crate) use walk::entry_name;
 use walk::{Found, Walk, walk};
 
 /// For how long bad news must stay the same to be believed, if nobody says otherwise.
 pub(crate) const SETTLE: Duration = Duration::from_millis(100);
-/// A file that changes all the time is waited for this many times as long as one that changed once.
-const PATIENCE: u32 = 10;
-/// A writer who does not close the file is waited for this many times the settle time after each of his changes, 5 s by
-/// default: he may never do so.
-const WRITER: u32 = 50;
 /// The longest settle time: what is multiplied by it stays a time that clocks know.
 const MAX_SETTLE: Duration = Duration::from_hours(24);
 /// How often a file is read in the hope that nobody writes meanwhile.
@@ -64,17 +62,6 @@ pub(crate) trait Sink: Send + 'static {
 
     /// Whether nobody reads any more. If so the sink is dropped, and must not be found by a new reader.
     fn is_unread(&mut self) -> bool;
-}
-
-/// How sure it is that nobody is in the middle of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Trust {
-    /// Somebody is writing, or may be.
-    Passing,
-    /// The writer closed the file, or renamed it into its place.
-    Calm,
-    /// It was the same for the time that it takes to settle.
-    Settled,
 }
 
 /// What is at a path.
@@ -126,10 +113,19 @@ struct Shared {
 struct Desk {
     next_id: u64,
     /// Which paths depend on a directory entry: the operating system tells of many others too.
-    interest: HashMap<PathBuf, HashSet<u64>>,
-    /// The files of `interest` that were written to and not closed since.
-    open: HashSet<PathBuf>,
+    interest: HashMap<PathBuf, Interest>,
     inbox: Inbox,
+}
+
+/// A directory entry that paths depend on.
+#[derive(Default)]
+struct Interest {
+    /// Which.
+    ids: HashSet<u64>,
+    /// Whether it was written to and not closed since.
+    is_written: bool,
+    /// How often writers closed it.
+    closed: u64,
 }
 
 /// What the operating system tells of a directory entry.
@@ -172,20 +168,7 @@ struct Entry {
     stamp: Option<Stamp>,
     believed: Option<u64>,
     held: Option<Held>,
-}
-
-/// Something seen and not yet believed.
-struct Held {
-    digest: u64,
-    stamp: Option<Stamp>,
-    /// Since when it is there and nobody touched it.
-    untouched: Instant,
-    /// Since when it is there, as far as was seen.
-    same: Instant,
-    /// Since when something is held.
-    first: Instant,
-    /// When to look at it again if nothing is told.
-    due: Instant,
+    burst: Burst,
 }
 
 /// Tells two states of a file apart without reading it.
@@ -252,6 +235,7 @@ impl Folder {
                 stamp: None,
                 believed: None,
                 held: None,
+                burst: Burst::default(),
             });
         }
         // AcqRel: whoever finds the task gone must also see what it left behind.
@@ -371,6 +355,9 @@ impl Entry {
         let (seen, is_calm) = Seen::read(found, self.sink.max_bytes());
         let digest = seen.digest();
         let now = Instant::now();
+        // Asked for after reading: who began to write before is known by now.
+        let (is_written, closed) = shared.writers(&seen);
+        let is_busy = self.burst.goes_on(now, shared.settle, closed);
         let held = self.held.take();
         self.stamp = stamp.clone().filter(|stamp| !stamp.is_fresh());
         if self.believed == Some(digest) {
@@ -378,28 +365,17 @@ impl Entry {
             return;
         }
         let first = held.as_ref().map_or(now, |held| held.first);
-        let mut next = Held { digest, stamp, untouched: now, same: now, first, due: now };
-        if let Some(held) = held.filter(|held| held.digest == digest) {
-            next.same = held.same;
-            // A file may have come and gone since the last look: what is there now is new, though it looks the same.
-            if told.is_none() && is_calm && held.stamp == next.stamp {
-                next.untouched = held.untouched;
-            }
+        let mut next = Held { digest, stamp, untouched: now, first, is_busy, due: now };
+        // A file may have come and gone since the last look: what is there now is new, though it looks the same.
+        if let Some(held) = held
+            && (held.digest, &held.stamp) == (digest, &next.stamp)
+            && told.is_none()
+            && is_calm
+        {
+            next.untouched = held.untouched;
+            next.is_busy = held.is_busy;
         }
-        let settle = shared.settle;
-        // Asked for after reading: who began to write before is known by now.
-        let closes_by = (next.untouched + WRITER * settle).min(first + PATIENCE * WRITER * settle);
-        let is_open = now < closes_by && shared.is_open(&seen);
-        next.due = if is_open { closes_by } else { next.untouched + settle };
-        let trust = if is_open {
-            Trust::Passing
-        } else if now >= next.untouched + settle || now >= next.same + WRITER * settle {
-            Trust::Settled
-        } else if now >= first + PATIENCE * settle {
-            Trust::Calm
-        } else {
-            told.filter(|_| is_calm).unwrap_or(Trust::Passing)
-        };
+        let trust = next.trust(now, shared.settle, is_written, told.filter(|_| is_calm));
         if self.sink.offer(&seen, trust) {
             self.believed = Some(digest);
             shared.note(&seen);
@@ -413,19 +389,17 @@ impl Entry {
     fn depend_on(&mut self, entries: Vec<PathBuf>, shared: &Shared, os: &mut os::Watches) -> bool {
         if entries != self.depends_on {
             let mut desk = shared.desk();
-            for path in &self.depends_on {
-                if let Some(ids) = desk.interest.get_mut(path) {
-                    ids.remove(&self.id);
-                    if ids.is_empty() {
+            for path in &entries {
+                desk.interest.entry(path.clone()).or_default().ids.insert(self.id);
+            }
+            for path in self.depends_on.iter().filter(|path| !entries.contains(path)) {
+                if let Some(interest) = desk.interest.get_mut(path) {
+                    interest.ids.remove(&self.id);
+                    if interest.ids.is_empty() {
                         desk.interest.remove(path);
                     }
                 }
             }
-            for path in &entries {
-                desk.interest.entry(path.clone()).or_default().insert(self.id);
-            }
-            let Desk { interest, open, .. } = &mut *desk;
-            self.depends_on.iter().filter(|path| !interest.contains_key(*path)).for_each(|path| _ = open.remove(path));
         }
         let before = std::mem::replace(&mut self.depends_on, entries);
         os.replace(&before, &self.depends_on)
@@ -440,13 +414,14 @@ impl Shared {
     /// Something happened to a directory entry. Called by the operating system's thread.
     fn tell(&self, path: &Path, event: Event) {
         let mut desk = self.desk();
-        let Desk { interest, open, inbox: Inbox { touched, gone, .. }, .. } = &mut *desk;
-        let Some(ids) = interest.get(path) else { return };
+        let Desk { interest, inbox: Inbox { touched, gone, .. }, .. } = &mut *desk;
+        let Some(known) = interest.get_mut(path) else { return };
         match event {
-            Event::Written => _ = open.insert(path.to_owned()),
-            Event::Closed | Event::Replaced | Event::Gone => _ = open.remove(path),
+            Event::Written => known.is_written = true,
+            Event::Closed | Event::Replaced | Event::Gone => known.is_written = false,
             Event::Other => {}
         }
+        known.closed += u64::from(event == Event::Closed);
         if event == Event::Gone {
             gone.insert(path.to_owned());
         }
@@ -454,7 +429,7 @@ impl Shared {
             Event::Closed | Event::Replaced | Event::Gone => Trust::Calm,
             Event::Written | Event::Other => Trust::Passing,
         };
-        for &id in ids {
+        for &id in &known.ids {
             // The latest event counts: after a close somebody may have begun to write again.
             touched.insert(id, trust);
         }
@@ -462,9 +437,10 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// Whether it is a file whose writer did not close it yet, as far as is told.
-    fn is_open(&self, seen: &Seen) -> bool {
-        matches!(seen, Seen::File { path, .. } if self.desk().open.contains(path))
+    /// Whether a file's writer did not close it yet, and how often writers did, as far as was told.
+    fn writers(&self, seen: &Seen) -> (bool, u64) {
+        let Seen::File { path, .. } = seen else { return (false, 0) };
+        self.desk().interest.get(path).map_or((false, 0), |known| (known.is_written, known.closed))
     }
 
     /// Says when it cannot be told any more what is there: once, since all names below a folder share its fate.
@@ -585,9 +561,7 @@ fn read_once(path: &Path, max_bytes: usize) -> io::Result<Vec<u8>> {
 
 impl Drop for Scanner {
     fn drop(&mut self) {
-        let mut desk = self.shared.desk();
-        desk.interest.clear();
-        desk.open.clear();
+        self.shared.desk().interest.clear();
     }
 }
 

@@ -8,7 +8,8 @@
 //!
 //! `/web` is the first, `/eu/web` the second, and what follows a file's name is residual. A file may be edited in place,
 //! replaced by a rename or switched by a link. Bad news (a file that is empty, malformed or gone) is believed once it
-//! was the same for 100 ms, so that no step of an edit takes a good set away; good news counts at once.
+//! was the same for 100 ms (1 s if the file was written twice within a second), so that no step of an edit takes a good
+//! set away; good news counts at once.
 //!
 //! On Linux nothing new is believed of a file before its writer closes it, however long that takes: the 100 ms begin
 //! then. A writer who never closes it is waited for 5 s after each of his changes, and 50 s in all. Where the system does
@@ -183,7 +184,7 @@ impl Namer {
     /// a day at most. Zero believes everything.
     ///
     /// A writer who does not close the file is waited for 50 times as long after each of his changes, and 500 times as
-    /// long in all.
+    /// long in all. A file that was written twice within ten times as long must be the same for that long.
     #[must_use]
     pub fn with_settle_time(self, settle: Duration) -> Self {
         Self::build(self.root(), self.inner.resolver.clone(), self.inner.max_names, settle)

@@ -14,7 +14,7 @@ use notify::{
 
 use super::{Event, Shared};
 
-/// Whether a file that was written to is told of again when it is closed.
+/// Whether it is told when a file that was written to is closed.
 const TELLS_CLOSE: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// The folders that the operating system watches, each as often as it is needed.

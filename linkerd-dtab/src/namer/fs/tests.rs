@@ -247,6 +247,36 @@ async fn no_step_of_an_edit_is_ever_seen() {
     assert!(timeout(LONG, watcher).await.unwrap().unwrap() > 1);
 }
 
+#[tokio::test]
+async fn bad_news_takes_its_time_even_if_it_is_the_first() {
+    let (dir, namer) = disco();
+    let namer = namer.with_settle_time(LONG);
+    for (name, bad) in [("/empty", ""), ("/malformed", "127.0.0.1 80 80 80\n")] {
+        let file = dir.path().join(&name[1..]);
+        fs::write(&file, bad).unwrap();
+        let mut addr = leaf(&mut namer.lookup(&path(name))).await.addr;
+        fs::write(&file, "127.0.0.1 1\n").unwrap();
+        let first = timeout(LONG, addr.ready()).await.unwrap().unwrap();
+        assert_eq!(first.endpoints()[0].addr.port(), 1, "{name}: {first:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_takes_the_place_of_nothing_counts_at_once() {
+    let (dir, namer) = disco();
+    let file = dir.path().join("web");
+    fs::write(&file, "").unwrap();
+    let mut addr = leaf(&mut namer.lookup(&path("/web"))).await.addr;
+    ports(&mut addr, &[]).await;
+    let before = tokio::time::Instant::now();
+    let mut open = File::create(&file).unwrap();
+    open.write_all(b"127.0.0.1 1\n").unwrap();
+    ports(&mut addr, &[1]).await;
+    // Before the writer would be given up.
+    assert!(before.elapsed() < 50 * SETTLE, "{:?}", before.elapsed());
+    drop(open);
+}
+
 /// Closes are told there.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod writers {
