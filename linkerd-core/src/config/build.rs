@@ -143,7 +143,7 @@ impl Builder<'_> {
                 self.fs_namers.push((prefix.clone(), fs.clone()));
                 Arc::new(fs)
             }
-            NamerKind::Rewrite { pattern, name } => Arc::new(namer::rewrite::Namer::new(pattern.as_str(), name)),
+            NamerKind::Rewrite { pattern, name } => Arc::new(namer::rewrite::Namer::new(pattern.pattern(), name)),
             _ => {
                 self.problem(&format!("namers[{i}].kind"), "is not supported yet");
                 return None;
