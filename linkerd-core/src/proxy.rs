@@ -37,7 +37,7 @@ use tokio::{
 use crate::{
     Svc,
     admin::{Logging, serve as serve_admin},
-    config::{Config, Errors, Plan, socket_options},
+    config::{Admin, Config, Errors, Plan, socket_options},
     http::{Drained, Server, SocketOptions},
     telemetry::{Registry, process},
 };
@@ -176,12 +176,22 @@ impl Builder<'_> {
         let plan = config.build(&registry)?;
         let shutdown = Shutdown { begun: watch::Sender::new(None), grace: config.admin.shutdown_grace };
         let pages = pages(config, &plan, &registry, self.logging, shutdown.clone())?;
-        let at = |port| SocketAddr::new(config.admin.ip, port);
+        // Field by field, so that a new key is not forgotten.
+        let Admin {
+            ip,
+            port,
+            shutdown_grace: _, // Of the shutdown.
+            tls: _,            // Refused.
+            socket_options: options,
+            worker_threads,
+            http_identifier_port,
+            security: _, // Of the pages.
+        } = &config.admin;
         let admin = AdminSettings {
-            addr: at(config.admin.port),
-            identifier: config.admin.http_identifier_port.map(at),
-            socket: socket_options(&config.admin.socket_options),
-            threads: config.admin.worker_threads.max(1),
+            addr: SocketAddr::new(*ip, *port),
+            identifier: http_identifier_port.map(|port| SocketAddr::new(*ip, port)),
+            socket: socket_options(options),
+            threads: (*worker_threads).max(1),
         };
         Ok(Proxy { plan, registry, pages, shutdown, admin })
     }

@@ -30,6 +30,6 @@ pub use name::{Bound, Name};
 pub use namer::Namer;
 pub use parse::ParseError;
 pub use path::{EmptyElement, Path, PathBuilder};
-pub use path_matcher::{Captures, PathMatcher};
+pub use path_matcher::{BadPattern, Captures, PathMatcher};
 pub use transformer::Transformer;
 pub use tree::{NameTree, Weighted};

@@ -1,5 +1,7 @@
 //! Patterns over the elements of paths, with wildcards and captures.
 
+use std::{fmt, str::FromStr};
+
 use crate::Path;
 
 /// A pattern that matches the first elements of a path: `/svc/*/{name}-{version}`.
@@ -35,6 +37,21 @@ pub struct PathMatcher {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Captures(Vec<(String, String)>);
 
+/// Why a text is no pattern, or none that anybody would mean.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadPattern {
+    /// It does not begin with a slash.
+    #[error("must start with '/'")]
+    NoSlash,
+    /// A `{` has no `}` in its part.
+    #[error("'{0}' lacks a closing brace")]
+    Unclosed(String),
+    /// What is between braces cannot be a name.
+    #[error("'{{{0}}}' is not the name of a capture: letters, digits, '.' and '_' are allowed")]
+    BadName(String),
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Any,
@@ -47,7 +64,8 @@ enum Part {
 }
 
 impl PathMatcher {
-    /// A matcher for this pattern. Every text is a pattern; slashes at its ends do not matter.
+    /// A matcher for this pattern. Every text is a pattern; slashes at its ends do not matter, and braces that are no
+    /// capture stand for themselves. [`str::parse`] refuses what is likely a mistake.
     #[must_use]
     pub fn new(pattern: &str) -> Self {
         let trimmed = pattern.trim_matches('/');
@@ -65,6 +83,15 @@ impl PathMatcher {
     #[must_use]
     pub fn size(&self) -> usize {
         self.parts.len()
+    }
+
+    /// The names of the captures, in order; a name is there as often as it is in the pattern.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let names = self.parts.iter().map(|part| match part {
+            Part::Captures { names, .. } => &names[..],
+            Part::Any | Part::Text(_) => &[],
+        });
+        names.flatten().map(|(name, _)| &**name)
     }
 
     /// Whether `path` starts with elements that match.
@@ -112,6 +139,43 @@ impl Captures {
             rest = &rest[end..];
         }
         substituted + rest
+    }
+}
+
+/// Reads a pattern that a person wrote.
+impl FromStr for PathMatcher {
+    type Err = BadPattern;
+
+    fn from_str(pattern: &str) -> Result<Self, BadPattern> {
+        if !pattern.starts_with('/') {
+            return Err(BadPattern::NoSlash);
+        }
+        for part in pattern.split('/') {
+            let mut rest = part;
+            while let Some((_, after)) = rest.split_once('{') {
+                let Some((name, after)) = after.split_once('}') else {
+                    return Err(BadPattern::Unclosed(part.to_owned()));
+                };
+                if name.is_empty() || !name.bytes().all(is_name) {
+                    return Err(BadPattern::BadName(name.to_owned()));
+                }
+                rest = after;
+            }
+        }
+        Ok(Self::new(pattern))
+    }
+}
+
+impl fmt::Display for PathMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.pattern)
+    }
+}
+
+/// Names and what they took, as if a pattern had captured it.
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Captures {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(captures: I) -> Self {
+        Self(captures.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
     }
 }
 
@@ -188,6 +252,16 @@ mod tests {
     }
 
     #[test]
+    fn captures_take_parts_of_elements() {
+        assert_eq!(captured("/#/io.l5d.fs/{service}", "/#/io.l5d.fs/web", "{service}").unwrap(), "web");
+        assert_eq!(captured("/$/inet/{host}", "/$/inet/google.com/443", "{host}").unwrap(), "google.com");
+        assert_eq!(captured("/#/*/{service}", "/#/io.l5d.k8s/default", "{service}").unwrap(), "default");
+        assert_eq!(captured("/foo-{a}.{b}", "/foo-x.y.z", "{a} {b}").unwrap(), "x.y z");
+        assert_eq!(captured("/a{x}", "/zzaQ", "{x}").unwrap(), "Q");
+        assert_eq!(captured("/a.{x}", "/ab1", "{x}"), None);
+    }
+
+    #[test]
     fn a_match_need_not_cover_the_element() {
         assert_eq!(captured("/v{a}.", "/prov1.2.x", "{a}").unwrap(), "1.2");
         assert_eq!(captured("/{a}:http", "/web:https", "{a}").unwrap(), "web");
@@ -208,5 +282,31 @@ mod tests {
         assert_eq!(captured("/$", "/$", "x").unwrap(), "x");
         assert_eq!(captured("/{a}/{a}", "/x/y", "{a}").unwrap(), "y", "the last capture of a name counts");
         assert_eq!(captured("/{a}", "/\\x7b\\x62\\x7d", "{a}").unwrap(), "\\x7b\\x62\\x7d", "as it is printed");
+    }
+
+    #[test]
+    fn mistakes_are_refused_when_a_pattern_is_read() {
+        for (pattern, expected) in [
+            ("a", "must start with '/'"),
+            ("", "must start with '/'"),
+            ("/x/a{", "'a{' lacks a closing brace"),
+            ("/{a/b}", "'{a' lacks a closing brace"),
+            ("/{}", "'{}' is not the name of a capture: letters, digits, '.' and '_' are allowed"),
+            ("/{a-b}", "'{a-b}' is not the name of a capture: letters, digits, '.' and '_' are allowed"),
+            ("/{a{b}", "'{a{b}' is not the name of a capture: letters, digits, '.' and '_' are allowed"),
+        ] {
+            assert_eq!(pattern.parse::<PathMatcher>().unwrap_err().to_string(), expected, "{pattern}");
+        }
+        for pattern in ["/", "/#/*/{service}", "/a}b", "/foo-{a}.{b_C.9}/"] {
+            assert_eq!(pattern.parse(), Ok(PathMatcher::new(pattern)));
+        }
+    }
+
+    #[test]
+    fn captures_can_be_made_up_for_all_names() {
+        let matcher: PathMatcher = "/{a}-{b}/*/{a}/c".parse().unwrap();
+        assert_eq!(matcher.names().collect::<Vec<_>>(), ["a", "b", "a"]);
+        let captures: Captures = matcher.names().zip(["1", "2", "3"]).collect();
+        assert_eq!(captures.substitute("{a}{b}{c}"), "32{c}");
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! The operating system tells which directory entries change; a slow poll finds what it did not tell. What would take
 //! something away (a file that is gone, emptied or malformed) may be one half of an edit, so a [`Sink`] can ask to see
-//! it again after [`SETTLE`], unchanged.
+//! it again after [`SETTLE`], unchanged. That time begins when the writer closes the file, where the operating system
+//! tells: a writer may be held up for long between two steps of one edit.
 
 mod os;
+mod trust;
 mod walk;
 
 use std::{
@@ -26,16 +28,15 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+pub(crate) use trust::Trust;
+use trust::{Burst, Held};
 pub(crate) use walk::entry_name;
 use walk::{Found, Walk, walk};
 
 /// For how long bad news must stay the same to be believed, if nobody says otherwise.
 pub(crate) const SETTLE: Duration = Duration::from_millis(100);
-/// A writer who is never done is waited for this many times as long.
-const PATIENCE: u32 = 10;
-/// And one who has not closed the file, where the operating system tells of that, this many times: `slow > file` empties
-/// it long before it fills it.
-const PATIENCE_UNCLOSED: u32 = 100;
+/// The longest settle time: what is multiplied by it stays a time that clocks know.
+const MAX_SETTLE: Duration = Duration::from_hours(24);
 /// How often a file is read in the hope that nobody writes meanwhile.
 const READS: usize = 3;
 /// How often every file is looked at where the operating system tells of changes, and where it does not.
@@ -61,17 +62,6 @@ pub(crate) trait Sink: Send + 'static {
 
     /// Whether nobody reads any more. If so the sink is dropped, and must not be found by a new reader.
     fn is_unread(&mut self) -> bool;
-}
-
-/// How sure it is that nobody is in the middle of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Trust {
-    /// Somebody may be writing.
-    Passing,
-    /// The writer closed the file, or renamed it into its place.
-    Calm,
-    /// It was the same for the time that it takes to settle.
-    Settled,
 }
 
 /// What is at a path.
@@ -123,27 +113,44 @@ struct Shared {
 struct Desk {
     next_id: u64,
     /// Which paths depend on a directory entry: the operating system tells of many others too.
-    interest: HashMap<PathBuf, HashSet<u64>>,
+    interest: HashMap<PathBuf, Interest>,
     inbox: Inbox,
+}
+
+/// A directory entry that paths depend on.
+#[derive(Default)]
+struct Interest {
+    /// Which.
+    ids: HashSet<u64>,
+    /// Whether it was written to and not closed since.
+    is_written: bool,
+    /// How often writers closed it.
+    closed: u64,
+}
+
+/// What the operating system tells of a directory entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    /// A file was written to, or made in order to be. It will be told when it is closed.
+    Written,
+    /// A writer closed it.
+    Closed,
+    /// Another file took its place, or it got its first name.
+    Replaced,
+    /// There is no such entry any more; if it was a watched folder, the watch is gone too.
+    Gone,
+    /// Something else about it changed, or it is not told what.
+    Other,
 }
 
 /// What happened since the last look.
 #[derive(Default)]
 struct Inbox {
     added: Vec<Entry>,
-    touched: HashMap<u64, Touch>,
+    touched: HashMap<u64, Trust>,
     /// Entries that went away: if one was a watched folder, its watch went with it.
     gone: HashSet<PathBuf>,
     all: bool,
-}
-
-/// What happened to one path.
-#[derive(Clone, Copy)]
-struct Touch {
-    /// What the latest event says of it.
-    trust: Trust,
-    /// Whether the last that wrote it has still to close it; `None` if nobody did either.
-    is_unclosed: Option<bool>,
 }
 
 /// Wakes the task when the last of them is gone.
@@ -161,22 +168,7 @@ struct Entry {
     stamp: Option<Stamp>,
     believed: Option<u64>,
     held: Option<Held>,
-    /// Somebody wrote to the file and did not close it yet.
-    is_unclosed: bool,
-}
-
-/// Something seen and not yet believed.
-struct Held {
-    digest: u64,
-    stamp: Option<Stamp>,
-    /// Since when it is there and nobody touched it.
-    untouched: Instant,
-    /// Since when it is there, as far as was seen.
-    same: Instant,
-    /// Since when something is held.
-    first: Instant,
-    /// When to look again.
-    due: Instant,
+    burst: Burst,
 }
 
 /// Tells two states of a file apart without reading it.
@@ -195,13 +187,13 @@ struct Scanner {
 impl Folder {
     /// The folder at `base`, which need not be there (yet). A relative path counts from the current directory.
     ///
-    /// Bad news must stay the same for `settle` to be believed.
+    /// Bad news must stay the same for `settle` to be believed, a day at most.
     pub(crate) fn new(base: &Path, settle: Duration) -> Self {
         let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
         let desk = Mutex::default();
         let shared = Arc::new(Shared {
             base,
-            settle,
+            settle: settle.min(MAX_SETTLE),
             desk,
             wake: Notify::new(),
             running: AtomicBool::new(false),
@@ -243,7 +235,7 @@ impl Folder {
                 stamp: None,
                 believed: None,
                 held: None,
-                is_unclosed: false,
+                burst: Burst::default(),
             });
         }
         // AcqRel: whoever finds the task gone must also see what it left behind.
@@ -282,10 +274,10 @@ async fn drive(running: Running, handle: std::sync::Weak<Handle>) {
             shared.wake.notified().await;
             continue;
         }
-        let held = scanner.entries.values().filter_map(|entry| entry.held.as_ref()).map(|held| held.due).min();
+        let due = scanner.entries.values().filter_map(|entry| entry.held.as_ref()).map(|held| held.due).min();
         tokio::select! {
             () = shared.wake.notified() => {}
-            () = sleep_until(held.map_or(poll_at, |at| at.min(poll_at))) => {}
+            () = sleep_until(due.map_or(poll_at, |at| at.min(poll_at))) => {}
         }
     }
 }
@@ -306,7 +298,7 @@ impl Scanner {
             }
             let now = Instant::now();
             if all {
-                self.entries.keys().for_each(|&id| _ = touched.entry(id).or_insert(Touch::PASSING));
+                self.entries.keys().for_each(|&id| _ = touched.entry(id).or_insert(Trust::Passing));
             }
             let due = |entry: &&Entry| entry.held.as_ref().is_some_and(|held| held.due <= now);
             let due: Vec<_> = self.entries.values().filter(due).map(|entry| entry.id).collect();
@@ -321,7 +313,7 @@ impl Scanner {
                 }
             }
             for mut entry in added {
-                entry.look(&self.shared, &mut self.os, Some(Touch::PASSING));
+                entry.look(&self.shared, &mut self.os, Some(Trust::Passing));
                 self.entries.insert(entry.id, entry);
             }
         }
@@ -346,8 +338,7 @@ impl Scanner {
 
 impl Entry {
     /// Looks at the path; `told` if there is a reason to, else only to be sure.
-    fn look(&mut self, shared: &Shared, os: &mut os::Watches, told: Option<Touch>) {
-        self.is_unclosed = told.and_then(|told| told.is_unclosed).unwrap_or(self.is_unclosed);
+    fn look(&mut self, shared: &Shared, os: &mut os::Watches, told: Option<Trust>) {
         let mut found = Found::Missing;
         for _ in 0..WALKS {
             let Walk { found: latest, entries } = walk(&shared.base, &self.elements);
@@ -364,6 +355,9 @@ impl Entry {
         let (seen, is_calm) = Seen::read(found, self.sink.max_bytes());
         let digest = seen.digest();
         let now = Instant::now();
+        // Asked for after reading: who began to write before is known by now.
+        let (is_written, closed) = shared.writers(&seen);
+        let is_busy = self.burst.goes_on(now, shared.settle, closed);
         let held = self.held.take();
         self.stamp = stamp.clone().filter(|stamp| !stamp.is_fresh());
         if self.believed == Some(digest) {
@@ -371,26 +365,17 @@ impl Entry {
             return;
         }
         let first = held.as_ref().map_or(now, |held| held.first);
-        let mut next = Held { digest, stamp, untouched: now, same: now, first, due: now };
-        if let Some(held) = held.filter(|held| held.digest == digest) {
-            next.same = held.same;
-            // A file may have come and gone since the last look: what is there now is new, though it looks the same.
-            if told.is_none() && is_calm && held.stamp == next.stamp {
-                next.untouched = held.untouched;
-            }
+        let mut next = Held { digest, stamp, untouched: now, first, is_busy, due: now };
+        // A file may have come and gone since the last look: what is there now is new, though it looks the same.
+        if let Some(held) = held
+            && (held.digest, &held.stamp) == (digest, &next.stamp)
+            && told.is_none()
+            && is_calm
+        {
+            next.untouched = held.untouched;
+            next.is_busy = held.is_busy;
         }
-        let patience = shared.settle * if self.is_unclosed { PATIENCE_UNCLOSED } else { PATIENCE };
-        next.due = next.same + patience;
-        if !self.is_unclosed {
-            next.due = next.due.min(next.untouched + shared.settle);
-        }
-        let trust = if now >= next.due {
-            Trust::Settled
-        } else if now >= first + patience {
-            Trust::Calm
-        } else {
-            told.filter(|_| is_calm).map_or(Trust::Passing, |told| told.trust)
-        };
+        let trust = next.trust(now, shared.settle, is_written, told.filter(|_| is_calm));
         if self.sink.offer(&seen, trust) {
             self.believed = Some(digest);
             shared.note(&seen);
@@ -404,16 +389,16 @@ impl Entry {
     fn depend_on(&mut self, entries: Vec<PathBuf>, shared: &Shared, os: &mut os::Watches) -> bool {
         if entries != self.depends_on {
             let mut desk = shared.desk();
-            for path in &self.depends_on {
-                if let Some(ids) = desk.interest.get_mut(path) {
-                    ids.remove(&self.id);
-                    if ids.is_empty() {
+            for path in &entries {
+                desk.interest.entry(path.clone()).or_default().ids.insert(self.id);
+            }
+            for path in self.depends_on.iter().filter(|path| !entries.contains(path)) {
+                if let Some(interest) = desk.interest.get_mut(path) {
+                    interest.ids.remove(&self.id);
+                    if interest.ids.is_empty() {
                         desk.interest.remove(path);
                     }
                 }
-            }
-            for path in &entries {
-                desk.interest.entry(path.clone()).or_default().insert(self.id);
             }
         }
         let before = std::mem::replace(&mut self.depends_on, entries);
@@ -427,22 +412,35 @@ impl Shared {
     }
 
     /// Something happened to a directory entry. Called by the operating system's thread.
-    fn tell(&self, path: &Path, touch: Touch, is_gone: bool) {
+    fn tell(&self, path: &Path, event: Event) {
         let mut desk = self.desk();
         let Desk { interest, inbox: Inbox { touched, gone, .. }, .. } = &mut *desk;
-        let Some(ids) = interest.get(path) else { return };
-        if is_gone {
+        let Some(known) = interest.get_mut(path) else { return };
+        match event {
+            Event::Written => known.is_written = true,
+            Event::Closed | Event::Replaced | Event::Gone => known.is_written = false,
+            Event::Other => {}
+        }
+        known.closed += u64::from(event == Event::Closed);
+        if event == Event::Gone {
             gone.insert(path.to_owned());
         }
-        for &id in ids {
+        let trust = match event {
+            Event::Closed | Event::Replaced | Event::Gone => Trust::Calm,
+            Event::Written | Event::Other => Trust::Passing,
+        };
+        for &id in &known.ids {
             // The latest event counts: after a close somebody may have begun to write again.
-            let before = touched.insert(id, touch);
-            if touch.is_unclosed.is_none() {
-                touched.entry(id).and_modify(|now| now.is_unclosed = before.and_then(|before| before.is_unclosed));
-            }
+            touched.insert(id, trust);
         }
         drop(desk);
         self.wake.notify_one();
+    }
+
+    /// Whether a file's writer did not close it yet, and how often writers did, as far as was told.
+    fn writers(&self, seen: &Seen) -> (bool, u64) {
+        let Seen::File { path, .. } = seen else { return (false, 0) };
+        self.desk().interest.get(path).map_or((false, 0), |known| (known.is_written, known.closed))
     }
 
     /// Says when it cannot be told any more what is there: once, since all names below a folder share its fate.
@@ -461,11 +459,6 @@ impl Shared {
         self.desk().inbox.all = true;
         self.wake.notify_one();
     }
-}
-
-impl Touch {
-    /// Something may have happened.
-    const PASSING: Self = Self { trust: Trust::Passing, is_unclosed: None };
 }
 
 impl Stamp {

@@ -1,4 +1,7 @@
 //! From a checked file to the engine: one mesh and one set of servers for each router.
+//!
+//! Sections are taken apart field by field, so that a new key is built, refused or dropped by a decision: what stands as
+//! `_` is refused by [`check_supported`], warned of, belongs to another protocol, or says why it does nothing.
 
 use std::{net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
@@ -12,9 +15,9 @@ use linkerd_dtab::{
 use linkerd_retry::{Backoff as RetryBackoff, Budget as RetryBudget, BudgetSettings};
 
 use super::{
-    AccrualKind, Backoff, BalancerKind, Budget, Classifier, Client, Config, Errors, HttpIdentifier, HttpRouter,
-    InterpreterKind, Namer, NamerKind, Problem, Protocol, Router, Scoped, Server, Service, Transformer,
-    TransformerKind, check_supported,
+    AccrualKind, Backoff, BalancerKind, BindingCache, Budget, Classifier, Client, Config, Errors, HostConnectionPool,
+    HttpIdentifier, HttpRouter, Interpreter, InterpreterKind, LoadBalancer, Namer, NamerKind, Problem, Protocol,
+    Retries, Router, Scoped, Server, Service, Session, Transformer, TransformerKind, check_supported,
 };
 use crate::{
     AccrualPolicy, CacheSettings, ClientPolicy, HttpClassifier, Mesh, Policies, ServicePolicy,
@@ -49,10 +52,6 @@ pub struct RouterPlan {
     pub client: crate::Client,
     /// What is to listen, and how.
     pub servers: Vec<ServerConfig>,
-    /// How error bodies and headers are cut.
-    pub max_header_bytes: usize,
-    /// The `compressionLevel`.
-    pub compression_level: i8,
 }
 
 /// The policies of a router, as its file has them.
@@ -60,7 +59,18 @@ pub struct RouterPlan {
 struct FilePolicies {
     service: Scoped<Service>,
     client: Scoped<Client>,
-    http: HttpRouter,
+    wire: Wire,
+}
+
+/// What the servers and the clients of a router have in common.
+#[derive(Clone, Copy, Debug)]
+struct Wire {
+    max_header_bytes: usize,
+    max_initial_line_bytes: usize,
+    max_error_bytes: usize,
+    aggregate_up_to: usize,
+    #[cfg(feature = "compression")]
+    compression: crate::http::Compression,
 }
 
 impl Config {
@@ -86,10 +96,10 @@ impl Config {
     }
 }
 
-/// A transformer with the `prefix` of its section, if it has one.
+/// A transformer with a prefix of its own, if the file gives it one.
 macro_rules! prefixed {
-    ($built:expr, $section:expr) => {
-        match &$section.prefix {
+    ($built:expr, $prefix:expr) => {
+        match $prefix {
             Some(prefix) => Arc::new($built.with_prefix(prefix)) as Arc<dyn Transforms>,
             None => Arc::new($built) as Arc<dyn Transforms>,
         }
@@ -124,26 +134,28 @@ impl Builder<'_> {
     }
 
     fn namer(&mut self, i: usize, namer: &Namer, before: &Mounted) -> Option<(Path, Arc<dyn Names>)> {
-        let prefix = under("#", &namer.prefix);
-        let built: Arc<dyn Names> = match &namer.kind {
+        // Whether it had to be `experimental` was checked.
+        let Namer { prefix, experimental: _, transformers, kind } = namer;
+        let prefix = under("#", prefix);
+        let built: Arc<dyn Names> = match kind {
             NamerKind::Fs { root_dir } => {
                 let fs = fs::Namer::new(&root_dir.0).with_resolver(Arc::clone(&self.resolve));
                 self.fs_namers.push((prefix.clone(), fs.clone()));
                 Arc::new(fs)
             }
-            NamerKind::Rewrite { pattern, name } => Arc::new(namer::rewrite::Namer::new(pattern.as_str(), name)),
+            NamerKind::Rewrite { pattern, name } => Arc::new(namer::rewrite::Namer::new(pattern.pattern(), name)),
             _ => {
                 self.problem(&format!("namers[{i}].kind"), "is not supported yet");
                 return None;
             }
         };
-        if namer.transformers.is_empty() {
+        if transformers.is_empty() {
             return Some((prefix, built));
         }
         // A constant is bound by the other namers, without any table.
         let global: Arc<dyn Interprets> = Arc::new(Local::new(before.clone(), Arc::clone(&self.resolve)));
         let key = format!("namers[{i}].transformers");
-        let transformers = self.transformers(&key, &namer.transformers, &global)?;
+        let transformers = self.transformers(&key, transformers, &global)?;
         Some((prefix.clone(), Arc::new(TransformedNamer::new(prefix, built, transformers))))
     }
 
@@ -154,31 +166,31 @@ impl Builder<'_> {
         global: &Arc<dyn Interprets>,
     ) -> Option<Vec<Arc<dyn Transforms>>> {
         let mut built: Vec<Arc<dyn Transforms>> = Vec::new();
-        for (i, transformer) in transformers.iter().enumerate() {
+        for (i, Transformer { prefix, kind }) in transformers.iter().enumerate() {
             let key = format!("{key}[{i}]");
-            let one: Arc<dyn Transforms> = match &transformer.kind {
+            let one: Arc<dyn Transforms> = match kind {
                 TransformerKind::Port { port } => {
                     let Some(port) = NonZeroU16::new(*port) else {
                         self.problem(&format!("{key}.port"), "must be from 1 to 65535, got 0");
                         return None;
                     };
-                    prefixed!(transformer::Port::new(port), transformer)
+                    prefixed!(transformer::Port::new(port), prefix)
                 }
                 TransformerKind::Localhost => match transformer::Localhost::new() {
-                    Ok(localhost) => prefixed!(localhost, transformer),
+                    Ok(localhost) => prefixed!(localhost, prefix),
                     Err(error) => {
                         self.problem(&key, format!("the addresses of this host are unknown: {error}"));
                         return None;
                     }
                 },
                 TransformerKind::SpecificHost { host } => {
-                    prefixed!(transformer::SpecificHost::new(*host), transformer)
+                    prefixed!(transformer::SpecificHost::new(*host), prefix)
                 }
                 TransformerKind::Const { path } => {
-                    prefixed!(transformer::Const::new(path.clone(), Arc::clone(global)), transformer)
+                    prefixed!(transformer::Const::new(path.clone(), Arc::clone(global)), prefix)
                 }
                 TransformerKind::Replace { path } => {
-                    prefixed!(transformer::Replace::new(path.clone(), Arc::clone(global)), transformer)
+                    prefixed!(transformer::Replace::new(path.clone(), Arc::clone(global)), prefix)
                 }
                 TransformerKind::LocalNode { .. } | TransformerKind::DaemonSet { .. } => {
                     self.problem(&format!("{key}.kind"), "is not supported yet");
@@ -191,9 +203,11 @@ impl Builder<'_> {
     }
 
     fn interpreter(&mut self, i: usize, router: &Router, namers: &Mounted) -> Option<Arc<dyn Interprets>> {
+        // Whether it had to be `experimental` was checked.
+        let Interpreter { experimental: _, transformers, kind } = &router.interpreter;
         let local = Local::new(namers.clone(), Arc::clone(&self.resolve));
         let global: Arc<dyn Interprets> = Arc::new(local.clone());
-        let bare: Arc<dyn Interprets> = match &router.interpreter.kind {
+        let bare: Arc<dyn Interprets> = match kind {
             InterpreterKind::Default => Arc::clone(&global),
             InterpreterKind::Fs { dtab_file } => Arc::new(local.with_dtab(DtabFile::watch(&dtab_file.0))),
             _ => {
@@ -201,7 +215,6 @@ impl Builder<'_> {
                 return None;
             }
         };
-        let transformers = &router.interpreter.transformers;
         if transformers.is_empty() {
             return Some(bare);
         }
@@ -211,30 +224,49 @@ impl Builder<'_> {
     }
 
     fn router(&mut self, i: usize, router: &Router, namers: &Mounted) -> Option<RouterPlan> {
-        let Protocol::Http(http) = &router.protocol else {
+        let Router {
+            protocol,
+            label,
+            servers,
+            service,
+            client,
+            dtab,
+            // Of the identifiers.
+            dst_prefix: _,
+            interpreter: _,
+            announcers: _,
+            originator,
+            binding_timeout,
+            binding_cache: BindingCache { paths, trees, bounds, clients, idle_ttl },
+            // Only another protocol has to be.
+            experimental: _,
+        } = router;
+        let Protocol::Http(http) = protocol else {
             self.problem(&format!("routers[{i}].protocol"), "is not supported yet");
             return None;
         };
+        #[cfg(not(feature = "compression"))]
+        if http.compression_level > 0 {
+            self.problem(&format!("routers[{i}].compressionLevel"), "is not supported: built without compression");
+        }
         let interpreter = self.interpreter(i, router, namers)?;
         let identifier = self.identifiers(i, router, http)?;
-        let stats = RouterStats::new(self.registry, &router.label);
-        if router.originator {
+        let stats = RouterStats::new(self.registry, label);
+        if *originator {
             stats.originator();
         }
-        let policies =
-            FilePolicies { service: router.service.clone(), client: router.client.clone(), http: http.clone() };
-        let cache = &router.binding_cache;
+        let wire = Wire::of(http);
         let mesh = Mesh::builder()
             .interpreter(Arc::clone(&interpreter))
-            .dtab(router.dtab.clone())
-            .policies(policies)
-            .binding_timeout(router.binding_timeout)
+            .dtab(dtab.clone())
+            .policies(FilePolicies { service: service.clone(), client: client.clone(), wire })
+            .binding_timeout(*binding_timeout)
             .caches(CacheSettings {
-                paths: cache.paths,
-                trees: cache.trees,
-                bounds: cache.bounds,
-                clients: cache.clients,
-                idle_ttl: cache.idle_ttl,
+                paths: *paths,
+                trees: *trees,
+                bounds: *bounds,
+                clients: *clients,
+                idle_ttl: *idle_ttl,
             })
             .metrics(stats.clone())
             .proxy(true)
@@ -249,18 +281,8 @@ impl Builder<'_> {
         let identifier: Arc<dyn Identifier> = Arc::new(identifier);
         let client = mesh.router(Arc::clone(&identifier));
         let grace = self.config.admin.shutdown_grace;
-        let servers = router.servers.iter().map(|server| server_config(server, http, &stats, grace)).collect();
-        Some(RouterPlan {
-            label: router.label.clone(),
-            dtab: router.dtab.clone(),
-            interpreter,
-            mesh,
-            identifier,
-            client,
-            servers,
-            max_header_bytes: http.max_headers_kb * 1024,
-            compression_level: http.compression_level,
-        })
+        let servers = servers.iter().map(|server| server_config(server, &wire, &stats, grace)).collect();
+        Some(RouterPlan { label: label.clone(), dtab: dtab.clone(), interpreter, mesh, identifier, client, servers })
     }
 
     fn identifiers(&mut self, i: usize, router: &Router, http: &HttpRouter) -> Option<Vec<Box<dyn Identifier>>> {
@@ -306,81 +328,150 @@ fn under(mark: &str, path: &Path) -> Path {
     builder.build()
 }
 
-fn server_config(server: &Server, http: &HttpRouter, stats: &RouterStats, grace: Duration) -> ServerConfig {
-    let max_header_bytes = http.max_headers_kb * 1024;
+impl Wire {
+    fn of(http: &HttpRouter) -> Self {
+        let HttpRouter {
+            // Built once, for all servers.
+            identifiers: _,
+            access_log: _,
+            max_headers_kb,
+            max_initial_line_kb,
+            max_err_response_kb,
+            streaming_enabled,
+            stream_after_content_length_kb,
+            compression_level,
+            trace_propagator: _,
+        } = http;
+        // Refused, or the default.
+        #[cfg(not(feature = "compression"))]
+        let _ = compression_level;
+        Self {
+            max_header_bytes: max_headers_kb * 1024,
+            max_initial_line_bytes: max_initial_line_kb * 1024,
+            max_error_bytes: max_err_response_kb * 1024,
+            aggregate_up_to: if *streaming_enabled { stream_after_content_length_kb * 1024 } else { usize::MAX },
+            #[cfg(feature = "compression")]
+            compression: crate::http::Compression::from_level(*compression_level),
+        }
+    }
+}
+
+fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Duration) -> ServerConfig {
+    let Server {
+        port,
+        ip,
+        label: _,
+        tls: _,
+        socket_options: options,
+        max_concurrent_requests,
+        announce: _,
+        timeout,
+        session: Session { life_time, idle_time },
+        clear_context,
+        add_forwarded_header: _,
+        timestamp_header,
+        max_call_depth,
+        upgrades: _,
+        h2: _,
+        max_concurrent_streams: _,
+        thrift_framed: _,
+    } = server;
     ServerConfig {
-        addr: SocketAddr::new(server.ip, server.port),
-        socket: socket_options(&server.socket_options),
-        max_initial_line_bytes: http.max_initial_line_kb * 1024,
-        max_header_bytes,
-        error_limits: ErrorLimits { max_header_bytes, max_body_bytes: http.max_err_response_kb * 1024 },
-        aggregate_up_to: aggregate_up_to(http),
-        max_call_depth: server.max_call_depth,
-        max_concurrent_requests: server.max_concurrent_requests,
-        timeout: server.timeout,
-        clear_context: server.clear_context,
-        // Checked when the identifiers were: a name that no header can have is a problem there.
-        timestamp_header: server.timestamp_header.as_ref().and_then(|name| name.0.parse().ok()),
-        idle_time: server.session.idle_time,
-        life_time: server.session.life_time,
+        addr: SocketAddr::new(*ip, *port),
+        socket: socket_options(options),
+        max_initial_line_bytes: wire.max_initial_line_bytes,
+        max_header_bytes: wire.max_header_bytes,
+        error_limits: ErrorLimits { max_header_bytes: wire.max_header_bytes, max_body_bytes: wire.max_error_bytes },
+        aggregate_up_to: wire.aggregate_up_to,
+        max_call_depth: *max_call_depth,
+        max_concurrent_requests: *max_concurrent_requests,
+        timeout: *timeout,
+        clear_context: *clear_context,
+        timestamp_header: timestamp_header.as_ref().map(|name| name.0.parse().expect(CHECKED)),
+        idle_time: *idle_time,
+        life_time: *life_time,
         #[cfg(feature = "compression")]
-        compression: crate::http::Compression::from_level(http.compression_level),
+        compression: wire.compression,
         grace,
         stats: Some(stats.clone()),
         ..ServerConfig::default()
     }
 }
 
-fn aggregate_up_to(http: &HttpRouter) -> usize {
-    if http.streaming_enabled { http.stream_after_content_length_kb * 1024 } else { usize::MAX }
-}
-
 /// The socket options of a section, as the engine has them.
 pub fn socket_options(options: &super::SocketOptions) -> SocketOptions {
-    let default = SocketOptions::default();
-    SocketOptions {
-        no_delay: options.no_delay,
-        keep_alive: options.keep_alive,
-        reuse_addr: options.reuse_addr,
-        reuse_port: options.reuse_port,
-        backlog: options.backlog.unwrap_or(default.backlog),
-    }
+    let super::SocketOptions {
+        no_delay,
+        reuse_addr,
+        reuse_port,
+        write_timeout: _,
+        read_timeout: _,
+        keep_alive,
+        backlog,
+    } = *options;
+    let backlog = backlog.unwrap_or(SocketOptions::default().backlog);
+    SocketOptions { no_delay, keep_alive, reuse_addr, reuse_port, backlog }
 }
 
 impl Policies for FilePolicies {
     fn service(&self, path: &Path) -> ServicePolicy {
         let service = self.service.for_path(path);
+        let Service {
+            total_timeout: _, // By its method: it may be unlimited in so many words.
+            retries: Retries { budget: retry_budget, backoff, hints: _ },
+            response_classifier,
+            enforce_deadline: _, // By its method, which knows the default.
+            classification_timeout: _,
+            retry_buffer_size: _,
+        } = &service;
         ServicePolicy {
             total_timeout: service.total_timeout(),
-            retry_budget: budget(&service.budget()),
-            backoff: service.retries.backoff.as_ref().map_or_else(RetryBackoff::none, retry_backoff),
-            classifier: Arc::new(classifier(service.response_classifier.as_ref())),
+            retry_budget: budget(&retry_budget.clone().unwrap_or_default()),
+            backoff: backoff.as_ref().map_or_else(RetryBackoff::none, retry_backoff),
+            classifier: Arc::new(classifier(response_classifier.as_ref())),
             enforce_deadline: service.enforces_deadline(),
         }
     }
 
     fn client(&self, id: &Path) -> ClientPolicy {
-        let client = self.client.for_path(id);
-        let pool = client.host_connection_pool.clone().unwrap_or_default();
-        let session = client.session.clone().unwrap_or_default();
+        let Client {
+            tls: _,
+            load_balancer,
+            failure_accrual,
+            fail_fast: _,
+            requeue_budget,
+            request_attempt_timeout,
+            host_connection_pool,
+            session,
+            socket_options: options,
+            request_authorizers: _,
+            forward_client_cert: _,
+            h2: _,
+            thrift_framed: _,
+            attempt_ttwitter_upgrade: _,
+        } = self.client.for_path(id);
+        let HostConnectionPool { min_size, max_size, idle_time, max_waiters } =
+            host_connection_pool.unwrap_or_default();
+        let Session { life_time, idle_time: session_idle_time } = session.unwrap_or_default();
         let config = ClientConfig {
             pool: PoolConfig {
-                min_size: pool.min_size,
-                max_size: pool.max_size.unwrap_or(usize::MAX),
-                idle_time: [pool.idle_time, session.idle_time].into_iter().flatten().min(),
-                max_age: session.life_time,
-                max_waiters: pool.max_waiters.unwrap_or(usize::MAX),
+                min_size,
+                max_size: max_size.unwrap_or(usize::MAX),
+                idle_time: [idle_time, session_idle_time].into_iter().flatten().min(),
+                max_age: life_time,
+                max_waiters: max_waiters.unwrap_or(usize::MAX),
             },
-            socket: client.socket_options.as_ref().map(socket_options).unwrap_or_default(),
-            max_header_bytes: self.http.max_headers_kb * 1024,
-            aggregate_up_to: aggregate_up_to(&self.http),
+            socket: options.as_ref().map(socket_options).unwrap_or_default(),
+            max_header_bytes: self.wire.max_header_bytes,
+            aggregate_up_to: self.wire.aggregate_up_to,
             ..ClientConfig::default()
         };
+        let LoadBalancer { kind, enable_probation: _ } = load_balancer.unwrap_or_default();
         ClientPolicy {
-            balancer: balancer(&client.load_balancer().kind),
-            accrual: accrual(&client.failure_accrual.clone().unwrap_or_default()),
-            requeue_budget: budget(&client.requeue_budget.clone().unwrap_or_default()),
-            attempt_timeout: client.request_attempt_timeout,
+            balancer: balancer(&kind),
+            accrual: accrual(&failure_accrual.unwrap_or_default()),
+            requeue_budget: budget(&requeue_budget.unwrap_or_default()),
+            attempt_timeout: request_attempt_timeout,
             connect: Some(Arc::new(HttpConnect::new(config))),
         }
     }
@@ -400,12 +491,8 @@ fn classifier(classifier: Option<&Classifier>) -> HttpClassifier {
 const CHECKED: &str = "checked when the file was read";
 
 fn budget(budget: &Budget) -> RetryBudget {
-    RetryBudget::new(BudgetSettings {
-        ttl: budget.ttl,
-        min_per_sec: budget.min_retries_per_sec,
-        percent: budget.percent_can_retry,
-    })
-    .expect(CHECKED)
+    let Budget { ttl, min_retries_per_sec: min_per_sec, percent_can_retry: percent } = *budget;
+    RetryBudget::new(BudgetSettings { ttl, min_per_sec, percent }).expect(CHECKED)
 }
 
 fn retry_backoff(backoff: &Backoff) -> RetryBackoff {
@@ -416,11 +503,12 @@ fn retry_backoff(backoff: &Backoff) -> RetryBackoff {
 }
 
 fn accrual(accrual: &super::FailureAccrual) -> AccrualPolicy {
-    let failures = match accrual.kind {
+    let super::FailureAccrual { kind, backoff } = accrual;
+    let failures = match *kind {
         AccrualKind::ConsecutiveFailures { failures } => std::num::NonZeroU32::new(failures),
         AccrualKind::Off | AccrualKind::SuccessRate { .. } | AccrualKind::SuccessRateWindowed { .. } => None,
     };
-    let backoff = match accrual.backoff {
+    let backoff = match *backoff {
         None => AccrualBackoff::default(),
         Some(Backoff::Constant { pause }) => AccrualBackoff::constant(pause).expect(CHECKED),
         Some(Backoff::Jittered { min, max }) => AccrualBackoff::jittered(min, max).expect(CHECKED),

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use linkerd_dtab::Captures;
+
 use super::{
     accrual::FailureAccrual,
     balancer::LoadBalancer,
     decode::{At, Decode, MAX_INT, Section},
     retries::Budget,
     router::ProtocolKind,
-    scoped::{Captures, Scope},
+    scoped::Scope,
     server::SocketOptions,
     tls::ClientTls,
 };
@@ -179,7 +181,7 @@ impl Scope for Client {
             attempt_ttwitter_upgrade,
         } = later.clone();
         if let Some(mut later) = tls {
-            later.common_name = later.common_name.map(|name| captures.fill_in(&name));
+            later.common_name = later.common_name.map(|name| captures.substitute(&name));
             self.tls = Some(later);
         }
         set(&mut self.load_balancer, load_balancer);

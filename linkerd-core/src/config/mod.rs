@@ -53,7 +53,6 @@ mod json;
 mod name;
 mod namer;
 mod node;
-mod prefix;
 mod render;
 mod retries;
 mod router;
@@ -81,7 +80,6 @@ pub use error::{Errors, Position, Problem};
 pub use identifier::{H2Identifier, HttpIdentifier, IngressIdentifier, IstioIdentifier};
 pub use interpreter::{ConsulInterpreter, Interpreter, InterpreterKind, NamerdTls, Remote};
 pub use namer::{ConsistencyMode, Consul, HealthStatus, K8s, Marathon, Namer, NamerKind, TagWeight};
-pub use prefix::{Captures, PathMatcher};
 pub use retries::{Backoff, Budget, Retries};
 pub use router::{
     BindingCache, H2Router, HttpRouter, Protocol, ProtocolKind, Router, ThriftProtocol, ThriftRouter, TracePropagator,

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use linkerd_dtab::Path;
+use linkerd_dtab::{Captures, Path, PathMatcher};
 
 use super::{
     announcer::{ZkAddr, path, zk_addrs},
     decode::{At, Decode, MAX_INT, Section},
-    prefix::PathMatcher,
     tls::ClientTls,
     transformer::Transformer,
     value::Directory,
@@ -263,7 +262,7 @@ fn rewrite(s: &mut Section<'_>) -> Option<NamerKind> {
     let name: Option<String> = s.require("name");
     if let (Some(pattern), Some(name)) = (&pattern, &name) {
         // With any value for each capture it has to be a path.
-        let filled = pattern.example().fill_in(name);
+        let filled = pattern.names().map(|name| (name, "x")).collect::<Captures>().substitute(name);
         if let Err(error) = filled.parse::<Path>() {
             let names: Vec<_> = pattern.names().map(|name| format!("{{{name}}}")).collect();
             s.problem("name", format!("is not a path: {error}, with x for the captures ({})", names.join(", ")));

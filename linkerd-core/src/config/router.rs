@@ -111,6 +111,8 @@ pub struct HttpRouter {
     /// `streamAfterContentLengthKB`: longer bodies are streamed. Not with `streamingEnabled: false`. Default: 5.
     pub stream_after_content_length_kb: usize,
     /// `compressionLevel`: -1 compresses text, 0 nothing, 1 to 9 everything with this effort. Default: -1.
+    ///
+    /// Without the feature `compression` nothing is compressed, and a file that asks for 1 to 9 cannot be built.
     pub compression_level: i8,
     /// `tracePropagator`. Default: `io.l5d.default`.
     pub trace_propagator: TracePropagator,

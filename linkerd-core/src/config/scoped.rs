@@ -1,12 +1,11 @@
 //! Settings for all names, or by prefix of the name: `kind: io.l5d.global` and `kind: io.l5d.static`.
 
+use linkerd_dtab::{Captures, Path, PathMatcher};
+
 use super::{
     decode::{At, Section},
-    prefix::PathMatcher,
     router::ProtocolKind,
 };
-
-pub(crate) use super::prefix::Captures;
 
 /// A `service` or `client` section.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +49,7 @@ impl<T: Scope> Scoped<T> {
     /// The settings for a name: all that match, later ones over earlier ones, captures filled in.
     ///
     /// A service's name is the logical one (`/svc/web`), a client's the bound one (`/#/io.l5d.fs/web`).
-    pub fn for_path(&self, path: &linkerd_dtab::Path) -> T {
+    pub fn for_path(&self, path: &Path) -> T {
         let configs = match self {
             Self::Global(settings) => return settings.clone(),
             Self::Static(configs) => configs,

@@ -45,6 +45,8 @@ pub struct Server {
     /// `maxCallDepth` (http, h2): at most so many entries in `Via`. At least 1. Default: 1000.
     pub max_call_depth: usize,
     /// `upgrades` (http): forward `Upgrade` and tunnel after a 101. Default: true; false is Linkerd 1.7.5's way.
+    ///
+    /// Not built yet: an `Upgrade` goes no further in any case, and a file that asks for it is refused.
     pub upgrades: bool,
     /// Window, frame and header sizes (h2).
     pub h2: H2Settings,
@@ -59,7 +61,7 @@ pub struct Server {
 pub struct SocketOptions {
     /// `noDelay`: `TCP_NODELAY`. Default: true.
     pub no_delay: bool,
-    /// `reuseAddr`: `SO_REUSEADDR`. Default: true.
+    /// `reuseAddr`: `SO_REUSEADDR`. Default: true. Without effect in clients, as the next one and `backlog`.
     pub reuse_addr: bool,
     /// `reusePort`: `SO_REUSEPORT`. Default: false.
     pub reuse_port: bool,
@@ -167,7 +169,11 @@ impl Server {
         }
         match protocol {
             ProtocolKind::Http => {
-                server.timestamp_header = s.get("timestampHeader");
+                server.timestamp_header = s.with("timestampHeader", |at| {
+                    let name = HeaderName::decode(at)?;
+                    // `:path` is one in h2 alone.
+                    if name.0.starts_with(':') { at.expected("the name of a header") } else { Some(name) }
+                });
                 server.upgrades = s.or("upgrades", true);
             }
             ProtocolKind::H2 => {

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use linkerd_dtab::Captures;
+
 use super::{
     classifier::Classifier,
     client::set,
     decode::{At, Decode, Section},
     retries::{Budget, Retries},
     router::ProtocolKind,
-    scoped::{Captures, Scope},
+    scoped::Scope,
 };
 
 /// The settings of a service, all optional: of a static service's matching prefixes, later ones override earlier ones

@@ -86,6 +86,9 @@ pub const NOT_BUILT: &[&str] = &[
 const NOTICES: &[(&str, &str)] = &[
     ("*.windowUpdateRatio", "has no effect: windows are updated when half of them is used"),
     ("*.trustCerts", "is deprecated: put the certificates into one file and name it by trustCertsBundle"),
+    ("routers.client.socketOptions.backlog", "has no effect: a client does not listen"),
+    ("routers.client.socketOptions.reuseAddr", "has no effect: a client does not choose its address"),
+    ("routers.client.socketOptions.reusePort", "has no effect: a client does not choose its address"),
     ("routers.servers.label", "has no effect: a server is called by its address"),
 ];
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, fs, net::IpAddr, path::PathBuf};
 
-use linkerd_dtab::{Dtab, Path};
+use linkerd_dtab::{BadPattern, Dtab, Path, PathMatcher};
 use regex::Regex;
 
 use super::decode::{At, Decode};
@@ -71,6 +71,20 @@ impl Decode for IpAddr {
 impl Decode for Path {
     fn decode(at: &At<'_>) -> Option<Self> {
         super::name::path(at)
+    }
+}
+
+impl Decode for PathMatcher {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let text = at.text()?;
+        match text.parse() {
+            Ok(pattern) => Some(pattern),
+            Err(error) => {
+                let error: BadPattern = error;
+                at.problem(format!("is not a pattern: {error}, got '{}'", super::node::shorten(text)));
+                None
+            }
+        }
     }
 }
 

@@ -146,7 +146,28 @@ impl SocketOptions {
         socket.set_reuseaddr(self.reuse_addr)?;
         #[cfg(unix)]
         socket.set_reuseport(self.reuse_port)?;
+        // What is accepted inherits it.
+        socket.set_nodelay(self.no_delay)?;
         socket.bind(addr)?;
         socket.listen(self.backlog)
+    }
+}
+
+#[cfg(all(test, feature = "server", target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_accepted_has_the_options_of_the_listener() {
+        for no_delay in [true, false] {
+            let options = SocketOptions { no_delay, keep_alive: Some(true), ..SocketOptions::default() };
+            let listener = options.listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+            let client = options.connect(listener.local_addr().unwrap()).await.unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            for stream in [&client, &accepted] {
+                assert_eq!(stream.nodelay().unwrap(), no_delay);
+                assert!(socket2::SockRef::from(stream).keepalive().unwrap());
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ use crate::{
         Admin, Builder, Identify, InvalidPattern, Logging, Router, Security, answer_state, mesh_clients, mesh_state,
         snapshot_state,
     },
-    config::{AdminSecurity, Config, Errors, Pattern, Plan, TelemeterKind},
+    config::{AdminSecurity, Config, Errors, Pattern, Plan, Telemeter, TelemeterKind},
     namer::fs,
     telemetry::{Prometheus, Registry},
 };
@@ -61,9 +61,18 @@ pub(super) fn pages(
         all.into()
     });
     admin = namers(admin, &plan.fs_namers);
-    for telemeter in &config.telemetry {
-        if let TelemeterKind::Prometheus { path, prefix } = &telemeter.kind {
-            admin = admin.prometheus(path, Prometheus::new().prefix(prefix));
+    // Whether it had to be `experimental` was checked.
+    for Telemeter { experimental: _, kind } in &config.telemetry {
+        match kind {
+            TelemeterKind::Prometheus { path, prefix } => {
+                admin = admin.prometheus(path, Prometheus::new().prefix(prefix));
+            }
+            // Refused.
+            TelemeterKind::Influxdb
+            | TelemeterKind::Statsd { .. }
+            | TelemeterKind::Zipkin { .. }
+            | TelemeterKind::Tracelog { .. }
+            | TelemeterKind::RecentRequests { .. } => {}
         }
     }
     if let Some(settings) = &config.admin.security {
@@ -99,10 +108,11 @@ fn namers(mut admin: Builder, namers: &[(Path, fs::Namer)]) -> Builder {
 
 fn security(settings: &AdminSecurity) -> Result<Security, InvalidPattern> {
     let texts = |patterns: &[Pattern]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let AdminSecurity { ui_enabled, control_enabled, diagnostics_enabled, path_whitelist, path_blacklist } = settings;
     Security::new()
-        .ui(settings.ui_enabled)
-        .control(settings.control_enabled)
-        .diagnostics(settings.diagnostics_enabled)
-        .whitelist(texts(&settings.path_whitelist))?
-        .blacklist(texts(&settings.path_blacklist))
+        .ui(*ui_enabled)
+        .control(*control_enabled)
+        .diagnostics(*diagnostics_enabled)
+        .whitelist(texts(path_whitelist))?
+        .blacklist(texts(path_blacklist))
 }

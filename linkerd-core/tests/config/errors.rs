@@ -358,3 +358,9 @@ fn a_later_problem_finds_its_place() {
     assert_eq!(problem.to_string(), "f.yaml:4:5: routers[0].servers[0].ip: no such address");
     assert_eq!(config.problem("admin.port", "taken").to_string(), "f.yaml:1:1: admin.port: taken");
 }
+
+#[test]
+fn a_pseudo_header_cannot_be_written() {
+    let found = errors("routers:\n- protocol: http\n  servers: [{timestampHeader: ':path'}]\n");
+    assert_eq!(found, ["3:31: routers[0].servers[0].timestampHeader: must be the name of a header, got ':path'"]);
+}

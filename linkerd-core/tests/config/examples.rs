@@ -196,4 +196,17 @@ fn keys_without_effect_are_warned_of() {
     let config = read("h2.yaml", &examples()["h2.yaml"], dir.path()).unwrap();
     let warnings: Vec<_> = config.warnings().iter().map(|w| w.key.clone()).collect();
     assert_eq!(warnings, ["routers[0].client.windowUpdateRatio", "routers[0].servers[0].windowUpdateRatio"]);
+    let config = Config::parse(
+        "f",
+        "\
+routers:
+- protocol: http
+  servers: [{label: a, socketOptions: {reuseAddr: true, backlog: 5}}]
+  client: {socketOptions: {noDelay: true, reuseAddr: true, reusePort: true, keepAlive: true, backlog: 5}}
+",
+    );
+    let warnings: Vec<_> = config.unwrap().warnings().iter().map(|w| w.key.clone()).collect();
+    let client = ["reuseAddr", "reusePort", "backlog"].map(|key| format!("routers[0].client.socketOptions.{key}"));
+    assert_eq!(warnings[0], "routers[0].servers[0].label");
+    assert_eq!(warnings[1..], client);
 }

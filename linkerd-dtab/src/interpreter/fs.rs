@@ -77,7 +77,8 @@ impl DtabFile {
     /// The table is pending until the file is there. Once it was, it stays what it was when the file is gone, does not
     /// parse or cannot be read, and is marked as stale with a [`BadDtabFile`]; a first file that does not parse fails it.
     /// The file may be edited in place, replaced by a rename or switched by a link: as with
-    /// [`fs::Namer`](crate::namer::fs::Namer), bad news (an empty table too) must hold for 100 ms to be believed.
+    /// [`fs::Namer`](crate::namer::fs::Namer), bad news (an empty table too) must hold for 100 ms to be believed
+    /// (1 s if the file was written twice within a second), and a writer is waited for until he closes the file (5 s after each of his changes, 50 s in all), where that is told.
     ///
     /// The watch ends within 20 s after the last clone of the activity was dropped. Called inside a tokio runtime.
     #[must_use]
@@ -141,11 +142,16 @@ impl Sink for DtabSink {
 
     fn offer(&mut self, seen: &Seen, trust: Trust) -> bool {
         let read = self.read(seen);
-        let is_first = !matches!(self.dtab.sample(), State::Ok(_));
         // A table is shorter than it was meant to be until its last line is whole.
         let is_whole = matches!(seen, Seen::File { content: Content::Bytes(bytes), .. } if bytes.ends_with(b"\n"));
-        let is_good = is_whole && matches!(&read, Ok(dtab) if !dtab.is_empty());
-        if !is_first && trust < if is_good { Trust::Calm } else { Trust::Settled } {
+        let is_good = matches!(&read, Ok(dtab) if !dtab.is_empty());
+        let enough = match self.dtab.sample() {
+            State::Pending | State::Failed(_) if is_good => Trust::Passing,
+            State::Ok(_) if is_good && is_whole => Trust::Calm,
+            // Bad news takes time even if it is the first: it may be one half of an edit.
+            _ => Trust::Settled,
+        };
+        if trust < enough {
             return false;
         }
         self.failure = None;
@@ -236,6 +242,29 @@ mod tests {
         fs::write(&file, "/svc => /d\n").unwrap();
         until(&mut dtab, "/svc => /d").await;
         assert!(dtab.snapshot().stale.is_none());
+    }
+
+    /// Closes are told there.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[tokio::test]
+    async fn a_table_is_kept_until_its_writer_closes_the_file() {
+        use std::io::Write;
+
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("rules.dtab");
+        fs::write(&file, "/svc => /a ;\n/host => /b\n").unwrap();
+        let mut dtab = DtabFile::watch(&file);
+        until(&mut dtab, "/svc => /a ; /host => /b").await;
+        let _ = dtab.sample_and_update();
+        let mut writer = fs::File::create(&file).unwrap();
+        for (step, text) in [(0, ""), (1, "/svc => /a ;\n"), (2, "/host =")] {
+            writer.write_all(text.as_bytes()).unwrap();
+            let seen = timeout(3 * SETTLE, dtab.changed()).await;
+            assert!(seen.is_err() && dtab.snapshot().stale.is_none(), "step {step}: {dtab:?}");
+        }
+        writer.write_all(b"> /c\n").unwrap();
+        drop(writer);
+        until(&mut dtab, "/svc => /a ; /host => /c").await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,9 +8,13 @@
 //!
 //! `/web` is the first, `/eu/web` the second, and what follows a file's name is residual. A file may be edited in place,
 //! replaced by a rename or switched by a link. Bad news (a file that is empty, malformed or gone) is believed once it
-//! was the same for 100 ms, so that no step of an edit takes a good set away; good news counts at once. Where the
-//! operating system tells of it, a file is waited for until its writer has closed it, for up to 10 s: `slow > disco/web`
-//! empties the file long before it fills it.
+//! was the same for 100 ms (1 s if the file was written twice within a second), so that no step of an edit takes a good
+//! set away; good news counts at once.
+//!
+//! On Linux nothing new is believed of a file before its writer closes it, however long that takes: the 100 ms begin
+//! then. A writer who never closes it is waited for 5 s after each of his changes, and 50 s in all. Where the system does
+//! not tell of closes (other systems, network file systems) a writer who takes longer than 100 ms between two steps of an
+//! edit is seen half way; a rename is safe everywhere.
 
 mod file;
 mod lines;
@@ -176,10 +180,11 @@ impl Namer {
         Self::build(self.root(), self.inner.resolver.clone(), max_names, self.inner.folder.settle())
     }
 
-    /// Believes bad news (a file that is empty, malformed or gone) when it was the same for this long; 100 ms by default.
-    /// A hundred times as long if somebody has written to the file and not closed it.
+    /// Believes bad news (a file that is empty, malformed or gone) when it was the same for this long; 100 ms by default,
+    /// a day at most. Zero believes everything.
     ///
-    /// A writer who takes longer than this between two steps of one edit is seen half way. Zero believes everything.
+    /// A writer who does not close the file is waited for 50 times as long after each of his changes, and 500 times as
+    /// long in all. A file that was written twice within ten times as long must be the same for that long.
     #[must_use]
     pub fn with_settle_time(self, settle: Duration) -> Self {
         Self::build(self.root(), self.inner.resolver.clone(), self.inner.max_names, settle)

@@ -8,11 +8,14 @@ use std::{
 };
 
 use notify::{
-    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
-    event::{AccessKind, AccessMode, ModifyKind, RenameMode},
+    EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode},
 };
 
-use super::{Shared, Touch, Trust};
+use super::{Event, Shared};
+
+/// Whether it is told when a file that was written to is closed.
+const TELLS_CLOSE: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// The folders that the operating system watches, each as often as it is needed.
 pub(super) struct Watches {
@@ -129,30 +132,21 @@ fn warn(dir: &Path, error: &notify::Error) {
     tracing::warn!(dir = %dir.display(), %error, "cannot watch a folder for changes: its files are polled every second");
 }
 
-/// Whether a write is followed by word of the file being closed.
-const TELLS_OF_CLOSING: bool = cfg!(any(target_os = "linux", target_os = "android"));
-
-fn forward(shared: &Shared, event: notify::Result<Event>) {
+fn forward(shared: &Shared, event: notify::Result<notify::Event>) {
     let Ok(event) = event else { return shared.tell_all() };
     if event.need_rescan() {
         return shared.tell_all();
     }
-    let touch = match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write))
-        | EventKind::Modify(ModifyKind::Name(_))
-        | EventKind::Remove(_) => Touch { trust: Trust::Calm, is_unclosed: Some(false) },
+    let what = match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Event::Closed,
         // Reading, our own too, is no change.
         EventKind::Access(_) => return,
-        EventKind::Modify(ModifyKind::Data(_)) if TELLS_OF_CLOSING => {
-            Touch { is_unclosed: Some(true), ..Touch::PASSING }
-        }
-        EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Other => Touch::PASSING,
+        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From | RenameMode::Any)) => Event::Gone,
+        EventKind::Modify(ModifyKind::Name(_)) => Event::Replaced,
+        EventKind::Create(CreateKind::File) | EventKind::Modify(ModifyKind::Data(_)) if TELLS_CLOSE => Event::Written,
+        EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Other => Event::Other,
     };
-    let is_gone = matches!(
-        event.kind,
-        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From | RenameMode::Any))
-    );
-    event.paths.iter().for_each(|path| shared.tell(path, touch, is_gone));
+    event.paths.iter().for_each(|path| shared.tell(path, what));
 }
 
 /// Which file this is, whatever it is called.

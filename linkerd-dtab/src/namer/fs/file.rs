@@ -126,11 +126,16 @@ impl Sink for FileSink {
 
     fn offer(&mut self, seen: &Seen, trust: Trust) -> bool {
         let read = self.read(seen);
-        let is_first = !matches!(self.file.addr.sample(), State::Ok(_));
         let is_good = matches!(&read, Ok(Some(lines)) if !lines.is_empty());
-        // Good news needs no proof but that its last line is whole.
-        let enough = if is_good && is_whole(seen) { Trust::Calm } else { Trust::Settled };
-        if !is_first && trust < enough {
+        let enough = match self.file.addr.sample() {
+            State::Pending if is_good => Trust::Passing,
+            // Bad news takes time even if it is the first: who asks waits for it, and gets the rest of an edit.
+            _ if !is_good || !is_whole(seen) => Trust::Settled,
+            State::Ok(addr) if !addr.endpoints().is_empty() => Trust::Calm,
+            // Nothing is lost if there will be more.
+            _ => Trust::Passing,
+        };
+        if trust < enough {
             return false;
         }
         self.failure = None;
@@ -174,6 +179,7 @@ impl Drop for FileSink {
     }
 }
 
+/// Good news needs no proof but that its last line is whole.
 fn is_whole(seen: &Seen) -> bool {
     matches!(seen, Seen::File { content: Content::Bytes(bytes), .. } if bytes.last() == Some(&b'\n'))
 }

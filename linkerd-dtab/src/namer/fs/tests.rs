@@ -129,34 +129,6 @@ async fn a_name_appears_and_disappears_live() {
     ports(&mut leaf(&mut namer.lookup(&path("/web/sub"))).await.addr, &[2]).await;
 }
 
-#[cfg(target_os = "linux")]
-#[tokio::test]
-async fn a_file_that_is_still_open_for_writing_is_waited_for() {
-    let (dir, namer) = disco();
-    let (file, other) = (dir.path().join("web"), dir.path().join("other"));
-    fs::write(&file, "127.0.0.1 1\n").unwrap();
-    fs::write(&other, "127.0.0.1 2\n").unwrap();
-    let mut addr = leaf(&mut namer.lookup(&path("/web"))).await.addr;
-    let mut clock = leaf(&mut namer.lookup(&path("/other"))).await.addr;
-    ports(&mut addr, &[1]).await;
-    ports(&mut clock, &[2]).await;
-
-    // As `slow > web` does.
-    let mut open = File::create(&file).unwrap();
-    // Emptied later, and closed: once this is believed the other one would have been.
-    fs::write(&other, "").unwrap();
-    ports(&mut clock, &[]).await;
-    ports(&mut addr, &[1]).await;
-    assert!(addr.snapshot().stale.is_none());
-    open.write_all(b"127.0.0.1 3\n").unwrap();
-    drop(open);
-    ports(&mut addr, &[3]).await;
-
-    // And what is empty when it is closed is empty.
-    drop(File::create(&file).unwrap());
-    ports(&mut addr, &[]).await;
-}
-
 #[tokio::test]
 async fn a_folder_may_appear_after_its_names_were_looked_up() {
     let (dir, namer) = disco();
@@ -273,6 +245,126 @@ async fn no_step_of_an_edit_is_ever_seen() {
     .await
     .unwrap();
     assert!(timeout(LONG, watcher).await.unwrap().unwrap() > 1);
+}
+
+#[tokio::test]
+async fn bad_news_takes_its_time_even_if_it_is_the_first() {
+    let (dir, namer) = disco();
+    let namer = namer.with_settle_time(LONG);
+    for (name, bad) in [("/empty", ""), ("/malformed", "127.0.0.1 80 80 80\n")] {
+        let file = dir.path().join(&name[1..]);
+        fs::write(&file, bad).unwrap();
+        let mut addr = leaf(&mut namer.lookup(&path(name))).await.addr;
+        fs::write(&file, "127.0.0.1 1\n").unwrap();
+        let first = timeout(LONG, addr.ready()).await.unwrap().unwrap();
+        assert_eq!(first.endpoints()[0].addr.port(), 1, "{name}: {first:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_takes_the_place_of_nothing_counts_at_once() {
+    let (dir, namer) = disco();
+    let file = dir.path().join("web");
+    fs::write(&file, "").unwrap();
+    let mut addr = leaf(&mut namer.lookup(&path("/web"))).await.addr;
+    ports(&mut addr, &[]).await;
+    let before = tokio::time::Instant::now();
+    let mut open = File::create(&file).unwrap();
+    open.write_all(b"127.0.0.1 1\n").unwrap();
+    ports(&mut addr, &[1]).await;
+    // Before the writer would be given up.
+    assert!(before.elapsed() < 50 * SETTLE, "{:?}", before.elapsed());
+    drop(open);
+}
+
+/// Closes are told there.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod writers {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(1);
+
+    /// One file with the endpoints 1 and 2.
+    async fn web(namer: &Namer) -> (Activity<Addr>, std::path::PathBuf) {
+        let file = namer.root().join("web");
+        fs::write(&file, "127.0.0.1 1\n127.0.0.1 2\n").unwrap();
+        let mut addr = leaf(&mut namer.lookup(&path("/web"))).await.addr;
+        ports(&mut addr, &[1, 2]).await;
+        (addr, file)
+    }
+
+    /// Waits until a file that was emptied and closed just now counts as empty: what was done before it has settled too.
+    async fn settled(namer: &Namer) {
+        for name in ["one", "two"] {
+            let file = namer.root().join(name);
+            fs::write(&file, "127.0.0.1 1\n").unwrap();
+            let mut addr = leaf(&mut namer.lookup(&path(&format!("/{name}")))).await.addr;
+            ports(&mut addr, &[1]).await;
+            fs::write(&file, "").unwrap();
+            ports(&mut addr, &[]).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_writer_is_waited_for_until_he_closes_the_file() {
+        let (_dir, namer) = disco();
+        let (mut addr, file) = web(&namer).await;
+        let mut writer = File::create(&file).unwrap();
+        for text in ["", "127.0.0.1 1\n", "127.0"] {
+            writer.write_all(text.as_bytes()).unwrap();
+            settled(&namer).await;
+            ports(&mut addr, &[1, 2]).await;
+            assert!(addr.snapshot().stale.is_none(), "{text:?}: {addr:?}");
+        }
+        writer.write_all(b".0.1 3\n").unwrap();
+        drop(writer);
+        ports(&mut addr, &[1, 3]).await;
+        // As soon as he closes it, an empty file is one.
+        drop(File::create(&file).unwrap());
+        ports(&mut addr, &[]).await;
+    }
+
+    #[tokio::test]
+    async fn a_name_is_there_when_its_writer_closes_the_file() {
+        let (_dir, namer) = disco();
+        let mut tree = namer.lookup(&path("/web"));
+        neg(&mut tree).await;
+        let mut writer = File::create(namer.root().join("web")).unwrap();
+        settled(&namer).await;
+        neg(&mut tree).await;
+        writer.write_all(b"127.0.0.1 1\n").unwrap();
+        drop(writer);
+        ports(&mut leaf(&mut tree).await.addr, &[1]).await;
+    }
+
+    #[tokio::test]
+    async fn a_writer_who_never_closes_the_file_is_not_waited_for_for_ever() {
+        let (_dir, namer) = disco();
+        let (mut addr, file) = web(&namer.with_settle_time(SHORT)).await;
+        let _writer = File::create(&file).unwrap();
+        ports(&mut addr, &[]).await;
+    }
+
+    #[tokio::test]
+    async fn a_writer_who_never_rests_is_not_waited_for_for_ever() {
+        let (_dir, namer) = disco();
+        let (addr, file) = web(&namer.with_settle_time(SHORT)).await;
+        let mut writer = File::create(&file).unwrap();
+        let until = tokio::time::Instant::now() + LONG;
+        // Within the largest file that is read.
+        for round in 0_usize.. {
+            assert!(tokio::time::Instant::now() < until, "{addr:?} after {round} rounds");
+            if round % 1000 == 0 {
+                writer.set_len(0).unwrap();
+                std::io::Seek::rewind(&mut writer).unwrap();
+            }
+            writeln!(writer, "127.0.0.1 {}", round % 1000 + 3).unwrap();
+            tokio::task::yield_now().await;
+            if matches!(addr.sample(), State::Ok(addr) if addr.endpoints().iter().all(|known| known.addr.port() > 2)) {
+                break;
+            }
+        }
+    }
 }
 
 #[cfg(unix)]
