@@ -1,9 +1,12 @@
 //! Headers with a meaning of their own: Linkerd's, and those that end at each hop.
 
+use std::slice;
+
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{self, Entry},
 };
+use percent_encoding::percent_encode_byte;
 
 /// A local dtab that one Linkerd hands to the next.
 pub const L5D_CTX_DTAB: HeaderName = HeaderName::from_static("l5d-ctx-dtab");
@@ -163,19 +166,14 @@ pub fn remove_l5d(headers: &mut HeaderMap) {
 /// never cut in two.
 #[must_use]
 pub fn encode_err(text: &str, max_bytes: usize) -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut out = Vec::with_capacity(text.len().saturating_mul(3).min(max_bytes));
     for char in text.chars() {
         // What ISO-8859-1 lacks becomes a question mark, as in Java.
         let byte = u8::try_from(u32::from(char)).unwrap_or(b'?');
-        let mut escape = [b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
-        let encoded: &[u8] = match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'*' | b'_' => {
-                escape[0] = byte;
-                &escape[..1]
-            }
+        let encoded = match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'*' | b'_' => slice::from_ref(&byte),
             b' ' => b"+",
-            _ => &escape,
+            _ => percent_encode_byte(byte).as_bytes(),
         };
         if out.len() + encoded.len() > max_bytes {
             break;
