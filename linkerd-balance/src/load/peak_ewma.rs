@@ -59,8 +59,8 @@ impl PeakEwma {
     #[must_use]
     pub fn new(decay: Duration) -> Self {
         Self {
-            decay_nanos: decay.as_nanos() as f64,
-            penalty_nanos: Self::DEFAULT_FAILURE_PENALTY.as_nanos() as f64,
+            decay_nanos: nanos(decay),
+            penalty_nanos: nanos(Self::DEFAULT_FAILURE_PENALTY),
             pending: AtomicUsize::new(0),
             average: Mutex::new(Average { cost: 0.0, stamp: None }),
         }
@@ -69,7 +69,7 @@ impl PeakEwma {
     /// Counts a failure as having taken at least `penalty`. Zero judges failures by their latency alone, as Finagle did.
     #[must_use]
     pub fn failure_penalty(mut self, penalty: Duration) -> Self {
-        self.penalty_nanos = penalty.as_nanos() as f64;
+        self.penalty_nanos = nanos(penalty);
         self
     }
 
@@ -83,7 +83,7 @@ impl PeakEwma {
         if elapsed.is_zero() {
             return 1.0;
         }
-        (-(elapsed.as_nanos() as f64) / self.decay_nanos).exp()
+        (-nanos(elapsed) / self.decay_nanos).exp()
     }
 }
 
@@ -120,7 +120,7 @@ impl Load for PeakEwma {
 
     fn end(&self, begun: Instant, now: Instant, success: bool) {
         self.cancel();
-        let observed = now.saturating_duration_since(begun).as_nanos() as f64;
+        let observed = nanos(now.saturating_duration_since(begun));
         let sample = if success { observed } else { observed.max(self.penalty_nanos) };
         let mut average = self.average.lock().unwrap_or_else(PoisonError::into_inner);
         if sample > average.cost {
@@ -138,16 +138,17 @@ impl Load for PeakEwma {
     }
 }
 
+/// Nanoseconds, without the way through 128 bits that `as_nanos` takes.
+fn nanos(duration: Duration) -> f64 {
+    duration.as_secs() as f64 * 1e9 + f64::from(duration.subsec_nanos())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
     const DECAY: Duration = Duration::from_secs(10);
-
-    fn nanos(d: Duration) -> f64 {
-        d.as_nanos() as f64
-    }
 
     /// One request that takes `latency` and ends at `end`.
     fn observe(load: &PeakEwma, end: Instant, latency: Duration, success: bool) {
