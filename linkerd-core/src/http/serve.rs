@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -29,11 +30,7 @@ use super::{
     reason,
     respond::{error_response, nack, rejection},
 };
-use crate::{
-    Body, Error, ErrorKind, Svc,
-    error::twitter_duration,
-    telemetry::{Gauge, ServerStats},
-};
+use crate::{Body, Error, ErrorKind, Svc, error::twitter_duration, svc::SvcFuture, telemetry::ServerStats};
 
 /// What all connections of a server have in common.
 pub(crate) struct Shared {
@@ -68,54 +65,131 @@ struct Reader {
     takes_gzip: bool,
 }
 
-/// Counts one more while it lives, if there is something to count with.
-struct Within<'a>(Option<&'a Gauge>);
+/// A request that is being served, for the gauges and the limit that count it.
+struct Visit {
+    peer: Arc<Peer>,
+    has_place: bool,
+}
 
-/// A place among the requests that a server serves at a time.
-struct Place<'a>(Option<&'a AtomicUsize>);
+/// How far a request got before anything had to be waited for.
+enum Stage {
+    /// Answered, and not counted.
+    Refused(Box<Response<Body>>),
+    Failed(Error),
+    /// Its body is read whole first.
+    Reading(Pin<Box<dyn Future<Output = Result<SvcFuture, hyper::Error>> + Send>>),
+    Sent(SvcFuture),
+}
 
 /// Serves one request. What hyper itself refuses does not come here.
-pub(crate) async fn serve(peer: Arc<Peer>, req: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let shared = &*peer.shared;
+///
+/// What can be done at once is done at once, so that the future, which hyper moves about, has no room for the request.
+pub(crate) fn serve(
+    peer: &Arc<Peer>,
+    req: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
     let begun = tokio::time::Instant::now().into_std();
-    let (mut parts, body) = req.into_parts();
+    let (parts, body) = req.into_parts();
     let scan = Scan::of(&parts.headers);
     let reader = Reader::of(&parts, scan);
-    let stats = shared.stats.as_ref();
-    let _pending = Within::count(stats.map(|stats| &stats.requests.pending));
-    let Some(_place) = Place::of(shared) else {
-        if let Some(stats) = stats {
-            stats.nacks.incr();
-        }
-        let mut rsp = nack(&parts.method);
-        reader.suit(&mut rsp);
-        return Ok(rsp);
-    };
-    let (rsp, error) = match peer.admit(&mut parts, scan) {
-        Err(Refusal::Unreadable(status)) => return Ok(rejection(status)),
-        Err(Refusal::Failed(error)) => (shared.failed(&error), Some(error)),
-        Ok(cx) => match shared.read_body(body, scan.saw(Scan::CHUNKED)).await {
-            Err(_) => return Ok(rejection(StatusCode::BAD_REQUEST)),
-            Ok(body) => match peer.call(parts, body, cx).await {
-                Ok(rsp) => (passed(rsp, reader, shared.config.via), None),
-                Err(error) => (shared.failed(&error), Some(error)),
+    let visit = Visit::begin(peer);
+    let stage = if visit.may_stay() { peer.begin(parts, body, scan) } else { peer.turn_away(&parts.method, reader) };
+    async move {
+        let shared = &*visit.peer.shared;
+        let sent = match stage {
+            Stage::Refused(rsp) => return Ok(*rsp),
+            Stage::Failed(error) => Err(error),
+            Stage::Sent(sent) => Ok(sent),
+            Stage::Reading(reading) => match reading.await {
+                Ok(sent) => Ok(sent),
+                Err(_) => return Ok(rejection(StatusCode::BAD_REQUEST)),
             },
-        },
-    };
-    if let Some(stats) = stats {
-        let elapsed = tokio::time::Instant::now().into_std() - begun;
-        record(stats, &rsp, error.as_ref(), elapsed);
+        };
+        let result = match sent {
+            Ok(sent) => sent.await,
+            Err(error) => Err(error),
+        };
+        let (mut rsp, error) = match result {
+            Ok(mut rsp) => {
+                pass(&mut rsp, reader, shared.config.via);
+                (rsp, None)
+            }
+            Err(error) => (shared.failed(&error), Some(error)),
+        };
+        if let Some(stats) = &shared.stats {
+            let elapsed = tokio::time::Instant::now().into_std() - begun;
+            record(stats, &rsp, error.as_ref(), elapsed);
+        }
+        shared.complete(&mut rsp, reader);
+        #[cfg(feature = "compression")]
+        if reader.takes_gzip && shared.config.compression != Compression::Off {
+            // Seldom, and large: not part of every request's future.
+            return Ok(Box::pin(shared.config.compression.apply(rsp)).await);
+        }
+        Ok(rsp)
     }
-    let rsp = shared.complete(rsp, reader);
-    #[cfg(feature = "compression")]
-    if reader.takes_gzip && shared.config.compression != Compression::Off {
-        // Seldom, and large: not part of every request's future.
-        return Ok(Box::pin(shared.config.compression.apply(rsp)).await);
+}
+
+impl Visit {
+    fn begin(peer: &Arc<Peer>) -> Self {
+        let shared = &peer.shared;
+        if let Some(stats) = &shared.stats {
+            stats.requests.pending.incr();
+        }
+        let has_place = shared.config.max_concurrent_requests.is_some_and(|max| {
+            // Relaxed: a count, which orders nothing.
+            let is_below = shared.in_flight.fetch_add(1, Ordering::Relaxed) < max;
+            if !is_below {
+                shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+            }
+            is_below
+        });
+        Self { peer: Arc::clone(peer), has_place }
     }
-    Ok(rsp)
+
+    fn may_stay(&self) -> bool {
+        self.has_place || self.peer.shared.config.max_concurrent_requests.is_none()
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        if let Some(stats) = &self.peer.shared.stats {
+            stats.requests.pending.decr();
+        }
+        if self.has_place {
+            self.peer.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Peer {
+    /// One request too many.
+    fn turn_away(&self, method: &Method, reader: Reader) -> Stage {
+        if let Some(stats) = &self.shared.stats {
+            stats.nacks.incr();
+        }
+        let mut rsp = nack(method);
+        reader.suit(&mut rsp);
+        Stage::Refused(Box::new(rsp))
+    }
+
+    fn begin(self: &Arc<Self>, mut parts: request::Parts, body: Incoming, scan: Scan) -> Stage {
+        match self.admit(&mut parts, scan) {
+            Ok(cx) => parts.extensions.insert(cx),
+            Err(Refusal::Unreadable(status)) => return Stage::Refused(Box::new(rejection(status))),
+            Err(Refusal::Failed(error)) => return Stage::Failed(error),
+        };
+        if self.shared.reads_whole(&body, scan.saw(Scan::CHUNKED)) {
+            let peer = Arc::clone(self);
+            return Stage::Reading(Box::pin(async move {
+                let body = read_whole(body).await?;
+                Ok(peer.send(Request::from_parts(parts, body)))
+            }));
+        }
+        Stage::Sent(self.send(Request::from_parts(parts, Body::incoming(body))))
+    }
+
     /// Checks the head of a request, takes out what ends at this hop, and reads what it carries.
     fn admit(&self, parts: &mut request::Parts, scan: Scan) -> Result<RequestContext, Refusal> {
         let config = &self.shared.config;
@@ -178,21 +252,20 @@ impl Peer {
         Ok(RequestContext { remote: Some(self.remote), local: Some(self.local), version: parts.version, ..cx })
     }
 
-    async fn call(
-        &self,
-        mut parts: request::Parts,
-        body: Body,
-        mut cx: RequestContext,
-    ) -> Result<Response<Body>, Error> {
-        let Some(timeout) = self.shared.config.timeout else {
-            parts.extensions.insert(cx);
-            return self.shared.svc.send(Request::from_parts(parts, body)).await;
-        };
+    fn send(self: &Arc<Self>, req: Request<Body>) -> SvcFuture {
+        match self.shared.config.timeout {
+            None => self.shared.svc.send(req),
+            Some(timeout) => Box::pin(Arc::clone(self).send_within(timeout, req)),
+        }
+    }
+
+    async fn send_within(self: Arc<Self>, timeout: Duration, mut req: Request<Body>) -> Result<Response<Body>, Error> {
+        let mut cx = req.extensions_mut().remove::<RequestContext>().unwrap_or_default();
         let is_ours = cx.deadline.is_none_or(|theirs| theirs.remaining(SystemTime::now()) > timeout);
         cx.expire_after(timeout);
         cx.until = tokio::time::Instant::now().into_std().checked_add(timeout);
-        parts.extensions.insert(cx);
-        let rsp = self.shared.svc.send(Request::from_parts(parts, body));
+        req.extensions_mut().insert(cx);
+        let rsp = self.shared.svc.send(req);
         // What is inside ends at the same time, and knows then why: it goes first, and this is for what does not.
         let result = tokio::time::timeout(timeout.saturating_add(Duration::from_millis(2)), rsp).await;
         let is_timeout = match &result {
@@ -218,36 +291,14 @@ impl Peer {
 }
 
 impl Shared {
-    /// A body that is short enough is read whole, so that the request can be sent again.
-    async fn read_body(&self, mut body: Incoming, is_chunked: bool) -> Result<Body, hyper::Error> {
-        if body.is_end_stream() {
-            return Ok(Body::empty());
-        }
+    /// Whether a body is short enough to be read whole, so that the request can be sent again.
+    fn reads_whole(&self, body: &Incoming, is_chunked: bool) -> bool {
         let limit = self.config.aggregate_up_to;
         let is_short = match body.size_hint().exact() {
             Some(len) if !is_chunked => len <= limit as u64,
             _ => limit == usize::MAX,
         };
-        if !is_short {
-            return Ok(Body::incoming(body));
-        }
-        let mut start = Bytes::new();
-        let mut whole = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame?.into_data() else { continue };
-            if start.is_empty() {
-                start = data;
-                if body.is_end_stream() {
-                    break;
-                }
-                continue;
-            }
-            if whole.is_empty() {
-                whole.extend_from_slice(&start);
-            }
-            whole.extend_from_slice(&data);
-        }
-        Ok(if whole.is_empty() { start } else { whole.freeze() }.into())
+        is_short && !body.is_end_stream()
     }
 
     fn failed(&self, error: &Error) -> Response<Body> {
@@ -255,7 +306,7 @@ impl Shared {
         error_response(error, self.config.error_limits)
     }
 
-    fn complete(&self, mut rsp: Response<Body>, reader: Reader) -> Response<Body> {
+    fn complete(&self, rsp: &mut Response<Body>, reader: Reader) {
         if self.config.clear_context {
             let is_error = rsp.headers().contains_key(&headers::L5D_ERR);
             headers::remove_l5d(rsp.headers_mut());
@@ -264,9 +315,8 @@ impl Shared {
                 *rsp.body_mut() = Body::empty();
             }
         }
-        reason::set(&mut rsp);
-        reader.suit(&mut rsp);
-        rsp
+        reason::set(rsp);
+        reader.suit(rsp);
     }
 }
 
@@ -299,42 +349,28 @@ impl Reader {
     }
 }
 
-impl<'a> Within<'a> {
-    fn count(gauge: Option<&'a Gauge>) -> Self {
-        if let Some(gauge) = gauge {
-            gauge.incr();
+async fn read_whole(mut body: Incoming) -> Result<Body, hyper::Error> {
+    let mut start = Bytes::new();
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if start.is_empty() {
+            start = data;
+            if body.is_end_stream() {
+                break;
+            }
+            continue;
         }
-        Self(gauge)
-    }
-}
-
-impl Drop for Within<'_> {
-    fn drop(&mut self) {
-        if let Some(gauge) = self.0 {
-            gauge.decr();
+        if whole.is_empty() {
+            whole.extend_from_slice(&start);
         }
+        whole.extend_from_slice(&data);
     }
-}
-
-impl<'a> Place<'a> {
-    fn of(shared: &'a Shared) -> Option<Self> {
-        let Some(max) = shared.config.max_concurrent_requests else { return Some(Self(None)) };
-        // Relaxed: a count, which orders nothing.
-        let place = Self(Some(&shared.in_flight));
-        (shared.in_flight.fetch_add(1, Ordering::Relaxed) < max).then_some(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        if let Some(in_flight) = self.0 {
-            in_flight.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
+    Ok(if whole.is_empty() { start } else { whole.freeze() }.into())
 }
 
 /// A response on its way to the client: what ends at this hop is out, and the way it came is in.
-fn passed(mut rsp: Response<Body>, reader: Reader, via: bool) -> Response<Body> {
+fn pass(rsp: &mut Response<Body>, reader: Reader, via: bool) {
     let version = rsp.version();
     let is_stream = rsp.body().size_hint().exact().is_none();
     let headers = rsp.headers_mut();
@@ -345,7 +381,6 @@ fn passed(mut rsp: Response<Body>, reader: Reader, via: bool) -> Response<Body> 
     if via {
         headers::append_via(headers, version);
     }
-    rsp
 }
 
 fn strip(headers: &mut HeaderMap, keep_trailer: bool) {
@@ -375,7 +410,8 @@ fn record(stats: &ServerStats, rsp: &Response<Body>, error: Option<&Error>, elap
         _ if error.is_some_and(|error| error.kind() == ErrorKind::Unidentified) => false,
         // What the next proxy or our own classifier said; what is no number is a failure.
         Some(class) => {
-            class.to_str().ok().and_then(|class| class.trim().parse().ok()).is_some_and(|class: f64| class > 0.0)
+            class == "1.0"
+                || class.to_str().ok().and_then(|class| class.trim().parse().ok()).is_some_and(|class: f64| class > 0.0)
         }
         None => !status.is_server_error(),
     };

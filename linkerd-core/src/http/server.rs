@@ -230,7 +230,7 @@ where
     let (stream, traffic) = Counted::new(stream, totals);
     let (idle_time, life_time) = (shared.config.idle_time, shared.config.life_time);
     let peer = Arc::new(Peer { shared: Arc::clone(&shared), remote, local });
-    let service = service_fn(move |req: Request<Incoming>| serve(Arc::clone(&peer), req));
+    let service = service_fn(move |req: Request<Incoming>| serve(&peer, req));
     let conn = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let limits = Limits::new(idle_time, life_time, traffic);
     if let Err(error) = (Connection { conn, watch, limits, is_ending: false }).await {
