@@ -101,7 +101,7 @@ impl Client {
         let (req, path) = match &self.target {
             Target::Fixed { entry, .. } if overridden.is_none() => {
                 // The client keeps the entry, and the future what it needs of it.
-                return Arc::clone(entry).send(req).into();
+                return Arc::clone(entry).send(req, now()).into();
             }
             Target::Fixed { path, .. } => (req, path.clone()),
             Target::Routed(identifier) => {
@@ -123,8 +123,9 @@ impl Client {
                 }
             }
         };
-        let entry = self.mesh.path(&path, &overridden.unwrap_or_default(), now());
-        entry.send(req).into()
+        let arrived = now();
+        let entry = self.mesh.path(&path, &overridden.unwrap_or_default(), arrived);
+        entry.send(req, arrived).into()
     }
 }
 

@@ -569,12 +569,12 @@ impl Drop for Inner {
 
 impl PathEntry {
     /// Sends a request; while it is under way the entry is in use, if the caller keeps what comes beside the future.
-    pub(crate) fn send(self: Arc<Self>, req: Request<Body>) -> (SvcFuture, Option<Arc<Self>>) {
+    pub(crate) fn send(self: Arc<Self>, req: Request<Body>, arrived: Instant) -> (SvcFuture, Option<Arc<Self>>) {
         match &self.layered {
             // The box that the stack needs anyway holds the entry too.
             None => {
                 let mut req = Outgoing::new(req);
-                (Box::pin(async move { self.stack.run(&mut req).await }), None)
+                (Box::pin(async move { self.stack.run(&mut req, arrived).await }), None)
             }
             Some(svc) => (svc.send(req), Some(self)),
         }

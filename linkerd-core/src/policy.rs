@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use linkerd_balance::{
     Breaker, BreakerCounters, Health,
-    accrual::{Accrual, Backoff, ConsecutiveFailures, Never},
+    accrual::{Backoff, ConsecutiveFailures},
 };
 use linkerd_dtab::Path;
 
@@ -85,13 +85,10 @@ impl Policies for Uniform {
 }
 
 impl AccrualPolicy {
-    /// The breaker of one endpoint.
-    pub(crate) fn breaker(&self, health: Health, counters: BreakerCounters) -> Breaker {
-        let accrual: Box<dyn Accrual> = match self.consecutive_failures {
-            Some(failures) => Box::new(ConsecutiveFailures::new(failures)),
-            None => Box::new(Never),
-        };
-        Breaker::with_counters(accrual, self.backoff, health, counters, crate::random::next())
+    /// The breaker of one endpoint, if it is ever taken out.
+    pub(crate) fn breaker(&self, health: Health, counters: BreakerCounters) -> Option<Breaker> {
+        let accrual = Box::new(ConsecutiveFailures::new(self.consecutive_failures?));
+        Some(Breaker::with_counters(accrual, self.backoff, health, counters, crate::random::next()))
     }
 }
 

@@ -11,10 +11,9 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use linkerd_balance::{Balance, Breaker, BreakerCounters, Draw, Health, Lease, LeaseEnd, Permit};
+use linkerd_balance::{Balance, Breaker, BreakerCounters, Draw, Health, LeaseEnd, Permit};
 use linkerd_dtab::{Activity, Addr, Bound, Endpoint, Failure, Path, State, namer::global};
 use linkerd_retry::Budget;
-use smallvec::SmallVec;
 use tokio::{sync::watch, task::AbortHandle};
 
 use super::{
@@ -28,6 +27,7 @@ use crate::{
     http::{Connect, headers},
     mesh::{ClientState, EndpointState, Wrap},
     policy::ClientPolicy,
+    svc::SvcFuture,
     telemetry::{ClientStats, RequestStats},
 };
 
@@ -72,8 +72,10 @@ struct Balanced {
 
 /// One endpoint.
 struct EndpointClient {
+    key: EndpointKey,
     svc: Svc,
-    breaker: Breaker,
+    // None if it is never taken out.
+    breaker: Option<Breaker>,
 }
 
 /// Whether the first address came.
@@ -124,7 +126,7 @@ impl BoundName {
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
         let client = &*self.client;
-        let mut tried = SmallVec::<[EndpointKey; 2]>::new();
+        let mut tried = Vec::new();
         let mut limit = None;
         let outcome = loop {
             let Some(lease) = balanced.balance.try_acquire(Draw::new(crate::random::next()), now(), &tried) else {
@@ -133,8 +135,12 @@ impl BoundName {
             if let Some(headers) = req.headers_mut() {
                 self.write_headers(attempt, headers);
             }
-            let key = lease.key().clone();
-            let error = match client.attempt(balanced, lease, attempt, service, req).await {
+            let (endpoint, end) = lease.into_parts();
+            let begun = end.begun();
+            let permit = endpoint.breaker.as_ref().map(|breaker| breaker.admit(begun));
+            let under_way = UnderWay { client, service, attempt, begun, held: Some((permit, end)) };
+            let sent = endpoint.svc.send(req.take()?);
+            let error = match under_way.outcome(balanced, &endpoint, sent).await {
                 Err(error) if error.never_sent() => error,
                 outcome => break outcome,
             };
@@ -142,7 +148,7 @@ impl BoundName {
                 Ok(again) => req.put(again),
                 Err(error) => break Err(error),
             }
-            tried.push(key);
+            tried.push(endpoint.key.clone());
             // Failures that are there at once must let the timers of the request have their turn.
             tokio::task::yield_now().await;
         };
@@ -225,54 +231,6 @@ impl BoundClient {
 
     pub(crate) fn service_stats(&self, path: &Path) -> RequestStats {
         self.stats.service(path)
-    }
-
-    /// One try at one endpoint, and what is learned from it.
-    async fn attempt(
-        &self,
-        balanced: &Balanced,
-        lease: Lease<EndpointKey, Arc<EndpointClient>>,
-        attempt: &Attempt<'_>,
-        service: &RequestStats,
-        req: &mut Outgoing,
-    ) -> Result<Response<Body>, Error> {
-        let begun = now();
-        let key = lease.key().clone();
-        let (endpoint, end) = lease.into_parts();
-        let permit = endpoint.breaker.admit(begun);
-        let mut under_way = UnderWay { client: self, service, attempt, begun, held: Some((permit, end)) };
-        let pending = self.stats.requests.pending.enter();
-        let result = self.within_limit(endpoint.svc.send(req.take()?)).await.and_then(|rsp| nack(rsp, attempt));
-        drop(pending);
-        let (permit, end) = under_way.held.take().expect("held until here");
-        let done = now();
-        let success = attempt.classify(result.as_ref()).is_success();
-        match result {
-            Ok(mut rsp) => {
-                permit.record(success, done);
-                self.count(service, success, None, done - begun);
-                self.stats.status.record(Some(rsp.status()), done - begun);
-                if success {
-                    self.requeues.deposit(done);
-                }
-                rsp.body_mut().ride(Rider::Lease { end, success, answered: done });
-                Ok(rsp)
-            }
-            Err(error) => {
-                // That our own pool is full, or our caller's stream broke, is not the endpoint's fault.
-                if !matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::RequestBody) {
-                    permit.record(false, done);
-                    end.end(false, done);
-                }
-                if error.kind() == ErrorKind::Connect {
-                    self.stats.creation_failed(&error);
-                    return Err(balanced.unreachable(error, &key, attempt, &self.id));
-                }
-                self.count(service, false, Some(&error), done - begun);
-                self.stats.status.record(None, done - begun);
-                Err(error)
-            }
-        }
     }
 
     fn count(&self, service: &RequestStats, success: bool, error: Option<&Error>, elapsed: Duration) {
@@ -369,7 +327,56 @@ struct UnderWay<'a> {
     attempt: &'a Attempt<'a>,
     begun: Instant,
     // `None` once there is an outcome.
-    held: Option<(Permit, LeaseEnd)>,
+    held: Option<(Option<Permit>, LeaseEnd)>,
+}
+
+impl UnderWay<'_> {
+    /// Waits for the outcome, and learns from it.
+    async fn outcome(
+        mut self,
+        balanced: &Balanced,
+        endpoint: &EndpointClient,
+        sent: SvcFuture,
+    ) -> Result<Response<Body>, Error> {
+        let Self { client, service, attempt, begun, .. } = self;
+        let pending = client.stats.requests.pending.enter();
+        let result = client.within_limit(sent).await.and_then(|rsp| nack(rsp, attempt));
+        drop(pending);
+        let (permit, end) = self.held.take().expect("held until here");
+        let done = now();
+        let success = attempt.classify(result.as_ref()).is_success();
+        let record = |success| {
+            if let Some(permit) = permit {
+                permit.record(success, done);
+            }
+        };
+        match result {
+            Ok(mut rsp) => {
+                record(success);
+                client.count(service, success, None, done - begun);
+                client.stats.status.record(Some(rsp.status()), done - begun);
+                if success {
+                    client.requeues.deposit(done);
+                }
+                rsp.body_mut().ride(Rider::Lease { end, success, answered: done });
+                Ok(rsp)
+            }
+            Err(error) => {
+                // That our own pool is full, or our caller's stream broke, is not the endpoint's fault.
+                if !matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::RequestBody) {
+                    record(false);
+                    end.end(false, done);
+                }
+                if error.kind() == ErrorKind::Connect {
+                    client.stats.creation_failed(&error);
+                    return Err(balanced.unreachable(error, &endpoint.key, attempt, &client.id));
+                }
+                client.count(service, false, Some(&error), done - begun);
+                client.stats.status.record(None, done - begun);
+                Err(error)
+            }
+        }
+    }
 }
 
 impl Drop for UnderWay<'_> {
@@ -379,7 +386,9 @@ impl Drop for UnderWay<'_> {
         let Some((permit, end)) = self.held.take() else { return };
         let Some(kind) = self.attempt.expired.and_then(Expired::kind) else { return };
         let done = now();
-        permit.record(false, done);
+        if let Some(permit) = permit {
+            permit.record(false, done);
+        }
         end.end(false, done);
         self.client.count(self.service, false, Some(&Error::new(kind)), done - self.begun);
         self.client.stats.status.record(None, done - self.begun);
@@ -425,7 +434,8 @@ impl Balanced {
             endpoint.authority.clone_from(&key.authority);
             let svc = connect.connect_counted(&endpoint, &client_stats);
             let svc = layers.iter().fold(svc, |svc, wrap| wrap(svc));
-            Arc::new(EndpointClient { svc, breaker: accrual.breaker(health.clone(), counters.clone()) })
+            let breaker = accrual.breaker(health.clone(), counters.clone());
+            Arc::new(EndpointClient { key: key.clone(), svc, breaker })
         };
         stats.algorithm(&policy.balancer.algorithm());
         let balance = Balance::new(policy.balancer.clone(), new_endpoint);

@@ -124,7 +124,7 @@ impl Expired {
 impl Call for PathStack {
     fn call(self: Arc<Self>, req: Request<Body>) -> SvcFuture {
         let mut req = Outgoing::new(req);
-        Box::pin(async move { self.run(&mut req).await })
+        Box::pin(async move { self.run(&mut req, now()).await })
     }
 }
 
@@ -146,9 +146,9 @@ impl PathStack {
         &self.binding
     }
 
-    pub(crate) async fn run(&self, req: &mut Outgoing) -> Result<Response<Body>, Error> {
+    /// Sends a request, which came at `arrived`.
+    pub(crate) async fn run(&self, req: &mut Outgoing, arrived: Instant) -> Result<Response<Body>, Error> {
         let info = &*self.info;
-        let arrived = now();
         // Outermost: these see what all the others did.
         let _pending = self.stats.requests.pending.enter();
         let head = req.0.as_mut();
@@ -248,7 +248,8 @@ impl PathStack {
             retries += 1;
             self.stats.retries.total.incr();
             if let Ok(rsp) = result {
-                discard(rsp.into_body()).await;
+                // Seldom, and large: not part of every request's future.
+                Box::pin(discard(rsp.into_body())).await;
             }
             let delay = backoff.next(crate::random::next());
             if delay.is_zero() {
@@ -402,7 +403,7 @@ fn write_response(rsp: &mut Response<Body>, class: ResponseClass) {
 mod tests {
     use super::*;
 
-    fn size<'a, F>(_: impl Fn(&'a PathStack, &'a mut Outgoing) -> F) -> usize {
+    fn size<'a, F>(_: impl Fn(&'a PathStack, &'a mut Outgoing, Instant) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -20,7 +20,7 @@ pub struct Gauge(Arc<AtomicI64>);
 /// One more in a [`Gauge`], until it is dropped.
 #[derive(Debug)]
 #[must_use = "it counts until it is dropped"]
-pub struct Entered(Gauge);
+pub struct Entered<'a>(&'a Gauge);
 
 impl Counter {
     /// Adds one.
@@ -76,9 +76,9 @@ impl Gauge {
     }
 
     /// Adds one until what is returned is dropped.
-    pub fn enter(&self) -> Entered {
+    pub fn enter(&self) -> Entered<'_> {
         self.incr();
-        Entered(self.clone())
+        Entered(self)
     }
 
     /// The number now.
@@ -89,7 +89,7 @@ impl Gauge {
     }
 }
 
-impl Drop for Entered {
+impl Drop for Entered<'_> {
     fn drop(&mut self) {
         self.0.decr();
     }
