@@ -24,6 +24,7 @@ use crate::{BoxError, http::pool::Live};
 pub struct Body {
     inner: Inner,
     riders: [Option<Rider>; 2],
+    pub(crate) resend: Resend,
 }
 
 #[derive(Default)]
@@ -34,6 +35,19 @@ enum Inner {
     Incoming(Incoming),
     Prefixed(Bytes, Incoming),
     Dyn(UnsyncBoxBody<Bytes, BoxError>),
+}
+
+/// Who sends a request again that went out on a connection which was closing just then. It goes with the body so that it
+/// costs nothing, and is lost with the body where a layer puts another one in its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Resend {
+    /// The client of the endpoint, from a copy that it makes.
+    #[default]
+    ByClient,
+    /// Who sent it, and keeps a copy anyway: told by [`Error::is_lost`](crate::Error::is_lost).
+    BySender,
+    /// Nobody: this is the second time.
+    Never,
 }
 
 /// How a body's stream ended.
@@ -154,7 +168,7 @@ impl Body {
 
 impl From<Inner> for Body {
     fn from(inner: Inner) -> Self {
-        Self { inner, riders: [None, None] }
+        Self { inner, riders: [None, None], resend: Resend::default() }
     }
 }
 

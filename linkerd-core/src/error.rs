@@ -29,6 +29,7 @@ struct Inner {
     text: Option<String>,
     source: Option<BoxError>,
     never_sent: bool,
+    is_lost: bool,
     // A request is not `Sync`; nobody ever waits for this lock.
     request: Mutex<Option<Request<Body>>>,
 }
@@ -95,6 +96,7 @@ impl Error {
             text: None,
             source: None,
             never_sent,
+            is_lost: false,
             request: Mutex::new(None),
         }))
     }
@@ -187,6 +189,18 @@ impl Error {
     #[must_use]
     pub fn never_sent(&self) -> bool {
         self.0.never_sent
+    }
+
+    /// The same error, of a request that may be sent again as if it had not been sent.
+    pub(crate) fn lost(mut self) -> Self {
+        self.0.is_lost = true;
+        self
+    }
+
+    /// Whether the endpoint closed an idle connection while the request, which may be sent twice, was on its way there.
+    /// Only told to [`Resend::BySender`](crate::body::Resend).
+    pub(crate) fn is_lost(&self) -> bool {
+        self.0.is_lost
     }
 
     /// The status that a proxy answers with.
@@ -321,7 +335,7 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, dst, client, text, source, never_sent, request: _ } = &*self.0;
+        let Inner { kind, dst, client, text, source, never_sent, request: _, is_lost: _ } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("dst", dst)

@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     Body, BoxError, Error, ErrorKind,
+    body::Resend,
     svc::{Call, SvcFuture},
     telemetry::ClientStats,
 };
@@ -57,7 +58,7 @@ struct Outbound {
     req: Request<Body>,
     // hyper has no use for them, and they are wanted if the request comes back unsent.
     extensions: Extensions,
-    is_second_try: bool,
+    resend: Resend,
 }
 
 /// A request on its way, and what is needed if it does not get there.
@@ -66,7 +67,8 @@ struct Flight {
     version: Version,
     extensions: Extensions,
     copy: Option<Box<Request<Bytes>>>,
-    is_second_try: bool,
+    resend: Resend,
+    is_idempotent: bool,
     read_before: u64,
 }
 
@@ -74,8 +76,8 @@ impl Call for Client {
     fn call(self: Arc<Self>, mut req: Request<Body>) -> SvcFuture {
         let extensions = std::mem::take(req.extensions_mut());
         prepare(&mut req);
-        let outbound = Outbound { req, extensions, is_second_try: false };
-        match self.pool.checkout() {
+        let outbound = Outbound { resend: req.body().resend, req, extensions };
+        match self.checkout(&outbound) {
             // Most requests. Sent before there is a future, so that it need not hold the request.
             Ok(Checkout::Now(Grant::Live(live))) => {
                 let (sent, flight) = launch(live, outbound);
@@ -117,13 +119,13 @@ impl Client {
                 }
                 Err(error) => outbound = recover(flight, error)?,
             }
-            checkout = self.again(&outbound);
+            checkout = self.checkout(&outbound);
         }
     }
 
-    /// What a request goes out on after it came back.
-    fn again(&self, outbound: &Outbound) -> Result<Checkout, TooManyWaiters> {
-        if outbound.is_second_try { self.pool.checkout_new() } else { self.pool.checkout() }
+    /// What a request goes out on.
+    fn checkout(&self, outbound: &Outbound) -> Result<Checkout, TooManyWaiters> {
+        if outbound.resend == Resend::Never { self.pool.checkout_new() } else { self.pool.checkout() }
     }
 
     async fn open(&self) -> Result<Conn, Error> {
@@ -196,7 +198,7 @@ where
                             let outbound = recover(flight, error)?;
                             let client = Arc::clone(client);
                             Self::Again(Box::pin(
-                                async move { client.exchange(client.again(&outbound), outbound).await },
+                                async move { client.exchange(client.checkout(&outbound), outbound).await },
                             ))
                         }
                     }
@@ -261,20 +263,21 @@ fn launch(
     mut live: Live,
     outbound: Outbound,
 ) -> (impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>>, Flight) {
-    let Outbound { req, extensions, is_second_try } = outbound;
+    let Outbound { req, extensions, resend } = outbound;
     let version = req.version();
     // A connection that was idle may be closing just now.
-    let copy = if live.conn.is_reused && !is_second_try { copy(&req) } else { None };
+    let copy = if live.conn.is_reused && resend == Resend::ByClient { copy(&req) } else { None };
+    let is_idempotent = req.method().is_idempotent();
     let read_before = live.conn.traffic.read();
     let sent = live.conn.sender.try_send_request(req);
-    (sent, Flight { live, version, extensions, copy, is_second_try, read_before })
+    (sent, Flight { live, version, extensions, copy, resend, is_idempotent, read_before })
 }
 
 /// Finds out whether a request that did not get through may go out again.
 fn recover(flight: Flight, mut error: TrySendError<Request<Body>>) -> Result<Outbound, Error> {
-    let Flight { live, extensions, copy, is_second_try, read_before, .. } = flight;
+    let Flight { live, extensions, copy, resend, is_idempotent, read_before, .. } = flight;
     if let Some(req) = error.take_message() {
-        let outbound = Outbound { req, extensions, is_second_try };
+        let outbound = Outbound { req, extensions, resend };
         if live.conn.is_reused {
             // Nothing of it was written: the next connection takes it, at last a new one.
             return Ok(outbound);
@@ -282,11 +285,11 @@ fn recover(flight: Flight, mut error: TrySendError<Request<Body>>) -> Result<Out
         return Err(outbound.unsent(Error::new(ErrorKind::Connect).with_source(error.into_error())));
     }
     let error = failure(error.into_error());
-    match copy {
-        // The endpoint closed the connection while the request was on its way there.
-        Some(copy) if error.kind() == ErrorKind::Closed && live.conn.traffic.read() == read_before => {
-            Ok(Outbound { req: copy.map(Body::from), extensions, is_second_try: true })
-        }
+    // The endpoint closed the connection while the request was on its way there.
+    let is_lost = error.kind() == ErrorKind::Closed && live.conn.is_reused && live.conn.traffic.read() == read_before;
+    match (copy, resend) {
+        (Some(copy), _) if is_lost => Ok(Outbound { req: copy.map(Body::from), extensions, resend: Resend::Never }),
+        (None, Resend::BySender) if is_lost && is_idempotent => Err(error.lost()),
         _ => Err(error),
     }
 }

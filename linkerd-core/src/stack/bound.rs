@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     Body, Error, ErrorKind, Svc,
-    body::Rider,
+    body::{Resend, Rider},
     error::{SharedFailure, twitter_duration},
     http::{Connect, headers},
     mesh::{ClientState, EndpointState, Wrap},
@@ -76,6 +76,8 @@ struct EndpointClient {
     svc: Svc,
     // None if it is never taken out.
     breaker: Option<Breaker>,
+    // Layers may not pass on what `Resend::BySender` needs.
+    is_layered: bool,
 }
 
 /// Whether the first address came.
@@ -138,8 +140,12 @@ impl BoundName {
             let (endpoint, end) = lease.into_parts();
             let begun = end.begun();
             let permit = endpoint.breaker.as_ref().map(|breaker| breaker.admit(begun));
-            let under_way = UnderWay { client, service, attempt, begun, held: Some((permit, end)) };
-            let sent = endpoint.svc.send(req.take()?);
+            let under_way = UnderWay { name: self, service, attempt, begun, held: Some((permit, end)) };
+            let mut next = req.take()?;
+            if attempt.replay.is_some() && !endpoint.is_layered {
+                next.body_mut().resend = Resend::BySender;
+            }
+            let sent = endpoint.svc.send(next);
             let error = match under_way.outcome(balanced, &endpoint, sent).await {
                 Err(error) if error.never_sent() => error,
                 outcome => break outcome,
@@ -154,6 +160,23 @@ impl BoundName {
         };
         client.stats.requeues.requeues_per_request.record(tried.len() as u64);
         outcome
+    }
+
+    /// Waits for the response. A request that went out on a connection which was closing goes out once more.
+    async fn response(
+        &self,
+        endpoint: &EndpointClient,
+        attempt: &Attempt<'_>,
+        sent: SvcFuture,
+    ) -> Result<Response<Body>, Error> {
+        let error = match sent.await {
+            Err(error) if error.is_lost() => error,
+            outcome => return outcome,
+        };
+        let Some(mut again) = attempt.replay() else { return Err(error) };
+        self.write_headers(attempt, again.headers_mut());
+        again.body_mut().resend = Resend::Never;
+        endpoint.svc.send(again).await
     }
 
     fn write_headers(&self, attempt: &Attempt<'_>, headers: &mut HeaderMap) {
@@ -322,7 +345,7 @@ fn gauge(count: u64) -> i64 {
 
 /// One try at one endpoint, for as long as it has no outcome.
 struct UnderWay<'a> {
-    client: &'a BoundClient,
+    name: &'a BoundName,
     service: &'a RequestStats,
     attempt: &'a Attempt<'a>,
     begun: Instant,
@@ -338,9 +361,11 @@ impl UnderWay<'_> {
         endpoint: &EndpointClient,
         sent: SvcFuture,
     ) -> Result<Response<Body>, Error> {
-        let Self { client, service, attempt, begun, .. } = self;
+        let Self { name, service, attempt, begun, .. } = self;
+        let client = &*name.client;
         let pending = client.stats.requests.pending.enter();
-        let result = client.within_limit(sent).await.and_then(|rsp| nack(rsp, attempt));
+        let response = name.response(endpoint, attempt, sent);
+        let result = client.within_limit(response).await.and_then(|rsp| nack(rsp, attempt));
         drop(pending);
         let (permit, end) = self.held.take().expect("held until here");
         let done = now();
@@ -384,14 +409,15 @@ impl Drop for UnderWay<'_> {
         // Without the time's being over nobody wants it any more, which says nothing of the endpoint: what is held goes
         // back as if it had never been taken.
         let Some((permit, end)) = self.held.take() else { return };
+        let client = &self.name.client;
         let Some(kind) = self.attempt.expired.and_then(Expired::kind) else { return };
         let done = now();
         if let Some(permit) = permit {
             permit.record(false, done);
         }
         end.end(false, done);
-        self.client.count(self.service, false, Some(&Error::new(kind)), done - self.begun);
-        self.client.stats.status.record(None, done - self.begun);
+        client.count(self.service, false, Some(&Error::new(kind)), done - self.begun);
+        client.stats.status.record(None, done - self.begun);
     }
 }
 
@@ -434,8 +460,9 @@ impl Balanced {
             endpoint.authority.clone_from(&key.authority);
             let svc = connect.connect_counted(&endpoint, &client_stats);
             let svc = layers.iter().fold(svc, |svc, wrap| wrap(svc));
+            let is_layered = !layers.is_empty();
             let breaker = accrual.breaker(health.clone(), counters.clone());
-            Arc::new(EndpointClient { key: key.clone(), svc, breaker })
+            Arc::new(EndpointClient { key: key.clone(), svc, breaker, is_layered })
         };
         stats.algorithm(&policy.balancer.algorithm());
         let balance = Balance::new(policy.balancer.clone(), new_endpoint);

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use linkerd_core::{
-    Body, Error, ErrorKind, Svc,
+    Body, Error, ErrorKind, Mesh, MeshBuilder, Svc,
     dtab::Endpoint,
     http::{ClientConfig, Connect, HttpConnect, PoolConfig},
     telemetry::{Registry, RouterStats},
@@ -17,6 +17,27 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 fn client(addr: SocketAddr) -> Svc {
     endpoint(addr, ClientConfig::default())
+}
+
+/// The same client below an engine, which keeps the only copy of a request.
+fn engine(addr: SocketAddr) -> Svc {
+    meshed(addr, PoolConfig::default(), |mesh| mesh)
+}
+
+/// And with layers in between, which may have changed the request.
+fn layered(addr: SocketAddr) -> Svc {
+    let stamp = tower::util::MapRequestLayer::new(|mut req: Request<Body>| {
+        req.headers_mut().append("x-layer", http::HeaderValue::from_static("1"));
+        req
+    });
+    meshed(addr, PoolConfig::default(), move |mesh| mesh.endpoint_layer(stamp))
+}
+
+fn meshed(addr: SocketAddr, pool: PoolConfig, layers: impl FnOnce(MeshBuilder) -> MeshBuilder) -> Svc {
+    let dtab = format!("/svc => /$/inet/{}/{}", addr.ip(), addr.port());
+    let connect = HttpConnect::new(ClientConfig { pool, ..ClientConfig::default() });
+    let mesh = layers(Mesh::builder().dtab(dtab.parse().unwrap()).connect(connect)).build().unwrap();
+    Svc::new(mesh.client("/svc").unwrap())
 }
 
 fn pooled(addr: SocketAddr, pool: PoolConfig) -> Svc {
@@ -102,6 +123,7 @@ async fn an_idle_connection_that_closed_is_not_used_whatever_the_method() {
 
 /// Sends a request on a used connection, which the endpoint closes without an answer.
 async fn lost(
+    client: fn(SocketAddr) -> Svc,
     method: Method,
     body: &'static str,
     reply: &str,
@@ -118,13 +140,17 @@ async fn lost(
     (backend, sent)
 }
 
+const BODIES: [(Method, &str); 2] = [(Method::GET, ""), (Method::PUT, "body")];
+
 #[tokio::test]
 async fn an_idempotent_request_that_a_used_connection_lost_is_sent_once_more() {
-    for (method, body) in [(Method::GET, ""), (Method::PUT, "body")] {
-        let (mut backend, sent) = lost(method.clone(), body, "").await;
+    let clients = [(client as fn(_) -> _, 0), (engine, 0), (layered, 1)];
+    for ((client, stamps), (method, body)) in clients.iter().flat_map(|client| BODIES.map(|body| (client, body))) {
+        let (mut backend, sent) = lost(*client, method, body, "").await;
         let mut conn = backend.accept().await;
         let again = conn.message(false).await.unwrap();
         assert_eq!((path(&again), again.text()), ("/lost", body));
+        assert_eq!(again.all("x-layer").len(), *stamps);
         drop(conn);
         // Not a third time: that connection was fresh.
         let error = sent.await.unwrap().unwrap_err();
@@ -135,9 +161,10 @@ async fn an_idempotent_request_that_a_used_connection_lost_is_sent_once_more() {
 
 #[tokio::test]
 async fn the_second_time_goes_out_on_a_new_connection() {
-    for max_size in [2, usize::MAX] {
+    for (max_size, is_meshed) in [(2, false), (2, true), (usize::MAX, false), (usize::MAX, true)] {
         let mut backend = Backend::new().await;
-        let svc = pooled(backend.addr, PoolConfig { max_size, ..PoolConfig::default() });
+        let pool = PoolConfig { max_size, ..PoolConfig::default() };
+        let svc = if is_meshed { meshed(backend.addr, pool, |mesh| mesh) } else { pooled(backend.addr, pool) };
         let [mut first, mut second] = idle(&svc, &mut backend).await;
         let sent = tokio::spawn(svc.send(get("/lost")));
         second.message(false).await.unwrap();
@@ -183,8 +210,10 @@ async fn many_at_once_get_their_own_answers() {
 #[tokio::test]
 async fn no_other_request_is_sent_twice() {
     // Not idempotent; or the response had begun.
-    for (method, reply) in [(Method::POST, ""), (Method::GET, "HTTP/1.1 200")] {
-        let (mut backend, sent) = lost(method, "", reply).await;
+    let cases = [(Method::POST, ""), (Method::GET, "HTTP/1.1 200")];
+    let clients = [client as fn(_) -> _, engine, layered];
+    for (client, (method, reply)) in clients.iter().flat_map(|client| cases.clone().map(|case| (client, case))) {
+        let (mut backend, sent) = lost(*client, method, "", reply).await;
         let error = sent.await.unwrap().unwrap_err();
         assert_eq!((error.kind(), error.never_sent()), (ErrorKind::Closed, false));
         assert!(backend.accepted().is_none());
