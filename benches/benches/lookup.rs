@@ -16,7 +16,7 @@ fn lookup(c: &mut Criterion) {
         // The first entry: it is looked at last.
         let (hit, miss) = (path("/svc/users0/x"), path("/no/such/name"));
         group.bench_with_input(BenchmarkId::new("hit", entries), &dtab, |b, dtab| {
-            b.iter(|| dtab.lookup(black_box(&hit)))
+            b.iter(|| dtab.lookup(black_box(&hit)));
         });
         group.bench_with_input(BenchmarkId::new("miss", entries), &dtab, |b, dtab| {
             b.iter(|| dtab.lookup(black_box(&miss)));
