@@ -1,6 +1,6 @@
 //! From a path to bound names: the pure function, and the interpreter that keeps the answer live.
 
-use std::{hint::black_box, sync::Arc};
+use std::{fmt::Write as _, hint::black_box, sync::Arc};
 
 use benches::{Nowhere, Static, addrs, mounted, path, run, runtime};
 use criterion::{BenchmarkId, Criterion};
@@ -14,9 +14,9 @@ fn main() {
 fn chain(depth: usize) -> Dtab {
     let mut text = benches::table(20);
     for n in 1..depth {
-        text += &format!("/step{n} => /step{} ;\n", n + 1);
+        let _ = writeln!(text, "/step{n} => /step{} ;", n + 1);
     }
-    text += &format!("/step{depth} => 3 * /#/static/a & /#/static/b | /$/nil");
+    let _ = write!(text, "/step{depth} => 3 * /#/static/a & /#/static/b | /$/nil");
     text.parse().expect("a table")
 }
 

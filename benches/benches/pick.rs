@@ -1,10 +1,11 @@
 //! One lease of one endpoint out of many: the pick, and saying how it went.
 
-use std::{hint::black_box, time::Instant};
+use std::hint::black_box;
 
 use benches::{addrs, run};
 use criterion::{BenchmarkId, Criterion};
 use linkerd_balance::{Balance, Draw, Policy};
+use tokio::time::Instant;
 
 fn main() {
     run(&[pick, update]);
@@ -22,7 +23,7 @@ fn pick(c: &mut Criterion) {
             balance.update(addrs(endpoints).map(|addr| (addr, 1.0))).expect("valid weights");
             group.bench_with_input(BenchmarkId::new(name, endpoints), &balance, |b, balance| {
                 // The caller's clock: reading it is not the pick's.
-                let now = Instant::now();
+                let now = Instant::now().into_std();
                 b.iter(|| {
                     let lease = balance.try_acquire(Draw::random(), black_box(now), &[]).expect("an endpoint");
                     lease.end(true, now);

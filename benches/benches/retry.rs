@@ -1,10 +1,11 @@
 //! What retries cost those who do not need them, and what a budget costs.
 
-use std::{convert::Infallible, hint::black_box, time::Instant};
+use std::{convert::Infallible, hint::black_box};
 
 use benches::{run, runtime};
 use criterion::Criterion;
 use linkerd_retry::{Budget, BudgetSettings, ResponseClass, retry::RetryLayer};
+use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 fn main() {
@@ -13,7 +14,7 @@ fn main() {
 
 fn budget(c: &mut Criterion) {
     let mut group = c.benchmark_group("budget");
-    let now = Instant::now();
+    let now = Instant::now().into_std();
     let budget = Budget::default();
     group.bench_function("deposit", |b| b.iter(|| budget.deposit(black_box(now))));
     group.bench_function("deposit_and_withdraw", |b| {
