@@ -49,18 +49,38 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
             entry.used = now;
             return Arc::clone(&entry.value);
         }
-        self.stats.misses.incr();
         let value = Arc::new(make());
+        self.insert(&mut entries, key, now, &value);
+        value
+    }
+
+    /// The same for what takes long to make: `make` runs without the lock. Of two that are made at once for one key the
+    /// first to be done stays.
+    pub(crate) fn get_or_make_apart(&self, key: &K, now: Instant, make: impl FnOnce() -> V) -> Arc<V> {
+        if let Some(value) = self.get(key, now) {
+            return value;
+        }
+        let value = Arc::new(make());
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get_mut(key) {
+            entry.used = now;
+            return Arc::clone(&entry.value);
+        }
+        self.insert(&mut entries, key, now, &value);
+        value
+    }
+
+    fn insert(&self, entries: &mut HashMap<K, Entry<V>>, key: &K, now: Instant, value: &Arc<V>) {
+        self.stats.misses.incr();
         if entries.len() >= self.capacity {
-            let Some(idle) = longest_idle(&entries) else {
+            let Some(idle) = longest_idle(entries) else {
                 self.stats.oneshots.incr();
-                return value;
+                return;
             };
             entries.remove(&idle);
             self.stats.evicts.incr();
         }
-        entries.insert(key.clone(), Entry { value: Arc::clone(&value), used: now });
-        value
+        entries.insert(key.clone(), Entry { value: Arc::clone(value), used: now });
     }
 
     /// Lets go of what was idle for longer than `ttl`: counted from when it was last asked for, so that what one cache
@@ -123,6 +143,19 @@ mod tests {
         assert_eq!(*cache.get_or_make(&"b", at(2), || 3), 3, "a one-shot is not kept");
         assert_eq!(cache.stats.oneshots.get(), 2);
         assert_eq!(cache.values(), [busy]);
+    }
+
+    #[test]
+    fn what_takes_long_is_made_without_the_lock_and_once_kept() {
+        let cache = cache(2);
+        let outer = cache.get_or_make_apart(&"a", at(0), || {
+            // Would hang were the lock held.
+            assert_eq!(*cache.get_or_make_apart(&"b", at(0), || 2), 2);
+            assert_eq!(*cache.get_or_make_apart(&"a", at(0), || 1), 1, "the first to be done");
+            9
+        });
+        assert_eq!(*outer, 1, "the first to be done stays");
+        assert_eq!(cache.stats.misses.get(), 2);
     }
 
     #[test]

@@ -75,7 +75,7 @@ pub struct CacheSettings {
     pub bounds: usize,
     /// Clients: bound ids, each with its endpoints and connections. 1000 by default.
     pub clients: usize,
-    /// How long each stays when nobody uses it. 600 s by default.
+    /// How long each stays when nobody uses it; up to a quarter longer, and at least a second. 600 s by default.
     pub idle_ttl: Duration,
 }
 
@@ -377,9 +377,9 @@ impl MeshBuilder {
     }
 }
 
-/// Lets go of what is idle, until the mesh is gone.
-async fn sweep(mesh: Weak<Inner>, every: Duration) {
-    let every = every.max(Duration::from_secs(1));
+/// Lets go of what was idle for `ttl`, or up to a quarter longer, until the mesh is gone.
+async fn sweep(mesh: Weak<Inner>, ttl: Duration) {
+    let every = (ttl / 4).max(Duration::from_secs(1));
     loop {
         tokio::time::sleep(every).await;
         let Some(mesh) = mesh.upgrade() else { return };
@@ -459,7 +459,8 @@ impl Mesh {
         let inner = &self.0;
         if !local.is_empty() {
             let key = (path.clone(), local.clone());
-            return inner.overrides.get_or_make(&key, now, || inner.make(path, local));
+            // Somebody else's table may take long to evaluate: nobody waits for that but who sent it.
+            return inner.overrides.get_or_make_apart(&key, now, || inner.make(path, local));
         }
         if let Some(entry) = inner.paths.load().get(path) {
             entry.touch(inner, now);
@@ -485,6 +486,9 @@ impl Inner {
     }
 
     fn path_miss(&self, path: &Path, now: Instant) -> Arc<PathEntry> {
+        // Before the lock: of two that are made at once for one path the first to be done stays.
+        let entry = Arc::new(self.make(path, &Dtab::empty()));
+        entry.touch(self, now);
         let _writing = self.paths_write.lock().unwrap_or_else(PoisonError::into_inner);
         let paths = self.paths.load_full();
         if let Some(entry) = paths.get(path) {
@@ -492,8 +496,6 @@ impl Inner {
             return Arc::clone(entry);
         }
         self.stats.misses.incr();
-        let entry = Arc::new(self.make(path, &Dtab::empty()));
-        entry.touch(self, now);
         let mut paths = HashMap::clone(&paths);
         if paths.len() >= self.caches.paths {
             // In the old snapshot and in this copy: two, if nobody uses it.

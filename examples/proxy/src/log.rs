@@ -31,7 +31,7 @@ impl Log {
                 vec![("root".to_owned(), level.to_owned())]
             },
             move |logger, level| {
-                let level: Level = level.parse().map_err(|mistake: crate::flags::Mistake| mistake.to_string())?;
+                let level: Level = level.parse().map_err(|_| "none of OFF, ERROR, WARNING, INFO, DEBUG, TRACE")?;
                 if logger == "root" || logger.is_empty() {
                     set.reload(level.0).map_err(|error| BoxError::from(error.to_string()))?;
                 }

@@ -1,5 +1,7 @@
 //! What a proxy shows of itself on its admin pages.
 
+use std::collections::BTreeMap;
+
 use linkerd_dtab::Path;
 
 use super::Shutdown;
@@ -85,12 +87,15 @@ pub(super) fn pages(
 }
 
 fn namers(mut admin: Builder, namers: &[(Path, fs::Namer)]) -> Builder {
+    let mut by_prefix = BTreeMap::<&Path, Vec<fs::Namer>>::new();
     for (prefix, namer) in namers {
-        // `/#/io.l5d.fs` has its page at `/namer_state/io.l5d.fs.json`.
+        by_prefix.entry(prefix).or_default().push(namer.clone());
+    }
+    for (prefix, namers) in by_prefix {
+        // `/#/io.l5d.fs` has its page at `/namer_state/io.l5d.fs.json`, which all that are mounted there share.
         let page = format!("/namer_state{}.json", prefix.drop_first(1));
-        let namer = namer.clone();
         admin = admin.json(page, move || {
-            let watched = namer.state().into_iter().map(|watched| {
+            let watched = namers.iter().flat_map(fs::Namer::state).map(|watched| {
                 let state = snapshot_state(&watched.file.display().to_string(), &watched.tree, answer_state);
                 (watched.path.to_string(), state)
             });

@@ -106,6 +106,11 @@ impl BoundName {
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
         let result = match &self.client.endpoints {
+            // No answer ends with one of these; hyper would refuse it in the middle of the connection.
+            Endpoints::Status(status) if status.is_informational() => {
+                let text = format!("{} cannot be the status of an answer", status.as_u16());
+                Err(Error::new(ErrorKind::BadResponse).with_text(text))
+            }
             Endpoints::Status(status) => {
                 let mut rsp = Response::new(Body::empty());
                 *rsp.status_mut() = *status;

@@ -336,4 +336,10 @@ async fn a_status_is_a_name_that_answers_by_itself() {
     assert_eq!(status(&world.client("/svc/404")).await, 404);
     assert_eq!(status(&world.client("/svc/503")).await, 503);
     assert_eq!(error(&world.client("/svc/1000")).await.kind(), ErrorKind::NoSuchName);
+    // No answer ends with an interim status.
+    let interim = error(&world.client("/svc/103")).await;
+    assert_eq!(
+        (interim.kind(), interim.text()),
+        (ErrorKind::BadResponse, "103 cannot be the status of an answer".into())
+    );
 }

@@ -147,3 +147,15 @@ async fn a_page_is_served_while_requests_wait() {
     backend.answer.send(()).unwrap();
     assert_eq!(answer.await.unwrap().unwrap().body, "late!");
 }
+
+#[tokio::test]
+async fn namers_of_one_prefix_share_a_page() {
+    let folder = Folder::new();
+    let web = server("web").await;
+    folder.list("web", &[web.addr()]);
+    let twice = "- kind: io.l5d.fs\n  rootDir: disco\n";
+    assert!(SIMPLE.contains(twice), "{SIMPLE}");
+    let linkerd = Linkerd::start(&folder, &SIMPLE.replace(twice, &twice.repeat(2))).await;
+    assert_eq!(linkerd.get("web").await.body, "web!");
+    assert_eq!(linkerd.json("/namer_state/io.l5d.fs.json").await["/web"]["state"], "ok");
+}
