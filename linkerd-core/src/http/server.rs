@@ -29,6 +29,7 @@ use super::compress::Compression;
 use super::{
     connect::SocketOptions,
     drain::{Drain, Watch},
+    headers::Room,
     io::{Counted, Totals, Traffic},
     respond::ErrorLimits,
     serve::{Peer, Shared, serve},
@@ -56,7 +57,8 @@ pub struct ServerConfig {
     pub socket: SocketOptions,
     /// The longest first line of a request; above it 414. 4 KiB; hyper's own limit for a target is 64 KiB.
     pub max_initial_line_bytes: usize,
-    /// The most bytes of headers; above it 431. 8 KiB; more than 100 headers are 431 in any case.
+    /// The most bytes of headers; above it 431. 8 KiB. Up to that at most 100 headers are taken, also 431; with a
+    /// higher limit one for each 32 bytes of it, at most 16384, for which room is allocated with each request.
     pub max_header_bytes: usize,
     /// How much of an error its answer says.
     pub error_limits: ErrorLimits,
@@ -235,7 +237,15 @@ where
     let peer = Arc::new(Peer::new(Arc::clone(&shared), remote, local));
     let served = Arc::clone(&peer);
     let service = service_fn(move |req: Request<Incoming>| serve(&served, req));
-    let conn = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let room = Room::of(shared.config.max_header_bytes, shared.config.max_initial_line_bytes);
+    let mut builder = http1::Builder::new();
+    if let Some(headers) = room.headers {
+        builder.max_headers(headers);
+    }
+    if let Some(buf) = room.buf {
+        builder.max_buf_size(buf);
+    }
+    let conn = builder.serve_connection(TokioIo::new(stream), service);
     let limits = Limits::new(idle_time, life_time, traffic);
     if let Err(error) = (Connection { conn, peer, watch, limits, is_ending: false }).await {
         tracing::debug!(%error, %remote, "a client's connection failed");

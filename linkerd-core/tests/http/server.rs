@@ -455,3 +455,33 @@ async fn the_time_of_a_request_begins_before_its_body_is_read() {
     assert!(rsp.text().starts_with("exceeded 30.milliseconds to 127.0.0.1/"), "{}", rsp.text());
     assert!(client.is_closed().await);
 }
+
+#[tokio::test]
+async fn higher_limits_take_longer_heads_and_more_headers_both_ways() {
+    let many: String = (0..150).map(|n| format!("X-{n}: v\r\n")).collect();
+    let long = format!("X-Long: {}\r\n", "v".repeat(600 * 1024));
+    for (kb, headers, name) in [(16, many, "x-149"), (1000, long, "x-long")] {
+        let rsp = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{headers}\r\nok");
+        let req = format!("GET / HTTP/1.1\r\nHost: web\r\n{headers}\r\n");
+        for (kb, passes) in [(kb, true), (8, false)] {
+            let mut backend = Backend::new().await;
+            let client = ClientConfig { max_header_bytes: kb * 1024, ..ClientConfig::default() };
+            let server = ServerConfig { max_header_bytes: kb * 1024, ..ServerConfig::default() };
+            let proxy = proxy(server, endpoint(backend.addr, client));
+            let mut wire = Wire::connect(proxy.addr).await;
+            if !passes {
+                // It may be refused, and the connection reset, before all of it is written.
+                let _ = wire.stream.write_all(req.as_bytes()).await;
+                assert!(wire.message(false).await.is_none_or(|rsp| rsp.status() == 431), "{name}");
+                wire = Wire::connect(proxy.addr).await;
+            }
+            wire.write(if passes { &req } else { GET }).await;
+            let mut conn = backend.accept().await;
+            let seen = conn.message(false).await.unwrap();
+            assert_eq!(seen.get(name).is_some(), passes, "{name}");
+            let _ = conn.stream.write_all(rsp.as_bytes()).await;
+            let rsp = wire.message(false).await.unwrap();
+            assert_eq!((rsp.status(), rsp.get(name).is_some()), (if passes { 200 } else { 502 }, passes), "{name}");
+        }
+    }
+}
