@@ -279,6 +279,7 @@ fn launch(
     let copy = if live.conn.is_reused && resend == Resend::ByClient { copy(&req) } else { None };
     let is_idempotent = req.method().is_idempotent();
     let read_before = live.conn.traffic.read();
+    live.conn.traffic.await_head();
     let sent = live.conn.sender.try_send_request(req);
     (sent, Flight { live, version, extensions, copy, resend, is_idempotent, read_before })
 }

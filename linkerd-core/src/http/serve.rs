@@ -141,7 +141,7 @@ pub(crate) fn serve(
         };
         let (mut rsp, error) = match result {
             Ok(mut rsp) => {
-                pass(&mut rsp, reader, shared.config.via);
+                pass(&mut rsp, reader, shared);
                 (rsp, None)
             }
             Err(error) => (shared.failed(&error), Some(error)),
@@ -231,10 +231,10 @@ impl Peer {
             Err(Refusal::Failed(error)) => return Stage::Failed(error),
         };
         if is_read_first {
-            let timeout = self.shared.config.timeout;
+            let shared = Arc::clone(&self.shared);
             return Stage::Reading(Box::pin(async move {
-                let reading = read_whole(body);
-                let read = match timeout {
+                let reading = read_whole(body, shared.stats.as_ref());
+                let read = match shared.config.timeout {
                     None => reading.await,
                     Some(timeout) => tokio::time::timeout(timeout, reading).await.map_err(|_| Unread::TooLate)?,
                 };
@@ -409,11 +409,16 @@ impl Reader {
     }
 }
 
-async fn read_whole(mut body: Incoming) -> Result<Body, hyper::Error> {
+async fn read_whole(mut body: Incoming, stats: Option<&ServerStats>) -> Result<Body, hyper::Error> {
     let mut start = Bytes::new();
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
+        let Ok(data) = frame?.into_data() else {
+            if let Some(stats) = stats {
+                stats.trailers_dropped();
+            }
+            continue;
+        };
         if start.is_empty() {
             start = data;
             if body.is_end_stream() {
@@ -430,15 +435,22 @@ async fn read_whole(mut body: Incoming) -> Result<Body, hyper::Error> {
 }
 
 /// A response on its way to the client: what ends at this hop is out, and the way it came is in.
-fn pass(rsp: &mut Response<Body>, reader: Reader, via: bool) {
+fn pass(rsp: &mut Response<Body>, reader: Reader, shared: &Shared) {
     let version = rsp.version();
     let is_stream = rsp.body().size_hint().exact().is_none();
     let headers = rsp.headers_mut();
     let scan = Scan::of(headers);
     if scan.saw(Scan::HOP_BY_HOP) {
-        strip(headers, scan.saw(Scan::TRAILER) && is_stream && reader.takes_trailers);
+        let has_trailers = scan.saw(Scan::TRAILER) && is_stream;
+        strip(headers, has_trailers && reader.takes_trailers);
+        if has_trailers
+            && !reader.takes_trailers
+            && let Some(stats) = &shared.stats
+        {
+            stats.trailers_dropped();
+        }
     }
-    if via {
+    if shared.config.via {
         headers::append_via(headers, version);
     }
 }
