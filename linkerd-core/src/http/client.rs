@@ -26,7 +26,8 @@ use pin_project::pin_project;
 use tokio::time::Instant;
 
 use super::{
-    ClientConfig, headers,
+    ClientConfig,
+    headers::{self, Room},
     io::{Counted, Totals},
     pool::{Checkout, Conn, Grant, Live, Pool, TooManyWaiters},
     receive::{Reading, Received, failure, receive},
@@ -144,8 +145,17 @@ impl Client {
             .as_ref()
             .map(|stats| Totals { received: stats.received_bytes.clone(), sent: stats.sent_bytes.clone() });
         let (stream, traffic) = Counted::new(stream, totals);
-        let (sender, conn): (SendRequest<Body>, _) =
-            http1::Builder::new().max_header_size(self.config.max_header_bytes).handshake(TokioIo::new(stream)).await?;
+        let max = self.config.max_header_bytes;
+        let room = Room::of(max, 0);
+        let mut builder = http1::Builder::new();
+        builder.max_header_size(max);
+        if let Some(headers) = room.headers {
+            builder.max_headers(headers);
+        }
+        if let Some(buf) = room.buf {
+            builder.max_buf_size(buf);
+        }
+        let (sender, conn): (SendRequest<Body>, _) = builder.handshake(TokioIo::new(stream)).await?;
         let born = Instant::now();
         let open = self.stats.clone().map(|stats| Open::new(stats, born));
         let pool = Arc::downgrade(&self.pool);
@@ -269,6 +279,7 @@ fn launch(
     let copy = if live.conn.is_reused && resend == Resend::ByClient { copy(&req) } else { None };
     let is_idempotent = req.method().is_idempotent();
     let read_before = live.conn.traffic.read();
+    live.conn.traffic.await_head();
     let sent = live.conn.sender.try_send_request(req);
     (sent, Flight { live, version, extensions, copy, resend, is_idempotent, read_before })
 }

@@ -39,8 +39,9 @@ pub struct ClientConfig {
     pub pool: PoolConfig,
     /// How sockets are set up.
     pub socket: SocketOptions,
-    /// The most bytes that the head of a response may have; above it, or with more than 100 headers, it
-    /// counts as not well-formed. 8 KiB.
+    /// The most bytes that the head of a response may have; above it, it counts as not well-formed. 8 KiB. So does one
+    /// of more than 100 headers; with a limit above 8 KiB, of more than one for each 32 bytes of it or than 16384, for
+    /// which room is allocated with each response.
     pub max_header_bytes: usize,
     /// A response of a known length up to this is read whole before it is passed on, so that one that is cut short is
     /// a failure and not half an answer. 5 KiB; `usize::MAX` reads every response whole, whatever its length.

@@ -183,6 +183,38 @@ pub fn encode_err(text: &str, max_bytes: usize) -> HeaderValue {
     HeaderValue::try_from(out).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
+/// What hyper must be told so that a head of more than the default size fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// How many headers, if more than hyper's 100: room for them is allocated for each head.
+    pub(crate) headers: Option<usize>,
+    /// The size of the buffer, if more than hyper's own.
+    pub(crate) buf: Option<usize>,
+}
+
+impl Room {
+    /// The limit up to which hyper's own limits are kept.
+    const USUAL: usize = 8 * 1024;
+    /// hyper's buffer when it is told nothing.
+    const USUAL_BUF: usize = 8192 + 4096 * 100;
+    /// One header for so many bytes: most are longer.
+    const BYTES_A_HEADER: usize = 32;
+    /// A header map has room for more, and more are of no use.
+    const MOST_HEADERS: usize = 16 * 1024;
+
+    /// For headers of so many bytes, below a first line of so many.
+    pub(crate) fn of(header_bytes: usize, line_bytes: usize) -> Self {
+        if header_bytes <= Self::USUAL {
+            return Self { headers: None, buf: None };
+        }
+        let headers = (header_bytes / Self::BYTES_A_HEADER).min(Self::MOST_HEADERS);
+        // The limit is on names, values and what is between; the ends of lines come on top.
+        let ends = 2 * (headers + 2);
+        let buf = header_bytes.saturating_add(line_bytes).saturating_add(ends);
+        Self { headers: Some(headers), buf: (buf >= Self::USUAL_BUF).then_some(buf.saturating_add(1)) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

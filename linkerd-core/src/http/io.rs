@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -19,6 +19,8 @@ use crate::telemetry::Counter;
 pub(crate) struct Traffic {
     read: AtomicU64,
     written: AtomicU64,
+    awaits_head: AtomicBool,
+    interim: AtomicU64,
     totals: Option<Totals>,
 }
 
@@ -40,6 +42,27 @@ impl Traffic {
         self.written.load(Ordering::Relaxed)
     }
 
+    /// What is read next is the head of a response.
+    pub(crate) fn await_head(&self) {
+        self.awaits_head.store(true, Ordering::Relaxed);
+    }
+
+    /// How many interim responses were seen since the last time that this was asked.
+    pub(crate) fn take_interim(&self) -> u64 {
+        if self.interim.load(Ordering::Relaxed) == 0 { 0 } else { self.interim.swap(0, Ordering::Relaxed) }
+    }
+
+    fn see(&self, bytes: &[u8]) {
+        if bytes.is_empty() || !self.awaits_head.load(Ordering::Relaxed) {
+            return;
+        }
+        let (interim, goes_on) = count_interim(bytes);
+        self.awaits_head.store(goes_on, Ordering::Relaxed);
+        if interim > 0 {
+            self.interim.fetch_add(interim, Ordering::Relaxed);
+        }
+    }
+
     fn add_read(&self, bytes: usize) {
         self.read.fetch_add(bytes as u64, Ordering::Relaxed);
         if let Some(totals) = &self.totals {
@@ -53,6 +76,24 @@ impl Traffic {
             totals.sent.add(bytes as u64);
         }
     }
+}
+
+/// How many interim responses are at the start, of those that hyper drops and nobody asked for, and whether what comes
+/// next begins with a head too.
+fn count_interim(mut bytes: &[u8]) -> (u64, bool) {
+    let mut seen = 0;
+    while bytes.starts_with(b"HTTP/1.") && bytes.get(9) == Some(&b'1') {
+        // 100 is what hyper says itself when it is asked to, and 101 is an error.
+        if !matches!(bytes.get(9..12), Some(b"100" | b"101")) {
+            seen += 1;
+        }
+        let Some(end) = bytes.windows(4).position(|end| end == b"\r\n\r\n") else { return (seen, false) };
+        bytes = &bytes[end + 4..];
+        if bytes.is_empty() {
+            return (seen, true);
+        }
+    }
+    (seen, false)
 }
 
 /// A connection whose bytes are counted.
@@ -74,6 +115,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
         self.traffic.add_read(buf.filled().len() - before);
+        self.traffic.see(&buf.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }
@@ -105,5 +147,24 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interim_responses_are_told_from_answers() {
+        for (bytes, expected) in [
+            ("HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 103 X\r\n\r\n", (0, false)),
+            ("HTTP/1.1 103 X\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", (1, false)),
+            ("HTTP/1.1 103 X\r\n\r\nHTTP/1.1 102 X\r\n\r\n", (2, true)),
+            ("HTTP/1.1 100 Continue\r\n\r\n", (0, true)),
+            ("HTTP/1.1 103 X\r\nLi", (1, false)),
+            ("HTTP/1.1 ", (0, false)),
+        ] {
+            assert_eq!(count_interim(bytes.as_bytes()), expected, "{bytes}");
+        }
     }
 }

@@ -265,6 +265,10 @@ impl Drop for Place {
 }
 
 impl Live {
+    pub(crate) fn stats(&self) -> Option<&ClientStats> {
+        self.place.pool.stats.as_deref()
+    }
+
     /// Gives the connection back once its response is read whole. One that can serve no other request is closed.
     pub(crate) fn give_back(mut self) {
         if !self.conn.is_reusable || self.conn.sender.is_closed() {

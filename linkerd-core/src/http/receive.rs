@@ -47,6 +47,12 @@ pub(crate) fn receive(
     mut live: Live,
     limit: usize,
 ) -> Result<Received, Error> {
+    let interim = live.conn.traffic.take_interim();
+    if interim > 0
+        && let Some(stats) = live.stats()
+    {
+        stats.interim_dropped(interim);
+    }
     let (mut parts, incoming) = rsp.into_parts();
     check(&mut parts)?;
     // An endpoint that speaks 1.0, or was asked in 1.0, closes as a rule, and hyper would go on in 1.0.
@@ -79,7 +85,12 @@ impl Future for Reading {
         let rest = this.rest.as_mut().expect("taken when the response is ready");
         while let Some(frame) = ready!(Pin::new(&mut rest.incoming).poll_frame(cx)) {
             // Trailers have no place in a body read whole.
-            let Ok(data) = frame.map_err(failure)?.into_data() else { continue };
+            let Ok(data) = frame.map_err(failure)?.into_data() else {
+                if let Some(stats) = rest.live.stats() {
+                    stats.trailers_dropped();
+                }
+                continue;
+            };
             if this.start.is_empty() {
                 this.start = data;
             } else {

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -45,6 +45,7 @@ pub(crate) struct Peer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
+    has_nothing: AtomicBool,
 }
 
 /// Why a request gets no further.
@@ -77,8 +78,16 @@ enum Stage {
     Refused(Box<Response<Body>>),
     Failed(Error),
     /// Its body is read whole first.
-    Reading(Pin<Box<dyn Future<Output = Result<SvcFuture, hyper::Error>> + Send>>),
+    Reading(Pin<Box<dyn Future<Output = Result<Request<Body>, Unread>> + Send>>),
     Sent(SvcFuture),
+}
+
+/// Why a body was not read whole.
+enum Unread {
+    /// It broke off, or is none.
+    Broken,
+    /// It took as long as the whole request may.
+    TooLate,
 }
 
 /// Serves one request. What hyper itself refuses does not come here.
@@ -92,26 +101,47 @@ pub(crate) fn serve(
     let (parts, body) = req.into_parts();
     let scan = Scan::of(&parts.headers);
     let reader = Reader::of(&parts, scan);
-    let visit = Visit::begin(peer);
-    let stage = if visit.may_stay() { peer.begin(parts, body, scan) } else { peer.turn_away(&parts.method, reader) };
+    let mut visit = Visit::begin(peer);
+    let is_read_first = peer.shared.reads_whole(&body, scan.saw(Scan::CHUNKED));
+    // A client that is slow to send takes no place from others.
+    let may_stay = if is_read_first { visit.finds_room() } else { visit.take_place() };
+    let stage = if may_stay {
+        peer.begin(parts, body, scan, is_read_first)
+    } else {
+        Stage::Refused(Box::new(peer.turn_away(&parts.method, reader)))
+    };
+    // Relaxed: it is read by the task that polls this.
+    peer.has_nothing.store(matches!(stage, Stage::Reading(_)), Ordering::Relaxed);
     async move {
-        let shared = &*visit.peer.shared;
+        let mut is_unread = false;
         let sent = match stage {
             Stage::Refused(rsp) => return Ok(*rsp),
             Stage::Failed(error) => Err(error),
             Stage::Sent(sent) => Ok(sent),
-            Stage::Reading(reading) => match reading.await {
-                Ok(sent) => Ok(sent),
-                Err(_) => return Ok(rejection(StatusCode::BAD_REQUEST)),
-            },
+            Stage::Reading(reading) => {
+                let read = reading.await;
+                visit.peer.has_nothing.store(false, Ordering::Relaxed);
+                match read {
+                    Ok(req) if visit.take_place() => {
+                        Ok(visit.peer.send(req, tokio::time::Instant::now().into_std() - begun))
+                    }
+                    Ok(req) => return Ok(visit.peer.turn_away(req.method(), reader)),
+                    Err(Unread::Broken) => return Ok(rejection(StatusCode::BAD_REQUEST)),
+                    Err(Unread::TooLate) => {
+                        is_unread = true;
+                        Err(visit.peer.too_late())
+                    }
+                }
+            }
         };
+        let shared = &*visit.peer.shared;
         let result = match sent {
             Ok(sent) => sent.await,
             Err(error) => Err(error),
         };
         let (mut rsp, error) = match result {
             Ok(mut rsp) => {
-                pass(&mut rsp, reader, shared.config.via);
+                pass(&mut rsp, reader, shared);
                 (rsp, None)
             }
             Err(error) => (shared.failed(&error), Some(error)),
@@ -121,6 +151,10 @@ pub(crate) fn serve(
             record(stats, &rsp, error.as_ref(), elapsed);
         }
         shared.complete(&mut rsp, reader);
+        if is_unread {
+            // The next request cannot be told from what is left of this one.
+            rsp.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         #[cfg(feature = "compression")]
         if reader.takes_gzip && shared.config.compression != Compression::Off {
             // Seldom, and large: not part of every request's future.
@@ -136,19 +170,25 @@ impl Visit {
         if let Some(stats) = &shared.stats {
             stats.requests.pending.incr();
         }
-        let has_place = shared.config.max_concurrent_requests.is_some_and(|max| {
-            // Relaxed: a count, which orders nothing.
-            let is_below = shared.in_flight.fetch_add(1, Ordering::Relaxed) < max;
-            if !is_below {
-                shared.in_flight.fetch_sub(1, Ordering::Relaxed);
-            }
-            is_below
-        });
-        Self { peer: Arc::clone(peer), has_place }
+        Self { peer: Arc::clone(peer), has_place: false }
     }
 
-    fn may_stay(&self) -> bool {
-        self.has_place || self.peer.shared.config.max_concurrent_requests.is_none()
+    /// Whether a place could be taken now.
+    fn finds_room(&self) -> bool {
+        let shared = &self.peer.shared;
+        shared.config.max_concurrent_requests.is_none_or(|max| shared.in_flight.load(Ordering::Relaxed) < max)
+    }
+
+    /// Takes a place, if there is one.
+    fn take_place(&mut self) -> bool {
+        let shared = &self.peer.shared;
+        let Some(max) = shared.config.max_concurrent_requests else { return true };
+        // Relaxed: a count, which orders nothing.
+        self.has_place = shared.in_flight.fetch_add(1, Ordering::Relaxed) < max;
+        if !self.has_place {
+            shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.has_place
     }
 }
 
@@ -164,30 +204,44 @@ impl Drop for Visit {
 }
 
 impl Peer {
+    pub(crate) fn new(shared: Arc<Shared>, remote: SocketAddr, local: SocketAddr) -> Self {
+        Self { shared, remote, local, has_nothing: AtomicBool::new(true) }
+    }
+
+    /// Whether nothing would be lost with the connection but a request that is not all here: none was ever, or its
+    /// body is still being read. Once one is here this is false until the next is, as its answer may be on its way out.
+    pub(crate) fn has_nothing(&self) -> bool {
+        self.has_nothing.load(Ordering::Relaxed)
+    }
+
     /// One request too many.
-    fn turn_away(&self, method: &Method, reader: Reader) -> Stage {
+    fn turn_away(&self, method: &Method, reader: Reader) -> Response<Body> {
         if let Some(stats) = &self.shared.stats {
             stats.nacks.incr();
         }
         let mut rsp = nack(method);
         reader.suit(&mut rsp);
-        Stage::Refused(Box::new(rsp))
+        rsp
     }
 
-    fn begin(self: &Arc<Self>, mut parts: request::Parts, body: Incoming, scan: Scan) -> Stage {
+    fn begin(self: &Arc<Self>, mut parts: request::Parts, body: Incoming, scan: Scan, is_read_first: bool) -> Stage {
         match self.admit(&mut parts, scan) {
             Ok(cx) => parts.extensions.insert(cx),
             Err(Refusal::Unreadable(status)) => return Stage::Refused(Box::new(rejection(status))),
             Err(Refusal::Failed(error)) => return Stage::Failed(error),
         };
-        if self.shared.reads_whole(&body, scan.saw(Scan::CHUNKED)) {
-            let peer = Arc::clone(self);
+        if is_read_first {
+            let shared = Arc::clone(&self.shared);
             return Stage::Reading(Box::pin(async move {
-                let body = read_whole(body).await?;
-                Ok(peer.send(Request::from_parts(parts, body)))
+                let reading = read_whole(body, shared.stats.as_ref());
+                let read = match shared.config.timeout {
+                    None => reading.await,
+                    Some(timeout) => tokio::time::timeout(timeout, reading).await.map_err(|_| Unread::TooLate)?,
+                };
+                Ok(Request::from_parts(parts, read.map_err(|_| Unread::Broken)?))
             }));
         }
-        Stage::Sent(self.send(Request::from_parts(parts, Body::incoming(body))))
+        Stage::Sent(self.send(Request::from_parts(parts, Body::incoming(body)), Duration::ZERO))
     }
 
     /// Checks the head of a request, takes out what ends at this hop, and reads what it carries.
@@ -252,10 +306,11 @@ impl Peer {
         Ok(RequestContext { remote: Some(self.remote), local: Some(self.local), version: parts.version, ..cx })
     }
 
-    fn send(self: &Arc<Self>, req: Request<Body>) -> SvcFuture {
+    /// Sends a request that was here for so long already.
+    fn send(self: &Arc<Self>, req: Request<Body>, spent: Duration) -> SvcFuture {
         match self.shared.config.timeout {
             None => self.shared.svc.send(req),
-            Some(timeout) => Box::pin(Arc::clone(self).send_within(timeout, req)),
+            Some(timeout) => Box::pin(Arc::clone(self).send_within(timeout.saturating_sub(spent), req)),
         }
     }
 
@@ -278,15 +333,20 @@ impl Peer {
         {
             result
         } else {
-            let text = format!(
-                "exceeded {} to {}/{} while waiting for a response for an individual request, excluding retries. \
-                 Remote Info: Not Available",
-                twitter_duration(timeout),
-                self.local.ip(),
-                self.local.port(),
-            );
-            Err(Error::new(ErrorKind::AttemptTimeout).with_text(text))
+            Err(self.too_late())
         }
+    }
+
+    /// The server's timeout is over.
+    fn too_late(&self) -> Error {
+        let text = format!(
+            "exceeded {} to {}/{} while waiting for a response for an individual request, excluding retries. \
+             Remote Info: Not Available",
+            twitter_duration(self.shared.config.timeout.unwrap_or_default()),
+            self.local.ip(),
+            self.local.port(),
+        );
+        Error::new(ErrorKind::AttemptTimeout).with_text(text)
     }
 }
 
@@ -349,11 +409,16 @@ impl Reader {
     }
 }
 
-async fn read_whole(mut body: Incoming) -> Result<Body, hyper::Error> {
+async fn read_whole(mut body: Incoming, stats: Option<&ServerStats>) -> Result<Body, hyper::Error> {
     let mut start = Bytes::new();
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
+        let Ok(data) = frame?.into_data() else {
+            if let Some(stats) = stats {
+                stats.trailers_dropped();
+            }
+            continue;
+        };
         if start.is_empty() {
             start = data;
             if body.is_end_stream() {
@@ -370,15 +435,22 @@ async fn read_whole(mut body: Incoming) -> Result<Body, hyper::Error> {
 }
 
 /// A response on its way to the client: what ends at this hop is out, and the way it came is in.
-fn pass(rsp: &mut Response<Body>, reader: Reader, via: bool) {
+fn pass(rsp: &mut Response<Body>, reader: Reader, shared: &Shared) {
     let version = rsp.version();
     let is_stream = rsp.body().size_hint().exact().is_none();
     let headers = rsp.headers_mut();
     let scan = Scan::of(headers);
     if scan.saw(Scan::HOP_BY_HOP) {
-        strip(headers, scan.saw(Scan::TRAILER) && is_stream && reader.takes_trailers);
+        let has_trailers = scan.saw(Scan::TRAILER) && is_stream;
+        strip(headers, has_trailers && reader.takes_trailers);
+        if has_trailers
+            && !reader.takes_trailers
+            && let Some(stats) = &shared.stats
+        {
+            stats.trailers_dropped();
+        }
     }
-    if via {
+    if shared.config.via {
         headers::append_via(headers, version);
     }
 }

@@ -29,6 +29,7 @@ use super::compress::Compression;
 use super::{
     connect::SocketOptions,
     drain::{Drain, Watch},
+    headers::Room,
     io::{Counted, Totals, Traffic},
     respond::ErrorLimits,
     serve::{Peer, Shared, serve},
@@ -56,7 +57,8 @@ pub struct ServerConfig {
     pub socket: SocketOptions,
     /// The longest first line of a request; above it 414. 4 KiB; hyper's own limit for a target is 64 KiB.
     pub max_initial_line_bytes: usize,
-    /// The most bytes of headers; above it 431. 8 KiB; more than 100 headers are 431 in any case.
+    /// The most bytes of headers; above it 431. 8 KiB. Up to that at most 100 headers are taken, also 431; with a
+    /// higher limit one for each 32 bytes of it, at most 16384, for which room is allocated with each request.
     pub max_header_bytes: usize,
     /// How much of an error its answer says.
     pub error_limits: ErrorLimits,
@@ -66,9 +68,10 @@ pub struct ServerConfig {
     /// How many proxies a request may have passed, by its `Via`; above it 400. 1000.
     pub max_call_depth: usize,
     /// How many requests are served at a time; a further one is answered with a 503 that says that it may be sent again.
-    /// No limit.
+    /// One that is read whole first counts once it is read. No limit.
     pub max_concurrent_requests: Option<usize>,
-    /// How long a request may take; after it 503. No limit.
+    /// How long a request may take from when its head is here, the reading of a short body included; after it 503. No
+    /// limit.
     pub timeout: Option<Duration>,
     /// Drop all `l5d-*` headers: of requests, so that outsiders steer nothing, and of responses. Off.
     pub clear_context: bool,
@@ -76,9 +79,10 @@ pub struct ServerConfig {
     pub clear_error_bodies: bool,
     /// Add the time of arrival, in milliseconds since 1970, to requests in this header. Off.
     pub timestamp_header: Option<HeaderName>,
-    /// For how long a connection may be idle before it is closed; up to a quarter longer. No limit.
+    /// For how long a connection may be idle before it is closed; up to a quarter longer. A request that is not
+    /// all here yet is given up, unless its body is passed on as it comes. No limit.
     pub idle_time: Option<Duration>,
-    /// How long a connection may live; the request that it is busy with is still answered. No limit.
+    /// How long a connection may live; the request that it is busy with is still answered, if it was all here. No limit.
     pub life_time: Option<Duration>,
     /// How long connections may take to finish their requests when the server ends. 10 seconds.
     pub grace: Duration,
@@ -149,7 +153,8 @@ impl Server {
     /// Serves connections until `shutdown` is ready; then accepts no more, lets requests that have begun finish within
     /// the grace period, and cuts off the rest.
     ///
-    /// Idle connections close at once at that point, and busy ones after the response that they are busy with.
+    /// Idle connections close at once at that point, also those on which only a part of a request has come, and busy ones
+    /// after the response that they are busy with.
     ///
     /// # Cancel safety
     ///
@@ -229,11 +234,20 @@ where
         .map(|stats| Totals { received: stats.received_bytes.clone(), sent: stats.sent_bytes.clone() });
     let (stream, traffic) = Counted::new(stream, totals);
     let (idle_time, life_time) = (shared.config.idle_time, shared.config.life_time);
-    let peer = Arc::new(Peer { shared: Arc::clone(&shared), remote, local });
-    let service = service_fn(move |req: Request<Incoming>| serve(&peer, req));
-    let conn = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let peer = Arc::new(Peer::new(Arc::clone(&shared), remote, local));
+    let served = Arc::clone(&peer);
+    let service = service_fn(move |req: Request<Incoming>| serve(&served, req));
+    let room = Room::of(shared.config.max_header_bytes, shared.config.max_initial_line_bytes);
+    let mut builder = http1::Builder::new();
+    if let Some(headers) = room.headers {
+        builder.max_headers(headers);
+    }
+    if let Some(buf) = room.buf {
+        builder.max_buf_size(buf);
+    }
+    let conn = builder.serve_connection(TokioIo::new(stream), service);
     let limits = Limits::new(idle_time, life_time, traffic);
-    if let Err(error) = (Connection { conn, watch, limits, is_ending: false }).await {
+    if let Err(error) = (Connection { conn, peer, watch, limits, is_ending: false }).await {
         tracing::debug!(%error, %remote, "a client's connection failed");
     }
     drop(open);
@@ -247,6 +261,7 @@ where
 {
     #[pin]
     conn: http1::Connection<I, S>,
+    peer: Arc<Peer>,
     watch: Watch,
     limits: Option<Pin<Box<Limits>>>,
     is_ending: bool,
@@ -269,7 +284,12 @@ where
                 this.conn.as_mut().graceful_shutdown();
             }
         }
-        this.conn.poll(cx)
+        let polled = this.conn.poll(cx);
+        if polled.is_pending() && *this.is_ending && this.peer.has_nothing() {
+            // hyper would wait for the rest of a request.
+            return Poll::Ready(Ok(()));
+        }
+        polled
     }
 }
 

@@ -1,6 +1,6 @@
 //! The metrics of a router, its servers, services and clients, by the names of Linkerd 1.x.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, sync::OnceLock};
 
 use linkerd_dtab::Path;
 
@@ -39,6 +39,25 @@ pub struct ServerStats {
     pub rejected_invalid_header_names: Counter,
     /// Requests refused for a header's value.
     pub rejected_invalid_header_values: Counter,
+    dropped_trailers: Seldom,
+}
+
+/// A counter that is there from the first event on: Linkerd has none of its name.
+#[derive(Clone, Debug)]
+struct Seldom {
+    scope: Scope,
+    name: &'static str,
+    counter: OnceLock<Counter>,
+}
+
+impl Seldom {
+    fn new(scope: &Scope, name: &'static str) -> Self {
+        Self { scope: scope.clone(), name, counter: OnceLock::new() }
+    }
+
+    fn add(&self, n: u64) {
+        self.counter.get_or_init(|| self.scope.counter(self.name)).add(n);
+    }
 }
 
 /// `rt/<label>/service/<path>`: logical requests, retries included.
@@ -99,6 +118,8 @@ pub struct ClientStats {
     /// Attempts made again because nothing had been sent.
     pub requeues: RequeueStats,
     service_creation: Failures,
+    dropped_trailers: Seldom,
+    dropped_interim: Seldom,
     scope: Scope,
 }
 
@@ -261,7 +282,15 @@ impl ServerStats {
             nonretryable_nacks: scope.counter("nonretryable_nacks"),
             rejected_invalid_header_names: scope.counter("rejected_invalid_header_names"),
             rejected_invalid_header_values: scope.counter("rejected_invalid_header_values"),
+            dropped_trailers: Seldom::new(scope, "dropped_trailers"),
         }
+    }
+
+    /// Counts a message whose trailers are not passed on, in `dropped_trailers`, which is there from the first on: a
+    /// request that was read whole, or a response that announced trailers to a client that takes none. Trailers that
+    /// nobody announced are dropped by hyper, unseen.
+    pub fn trailers_dropped(&self) {
+        self.dropped_trailers.add(1);
     }
 }
 
@@ -335,8 +364,23 @@ impl ClientStats {
                 not_open: retries.counter("not_open"),
                 cannot_retry: retries.counter("cannot_retry"),
             },
+            dropped_trailers: Seldom::new(scope, "dropped_trailers"),
+            dropped_interim: Seldom::new(scope, "dropped_interim"),
             scope: scope.clone(),
         }
+    }
+
+    /// Counts a response that was read whole and whose trailers are not passed on, in `dropped_trailers`, which is there
+    /// from the first on.
+    pub fn trailers_dropped(&self) {
+        self.dropped_trailers.add(1);
+    }
+
+    /// Counts interim responses (102 to 199) that are not passed on, in `dropped_interim`, which is there from the first
+    /// on. Those are seen that begin what was read after a request or directly follow one that does; to see one that
+    /// comes in pieces hyper would need four allocations for each request.
+    pub fn interim_dropped(&self, n: u64) {
+        self.dropped_interim.add(n);
     }
 
     /// The client's own scope, `rt/<label>/client/<id>`.

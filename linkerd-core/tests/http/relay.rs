@@ -1,6 +1,12 @@
 //! What passes through the proxy, and what does not.
 
-use linkerd_core::http::{ClientConfig, ServerConfig};
+use std::sync::Arc;
+
+use linkerd_core::{
+    dtab::Endpoint,
+    http::{ClientConfig, Connect, HttpConnect, ServerConfig},
+    telemetry::{Registry, RouterStats},
+};
 
 use super::peers::{Backend, Message, Wire, endpoint, proxy, through};
 
@@ -327,4 +333,40 @@ async fn without_streaming_everything_is_read_whole() {
     assert_eq!((seen[0].text(), seen[0].get("content-length")), ("hello", Some("5")));
     assert_eq!(seen[0].get("transfer-encoding"), None);
     assert_eq!(seen[0].get("finagle-http-retryable-request"), Some(""));
+}
+
+#[tokio::test]
+async fn what_is_dropped_is_counted() {
+    const TRAILERS: &str =
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n2\r\nok\r\n0\r\nX-T: v\r\n\r\n";
+    const HINTS: &str = "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    const GET: &str = "GET / HTTP/1.1\r\nHost: web\r\n\r\n";
+    const POST: &str =
+        "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n0\r\nX-T: v\r\n\r\n";
+    // What is asked, what is answered, whether all is read whole, and the counters of server and client.
+    for (req, answer, whole, expected) in [
+        (GET, OK, false, [None, None, None]),
+        (GET, HINTS, false, [None, None, Some(4)]),
+        (GET, TRAILERS, false, [Some(2), None, None]),
+        (GET, TRAILERS, true, [None, Some(2), None]),
+        (POST, OK, true, [Some(2), None, None]),
+    ] {
+        let registry = Registry::new();
+        let stats = RouterStats::new(&registry, "http");
+        let aggregate_up_to = if whole { usize::MAX } else { 5 };
+        let (addr, _seen) = Backend::answering([answer]).await;
+        let connect = HttpConnect::new(ClientConfig { aggregate_up_to, ..ClientConfig::default() });
+        let svc = connect.connect_counted(&Endpoint::new(addr), &Arc::new(stats.client(&"/web".parse().unwrap())));
+        let proxy = proxy(ServerConfig { aggregate_up_to, stats: Some(stats), ..ServerConfig::default() }, svc);
+        let mut client = Wire::connect(proxy.addr).await;
+        for _ in 0..2 {
+            assert_eq!(client.ask(req).await.text(), "ok");
+        }
+        let root = registry.root().scope("rt").scope("http");
+        let server = root.scope("server").scope(&format!("127.0.0.1/{}", proxy.addr.port()));
+        let to = root.scope("client").scope("web");
+        let counted = [(server, "dropped_trailers"), (to.clone(), "dropped_trailers"), (to, "dropped_interim")];
+        let counted = counted.map(|(scope, name)| Some(scope.counter(name).get()).filter(|&n| n > 0));
+        assert_eq!(counted, expected, "{req}{answer}");
+    }
 }

@@ -361,3 +361,127 @@ async fn requests_are_counted_by_how_they_ended() {
     ended.await.unwrap();
     assert!(received.get() > 100 && sent.get() > 100);
 }
+
+const HALVES: [&str; 3] = [
+    "GET / HTTP/1.1\r\nHo",
+    "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 10\r\n\r\nabc",
+    "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 10\r\n\r\n",
+];
+
+#[tokio::test]
+async fn half_a_request_holds_up_nothing_when_the_server_ends() {
+    for half in HALVES {
+        for before in ["", GET] {
+            let registry = Registry::new();
+            let stats = RouterStats::new(&registry, "http");
+            let config = ServerConfig { grace: Duration::from_mins(1), stats: Some(stats), ..ServerConfig::default() };
+            let Proxy { addr, stop, ended } = proxy(config, ok());
+            let mut client = Wire::connect(addr).await;
+            if !before.is_empty() {
+                assert_eq!(client.ask(before).await.text(), "ok");
+            }
+            client.write(half).await;
+            let server = registry.root().scope("rt").scope("http").scope("server");
+            let received = server.scope(&format!("{}/{}", addr.ip(), addr.port())).counter("received_bytes");
+            while received.get() < (before.len() + half.len()) as u64 {
+                tokio::task::yield_now().await;
+            }
+            stop.send(()).unwrap();
+            let drained = tokio::time::timeout(Duration::from_secs(20), ended).await.expect(half).unwrap();
+            assert_eq!(drained.aborted, 0);
+            assert!(client.is_closed().await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn half_a_request_is_given_up_when_nothing_more_comes() {
+    let idle = ServerConfig { idle_time: Some(Duration::from_millis(40)), ..ServerConfig::default() };
+    let old = ServerConfig { life_time: Some(Duration::from_millis(40)), ..ServerConfig::default() };
+    for config in [idle, old] {
+        let proxy = proxy(config, ok());
+        for half in HALVES {
+            let mut client = Wire::connect(proxy.addr).await;
+            client.write(half).await;
+            let closed = tokio::time::timeout(Duration::from_secs(20), client.is_closed()).await;
+            assert!(closed.expect(half), "{half}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_served_outlasts_the_limits_of_its_connection() {
+    let (svc, arrived, gate) = gated();
+    let config = ServerConfig { life_time: Some(Duration::from_millis(1)), ..ServerConfig::default() };
+    let proxy = proxy(config, svc);
+    let mut client = Wire::connect(proxy.addr).await;
+    client.write("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 3\r\n\r\nabc").await;
+    arrived.notified().await;
+    tokio::time::timeout(Duration::from_millis(20), client.head()).await.unwrap_err();
+    gate.add_permits(1);
+    assert_eq!(client.message(false).await.unwrap().text(), "late");
+}
+
+#[tokio::test]
+async fn who_is_slow_to_send_takes_no_place_from_others() {
+    let (svc, arrived, gate) = gated();
+    let proxy = proxy(ServerConfig { max_concurrent_requests: Some(1), ..ServerConfig::default() }, svc);
+    let mut slow = Wire::connect(proxy.addr).await;
+    // Its body is being read when it is told to go on.
+    slow.write("POST / HTTP/1.1\r\nHost: web\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n").await;
+    assert_eq!(slow.head().await.unwrap().status(), 100);
+    let mut client = Wire::connect(proxy.addr).await;
+    client.write(GET).await;
+    arrived.notified().await;
+    // What is full says so before it reads, and after.
+    let mut other = Wire::connect(proxy.addr).await;
+    other.write("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 3\r\n\r\n").await;
+    assert_eq!(other.message(false).await.unwrap().get("finagle-http-nack"), Some("true"));
+    slow.write("abc").await;
+    assert_eq!(slow.message(false).await.unwrap().get("finagle-http-nack"), Some("true"));
+    gate.add_permits(2);
+    assert_eq!(client.message(false).await.unwrap().text(), "late");
+    let mut slow = Wire::connect(proxy.addr).await;
+    assert_eq!(slow.ask("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 3\r\n\r\nabc").await.text(), "late");
+}
+
+#[tokio::test]
+async fn the_time_of_a_request_begins_before_its_body_is_read() {
+    let proxy = proxy(ServerConfig { timeout: Some(Duration::from_millis(30)), ..ServerConfig::default() }, ok());
+    let mut client = Wire::connect(proxy.addr).await;
+    client.write(HALVES[1]).await;
+    let rsp = tokio::time::timeout(Duration::from_secs(20), client.message(false)).await.unwrap().unwrap();
+    assert_eq!((rsp.status(), rsp.get("connection")), (503, Some("close")));
+    assert!(rsp.text().starts_with("exceeded 30.milliseconds to 127.0.0.1/"), "{}", rsp.text());
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn higher_limits_take_longer_heads_and_more_headers_both_ways() {
+    let many: String = (0..150).flat_map(|n| ["X-".to_owned(), n.to_string(), ": v\r\n".to_owned()]).collect();
+    let long = format!("X-Long: {}\r\n", "v".repeat(600 * 1024));
+    for (kb, headers, name) in [(16, many, "x-149"), (1000, long, "x-long")] {
+        let rsp = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{headers}\r\nok");
+        let req = format!("GET / HTTP/1.1\r\nHost: web\r\n{headers}\r\n");
+        for (kb, passes) in [(kb, true), (8, false)] {
+            let mut backend = Backend::new().await;
+            let client = ClientConfig { max_header_bytes: kb * 1024, ..ClientConfig::default() };
+            let server = ServerConfig { max_header_bytes: kb * 1024, ..ServerConfig::default() };
+            let proxy = proxy(server, endpoint(backend.addr, client));
+            let mut wire = Wire::connect(proxy.addr).await;
+            if !passes {
+                // It may be refused, and the connection reset, before all of it is written.
+                let _ = wire.stream.write_all(req.as_bytes()).await;
+                assert!(wire.message(false).await.is_none_or(|rsp| rsp.status() == 431), "{name}");
+                wire = Wire::connect(proxy.addr).await;
+            }
+            wire.write(if passes { &req } else { GET }).await;
+            let mut conn = backend.accept().await;
+            let seen = conn.message(false).await.unwrap();
+            assert_eq!(seen.get(name).is_some(), passes, "{name}");
+            let _ = conn.stream.write_all(rsp.as_bytes()).await;
+            let rsp = wire.message(false).await.unwrap();
+            assert_eq!((rsp.status(), rsp.get(name).is_some()), (if passes { 200 } else { 502 }, passes), "{name}");
+        }
+    }
+}
