@@ -277,6 +277,41 @@ async fn self_reference_in_a_union_ends() {
     }
 }
 
+#[tokio::test]
+async fn what_binds_is_explained_however_much_it_is() {
+    let (fake, local) = interpreter();
+    let _watch = fake.lookup(&path("/web"));
+    fake.bound("/web");
+    let union = |name: &str| vec![name; 90].join(" & ");
+    let wide = format!("/svc => /b; /b => {}; /c => {}", union("/c"), union("/#/fake/web"));
+    // Each lookup doubles what is behind the alternative that decides.
+    let behind = "/svc => /#/fake/web | /svc & /svc".to_owned();
+    let deep = (0..480).map(|n| format!("/{n} => /{}", n + 1)).collect::<Vec<_>>().join(";");
+    let deep = format!("/svc => /0; {deep}; /480 => /#/fake/web");
+    let deeper = local.clone().with_max_depth(483);
+    for (local, dtab) in [(&local, wide), (&local, behind), (&deeper, deep)] {
+        let bound = bind(local, &dtab, "/svc").sample().ok().expect(&dtab);
+        let explained = local.delegate(&dtab.parse().unwrap(), &path("/svc")).sample().ok().unwrap();
+        assert_eq!(explained.outcome().ok().expect(&dtab), bound);
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_much_to_bind_is_too_much_to_explain() {
+    let (fake, local) = interpreter();
+    let _watch = fake.lookup(&path("/web"));
+    fake.bound("/web");
+    let union = |name: &str, n| vec![name; n].join(" & ");
+    for n in [97, 98, 99, 100, 101] {
+        // 2 + n + n * n lookups, of which 10,000 are allowed.
+        let dtab = format!("/svc => /b; /b => {}; /c => {}", union("/c", n), union("/#/fake/web", n));
+        let state = bind(&local, &dtab, "/svc").sample();
+        assert_eq!(matches!(state, State::Ok(_)), n < 100, "{n}");
+        let explained = local.delegate(&dtab.parse().unwrap(), &path("/svc")).sample().ok().unwrap();
+        assert_eq!(matches!(explained.outcome(), State::Ok(_)), n < 100, "{n}");
+    }
+}
+
 // As deep as the parser lets it be, once more at each lookup.
 fn nested(depth: usize) -> String {
     format!("/a => {}/a{}", "(".repeat(depth), " & /a)".repeat(depth))
