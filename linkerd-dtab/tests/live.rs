@@ -346,6 +346,48 @@ async fn an_explanation_settles_or_says_what_it_waits_for() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_explanation_is_text_for_people() {
+    let (fake, local) = interpreter();
+    let lookup = |name: &str| drop(fake.lookup(&path(name)));
+    ["/a", "/b", "/c", "/d"].into_iter().for_each(lookup);
+    fake.failed("/a", "down");
+    let (addresses, watch) = Activity::channel();
+    let bound = |name: &str, watch| NameTree::Leaf(Name::Bound(Bound::new(path(name), Path::empty(), watch)));
+    fake.names()[&path("/b")].ok(bound("/b", watch));
+    fake.names()[&path("/c")].ok(bound("/c", Activity::channel().1));
+    addresses.ok(Addr::of(["10.0.0.1:80".parse().unwrap(), "10.0.0.2:80".parse().unwrap()]));
+    tokio::time::advance(Duration::from_secs(5)).await;
+    addresses.contact();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    addresses.failed(failure("refused"));
+    let dtab =
+        "/svc => /x | 3 * /#/fake/b & /$/nil; /x => /#/fake/a | /#/fake/c | /#/fake/d | ~ | ! | $".parse().unwrap();
+    let explanation = local.delegate(&dtab, &path("/svc"));
+    let expected = "\
+/svc: first of
+  /x (by /svc=>/x | 3.00*/#/fake/b & /$/nil): first of
+    /#/fake/a (by /x=>/#/fake/a | /#/fake/c | /#/fake/d | ~ | ! | $): failed: down
+    /#/fake/c (by /x=>/#/fake/a | /#/fake/c | /#/fake/d | ~ | ! | $): bound to /#/fake/c, pending
+    /#/fake/d (by /x=>/#/fake/a | /#/fake/c | /#/fake/d | ~ | ! | $): pending
+    ~ (by /x=>/#/fake/a | /#/fake/c | /#/fake/d | ~ | ! | $): neg, no such name
+    /x (by /x=>/#/fake/a | /#/fake/c | /#/fake/d | ~ | ! | $): fail
+    /x (by /x=>/#/fake/a | /#/fake/c | /#/fake/d | ~ | ! | $): empty, no replicas
+  /svc (by /svc=>/x | 3.00*/#/fake/b & /$/nil): shared by
+    3.00 * /#/fake/b: bound to /#/fake/b, 10.0.0.1:80 10.0.0.2:80 (for 6s, last contact 1s ago, stale: refused)
+    1.00 * /$/nil: empty, no replicas
+";
+    assert_eq!(explanation.sample().ok().unwrap().to_string(), expected);
+    let unsettled = delegate::settled(explanation, Duration::from_secs(2)).await.unwrap_err();
+    let text = unsettled.text().unwrap().to_string();
+    assert!(text.contains("bound to /#/fake/c, timed out after 2s\n"), "{text}");
+    assert!(
+        text.contains("/#/fake/d (by /x=>/#/fake/a | /#/fake/c | /#/fake/d | ~ | ! | $): timed out after 2s\n"),
+        "{text}"
+    );
+    assert!(text.contains("(for 8s, last contact 3s ago"), "{text}");
+}
+
 #[tokio::test]
 async fn an_explanation_shows_a_loop_where_linkerd_does() {
     let (_, local) = interpreter();
