@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use smallvec::SmallVec;
+
 use crate::{NameTree, Path, Weighted, path::show_element};
 
 /// A delegation table: rewriting rules for names, later ones first.
@@ -118,13 +120,38 @@ impl Dtab {
 
     /// The entries that match `path`, last first, each with what follows its prefix.
     pub fn matches(&self, path: &Path) -> impl Iterator<Item = (&Dentry, Path)> {
-        self.matching(path).map(|(index, suffix)| (&self.entries[index], suffix))
+        self.entries.iter().rev().filter_map(|entry| Some((entry, entry.prefix.strip_from(path)?)))
     }
 
-    /// The same as indices of entries.
-    pub(crate) fn matching(&self, path: &Path) -> impl Iterator<Item = (usize, Path)> {
-        let entries = self.entries.iter().enumerate().rev();
-        entries.filter_map(|(index, entry)| Some((index, entry.prefix.strip_from(path)?)))
+    /// The indices of the entries that match `path`, last first, and what it took to find them: 1 for each entry and
+    /// each element that was compared, and 1 for each 16 bytes of a label.
+    pub(crate) fn matching(&self, path: &Path) -> (SmallVec<[usize; 8]>, usize) {
+        let mut rest = path.iter();
+        let mut elements = SmallVec::<[&[u8]; 16]>::new();
+        let (mut found, mut cost) = (SmallVec::new(), self.len());
+        for (index, Dentry { prefix, .. }) in self.entries.iter().enumerate().rev() {
+            while elements.len() < prefix.size()
+                && let Some(element) = rest.next()
+            {
+                elements.push(element);
+                cost += 1;
+            }
+            // From the end, where a prefix says most.
+            let matches = prefix.size() <= elements.len()
+                && prefix.elements.iter().zip(&elements).rev().all(|(expected, element)| {
+                    cost += 1;
+                    let Element::Label(label) = expected else { return true };
+                    if label.len() != element.len() {
+                        return false;
+                    }
+                    cost += label.len() / 16;
+                    **label == **element
+                });
+            if matches {
+                found.push(index);
+            }
+        }
+        (found, cost)
     }
 
     /// What follows `prefix` if this table begins with exactly its entries, else the whole table.

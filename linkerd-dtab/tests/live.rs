@@ -277,6 +277,41 @@ async fn self_reference_in_a_union_ends() {
     }
 }
 
+#[tokio::test]
+async fn what_binds_is_explained_however_much_it_is() {
+    let (fake, local) = interpreter();
+    let _watch = fake.lookup(&path("/web"));
+    fake.bound("/web");
+    let union = |name: &str| vec![name; 90].join(" & ");
+    let wide = format!("/svc => /b; /b => {}; /c => {}", union("/c"), union("/#/fake/web"));
+    // Each lookup doubles what is behind the alternative that decides.
+    let behind = "/svc => /#/fake/web | /svc & /svc".to_owned();
+    let deep = (0..480).map(|n| format!("/{n} => /{}", n + 1)).collect::<Vec<_>>().join(";");
+    let deep = format!("/svc => /0; {deep}; /480 => /#/fake/web");
+    let deeper = local.clone().with_max_depth(483);
+    for (local, dtab) in [(&local, wide), (&local, behind), (&deeper, deep)] {
+        let bound = bind(local, &dtab, "/svc").sample().ok().expect(&dtab);
+        let explained = local.delegate(&dtab.parse().unwrap(), &path("/svc")).sample().ok().unwrap();
+        assert_eq!(explained.outcome().ok().expect(&dtab), bound);
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_much_to_bind_is_too_much_to_explain() {
+    let (fake, local) = interpreter();
+    let _watch = fake.lookup(&path("/web"));
+    fake.bound("/web");
+    let union = |name: &str, n| vec![name; n].join(" & ");
+    for n in [97, 98, 99, 100, 101] {
+        // 2 + n + n * n lookups, of which 10,000 are allowed.
+        let dtab = format!("/svc => /b; /b => {}; /c => {}", union("/c", n), union("/#/fake/web", n));
+        let state = bind(&local, &dtab, "/svc").sample();
+        assert_eq!(matches!(state, State::Ok(_)), n < 100, "{n}");
+        let explained = local.delegate(&dtab.parse().unwrap(), &path("/svc")).sample().ok().unwrap();
+        assert_eq!(matches!(explained.outcome(), State::Ok(_)), n < 100, "{n}");
+    }
+}
+
 // As deep as the parser lets it be, once more at each lookup.
 fn nested(depth: usize) -> String {
     format!("/a => {}/a{}", "(".repeat(depth), " & /a)".repeat(depth))
@@ -309,6 +344,48 @@ async fn an_explanation_settles_or_says_what_it_waits_for() {
         explanation.to_json().unwrap(),
         r#"{"type":"alt","path":"/svc","alt":[{"type":"exception","path":"/#/fake/a","dentry":{"prefix":"/svc","dst":"/#/fake/a | /#/fake/b | /$/fail"},"message":"down"},{"type":"leaf","path":"/#/fake/b","dentry":{"prefix":"/svc","dst":"/#/fake/a | /#/fake/b | /$/fail"},"bound":{"addr":{"type":"bound","addrs":[{"ip":"10.0.0.1","port":80,"meta":{}}],"meta":{}},"id":"/#/fake/b","path":"/"}},{"type":"fail","path":"/$/fail","dentry":{"prefix":"/svc","dst":"/#/fake/a | /#/fake/b | /$/fail"}}]}"#
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_explanation_is_text_for_people() {
+    let (fake, local) = interpreter();
+    let lookup = |name: &str| drop(fake.lookup(&path(name)));
+    ["/a", "/b", "/c", "/d"].into_iter().for_each(lookup);
+    fake.failed("/a", "down");
+    let (addresses, watch) = Activity::channel();
+    let bound = |name: &str, watch| NameTree::Leaf(Name::Bound(Bound::new(path(name), Path::empty(), watch)));
+    fake.names()[&path("/b")].ok(bound("/b", watch));
+    fake.names()[&path("/c")].ok(bound("/c", Activity::channel().1));
+    addresses.ok(Addr::of(["10.0.0.1:80".parse().unwrap(), "10.0.0.2:80".parse().unwrap()]));
+    tokio::time::advance(Duration::from_secs(5)).await;
+    addresses.contact();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    addresses.failed(failure("refused"));
+    let dtab =
+        "/svc => /x | 3 * /#/fake/b & /$/nil; /x => /#/fake/a | /#/fake/c | /#/fake/d | ~ | ! | $".parse().unwrap();
+    let explanation = local.delegate(&dtab, &path("/svc"));
+    let expected = "\
+/svc: first of
+  /x (by /svc=>/x | 3.00*/#/fake/b & /$/nil): first of
+    /#/fake/a (by /x=>/#/fake/a | /#/fake/c | /#/fake/d | ~ | ! | $): failed: down
+    /#/fake/c (by /x=>/#/fake/a | /#/fake/c | /#/fake/d | ~ | ! | $): bound to /#/fake/c, pending
+    /#/fake/d (by /x=>/#/fake/a | /#/fake/c | /#/fake/d | ~ | ! | $): pending
+    ~ (by /x=>/#/fake/a | /#/fake/c | /#/fake/d | ~ | ! | $): neg, no such name
+    /x (by /x=>/#/fake/a | /#/fake/c | /#/fake/d | ~ | ! | $): fail
+    /x (by /x=>/#/fake/a | /#/fake/c | /#/fake/d | ~ | ! | $): empty, no replicas
+  /svc (by /svc=>/x | 3.00*/#/fake/b & /$/nil): shared by
+    3.00 * /#/fake/b: bound to /#/fake/b, 10.0.0.1:80 10.0.0.2:80 (for 6s, last contact 1s ago, stale: refused)
+    1.00 * /$/nil: empty, no replicas
+";
+    assert_eq!(explanation.sample().ok().unwrap().to_string(), expected);
+    let unsettled = delegate::settled(explanation, Duration::from_secs(2)).await.unwrap_err();
+    let text = unsettled.text().unwrap().to_string();
+    assert!(text.contains("bound to /#/fake/c, timed out after 2s\n"), "{text}");
+    assert!(
+        text.contains("/#/fake/d (by /x=>/#/fake/a | /#/fake/c | /#/fake/d | ~ | ! | $): timed out after 2s\n"),
+        "{text}"
+    );
+    assert!(text.contains("(for 8s, last contact 3s ago"), "{text}");
 }
 
 #[tokio::test]

@@ -4,10 +4,12 @@ mod explain;
 mod json;
 mod leaves;
 mod settle;
+mod text;
 mod view;
 
 pub use json::{JsonError, MAX_JSON, addr_json, bound_json};
 pub use settle::{Unsettled, settled};
+pub use text::Text;
 
 pub(crate) use explain::explain;
 
@@ -21,6 +23,8 @@ use crate::{
 /// Every step of a binding.
 ///
 /// Unlike a binding it follows every alternative, also those behind the one that decides.
+///
+/// Displays an indented tree for people, with each leaf's addresses and how old they are.
 #[derive(Clone, Debug)]
 pub struct Delegation {
     /// The requested name. Steps that show nothing (a rewrite of a name to itself) are left out.

@@ -1,25 +1,35 @@
 //! Binding as a pure function of a table and what the namers say now.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use crate::{BindError, Bound, Dtab, Failure, Name, NameTree, Path, State, Weighted, error::Steps};
+use smallvec::SmallVec;
+
+use crate::{BindError, Bound, Dentry, Dtab, Failure, Name, NameTree, Path, State, Weighted, error::Steps};
 
 /// How many lookups in a row a name may take.
 pub const MAX_DEPTH: usize = 100;
 
 // Bounds on one evaluation. A table in which a union refers to itself doubles the work with each lookup, so a limit on
-// depth alone bounds nothing. Stack: each level is a frame of a few hundred bytes.
+// depth alone bounds nothing. Stack: each level is some frames of a few hundred bytes.
 const MAX_LOOKUPS: usize = 10_000;
-const MAX_LEVELS: usize = 1_000;
-const MAX_WORK: usize = 32 << 20;
+const MAX_LEVELS: usize = 500;
+// In units of about a nanosecond or two.
+const MAX_WORK: usize = 16 << 20;
+// What is as dear as comparing this many elements: a node of a tree, of which an explanation keeps a copy.
+const NODE: usize = 128;
+// Answers that took more lookups are not remembered: they are not asked for often before there are too many lookups.
+const MAX_REMEMBERED: usize = 128;
 
 type Tree = NameTree<Bound>;
+/// Name, depth and weight: all that an answer depends on.
+type Key = (Path, usize, Option<u64>);
 /// What becomes of a leaf, given the weight of the branch that it is on.
 type Leaf<'f, 'e, T> = &'f dyn Fn(&mut Evaluation<'e>, &T, Option<f64>) -> State<Tree>;
 
 /// Binds `path` under `dtab`; `namers` answers for names that no entry of the table matches.
 ///
-/// No name may take more than `max_depth` lookups in a row, nor all together more than 10,000.
+/// No name may take more than `max_depth` lookups in a row, nor all together more than 10,000. A name that is looked up
+/// more than once counts each time, though its answer is remembered.
 ///
 /// The answer has no [`NameTree::Alt`]: it is negative, fails, is empty, is one bound name, or is a union of those that
 /// can take traffic.
@@ -29,13 +39,24 @@ pub fn evaluate(
     max_depth: usize,
     namers: &mut dyn FnMut(&Path) -> State<NameTree<Name>>,
 ) -> State<Tree> {
+    evaluate_within(Work::default(), dtab, path, max_depth, namers).0
+}
+
+fn evaluate_within(
+    work: Work,
+    dtab: &Dtab,
+    path: &Path,
+    max_depth: usize,
+    namers: &mut dyn FnMut(&Path) -> State<NameTree<Name>>,
+) -> (State<Tree>, Work) {
     let mut evaluation =
-        Evaluation { dtab, max_depth, namers, steps: Vec::new(), work: Work::new(MAX_LOOKUPS, MAX_LEVELS) };
-    let found = evaluation.lookup(path.clone(), 0, None);
+        Evaluation { dtab, max_depth, namers, steps: Vec::new(), work, remembered: HashMap::new(), saved: 0 };
+    let mut found = evaluation.lookup(path.clone(), 0, None);
     if evaluation.work.exhausted() {
-        return failed(BindError::TooMuch { path: path.clone() });
+        found = failed(BindError::TooMuch { path: path.clone() });
     }
-    found
+    evaluation.work.units -= evaluation.saved;
+    (found, evaluation.work)
 }
 
 struct Evaluation<'a> {
@@ -44,45 +65,80 @@ struct Evaluation<'a> {
     namers: &'a mut dyn FnMut(&Path) -> State<NameTree<Name>>,
     steps: Vec<Path>,
     work: Work,
+    remembered: HashMap<Key, (State<Tree>, Spent)>,
+    // What was counted for remembered answers.
+    saved: usize,
 }
 
 /// What has been done so far, so that it can be bounded.
+///
+/// An explanation counts the same for the branches that a binding follows, so that both reach the limits together.
 #[derive(Debug)]
 pub(crate) struct Work {
     lookups_left: usize,
     levels_left: usize,
+    // The least that was left since this was last set.
+    least_levels_left: usize,
     units: usize,
+    max_units: usize,
     over: bool,
 }
 
+/// What one lookup and all that follow from it took.
+#[derive(Clone, Copy, Debug)]
+struct Spent {
+    lookups: usize,
+    levels: usize,
+    units: usize,
+}
+
+impl Default for Work {
+    /// What a binding may take.
+    fn default() -> Self {
+        Self::new(MAX_LOOKUPS, MAX_WORK)
+    }
+}
+
 impl Work {
-    pub(crate) fn new(max_lookups: usize, max_levels: usize) -> Self {
-        Self { lookups_left: max_lookups, levels_left: max_levels, units: 0, over: false }
-    }
-
-    /// Counts a lookup in a table of this many entries. False: too much.
-    pub(crate) fn lookup(&mut self, entries: usize) -> bool {
-        self.units += entries;
-        match self.lookups_left.checked_sub(1) {
-            Some(left) => self.lookups_left = left,
-            None => self.over = true,
+    fn new(max_lookups: usize, max_units: usize) -> Self {
+        Self {
+            lookups_left: max_lookups,
+            levels_left: MAX_LEVELS,
+            least_levels_left: MAX_LEVELS,
+            units: 0,
+            max_units,
+            over: false,
         }
-        self.check()
     }
 
-    /// Counts the bytes of a path that is made.
+    /// What an explanation may take for branches that a binding does not follow.
+    pub(crate) fn aside() -> Self {
+        Self::new(MAX_LOOKUPS / 5, MAX_WORK / 8)
+    }
+
+    /// Goes on from the level that `other` is at.
+    pub(crate) fn start_below(&mut self, other: &Self) {
+        self.levels_left = other.levels_left;
+    }
+
+    /// The entries of `dtab` that match `path`, last first. `None`: too much.
+    pub(crate) fn lookup(&mut self, dtab: &Dtab, path: &Path) -> Option<SmallVec<[usize; 8]>> {
+        self.spend(Spent { lookups: 1, levels: 0, units: path.byte_len() }).then_some(())?;
+        let (found, cost) = dtab.matching(path);
+        self.spend(Spent { lookups: 0, levels: 0, units: cost + found.len() }).then_some(found)
+    }
+
+    /// Counts the bytes of a path that is made. False: too much.
     pub(crate) fn bytes(&mut self, bytes: usize) -> bool {
-        self.units += bytes;
-        self.check()
+        self.spend(Spent { lookups: 0, levels: 0, units: bytes })
     }
 
-    /// Goes one level down; [`leave`](Self::leave) goes up again. False: too deep.
+    /// Counts a node of a tree and goes one level down; [`leave`](Self::leave) goes up again. False: too deep.
     pub(crate) fn enter(&mut self) -> bool {
-        match self.levels_left.checked_sub(1) {
-            Some(left) => self.levels_left = left,
-            None => self.over = true,
-        }
-        self.check()
+        let may = self.spend(Spent { lookups: 0, levels: 1, units: NODE });
+        self.levels_left = self.levels_left.saturating_sub(1);
+        self.least_levels_left = self.least_levels_left.min(self.levels_left);
+        may
     }
 
     pub(crate) fn leave(&mut self) {
@@ -93,8 +149,11 @@ impl Work {
         self.over
     }
 
-    fn check(&mut self) -> bool {
-        self.over |= self.units > MAX_WORK;
+    fn spend(&mut self, Spent { lookups, levels, units }: Spent) -> bool {
+        self.units += units;
+        self.over |= lookups > self.lookups_left || levels > self.levels_left || self.units > self.max_units;
+        self.lookups_left = self.lookups_left.saturating_sub(lookups);
+        self.least_levels_left = self.least_levels_left.min(self.levels_left.saturating_sub(levels));
         !self.over
     }
 }
@@ -102,29 +161,43 @@ impl Work {
 impl<'e> Evaluation<'e> {
     // `depth` lookups have led to `path`; `weight` is that of the innermost union branch on the way.
     fn lookup(&mut self, path: Path, depth: usize, weight: Option<f64>) -> State<Tree> {
-        if !self.work.lookup(self.dtab.len()) {
-            return self.too_much();
+        let key = (path, depth, weight.map(f64::to_bits));
+        if let Some((found, spent)) = self.remembered.get(&key) {
+            self.saved += spent.units;
+            return if self.work.spend(*spent) { found.clone() } else { self.too_much() };
         }
+        let path = key.0.clone();
+        let Work { lookups_left, levels_left, least_levels_left, units, .. } = self.work;
+        self.work.least_levels_left = levels_left;
+        let Some(matches) = self.work.lookup(self.dtab, &path) else { return self.too_much() };
         self.steps.push(path);
-        let found = self.answer(depth + 1, weight);
+        let found = self.answer(&matches, depth + 1, weight);
         self.steps.pop();
+        let spent = Spent {
+            lookups: lookups_left - self.work.lookups_left,
+            levels: levels_left - self.work.least_levels_left,
+            units: self.work.units - units,
+        };
+        self.work.least_levels_left = self.work.least_levels_left.min(least_levels_left);
+        if spent.lookups <= MAX_REMEMBERED && !self.work.exhausted() {
+            self.remembered.insert(key, (found.clone(), spent));
+        }
         found
     }
 
-    fn answer(&mut self, depth: usize, weight: Option<f64>) -> State<Tree> {
+    fn answer(&mut self, matches: &[usize], depth: usize, weight: Option<f64>) -> State<Tree> {
         let path = self.steps.last().cloned().unwrap_or_default();
-        let dtab = self.dtab.clone();
-        let mut matches = dtab.matches(&path);
-        let (first, second) = (matches.next(), matches.next());
-        let Some(first) = first.filter(|(entry, _)| second.is_some() || entry.dst != NameTree::Neg) else {
+        let entries = self.dtab.entries();
+        if matches.iter().all(|&index| matches.len() == 1 && entries[index].dst == NameTree::Neg) {
             return self.ask(&path, depth, weight);
-        };
+        }
         // Whatever the answer is: a lookup too many is rejected even if it would have been the last.
         if depth > self.max_depth {
             return self.too_deep();
         }
-        for (entry, suffix) in [Some(first), second].into_iter().flatten().chain(matches) {
-            let found = self.node(&entry.dst, weight, depth, &suffix);
+        for &index in matches {
+            let Dentry { prefix, dst } = &entries[index];
+            let found = self.node(dst, weight, depth, &path.drop_first(prefix.size()));
             if decides(&found) {
                 return found;
             }
@@ -238,4 +311,68 @@ impl Union {
 
 fn failed<T>(error: BindError) -> State<T> {
     State::Failed(Arc::new(error) as Failure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Activity, Addr};
+
+    // What a binding counts, and how much of that it does.
+    fn work(dtab: &str) -> (State<Tree>, usize) {
+        let bound = |path: &Path| Bound::new(path.clone(), Path::empty(), Activity::value(Addr::Neg));
+        let mut namers = |path: &Path| {
+            State::Ok(if path.get(0) == Some(b"n") { NameTree::Leaf(Name::Bound(bound(path))) } else { NameTree::Neg })
+        };
+        let (dtab, path) = (dtab.parse().unwrap(), "/svc".parse().unwrap());
+        let (found, work) = evaluate_within(Work::default(), &dtab, &path, MAX_DEPTH, &mut namers);
+        (found, work.units)
+    }
+
+    fn union(names: impl IntoIterator<Item = String>) -> String {
+        names.into_iter().collect::<Vec<_>>().join("&")
+    }
+
+    fn same(name: &str) -> String {
+        union(vec![name.to_owned(); 90])
+    }
+
+    #[test]
+    fn a_name_that_is_wanted_often_is_looked_up_once() {
+        let wildcards = ";/*/*/*/x=>/a".repeat(350);
+        let (found, work) = work(&format!("/svc=>/b;/b=>{};/c=>{}{wildcards}", same("/c"), same("/n")));
+        assert_eq!(found.ok().unwrap().leaves().len(), 8100);
+        assert!(work < 100_000, "{work}");
+    }
+
+    #[test]
+    fn wildcards_are_not_compared_with_names_that_are_too_short() {
+        let wildcards = ";/*/*/*/x=>/a".repeat(1000);
+        let (found, work) = work(&format!("/svc=>/n{wildcards}"));
+        assert!(matches!(found, State::Ok(_)));
+        assert!(work < 3_000, "{work}");
+    }
+
+    #[test]
+    fn no_small_table_takes_more_work_than_is_allowed() {
+        // Names that are all different, each compared with much of the table.
+        let names = |from: &str| union((0..90).map(|n| format!("{from}/{n}")));
+        let head = format!("/svc=>{};/b=>{}", names("/b"), names("/c/x"));
+        let tails = [
+            ";/*/*/*/x=>/a".repeat(400),
+            ";/*=>~".repeat(1000),
+            format!(";/c=>{}~", "~&".repeat(3000)),
+            format!(";/c{}/x=>/a", "/*".repeat(3000)),
+            format!(";/c=>/n{}", "/y".repeat(3000)),
+        ];
+        for tail in tails {
+            let dtab = head.clone() + &tail;
+            assert!(dtab.len() < 8 << 10, "{}", dtab.len());
+            let (_, work) = work(&dtab);
+            // What takes it over the limit is itself no more than a table's length.
+            assert!(work <= MAX_WORK + dtab.len() * NODE, "{work}: {tail}");
+        }
+        let (found, _) = work(&(head + &";/*=>~".repeat(1000)));
+        assert!(matches!(found, State::Failed(_)), "each lookup matches a thousand entries");
+    }
 }

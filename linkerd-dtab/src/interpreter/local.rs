@@ -66,7 +66,7 @@ impl Local {
         self
     }
 
-    /// Lets a name take `max_depth` lookups in a row when it is bound. Default: [`MAX_DEPTH`].
+    /// Lets a name take `max_depth` lookups in a row when it is bound or explained. Default: [`MAX_DEPTH`].
     #[must_use]
     pub fn with_max_depth(mut self, max_depth: usize) -> Self {
         self.max_depth = max_depth;
@@ -191,10 +191,10 @@ impl Binding {
     }
 
     fn delegate(&mut self) -> State<Delegation> {
-        let Self { namers, asked, path, .. } = self;
+        let Self { namers, asked, path, max_depth, .. } = self;
         Self::table(&mut self.below, &self.dtab).map(|dtab| {
             asked.begin();
-            let delegation = explain(&dtab, path, &mut |path| namers.ask(path, asked));
+            let delegation = explain(&dtab, path, *max_depth, &mut |path| namers.ask(path, asked));
             asked.end();
             delegation
         })
