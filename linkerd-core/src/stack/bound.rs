@@ -146,11 +146,7 @@ impl BoundName {
             let begun = end.begun();
             let permit = endpoint.breaker.as_ref().map(|breaker| breaker.admit(begun));
             let under_way = UnderWay { name: self, service, attempt, begun, held: Some((permit, end)) };
-            let mut next = req.take()?;
-            if attempt.replay.is_some() && !endpoint.is_layered {
-                next.body_mut().resend = Resend::BySender;
-            }
-            let sent = endpoint.svc.send(next);
+            let sent = endpoint.send(attempt, req.take()?);
             let error = match under_way.outcome(balanced, &endpoint, sent).await {
                 Err(error) if error.never_sent() => error,
                 outcome => break outcome,
@@ -174,14 +170,17 @@ impl BoundName {
         attempt: &Attempt<'_>,
         sent: SvcFuture,
     ) -> Result<Response<Body>, Error> {
-        let error = match sent.await {
-            Err(error) if error.is_lost() => error,
-            outcome => return outcome,
-        };
+        match sent.await {
+            Err(error) if error.is_lost() => self.send_again(endpoint, attempt, error)?.await,
+            outcome => outcome,
+        }
+    }
+
+    fn send_again(&self, endpoint: &EndpointClient, attempt: &Attempt<'_>, error: Error) -> Result<SvcFuture, Error> {
         let Some(mut again) = attempt.replay() else { return Err(error) };
         self.write_headers(attempt, again.headers_mut());
         again.body_mut().resend = Resend::Never;
-        endpoint.svc.send(again).await
+        Ok(endpoint.svc.send(again))
     }
 
     fn write_headers(&self, attempt: &Attempt<'_>, headers: &mut HeaderMap) {
@@ -206,6 +205,15 @@ impl BoundName {
             // A caller's own would pass for ours.
             None => drop(headers.remove(headers::L5D_DST_RESIDUAL)),
         }
+    }
+}
+
+impl EndpointClient {
+    fn send(&self, attempt: &Attempt<'_>, mut req: Request<Body>) -> SvcFuture {
+        if attempt.replay.is_some() && !self.is_layered {
+            req.body_mut().resend = Resend::BySender;
+        }
+        self.svc.send(req)
     }
 }
 
