@@ -96,9 +96,9 @@ impl Text<'_> {
             write!(f, "{weight:.2} * ")?;
         }
         if path.is_empty() && matches!(step, Step::Neg) {
-            f.write_str("~")?
+            f.write_str("~")?;
         } else {
-            write!(f, "{path}")?
+            write!(f, "{path}")?;
         }
         // Once for all that one entry leads to.
         let index = |node: &Node| node.dentry.as_ref().map(|entry| entry.index);
