@@ -180,6 +180,11 @@ proptest! {
             prop_assert!(*share > 0.0 || picked == 0);
         }
     }
+}
+
+proptest! {
+    // Fewer: some of the tables take a binding to its limits.
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn an_explanation_comes_to_what_a_binding_does(dtab in tangled_dtab()) {
