@@ -332,11 +332,11 @@ impl BoundClient {
         let Endpoints::Balanced(balanced) = &self.endpoints else { return };
         let stats = balanced.balance.stats(now);
         let balancer = &self.stats.balancer;
-        balancer.size.set(gauge(stats.size as u64));
-        balancer.available.set(gauge(stats.available as u64));
-        balancer.busy.set(gauge(stats.busy as u64));
-        balancer.closed.set(gauge(stats.closed as u64));
-        balancer.load.set(gauge(stats.load as u64));
+        balancer.size.set_count(stats.size as u64);
+        balancer.available.set_count(stats.available as u64);
+        balancer.busy.set_count(stats.busy as u64);
+        balancer.closed.set_count(stats.closed as u64);
+        balancer.load.set_count(stats.load as u64);
         // All that are closed are tried anyway: only without any it cannot take a request.
         self.stats.available.set(i64::from(stats.size > 0));
         balancer.adds.advance_to(stats.adds);
@@ -347,13 +347,8 @@ impl BoundClient {
         accrual.revivals.advance_to(balanced.breakers.revivals());
         accrual.probes.advance_to(balanced.breakers.probes());
         accrual.removed_for_ms.advance_to(balanced.breakers.removed_for().as_millis() as u64);
-        self.stats.requeues.budget.set(gauge(self.requeues.balance(now)));
+        self.stats.requeues.budget.set_count(self.requeues.balance(now));
     }
-}
-
-/// A count as a gauge has it.
-fn gauge(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// One try at one endpoint, for as long as it has no outcome.

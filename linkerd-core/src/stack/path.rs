@@ -139,7 +139,7 @@ impl PathStack {
 
     /// Brings the numbers up to date that are not counted as they happen.
     pub(crate) fn refresh(&self, now: Instant) {
-        self.stats.retries.budget.set(i64::try_from(self.budget.balance(now)).unwrap_or(i64::MAX));
+        self.stats.retries.budget.set_count(self.budget.balance(now));
     }
 
     pub(crate) fn binding(&self) -> &Binding {

@@ -59,6 +59,11 @@ impl Gauge {
         self.0.store(value, Ordering::Relaxed);
     }
 
+    /// Sets the number to a count; one that is too large for a gauge to the largest there is.
+    pub(crate) fn set_count(&self, count: u64) {
+        self.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Adds `n`, which may be negative.
     pub fn add(&self, n: i64) {
         // Relaxed: see `set`.
