@@ -18,6 +18,7 @@ use crate::{
     acquire::Acquire,
     health::{Health, Status},
     lease::{Lease, Tracked},
+    member::stable_id,
     policy::Policy,
     set::{Counts, Node, Set, Slot},
     strategy::{Candidates, Draw, Strategy, best_by_weight},
@@ -109,7 +110,7 @@ where
             let health = Health::new();
             let svc = new_endpoint(key, &health);
             let tracked = Arc::new(Tracked { key: key.clone(), load: new_load() });
-            Node { tracked, health, svc }
+            Node { tracked, id: stable_id(key), health, svc }
         };
         let set = Set { nodes: Vec::new(), weights: Weights::default(), strategy: Arc::clone(&strategy) };
         Self(Arc::new(Inner {

@@ -8,6 +8,7 @@ mod breaker;
 mod health;
 mod lease;
 mod load;
+mod member;
 mod policy;
 mod rng;
 mod service;
@@ -23,6 +24,7 @@ pub use self::{
     health::{Health, Status},
     lease::{Lease, LeaseEnd},
     load::{LeastLoaded, Load, PeakEwma},
+    member::Member,
     policy::Policy,
     service::{BalanceService, IsOk, ResponseFuture, Success},
     strategy::{Candidates, Draw, P2c, Strategy},

@@ -30,6 +30,7 @@ pub(crate) struct Slot<K, S> {
 pub(crate) struct Node<K, S> {
     // Not the node itself: a body that is still being read must not keep a removed endpoint's stack alive.
     pub(crate) tracked: Arc<Tracked<K>>,
+    pub(crate) id: u64,
     pub(crate) health: Health,
     pub(crate) svc: S,
 }
@@ -83,6 +84,18 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
 
     fn draw(&self, random: u64) -> usize {
         self.set.weights.draw(random)
+    }
+
+    fn id(&self, i: usize) -> u64 {
+        self.set.nodes[i].node.id
+    }
+
+    fn pending(&self, i: usize) -> usize {
+        self.set.nodes[i].node.tracked.load.pending()
+    }
+
+    fn now(&self) -> Instant {
+        self.now
     }
 
     fn gave_up(&self) {

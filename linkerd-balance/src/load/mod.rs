@@ -35,4 +35,19 @@ pub trait Load: fmt::Debug + Send + Sync + 'static {
 
     /// A request ended that says nothing of the endpoint: its caller went away.
     fn cancel(&self);
+
+    /// What an endpoint that just came may be expected to be like, in the implementation's own unit; none if nothing
+    /// is known. A set takes the median of those that are in it.
+    fn typical(&self, now: Instant) -> Option<f64> {
+        let _ = now;
+        None
+    }
+
+    /// The endpoint is new in a set whose others are `typical` so.
+    fn start_from(&self, typical: f64, now: Instant) {
+        let _ = (typical, now);
+    }
+
+    /// Forgets what was learned, but not what is in flight: the endpoint came back from where nobody asked it.
+    fn reset(&self) {}
 }

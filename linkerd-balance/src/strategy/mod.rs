@@ -1,6 +1,6 @@
 //! Which of the endpoints gets the next request.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Instant};
 
 use crate::{
     health::Status,
@@ -28,8 +28,18 @@ pub trait Candidates {
     /// Lower is better; see [`Load::score`](crate::Load::score).
     fn load(&self, i: usize, more: usize) -> f64;
 
-    /// The weight of endpoint `i`: finite, above zero.
+    /// The weight of endpoint `i`: finite, above zero. Less than the one it was given while it starts slowly.
     fn weight(&self, i: usize) -> f64;
+
+    /// What endpoint `i` is called: the same number for the same key in every set, and in every process of the same
+    /// build. Two endpoints share one by an accident of one in 2⁶⁴.
+    fn id(&self, i: usize) -> u64;
+
+    /// Requests in flight at endpoint `i`.
+    fn pending(&self, i: usize) -> usize;
+
+    /// As of when its numbers are.
+    fn now(&self) -> Instant;
 
     /// An endpoint by chance, in proportion to the weights; `random` decides.
     fn draw(&self, random: u64) -> usize {
@@ -89,6 +99,13 @@ pub trait Strategy: fmt::Debug + Send + Sync + 'static {
     fn rebuild(&self, nodes: &dyn Candidates) -> Option<Arc<dyn Strategy>> {
         let _ = nodes;
         None
+    }
+
+    /// Whether picks may meet endpoint `i`, as things are: false for what lies outside of a subset. For people and
+    /// metrics, and for those who connect ahead of requests.
+    fn uses(&self, nodes: &dyn Candidates, i: usize) -> bool {
+        let _ = (nodes, i);
+        true
     }
 }
 

@@ -131,6 +131,18 @@ mod tests {
             self.weight[i]
         }
 
+        fn id(&self, i: usize) -> u64 {
+            i as u64
+        }
+
+        fn pending(&self, _i: usize) -> usize {
+            0
+        }
+
+        fn now(&self) -> std::time::Instant {
+            tokio::time::Instant::now().into_std()
+        }
+
         fn gave_up(&self) {
             self.gave_up.set(self.gave_up.get() + 1);
         }
@@ -213,6 +225,15 @@ mod tests {
             fn draw(&self, _random: u64) -> usize {
                 self.1.set(self.1.get() + 1);
                 self.1.get() % 2
+            }
+            fn id(&self, i: usize) -> u64 {
+                self.0.id(i)
+            }
+            fn pending(&self, i: usize) -> usize {
+                self.0.pending(i)
+            }
+            fn now(&self) -> std::time::Instant {
+                self.0.now()
             }
             fn gave_up(&self) {
                 self.0.gave_up();
