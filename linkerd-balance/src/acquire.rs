@@ -14,11 +14,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use crate::{
-    balance::{Balance, NoEndpoints},
-    lease::Lease,
-    strategy::Draw,
-};
+use crate::{balance::Balance, lease::Lease, panic::Unavailable, strategy::Draw};
 
 /// Future of [`Balance::acquire`].
 #[pin_project]
@@ -51,17 +47,15 @@ where
     K: Eq + Hash + Clone + Send + Sync + 'static,
     S: Clone + Send + Sync + 'static,
 {
-    type Output = Result<Lease<K, S>, NoEndpoints>;
+    type Output = Result<Lease<K, S>, Unavailable>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
             let now = Instant::now();
-            if let Some(lease) = this.balance.try_acquire(*this.draw, now.into_std(), this.exclude) {
-                return Poll::Ready(Ok(lease));
-            }
-            if this.balance.max_wait().is_zero() {
-                return Poll::Ready(Err(NoEndpoints));
+            match this.balance.try_acquire(*this.draw, now.into_std(), this.exclude) {
+                Err(Unavailable::NoEndpoints) if !this.balance.max_wait().is_zero() => {}
+                result => return Poll::Ready(result),
             }
             let Some(wait) = this.wait.as_mut().as_pin_mut() else {
                 // From its making on it hears of changes, so look once more before waiting.
@@ -75,7 +69,7 @@ where
                 wait.changed.set(this.balance.changed().notified_owned());
                 continue;
             }
-            return wait.sleep.poll(cx).map(|()| Err(NoEndpoints));
+            return wait.sleep.poll(cx).map(|()| Err(Unavailable::NoEndpoints));
         }
     }
 }
@@ -116,7 +110,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_leave_to_wait_none_is_an_error_at_once() {
-        assert_eq!(assert_ready_err!(acquire(&balance(Duration::ZERO)).poll()), NoEndpoints);
+        assert_eq!(assert_ready_err!(acquire(&balance(Duration::ZERO)).poll()), Unavailable::NoEndpoints);
     }
 
     #[tokio::test(start_paused = true)]
@@ -127,11 +121,11 @@ mod tests {
         time::advance(WAIT.saturating_sub(MS)).await;
         // A change that brings nothing neither ends the wait nor begins it anew.
         balance.update([(1, 1.0)]).unwrap();
-        balance.update([]).unwrap();
+        balance.clear();
         assert_pending!(acquire.poll());
         time::advance(2 * MS).await;
         assert!(acquire.is_woken());
-        assert_eq!(assert_ready_err!(acquire.poll()), NoEndpoints);
+        assert_eq!(assert_ready_err!(acquire.poll()), Unavailable::NoEndpoints);
     }
 
     #[tokio::test(start_paused = true)]

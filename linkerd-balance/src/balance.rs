@@ -1,12 +1,11 @@
 //! A live set of endpoints, and leases of them.
 
 use std::{
-    collections::HashMap,
     fmt,
     hash::Hash,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -18,11 +17,14 @@ use crate::{
     acquire::Acquire,
     health::{Health, Status},
     lease::{Lease, Tracked},
-    member::stable_id,
+    member::{Member, stable_id},
+    panic::Unavailable,
     policy::Policy,
-    set::{Counts, Node, Set, Slot},
-    strategy::{Candidates, Draw, Strategy, best_by_weight},
-    weight::{InvalidWeight, Weights},
+    set::{Counts, Node, Set, Slot, Stay},
+    strategy::Draw,
+    tiers::{TierInfo, TierReason},
+    update::Nodes,
+    weight::InvalidWeight,
 };
 
 /// A live set of endpoints, from which each request leases one. A clone is the same set.
@@ -33,23 +35,31 @@ use crate::{
 /// immutable snapshot, takes no lock, and allocates nothing but what cloning `S` does.
 pub struct Balance<K, S>(Arc<Inner<K, S>>);
 
-struct Inner<K, S> {
-    set: ArcSwap<Set<K, S>>,
-    // By key, so that survivors of an update keep their state. The lock is held by updates only.
-    nodes: Mutex<HashMap<K, Arc<Node<K, S>>>>,
-    strategy: Arc<dyn Strategy>,
-    new_node: NewNode<K, S>,
-    max_wait: Duration,
+pub(crate) struct Inner<K, S> {
+    pub(crate) set: ArcSwap<Set<K, S>>,
+    // The lock is held by updates only.
+    nodes: Mutex<Nodes<K, S>>,
+    pub(crate) policy: Policy,
+    pub(crate) new_node: NewNode<K, S>,
     changed: Arc<Notify>,
-    counts: Counts,
+    pub(crate) in_panic: AtomicBool,
+    pub(crate) counts: Counts,
 }
 
-type NewNode<K, S> = Box<dyn Fn(&K) -> Node<K, S> + Send + Sync>;
+/// Makes the node of a key that came at the given time, if it starts slowly.
+type NewNode<K, S> = Box<dyn Fn(&K, Option<Instant>) -> Node<K, S> + Send + Sync>;
 
-/// There is no endpoint to send a request to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no endpoint is known")]
-pub struct NoEndpoints;
+/// A balancer of a fixed set that cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidSet {
+    /// There is none.
+    #[error("0 endpoints: at least one is needed")]
+    NoEndpoints,
+    /// One of them has a weight that is none.
+    #[error(transparent)]
+    Weight(#[from] InvalidWeight),
+}
 
 /// Numbers of a [`Balance`], as of one instant.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -77,6 +87,20 @@ pub struct Stats {
     pub rebuilds: u64,
     /// Picks that found no open endpoint as long as their strategy tried, so far.
     pub max_effort_exhausted: u64,
+    /// Endpoints that picks may meet: fewer than there are if the strategy uses a subset.
+    pub in_use: usize,
+    /// Endpoints that discovery dropped and that stay for now.
+    pub stays: usize,
+    /// Whether too few endpoints are open, as of the last pick.
+    pub in_panic: bool,
+    /// How often there were too few, so far.
+    pub panics: u64,
+    /// Requests that were refused for it, so far.
+    pub refused: u64,
+    /// Requests that went to the next tier because their own was loaded, so far.
+    pub spilled: u64,
+    /// The tier that most requests are meant for, from 0.
+    pub tier: usize,
 }
 
 /// One endpoint of a [`Balance`], as of one instant.
@@ -93,6 +117,18 @@ pub struct EndpointInfo<K> {
     pub load: f64,
     /// Its requests in flight.
     pub pending: usize,
+    /// Where it runs.
+    pub zone: Option<Arc<str>>,
+    /// Its tier, from 0.
+    pub tier: usize,
+    /// The part of its weight that it has reached, if it starts slowly; else 1.
+    pub ramp: f64,
+    /// Whether it waits to be probed: open only by guess.
+    pub is_due: bool,
+    /// Whether picks may meet it: false outside of the subset that a strategy uses.
+    pub is_used: bool,
+    /// Whether discovery dropped it, and it stays for now.
+    pub is_leaving: bool,
 }
 
 impl<K, S> Balance<K, S>
@@ -105,113 +141,95 @@ where
     ///
     /// `new_endpoint` is called within [`update`](Self::update) and must not update the same balancer.
     pub fn new(policy: Policy, new_endpoint: impl Fn(&K, &Health) -> S + Send + Sync + 'static) -> Self {
-        let Policy { strategy, new_load, max_wait } = policy;
-        let new_node = move |key: &K| {
+        let new_load = Arc::clone(&policy.new_load);
+        let new_node = move |key: &K, ramp_from| {
             let health = Health::new();
             let svc = new_endpoint(key, &health);
             let tracked = Arc::new(Tracked { key: key.clone(), load: new_load() });
-            Node { tracked, id: stable_id(key), health, svc }
+            Node { tracked, id: stable_id(key), health, svc, ramp_from }
         };
-        let set = Set { nodes: Vec::new(), weights: Weights::default(), strategy: Arc::clone(&strategy) };
         Self(Arc::new(Inner {
-            set: ArcSwap::from_pointee(set),
+            set: ArcSwap::from_pointee(Set::empty(clock())),
             nodes: Mutex::default(),
-            strategy,
+            policy,
             new_node: Box::new(new_node),
-            max_wait,
             changed: Arc::default(),
+            in_panic: AtomicBool::new(false),
             counts: Counts::default(),
         }))
     }
 
+    /// A balancer of endpoints that are known beforehand.
+    ///
+    /// # Errors
+    ///
+    /// No endpoint at all, and a weight that is not a finite number above zero.
+    pub fn fixed<M: Into<Member<K>>>(
+        policy: Policy,
+        endpoints: impl IntoIterator<Item = M>,
+        new_endpoint: impl Fn(&K, &Health) -> S + Send + Sync + 'static,
+    ) -> Result<Self, InvalidSet> {
+        let balance = Self::new(policy, new_endpoint);
+        balance.update(endpoints)?;
+        if balance.is_empty() { Err(InvalidSet::NoEndpoints) } else { Ok(balance) }
+    }
+
     /// Replaces the set. Endpoints that were in it keep their service, health and load, with the weight given now.
     ///
-    /// A key given twice counts once, with its last weight. Leases of removed endpoints stay valid.
+    /// A key given twice counts once, as it was given last. Leases of removed endpoints stay valid.
     ///
     /// # Errors
     ///
     /// A weight that is not a finite number above zero. The set is then left as it was.
-    pub fn update(&self, endpoints: impl IntoIterator<Item = (K, f64)>) -> Result<(), InvalidWeight> {
-        let endpoints = endpoints.into_iter();
-        let mut keys = Vec::with_capacity(endpoints.size_hint().0);
-        let mut weights = Vec::with_capacity(endpoints.size_hint().0);
-        let mut seen = HashMap::with_capacity(endpoints.size_hint().0);
-        for (key, weight) in endpoints {
-            if let Some(&i) = seen.get(&key) {
-                weights[i] = weight;
-                continue;
-            }
-            seen.insert(key.clone(), keys.len());
-            keys.push(key);
-            weights.push(weight);
-        }
-        let table = Weights::new(&weights)?;
+    pub fn update<M: Into<Member<K>>>(&self, endpoints: impl IntoIterator<Item = M>) -> Result<(), InvalidWeight> {
+        self.update_at(endpoints, clock())
+    }
 
-        let Inner { nodes, counts, .. } = &*self.0;
-        let mut nodes = nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut added = 0;
-        let slots: Vec<_> = (keys.into_iter().zip(weights))
-            .map(|(key, weight)| {
-                let node = nodes.entry(key).or_insert_with_key(|key| {
-                    added += 1;
-                    Arc::new((self.0.new_node)(key))
-                });
-                Slot { node: Arc::clone(node), weight }
-            })
-            .collect();
-        let removed = nodes.len() - slots.len();
-        if removed > 0 {
-            nodes.retain(|key, _| seen.contains_key(key));
+    /// Leaves it without any endpoint.
+    pub fn clear(&self) {
+        let cleared = self.update(std::iter::empty::<Member<K>>());
+        debug_assert!(cleared.is_ok(), "there is no weight to be wrong");
+    }
+
+    /// [`update`](Self::update) as of `now`, for those who keep the time themselves.
+    ///
+    /// # Errors
+    ///
+    /// As `update`.
+    pub fn update_at<M: Into<Member<K>>>(
+        &self,
+        endpoints: impl IntoIterator<Item = M>,
+        now: Instant,
+    ) -> Result<(), InvalidWeight> {
+        if self.0.update(endpoints.into_iter().map(Into::into), now)? {
+            self.0.changed.notify_waiters();
         }
-        // Relaxed: counts for people.
-        counts.updates.fetch_add(1, Ordering::Relaxed);
-        counts.adds.fetch_add(added, Ordering::Relaxed);
-        counts.removes.fetch_add(removed as u64, Ordering::Relaxed);
-        let current = self.0.set.load();
-        let same = |(a, b): (&Slot<K, S>, &Slot<K, S>)| Arc::ptr_eq(&a.node, &b.node) && a.weight == b.weight;
-        if current.nodes.len() == slots.len() && current.nodes.iter().zip(&slots).all(same) {
-            return Ok(());
-        }
-        counts.rebuilds.fetch_add(1, Ordering::Relaxed);
-        let mut set = Set { nodes: slots, weights: table, strategy: Arc::clone(&self.0.strategy) };
-        let now = tokio::time::Instant::now().into_std();
-        if let Some(strategy) = current.strategy.rebuild(&set.view(now, &[], counts)) {
-            set.strategy = strategy;
-        }
-        self.0.set.store(Arc::new(set));
-        drop(nodes);
-        self.0.changed.notify_waiters();
         Ok(())
     }
 
-    /// Leases an endpoint, if there is any.
+    /// Leases an endpoint.
     ///
     /// Endpoints in `exclude` are used only if there are no others: those that this request already tried.
-    pub fn try_acquire(&self, draw: Draw, now: Instant, exclude: &[K]) -> Option<Lease<K, S>> {
-        let set = self.0.set.load();
-        let len = set.nodes.len();
-        if len == 0 {
-            return None;
+    ///
+    /// # Errors
+    ///
+    /// That there is none, or that too few are open and the policy is to fail then.
+    pub fn try_acquire(&self, draw: Draw, now: Instant, exclude: &[K]) -> Result<Lease<K, S>, Unavailable> {
+        let mut set = self.0.set.load();
+        let mut pick = self.0.pick(&set, draw, now, exclude)?;
+        if set.has_stays && pick.slot(&set).stay != Stay::Member && self.0.prune(now) {
+            set = self.0.set.load();
+            pick = self.0.pick(&set, draw, now, exclude)?;
         }
-        let mut view = set.view(now, exclude, &self.0.counts);
-        if exclude.len() >= len && (0..len).all(|i| view.is_excluded(i)) {
-            view = set.view(now, &[], &self.0.counts);
-        }
-        // The remainder is for strategies that break their word; theirs is the wrong pick, not ours the panic.
-        let mut i = set.strategy.pick(&view, draw) % len;
-        if view.is_excluded(i) {
-            let untried = |i| (!view.is_excluded(i)).then(|| (view.status(i), view.weight(i)));
-            i = best_by_weight(len, untried, draw.random).unwrap_or(i);
-        }
-        let node = &set.nodes[i].node;
-        Some(Lease::new(node.svc.clone(), Arc::clone(&node.tracked), now))
+        let node = &pick.slot(&set).node;
+        Ok(Lease::new(node.svc.clone(), Arc::clone(&node.tracked), now))
     }
 
     /// Leases an endpoint; while there is none at all, waits as long as [`Policy::max_wait`] says.
     ///
     /// # Errors
     ///
-    /// [`NoEndpoints`] if there was none all that time.
+    /// That there was none all that time, or that too few are open and the policy is to fail then, which is not waited for.
     ///
     /// # Cancel safety
     ///
@@ -223,48 +241,113 @@ where
     /// Its numbers at `now`. Looks at every endpoint.
     #[must_use]
     pub fn stats(&self, now: Instant) -> Stats {
+        let _ = self.0.prune(now);
         let (set, counts) = (self.0.set.load(), &self.0.counts);
+        self.0.survey(&set, now);
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let mut stats = Stats {
-            size: set.nodes.len(),
-            mean_weight: set.weights.mean(),
+            size: set.size,
+            mean_weight: set.tiers.iter().map(|tier| tier.weights.mean() * tier.slots.len() as f64).sum::<f64>()
+                / set.size.max(1) as f64,
             adds: count(&counts.adds),
             removes: count(&counts.removes),
             updates: count(&counts.updates),
             rebuilds: count(&counts.rebuilds),
             max_effort_exhausted: count(&counts.max_effort_exhausted),
+            in_panic: self.0.in_panic.load(Ordering::Relaxed),
+            panics: count(&counts.panics),
+            refused: count(&counts.refused),
+            spilled: count(&counts.spilled),
             ..Stats::default()
         };
-        for Slot { node, .. } in &set.nodes {
-            stats.load += node.tracked.load.pending();
-            match node.health.status(now) {
-                Status::Open => stats.available += 1,
-                Status::Busy => stats.busy += 1,
-                Status::Closed => stats.closed += 1,
+        let mut most = 0.0;
+        let mut left = 1.0;
+        for (i, tier) in set.tiers.iter().enumerate() {
+            let share = left * tier.seen.share(&self.0.policy.tiers, tier.slots.len());
+            left -= share;
+            if share > most {
+                (most, stats.tier) = (share, i);
+            }
+            let view = self.0.view(tier, now, &[]);
+            for (i, Slot { node, stay, .. }) in tier.slots.iter().enumerate() {
+                stats.load += node.tracked.load.pending();
+                stats.in_use += usize::from(tier.strategy.uses(&view, i));
+                stats.stays += usize::from(*stay != Stay::Member);
+                match node.health.status(now) {
+                    Status::Open => stats.available += 1,
+                    Status::Busy => stats.busy += 1,
+                    Status::Closed => stats.closed += 1,
+                }
             }
         }
         stats
     }
 
-    /// Its endpoints at `now`, in the order of the last update.
+    /// Its endpoints at `now`: tier by tier, within one in the order of the last update.
     #[must_use]
     pub fn endpoints(&self, now: Instant) -> Vec<EndpointInfo<K>> {
         let set = self.0.set.load();
-        let view = set.view(now, &[], &self.0.counts);
-        let info = |(i, slot): (usize, &Slot<K, S>)| EndpointInfo {
-            key: slot.node.tracked.key.clone(),
-            weight: slot.weight,
-            status: view.status(i),
-            load: view.load(i, 0),
-            pending: slot.node.tracked.load.pending(),
-        };
-        set.nodes.iter().enumerate().map(info).collect()
+        let tiers = set.tiers.iter().enumerate().flat_map(|(t, tier)| {
+            let view = self.0.view(tier, now, &[]);
+            let infos = tier.slots.iter().enumerate().map(move |(i, slot)| EndpointInfo {
+                key: slot.node.tracked.key.clone(),
+                weight: slot.weight,
+                status: slot.node.health.status(now),
+                load: slot.node.tracked.load.score(now, tier.weights.relative(i), 0),
+                pending: slot.node.tracked.load.pending(),
+                zone: slot.zone.clone(),
+                tier: t,
+                ramp: slot.node.ramp(self.0.policy.slow_start.as_ref(), now),
+                is_due: slot.node.health.is_due(now),
+                is_used: tier.strategy.uses(&view, i),
+                is_leaving: slot.stay != Stay::Member,
+            });
+            infos.collect::<Vec<_>>()
+        });
+        tiers.collect()
+    }
+
+    /// The services of its endpoints, in the order of [`endpoints`](Self::endpoints).
+    #[must_use]
+    pub fn services(&self) -> Vec<(K, S)> {
+        let set = self.0.set.load();
+        set.slots().map(|slot| (slot.node.tracked.key.clone(), slot.node.svc.clone())).collect()
+    }
+
+    /// Its tiers at `now`, best first, and why each has the requests that it has.
+    #[must_use]
+    pub fn tiers(&self, now: Instant) -> Vec<TierInfo> {
+        let set = self.0.set.load();
+        self.0.survey(&set, now);
+        let mut left = 1.0;
+        let tiers = set.tiers.iter().map(|tier| {
+            let (size, open) = (tier.slots.len(), tier.seen.open.load(Ordering::Relaxed));
+            let keeps = tier.seen.share(&self.0.policy.tiers, size);
+            let reached = left;
+            left *= 1.0 - keeps;
+            let zone = tier.slots[0].zone.clone();
+            TierInfo {
+                priority: tier.rank.priority,
+                zone: zone.filter(|_| tier.slots.iter().all(|slot| slot.zone == tier.slots[0].zone)),
+                size,
+                open: if set.tiers.len() == 1 { tier.survey(now) } else { open },
+                in_flight: tier.slots.iter().map(|slot| slot.node.tracked.load.pending()).sum(),
+                share: reached * keeps,
+                why: match () {
+                    () if tier.seen.is_left.load(Ordering::Relaxed) => TierReason::Unhealthy { open, size },
+                    () if reached == 1.0 => TierReason::Preferred,
+                    () if reached > 0.0 => TierReason::TakesOver,
+                    () => TierReason::Standby,
+                },
+            }
+        });
+        tiers.collect()
     }
 
     /// How many endpoints there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.set.load().nodes.len()
+        self.0.set.load().size
     }
 
     /// Whether there is no endpoint.
@@ -276,13 +359,24 @@ where
 
 impl<K, S> Balance<K, S> {
     pub(crate) fn max_wait(&self) -> Duration {
-        self.0.max_wait
+        self.0.policy.max_wait
     }
 
     /// Woken by every change of the set.
     pub(crate) fn changed(&self) -> Arc<Notify> {
         Arc::clone(&self.0.changed)
     }
+}
+
+impl<K, S> Inner<K, S> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Nodes<K, S>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The time that tokio's tests may pause.
+fn clock() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 impl<K, S> Clone for Balance<K, S> {
@@ -294,7 +388,7 @@ impl<K, S> Clone for Balance<K, S> {
 impl<K: fmt::Debug, S> fmt::Debug for Balance<K, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let set = self.0.set.load();
-        let keys = set.nodes.iter().map(|slot| &slot.node.tracked.key);
+        let keys = set.slots().map(|slot| &slot.node.tracked.key);
         f.write_str("Balance ")?;
         f.debug_list().entries(keys).finish()
     }

@@ -62,6 +62,22 @@ impl Health {
         }
     }
 
+    /// Whether it was to be left alone until a time that has come, and nobody has tried it since: its status is
+    /// [`Status::Open`], but that is a guess.
+    #[must_use]
+    pub fn is_due(&self, now: Instant) -> bool {
+        let word = self.0.word.load(Ordering::Relaxed);
+        word & ((1 << TAG_BITS) - 1) == BUSY_UNTIL && self.offset(now) >= word.cast_signed() >> TAG_BITS
+    }
+
+    /// How long it is left alone from `now` on, if that has a known end.
+    #[must_use]
+    pub fn busy_for(&self, now: Instant) -> Option<Duration> {
+        let word = self.0.word.load(Ordering::Relaxed);
+        let left = (word.cast_signed() >> TAG_BITS).saturating_sub(self.offset(now));
+        (word & ((1 << TAG_BITS) - 1) == BUSY_UNTIL && left > 0).then(|| Duration::from_nanos(left.cast_unsigned()))
+    }
+
     /// Sets a status that lasts until the next one is set.
     pub fn set(&self, status: Status) {
         let word = match status {
@@ -133,6 +149,19 @@ mod tests {
         health.busy_until(until);
         assert_eq!(health.status(until.checked_sub(MS).unwrap()), Status::Busy);
         assert_eq!(health.status(until), Status::Open);
+    }
+
+    #[test]
+    fn it_is_due_from_the_end_of_its_backoff_until_somebody_knows_more() {
+        let health = Health::new();
+        let now = tokio::time::Instant::now().into_std();
+        assert_eq!((health.is_due(now), health.busy_for(now)), (false, None));
+        health.busy_until(now + 500 * MS);
+        assert_eq!((health.is_due(now), health.busy_for(now)), (false, Some(500 * MS)));
+        let then = now + 500 * MS;
+        assert_eq!((health.is_due(then), health.busy_for(then)), (true, None));
+        health.set(Status::Busy);
+        assert!(!health.is_due(then));
     }
 
     #[test]

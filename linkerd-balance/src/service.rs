@@ -14,15 +14,16 @@ use tower_service::Service;
 
 use crate::{
     acquire::Acquire,
-    balance::{Balance, NoEndpoints},
+    balance::Balance,
     lease::{Lease, LeaseEnd},
+    panic::Unavailable,
     strategy::Draw,
 };
 
 /// Sends each request to an endpoint of a [`Balance`].
 ///
 /// Always ready: waiting for an endpoint and for that endpoint's readiness is part of the response future, so what is
-/// reserved belongs to one request and ends with it. Fails with [`NoEndpoints`] if there is none.
+/// reserved belongs to one request and ends with it. Fails with [`Unavailable`] if there is none.
 ///
 /// The lease ends with the response future. Where answers are streams and load should count until their end, use
 /// [`Balance::acquire`] and carry the [`LeaseEnd`] on the body.
@@ -83,7 +84,7 @@ impl<K, S, C, Req> Service<Req> for BalanceService<K, S, C>
 where
     K: Eq + Hash + Clone + Send + Sync + 'static,
     S: Service<Req> + Clone + Send + Sync + 'static,
-    S::Error: From<NoEndpoints>,
+    S::Error: From<Unavailable>,
     C: Success<S::Response, S::Error> + Clone,
 {
     type Response = S::Response;
@@ -104,7 +105,7 @@ impl<K, S, C, Req> Future for ResponseFuture<K, S, C, Req>
 where
     K: Eq + Hash + Clone + Send + Sync + 'static,
     S: Service<Req> + Clone + Send + Sync + 'static,
-    S::Error: From<NoEndpoints>,
+    S::Error: From<Unavailable>,
     C: Success<S::Response, S::Error>,
 {
     type Output = Result<S::Response, S::Error>;
@@ -276,15 +277,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_endpoints_the_request_fails() {
         let (mut svc, _handle) = service();
-        svc.balance().update([]).unwrap();
+        svc.balance().clear();
         let err = assert_ready_err!(task::spawn(svc.call("ping")).poll());
-        assert_eq!(err.downcast_ref(), Some(&NoEndpoints));
+        assert_eq!(err.downcast_ref(), Some(&Unavailable::NoEndpoints));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_clone_shares_the_endpoints() {
         let (svc, _handle) = service();
-        svc.clone().balance().update([]).unwrap();
+        svc.clone().balance().clear();
         assert!(svc.balance().is_empty());
     }
 }

@@ -3,28 +3,71 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::{
     health::{Health, Status},
     lease::Tracked,
+    rng::{self, SplitMix},
+    slow_start::SlowStart,
     strategy::{Candidates, Strategy},
+    tiers::{Rank, Tiers},
     weight::Weights,
 };
 
-/// Swapped whole: nodes, their weights, and a strategy that was made for just these.
+/// Swapped whole: tiers, and all that was prepared for just these.
 pub(crate) struct Set<K, S> {
-    pub(crate) nodes: Vec<Slot<K, S>>,
+    // Best first. None of them is empty.
+    pub(crate) tiers: Vec<Tier<K, S>>,
+    pub(crate) size: usize,
+    /// Whether some are not members any more, but stay for a while.
+    pub(crate) has_stays: bool,
+    surveyed: AtomicU64,
+    made: Instant,
+}
+
+/// The endpoints that are balanced together.
+pub(crate) struct Tier<K, S> {
+    pub(crate) rank: Rank,
+    pub(crate) slots: Vec<Slot<K, S>>,
     pub(crate) weights: Weights,
     pub(crate) strategy: Arc<dyn Strategy>,
+    /// What was seen at the last survey.
+    pub(crate) seen: Seen,
+    // From then on all have their full weight.
+    ramps_until: Option<Instant>,
+}
+
+/// A tier's numbers, as of the last look at all of its endpoints. Relaxed: each stands alone, and none is exact.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) open: AtomicUsize,
+    /// One of them waits to be probed.
+    pub(crate) is_due: AtomicBool,
+    /// It lost too many, and not enough are back.
+    pub(crate) is_left: AtomicBool,
 }
 
 pub(crate) struct Slot<K, S> {
     pub(crate) node: Arc<Node<K, S>>,
     pub(crate) weight: f64,
+    pub(crate) rank: Rank,
+    pub(crate) zone: Option<Arc<str>>,
+    pub(crate) stay: Stay,
+}
+
+/// Why an endpoint is in the set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stay {
+    /// Discovery has it.
+    Member,
+    /// Discovery dropped it, but it works.
+    Probation,
+    /// Discovery dropped it, but none of those that took its place is open yet. Until then at most.
+    Overlap(Instant),
 }
 
 pub(crate) struct Node<K, S> {
@@ -33,6 +76,8 @@ pub(crate) struct Node<K, S> {
     pub(crate) id: u64,
     pub(crate) health: Health,
     pub(crate) svc: S,
+    /// When it came, if it starts slowly.
+    pub(crate) ramp_from: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -42,56 +87,194 @@ pub(crate) struct Counts {
     pub(crate) updates: AtomicU64,
     pub(crate) rebuilds: AtomicU64,
     pub(crate) max_effort_exhausted: AtomicU64,
+    pub(crate) panics: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) spilled: AtomicU64,
 }
 
-/// A set as one pick sees it.
+/// A tier as one pick sees it.
 pub(crate) struct View<'a, K, S> {
-    set: &'a Set<K, S>,
+    tier: &'a Tier<K, S>,
+    slow_start: Option<&'a SlowStart>,
     now: Instant,
     exclude: &'a [K],
+    ignores_health: bool,
     counts: &'a Counts,
 }
 
 impl<K, S> Set<K, S> {
-    pub(crate) fn view<'a>(&'a self, now: Instant, exclude: &'a [K], counts: &'a Counts) -> View<'a, K, S> {
-        View { set: self, now, exclude, counts }
+    pub(crate) fn empty(now: Instant) -> Self {
+        Self::new(Vec::new(), now)
+    }
+
+    pub(crate) fn new(tiers: Vec<Tier<K, S>>, now: Instant) -> Self {
+        let size = tiers.iter().map(|tier| tier.slots.len()).sum();
+        let has_stays = tiers.iter().flat_map(|tier| &tier.slots).any(|slot| slot.stay != Stay::Member);
+        Self { tiers, size, has_stays, surveyed: AtomicU64::new(0), made: now }
+    }
+
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot<K, S>> {
+        self.tiers.iter().flat_map(|tier| &tier.slots)
+    }
+
+    /// Whether it is time for another look at all endpoints. True for one caller only.
+    pub(crate) fn is_survey_due(&self, now: Instant) -> bool {
+        // A look takes some nanoseconds for each endpoint: a thousandth of the time at most.
+        let interval = Duration::from_millis(10) * (1 + self.size as u32 / 1000);
+        let since_made = |at: Instant| at.saturating_duration_since(self.made).as_nanos() as u64 + 1;
+        let (last, now) = (self.surveyed.load(Ordering::Relaxed), since_made(now));
+        (last == 0 || now.saturating_sub(last) >= interval.as_nanos() as u64)
+            && self.surveyed.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 
-impl<K: Eq, S> View<'_, K, S> {
+impl<K, S> Tier<K, S> {
+    pub(crate) fn new(
+        slots: Vec<Slot<K, S>>,
+        weights: Weights,
+        strategy: Arc<dyn Strategy>,
+        slow_start: Option<&SlowStart>,
+    ) -> Self {
+        let ends = slow_start
+            .into_iter()
+            .flat_map(|slow| slots.iter().filter_map(move |slot| slot.node.ramp_from.map(|from| slow.end(from))));
+        let ramps_until = ends.max();
+        Self { rank: slots[0].rank, slots, weights, strategy, seen: Seen::default(), ramps_until }
+    }
+
+    /// Counts what is open. Those that wait to be probed are not, as far as anybody knows.
+    pub(crate) fn survey(&self, now: Instant) -> usize {
+        let (mut open, mut is_due) = (0, false);
+        for slot in &self.slots {
+            let health = &slot.node.health;
+            if health.is_due(now) {
+                is_due = true;
+            } else if health.status(now) == Status::Open {
+                open += 1;
+            }
+        }
+        self.seen.open.store(open, Ordering::Relaxed);
+        self.seen.is_due.store(is_due, Ordering::Relaxed);
+        open
+    }
+
+    /// Requests in flight, as if every endpoint had the mean weight.
+    pub(crate) fn load_of(&self, i: usize) -> f64 {
+        self.slots[i].node.tracked.load.pending() as f64 / self.weights.relative(i)
+    }
+}
+
+impl Seen {
+    /// How much of what reaches it the tier keeps.
+    pub(crate) fn share(&self, tiers: &Tiers, size: usize) -> f64 {
+        tiers.keeps(self.is_left.load(Ordering::Relaxed), self.open.load(Ordering::Relaxed), size)
+    }
+}
+
+impl<K, S> Node<K, S> {
+    /// The part of its weight that it has at `now`.
+    pub(crate) fn ramp(&self, slow_start: Option<&SlowStart>, now: Instant) -> f64 {
+        match (slow_start, self.ramp_from) {
+            (Some(slow), Some(from)) => slow.share(from, now),
+            _ => 1.0,
+        }
+    }
+}
+
+impl<'a, K: Eq, S> View<'a, K, S> {
+    pub(crate) fn new(
+        tier: &'a Tier<K, S>,
+        slow_start: Option<&'a SlowStart>,
+        now: Instant,
+        exclude: &'a [K],
+        counts: &'a Counts,
+    ) -> Self {
+        // Past the last ramp nobody looks at one again.
+        let slow_start = slow_start.filter(|_| tier.ramps_until.is_some_and(|until| now < until));
+        Self { tier, slow_start, now, exclude, ignores_health: false, counts }
+    }
+
+    pub(crate) fn ignoring_health(mut self) -> Self {
+        self.ignores_health = true;
+        self
+    }
+
     pub(crate) fn is_excluded(&self, i: usize) -> bool {
-        !self.exclude.is_empty() && self.exclude.contains(&self.set.nodes[i].node.tracked.key)
+        !self.exclude.is_empty() && self.exclude.contains(&self.tier.slots[i].node.tracked.key)
+    }
+
+    pub(crate) fn pick(&self, strategy: &dyn Strategy, draw: crate::Draw) -> usize {
+        // The remainder is for strategies that break their word; theirs is the wrong pick, not ours the panic.
+        strategy.pick(self, draw) % self.tier.slots.len()
+    }
+
+    fn ramp(&self, i: usize) -> f64 {
+        match self.slow_start {
+            None => 1.0,
+            slow => self.tier.slots[i].node.ramp(slow, self.now),
+        }
     }
 }
 
 impl<K: Eq, S> Candidates for View<'_, K, S> {
     fn len(&self) -> usize {
-        self.set.nodes.len()
+        self.tier.slots.len()
     }
 
     fn status(&self, i: usize) -> Status {
         // Excluded ones look closed, so that every strategy avoids them without knowing of them.
-        if self.is_excluded(i) { Status::Closed } else { self.set.nodes[i].node.health.status(self.now) }
+        if self.is_excluded(i) {
+            return Status::Closed;
+        }
+        if self.ignores_health {
+            return Status::Open;
+        }
+        let slot = &self.tier.slots[i];
+        match slot.node.health.status(self.now) {
+            Status::Open => Status::Open,
+            // It stayed because it worked.
+            _ if slot.stay != Stay::Member => Status::Closed,
+            status => status,
+        }
     }
 
     fn load(&self, i: usize, more: usize) -> f64 {
-        self.set.nodes[i].node.tracked.load.score(self.now, self.set.weights.relative(i), more)
+        let node = &self.tier.slots[i].node;
+        // Whoever comes upon it sends the probe, however bad it was when it was last seen.
+        if node.health.is_due(self.now) {
+            return -1.0;
+        }
+        let weight = self.tier.weights.relative(i) * self.ramp(i);
+        node.tracked.load.score(self.now, weight, more)
     }
 
     fn weight(&self, i: usize) -> f64 {
-        self.set.nodes[i].weight
+        self.tier.slots[i].weight * self.ramp(i)
     }
 
     fn draw(&self, random: u64) -> usize {
-        self.set.weights.draw(random)
+        let drawn = self.tier.weights.draw(random);
+        if self.slow_start.is_none() {
+            return drawn;
+        }
+        // Drawn by full weight, taken by the part of it that is reached: rejection. Someone has most of his weight, so a
+        // few tries do; whoever is drawn last is taken.
+        let (mut drawn, mut rng) = (drawn, SplitMix::new(!random));
+        for _ in 0..32 {
+            if rng::unit(rng.next()) < self.ramp(drawn) {
+                break;
+            }
+            drawn = self.tier.weights.draw(rng.next());
+        }
+        drawn
     }
 
     fn id(&self, i: usize) -> u64 {
-        self.set.nodes[i].node.id
+        self.tier.slots[i].node.id
     }
 
     fn pending(&self, i: usize) -> usize {
-        self.set.nodes[i].node.tracked.load.pending()
+        self.tier.slots[i].node.tracked.load.pending()
     }
 
     fn now(&self) -> Instant {
@@ -100,5 +283,12 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
 
     fn gave_up(&self) {
         self.counts.max_effort_exhausted.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl<K, S> Clone for Slot<K, S> {
+    fn clone(&self) -> Self {
+        let Self { node, weight, rank, zone, stay } = self;
+        Self { node: Arc::clone(node), weight: *weight, rank: *rank, zone: zone.clone(), stay: *stay }
     }
 }

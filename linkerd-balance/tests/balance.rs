@@ -48,7 +48,7 @@ impl Fixture {
     }
 
     fn pick(&self, random: u64, exclude: &[u16]) -> Option<u16> {
-        self.balance.try_acquire(Draw::new(random), self.now, exclude).map(|lease| *lease.key())
+        self.balance.try_acquire(Draw::new(random), self.now, exclude).ok().map(|lease| *lease.key())
     }
 
     /// Over so many seeds each of these is picked at least once, by all odds.

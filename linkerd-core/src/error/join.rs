@@ -4,15 +4,15 @@
 use std::convert::Infallible;
 
 use http::Request;
-use linkerd_balance::NoEndpoints;
+use linkerd_balance::Unavailable;
 use linkerd_dtab::naming::NamingError;
 use linkerd_retry::{requeue::Unsent, timeout::Elapsed};
 
 use crate::{Body, Error, ErrorKind};
 
 /// [`ErrorKind::NoEndpoints`].
-impl From<NoEndpoints> for Error {
-    fn from(error: NoEndpoints) -> Self {
+impl From<Unavailable> for Error {
+    fn from(error: Unavailable) -> Self {
         Self::new(ErrorKind::NoEndpoints).with_source(error)
     }
 }
@@ -68,9 +68,9 @@ mod tests {
     #[test]
     fn each_has_a_kind_and_is_the_cause() {
         let path: Path = "/svc/users".parse().unwrap();
-        let error = Error::from(NoEndpoints);
+        let error = Error::from(Unavailable::NoEndpoints);
         assert_eq!(error.kind(), ErrorKind::NoEndpoints);
-        assert!(error.source().unwrap().is::<NoEndpoints>());
+        assert!(error.source().unwrap().is::<Unavailable>());
         let error = Error::from(NamingError::NoSuchName { path: path.clone() });
         assert_eq!((error.kind(), error.dst()), (ErrorKind::NoSuchName, Some(&path)));
         let error = Error::from(NamingError::Pending { path: path.clone(), after: Duration::from_secs(10) });

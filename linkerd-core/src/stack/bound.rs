@@ -11,7 +11,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use linkerd_balance::{Balance, Breaker, BreakerCounters, Draw, Health, LeaseEnd, Permit};
+use linkerd_balance::{Balance, Breaker, BreakerCounters, Draw, Health, LeaseEnd, Permit, Unavailable};
 use linkerd_dtab::{Activity, Addr, Bound, Endpoint, Failure, Path, State, namer::global};
 use linkerd_retry::Budget;
 use tokio::{sync::watch, task::AbortHandle};
@@ -136,8 +136,10 @@ impl BoundName {
         let mut tried = Vec::new();
         let mut limit = None;
         let outcome = loop {
-            let Some(lease) = balanced.balance.try_acquire(Draw::new(crate::random::next()), now(), &tried) else {
-                break Err(Error::new(ErrorKind::NoEndpoints));
+            let lease = match balanced.balance.try_acquire(Draw::new(crate::random::next()), now(), &tried) {
+                Ok(lease) => lease,
+                Err(Unavailable::NoEndpoints) => break Err(Error::new(ErrorKind::NoEndpoints)),
+                Err(unavailable) => break Err(Error::from(unavailable).with_text(unavailable.to_string())),
             };
             if let Some(headers) = req.headers_mut() {
                 self.write_headers(attempt, headers);

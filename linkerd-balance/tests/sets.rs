@@ -1,0 +1,323 @@
+//! What a balancer makes of sets: slow starts, tiers, panic, and endpoints that stay after discovery dropped them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use linkerd_balance::{
+    Balance, Draw, Event, Health, InvalidSet, Member, Panic, Policy, SlowStart, Status, TierReason, Tiers, Unavailable,
+};
+
+const S: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+
+struct Fixture {
+    balance: Balance<u16, ()>,
+    healths: Arc<Mutex<HashMap<u16, Health>>>,
+    events: Arc<Mutex<Vec<Event>>>,
+    start: Instant,
+}
+
+fn fixture(policy: Policy) -> Fixture {
+    let (healths, events) = (Arc::<Mutex<HashMap<u16, Health>>>::default(), Arc::<Mutex<Vec<Event>>>::default());
+    let (kept, seen) = (Arc::clone(&healths), Arc::clone(&events));
+    let policy = policy.on_event(move |event| seen.lock().unwrap().push(*event));
+    let balance = Balance::new(policy, move |key: &u16, health: &Health| {
+        kept.lock().unwrap().insert(*key, health.clone());
+    });
+    // Some way from the beginning, so that there is a before.
+    let start = tokio::time::Instant::now().into_std() + 1000 * S;
+    Fixture { balance, healths, events, start }
+}
+
+impl Fixture {
+    fn update(&self, members: impl IntoIterator<Item = Member<u16>>, now: Instant) {
+        self.balance.update_at(members, now).unwrap();
+    }
+
+    fn health(&self, key: u16) -> Health {
+        self.healths.lock().unwrap()[&key].clone()
+    }
+
+    /// Of 20,000 picks at `now`, which part goes to each.
+    fn shares(&self, now: Instant) -> HashMap<u16, f64> {
+        let mut shares = HashMap::new();
+        for seed in 0..20_000 {
+            let lease = self.balance.try_acquire(Draw::new(seed), now, &[]).unwrap();
+            *shares.entry(*lease.key()).or_insert(0.0) += 1.0 / 20_000.0;
+        }
+        shares
+    }
+}
+
+fn members(keys: impl IntoIterator<Item = u16>) -> Vec<Member<u16>> {
+    keys.into_iter().map(Member::new).collect()
+}
+
+fn slow() -> Policy {
+    Policy::least_loaded().slow_start(SlowStart::new(100 * S).unwrap())
+}
+
+fn assert_near(share: f64, expected: f64) {
+    assert!((share - expected).abs() < 0.015, "{share} is not about {expected}");
+}
+
+#[test]
+fn a_newcomer_ramps_and_the_others_get_no_more_than_before() {
+    let f = fixture(slow());
+    f.update(members(0..4), f.start);
+    f.update(members(0..5), f.start + S);
+    for (age, part) in [(0, 0.1), (10, 0.1), (50, 0.5), (100, 1.0), (1000, 1.0)] {
+        let shares = f.shares(f.start + S + age * S);
+        assert_near(shares[&4], part / (4.0 + part));
+        assert!((0..4).all(|key| shares[&key] < 0.25 + 0.015), "{shares:?}");
+    }
+}
+
+#[test]
+fn where_all_are_new_nobody_ramps() {
+    let f = fixture(slow());
+    f.update(members(0..4), f.start);
+    f.update(members(4..8), f.start + S);
+    let shares = f.shares(f.start + 2 * S);
+    assert!((4..8).all(|key| (shares[&key] - 0.25).abs() < 0.015), "{shares:?}");
+}
+
+#[test]
+fn a_ramp_is_an_endpoints_own_and_survives_changes_of_the_set() {
+    let f = fixture(slow());
+    f.update(members(0..1), f.start);
+    f.update(members(0..2), f.start + S);
+    f.update(members(0..3), f.start + 41 * S);
+    f.update(members(0..4), f.start + 51 * S);
+    let infos = f.balance.endpoints(f.start + 51 * S);
+    assert_eq!(infos.iter().map(|info| info.ramp).collect::<Vec<_>>(), [1.0, 0.5, 0.1, 0.1]);
+    // Also past one that left in the meantime.
+    f.update(members([1, 2, 3]), f.start + 61 * S);
+    assert_eq!(f.balance.endpoints(f.start + 61 * S)[0].ramp, 0.6);
+}
+
+#[test]
+fn slow_starts_compose_with_zones_and_weights() {
+    let f = fixture(slow().tiers(Tiers::new().local("a")));
+    let local = |key| Member::new(key).zone("a");
+    f.update([local(0), local(1), Member::new(9).zone("b")], f.start);
+    f.update([local(0), local(1), local(2).weight(2.0), Member::new(9).zone("b")], f.start);
+    let shares = f.shares(f.start + 50 * S);
+    assert_near(shares[&2], 1.0 / 3.0);
+    assert!(!shares.contains_key(&9));
+}
+
+#[test]
+fn the_local_zone_is_preferred_while_it_is_well() {
+    let f = fixture(Policy::least_loaded().tiers(Tiers::new().local("a").fallback(["b"])));
+    let in_zone = |keys: std::ops::Range<u16>, zone: &'static str| keys.map(move |key| Member::new(key).zone(zone));
+    f.update(in_zone(0..10, "a").chain(in_zone(10..20, "b")).chain(in_zone(20..30, "c")), f.start);
+    let to_zone = |now: Instant| {
+        let mut zones = [0.0; 3];
+        f.shares(now).into_iter().for_each(|(key, share)| zones[usize::from(key) / 10] += share);
+        zones
+    };
+    assert_eq!(to_zone(f.start)[1..], [0.0, 0.0]);
+    assert_eq!(f.balance.tiers(f.start)[0].why, TierReason::Preferred);
+    // 7 of 10 is enough, and nothing changes.
+    (0..3).for_each(|key| f.health(key).set(Status::Closed));
+    let now = f.start + S;
+    assert_eq!(to_zone(now)[1..], [0.0, 0.0]);
+    // 6 is not: it keeps its 6/9 until 9 are back.
+    f.health(3).set(Status::Closed);
+    let now = f.start + 2 * S;
+    let zones = to_zone(now);
+    assert_near(zones[0], 6.0 / 9.0);
+    assert_near(zones[1], 3.0 / 9.0);
+    let tiers = f.balance.tiers(now);
+    assert_eq!(tiers[0].why, TierReason::Unhealthy { open: 6, size: 10 });
+    assert_eq!((tiers[1].why, tiers[2].why), (TierReason::TakesOver, TierReason::Standby));
+    assert_eq!(tiers[1].zone.as_deref(), Some("b"));
+    (1..4).for_each(|key| f.health(key).set(Status::Open));
+    assert_eq!(to_zone(f.start + 3 * S)[1..], [0.0, 0.0]);
+    // All gone: the next zone has all, and the one after that nothing.
+    (0..10).for_each(|key| f.health(key).set(Status::Closed));
+    assert_eq!(to_zone(f.start + 4 * S).map(f64::round), [0.0, 1.0, 0.0]);
+    let kinds: Vec<_> = f.events.lock().unwrap().iter().map(std::mem::discriminant).collect();
+    assert_eq!(kinds.len(), 3, "left, back, left");
+}
+
+#[test]
+fn a_request_never_fails_over_too_late() {
+    // The survey is older than the fault: the very pick that finds nobody open goes on to the next tier.
+    let f = fixture(Policy::least_loaded().tiers(Tiers::new().local("a")));
+    f.update([Member::new(0).zone("a"), Member::new(1).zone("b")], f.start);
+    assert_eq!(f.shares(f.start)[&0].round(), 1.0);
+    f.health(0).set(Status::Closed);
+    assert_eq!(*f.balance.try_acquire(Draw::new(1), f.start + MS, &[]).unwrap().key(), 1);
+}
+
+#[test]
+fn a_tier_that_lost_all_is_probed_and_comes_back() {
+    let f = fixture(Policy::least_loaded().tiers(Tiers::new().local("a")));
+    f.update([Member::new(0).zone("a"), Member::new(1).zone("b")], f.start);
+    f.health(0).busy_until(f.start + 5 * S);
+    assert_eq!(f.shares(f.start + S)[&1].round(), 1.0);
+    // Not before its time, then at once, and only once for each look.
+    let picks = |now| (0..100).map(|i| *f.balance.try_acquire(Draw::new(i), now, &[]).unwrap().key()).collect();
+    let keys: Vec<u16> = picks(f.start + 5 * S);
+    assert_eq!(keys.iter().filter(|key| **key == 0).count(), 1, "{keys:?}");
+    f.health(0).set(Status::Open);
+    let keys: Vec<u16> = picks(f.start + 6 * S);
+    assert_eq!(keys, [0; 100]);
+}
+
+#[test]
+fn a_loaded_zone_spills_what_it_cannot_take() {
+    let f = fixture(Policy::least_loaded().tiers(Tiers::new().local("a").spill_load(10.0).unwrap()));
+    let zones = (0..8).map(|key| Member::new(key).zone(if key < 4 { "a" } else { "b" }));
+    f.update(zones, f.start);
+    let leases: Vec<_> = (0..60).map(|i| f.balance.try_acquire(Draw::new(i), f.start, &[]).unwrap()).collect();
+    let local = leases.iter().filter(|lease| *lease.key() < 4).count();
+    assert!((38..=42).contains(&local), "{local} of 60 with room for 40");
+    assert_eq!(f.balance.stats(f.start).spilled, 60 - local as u64);
+    drop(leases);
+    assert_eq!(f.shares(f.start).keys().filter(|key| **key >= 4).count(), 0);
+}
+
+#[test]
+fn keyed_requests_stay_in_their_tier() {
+    let f = fixture(Policy::least_loaded().tiers(Tiers::new().min_open(1.0, 1.0).unwrap()));
+    f.update((0..4).map(|key| Member::new(key).priority(u32::from(key / 2))), f.start);
+    f.health(0).set(Status::Closed);
+    let tier = |key, seed| {
+        let draw = Draw::new(seed).with_key(key);
+        f.balance.try_acquire(draw, f.start + S, &[]).unwrap().key() / 2
+    };
+    let tiers: Vec<_> = (0..100).map(|key| tier(key, 1)).collect();
+    assert!((0..100).all(|key| tier(key, key + 7) == tiers[key as usize]));
+    assert!(tiers.contains(&0) && tiers.contains(&1));
+}
+
+#[test]
+fn panic_does_as_it_is_told_at_every_share() {
+    for mode in [Panic::LastPick, Panic::Spray, Panic::FailFast] {
+        for closed in 0..=10_u16 {
+            let f = fixture(Policy::least_loaded().panic(mode).panic_below(0.5).unwrap());
+            f.update(members(0..10), f.start);
+            (0..closed).for_each(|key| f.health(key).set(Status::Closed));
+            let picks = (0..1000).map(|i| f.balance.try_acquire(Draw::new(i), f.start, &[]));
+            let picks: Vec<_> = picks.map(|pick| pick.map(|lease| *lease.key())).collect();
+            let to_closed = picks.iter().filter(|pick| pick.is_ok_and(|key| key < closed)).count();
+            let failed = picks.iter().filter(|pick| pick.is_err()).count();
+            let panics = 10 - closed < 5;
+            match mode {
+                _ if !panics => assert_eq!((to_closed, failed), (0, 0), "{mode:?} {closed}"),
+                Panic::LastPick => assert_eq!((to_closed, failed), (if closed == 10 { 1000 } else { 0 }, 0)),
+                Panic::Spray => {
+                    let expected = f64::from(closed) / 10.0;
+                    assert!((to_closed as f64 / 1000.0 - expected).abs() < 0.06, "{to_closed} {expected}");
+                }
+                Panic::FailFast => assert_eq!(failed, 1000),
+            }
+            assert_eq!(f.balance.stats(f.start).in_panic, panics, "{mode:?} {closed}");
+            assert_eq!(f.balance.stats(f.start).panics, u64::from(panics));
+            assert_eq!(f.events.lock().unwrap().len(), usize::from(panics));
+        }
+    }
+}
+
+#[test]
+fn failing_fast_says_why_and_lets_a_probe_through() {
+    let f = fixture(Policy::least_loaded().panic(Panic::FailFast));
+    f.update(members(0..3), f.start);
+    f.health(0).set(Status::Closed);
+    f.health(1).busy_until(f.start + 3 * S);
+    f.health(2).busy_until(f.start + 2 * S);
+    let err = f.balance.try_acquire(Draw::new(1), f.start, &[]).unwrap_err();
+    let expected = Unavailable::FailFast { size: 3, open: 0, busy: 2, closed: 1, probe_in: Some(2 * S) };
+    assert_eq!(err, expected);
+    assert_eq!(f.balance.stats(f.start).refused, 1);
+    let now = f.start + 2 * S;
+    assert_eq!(*f.balance.try_acquire(Draw::new(1), now, &[]).unwrap().key(), 2);
+    // A guess does not end the panic; what is known does.
+    assert!(f.balance.stats(now).in_panic);
+    f.health(2).set(Status::Open);
+    drop(f.balance.try_acquire(Draw::new(1), now, &[]).unwrap());
+    assert!(!f.balance.stats(now).in_panic);
+    assert!(matches!(f.events.lock().unwrap()[..], [Event::PanicBegan { .. }, Event::PanicEnded { .. }]));
+}
+
+#[test]
+fn on_probation_an_endpoint_stays_until_it_fails() {
+    let f = fixture(Policy::least_loaded().probation(10));
+    f.update(members(0..3), f.start);
+    f.health(1).set(Status::Busy);
+    f.update(members(0..1), f.start);
+    let keys = |now| f.balance.endpoints(now).iter().map(|info| (info.key, info.is_leaving)).collect::<Vec<_>>();
+    assert_eq!(keys(f.start), [(0, false), (2, true)]);
+    assert_eq!(f.shares(f.start).len(), 2);
+    let stats = f.balance.stats(f.start);
+    assert_eq!((stats.size, stats.stays, stats.adds, stats.removes), (2, 1, 3, 1));
+    f.health(2).set(Status::Busy);
+    assert_eq!(f.shares(f.start).len(), 1);
+    assert_eq!(f.balance.stats(f.start).size, 1);
+    assert_eq!(keys(f.start), [(0, false)]);
+}
+
+#[test]
+fn one_that_comes_back_from_probation_is_who_it_was() {
+    let f = fixture(Policy::least_loaded().probation(10));
+    f.update(members(0..2), f.start);
+    f.update(members(0..1), f.start);
+    f.update(members(0..2), f.start);
+    let stats = f.balance.stats(f.start);
+    assert_eq!((stats.size, stats.stays, stats.adds, stats.removes), (2, 0, 2, 0));
+}
+
+#[test]
+fn probation_has_a_bound_and_is_off_by_default() {
+    let f = fixture(Policy::least_loaded().probation(2));
+    f.update(members(0..10), f.start);
+    f.update(members(20..21), f.start);
+    assert_eq!(f.balance.len(), 3);
+    let f = fixture(Policy::least_loaded());
+    f.update(members(0..10), f.start);
+    f.update(members(20..21), f.start);
+    assert_eq!(f.balance.len(), 1);
+}
+
+#[test]
+fn a_set_that_is_replaced_stays_until_the_next_is_open() {
+    let closed_until_connected = |keys: std::ops::Range<u16>, f: &Fixture, now| {
+        // Closed at the moment of the update, as endpoints are that connect in a task of their own.
+        f.update(members(keys), now);
+    };
+    let policy = Policy::least_loaded().overlap(10 * S);
+    let healths = Arc::<Mutex<HashMap<u16, Health>>>::default();
+    let kept = Arc::clone(&healths);
+    let balance = Balance::new(policy, move |key: &u16, health: &Health| {
+        health.set(if *key < 10 { Status::Open } else { Status::Closed });
+        kept.lock().unwrap().insert(*key, health.clone());
+    });
+    let start = tokio::time::Instant::now().into_std();
+    let f = Fixture { balance, healths, events: Arc::default(), start };
+    closed_until_connected(0..2, &f, start);
+    closed_until_connected(10..12, &f, start);
+    assert!(f.shares(start + S).keys().all(|key| *key < 10));
+    f.health(10).set(Status::Open);
+    assert_eq!(f.shares(start + S).keys().copied().collect::<Vec<_>>(), [10]);
+    assert_eq!(f.balance.len(), 2);
+    // And not for ever.
+    closed_until_connected(0..2, &f, start + 2 * S);
+    closed_until_connected(12..14, &f, start + 3 * S);
+    assert_eq!(f.balance.stats(start + 12 * S).size, 4);
+    assert_eq!(f.balance.stats(start + 13 * S).size, 2);
+}
+
+#[test]
+fn a_fixed_set_has_an_endpoint_and_weights_that_are_some() {
+    let none = Balance::<u16, ()>::fixed(Policy::default(), members([]), |_, _| ()).unwrap_err();
+    assert_eq!((none, none.to_string().as_str()), (InvalidSet::NoEndpoints, "0 endpoints: at least one is needed"));
+    let bad = Balance::<u16, ()>::fixed(Policy::default(), [(7, f64::NAN)], |_, _| ()).unwrap_err();
+    assert_eq!(bad.to_string(), "endpoint 0 has weight NaN, not a finite number above zero");
+    assert_eq!(Balance::<u16, ()>::fixed(Policy::default(), [(7, 1.0)], |_, _| ()).unwrap().len(), 1);
+}
