@@ -32,7 +32,9 @@ pub use body::{Body, IntoBody};
 pub use classify::{HttpClassifier, HttpClassify};
 pub use client::{Client, ResponseFuture, Typed};
 pub use error::{BoxError, Error, ErrorKind};
-pub use mesh::{BuildError, BuildProblem, CacheSettings, ClientState, EndpointState, Mesh, MeshBuilder, PathState};
+pub use mesh::{
+    BalancerState, BuildError, BuildProblem, CacheSettings, ClientState, EndpointState, Mesh, MeshBuilder, PathState,
+};
 pub use policy::{AccrualPolicy, ClientPolicy, Policies, ServicePolicy, Uniform};
 pub use svc::{HttpService, Svc, SvcFuture};
 

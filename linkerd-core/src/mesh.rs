@@ -126,6 +126,20 @@ pub struct ClientState {
     pub addr: Option<Activity<Addr>>,
     /// The endpoints as the balancer has them.
     pub endpoints: Vec<EndpointState>,
+    /// The balancer; `None` if the name is answered without any endpoint.
+    pub balancer: Option<BalancerState>,
+}
+
+/// The balancer of a bound name.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BalancerState {
+    /// How it picks, `p2c_peak_ewma` for example.
+    pub algorithm: String,
+    /// Its numbers.
+    pub stats: linkerd_balance::Stats,
+    /// Its tiers, best first.
+    pub tiers: Vec<linkerd_balance::TierInfo>,
 }
 
 /// An endpoint in use.
@@ -142,6 +156,18 @@ pub struct EndpointState {
     pub pending: usize,
     /// The load that it is picked by; its unit is the balancer's.
     pub load: f64,
+    /// Where it runs, if its source says.
+    pub zone: Option<Arc<str>>,
+    /// Its tier, from 0.
+    pub tier: usize,
+    /// The part of its weight that it has reached, if it starts slowly; else 1.
+    pub ramp: f64,
+    /// Whether picks may meet it: false outside of the subset that the balancer uses.
+    pub is_used: bool,
+    /// Whether its source dropped it, and it stays for now.
+    pub is_leaving: bool,
+    /// Why it is as it is, in words: `open`, or what took it out, since when, and when it is tried again.
+    pub why: String,
 }
 
 struct Inner {

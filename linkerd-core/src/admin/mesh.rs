@@ -26,15 +26,10 @@ pub fn mesh_state(mesh: &Mesh) -> Value {
         };
         shown["id"] = id.into();
         let endpoints = client.endpoints.iter().map(|endpoint| {
-            let status = match endpoint.status {
-                Status::Open => "open",
-                Status::Busy => "busy",
-                Status::Closed => "closed",
-            };
             json!({
                 "addr": endpoint.addr.to_string(),
                 "weight": endpoint.weight,
-                "status": status,
+                "status": status(endpoint.status),
                 "pending": endpoint.pending,
                 "load": endpoint.load,
             })
@@ -43,6 +38,70 @@ pub fn mesh_state(mesh: &Mesh) -> Value {
         shown
     });
     json!({"paths": paths.collect::<Value>(), "clients": clients.collect::<Value>()})
+}
+
+/// The balancers of a mesh, as a member of `/admin/balancers.json`: for each client how it picks, and for each of its
+/// endpoints its status, load and weight, and why it is used or not.
+#[must_use]
+pub fn mesh_balancers(mesh: &Mesh) -> Value {
+    let clients = mesh.clients().into_iter().filter_map(|client| {
+        let balancer = client.balancer?;
+        let stats = balancer.stats;
+        let tiers = balancer.tiers.iter().map(|tier| {
+            json!({
+                "priority": tier.priority,
+                "zone": tier.zone.as_deref(),
+                "size": tier.size,
+                "open": tier.open,
+                "pending": tier.in_flight,
+                "share": tier.share,
+                "why": tier.why.to_string(),
+            })
+        });
+        let endpoints = client.endpoints.iter().map(|endpoint| {
+            json!({
+                "addr": endpoint.addr.to_string(),
+                "status": status(endpoint.status),
+                "why": endpoint.why,
+                "load": endpoint.load,
+                "weight": endpoint.weight,
+                "pending": endpoint.pending,
+                "zone": endpoint.zone.as_deref(),
+                "tier": endpoint.tier,
+                "ramp": endpoint.ramp,
+                "used": endpoint.is_used,
+                "leaving": endpoint.is_leaving,
+            })
+        });
+        let shown = json!({
+            "algorithm": balancer.algorithm,
+            "size": stats.size,
+            "available": stats.available,
+            "busy": stats.busy,
+            "closed": stats.closed,
+            "load": stats.load,
+            "meanWeight": stats.mean_weight,
+            "adds": stats.adds,
+            "removes": stats.removes,
+            "used": stats.in_use,
+            "leaving": stats.stays,
+            "panic": {"active": stats.in_panic, "times": stats.panics, "refused": stats.refused},
+            "tier": stats.tier,
+            "spilled": stats.spilled,
+            "tiers": tiers.collect::<Value>(),
+            "endpoints": endpoints.collect::<Value>(),
+        });
+        Some((client.id.to_string(), shown))
+    });
+    Value::Object(clients.collect())
+}
+
+fn status(status: Status) -> &'static str {
+    match status {
+        Status::Open => "open",
+        Status::Busy => "busy",
+        Status::Closed => "closed",
+    }
 }
 
 /// The clients of a mesh, as members of `/client_state.json`.

@@ -58,7 +58,7 @@ use crate::{
 pub use builder::{Builder, InvalidPage, Router};
 pub use control::Logging;
 pub use identify::Identify;
-pub use mesh::{mesh_clients, mesh_state};
+pub use mesh::{mesh_balancers, mesh_clients, mesh_state};
 pub use security::{InvalidPattern, Security};
 pub use serve::serve;
 pub use watch::{addr_state, answer_state, snapshot_state, watch_state};

@@ -8,8 +8,8 @@ use super::Shutdown;
 use crate::{
     Svc,
     admin::{
-        Admin, Builder, Identify, InvalidPattern, Logging, Router, Security, answer_state, mesh_clients, mesh_state,
-        snapshot_state,
+        Admin, Builder, Identify, InvalidPattern, Logging, Router, Security, answer_state, mesh_balancers,
+        mesh_clients, mesh_state, snapshot_state,
     },
     config::{AdminSecurity, Config, Errors, Pattern, Plan, Telemeter, TelemeterKind},
     namer::fs,
@@ -61,6 +61,10 @@ pub(super) fn pages(
             mesh_clients(mesh, &mut all);
         }
         all.into()
+    });
+    let meshes: Vec<_> = plan.routers.iter().map(|router| (router.label.clone(), router.mesh.clone())).collect();
+    admin = admin.json("/admin/balancers.json", move || {
+        meshes.iter().map(|(label, mesh)| (label.clone(), mesh_balancers(mesh))).collect()
     });
     admin = namers(admin, &plan.fs_namers);
     // Whether it had to be `experimental` was checked.

@@ -11,7 +11,9 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use linkerd_balance::{Balance, Breaker, BreakerCounters, Draw, Health, LeaseEnd, Permit, Unavailable};
+use linkerd_balance::{
+    Balance, Breaker, BreakerCounters, Draw, EndpointInfo, Health, LeaseEnd, Member, Permit, Status, Unavailable,
+};
 use linkerd_dtab::{Activity, Addr, Bound, Endpoint, Failure, Path, State, namer::global};
 use linkerd_retry::Budget;
 use tokio::{sync::watch, task::AbortHandle};
@@ -25,7 +27,7 @@ use crate::{
     body::{Resend, Rider},
     error::{SharedFailure, twitter_duration},
     http::{Connect, headers},
-    mesh::{ClientState, EndpointState, Wrap},
+    mesh::{BalancerState, ClientState, EndpointState, Wrap},
     policy::ClientPolicy,
     svc::SvcFuture,
     telemetry::{ClientStats, RequestStats},
@@ -64,6 +66,7 @@ enum Endpoints {
 
 struct Balanced {
     balance: Balance<EndpointKey, Arc<EndpointClient>>,
+    algorithm: String,
     breakers: BreakerCounters,
     progress: Arc<Progress>,
     // The watch that is followed, and the task that follows it.
@@ -217,6 +220,16 @@ impl EndpointClient {
         }
         self.svc.send(req)
     }
+
+    /// Why its status is what it is, for people.
+    fn why(&self, seen: &EndpointInfo<EndpointKey>, _now: Instant) -> String {
+        match seen.status {
+            Status::Open if seen.is_due => "waits to be tried again".to_owned(),
+            Status::Open => "open".to_owned(),
+            Status::Busy => "busy".to_owned(),
+            Status::Closed => "closed".to_owned(),
+        }
+    }
 }
 
 impl BoundClient {
@@ -250,21 +263,31 @@ impl BoundClient {
 
     /// What is known of it, for people.
     pub(crate) fn state(&self, now: Instant) -> ClientState {
-        let (addr, endpoints) = match &self.endpoints {
-            Endpoints::Status(_) => (None, Vec::new()),
-            Endpoints::Balanced(balanced) => {
-                let addr = balanced.source.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
-                let endpoints = balanced.balance.endpoints(now).into_iter().map(|endpoint| EndpointState {
-                    addr: endpoint.key.addr,
-                    weight: endpoint.weight,
-                    status: endpoint.status,
-                    pending: endpoint.pending,
-                    load: endpoint.load,
-                });
-                (Some(addr), endpoints.collect())
-            }
+        let Endpoints::Balanced(balanced) = &self.endpoints else {
+            return ClientState { id: self.id.clone(), addr: None, endpoints: Vec::new(), balancer: None };
         };
-        ClientState { id: self.id.clone(), addr, endpoints }
+        let addr = balanced.source.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
+        let balance = &balanced.balance;
+        let mut services: std::collections::HashMap<_, _> = balance.services().into_iter().collect();
+        let endpoints = balance.endpoints(now).into_iter().map(|endpoint| EndpointState {
+            addr: endpoint.key.addr,
+            weight: endpoint.weight,
+            status: endpoint.status,
+            pending: endpoint.pending,
+            load: endpoint.load,
+            tier: endpoint.tier,
+            ramp: endpoint.ramp,
+            is_used: endpoint.is_used,
+            is_leaving: endpoint.is_leaving,
+            why: services.remove(&endpoint.key).map_or_else(String::new, |svc| svc.why(&endpoint, now)),
+            zone: endpoint.zone,
+        });
+        let balancer = BalancerState {
+            algorithm: balanced.algorithm.clone(),
+            stats: balance.stats(now),
+            tiers: balance.tiers(now),
+        };
+        ClientState { id: self.id.clone(), addr: Some(addr), endpoints: endpoints.collect(), balancer: Some(balancer) }
     }
 
     pub(crate) fn service_stats(&self, path: &Path) -> RequestStats {
@@ -344,6 +367,16 @@ impl BoundClient {
         balancer.adds.advance_to(stats.adds);
         balancer.removes.advance_to(stats.removes);
         balancer.max_effort_exhausted.advance_to(stats.max_effort_exhausted);
+        balancer.updates.advance_to(stats.updates);
+        balancer.rebuilds.advance_to(stats.rebuilds);
+        balancer.meanweight.set_count(stats.mean_weight.round() as u64);
+        balancer.in_use.set_count(stats.in_use as u64);
+        balancer.leaving.set_count(stats.stays as u64);
+        balancer.panicked.set(i64::from(stats.in_panic));
+        balancer.panics.advance_to(stats.panics);
+        balancer.refused.advance_to(stats.refused);
+        balancer.spilled.advance_to(stats.spilled);
+        balancer.tier.set_count(stats.tier as u64);
         let accrual = &self.stats.failure_accrual;
         accrual.removals.advance_to(balanced.breakers.removals());
         accrual.revivals.advance_to(balanced.breakers.revivals());
@@ -474,7 +507,8 @@ impl Balanced {
             let breaker = accrual.breaker(health.clone(), counters.clone());
             Arc::new(EndpointClient { key: key.clone(), svc, breaker, is_layered })
         };
-        stats.algorithm(&policy.balancer.algorithm());
+        let algorithm = policy.balancer.algorithm();
+        stats.algorithm(&algorithm);
         let balance = Balance::new(policy.balancer.clone(), new_endpoint);
         let progress = Arc::new(Progress {
             is_known: AtomicBool::new(false),
@@ -482,7 +516,7 @@ impl Balanced {
             source: Mutex::new(0),
         });
         let task = spawn_follow(bound.addr.clone(), 0, balance.clone(), Arc::clone(&progress));
-        Self { balance, breakers, progress, source: Mutex::new((bound.addr.clone(), task)) }
+        Self { balance, algorithm, breakers, progress, source: Mutex::new((bound.addr.clone(), task)) }
     }
 
     fn follow(&self, addr: &Activity<Addr>) {
@@ -591,7 +625,9 @@ fn publish(state: State<Addr>, balance: &Balance<EndpointKey, Arc<EndpointClient
                     generation: endpoint.generation,
                     authority: endpoint.authority.clone(),
                 };
-                (key, endpoint.weight)
+                let mut member = Member::new(key).weight(endpoint.weight);
+                member.zone.clone_from(&endpoint.zone);
+                member
             });
             match guarded(|| balance.update(keyed)) {
                 Ok(Ok(())) => {}

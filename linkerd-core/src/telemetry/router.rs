@@ -157,6 +157,26 @@ pub struct BalancerStats {
     pub removes: Counter,
     /// Picks that found no open endpoint and took a closed one.
     pub max_effort_exhausted: Counter,
+    /// Address sets that came.
+    pub updates: Counter,
+    /// Those that changed the set.
+    pub rebuilds: Counter,
+    /// The mean of the endpoints' weights, rounded.
+    pub meanweight: Gauge,
+    /// Endpoints that picks may meet: fewer than there are if only a subset is used.
+    pub in_use: Gauge,
+    /// Endpoints that their source dropped and that stay for now.
+    pub leaving: Gauge,
+    /// Whether too few endpoints are open: 1 or 0.
+    pub panicked: Gauge,
+    /// How often too few endpoints were open.
+    pub panics: Counter,
+    /// Requests that were refused because too few endpoints were open.
+    pub refused: Counter,
+    /// Requests that went to the next tier because their own was loaded.
+    pub spilled: Counter,
+    /// The tier that most requests are meant for, from 0.
+    pub tier: Gauge,
 }
 
 /// `failure_accrual` of a client.
@@ -348,6 +368,16 @@ impl ClientStats {
                 adds: balancer.counter("adds"),
                 removes: balancer.counter("removes"),
                 max_effort_exhausted: balancer.counter("max_effort_exhausted"),
+                updates: balancer.counter("updates"),
+                rebuilds: balancer.counter("rebuilds"),
+                meanweight: balancer.gauge("meanweight"),
+                in_use: balancer.gauge("in_use"),
+                leaving: balancer.gauge("leaving"),
+                panicked: balancer.gauge("panicked"),
+                panics: balancer.counter("panics"),
+                refused: balancer.counter("refused"),
+                spilled: balancer.counter("spilled"),
+                tier: balancer.gauge("tier"),
             },
             failure_accrual: AccrualStats {
                 removals: accrual.counter("removals"),
