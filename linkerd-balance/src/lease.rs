@@ -28,7 +28,7 @@ pub struct LeaseEnd(Guard<dyn Tracks + Send + Sync>);
 /// What outlives an endpoint's stack for as long as a lease of it does.
 pub(crate) struct Tracked<K> {
     pub(crate) key: K,
-    pub(crate) load: Box<dyn Load>,
+    pub(crate) load: Arc<dyn Load>,
 }
 
 trait Tracks {
@@ -142,7 +142,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn lease() -> (Lease<&'static str, u32>, Arc<Tracked<&'static str>>, Instant) {
-        let load = Box::new(PeakEwma::default());
+        let load = Arc::new(PeakEwma::default());
         let (tracked, now) = (Arc::new(Tracked { key: "a", load }), tokio::time::Instant::now().into_std());
         (Lease::new(7, Arc::clone(&tracked), now), tracked, now)
     }

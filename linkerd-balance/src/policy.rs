@@ -23,7 +23,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Policy {
     pub(crate) strategy: Arc<dyn Strategy>,
-    pub(crate) new_load: Arc<dyn Fn() -> Box<dyn Load> + Send + Sync>,
+    pub(crate) new_load: Arc<dyn Fn() -> Arc<dyn Load> + Send + Sync>,
     pub(crate) max_wait: Duration,
     pub(crate) slow_start: Option<SlowStart>,
     pub(crate) tiers: Tiers,
@@ -46,7 +46,7 @@ impl Policy {
     pub fn new<L: Load>(strategy: impl Strategy, new_load: impl Fn() -> L + Send + Sync + 'static) -> Self {
         Self {
             strategy: Arc::new(strategy),
-            new_load: Arc::new(move || Box::new(new_load())),
+            new_load: Arc::new(move || Arc::new(new_load())),
             max_wait: Duration::ZERO,
             slow_start: None,
             tiers: Tiers::new(),

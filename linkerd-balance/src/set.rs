@@ -11,6 +11,7 @@ use std::{
 use crate::{
     health::{Health, Status},
     lease::Tracked,
+    load::Load,
     rng::{self, SplitMix},
     slow_start::SlowStart,
     strategy::{Candidates, Strategy},
@@ -53,6 +54,9 @@ pub(crate) struct Seen {
 
 pub(crate) struct Slot<K, S> {
     pub(crate) node: Arc<Node<K, S>>,
+    // The node's, beside each other: a pick in a large set waits for memory, not for the processor.
+    health: Health,
+    load: Arc<dyn Load>,
     pub(crate) weight: f64,
     pub(crate) rank: Rank,
     pub(crate) zone: Option<Arc<str>>,
@@ -146,7 +150,7 @@ impl<K, S> Tier<K, S> {
     pub(crate) fn survey(&self, now: Instant) -> usize {
         let (mut open, mut is_due) = (0, false);
         for slot in &self.slots {
-            let health = &slot.node.health;
+            let health = &slot.health;
             if health.is_due(now) {
                 is_due = true;
             } else if health.status(now) == Status::Open {
@@ -160,7 +164,7 @@ impl<K, S> Tier<K, S> {
 
     /// Requests in flight, as if every endpoint had the mean weight.
     pub(crate) fn load_of(&self, i: usize) -> f64 {
-        self.slots[i].node.tracked.load.pending() as f64 / self.weights.relative(i)
+        self.slots[i].load.pending() as f64 / self.weights.relative(i)
     }
 }
 
@@ -168,6 +172,13 @@ impl Seen {
     /// How much of what reaches it the tier keeps.
     pub(crate) fn share(&self, tiers: &Tiers, size: usize) -> f64 {
         tiers.keeps(self.is_left.load(Ordering::Relaxed), self.open.load(Ordering::Relaxed), size)
+    }
+}
+
+impl<K, S> Slot<K, S> {
+    pub(crate) fn new(node: Arc<Node<K, S>>, weight: f64, rank: Rank, zone: Option<Arc<str>>) -> Self {
+        let (health, load) = (node.health.clone(), Arc::clone(&node.tracked.load));
+        Self { node, health, load, weight, rank, zone, stay: Stay::Member }
     }
 }
 
@@ -230,7 +241,7 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
             return Status::Open;
         }
         let slot = &self.tier.slots[i];
-        match slot.node.health.status(self.now) {
+        match slot.health.status(self.now) {
             Status::Open => Status::Open,
             // It stayed because it worked.
             _ if slot.stay != Stay::Member => Status::Closed,
@@ -239,13 +250,13 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
     }
 
     fn load(&self, i: usize, more: usize) -> f64 {
-        let node = &self.tier.slots[i].node;
+        let slot = &self.tier.slots[i];
         // Whoever comes upon it sends the probe, however bad it was when it was last seen.
-        if node.health.is_due(self.now) {
+        if slot.health.is_due(self.now) {
             return -1.0;
         }
         let weight = self.tier.weights.relative(i) * self.ramp(i);
-        node.tracked.load.score(self.now, weight, more)
+        slot.load.score(self.now, weight, more)
     }
 
     fn weight(&self, i: usize) -> f64 {
@@ -274,7 +285,7 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
     }
 
     fn pending(&self, i: usize) -> usize {
-        self.tier.slots[i].node.tracked.load.pending()
+        self.tier.slots[i].load.pending()
     }
 
     fn now(&self) -> Instant {
@@ -288,7 +299,8 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
 
 impl<K, S> Clone for Slot<K, S> {
     fn clone(&self) -> Self {
-        let Self { node, weight, rank, zone, stay } = self;
-        Self { node: Arc::clone(node), weight: *weight, rank: *rank, zone: zone.clone(), stay: *stay }
+        let mut slot = Self::new(Arc::clone(&self.node), self.weight, self.rank, self.zone.clone());
+        slot.stay = self.stay;
+        slot
     }
 }

@@ -1,7 +1,7 @@
 //! From the endpoints that discovery names to the next set.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::Hash,
     sync::{Arc, atomic::Ordering},
     time::Instant,
@@ -10,68 +10,101 @@ use std::{
 use crate::{
     balance::Inner,
     health::Status,
-    member::Member,
+    member::{Member, Seed},
     set::{Node, Set, Slot, Stay, Tier, View},
     weight::{InvalidWeight, Weights},
 };
 
 /// Every endpoint of the set that is in use, by key, so that survivors of an update keep their state.
-pub(crate) type Nodes<K, S> = HashMap<K, Arc<Node<K, S>>>;
+pub(crate) struct Nodes<K, S> {
+    by_key: HashMap<K, Known<K, S>, Seed>,
+    // Counts updates.
+    turn: u64,
+}
+
+struct Known<K, S> {
+    // None between its first mention in an update and that update's end.
+    node: Option<Arc<Node<K, S>>>,
+    // The last update that named it, and as which of its members.
+    turn: u64,
+    place: usize,
+}
 
 /// Of how many survivors the typical load is asked for: their median is as good as that of all.
 const TYPICAL_OF: usize = 64;
 
 impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'static> Inner<K, S> {
     pub(crate) fn update(&self, members: impl Iterator<Item = Member<K>>, now: Instant) -> Result<bool, InvalidWeight> {
-        let members = distinct(members)?;
+        let members: Vec<Member<K>> = members.collect();
+        for (index, member) in members.iter().enumerate() {
+            if !(member.weight.is_finite() && member.weight > 0.0) {
+                return Err(InvalidWeight { index, weight: member.weight });
+            }
+        }
         let counts = &self.counts;
         let mut nodes = self.lock();
         let current = self.set.load_full();
+        nodes.turn += 1;
+        let turn = nodes.turn;
 
-        let mut slots = Vec::with_capacity(members.len());
+        // Newcomers get their node when it is known how they start.
+        let mut found: Vec<Result<Slot<K, S>, Member<K>>> = Vec::with_capacity(members.len());
         let mut added = 0;
-        for Member { key, weight, zone, priority } in members {
-            let rank = self.policy.tiers.rank(priority, zone.as_ref());
-            // Newcomers get their node when it is known how they start.
-            slots.push(if let Some(node) = nodes.get(&key) {
-                Ok(Slot { node: Arc::clone(node), weight, rank, zone, stay: Stay::Member })
-            } else {
-                added += 1;
-                Err((key, weight, rank, zone))
-            });
+        for member in members {
+            let known = nodes.by_key.entry(member.key.clone());
+            let known = known.or_insert_with(|| Known { node: None, turn: 0, place: 0 });
+            let slot = match &known.node {
+                Some(node) => Ok(self.slot(Arc::clone(node), &member)),
+                None => Err(member),
+            };
+            if known.turn == turn {
+                // Each key once, with what was said of it last.
+                found[known.place] = slot;
+                continue;
+            }
+            (known.turn, known.place) = (turn, found.len());
+            added += usize::from(slot.is_err());
+            found.push(slot);
         }
-        let survivors: Vec<_> = slots.iter().filter_map(|slot| slot.as_ref().ok().map(|slot| &slot.node)).collect();
         let slow = self.policy.slow_start.as_ref();
-        let established = |node: &&Arc<Node<K, S>>| node.ramp(slow, now) == 1.0;
-        let ramp_from = (slow.is_some() && survivors.iter().any(established)).then_some(now);
-        let typical = if added == 0 { None } else { typical(&survivors, now) };
-
-        let mut slots: Vec<Slot<K, S>> = (slots.into_iter())
-            .map(|slot| {
-                slot.unwrap_or_else(|(key, weight, rank, zone)| {
-                    let node = Arc::new((self.new_node)(&key, ramp_from));
-                    if let Some(typical) = typical {
-                        node.tracked.load.start_from(typical, now);
-                    }
-                    nodes.insert(key, Arc::clone(&node));
-                    Slot { node, weight, rank, zone, stay: Stay::Member }
-                })
-            })
-            .collect();
-        let members = slots.len();
-        if nodes.len() > members {
+        let survivors = || found.iter().filter_map(|slot| slot.as_ref().ok().map(|slot| &slot.node));
+        let (ramp_from, typical) = if added == 0 {
+            (None, None)
+        } else {
+            let established = slow.is_some() && survivors().any(|node| node.ramp(slow, now) == 1.0);
+            (established.then_some(now), typical(survivors(), now))
+        };
+        let newcomer = |member: Member<K>| {
+            let node = Arc::new((self.new_node)(&member.key, ramp_from));
+            if let Some(typical) = typical {
+                node.tracked.load.start_from(typical, now);
+            }
+            if let Some(known) = nodes.by_key.get_mut(&member.key) {
+                known.node = Some(Arc::clone(&node));
+            }
+            self.slot(node, &member)
+        };
+        let mut slots: Vec<Slot<K, S>> = if added == 0 {
+            found.into_iter().flatten().collect()
+        } else {
+            let mut newcomer = newcomer;
+            found.into_iter().map(|slot| slot.unwrap_or_else(&mut newcomer)).collect()
+        };
+        if nodes.by_key.len() > slots.len() {
             let stays = self.stays(&current, &slots, now);
+            nodes.retain(turn, &stays);
             slots.extend(stays);
-            // Whoever is in no slot is gone.
-            let kept: std::collections::HashSet<_> = slots.iter().map(|slot| Arc::as_ptr(&slot.node)).collect();
-            nodes.retain(|_, node| kept.contains(&Arc::as_ptr(node)));
         }
-        let before = current.slots().count() + added;
         // Relaxed: counts for people.
         counts.updates.fetch_add(1, Ordering::Relaxed);
         counts.adds.fetch_add(added as u64, Ordering::Relaxed);
-        counts.removes.fetch_add((before - slots.len()) as u64, Ordering::Relaxed);
+        counts.removes.fetch_add((current.size + added - slots.len()) as u64, Ordering::Relaxed);
         Ok(self.replace(&current, slots, now))
+    }
+
+    fn slot(&self, node: Arc<Node<K, S>>, member: &Member<K>) -> Slot<K, S> {
+        let rank = self.policy.tiers.rank(member.priority, member.zone.as_ref());
+        Slot::new(node, member.weight, rank, member.zone.clone())
     }
 
     /// Lets go of endpoints that stayed and have no reason to any more.
@@ -83,11 +116,10 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         }
         let mut slots: Vec<_> = current.slots().filter(|slot| slot.stay == Stay::Member).cloned().collect();
         let stays = self.stays(&current, &slots, now);
+        let turn = nodes.turn;
+        nodes.retain(turn, &stays);
         slots.extend(stays);
-        let kept: std::collections::HashSet<_> = slots.iter().map(|slot| Arc::as_ptr(&slot.node)).collect();
-        let before = nodes.len();
-        nodes.retain(|_, node| kept.contains(&Arc::as_ptr(node)));
-        self.counts.removes.fetch_add((before - nodes.len()) as u64, Ordering::Relaxed);
+        self.counts.removes.fetch_add((current.size - slots.len()) as u64, Ordering::Relaxed);
         self.replace(&current, slots, now)
     }
 
@@ -99,7 +131,7 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         if policy.probation == 0 && !waits {
             return Vec::new();
         }
-        let kept: std::collections::HashSet<_> = members.iter().map(|slot| Arc::as_ptr(&slot.node)).collect();
+        let kept: HashSet<_> = members.iter().map(|slot| Arc::as_ptr(&slot.node)).collect();
         let gone = current.slots().filter(|slot| !kept.contains(&Arc::as_ptr(&slot.node)) && works(slot));
         let mut on_probation = 0;
         let stay = |slot: &Slot<K, S>| {
@@ -112,7 +144,9 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
                 Stay::Member if waits => Stay::Overlap(now.checked_add(policy.overlap)?),
                 _ => return None,
             };
-            Some(Slot { stay, ..slot.clone() })
+            let mut slot = slot.clone();
+            slot.stay = stay;
+            Some(slot)
         };
         gone.filter_map(stay).collect()
     }
@@ -161,32 +195,26 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
     }
 }
 
-/// Each key once, with what was said of it last, in the order of their first coming.
-fn distinct<K: Eq + Hash + Clone>(members: impl Iterator<Item = Member<K>>) -> Result<Vec<Member<K>>, InvalidWeight> {
-    let size = members.size_hint().0;
-    let mut distinct: Vec<Member<K>> = Vec::with_capacity(size);
-    let mut seen = HashMap::with_capacity(size);
-    for (index, member) in members.enumerate() {
-        if !(member.weight.is_finite() && member.weight > 0.0) {
-            return Err(InvalidWeight { index, weight: member.weight });
-        }
-        if let Some(&i) = seen.get(&member.key) {
-            distinct[i] = member;
-        } else {
-            seen.insert(member.key.clone(), distinct.len());
-            distinct.push(member);
-        }
+impl<K: Eq + Hash, S> Nodes<K, S> {
+    /// Forgets those that the update of this turn did not name, but for these.
+    fn retain(&mut self, turn: u64, stays: &[Slot<K, S>]) {
+        let kept: HashSet<_> = stays.iter().map(|slot| Arc::as_ptr(&slot.node)).collect();
+        let is_kept = |known: &Known<K, S>| known.node.as_ref().is_some_and(|node| kept.contains(&Arc::as_ptr(node)));
+        self.by_key.retain(|_, known| known.turn == turn || is_kept(known));
     }
-    Ok(distinct)
+}
+
+impl<K, S> Default for Nodes<K, S> {
+    fn default() -> Self {
+        Self { by_key: HashMap::default(), turn: 0 }
+    }
 }
 
 /// The median of what the endpoints in use are like.
-fn typical<K, S>(nodes: &[&Arc<Node<K, S>>], now: Instant) -> Option<f64> {
-    let step = nodes.len().div_ceil(TYPICAL_OF).max(1);
-    let mut known: Vec<f64> = (nodes.iter().step_by(step))
-        .filter(|node| node.health.status(now) == Status::Open)
-        .filter_map(|node| node.tracked.load.typical(now))
-        .collect();
+fn typical<'a, K: 'a, S: 'a>(nodes: impl Iterator<Item = &'a Arc<Node<K, S>>> + Clone, now: Instant) -> Option<f64> {
+    let step = nodes.clone().count().div_ceil(TYPICAL_OF).max(1);
+    let known = nodes.step_by(step).filter(|node| node.health.status(now) == Status::Open);
+    let mut known: Vec<f64> = known.filter_map(|node| node.tracked.load.typical(now)).collect();
     let middle = known.len().checked_sub(1)? / 2;
     let (_, median, _) = known.select_nth_unstable_by(middle, f64::total_cmp);
     Some(*median)
