@@ -106,7 +106,9 @@ impl Folded {
 impl Hasher for Folded {
     fn write(&mut self, bytes: &[u8]) {
         let (words, rest) = bytes.as_chunks::<8>();
-        words.iter().for_each(|word| self.fold(u64::from_le_bytes(*word)));
+        for word in words {
+            self.fold(u64::from_le_bytes(*word));
+        }
         if !rest.is_empty() {
             let mut last = [0; 8];
             last[..rest.len()].copy_from_slice(rest);
