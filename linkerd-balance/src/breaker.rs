@@ -137,7 +137,7 @@ impl Breaker {
         let mut state = self.lock();
         match state.phase {
             Phase::Alive => {
-                if state.accrual.record(success, now) {
+                if state.accrual.record(success, now).is_some() {
                     self.0.counters.0.removals.fetch_add(1, Ordering::Relaxed);
                     self.leave_alone(&mut state, now);
                 }
