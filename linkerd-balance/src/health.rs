@@ -2,11 +2,13 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
+};
+
+use crate::{
+    ejections::Ejections,
+    sync::{AtomicU8, AtomicU64, Ordering},
 };
 
 /// Whether an endpoint should get requests. Better ones compare greater.
@@ -30,22 +32,45 @@ pub struct Health(Arc<Inner>);
 struct Inner {
     // What `until` counts from. Any instant would do; nothing reads the clock by it.
     epoch: Instant,
-    // The low two bits are a tag, the others nanoseconds since the epoch (signed), so a reader never sees half a change.
+    // The low three bits are a tag, the others nanoseconds since the epoch (signed), so a reader never sees half a change.
     word: AtomicU64,
+    // Without: no limit.
+    ejections: Option<Ejections>,
+    // Which places among the ejections are this endpoint's.
+    places: AtomicU8,
 }
 
-const TAG_BITS: u32 = 2;
+const TAG_BITS: u32 = 3;
 const OPEN: u64 = 0;
 const BUSY: u64 = 1;
 const CLOSED: u64 = 2;
 const BUSY_UNTIL: u64 = 3;
+const PROBE_FROM: u64 = 4;
+
+const EJECTED: u8 = 1;
+const PROBING: u8 = 2;
+const RETIRED: u8 = 4;
 
 impl Health {
-    /// An open endpoint.
+    /// An open endpoint that may be left alone whatever becomes of others.
     #[must_use]
     pub fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// An open endpoint of a set of which only so many may be left alone.
+    ///
+    /// [`Breaker`](crate::Breaker)s ask before they leave it alone. Once it has left the set, [`retire`](Self::retire)
+    /// it.
+    #[must_use]
+    pub fn within(ejections: Ejections) -> Self {
+        Self::with(Some(ejections))
+    }
+
+    fn with(ejections: Option<Ejections>) -> Self {
         let epoch = tokio::time::Instant::now().into_std();
-        Self(Arc::new(Inner { epoch, word: AtomicU64::new(OPEN) }))
+        let (word, places) = (AtomicU64::new(OPEN), AtomicU8::new(0));
+        Self(Arc::new(Inner { epoch, word, ejections, places }))
     }
 
     /// The status at `now`.
@@ -58,6 +83,8 @@ impl Health {
             BUSY => Status::Busy,
             CLOSED => Status::Closed,
             _ if self.offset(now) < word.cast_signed() >> TAG_BITS => Status::Busy,
+            // Its turn to be tried again, unless others have it.
+            PROBE_FROM if self.0.ejections.as_ref().is_some_and(|ejections| !ejections.may_probe()) => Status::Busy,
             _ => Status::Open,
         }
     }
@@ -78,7 +105,63 @@ impl Health {
         self.0.word.store(word, Ordering::Relaxed);
     }
 
-    /// Nanoseconds from the epoch, at most 73 years either way.
+    /// Busy before `from`, then open for as long as the set has a probe left.
+    pub(crate) fn probe_from(&self, from: Instant) {
+        let word = (self.offset(from) << TAG_BITS).cast_unsigned() | PROBE_FROM;
+        self.0.word.store(word, Ordering::Relaxed);
+    }
+
+    /// Says that the endpoint has left its set: places among its [`Ejections`] that it has are given back, and it takes
+    /// none any more, whatever requests that are still under way have to say. Further calls do nothing.
+    ///
+    /// Dropping the last clone does the same.
+    pub fn retire(&self) {
+        self.0.retire();
+    }
+
+    /// Takes a place among the ejected, unless it has one. False: there is none.
+    pub(crate) fn try_eject(&self) -> bool {
+        self.try_take(EJECTED, Ejections::try_eject, Ejections::give_back)
+    }
+
+    /// Takes a place among those that are tried again, unless it has one. False: there is none.
+    pub(crate) fn try_probe(&self) -> bool {
+        self.try_take(PROBING, Ejections::try_probe, Ejections::end_probe)
+    }
+
+    /// Whether there is a place among those that are tried again, or it has one.
+    pub(crate) fn may_probe(&self) -> bool {
+        let has_own = self.0.places.load(Ordering::Relaxed) & (PROBING | RETIRED) != 0;
+        has_own || self.0.ejections.as_ref().is_none_or(Ejections::may_probe)
+    }
+
+    /// Gives back the place among those that are tried again, if it has one.
+    pub(crate) fn end_probe(&self) {
+        self.0.give_back(PROBING);
+    }
+
+    /// Gives back both places, as far as it has them.
+    pub(crate) fn give_back(&self) {
+        self.0.give_back(EJECTED | PROBING);
+    }
+
+    fn try_take(&self, place: u8, take: fn(&Ejections) -> bool, give_back: fn(&Ejections)) -> bool {
+        let Some(ejections) = &self.0.ejections else { return true };
+        if self.0.places.load(Ordering::Relaxed) & (place | RETIRED) != 0 {
+            return true;
+        }
+        if !take(ejections) {
+            return false;
+        }
+        let mark = |places| (places & (place | RETIRED) == 0).then_some(places | place);
+        // Release: who sees the mark, and gives back what it stands for, has to see that it was taken.
+        if self.0.places.fetch_update(Ordering::Release, Ordering::Relaxed, mark).is_err() {
+            give_back(ejections);
+        }
+        true
+    }
+
+    /// Nanoseconds from the epoch, at most 36 years either way.
     fn offset(&self, at: Instant) -> i64 {
         const MAX: i64 = i64::MAX >> TAG_BITS;
         let nanos = |d: Duration| i64::try_from(d.as_nanos()).map_or(MAX, |n| n.min(MAX));
@@ -86,6 +169,35 @@ impl Health {
             Some(after) => nanos(after),
             None => -nanos(self.0.epoch.duration_since(at)),
         }
+    }
+}
+
+impl Inner {
+    fn give_back(&self, places: u8) {
+        // Acquire: see `try_take`. Who clears a mark is the one who gives back what it stands for, so it is one only.
+        let had = self.places.fetch_and(!places, Ordering::Acquire);
+        self.free(had & places);
+    }
+
+    fn retire(&self) {
+        let had = self.places.swap(RETIRED, Ordering::Acquire);
+        self.free(had);
+    }
+
+    fn free(&self, places: u8) {
+        let Some(ejections) = &self.ejections else { return };
+        if places & EJECTED != 0 {
+            ejections.give_back();
+        }
+        if places & PROBING != 0 {
+            ejections.end_probe();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.retire();
     }
 }
 
@@ -102,15 +214,19 @@ impl fmt::Debug for Health {
             OPEN => "Open",
             BUSY => "Busy",
             CLOSED => "Closed",
-            _ => "BusyUntil",
+            BUSY_UNTIL => "BusyUntil",
+            _ => "ProbeFrom",
         };
         f.debug_tuple("Health").field(&format_args!("{name}")).finish()
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
+    use crate::ejections::EjectionLimits;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -149,5 +265,55 @@ mod tests {
     #[test]
     fn open_is_better_than_busy_and_busy_than_closed() {
         assert!(Status::Open > Status::Busy && Status::Busy > Status::Closed);
+    }
+    fn set(share: f64, size: usize) -> Ejections {
+        let limits = EjectionLimits::new(share).unwrap().max_probes(NonZeroU32::MIN);
+        let ejections = Ejections::new(limits);
+        ejections.resize(size);
+        ejections
+    }
+
+    #[test]
+    fn an_endpoint_has_one_place_however_often_it_asks() {
+        let ejections = set(0.5, 4);
+        let (a, b, c) = (Health::within(ejections.clone()), Health::within(ejections.clone()), Health::new());
+        assert!(a.try_eject() && a.clone().try_eject() && b.try_eject());
+        assert_eq!(ejections.counts().ejected, 2);
+        assert!(!Health::within(ejections.clone()).try_eject());
+        assert!(c.try_eject(), "no limit");
+        a.give_back();
+        a.give_back();
+        assert_eq!(ejections.counts().ejected, 1);
+    }
+
+    #[test]
+    fn who_leaves_gives_back_once_and_takes_no_more() {
+        let ejections = set(0.5, 4);
+        let (a, b) = (Health::within(ejections.clone()), Health::within(ejections.clone()));
+        assert!(a.try_eject() && a.try_probe() && b.try_eject());
+        a.retire();
+        assert_eq!((ejections.counts().ejected, ejections.counts().probing), (1, 0));
+        // A request that was under way.
+        assert!(a.try_eject() && a.try_probe());
+        a.give_back();
+        a.retire();
+        drop(a);
+        assert_eq!((ejections.counts().ejected, ejections.counts().probing), (1, 0));
+        drop(b);
+        assert_eq!(ejections.counts().ejected, 0);
+    }
+
+    #[test]
+    fn whose_turn_it_is_to_be_tried_is_busy_while_others_are() {
+        let ejections = set(1.0, 4);
+        let (a, b) = (Health::within(ejections.clone()), Health::within(ejections.clone()));
+        let from = tokio::time::Instant::now().into_std() + MS;
+        b.probe_from(from);
+        assert_eq!(b.status(from.checked_sub(MS).unwrap()), Status::Busy);
+        assert_eq!(b.status(from), Status::Open);
+        assert!(a.try_probe());
+        assert_eq!(b.status(from), Status::Busy);
+        a.end_probe();
+        assert_eq!(b.status(from), Status::Open);
     }
 }

@@ -5,6 +5,7 @@ pub mod accrual;
 mod acquire;
 mod balance;
 mod breaker;
+mod ejections;
 mod health;
 mod lease;
 mod load;
@@ -13,13 +14,18 @@ mod rng;
 mod service;
 mod set;
 mod strategy;
+mod sync;
 mod weight;
 
 pub use self::{
     accrual::Accrual,
     acquire::Acquire,
     balance::{Balance, EndpointInfo, NoEndpoints, Stats},
-    breaker::{Breaker, BreakerCounters, Permit, Phase},
+    breaker::{
+        Breaker, BreakerBuilder, BreakerCounters, BreakerFuture, BreakerLayer, BreakerService, Classify, Forced,
+        NextProbe, Outcome, Permit, Phase, Reason, Rejection,
+    },
+    ejections::{EjectionCounts, EjectionLimits, Ejections, InvalidShare},
     health::{Health, Status},
     lease::{Lease, LeaseEnd},
     load::{LeastLoaded, Load, PeakEwma},
