@@ -172,3 +172,162 @@ impl<F, C> fmt::Debug for BreakerFuture<F, C> {
         f.debug_struct("BreakerFuture").finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::{num::NonZeroU32, task::Waker, time::Duration};
+
+    use tokio::time;
+    use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
+    use tower::BoxError;
+    use tower_test::mock;
+
+    use super::*;
+    use crate::{
+        accrual::{Backoff, ConsecutiveFailures},
+        breaker::{NextProbe, Phase},
+    };
+
+    const MS: Duration = Duration::from_millis(1);
+    type Mock = mock::Mock<&'static str, u32>;
+    type Handle = mock::Handle<&'static str, u32>;
+
+    /// Opens at the second failure in a row, for 10 ms.
+    fn layer() -> BreakerLayer {
+        let accrual = ConsecutiveFailures::new(NonZeroU32::new(2).unwrap());
+        let backoff = Backoff::constant(10 * MS).unwrap();
+        BreakerLayer::new(Breaker::builder(Box::new(accrual)).backoff(backoff).id("a").build())
+    }
+
+    fn service() -> (BreakerService<Mock>, Handle) {
+        let (mock, handle) = mock::pair();
+        (layer().layer(mock), handle)
+    }
+
+    fn poll_ready<C>(svc: &mut BreakerService<Mock, C>) -> Poll<Result<(), BoxError>>
+    where
+        C: Classify<u32, BoxError> + Clone,
+    {
+        Service::<&str>::poll_ready(svc, &mut Context::from_waker(Waker::noop()))
+    }
+
+    async fn fail(svc: &mut BreakerService<Mock>, handle: &mut Handle) {
+        assert_ready_ok!(poll_ready(svc));
+        let mut rsp = task::spawn(svc.call("ping"));
+        handle.next_request().await.unwrap().1.send_error("broken");
+        assert_ready_err!(rsp.poll());
+    }
+
+    async fn open() -> (BreakerService<Mock>, Handle) {
+        let (mut svc, mut handle) = service();
+        fail(&mut svc, &mut handle).await;
+        fail(&mut svc, &mut handle).await;
+        (svc, handle)
+    }
+
+    fn rejection(error: BoxError) -> Rejection {
+        *error.downcast().expect("a rejection")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn opens_at_the_limit_and_not_before() {
+        let (mut svc, mut handle) = service();
+        fail(&mut svc, &mut handle).await;
+        assert_eq!(svc.breaker().phase(), Phase::Alive);
+        fail(&mut svc, &mut handle).await;
+        assert_ready_ok!(poll_ready(&mut svc));
+        let rejection = rejection(assert_ready_err!(task::spawn(svc.call("ping")).poll()));
+        assert_eq!(
+            rejection.to_string(),
+            "breaker a has been open for 0ns: 2 consecutive failures; next probe in 10ms"
+        );
+        assert_pending!(task::spawn(handle.next_request()).poll());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_open_one_rejects_without_asking_a_service_that_is_never_ready() {
+        let (mut svc, mut handle) = open().await;
+        handle.allow(0);
+        assert_ready_ok!(poll_ready(&mut svc));
+        rejection(assert_ready_err!(task::spawn(svc.call("ping")).poll()));
+        time::advance(10 * MS).await;
+        assert_pending!(poll_ready(&mut svc));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_request_is_the_probe_and_its_success_closes() {
+        let (mut svc, mut handle) = open().await;
+        time::advance(10 * MS).await;
+        let mut other = svc.clone();
+        // Two are ready, which takes nobody's turn.
+        assert_ready_ok!(poll_ready(&mut other));
+        assert_ready_ok!(poll_ready(&mut svc));
+        let mut rsp = task::spawn(svc.call("ping"));
+        assert_pending!(rsp.poll());
+        let rejected = rejection(assert_ready_err!(task::spawn(other.call("ping")).poll()));
+        assert_eq!(rejected.next_probe, Some(NextProbe::UnderWay));
+        handle.next_request().await.unwrap().1.send_response(7);
+        assert_eq!(assert_ready_ok!(rsp.poll()), 7);
+        assert_eq!(other.breaker().phase(), Phase::Alive);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_is_dropped_lets_the_next_request_probe() {
+        let (mut svc, mut handle) = open().await;
+        time::advance(10 * MS).await;
+        assert_ready_ok!(poll_ready(&mut svc));
+        let mut rsp = task::spawn(svc.call("ping"));
+        assert_pending!(rsp.poll());
+        drop((rsp, handle.next_request().await));
+        assert_ready_ok!(poll_ready(&mut svc));
+        let mut rsp = task::spawn(svc.call("ping"));
+        assert_pending!(rsp.poll());
+        handle.next_request().await.unwrap().1.send_error("broken");
+        assert_ready_err!(rsp.poll());
+        assert!(matches!(svc.breaker().phase(), Phase::Dead { .. }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_fails_to_get_ready_failed() {
+        let (mut svc, handle) = service();
+        drop(handle);
+        assert_ready_err!(poll_ready(&mut svc));
+        assert_ready_err!(poll_ready(&mut svc));
+        assert!(matches!(svc.breaker().phase(), Phase::Dead { .. }));
+        // Which it says by a request that fails: the breaker itself is well.
+        assert_ready_ok!(poll_ready(&mut svc));
+        rejection(assert_ready_err!(task::spawn(svc.call("ping")).poll()));
+        time::advance(10 * MS).await;
+        assert_ready_err!(poll_ready(&mut svc));
+        assert_eq!(svc.breaker().counters().probes(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_caller_may_say_what_counts() {
+        let (mock, mut handle) = mock::pair::<&'static str, u32>();
+        let classify = |rsp: Result<&u32, &BoxError>| match rsp {
+            Ok(404) => Outcome::Neutral,
+            Ok(status) => Outcome::from(*status < 500),
+            Err(_) => Outcome::Failure,
+        };
+        let mut svc = layer().classify(classify).layer(mock);
+        for status in [503, 404, 503] {
+            assert_eq!(svc.breaker().phase(), Phase::Alive);
+            assert_ready_ok!(poll_ready(&mut svc));
+            let mut rsp = task::spawn(svc.call("ping"));
+            handle.next_request().await.unwrap().1.send_response(status);
+            assert_eq!(assert_ready_ok!(rsp.poll()), status);
+        }
+        assert!(matches!(svc.breaker().phase(), Phase::Dead { .. }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn services_of_one_layer_share_its_breaker() {
+        let (layer, (mock, handle)) = (layer(), mock::pair::<&'static str, u32>());
+        drop(handle);
+        let (mut a, b) = (layer.layer(mock.clone()), layer.layer(mock));
+        assert_ready_err!(poll_ready(&mut a));
+        assert_ready_err!(poll_ready(&mut a));
+        assert!(matches!(b.breaker().phase(), Phase::Dead { .. }));
+    }
+}
