@@ -10,6 +10,7 @@ mod health;
 mod lease;
 mod load;
 mod policy;
+mod probe;
 mod rng;
 mod service;
 mod set;
@@ -30,6 +31,7 @@ pub use self::{
     lease::{Lease, LeaseEnd},
     load::{LeastLoaded, Load, PeakEwma},
     policy::Policy,
+    probe::{ActiveProbe, InvalidProbe, ProbeSettings},
     service::{BalanceService, IsOk, ResponseFuture, Success},
     strategy::{Candidates, Draw, P2c, Strategy},
     weight::InvalidWeight,

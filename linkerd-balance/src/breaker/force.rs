@@ -28,7 +28,7 @@ pub(super) struct Force {
 
 impl Breaker {
     /// Lets nothing through for so long, as far as it is asked: [`try_admit`](Self::try_admit) rejects, and its
-    /// [`Health`] is busy. Counts in no [`Ejections`](crate::Ejections): who forces has the last word.
+    /// [`Health`](crate::Health) is busy. Counts in no [`Ejections`](crate::Ejections): who forces has the last word.
     ///
     /// What it learns meanwhile from calls that are let through all the same, or are under way, counts as ever, and
     /// shows when the time is over. No timer runs: the end is seen when somebody asks.

@@ -19,9 +19,11 @@ mod builder;
 mod counters;
 mod force;
 mod permit;
+mod probed;
 mod rejection;
 mod service;
 
+pub(crate) use self::probed::Probed;
 pub use self::{
     builder::BreakerBuilder,
     counters::BreakerCounters,
@@ -333,7 +335,7 @@ impl Breaker {
 }
 
 /// Beyond what the clock can express, a year is as good as never.
-fn after(now: Instant, wait: Duration) -> Instant {
+pub(crate) fn after(now: Instant, wait: Duration) -> Instant {
     now.checked_add(wait).unwrap_or(now + Duration::from_hours(365 * 24))
 }
 

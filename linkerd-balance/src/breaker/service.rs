@@ -29,6 +29,26 @@ pub struct BreakerLayer<C = IsOk> {
 /// would say of the whole service that it is of no use any more.) A probe is taken when the request comes and not when
 /// readiness is asked for, so that a clone that is ready and gets no request holds nobody up.
 ///
+/// ```
+/// use linkerd_balance::{Breaker, BreakerLayer, Rejection, accrual::ConsecutiveFailures};
+/// use tower::{BoxError, Layer, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let refusing = service_fn(|_: &str| async { Err::<(), BoxError>("connection refused".into()) });
+/// let breaker = Breaker::builder(Box::new(ConsecutiveFailures::default())).id("orders").build();
+/// let svc = BreakerLayer::new(breaker).layer(refusing);
+/// for _ in 0..5 {
+///     let error = svc.clone().oneshot("ping").await.unwrap_err();
+///     assert_eq!(error.to_string(), "connection refused");
+/// }
+/// // Now it is left alone.
+/// let error = svc.oneshot("ping").await.unwrap_err();
+/// let rejection = error.downcast_ref::<Rejection>().expect("rejected");
+/// assert_eq!(rejection.breaker.as_deref(), Some("orders"));
+/// # }
+/// ```
+///
 /// A service that fails to get ready failed. What counts is the response, not its body. A response future that is
 /// dropped counts for nothing. Clones share the breaker.
 #[derive(Clone, Debug)]
