@@ -179,6 +179,8 @@ impl<S: Service<()>> Prober<S> {
             Phase::Alive => self.probe_alive().await,
             Phase::Dead { .. } => {
                 (self.failures, self.successes) = (0, 0);
+                // First: what was tried before somebody took it back may still have the slot.
+                self.trial = None;
                 self.trial = self.probed.begin(now());
                 self.try_again().await;
             }

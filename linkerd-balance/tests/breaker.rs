@@ -177,6 +177,24 @@ mod probes {
     }
 
     #[test]
+    fn a_probe_that_outlives_its_round_still_takes_its_slot() {
+        let health = Health::new();
+        let (breaker, start) = (breaker(&health, 2), now());
+        kill(&breaker, start);
+        let now = start + 10 * MS;
+        let (slow, fast) = (breaker.admit(now), breaker.admit(now));
+        fast.record(false, now);
+        let now = now + 10 * MS;
+        let probe = breaker.try_admit(now).unwrap();
+        assert_eq!(breaker.try_admit(now).unwrap_err().next_probe, Some(NextProbe::UnderWay));
+        assert_eq!(health.status(now), Status::Busy);
+        slow.record(true, now);
+        assert_eq!((breaker.phase(), health.status(now)), (Phase::Probing { since: now }, Status::Open));
+        probe.record(true, now);
+        assert_eq!(breaker.phase(), Phase::Alive);
+    }
+
+    #[test]
     fn a_thousand_clones_never_have_more_probes_out_than_allowed() {
         use std::sync::{
             Barrier,
@@ -442,18 +460,18 @@ proptest! {
         for step in steps {
             match step {
                 Step::Wait(ms) => now += ms * MS,
-                Step::Admit(i) => permits.push(breakers[i].admit(now)),
+                Step::Admit(i) => permits.push((i, breakers[i].admit(now))),
                 Step::TryAdmit(i) => {
                     let why = breakers[i].why(now);
                     match breakers[i].try_admit(now) {
                         Ok(permit) => {
                             prop_assert_eq!(why, None);
-                            permits.push(permit);
+                            permits.push((i, permit));
                         }
                         Err(rejection) => prop_assert_eq!(why, Some(rejection)),
                     }
                 }
-                Step::Record(i, outcome) if i < permits.len() => permits.swap_remove(i).record(outcome, now),
+                Step::Record(i, outcome) if i < permits.len() => permits.swap_remove(i).1.record(outcome, now),
                 Step::Drop(i) if i < permits.len() => drop(permits.swap_remove(i)),
                 Step::Record(..) | Step::Drop(_) => {}
                 Step::Force(i, true, ttl) => breakers[i].force_open(ttl * MS, now),
@@ -467,6 +485,10 @@ proptest! {
             for (breaker, health) in breakers.iter().zip(&healths) {
                 let why = breaker.why(now);
                 prop_assert_eq!(health.status(now) == Status::Open, why.is_none(), "{:?}: {:?}", breaker, why);
+            }
+            for i in 0..4 {
+                let out = permits.iter().filter(|(of, permit)| *of == i && permit.is_probe()).count();
+                prop_assert!(out <= probes as usize, "{} probes out", out);
             }
             let counts = ejections.counts();
             let dead = breakers.iter().filter(|breaker| breaker.phase() != Phase::Alive).count();

@@ -85,6 +85,7 @@ impl BreakerBuilder {
             phase: Phase::Alive,
             epoch: 0,
             out: 0,
+            round: 0,
             opened: None,
             forced: None,
             probers: 0,

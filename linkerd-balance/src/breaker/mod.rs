@@ -73,8 +73,10 @@ struct State {
     phase: Phase,
     // Counts lives and rounds of probes.
     epoch: u64,
-    // How many probes of this round are out.
+    // How many probes are out, those of earlier rounds included: a round may end before all its probes do.
     out: u32,
+    // How many of this round.
+    round: u32,
     // None while alive.
     opened: Option<Opened>,
     forced: Option<force::Force>,
@@ -189,9 +191,9 @@ impl Breaker {
         let may = match state.phase {
             Phase::Alive => false,
             Phase::Dead { until } => now >= until,
-            Phase::Probing { .. } => state.out < self.0.max_probes,
+            Phase::Probing { .. } => true,
         };
-        may && state.probers == 0 && !state.is_forced(true, now)
+        may && state.out < self.0.max_probes && state.probers == 0 && !state.is_forced(true, now)
     }
 
     fn admit_probe(&self, state: &mut State, now: Instant) -> bool {
@@ -206,9 +208,10 @@ impl Breaker {
             }
             state.phase = Phase::Probing { since: until };
             state.epoch += 1;
-            state.out = 0;
+            state.round = 0;
         }
         state.out += 1;
+        state.round += 1;
         self.0.counters.probed();
         self.publish(state);
         true
@@ -216,27 +219,37 @@ impl Breaker {
 
     fn record(&self, epoch: u64, probe: bool, success: bool, now: Instant) {
         let mut state = self.lock();
-        // Its life, or its round of probes, is over.
-        if epoch != state.epoch {
-            return;
+        if probe {
+            state.out -= 1;
         }
+        // Otherwise its life, or its round of probes, is over.
+        if epoch == state.epoch {
+            self.learn(&mut state, probe, success, now);
+        }
+        if probe {
+            // There is room for another one.
+            self.publish(&state);
+        }
+    }
+
+    fn learn(&self, state: &mut State, probe: bool, success: bool, now: Instant) {
         match state.phase {
             Phase::Alive => {
                 if let Some(tripped) = state.accrual.record(success, now) {
-                    self.give_up(&mut state, tripped, now);
+                    self.give_up(state, tripped, now);
                 }
             }
             Phase::Probing { .. } if probe && success => {
                 self.0.counters.revived();
-                self.back_in_use(&mut state, now);
+                self.back_in_use(state, now);
             }
             Phase::Probing { .. } if probe => {
                 if let Some(opened) = &mut state.opened {
                     opened.failed_probes = opened.failed_probes.saturating_add(1);
                 }
-                self.leave_alone(&mut state, now);
+                self.leave_alone(state, now);
             }
-            // Sent before it died, or because all others are dead too: only a probe decides.
+            // Sent before it died, or because all others are dead too: only a probe decides, and only the first.
             Phase::Dead { .. } | Phase::Probing { .. } => {}
         }
     }
@@ -244,14 +257,15 @@ impl Breaker {
     /// Ends a probe that says nothing.
     fn release(&self, epoch: u64) {
         let mut state = self.lock();
-        let Phase::Probing { since } = state.phase else { return };
-        if epoch != state.epoch {
-            return;
-        }
-        state.out = state.out.saturating_sub(1);
-        if state.out == 0 {
-            state.phase = Phase::Dead { until: since };
-            self.0.health.end_probe();
+        state.out -= 1;
+        if let Phase::Probing { since } = state.phase
+            && epoch == state.epoch
+        {
+            state.round -= 1;
+            if state.round == 0 {
+                state.phase = Phase::Dead { until: since };
+                self.0.health.end_probe();
+            }
         }
         self.publish(&state);
     }
@@ -297,11 +311,10 @@ impl Breaker {
                 None => health.set(Status::Open),
                 Some(until) => health.busy_until(until),
             },
-            // It is for the prober to say when this ends.
-            _ if state.probers > 0 => health.set(Status::Busy),
+            // It is for the prober, or for the probes that are out, to say when this ends.
+            _ if state.probers > 0 || state.out >= self.0.max_probes => health.set(Status::Busy),
             Phase::Dead { until } => health.probe_from(not_before(until)),
-            Phase::Probing { since } if state.out < self.0.max_probes => health.busy_until(not_before(since)),
-            Phase::Probing { .. } => health.set(Status::Busy),
+            Phase::Probing { since } => health.busy_until(not_before(since)),
         }
     }
 
@@ -323,8 +336,8 @@ impl Breaker {
                 NextProbe::At(state.active_probe.map_or(until, |at| at.max(until)))
             }
             Phase::Dead { until } if now < until => NextProbe::At(until),
-            Phase::Dead { .. } => NextProbe::AfterOthers,
-            Phase::Probing { .. } => NextProbe::UnderWay,
+            Phase::Dead { .. } if state.out < self.0.max_probes => NextProbe::AfterOthers,
+            Phase::Dead { .. } | Phase::Probing { .. } => NextProbe::UnderWay,
         };
         Some(Rejection { breaker, at: now, since, reason, next_probe: Some(next_probe) })
     }

@@ -28,7 +28,8 @@ impl Probed {
     pub(crate) fn begin(&self, now: Instant) -> Option<Permit> {
         let mut state = self.0.lock();
         let is_due = matches!(state.phase, Phase::Dead { until } if now >= until);
-        (is_due && self.0.take_probe(&mut state)).then(|| self.0.permit(&state, true))
+        let has_room = state.out < self.0.0.max_probes;
+        (is_due && has_room && self.0.take_probe(&mut state)).then(|| self.0.permit(&state, true))
     }
 
     /// Gives up an endpoint that is in use, as far as its set allows.
