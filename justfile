@@ -27,6 +27,10 @@ bench *args:
 fuzz target secs="60" crate="linkerd-dtab":
     cd {{ crate }} && cargo +nightly fuzz run {{ target }} -- -max_total_time={{ secs }}
 
+# Every interleaving of the code that has atomics of its own. A directory of its own: the flag is for all crates.
+loom *args:
+    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="{{ root }}/target/loom" cargo test -p linkerd-balance --test loom --release {{ args }}
+
 # Licences, advisories, sources. Needs `cargo install --locked cargo-deny`.
 deny:
     cargo deny --all-features check

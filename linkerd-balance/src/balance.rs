@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::{
     acquire::Acquire,
+    ejections::{EjectionCounts, Ejections},
     health::{Health, Status},
     lease::{Lease, Tracked},
     member::{Member, stable_id},
@@ -41,6 +42,7 @@ pub(crate) struct Inner<K, S> {
     nodes: Mutex<Nodes<K, S>>,
     pub(crate) policy: Policy,
     pub(crate) new_node: NewNode<K, S>,
+    pub(crate) ejections: Option<Ejections>,
     changed: Arc<Notify>,
     pub(crate) in_panic: AtomicBool,
     pub(crate) counts: Counts,
@@ -101,6 +103,8 @@ pub struct Stats {
     pub spilled: u64,
     /// The tier that most requests are meant for, from 0.
     pub tier: usize,
+    /// What is ejected of what may be, if that is limited.
+    pub ejections: Option<EjectionCounts>,
 }
 
 /// One endpoint of a [`Balance`], as of one instant.
@@ -142,8 +146,10 @@ where
     /// `new_endpoint` is called within [`update`](Self::update) and must not update the same balancer.
     pub fn new(policy: Policy, new_endpoint: impl Fn(&K, &Health) -> S + Send + Sync + 'static) -> Self {
         let new_load = Arc::clone(&policy.new_load);
+        let ejections = policy.ejections.map(Ejections::new);
+        let within = ejections.clone();
         let new_node = move |key: &K, ramp_from| {
-            let health = Health::new();
+            let health = within.clone().map_or_else(Health::new, Health::within);
             let svc = new_endpoint(key, &health);
             let tracked = Arc::new(Tracked { key: key.clone(), load: new_load() });
             Node { tracked, id: stable_id(key), health, svc, ramp_from }
@@ -153,6 +159,7 @@ where
             nodes: Mutex::default(),
             policy,
             new_node: Box::new(new_node),
+            ejections,
             changed: Arc::default(),
             in_panic: AtomicBool::new(false),
             counts: Counts::default(),
@@ -258,6 +265,7 @@ where
             panics: count(&counts.panics),
             refused: count(&counts.refused),
             spilled: count(&counts.spilled),
+            ejections: self.0.ejections.as_ref().map(Ejections::counts),
             ..Stats::default()
         };
         let mut most = 0.0;

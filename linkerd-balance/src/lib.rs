@@ -5,6 +5,7 @@ pub mod accrual;
 mod acquire;
 mod balance;
 mod breaker;
+mod ejections;
 mod health;
 mod lease;
 mod load;
@@ -12,11 +13,13 @@ mod member;
 mod panic;
 mod pick;
 mod policy;
+mod probe;
 mod rng;
 mod service;
 mod set;
 mod slow_start;
 mod strategy;
+mod sync;
 mod tiers;
 mod update;
 mod weight;
@@ -25,13 +28,18 @@ pub use self::{
     accrual::Accrual,
     acquire::Acquire,
     balance::{Balance, EndpointInfo, InvalidSet, Stats},
-    breaker::{Breaker, BreakerCounters, Permit, Phase},
+    breaker::{
+        Breaker, BreakerBuilder, BreakerCounters, BreakerFuture, BreakerLayer, BreakerService, Classify, Forced,
+        NextProbe, Outcome, Permit, Phase, Reason, Rejection,
+    },
+    ejections::{EjectionCounts, EjectionLimits, Ejections, InvalidShare},
     health::{Health, Status},
     lease::{Lease, LeaseEnd},
     load::{LeastLoaded, Load, PeakEwma},
     member::Member,
     panic::{Event, Panic, Unavailable},
-    policy::{InvalidShare, Policy},
+    policy::{InvalidPanic, Policy},
+    probe::{ActiveProbe, InvalidProbe, ProbeSettings},
     service::{BalanceService, IsOk, ResponseFuture, Success},
     slow_start::{InvalidSlowStart, SlowStart},
     strategy::{Candidates, Draw, P2c, Strategy},

@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
+    ejections::EjectionLimits,
     load::{LeastLoaded, Load, PeakEwma},
     panic::{Event, Panic},
     slow_start::SlowStart,
@@ -30,6 +31,7 @@ pub struct Policy {
     pub(crate) panic: Panic,
     pub(crate) panic_below: f64,
     pub(crate) probation: usize,
+    pub(crate) ejections: Option<EjectionLimits>,
     pub(crate) overlap: Duration,
     pub(crate) observer: Option<Observer>,
 }
@@ -39,7 +41,7 @@ pub(crate) type Observer = Arc<dyn Fn(&Event) + Send + Sync>;
 /// A share of open endpoints that is none.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error("panic below a share of {0} open endpoints, not from 0 to 1")]
-pub struct InvalidShare(pub f64);
+pub struct InvalidPanic(pub f64);
 
 impl Policy {
     /// Picks by `strategy`; `new_load` makes the load of each endpoint.
@@ -53,6 +55,7 @@ impl Policy {
             panic: Panic::LastPick,
             panic_below: 0.0,
             probation: 0,
+            ejections: None,
             overlap: Duration::ZERO,
             observer: None,
         }
@@ -104,12 +107,19 @@ impl Policy {
     /// # Errors
     ///
     /// What is no share.
-    pub fn panic_below(mut self, share: f64) -> Result<Self, InvalidShare> {
+    pub fn panic_below(mut self, share: f64) -> Result<Self, InvalidPanic> {
         if !(0.0..=1.0).contains(&share) {
-            return Err(InvalidShare(share));
+            return Err(InvalidPanic(share));
         }
         self.panic_below = share;
         Ok(self)
+    }
+
+    /// Lets only so many of the endpoints be left alone at a time, and be tried again at a time. By default all may.
+    #[must_use]
+    pub const fn ejections(mut self, limits: EjectionLimits) -> Self {
+        self.ejections = Some(limits);
+        self
     }
 
     /// Keeps up to `max` endpoints that discovery dropped for as long as they are open: Linkerd's `enableProbation`,
@@ -159,6 +169,7 @@ impl fmt::Debug for Policy {
             .field("tiers", &self.tiers)
             .field("panic", &self.panic)
             .field("panic_below", &self.panic_below)
+            .field("ejections", &self.ejections)
             .field("probation", &self.probation)
             .field("overlap", &self.overlap)
             .finish_non_exhaustive()

@@ -219,20 +219,8 @@ impl<'a, K: Eq, S> View<'a, K, S> {
         strategy.pick(self, draw) % self.tier.slots.len()
     }
 
-    fn ramp(&self, i: usize) -> f64 {
-        match self.slow_start {
-            None => 1.0,
-            slow => self.tier.slots[i].node.ramp(slow, self.now),
-        }
-    }
-}
-
-impl<K: Eq, S> Candidates for View<'_, K, S> {
-    fn len(&self) -> usize {
-        self.tier.slots.len()
-    }
-
-    fn status(&self, i: usize) -> Status {
+    #[cold]
+    fn worked_out(&self, i: usize) -> Status {
         // Excluded ones look closed, so that every strategy avoids them without knowing of them.
         if self.is_excluded(i) {
             return Status::Closed;
@@ -247,6 +235,26 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
             _ if slot.stay != Stay::Member => Status::Closed,
             status => status,
         }
+    }
+
+    fn ramp(&self, i: usize) -> f64 {
+        match self.slow_start {
+            None => 1.0,
+            slow => self.tier.slots[i].node.ramp(slow, self.now),
+        }
+    }
+}
+
+impl<K: Eq, S> Candidates for View<'_, K, S> {
+    fn len(&self) -> usize {
+        self.tier.slots.len()
+    }
+
+    fn status(&self, i: usize) -> Status {
+        if self.exclude.is_empty() && self.tier.slots[i].health.is_plainly_open() {
+            return Status::Open;
+        }
+        self.worked_out(i)
     }
 
     fn load(&self, i: usize, more: usize) -> f64 {

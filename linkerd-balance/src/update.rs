@@ -74,6 +74,10 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
             let established = slow.is_some() && survivors().any(|node| node.ramp(slow, now) == 1.0);
             (established.then_some(now), typical(survivors(), now))
         };
+        if let Some(ejections) = &self.ejections {
+            // Before those that come: none of them may be denied for want of room that they bring along.
+            ejections.resize(nodes.by_key.len());
+        }
         let newcomer = |member: Member<K>| {
             let node = Arc::new((self.new_node)(&member.key, ramp_from));
             if let Some(typical) = typical {
@@ -153,6 +157,9 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
 
     /// Swaps in a set of these, if it is another one.
     fn replace(&self, current: &Set<K, S>, mut slots: Vec<Slot<K, S>>, now: Instant) -> bool {
+        if let Some(ejections) = &self.ejections {
+            ejections.resize(slots.len());
+        }
         // Stable: within a tier the order of the update.
         slots.sort_by_key(|slot| slot.rank);
         let same = |(a, b): (&Slot<K, S>, &Slot<K, S>)| {
@@ -200,7 +207,13 @@ impl<K: Eq + Hash, S> Nodes<K, S> {
     fn retain(&mut self, turn: u64, stays: &[Slot<K, S>]) {
         let kept: HashSet<_> = stays.iter().map(|slot| Arc::as_ptr(&slot.node)).collect();
         let is_kept = |known: &Known<K, S>| known.node.as_ref().is_some_and(|node| kept.contains(&Arc::as_ptr(node)));
-        self.by_key.retain(|_, known| known.turn == turn || is_kept(known));
+        self.by_key.retain(|_, known| {
+            let stays = known.turn == turn || is_kept(known);
+            if !stays && let Some(node) = &known.node {
+                node.health.retire();
+            }
+            stays
+        });
     }
 }
 

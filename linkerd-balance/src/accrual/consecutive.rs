@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, time::Instant};
 
-use super::Accrual;
+use super::{Accrual, Tripped};
 
 /// Gives up on an endpoint after so many failures in a row: Linkerd's `io.l5d.consecutiveFailures`.
 #[derive(Clone, Debug)]
@@ -29,9 +29,9 @@ impl Default for ConsecutiveFailures {
 }
 
 impl Accrual for ConsecutiveFailures {
-    fn record(&mut self, success: bool, _now: Instant) -> bool {
+    fn record(&mut self, success: bool, _now: Instant) -> Option<Tripped> {
         self.failures = if success { 0 } else { self.failures.saturating_add(1) };
-        self.failures >= self.limit.get()
+        (self.failures >= self.limit.get()).then_some(Tripped::Consecutive { failures: self.failures })
     }
 
     fn revived(&mut self, _now: Instant) {
@@ -47,27 +47,27 @@ mod tests {
     fn gives_up_at_the_limit_and_not_before() {
         let (mut accrual, now) = (ConsecutiveFailures::default(), tokio::time::Instant::now().into_std());
         for _ in 0..4 {
-            assert!(!accrual.record(false, now));
+            assert_eq!(accrual.record(false, now), None);
         }
-        assert!(accrual.record(false, now));
+        assert!(accrual.record(false, now).is_some());
     }
 
     #[test]
     fn a_success_in_between_starts_the_count_again() {
         let mut accrual = ConsecutiveFailures::new(NonZeroU32::new(2).unwrap());
         let now = tokio::time::Instant::now().into_std();
-        assert!(!accrual.record(false, now));
-        assert!(!accrual.record(true, now));
-        assert!(!accrual.record(false, now));
-        assert!(accrual.record(false, now));
+        assert_eq!(accrual.record(false, now), None);
+        assert_eq!(accrual.record(true, now), None);
+        assert_eq!(accrual.record(false, now), None);
+        assert!(accrual.record(false, now).is_some());
     }
 
     #[test]
     fn a_revived_endpoint_starts_from_zero() {
         let mut accrual = ConsecutiveFailures::new(NonZeroU32::new(2).unwrap());
         let now = tokio::time::Instant::now().into_std();
-        assert!(!accrual.record(false, now));
+        assert_eq!(accrual.record(false, now), None);
         accrual.revived(now);
-        assert!(!accrual.record(false, now));
+        assert_eq!(accrual.record(false, now), None);
     }
 }

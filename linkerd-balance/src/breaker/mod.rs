@@ -1,0 +1,513 @@
+//! Leaves a failing endpoint alone, and finds out when it is well again.
+
+use std::{
+    fmt,
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    accrual::{Accrual, Backoff, Backoffs, Tripped},
+    health::{Health, Status},
+    rng::SplitMix,
+    sync::{Mutex, MutexGuard},
+};
+
+mod builder;
+mod counters;
+mod force;
+mod permit;
+mod probed;
+mod rejection;
+mod service;
+
+pub(crate) use self::probed::Probed;
+pub use self::{
+    builder::BreakerBuilder,
+    counters::BreakerCounters,
+    force::Forced,
+    permit::{Outcome, Permit},
+    rejection::{NextProbe, Reason, Rejection},
+    service::{BreakerFuture, BreakerLayer, BreakerService, Classify},
+};
+
+/// One endpoint's circuit breaker. A clone is the same breaker.
+///
+/// ```text
+///            accrual says so                backoff over, admit()
+///   Alive ─────────────────────► Dead ─────────────────────────────► Probing
+///     ▲   Health: Open            ▲ ▲  Health: Busy, then Open          │ Health: Busy
+///     │                           │ └──── the permits were dropped ─────┤
+///     │                           └─────── failure: next backoff ───────┤
+///     └─────────────────────────────────── success ─────────────────────┘
+/// ```
+///
+/// Below a balancer it rejects nothing: it writes [`Health`], pickers avoid what is busy, and a balancer of which every
+/// endpoint is busy uses one anyway. Such calls are [admitted](Self::admit) too, but only a probe's result changes the
+/// state. Without a balancer, [`try_admit`](Self::try_admit) or a [`BreakerLayer`] reject what it does not let through.
+///
+/// A result counts for the life in which its call was admitted: one that comes when the endpoint has been given up and
+/// taken back since says nothing any more.
+///
+/// If the [`Health`] belongs to a set with [`Ejections`](crate::Ejections), the endpoint is only given up if the set
+/// allows it; otherwise it stays alive, and the next failure asks again.
+#[derive(Clone)]
+pub struct Breaker(Arc<Inner>);
+
+struct Inner {
+    id: Option<Arc<str>>,
+    health: Health,
+    counters: BreakerCounters,
+    max_probes: u32,
+    state: Mutex<State>,
+    // For an active prober: the endpoint was given up.
+    died: Notify,
+}
+
+struct State {
+    accrual: Box<dyn Accrual>,
+    backoffs: Backoffs,
+    rng: SplitMix,
+    phase: Phase,
+    // Counts lives and rounds of probes.
+    epoch: u64,
+    // How many probes are out, those of earlier rounds included: a round may end before all its probes do.
+    out: u32,
+    // How many of this round.
+    round: u32,
+    // None while alive.
+    opened: Option<Opened>,
+    forced: Option<force::Force>,
+    // How many active probers there are. While there are any, no call is a probe.
+    probers: u32,
+    // When one of them means to try next.
+    active_probe: Option<Instant>,
+}
+
+#[derive(Clone, Copy)]
+struct Opened {
+    since: Instant,
+    tripped: Tripped,
+    failed_probes: u32,
+}
+
+/// What a [`Breaker`] is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// The endpoint is in use.
+    Alive,
+    /// The endpoint is left alone; the first call from `until` on is the probe.
+    Dead {
+        /// The end of the backoff.
+        until: Instant,
+    },
+    /// Calls are out to see whether the endpoint is well again.
+    Probing {
+        /// The end of the backoff that let the probe through.
+        since: Instant,
+    },
+}
+
+impl Breaker {
+    /// A breaker of an endpoint that is alive.
+    #[must_use]
+    pub fn new(accrual: Box<dyn Accrual>, backoff: Backoff, health: Health) -> Self {
+        BreakerBuilder::new(accrual).backoff(backoff).health(health).build()
+    }
+
+    /// The same, counting in `counters`, its jitter decided by `seed`.
+    #[must_use]
+    pub fn with_counters(
+        accrual: Box<dyn Accrual>,
+        backoff: Backoff,
+        health: Health,
+        counters: BreakerCounters,
+        seed: u64,
+    ) -> Self {
+        BreakerBuilder::new(accrual).backoff(backoff).health(health).counters(counters).seed(seed).build()
+    }
+
+    /// One that decides by `accrual`, and more to be said.
+    pub fn builder(accrual: Box<dyn Accrual>) -> BreakerBuilder {
+        BreakerBuilder::new(accrual)
+    }
+
+    /// Lets a call through, as a probe if it is time for one.
+    pub fn admit(&self, now: Instant) -> Permit {
+        let mut state = self.lock();
+        let probe = self.admit_probe(&mut state, now);
+        self.permit(&state, probe)
+    }
+
+    /// Lets a call through if the endpoint is in use, or as a probe if it is time for one.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn try_admit(&self, now: Instant) -> Result<Permit, Rejection> {
+        let mut state = self.lock();
+        let probe = self.admit_probe(&mut state, now);
+        if !probe && let Some(rejection) = self.rejection(&state, now) {
+            return Err(rejection);
+        }
+        Ok(self.permit(&state, probe))
+    }
+
+    /// Why a call would be rejected at `now`; `None` if [`try_admit`](Self::try_admit) would let it through.
+    #[must_use]
+    pub fn why(&self, now: Instant) -> Option<Rejection> {
+        let state = self.lock();
+        let may_probe = self.may_admit_probe(&state, now)
+            && (matches!(state.phase, Phase::Probing { .. }) || self.0.health.may_probe());
+        if may_probe { None } else { self.rejection(&state, now) }
+    }
+
+    /// What it is doing. That it is forced to do something else lies on top of this.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.lock().phase
+    }
+
+    /// Which one it is, if it was told.
+    #[must_use]
+    pub fn id(&self) -> Option<&Arc<str>> {
+        self.0.id.as_ref()
+    }
+
+    /// What it, and all that share its counters, did so far.
+    #[must_use]
+    pub fn counters(&self) -> &BreakerCounters {
+        &self.0.counters
+    }
+
+    fn permit(&self, state: &State, probe: bool) -> Permit {
+        Permit { breaker: self.clone(), epoch: state.epoch, probe }
+    }
+
+    fn may_admit_probe(&self, state: &State, now: Instant) -> bool {
+        let may = match state.phase {
+            Phase::Alive => false,
+            Phase::Dead { until } => now >= until,
+            Phase::Probing { .. } => true,
+        };
+        may && state.out < self.0.max_probes && state.probers == 0 && !state.is_forced(true, now)
+    }
+
+    fn admit_probe(&self, state: &mut State, now: Instant) -> bool {
+        self.may_admit_probe(state, now) && self.take_probe(state)
+    }
+
+    /// From `Dead`, begins a round of probes if the set has one left.
+    fn take_probe(&self, state: &mut State) -> bool {
+        if let Phase::Dead { until } = state.phase {
+            if !self.0.health.try_probe() {
+                return false;
+            }
+            state.phase = Phase::Probing { since: until };
+            state.epoch += 1;
+            state.round = 0;
+        }
+        state.out += 1;
+        state.round += 1;
+        self.0.counters.probed();
+        self.publish(state);
+        true
+    }
+
+    fn record(&self, epoch: u64, probe: bool, success: bool, now: Instant) {
+        let mut state = self.lock();
+        if probe {
+            state.out -= 1;
+        }
+        // Otherwise its life, or its round of probes, is over.
+        if epoch == state.epoch {
+            self.learn(&mut state, probe, success, now);
+        }
+        if probe {
+            // There is room for another one.
+            self.publish(&state);
+        }
+    }
+
+    fn learn(&self, state: &mut State, probe: bool, success: bool, now: Instant) {
+        match state.phase {
+            Phase::Alive => {
+                if let Some(tripped) = state.accrual.record(success, now) {
+                    self.give_up(state, tripped, now);
+                }
+            }
+            Phase::Probing { .. } if probe && success => {
+                self.0.counters.revived();
+                self.back_in_use(state, now);
+            }
+            Phase::Probing { .. } if probe => {
+                if let Some(opened) = &mut state.opened {
+                    opened.failed_probes = opened.failed_probes.saturating_add(1);
+                }
+                self.leave_alone(state, now);
+            }
+            // Sent before it died, or because all others are dead too: only a probe decides, and only the first.
+            Phase::Dead { .. } | Phase::Probing { .. } => {}
+        }
+    }
+
+    /// Ends a probe that says nothing.
+    fn release(&self, epoch: u64) {
+        let mut state = self.lock();
+        state.out -= 1;
+        if let Phase::Probing { since } = state.phase
+            && epoch == state.epoch
+        {
+            state.round -= 1;
+            if state.round == 0 {
+                state.phase = Phase::Dead { until: since };
+                self.0.health.end_probe();
+            }
+        }
+        self.publish(&state);
+    }
+
+    fn give_up(&self, state: &mut State, tripped: Tripped, now: Instant) {
+        if state.is_forced(false, now) || !self.0.health.try_eject() {
+            return;
+        }
+        self.0.counters.removed();
+        state.opened = Some(Opened { since: now, tripped, failed_probes: 0 });
+        self.leave_alone(state, now);
+        if state.probers > 0 {
+            self.0.died.notify_one();
+        }
+    }
+
+    fn leave_alone(&self, state: &mut State, now: Instant) {
+        let random = state.rng.next();
+        let wait = state.backoffs.next(random);
+        state.phase = Phase::Dead { until: after(now, wait) };
+        self.0.health.end_probe();
+        self.0.counters.waits(wait);
+        self.publish(state);
+    }
+
+    fn back_in_use(&self, state: &mut State, now: Instant) {
+        state.phase = Phase::Alive;
+        state.epoch += 1;
+        state.opened = None;
+        state.accrual.revived(now);
+        state.backoffs.reset();
+        self.0.health.give_back();
+        self.publish(state);
+    }
+
+    /// Writes what the state means into the health, its changes with time included.
+    fn publish(&self, state: &State) {
+        let health = &self.0.health;
+        let forced = state.forced.filter(|force| force.open).map(|force| force.until);
+        let not_before = |at: Instant| forced.map_or(at, |until| until.max(at));
+        match state.phase {
+            Phase::Alive => match forced {
+                None => health.set(Status::Open),
+                Some(until) => health.busy_until(until),
+            },
+            // It is for the prober, or for the probes that are out, to say when this ends.
+            _ if state.probers > 0 || state.out >= self.0.max_probes => health.set(Status::Busy),
+            Phase::Dead { until } => health.probe_from(not_before(until)),
+            Phase::Probing { since } => health.busy_until(not_before(since)),
+        }
+    }
+
+    /// Why a call that is no probe is rejected.
+    fn rejection(&self, state: &State, now: Instant) -> Option<Rejection> {
+        let breaker = self.0.id.clone();
+        if let Some(force::Force { open: true, since, until }) = state.forced.filter(|force| now < force.until) {
+            let reason = Reason::ForcedOpen { until };
+            return Some(Rejection { breaker, at: now, since, reason, next_probe: None });
+        }
+        let Opened { since, tripped, failed_probes } = state.opened?;
+        let reason = match failed_probes {
+            0 => Reason::Tripped(tripped),
+            probes => Reason::ProbeFailed { tripped, probes },
+        };
+        let next_probe = match state.phase {
+            Phase::Alive => return None,
+            Phase::Dead { until } if state.probers > 0 => {
+                NextProbe::At(state.active_probe.map_or(until, |at| at.max(until)))
+            }
+            Phase::Dead { until } if now < until => NextProbe::At(until),
+            Phase::Dead { .. } if state.out < self.0.max_probes => NextProbe::AfterOthers,
+            Phase::Dead { .. } | Phase::Probing { .. } => NextProbe::UnderWay,
+        };
+        Some(Rejection { breaker, at: now, since, reason, next_probe: Some(next_probe) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Beyond what the clock can express, a year is as good as never.
+pub(crate) fn after(now: Instant, wait: Duration) -> Instant {
+    now.checked_add(wait).unwrap_or(now + Duration::from_hours(365 * 24))
+}
+
+impl fmt::Debug for Breaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        f.debug_struct("Breaker")
+            .field("id", &self.0.id)
+            .field("phase", &state.phase)
+            .field("accrual", &state.accrual)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::accrual::{ConsecutiveFailures, Never};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Dies of the second failure in a row; left alone for 10 ms, then 20, then 20.
+    fn breaker() -> (Breaker, Health, Instant) {
+        let health = Health::new();
+        let accrual = ConsecutiveFailures::new(NonZeroU32::new(2).unwrap());
+        let backoff = Backoff::equal_jittered(10 * MS, 20 * MS).unwrap();
+        let breaker = Breaker::new(Box::new(accrual), backoff, health.clone());
+        (breaker, health, tokio::time::Instant::now().into_std())
+    }
+
+    fn dead() -> (Breaker, Health, Instant) {
+        let (breaker, health, now) = breaker();
+        breaker.admit(now).record(false, now);
+        breaker.admit(now).record(false, now);
+        (breaker, health, now)
+    }
+
+    #[test]
+    fn an_endpoint_that_fails_enough_is_busy_for_its_backoff() {
+        let (breaker, health, now) = breaker();
+        breaker.admit(now).record(false, now);
+        assert_eq!((health.status(now), breaker.phase()), (Status::Open, Phase::Alive));
+        breaker.admit(now).record(false, now);
+        assert_eq!(breaker.phase(), Phase::Dead { until: now + 10 * MS });
+        assert_eq!(health.status(now + 9 * MS), Status::Busy);
+        assert_eq!(health.status(now + 10 * MS), Status::Open);
+        assert_eq!((breaker.counters().removals(), breaker.counters().removed_for()), (1, 10 * MS));
+    }
+
+    #[test]
+    fn the_first_call_after_the_backoff_is_the_only_probe() {
+        let (breaker, health, now) = dead();
+        assert!(!breaker.admit(now + 9 * MS).is_probe());
+        let now = now + 10 * MS;
+        let probe = breaker.clone().admit(now);
+        assert!(probe.is_probe());
+        assert_eq!(health.status(now), Status::Busy);
+        assert!(!breaker.admit(now).is_probe());
+        assert_eq!(breaker.counters().probes(), 1);
+        probe.record(true, now);
+    }
+
+    #[test]
+    fn a_probe_that_succeeds_revives_and_forgets() {
+        let (breaker, health, now) = dead();
+        let now = now + 10 * MS;
+        breaker.admit(now).record(true, now);
+        assert_eq!((health.status(now), breaker.phase()), (Status::Open, Phase::Alive));
+        assert_eq!(breaker.counters().revivals(), 1);
+        // Two failures again, and the first backoff again.
+        breaker.admit(now).record(false, now);
+        assert_eq!(breaker.phase(), Phase::Alive);
+        breaker.admit(now).record(false, now);
+        assert_eq!(breaker.phase(), Phase::Dead { until: now + 10 * MS });
+    }
+
+    #[test]
+    fn a_probe_that_fails_waits_for_the_next_backoff() {
+        let (breaker, health, now) = dead();
+        let now = now + 10 * MS;
+        breaker.admit(now).record(false, now);
+        let Phase::Dead { until } = breaker.phase() else { panic!("not dead") };
+        assert!(until >= now + 10 * MS && until <= now + 20 * MS);
+        assert_eq!(health.status(until.checked_sub(MS).unwrap()), Status::Busy);
+        let counters = breaker.counters();
+        assert_eq!((counters.removals(), counters.revivals(), counters.probes()), (1, 0, 1));
+        assert_eq!(counters.removed_for(), 10 * MS + (until - now));
+    }
+
+    #[test]
+    fn a_dropped_probe_lets_the_next_call_probe() {
+        let (breaker, health, now) = dead();
+        let now = now + 10 * MS;
+        drop(breaker.admit(now));
+        assert_eq!(health.status(now), Status::Open);
+        let probe = breaker.admit(now);
+        assert!(probe.is_probe());
+        probe.record(true, now);
+        assert_eq!(breaker.phase(), Phase::Alive);
+    }
+
+    #[test]
+    fn calls_that_are_not_the_probe_decide_nothing_while_it_is_dead() {
+        let (breaker, health, now) = dead();
+        // It failed open, and that went well.
+        breaker.admit(now).record(true, now);
+        assert_eq!(health.status(now), Status::Busy);
+        let late = breaker.admit(now);
+        let now = now + 10 * MS;
+        let probe = breaker.admit(now);
+        late.record(true, now);
+        assert_eq!(health.status(now), Status::Busy);
+        breaker.admit(now).record(false, now);
+        assert_eq!(breaker.phase(), Phase::Probing { since: now });
+        probe.record(true, now);
+        assert_eq!(breaker.phase(), Phase::Alive);
+    }
+
+    #[test]
+    fn a_dropped_permit_that_is_no_probe_changes_nothing() {
+        let (breaker, health, now) = dead();
+        let other = breaker.admit(now);
+        let now = now + 10 * MS;
+        let probe = breaker.admit(now);
+        drop(other);
+        assert_eq!((health.status(now), breaker.phase()), (Status::Busy, Phase::Probing { since: now }));
+        drop(probe);
+    }
+
+    #[test]
+    fn never_never_gives_up() {
+        let (health, now) = (Health::new(), tokio::time::Instant::now().into_std());
+        let breaker = Breaker::new(Box::new(Never), Backoff::default(), health.clone());
+        for _ in 0..1000 {
+            breaker.admit(now).record(false, now);
+        }
+        assert_eq!(health.status(now), Status::Open);
+    }
+
+    #[test]
+    fn a_backoff_beyond_the_clock_does_not_panic() {
+        let (health, now) = (Health::new(), tokio::time::Instant::now().into_std());
+        let accrual = ConsecutiveFailures::new(NonZeroU32::MIN);
+        let backoff = Backoff::constant(Duration::MAX).unwrap();
+        let breaker = Breaker::new(Box::new(accrual), backoff, health.clone());
+        breaker.admit(now).record(false, now);
+        assert_eq!(health.status(now + Duration::from_hours(24)), Status::Busy);
+    }
+
+    #[test]
+    fn one_of_many_threads_gets_the_probe() {
+        let (breaker, _health, now) = dead();
+        let now = now + 10 * MS;
+        let permits: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| breaker.admit(now))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(permits.iter().filter(|permit| permit.is_probe()).count(), 1);
+    }
+}

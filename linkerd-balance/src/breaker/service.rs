@@ -1,0 +1,353 @@
+//! A breaker over any service, without a balancer.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use pin_project::pin_project;
+use tokio::time::Instant;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{Breaker, Outcome, Permit, Rejection};
+use crate::service::IsOk;
+
+/// Wraps services in [`BreakerService`]s, all with the same breaker.
+#[derive(Clone, Debug)]
+pub struct BreakerLayer<C = IsOk> {
+    breaker: Breaker,
+    classify: C,
+}
+
+/// Fails requests with [`Rejection`] while its [`Breaker`] is open, and tells the breaker how the others went.
+///
+/// An open breaker is ready, and fails the request: it is asked before the service is, so that nobody waits for a service
+/// that is not to be used, and a service that is ready for ever may still be left alone. (Not to be ready with an error
+/// would say of the whole service that it is of no use any more.) A probe is taken when the request comes and not when
+/// readiness is asked for, so that a clone that is ready and gets no request holds nobody up.
+///
+/// ```
+/// use linkerd_balance::{Breaker, BreakerLayer, Rejection, accrual::ConsecutiveFailures};
+/// use tower::{BoxError, Layer, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let refusing = service_fn(|_: &str| async { Err::<(), BoxError>("connection refused".into()) });
+/// let breaker = Breaker::builder(Box::new(ConsecutiveFailures::default())).id("orders").build();
+/// let svc = BreakerLayer::new(breaker).layer(refusing);
+/// for _ in 0..5 {
+///     let error = svc.clone().oneshot("ping").await.unwrap_err();
+///     assert_eq!(error.to_string(), "connection refused");
+/// }
+/// // Now it is left alone.
+/// let error = svc.oneshot("ping").await.unwrap_err();
+/// let rejection = error.downcast_ref::<Rejection>().expect("rejected");
+/// assert_eq!(rejection.breaker.as_deref(), Some("orders"));
+/// # }
+/// ```
+///
+/// A service that fails to get ready failed. What counts is the response, not its body. A response future that is
+/// dropped counts for nothing. Clones share the breaker.
+#[derive(Clone, Debug)]
+pub struct BreakerService<S, C = IsOk> {
+    inner: S,
+    breaker: Breaker,
+    classify: C,
+    // Set if the service was not asked whether it is ready.
+    rejected: Option<Rejection>,
+}
+
+/// Says what a result says of who gave it.
+///
+/// A closure that returns an [`Outcome`] or a `bool` does.
+pub trait Classify<Rsp, E> {
+    /// What this result says.
+    fn classify(&self, rsp: Result<&Rsp, &E>) -> Outcome;
+}
+
+/// Response future of [`BreakerService`].
+#[pin_project]
+pub struct BreakerFuture<F, C> {
+    #[pin]
+    state: State<F>,
+    classify: C,
+}
+
+#[pin_project(project = StateProj)]
+enum State<F> {
+    Calling(#[pin] F, Option<Permit>),
+    Rejected(Option<Rejection>),
+}
+
+impl BreakerLayer {
+    /// Lets `breaker` decide; see [`IsOk`] for what counts as a failure.
+    #[must_use]
+    pub const fn new(breaker: Breaker) -> Self {
+        Self { breaker, classify: IsOk }
+    }
+}
+
+impl<C> BreakerLayer<C> {
+    /// Lets `classify` decide what a result says of the service.
+    #[must_use]
+    pub fn classify<F>(self, classify: F) -> BreakerLayer<F> {
+        BreakerLayer { breaker: self.breaker, classify }
+    }
+}
+
+impl<S, C: Clone> Layer<S> for BreakerLayer<C> {
+    type Service = BreakerService<S, C>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        BreakerService { inner, breaker: self.breaker.clone(), classify: self.classify.clone(), rejected: None }
+    }
+}
+
+impl<S, C> BreakerService<S, C> {
+    /// The breaker.
+    pub const fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+}
+
+impl<S, C, Req> Service<Req> for BreakerService<S, C>
+where
+    S: Service<Req>,
+    S::Error: From<Rejection>,
+    C: Classify<S::Response, S::Error> + Clone,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BreakerFuture<S::Future, C>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.rejected = self.breaker.why(Instant::now().into_std());
+        if self.rejected.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        let ready = ready!(self.inner.poll_ready(cx));
+        if let Err(error) = &ready {
+            let now = Instant::now().into_std();
+            self.breaker.admit(now).record(self.classify.classify(Err(error)), now);
+        }
+        Poll::Ready(ready)
+    }
+
+    fn call(&mut self, req: Req) -> Self::Future {
+        let admitted = match self.rejected.take() {
+            Some(rejection) => Err(rejection),
+            None => self.breaker.try_admit(Instant::now().into_std()),
+        };
+        let state = match admitted {
+            Ok(permit) => State::Calling(self.inner.call(req), Some(permit)),
+            Err(rejection) => State::Rejected(Some(rejection)),
+        };
+        BreakerFuture { state, classify: self.classify.clone() }
+    }
+}
+
+impl<F, C, Rsp, E> Future for BreakerFuture<F, C>
+where
+    F: Future<Output = Result<Rsp, E>>,
+    E: From<Rejection>,
+    C: Classify<Rsp, E>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        match this.state.project() {
+            StateProj::Calling(rsp, permit) => {
+                let rsp = ready!(rsp.poll(cx));
+                if let Some(permit) = permit.take() {
+                    permit.record(this.classify.classify(rsp.as_ref()), Instant::now().into_std());
+                }
+                Poll::Ready(rsp)
+            }
+            StateProj::Rejected(rejection) => {
+                let rejection = rejection.take().expect("polled after completion");
+                Poll::Ready(Err(rejection.into()))
+            }
+        }
+    }
+}
+
+impl<Rsp, E> Classify<Rsp, E> for IsOk {
+    fn classify(&self, rsp: Result<&Rsp, &E>) -> Outcome {
+        rsp.is_ok().into()
+    }
+}
+
+impl<Rsp, E, O: Into<Outcome>, F: Fn(Result<&Rsp, &E>) -> O> Classify<Rsp, E> for F {
+    fn classify(&self, rsp: Result<&Rsp, &E>) -> Outcome {
+        self(rsp).into()
+    }
+}
+
+impl<F, C> fmt::Debug for BreakerFuture<F, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BreakerFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::{num::NonZeroU32, task::Waker, time::Duration};
+
+    use tokio::time;
+    use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
+    use tower::BoxError;
+    use tower_test::mock;
+
+    use super::*;
+    use crate::{
+        accrual::{Backoff, ConsecutiveFailures},
+        breaker::{NextProbe, Phase},
+    };
+
+    const MS: Duration = Duration::from_millis(1);
+    type Mock = mock::Mock<&'static str, u32>;
+    type Handle = mock::Handle<&'static str, u32>;
+
+    /// Opens at the second failure in a row, for 10 ms.
+    fn layer() -> BreakerLayer {
+        let accrual = ConsecutiveFailures::new(NonZeroU32::new(2).unwrap());
+        let backoff = Backoff::constant(10 * MS).unwrap();
+        BreakerLayer::new(Breaker::builder(Box::new(accrual)).backoff(backoff).id("a").build())
+    }
+
+    fn service() -> (BreakerService<Mock>, Handle) {
+        let (mock, handle) = mock::pair();
+        (layer().layer(mock), handle)
+    }
+
+    fn poll_ready<C>(svc: &mut BreakerService<Mock, C>) -> Poll<Result<(), BoxError>>
+    where
+        C: Classify<u32, BoxError> + Clone,
+    {
+        Service::<&str>::poll_ready(svc, &mut Context::from_waker(Waker::noop()))
+    }
+
+    async fn fail(svc: &mut BreakerService<Mock>, handle: &mut Handle) {
+        assert_ready_ok!(poll_ready(svc));
+        let mut rsp = task::spawn(svc.call("ping"));
+        handle.next_request().await.unwrap().1.send_error("broken");
+        assert_ready_err!(rsp.poll());
+    }
+
+    async fn open() -> (BreakerService<Mock>, Handle) {
+        let (mut svc, mut handle) = service();
+        fail(&mut svc, &mut handle).await;
+        fail(&mut svc, &mut handle).await;
+        (svc, handle)
+    }
+
+    fn rejection(error: BoxError) -> Rejection {
+        *error.downcast().expect("a rejection")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn opens_at_the_limit_and_not_before() {
+        let (mut svc, mut handle) = service();
+        fail(&mut svc, &mut handle).await;
+        assert_eq!(svc.breaker().phase(), Phase::Alive);
+        fail(&mut svc, &mut handle).await;
+        assert_ready_ok!(poll_ready(&mut svc));
+        let rejection = rejection(assert_ready_err!(task::spawn(svc.call("ping")).poll()));
+        assert_eq!(
+            rejection.to_string(),
+            "breaker a has been open for 0ns: 2 consecutive failures; next probe in 10ms"
+        );
+        assert_pending!(task::spawn(handle.next_request()).poll());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_open_one_rejects_without_asking_a_service_that_is_never_ready() {
+        let (mut svc, mut handle) = open().await;
+        handle.allow(0);
+        assert_ready_ok!(poll_ready(&mut svc));
+        rejection(assert_ready_err!(task::spawn(svc.call("ping")).poll()));
+        time::advance(10 * MS).await;
+        assert_pending!(poll_ready(&mut svc));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_request_is_the_probe_and_its_success_closes() {
+        let (mut svc, mut handle) = open().await;
+        time::advance(10 * MS).await;
+        let mut other = svc.clone();
+        // Two are ready, which takes nobody's turn.
+        assert_ready_ok!(poll_ready(&mut other));
+        assert_ready_ok!(poll_ready(&mut svc));
+        let mut rsp = task::spawn(svc.call("ping"));
+        assert_pending!(rsp.poll());
+        let rejected = rejection(assert_ready_err!(task::spawn(other.call("ping")).poll()));
+        assert_eq!(rejected.next_probe, Some(NextProbe::UnderWay));
+        handle.next_request().await.unwrap().1.send_response(7);
+        assert_eq!(assert_ready_ok!(rsp.poll()), 7);
+        assert_eq!(other.breaker().phase(), Phase::Alive);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_is_dropped_lets_the_next_request_probe() {
+        let (mut svc, mut handle) = open().await;
+        time::advance(10 * MS).await;
+        assert_ready_ok!(poll_ready(&mut svc));
+        let mut rsp = task::spawn(svc.call("ping"));
+        assert_pending!(rsp.poll());
+        drop((rsp, handle.next_request().await));
+        assert_ready_ok!(poll_ready(&mut svc));
+        let mut rsp = task::spawn(svc.call("ping"));
+        assert_pending!(rsp.poll());
+        handle.next_request().await.unwrap().1.send_error("broken");
+        assert_ready_err!(rsp.poll());
+        assert!(matches!(svc.breaker().phase(), Phase::Dead { .. }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_fails_to_get_ready_failed() {
+        let (mut svc, handle) = service();
+        drop(handle);
+        assert_ready_err!(poll_ready(&mut svc));
+        assert_ready_err!(poll_ready(&mut svc));
+        assert!(matches!(svc.breaker().phase(), Phase::Dead { .. }));
+        // Which it says by a request that fails: the breaker itself is well.
+        assert_ready_ok!(poll_ready(&mut svc));
+        rejection(assert_ready_err!(task::spawn(svc.call("ping")).poll()));
+        time::advance(10 * MS).await;
+        assert_ready_err!(poll_ready(&mut svc));
+        assert_eq!(svc.breaker().counters().probes(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_caller_may_say_what_counts() {
+        let (mock, mut handle) = mock::pair::<&'static str, u32>();
+        let classify = |rsp: Result<&u32, &BoxError>| match rsp {
+            Ok(404) => Outcome::Neutral,
+            Ok(status) => Outcome::from(*status < 500),
+            Err(_) => Outcome::Failure,
+        };
+        let mut svc = layer().classify(classify).layer(mock);
+        for status in [503, 404, 503] {
+            assert_eq!(svc.breaker().phase(), Phase::Alive);
+            assert_ready_ok!(poll_ready(&mut svc));
+            let mut rsp = task::spawn(svc.call("ping"));
+            handle.next_request().await.unwrap().1.send_response(status);
+            assert_eq!(assert_ready_ok!(rsp.poll()), status);
+        }
+        assert!(matches!(svc.breaker().phase(), Phase::Dead { .. }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn services_of_one_layer_share_its_breaker() {
+        let (layer, (mock, handle)) = (layer(), mock::pair::<&'static str, u32>());
+        drop(handle);
+        let (mut a, b) = (layer.layer(mock.clone()), layer.layer(mock));
+        assert_ready_err!(poll_ready(&mut a));
+        assert_ready_err!(poll_ready(&mut a));
+        assert!(matches!(b.breaker().phase(), Phase::Dead { .. }));
+    }
+}

@@ -1,0 +1,70 @@
+//! A breaker over a service, by many at once.
+
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use linkerd_balance::{
+    Breaker, BreakerLayer, Phase, Rejection,
+    accrual::{Backoff, ConsecutiveFailures},
+};
+use tokio::sync::Barrier;
+use tower::{BoxError, Layer, ServiceExt, service_fn};
+
+const CLONES: usize = 1000;
+const PROBES: u32 = 3;
+
+/// The backoff is over at once, so all that is open is half open: whatever gets through is a probe.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_thousand_clones_never_have_more_probes_under_way_than_allowed() {
+    let (under_way, most, sent) = <(Arc<AtomicUsize>, Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+    let counted = (Arc::clone(&under_way), Arc::clone(&most), Arc::clone(&sent));
+    let failing = service_fn(move |()| {
+        let (under_way, most, sent) = counted.clone();
+        async move {
+            sent.fetch_add(1, Ordering::SeqCst);
+            most.fetch_max(under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+            }
+            under_way.fetch_sub(1, Ordering::SeqCst);
+            Err::<(), BoxError>("broken".into())
+        }
+    });
+    let breaker = Breaker::builder(Box::new(ConsecutiveFailures::new(NonZeroU32::MIN)))
+        .backoff(Backoff::constant(Duration::from_nanos(1)).unwrap())
+        .max_probes(NonZeroU32::new(PROBES).unwrap())
+        .build();
+    let svc = BreakerLayer::new(breaker.clone()).layer(failing);
+    svc.clone().oneshot(()).await.unwrap_err();
+    assert_ne!(breaker.phase(), Phase::Alive);
+
+    let barrier = Arc::new(Barrier::new(CLONES));
+    let tasks: Vec<_> = (0..CLONES)
+        .map(|_| {
+            let (svc, barrier) = (svc.clone(), Arc::clone(&barrier));
+            tokio::spawn(async move {
+                barrier.wait().await;
+                let mut rejected = 0;
+                for _ in 0..5 {
+                    let error = svc.clone().oneshot(()).await.unwrap_err();
+                    rejected += usize::from(error.is::<Rejection>());
+                }
+                rejected
+            })
+        })
+        .collect();
+    let mut rejected = 0;
+    for task in tasks {
+        rejected += task.await.unwrap();
+    }
+    let most = most.load(Ordering::SeqCst);
+    assert!((1..=PROBES as usize).contains(&most), "{most} probes at once");
+    assert_eq!(rejected + sent.load(Ordering::SeqCst), 5 * CLONES + 1);
+    assert_eq!(breaker.counters().probes(), sent.load(Ordering::SeqCst) as u64 - 1);
+}
