@@ -27,6 +27,9 @@ pub use self::{
     member::Member,
     policy::Policy,
     service::{BalanceService, IsOk, ResponseFuture, Success},
-    strategy::{Candidates, Draw, P2c, Strategy},
+    strategy::{
+        Aperture, ApertureBuilder, ApertureMeter, Candidates, Draw, InvalidAperture, InvalidPeer, InvalidSubset, P2c, Peer,
+        Strategy, Subset,
+    },
     weight::InvalidWeight,
 };
