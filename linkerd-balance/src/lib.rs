@@ -28,8 +28,8 @@ pub use self::{
     policy::Policy,
     service::{BalanceService, IsOk, ResponseFuture, Success},
     strategy::{
-        Aperture, ApertureBuilder, ApertureMeter, Candidates, Draw, InvalidAperture, InvalidPeer, InvalidSubset, P2c, Peer,
-        Strategy, Subset,
+        Aperture, ApertureBuilder, ApertureMeter, Candidates, Draw, InvalidAperture, InvalidPeer, InvalidSubset, P2c,
+        Peer, Strategy, Subset,
     },
     weight::InvalidWeight,
 };

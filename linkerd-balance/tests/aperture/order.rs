@@ -34,10 +34,11 @@ fn peers_connect_to_every_server_as_often() {
 #[test]
 fn on_a_ring_one_server_less_moves_few_connections_of_wide_apertures() {
     let world = World::new(SERVERS);
-    let before = on_ring(&world, CLIENTS, 120);
+    // A width that stays the same number of parts of the ring; where it does not, each slice changes by one part.
+    let before = on_ring(&world, CLIENTS, 119);
     for gone in [0, 150, 299] {
         let fewer = world.without(gone);
-        let after = on_ring(&fewer, CLIENTS, 120);
+        let after = on_ring(&fewer, CLIENTS, 119);
         let moved = moved(&before, &after, SERVERS);
         assert!(moved <= 2.0, "{gone}: {moved}/N");
     }
@@ -48,7 +49,8 @@ fn by_client_a_server_moves_its_own_connections_at_any_width() {
     let world = World::new(SERVERS);
     for width in [5, 20, 100] {
         let used = |world: &World| -> Vec<Vec<u64>> {
-            let used = |client| world.used(&*world.bind(&Aperture::builder().client(client).min(width).build().unwrap()));
+            let used =
+                |client| world.used(&*world.bind(&Aperture::builder().client(client).min(width).build().unwrap()));
             (0..CLIENTS as u64).map(used).collect()
         };
         let before = used(&world);
@@ -82,7 +84,7 @@ fn peers_together_share_requests_evenly_and_by_weight() {
         for (clients, width) in [(3, 1), (4, 3), (7, 2), (7, 5), (23, 4), (1, 1)] {
             let mut world = World::new(10);
             world.weight = weights.to_vec();
-            // Each peer has a share of requests in proportion to the weight that it covers: by itself it would not know.
+            // Each peer sends as much as the others, in proportion to the weights that it covers.
             let mut expected = vec![0.0; 10];
             let mut seen = vec![0; 10];
             for client in 0..clients {
@@ -148,7 +150,7 @@ fn picks_follow_weights_within_the_aperture_even_those_that_change() {
         for (k, i) in inside.iter().enumerate() {
             world.weight[*i] *= factors[k % 3];
         }
-        let mut seen = vec![0; 30];
+        let mut seen = [0; 30];
         for draw in draws().take(100_000) {
             seen[strategy.pick(&world, draw)] += 1;
         }
@@ -167,12 +169,9 @@ fn who_is_inside_follows_from_ids_and_client_alone() {
     world.ids = (100..108).collect();
     let by_client = Aperture::builder().client(42).min(3).build().unwrap();
     let by_peer = peer(2, 5).min(3).build().unwrap();
-    assert_eq!(world.used(&*world.bind(&by_client)), PINNED_CLIENT);
-    assert_eq!(world.used(&*world.bind(&by_peer)), PINNED_PEER);
+    assert_eq!(world.used(&*world.bind(&by_client)), [102, 104, 107]);
+    assert_eq!(world.used(&*world.bind(&by_peer)), [100, 101, 105, 107]);
 }
-
-const PINNED_CLIENT: [u64; 3] = [0; 3];
-const PINNED_PEER: [u64; 4] = [0; 4];
 
 #[test]
 fn two_clients_by_chance_differ() {

@@ -1,6 +1,8 @@
 //! What a pick never does, in whatever state the endpoints are.
 
-use linkerd_balance::{Aperture, ApertureBuilder, Draw, LeastLoaded, P2c, Peer, Policy, Balance, Status, Strategy, Subset};
+use linkerd_balance::{
+    Aperture, ApertureBuilder, Balance, Draw, LeastLoaded, P2c, Peer, Policy, Status, Strategy, Subset,
+};
 use proptest::{collection::vec, prelude::ProptestConfig, prop_assert, prop_assert_eq, proptest};
 
 use crate::world::{MS, World, draws};
@@ -50,6 +52,34 @@ fn peers_under_load_share_it_evenly() {
 }
 
 #[test]
+fn picks_on_two_threads_go_on_while_the_set_changes_and_the_width_too() {
+    let aperture = Aperture::builder().client(1).window(MS).build().unwrap();
+    let meter = aperture.meter();
+    let balance = Balance::new(Policy::new(aperture, LeastLoaded::new), |_: &u16, _: &_| ());
+    balance.update((0..40).map(|key| (key, 1.0))).unwrap();
+    let start = tokio::time::Instant::now().into_std();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut leases = Vec::new();
+                for (i, draw) in (0..).zip(draws().take(20_000)) {
+                    leases.push(balance.try_acquire(draw, start + MS * i / 10, &[]).unwrap());
+                    // By turns 30 in flight, and none.
+                    if leases.len() == 30 {
+                        leases.clear();
+                    }
+                }
+            });
+        }
+        for round in 1..200_u16 {
+            balance.update((0..40).filter(|key| (key + round) % 7 > 0).map(|key| (key, 1.0))).unwrap();
+        }
+    });
+    assert_eq!(balance.stats(start).load, 0);
+    assert!(meter.widened() > 0 && meter.narrowed() > 0);
+}
+
+#[test]
 fn nothing_made_for_another_set_is_used() {
     let (small, large) = (World::new(2), World::new(40));
     let aperture = Aperture::builder().build().unwrap();
@@ -73,21 +103,29 @@ proptest! {
         client in 0_usize..50, total in 1_usize..50, min in 1_usize..10, random: u64, later in 0_u64..10_000,
     ) {
         let mut world = World::new(set.len());
+        // Twice, as in two processes.
         let mut bound = Vec::new();
         for aperture in apertures(client, total, min) {
-            bound.push(world.bind(&aperture.build().unwrap()));
+            let aperture = aperture.build().unwrap();
+            bound.push([world.bind(&aperture), world.bind(&aperture)]);
         }
-        bound.push(world.bind(&Subset::new(min, client as u64, P2c::new()).unwrap()));
-        bound.push(world.bind(&Subset::of_peer(min, Peer::new(client % total, total).unwrap(), P2c::new()).unwrap()));
+        let peer = Peer::new(client % total, total).unwrap();
+        let by_client = Subset::new(min, client as u64, P2c::new()).unwrap();
+        let by_peer = Subset::of_peer(min, peer, P2c::new()).unwrap();
+        for subset in [by_client, by_peer] {
+            bound.push([world.bind(&subset), world.bind(&subset)]);
+        }
         // The state is another one than when the set came.
         for (i, (of, pending, weight)) in set.into_iter().enumerate() {
             (world.status[i], world.pending[i], world.weight[i]) = (status(of), pending, weight);
         }
-        for strategy in bound {
+        for [strategy, other] in bound {
+            let same: Vec<bool> = (0..world.ids.len()).map(|i| other.uses(&world, i)).collect();
             let inside: Vec<bool> = (0..world.ids.len()).map(|i| strategy.uses(&world, i)).collect();
+            prop_assert_eq!(&inside, &same);
             prop_assert!(inside.contains(&true));
             let i = strategy.pick(&world, Draw::new(random));
-            prop_assert_eq!(strategy.pick(&world, Draw::new(random)), i, "the same draw, the same pick");
+            prop_assert_eq!(other.pick(&world, Draw::new(random)), i);
             let best = |inside: &[bool]| (0..inside.len()).filter(|i| inside[*i]).map(|i| world.status[i]).max();
             let all = world.status.iter().max().copied();
             if best(&inside) == Some(Status::Open) {

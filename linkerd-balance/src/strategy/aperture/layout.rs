@@ -3,7 +3,10 @@
 use crate::{
     health::Status,
     rng::SplitMix,
-    strategy::{Candidates, subset::{Peer, Slice}},
+    strategy::{
+        Candidates,
+        subset::{Peer, Slice},
+    },
 };
 
 /// The endpoints of a set in the order in which one client takes them in.
@@ -14,7 +17,14 @@ use crate::{
 pub(super) struct Layout {
     pub(super) order: Vec<u32>,
     rank: Vec<u32>,
-    // An endpoint has so many parts: as many as there are peers. A peer's part of the ring is as many as endpoints.
+    // None: slices are whole endpoints.
+    ring: Option<Ring>,
+}
+
+/// Where a peer begins on the ring. An endpoint has as many parts as there are peers, a peer as many as there are
+/// endpoints.
+#[derive(Clone, Copy, Debug)]
+struct Ring {
     parts: u128,
     begin: u128,
 }
@@ -46,8 +56,7 @@ pub(in crate::strategy) fn ranks(order: &[u32]) -> Vec<u32> {
 impl Layout {
     pub(super) fn by_hash(nodes: &dyn Candidates, seed: u64) -> Self {
         let order = by_position(nodes, seed);
-        // As many peers as endpoints: then a peer's part is one endpoint.
-        Self { rank: ranks(&order), parts: order.len().max(1) as u128, begin: 0, order }
+        Self { rank: ranks(&order), ring: None, order }
     }
 
     pub(super) fn on_ring(nodes: &dyn Candidates, peer: Peer) -> Self {
@@ -55,20 +64,22 @@ impl Layout {
         let at = peer.ordinal() as u128 * order.len() as u128;
         let parts = peer.total() as u128;
         order.rotate_left((at / parts) as usize);
-        Self { rank: ranks(&order), parts, begin: at % parts, order }
+        Self { rank: ranks(&order), ring: Some(Ring { parts, begin: at % parts }), order }
     }
 
     /// The slice for an aperture of `width` endpoints, and how many endpoints it meets.
     pub(super) fn slice(&self, width: usize) -> (Slice, usize) {
-        let ring = self.order.len() as u128;
-        let width = (width as u128).min(ring);
-        let pieces = if ring == 0 { 0 } else { (width * self.parts).div_ceil(ring) };
-        let end = self.begin + pieces * ring;
-        let meets = end.div_ceil(self.parts).min(ring);
-        (Slice { begin: self.begin, end, parts: self.parts, ring }, meets as usize)
+        let width = width.min(self.order.len());
+        let Some(Ring { parts, begin }) = self.ring else { return (Slice::WHOLE, width) };
+        let ring = self.order.len().max(1) as u128;
+        let peers = (width as u128 * parts).div_ceil(ring);
+        let end = begin + peers * ring;
+        let meets = end.div_ceil(parts).min(self.order.len() as u128);
+        (Slice { begin, end, parts, ring }, meets as usize)
     }
 
-    /// The least width, not below `width`, with `width` open endpoints inside; with all that are open, if they are fewer.
+    /// The least width, not below `width`, with `width` open endpoints inside; with all that are open, if they are
+    /// fewer.
     pub(super) fn cover(&self, nodes: &dyn Candidates, width: usize) -> usize {
         let (mut open, mut needed) = (0, 0);
         for (place, &i) in self.order.iter().enumerate() {

@@ -25,27 +25,32 @@ pub(super) mod layout;
 /// [`P2c`] within a subset, the *aperture*, which is as wide as the load needs.
 ///
 /// With few requests in flight few endpoints are used: each of them keeps its connections warm and sees enough requests
-/// to be judged by, and idle clients hold few connections. The width follows the requests in flight for each endpoint of
-/// the aperture, averaged over a window: above the band of [`loads`](ApertureBuilder::loads) it widens, below it narrows,
-/// each time to the width at that edge of the band, so that only a load that crosses the whole band turns it round.
-/// A width counts endpoints that are open; for those that are not, others further on are taken in besides, and if a
-/// pick finds no open one inside, it looks further at once. Only if no endpoint is open at all, the aperture fails open.
+/// to be judged by, and idle clients hold few connections. The width follows the requests in flight for each endpoint
+/// of the aperture, averaged over a window: above the band of [`loads`](ApertureBuilder::loads) it widens, below it
+/// narrows, each time to the width at that edge of the band, so that only a load that crosses the whole band turns it
+/// round. A width counts endpoints that are open; for those that are not, others further on are taken in besides, and
+/// if a pick finds no open one inside, it looks further at once. Only if no endpoint is open at all, the aperture fails
+/// open.
 ///
 /// # Which endpoints
 ///
 /// Each client takes them in in an order of its own, which follows from the endpoints' ids alone: a set that changes
 /// moves no other endpoint, but those at the rim of the aperture.
 ///
-/// - By chance (the default): the order is hashed with a seed drawn when the aperture is built. Finagle's random aperture.
+/// - By chance (the default): the order is hashed with a seed drawn when the aperture is built. Finagle's random
+///   aperture.
 /// - By [`client`](ApertureBuilder::client): hashed with a number of the client's, so that a client finds its endpoints
 ///   again when it restarts (rendezvous hashing). Both spread clients over servers as chance does: with `c` clients and
 ///   `s` servers, a server has `c·width/s` of them on average, give or take the root of that.
-/// - By [`peer`](ApertureBuilder::peer): all clients share one ring of the servers and each has its own slice of it, which
-///   begins at its part of the ring and is as many such parts wide as cover the width. Of an endpoint that lies in it
-///   in part only that part of its weight counts. So while all peers are equally wide, every server has the same share of
-///   every request; but all of them must know how many they are, and a new server moves the rim of every slice
-///   a little: by a quarter to a half of an endpoint. With few peers a slice is wider than asked for: all of them
-///   together cover all servers. Finagle's deterministic aperture, except that its width does not follow the load.
+/// - By [`peer`](ApertureBuilder::peer): all clients share one ring of the servers, and each has its own slice of it,
+///   which begins at its part of the ring and is as many such parts long as cover the width. Of an endpoint that lies
+///   in it in part only that part counts, in weight and in load. So while all peers are equally wide and all weights
+///   equal, every server gets the same share of their requests, and of their connections the same number but for one.
+///   The price: all must know how many they are, and with few peers a slice is wider than asked for, since together
+///   they cover all servers. A server that comes or goes moves the ends of every slice, by less than an endpoint; or by
+///   a part of the ring, where the width takes another number of them. For few moves at small widths see
+///   [`Subset::of_peer`](crate::Subset::of_peer). Finagle's deterministic aperture, except that there the width does
+///   not follow the load.
 ///
 /// # How often
 ///
@@ -58,8 +63,8 @@ pub(super) mod layout;
 /// Linkerd's: a window of 5 s (`smoothWindowMs`), a band from 0.5 to 2 (`lowLoad`, `highLoad`), at least one endpoint
 /// (`minAperture`), five pairs at most (`maxEffort`). No greatest width.
 ///
-/// After Finagle's `ApertureLeastLoaded` and `LoadBand` (Apache-2.0), which step by one endpoint at each begin and end of a
-/// request, and which sort unavailable endpoints to the end.
+/// After Finagle's `ApertureLeastLoaded` and `LoadBand` (Apache-2.0), which step by one endpoint at each begin and end
+/// of a request, and which sort unavailable endpoints to the end.
 #[derive(Clone, Debug)]
 pub struct Aperture {
     settings: Settings,
@@ -109,7 +114,8 @@ pub enum InvalidAperture {
 
 /// How wide an [`Aperture`] is, and how often that changed. A clone is the same meter.
 ///
-/// As of the last pick, update or [`Strategy::uses`]. Balancers that were given the same aperture write to the same meter.
+/// As of the last pick, update or [`Strategy::uses`]. Balancers that were given the same aperture write to the same
+/// meter.
 #[derive(Clone, Debug, Default)]
 pub struct ApertureMeter(Arc<Counters>);
 

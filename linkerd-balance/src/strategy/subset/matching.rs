@@ -6,8 +6,8 @@ use crate::strategy::{
     aperture::layout::{by_position, position},
 };
 
-/// About how many pairs of a peer and a server are weighed at most, unless there are more servers: 4 MiB for as long as an
-/// update takes. Peers beyond that are dealt out to several matchings.
+/// About how many pairs of a peer and a server are weighed at most, unless there are more servers: 4 MiB for as long as
+/// an update takes. Peers beyond that are dealt out to several matchings.
 const MAX_PAIRS: usize = 1 << 18;
 
 /// All endpoints, those of this peer's subset first.
@@ -39,9 +39,10 @@ fn peers_of_one_matching(peer: Peer, servers: usize) -> (Vec<u64>, usize) {
 
 /// For each of the peers the indices of its servers: `size` of them, fewer than there are servers.
 ///
-/// Every pair of a peer and a server has a number by hash. Beginning with the lowest, pairs are taken while the peer has
-/// room: in a first pass only while the server is in fewer than `floor` subsets, in a second while it is in fewer than `cap`. Since
-/// a pair yields only to lower numbers, a server that comes or goes moves little besides its own pairs.
+/// Every pair of a peer and a server has a number by hash. Beginning with the lowest, pairs are taken while the peer
+/// has room: in a first pass only while the server is in fewer than `floor` subsets, in a second while it is in fewer
+/// than `cap`. Since a pair yields only to lower numbers, a server that comes or goes moves little besides its own
+/// pairs.
 fn assign(ids: &[u64], size: usize, peers: &[u64]) -> Vec<Vec<u32>> {
     let mut pairs = Vec::with_capacity(ids.len() * peers.len());
     for (row, peer) in (0_u32..).zip(peers) {

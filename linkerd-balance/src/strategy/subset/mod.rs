@@ -5,8 +5,9 @@ use std::sync::Arc;
 use self::matching::matching;
 pub(super) use self::within::{Heaviest, Slice, Within};
 use super::{
-    Candidates, Draw, Strategy, best_by_weight,
+    Candidates, Draw, Strategy,
     aperture::layout::{by_position, ranks},
+    best_by_weight,
 };
 use crate::health::Status;
 
@@ -37,33 +38,37 @@ pub struct InvalidSubset(pub usize);
 
 /// Any other strategy within a subset of fixed size, so that not every client connects to every server.
 ///
-/// Which endpoints these are follows from their ids and from who the client is, in every process alike. If none of them is
-/// open, picks go to the next ones in the client's order, `size` at a time, until some are; if none is open at all, the
-/// subset fails open. Beyond that a subset neither widens nor narrows: see [`Aperture`](super::Aperture).
+/// Which endpoints these are follows from their ids and from who the client is, in every process alike. If none of them
+/// is open, picks go to the next ones in the client's order, `size` at a time, until some are; if none is open at all,
+/// the subset fails open. Beyond that a subset neither widens nor narrows: see [`Aperture`](super::Aperture).
 ///
 /// # How evenly servers are used
 ///
 /// By [`client`](Self::new) number nobody has to know of anybody else, and that has its price: clients choose
-/// independently, so a server is in as many subsets as chance wants, and no other way to choose could change that.
-/// With `c` clients, of which each takes the share `p` of the servers, it is in `c·p`, give or take `√(c·p·(1-p))`. Among some
-/// hundred servers the most and the least used are three such steps from the mean; the one has at most 1.5 times the connections of the
-/// other if `c·p/(1-p)` is 225 or more. Of 300 servers 200 clients need 160 each for that; with 20 each they
-/// find servers with five times the connections of others. A server that comes or goes moves its own connections, nothing else.
+/// independently, so a server is in as many subsets as chance wants, and no other way to choose could change that. With
+/// `c` clients, of which each takes the share `p` of the servers, it is in `c·p`, give or take `√(c·p·(1-p))`. Among
+/// some hundred servers the most and the least used are three such steps from the mean; the one has at most 1.5 times
+/// the connections of the other if `c·p/(1-p)` is 225 or more. Of 300 servers 200 clients need 160 each for that; with
+/// 20 each they find servers with five times the connections of others. A server that comes or goes moves its own
+/// connections, nothing else.
 ///
-/// By [`peer`](Self::of_peer) every client works out the subsets of all, and gives each server to about as many:
-/// from 0.85 to 1.27 times the mean, so at most 1.5 times as many to one as to another, if that mean is 7 or more (each of 200
-/// clients takes at least 11 of 300 servers), and the subset is not most of all servers. A server that comes or goes moves one to two
-/// times its own connections where the mean is 8 or more; only when their number passes one of a few steps, 6 to 12 % apart, are up to 5 % of
-/// all connections moved at once. A peer that comes or goes changes little for the others too.
+/// By [`peer`](Self::of_peer) every client works out the subsets of all, and gives each server to about as many: from
+/// 0.8 to 1.33 times the mean, at most 1.5 times as many to one as to another, if that mean is 7 or more: if each of
+/// 200 clients takes at least 11 of 300 servers. A server that comes or goes moves one to two times its own
+/// connections, if the mean is 8 or more; a peer that comes or goes moves fewer than half a percent of those of others.
+/// But the bounds are steps: where the number of servers passes one, every 6 to 12 % of growth, or the number of peers
+/// does, up to a tenth of all connections move at once.
 ///
 /// # Costs
 ///
-/// A pick costs what the inner strategy's does. An update sorts all endpoints; by peer it sorts every peer's, 2¹⁸ at
-/// most, and beyond that deals the peers out to groups in which that many are.
+/// A pick costs what the inner strategy's does. An update sorts all endpoints; by peer it sorts the pairs of a peer and
+/// an endpoint, some 2¹⁸ at most: if there are more, peers are dealt out to groups that share the servers each for
+/// itself, and the mean that counts above is that within a group.
 ///
-/// By client it is gRPC's random subsetting (proposal A68) with rendezvous hashing (Thaler and Ravishankar, 1998). By peer
-/// it has the aims of Google's deterministic subsetting ("Site Reliability Engineering", chapter 20), but takes pairs of
-/// peer and server greedily by hash, with bounds for each, instead of shuffling servers: for a shuffle of one more is another one.
+/// By client it is gRPC's random subsetting (proposal A68) with rendezvous hashing (Thaler and Ravishankar, 1998). By
+/// peer it has the aims of Google's deterministic subsetting ("Site Reliability Engineering", chapter 20), but takes
+/// pairs of peer and server greedily by hash, with bounds for each, instead of shuffling servers: for a shuffle of one
+/// more is another one.
 #[derive(Clone, Debug)]
 pub struct Subset {
     size: usize,

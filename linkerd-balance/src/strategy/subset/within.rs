@@ -61,8 +61,8 @@ impl Candidates for Within<'_> {
         if share == 1.0 {
             return self.all.load(i, more);
         }
-        // Half an endpoint is as loaded with one request as a whole one with two. Scores are asked for in whole requests:
-        // what lies between two of them is on the line through them.
+        // Half an endpoint is as loaded with one request as a whole one with two. Scores are asked for in whole
+        // requests: what lies between two of them is on the line through them.
         let pending = self.all.pending(i);
         let wanted = (pending + more) as f64 / share - pending as f64;
         let (below, between) = (wanted.floor(), wanted.fract());
