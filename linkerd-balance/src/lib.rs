@@ -42,7 +42,10 @@ pub use self::{
     probe::{ActiveProbe, InvalidProbe, ProbeSettings},
     service::{BalanceService, IsOk, ResponseFuture, Success},
     slow_start::{InvalidSlowStart, SlowStart},
-    strategy::{Candidates, Draw, P2c, Strategy},
+    strategy::{
+        Aperture, ApertureBuilder, ApertureMeter, Candidates, Draw, InvalidAperture, InvalidPeer, InvalidSubset, P2c,
+        Peer, Strategy, Subset,
+    },
     tiers::{InvalidTiers, TierInfo, TierReason, Tiers},
     weight::InvalidWeight,
 };

@@ -7,9 +7,15 @@ use crate::{
     rng::{self, SplitMix},
 };
 
+mod aperture;
 mod p2c;
+mod subset;
 
-pub use self::p2c::P2c;
+pub use self::{
+    aperture::{Aperture, ApertureBuilder, ApertureMeter, InvalidAperture},
+    p2c::P2c,
+    subset::{InvalidPeer, InvalidSubset, Peer, Subset},
+};
 
 /// The endpoints to choose from: one immutable set, its numbers as of one instant.
 pub trait Candidates {
