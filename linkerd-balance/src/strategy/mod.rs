@@ -8,6 +8,8 @@ use crate::{
 };
 
 mod p2c;
+#[cfg(test)]
+mod testing;
 
 pub use self::p2c::P2c;
 
@@ -31,12 +33,25 @@ pub trait Candidates {
     /// The weight of endpoint `i`: finite, above zero. Less than the one it was given while it starts slowly.
     fn weight(&self, i: usize) -> f64;
 
+    /// The weight that endpoint `i` was given, however slowly it starts: what to prepare by, for what is prepared stays
+    /// until the set changes.
+    fn full_weight(&self, i: usize) -> f64 {
+        self.weight(i)
+    }
+
     /// What endpoint `i` is called: the same number for the same key in every set, and in every process of the same
     /// build. Two endpoints share one by an accident of one in 2⁶⁴.
     fn id(&self, i: usize) -> u64;
 
     /// Requests in flight at endpoint `i`.
     fn pending(&self, i: usize) -> usize;
+
+    /// Whether endpoint `i` looks closed to this pick only, because its request was there before. Strategies that
+    /// remember must not take it for an outage.
+    fn excluded(&self, i: usize) -> bool {
+        let _ = i;
+        false
+    }
 
     /// As of when its numbers are.
     fn now(&self) -> Instant;
