@@ -7,11 +7,13 @@ use crate::{
     rng::{self, SplitMix},
 };
 
+mod heap;
 mod p2c;
+mod random;
 #[cfg(test)]
 mod testing;
 
-pub use self::p2c::P2c;
+pub use self::{heap::Heap, p2c::P2c, random::Random};
 
 /// The endpoints to choose from: one immutable set, its numbers as of one instant.
 pub trait Candidates {
