@@ -27,6 +27,6 @@ pub use self::{
     member::Member,
     policy::Policy,
     service::{BalanceService, IsOk, ResponseFuture, Success},
-    strategy::{Candidates, Draw, Heap, P2c, Random, Strategy},
+    strategy::{Candidates, Draw, Heap, P2c, Random, RoundRobin, Strategy},
     weight::InvalidWeight,
 };

@@ -151,13 +151,10 @@ impl Lottery {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::{prop_assert, proptest};
 
     use super::*;
-    use crate::strategy::{
-        Strategy as _,
-        testing::{Nodes, any_nodes},
-    };
+    use crate::strategy::testing::{Nodes, any_nodes};
 
     use Status::{Busy, Closed, Open};
 

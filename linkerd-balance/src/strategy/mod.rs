@@ -10,10 +10,11 @@ use crate::{
 mod heap;
 mod p2c;
 mod random;
+mod round_robin;
 #[cfg(test)]
 mod testing;
 
-pub use self::{heap::Heap, p2c::P2c, random::Random};
+pub use self::{heap::Heap, p2c::P2c, random::Random, round_robin::RoundRobin};
 
 /// The endpoints to choose from: one immutable set, its numbers as of one instant.
 pub trait Candidates {

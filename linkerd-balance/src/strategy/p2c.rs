@@ -99,13 +99,10 @@ fn better(nodes: &dyn Candidates, first: usize, second: usize) -> (usize, Status
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::{collection, prop_assert, prop_oneof, proptest, strategy::Just};
 
     use super::*;
-    use crate::strategy::{
-        Strategy as _,
-        testing::{Nodes, any_nodes},
-    };
+    use crate::strategy::testing::{Nodes, any_nodes};
 
     use Status::{Busy, Closed, Open};
 
@@ -170,7 +167,7 @@ mod tests {
         }
 
         #[test]
-        fn the_two_are_distinct(weight in prop::collection::vec(prop_oneof![Just(1.0), 1e-9..1e9_f64], 2..20), seed: u64) {
+        fn the_two_are_distinct(weight in collection::vec(prop_oneof![Just(1.0), 1e-9..1e9_f64], 2..20), seed: u64) {
             let nodes = Nodes::weighted(&weight);
             let (a, b) = pair(&nodes, &mut SplitMix::new(seed));
             prop_assert!(a != b && a < nodes.len() && b < nodes.len());

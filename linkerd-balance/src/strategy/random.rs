@@ -62,13 +62,10 @@ impl Strategy for Random {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::{prop_assert, proptest};
 
     use super::*;
-    use crate::strategy::{
-        Strategy as _,
-        testing::{Nodes, any_nodes},
-    };
+    use crate::strategy::testing::{Nodes, any_nodes};
 
     use Status::{Busy, Closed, Open};
 
