@@ -27,6 +27,6 @@ pub use self::{
     member::Member,
     policy::Policy,
     service::{BalanceService, IsOk, ResponseFuture, Success},
-    strategy::{Candidates, Draw, Heap, P2c, Random, RoundRobin, Strategy},
+    strategy::{Candidates, Draw, Heap, InvalidHashing, Maglev, P2c, Random, Ring, RoundRobin, Strategy},
     weight::InvalidWeight,
 };

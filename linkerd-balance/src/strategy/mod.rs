@@ -7,14 +7,19 @@ use crate::{
     rng::{self, SplitMix},
 };
 
+mod hashing;
 mod heap;
+mod maglev;
 mod p2c;
 mod random;
+mod ring;
 mod round_robin;
 #[cfg(test)]
 mod testing;
 
-pub use self::{heap::Heap, p2c::P2c, random::Random, round_robin::RoundRobin};
+pub use self::{
+    hashing::InvalidHashing, heap::Heap, maglev::Maglev, p2c::P2c, random::Random, ring::Ring, round_robin::RoundRobin,
+};
 
 /// The endpoints to choose from: one immutable set, its numbers as of one instant.
 pub trait Candidates {
