@@ -27,6 +27,8 @@ pub use self::{
     member::Member,
     policy::Policy,
     service::{BalanceService, IsOk, ResponseFuture, Success},
-    strategy::{Candidates, Draw, Heap, InvalidHashing, Maglev, P2c, Random, Ring, RoundRobin, Strategy},
+    strategy::{
+        Candidates, Draw, Heap, InvalidHashing, Maglev, P2c, Random, Ring, RoundRobin, StickyPrimary, Strategy,
+    },
     weight::InvalidWeight,
 };

@@ -14,11 +14,13 @@ mod p2c;
 mod random;
 mod ring;
 mod round_robin;
+mod sticky_primary;
 #[cfg(test)]
 mod testing;
 
 pub use self::{
     hashing::InvalidHashing, heap::Heap, maglev::Maglev, p2c::P2c, random::Random, ring::Ring, round_robin::RoundRobin,
+    sticky_primary::StickyPrimary,
 };
 
 /// The endpoints to choose from: one immutable set, its numbers as of one instant.
