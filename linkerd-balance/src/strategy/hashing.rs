@@ -145,7 +145,7 @@ impl Room {
         // Nothing open: everything has room.
         let mean = if weight > 0.0 { pending / weight } else { f64::INFINITY };
         self.mean.store(mean.to_bits(), Ordering::Relaxed);
-        self.picks.store((nodes.len() / SHARE) as i64, Ordering::Relaxed);
+        self.picks.store(i64::try_from(nodes.len() / SHARE).unwrap_or(i64::MAX), Ordering::Relaxed);
         let until = self.since_epoch(nodes.now()).saturating_add(GOOD_FOR.as_nanos() as u64);
         self.until.store(until, Ordering::Relaxed);
         mean

@@ -91,7 +91,7 @@ impl Maglev {
     ///
     /// Not a prime number from 2 to 5,000,011.
     pub fn table_size(self, entries: usize) -> Result<Self, InvalidHashing> {
-        if !is_prime(entries) || entries > Self::MAX_TABLE_SIZE {
+        if entries > Self::MAX_TABLE_SIZE || !is_prime(entries) {
             return Err(InvalidHashing::TableSize(entries));
         }
         Ok(Self::of(self.load_factor, entries))
@@ -185,7 +185,7 @@ impl Table {
 }
 
 fn is_prime(n: usize) -> bool {
-    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0)
+    n >= 2 && (2..n).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
 }
 
 #[cfg(test)]
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn sizes_that_are_no_primes_are_named() {
-        for bad in [0, 1, 4, 65_536, 5_000_077] {
+        for bad in [0, 1, 4, 65_536, 5_000_077, usize::MAX] {
             let err = Maglev::new().table_size(bad).unwrap_err();
             assert_eq!(err.to_string(), format!("a table of {bad} entries is not of a prime size from 2 to 5000011"));
         }

@@ -110,6 +110,11 @@ impl Draw {
 ///
 /// Pure: the same set and the same [`Draw`] give the same pick, unless the strategy is one that counts, such as round
 /// robin. It is called for every request and must not allocate, wait, or panic.
+///
+/// One that honours [`status`](Candidates::status) and [`weight`](Candidates::weight) has what they carry without
+/// knowing of it: circuit breaking, requests that avoid where they were before, slow starts.
+///
+#[doc = include_str!("custom.md")]
 pub trait Strategy: fmt::Debug + Send + Sync + 'static {
     /// The index of the endpoint to use. `nodes` is never empty.
     fn pick(&self, nodes: &dyn Candidates, draw: Draw) -> usize;

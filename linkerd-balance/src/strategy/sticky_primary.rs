@@ -161,16 +161,12 @@ impl Strategy for StickyPrimary {
         let mut better = self.better();
         // Another pick may have moved it in the meantime.
         let primary = self.primary.load(Ordering::Relaxed);
-        match self.decide(nodes, primary, &mut better) {
-            Some(place) => {
-                self.primary.store(place, Ordering::Relaxed);
-                self.order[place]
-            }
-            None => {
-                nodes.gave_up();
-                self.instead(nodes, primary)
-            }
-        }
+        let Some(place) = self.decide(nodes, primary, &mut better) else {
+            nodes.gave_up();
+            return self.instead(nodes, primary);
+        };
+        self.primary.store(place, Ordering::Relaxed);
+        self.order[place]
     }
 
     fn rebuild(&self, nodes: &dyn Candidates) -> Option<Arc<dyn Strategy>> {

@@ -10,7 +10,7 @@
 /// The clock counts turns divided by the sum of the weights, so that weights may change as they like.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Turns {
-    turns: Vec<Turn>,
+    each: Vec<Turn>,
     // By when they may.
     waiting: Queue,
     // By when they must.
@@ -53,24 +53,24 @@ impl Turns {
             place: 0,
             ready: false,
         };
-        let turns: Vec<_> = of.map(turn).collect();
-        let n = turns.len();
+        let each: Vec<_> = of.map(turn).collect();
+        let n = each.len();
         let queue = || Queue(Vec::with_capacity(n));
         let slack = 0.5 / n.saturating_sub(1).max(1) as f64;
-        let mut turns = Self { turns, waiting: queue(), ready: queue(), clock: 0.0, total: 0.0, slack, cursor: 0 };
+        let mut turns = Self { each, waiting: queue(), ready: queue(), clock: 0.0, total: 0.0, slack, cursor: 0 };
         turns.rebase();
         turns
     }
 
     /// How far `i` is in its turn: from 0, just begun, to 1, overdue. A little less and more is possible.
     pub(super) fn progress(&self, i: usize) -> f64 {
-        let Turn { start, weight, .. } = self.turns[i];
+        let Turn { start, weight, .. } = self.each[i];
         ((self.clock - start) * weight).clamp(-1.0, 1.0)
     }
 
     /// Breaks ties anew.
     pub(super) fn shuffle(&mut self, tie: impl Fn(usize) -> u64) {
-        for (i, turn) in self.turns.iter_mut().enumerate() {
+        for (i, turn) in self.each.iter_mut().enumerate() {
             turn.tie = tie(i);
         }
         self.rebase();
@@ -83,12 +83,12 @@ impl Turns {
             self.rebase();
         }
         while let Some(i) = self.waiting.first()
-            && self.turns[i].key <= self.clock + ROUNDING
+            && self.each[i].key <= self.clock + ROUNDING
         {
-            self.waiting.remove(&mut self.turns, i);
-            self.turns[i].key = self.must(i);
-            self.turns[i].ready = true;
-            self.ready.push(&mut self.turns, i);
+            self.waiting.remove(&mut self.each, i);
+            self.each[i].key = self.must(i);
+            self.each[i].ready = true;
+            self.ready.push(&mut self.each, i);
         }
         self.ready.first().or_else(|| self.waiting.first()).unwrap_or(0)
     }
@@ -97,7 +97,7 @@ impl Turns {
     pub(super) fn take(&mut self, i: usize, weight: f64) {
         self.clock = self.clock.max(self.may(i));
         self.unqueue(i);
-        let turn = &mut self.turns[i];
+        let turn = &mut self.each[i];
         self.total += weight - turn.weight;
         turn.weight = weight;
         turn.start += 1.0 / weight;
@@ -110,21 +110,21 @@ impl Turns {
 
     /// When the turn of `i` must have come: whose is the least of some goes first among them.
     pub(super) fn must(&self, i: usize) -> f64 {
-        let turn = &self.turns[i];
+        let turn = &self.each[i];
         turn.start + (1.0 - self.slack) / turn.weight
     }
 
     fn may(&self, i: usize) -> f64 {
-        let turn = &self.turns[i];
+        let turn = &self.each[i];
         turn.start + self.slack / turn.weight
     }
 
     /// Looks at the weight of one more, in turn, so that all are followed without looking at all for each pick.
     pub(super) fn follow(&mut self, weight: impl Fn(usize) -> f64) {
         let i = self.cursor;
-        self.cursor = if i + 1 < self.turns.len() { i + 1 } else { 0 };
+        self.cursor = if i + 1 < self.each.len() { i + 1 } else { 0 };
         let weight = weight(i);
-        let Turn { start, weight: before, .. } = self.turns[i];
+        let Turn { start, weight: before, .. } = self.each[i];
         if weight == before {
             return;
         }
@@ -132,28 +132,28 @@ impl Turns {
         self.total += weight - before;
         // As far in its turn as it was.
         let start = self.clock - (self.clock - start) * before / weight;
-        self.turns[i] = Turn { start, weight, ..self.turns[i] };
+        self.each[i] = Turn { start, weight, ..self.each[i] };
         self.queue(i);
     }
 
     fn queue(&mut self, i: usize) {
-        self.turns[i].key = self.may(i);
-        self.turns[i].ready = false;
-        self.waiting.push(&mut self.turns, i);
+        self.each[i].key = self.may(i);
+        self.each[i].ready = false;
+        self.waiting.push(&mut self.each, i);
     }
 
     fn unqueue(&mut self, i: usize) {
-        let queue = if self.turns[i].ready { &mut self.ready } else { &mut self.waiting };
-        queue.remove(&mut self.turns, i);
+        let queue = if self.each[i].ready { &mut self.ready } else { &mut self.waiting };
+        queue.remove(&mut self.each, i);
     }
 
     /// Sets the clock to zero and queues all anew. Exact sums again, too.
     fn rebase(&mut self) {
         self.waiting.0.clear();
         self.ready.0.clear();
-        self.total = self.turns.iter().map(|turn| turn.weight).sum();
-        for i in 0..self.turns.len() {
-            self.turns[i].start -= self.clock;
+        self.total = self.each.iter().map(|turn| turn.weight).sum();
+        for i in 0..self.each.len() {
+            self.each[i].start -= self.clock;
             self.queue(i);
         }
         self.clock = 0.0;
@@ -236,7 +236,7 @@ mod tests {
     impl Turns {
         fn step(&mut self) -> usize {
             let i = self.next();
-            self.take(i, self.turns[i].weight);
+            self.take(i, self.each[i].weight);
             i
         }
     }
@@ -277,7 +277,7 @@ mod tests {
         let mut turns = turns(&[3.0, 2.0]);
         let mut seen = [0; 2];
         turns.clock += REBASE - 10.0;
-        for turn in &mut turns.turns {
+        for turn in &mut turns.each {
             turn.start += REBASE - 10.0;
             turn.key += REBASE - 10.0;
         }
@@ -325,8 +325,8 @@ mod tests {
                 prop_assert_eq!(turns.ready.0.len() + turns.waiting.0.len(), 9);
                 for queue in [&turns.ready, &turns.waiting] {
                     for place in 0..queue.0.len() {
-                        prop_assert_eq!(turns.turns[queue.0[place] as usize].place as usize, place);
-                        prop_assert!(place == 0 || !queue.less(&turns.turns, place, (place - 1) / 2));
+                        prop_assert_eq!(turns.each[queue.0[place] as usize].place as usize, place);
+                        prop_assert!(place == 0 || !queue.less(&turns.each, place, (place - 1) / 2));
                     }
                 }
             }
