@@ -43,8 +43,8 @@ pub use self::{
     service::{BalanceService, IsOk, ResponseFuture, Success},
     slow_start::{InvalidSlowStart, SlowStart},
     strategy::{
-        Aperture, ApertureBuilder, ApertureMeter, Candidates, Draw, InvalidAperture, InvalidPeer, InvalidSubset, P2c,
-        Peer, Strategy, Subset,
+        Aperture, ApertureBuilder, ApertureMeter, Candidates, Draw, Heap, InvalidAperture, InvalidHashing, InvalidPeer,
+        InvalidSubset, Maglev, P2c, Peer, Random, Ring, RoundRobin, StickyPrimary, Strategy, Subset,
     },
     tiers::{InvalidTiers, TierInfo, TierReason, Tiers},
     weight::InvalidWeight,

@@ -5,15 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use linkerd_balance::{Balance, Draw, Lease, P2c, PeakEwma, Policy};
+use linkerd_balance::{Balance, Draw, Heap, Lease, LeastLoaded, P2c, PeakEwma, Policy};
+
+mod chi_square;
+
+use chi_square::p_value;
 
 const MS: Duration = Duration::from_millis(1);
 const WEIGHTS: [f64; 6] = [1.0, 1.0, 2.0, 3.0, 0.5, 4.5];
 const PICKS: u32 = 100_000;
 /// Fewer where each pick also flies and lands.
 const FLIGHTS: u32 = 30_000;
-/// The 99 % point of chi-square with five degrees of freedom: one value less than this has p > 0.01.
-const CHI_SQUARE_5_99: f64 = 15.086;
 
 fn balance(policy: Policy, weights: &[f64]) -> Balance<usize, ()> {
     let balance = Balance::new(policy, |_: &usize, _: &_| ());
@@ -32,15 +34,6 @@ fn draws() -> impl Iterator<Item = Draw> {
     })
 }
 
-fn chi_square(seen: &[u32], weights: &[f64]) -> f64 {
-    let (picks, total) = (f64::from(seen.iter().sum::<u32>()), weights.iter().sum::<f64>());
-    let term = |(seen, weight): (&u32, &f64)| {
-        let expected = picks * weight / total;
-        (f64::from(*seen) - expected).powi(2) / expected
-    };
-    seen.iter().zip(weights).map(term).sum()
-}
-
 #[test]
 fn idle_endpoints_share_by_weight() {
     let (balance, now) = (balance(Policy::least_loaded(), &WEIGHTS), tokio::time::Instant::now().into_std());
@@ -48,8 +41,8 @@ fn idle_endpoints_share_by_weight() {
     for draw in draws().take(PICKS as usize) {
         seen[*balance.try_acquire(draw, now, &[]).unwrap().key()] += 1;
     }
-    let chi = chi_square(&seen, &WEIGHTS);
-    assert!(chi < CHI_SQUARE_5_99, "{chi}: {seen:?}");
+    let p = p_value(&seen, &WEIGHTS);
+    assert!(p > 0.01, "{p}: {seen:?}");
 }
 
 #[test]
@@ -93,7 +86,8 @@ fn within(seen: &[u32], weights: &[f64], tolerance: f64) {
 
 #[test]
 fn busy_and_equally_fast_endpoints_share_by_weight() {
-    for policy in [Policy::least_loaded(), Policy::peak_ewma()] {
+    let heaps = [Policy::new(Heap::new(), LeastLoaded::new), Policy::new(Heap::new(), PeakEwma::default)];
+    for policy in [Policy::least_loaded(), Policy::peak_ewma()].into_iter().chain(heaps) {
         for weights in [&WEIGHTS[..], &[1.0, 3.0], &[1.0; 3]] {
             // With few in flight a queue of one is long for a light endpoint, and avoiding it costs exactness.
             for (clients, tolerance) in [(1, 0.01), (4, 0.04), (60, 0.01)] {

@@ -8,12 +8,28 @@ use crate::{
 };
 
 mod aperture;
+mod hashing;
+mod heap;
+mod maglev;
 mod p2c;
+mod random;
+mod ring;
+mod round_robin;
+mod sticky_primary;
 mod subset;
+#[cfg(test)]
+mod testing;
 
 pub use self::{
     aperture::{Aperture, ApertureBuilder, ApertureMeter, InvalidAperture},
+    hashing::InvalidHashing,
+    heap::Heap,
+    maglev::Maglev,
     p2c::P2c,
+    random::Random,
+    ring::Ring,
+    round_robin::RoundRobin,
+    sticky_primary::StickyPrimary,
     subset::{InvalidPeer, InvalidSubset, Peer, Subset},
 };
 
@@ -37,12 +53,25 @@ pub trait Candidates {
     /// The weight of endpoint `i`: finite, above zero. Less than the one it was given while it starts slowly.
     fn weight(&self, i: usize) -> f64;
 
+    /// The weight that endpoint `i` was given, however slowly it starts: what to prepare by, for what is prepared stays
+    /// until the set changes.
+    fn full_weight(&self, i: usize) -> f64 {
+        self.weight(i)
+    }
+
     /// What endpoint `i` is called: the same number for the same key in every set, and in every process of the same
     /// build. Two endpoints share one by an accident of one in 2⁶⁴.
     fn id(&self, i: usize) -> u64;
 
     /// Requests in flight at endpoint `i`.
     fn pending(&self, i: usize) -> usize;
+
+    /// Whether endpoint `i` looks closed to this pick only, because its request was there before. Strategies that
+    /// remember must not take it for an outage.
+    fn excluded(&self, i: usize) -> bool {
+        let _ = i;
+        false
+    }
 
     /// As of when its numbers are.
     fn now(&self) -> Instant;
@@ -91,6 +120,11 @@ impl Draw {
 ///
 /// Pure: the same set and the same [`Draw`] give the same pick, unless the strategy is one that counts, such as round
 /// robin. It is called for every request and must not allocate, wait, or panic.
+///
+/// One that honours [`status`](Candidates::status) and [`weight`](Candidates::weight) has what they carry without
+/// knowing of it: circuit breaking, requests that avoid where they were before, slow starts.
+///
+#[doc = include_str!("custom.md")]
 pub trait Strategy: fmt::Debug + Send + Sync + 'static {
     /// The index of the endpoint to use. `nodes` is never empty.
     fn pick(&self, nodes: &dyn Candidates, draw: Draw) -> usize;

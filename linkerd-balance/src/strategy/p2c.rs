@@ -99,96 +99,41 @@ fn better(nodes: &dyn Candidates, first: usize, second: usize) -> (usize, Status
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
-    use proptest::prelude::*;
+    use proptest::{collection, prop_assert, prop_oneof, proptest, strategy::Just};
 
     use super::*;
-    use crate::strategy::Strategy as _;
-
-    #[derive(Debug, Default)]
-    struct Nodes {
-        status: Vec<Status>,
-        load: Vec<f64>,
-        weight: Vec<f64>,
-        gave_up: Cell<usize>,
-    }
-
-    impl Candidates for Nodes {
-        fn len(&self) -> usize {
-            self.status.len()
-        }
-
-        fn status(&self, i: usize) -> Status {
-            self.status[i]
-        }
-
-        fn load(&self, i: usize, more: usize) -> f64 {
-            self.load[i] + more as f64
-        }
-
-        fn weight(&self, i: usize) -> f64 {
-            self.weight[i]
-        }
-
-        fn id(&self, i: usize) -> u64 {
-            i as u64
-        }
-
-        fn pending(&self, _i: usize) -> usize {
-            0
-        }
-
-        fn now(&self) -> std::time::Instant {
-            tokio::time::Instant::now().into_std()
-        }
-
-        fn gave_up(&self) {
-            self.gave_up.set(self.gave_up.get() + 1);
-        }
-    }
-
-    fn nodes(status: &[Status]) -> Nodes {
-        let n = status.len();
-        Nodes { status: status.to_vec(), load: vec![1.0; n], weight: vec![1.0; n], ..Nodes::default() }
-    }
-
-    fn picks(nodes: &Nodes) -> Vec<usize> {
-        let mut seen = vec![0; nodes.len()];
-        let mut rng = SplitMix::new(7);
-        for _ in 0..10_000 {
-            seen[P2c::new().pick(nodes, Draw::new(rng.next()))] += 1;
-        }
-        seen
-    }
+    use crate::strategy::testing::{Nodes, any_nodes};
 
     use Status::{Busy, Closed, Open};
 
+    fn picks(nodes: &Nodes) -> Vec<usize> {
+        nodes.picks(&P2c::new(), 10_000)
+    }
+
     #[test]
     fn of_two_the_less_loaded_always_wins() {
-        let mut two = nodes(&[Open, Open]);
+        let mut two = Nodes::open(2);
         two.load = vec![3.0, 2.0];
         assert_eq!(picks(&two), [0, 10_000]);
     }
 
     #[test]
     fn the_most_loaded_of_many_never_wins() {
-        let mut many = nodes(&[Open; 5]);
+        let mut many = Nodes::open(5);
         many.load = vec![1.0, 1.0, 9.0, 1.0, 1.0];
         assert_eq!(picks(&many)[2], 0, "it is always compared with another one");
     }
 
     #[test]
     fn status_goes_before_load() {
-        let mut two = nodes(&[Busy, Open]);
+        let mut two = Nodes::new(&[Busy, Open]);
         two.load = vec![0.0, 99.0];
         assert_eq!(picks(&two), [0, 10_000]);
     }
 
     #[test]
     fn among_different_weights_the_second_must_stay_better_with_the_request() {
-        let mut two = nodes(&[Open, Open]);
-        two.weight = vec![3.0, 1.0];
+        let mut two = Nodes::weighted(&[3.0, 1.0]);
         two.load = vec![2.0, 1.0];
         let light = picks(&two)[1];
         assert!((2_350..2_650).contains(&light), "{light}");
@@ -198,7 +143,7 @@ mod tests {
 
     #[test]
     fn fails_open_on_the_best_there_is() {
-        let none = nodes(&[Closed, Busy, Closed, Busy]);
+        let none = Nodes::new(&[Closed, Busy, Closed, Busy]);
         let seen = picks(&none);
         assert_eq!((seen[0], seen[2]), (0, 0));
         assert!((4_800..5_200).contains(&seen[1]), "{seen:?}");
@@ -208,66 +153,22 @@ mod tests {
     #[test]
     fn gives_up_after_max_effort_and_not_before() {
         // The draw never hits the only open one, so all effort is spent.
-        struct Stuck(Nodes, Cell<usize>);
-        impl Candidates for Stuck {
-            fn len(&self) -> usize {
-                self.0.len()
-            }
-            fn status(&self, i: usize) -> Status {
-                self.0.status(i)
-            }
-            fn load(&self, i: usize, more: usize) -> f64 {
-                self.0.load(i, more)
-            }
-            fn weight(&self, i: usize) -> f64 {
-                self.0.weight(i)
-            }
-            fn draw(&self, _random: u64) -> usize {
-                self.1.set(self.1.get() + 1);
-                self.1.get() % 2
-            }
-            fn id(&self, i: usize) -> u64 {
-                self.0.id(i)
-            }
-            fn pending(&self, i: usize) -> usize {
-                self.0.pending(i)
-            }
-            fn now(&self) -> std::time::Instant {
-                self.0.now()
-            }
-            fn gave_up(&self) {
-                self.0.gave_up();
-            }
-        }
-        let stuck = Stuck(nodes(&[Busy, Busy, Open]), Cell::new(0));
+        let stuck = Nodes::new(&[Busy, Busy, Open]);
+        stuck.script.replace([0, 1].repeat(4));
         let p2c = P2c::new().max_effort(NonZeroUsize::new(3).unwrap());
         assert_eq!(p2c.pick(&stuck, Draw::new(1)), 2);
-        assert_eq!((stuck.1.get(), stuck.0.gave_up.get()), (6, 1));
-    }
-
-    fn status() -> impl proptest::strategy::Strategy<Value = Status> {
-        prop_oneof![Just(Open), Just(Busy), Just(Closed)]
+        assert_eq!((stuck.script.borrow().len(), stuck.gave_up.get()), (2, 1));
     }
 
     proptest! {
         #[test]
-        fn never_a_closed_or_busy_one_while_one_is_open(
-            set in prop::collection::vec((status(), 0.0..1e9_f64, 1e-3..1e3_f64), 1..40), random: u64,
-        ) {
-            let mut nodes = Nodes::default();
-            for (status, load, weight) in set {
-                nodes.status.push(status);
-                nodes.load.push(load);
-                nodes.weight.push(weight);
-            }
-            let i = P2c::new().pick(&nodes, Draw::new(random));
-            prop_assert_eq!(Some(&nodes.status[i]), nodes.status.iter().max());
+        fn never_a_closed_or_busy_one_while_one_is_open(nodes in any_nodes(), random: u64) {
+            prop_assert!(nodes.is_best(P2c::new().pick(&nodes, Draw::new(random))));
         }
 
         #[test]
-        fn the_two_are_distinct(weight in prop::collection::vec(prop_oneof![Just(1.0), 1e-9..1e9_f64], 2..20), seed: u64) {
-            let mut nodes = nodes(&vec![Open; weight.len()]);
-            nodes.weight = weight;
+        fn the_two_are_distinct(weight in collection::vec(prop_oneof![Just(1.0), 1e-9..1e9_f64], 2..20), seed: u64) {
+            let nodes = Nodes::weighted(&weight);
             let (a, b) = pair(&nodes, &mut SplitMix::new(seed));
             prop_assert!(a != b && a < nodes.len() && b < nodes.len());
         }
