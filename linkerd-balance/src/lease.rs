@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use crate::load::Load;
+use crate::load::{Hint, Load, Mark};
 
 /// One use of an endpoint: its service, and the duty to say how it went.
 ///
@@ -39,12 +39,23 @@ struct Guard<T: Tracks + ?Sized> {
     // None once ended.
     tracked: Option<Arc<T>>,
     begun: Instant,
+    known: Known,
+}
+
+/// What the load was told of a request before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Nothing,
+    Latency,
+    Failure,
+    // It wants to hear of it at the end.
+    FailureUntold,
 }
 
 impl<K: Send + Sync + 'static, S> Lease<K, S> {
     pub(crate) fn new(svc: S, tracked: Arc<Tracked<K>>, now: Instant) -> Self {
         tracked.load.begin(now);
-        Self { svc, guard: Guard { tracked: Some(tracked), begun: now } }
+        Self { svc, guard: Guard { tracked: Some(tracked), begun: now, known: Known::Nothing } }
     }
 
     /// The endpoint's key.
@@ -58,6 +69,20 @@ impl<K: Send + Sync + 'static, S> Lease<K, S> {
         self.guard.begun
     }
 
+    /// Says that the request came to `mark`, and whether it is a success so far.
+    ///
+    /// The load takes the latency here if this is where it [measures](crate::Measure), and notes a failure anyway. The
+    /// request stays in flight. Marks come in their order, each at most once; one that is left out does no harm, and after
+    /// a failure the others and the verdict at the end count for nothing.
+    pub fn mark(&mut self, mark: Mark, success: bool, now: Instant) {
+        self.guard.mark(mark, success, now);
+    }
+
+    /// Passes on what the endpoint said of itself, any number of times.
+    pub fn hint(&self, hint: Hint, now: Instant) {
+        self.guard.hint(hint, now);
+    }
+
     /// Says how the request went, and ends the lease.
     pub fn end(mut self, success: bool, now: Instant) {
         self.guard.end(success, now);
@@ -65,9 +90,9 @@ impl<K: Send + Sync + 'static, S> Lease<K, S> {
 
     /// Takes the service and the end apart, for an end that comes later than the service is done with.
     pub fn into_parts(mut self) -> (S, LeaseEnd) {
-        let begun = self.guard.begun;
+        let Guard { begun, known, .. } = self.guard;
         let tracked = self.guard.tracked.take().map(|tracked| tracked as Arc<dyn Tracks + Send + Sync>);
-        (self.svc, LeaseEnd(Guard { tracked, begun }))
+        (self.svc, LeaseEnd(Guard { tracked, begun, known }))
     }
 }
 
@@ -78,6 +103,20 @@ impl LeaseEnd {
         self.0.begun
     }
 
+    /// Says that the request came to `mark`, and whether it is a success so far.
+    ///
+    /// The load takes the latency here if this is where it [measures](crate::Measure), and notes a failure anyway. The
+    /// request stays in flight. Marks come in their order, each at most once; one that is left out does no harm, and after
+    /// a failure the others and the verdict at the end count for nothing.
+    pub fn mark(&mut self, mark: Mark, success: bool, now: Instant) {
+        self.0.mark(mark, success, now);
+    }
+
+    /// Passes on what the endpoint said of itself, any number of times.
+    pub fn hint(&self, hint: Hint, now: Instant) {
+        self.0.hint(hint, now);
+    }
+
     /// Says how the request went, and ends the lease.
     pub fn end(mut self, success: bool, now: Instant) {
         self.0.end(success, now);
@@ -85,9 +124,31 @@ impl LeaseEnd {
 }
 
 impl<T: Tracks + ?Sized> Guard<T> {
+    fn mark(&mut self, mark: Mark, success: bool, now: Instant) {
+        let Some(tracked) = &self.tracked else { return };
+        let (load, begun) = (tracked.load(), self.begun);
+        match self.known {
+            Known::Failure | Known::FailureUntold => {}
+            _ if !success => self.known = if load.fail(begun, now) { Known::Failure } else { Known::FailureUntold },
+            Known::Nothing if load.mark(begun, now, mark) => self.known = Known::Latency,
+            Known::Nothing | Known::Latency => {}
+        }
+    }
+
+    fn hint(&self, hint: Hint, now: Instant) {
+        if let Some(tracked) = &self.tracked {
+            tracked.load().hint(hint, now);
+        }
+    }
+
     fn end(&mut self, success: bool, now: Instant) {
-        if let Some(tracked) = self.tracked.take() {
-            tracked.load().end(self.begun, now, success);
+        let Some(tracked) = self.tracked.take() else { return };
+        let (load, begun) = (tracked.load(), self.begun);
+        match self.known {
+            Known::Nothing => load.end(begun, now, success),
+            Known::FailureUntold => load.end(begun, now, false),
+            Known::Latency if !success && !load.fail(begun, now) => load.end(begun, now, false),
+            Known::Latency | Known::Failure => load.cancel(),
         }
     }
 }
@@ -186,6 +247,6 @@ mod tests {
 
     #[test]
     fn an_end_is_small_enough_to_ride_on_a_body() {
-        assert!(size_of::<LeaseEnd>() <= 4 * size_of::<usize>());
+        assert!(size_of::<LeaseEnd>() <= 5 * size_of::<usize>());
     }
 }

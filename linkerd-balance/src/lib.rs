@@ -28,7 +28,7 @@ pub use self::{
     breaker::{Breaker, BreakerCounters, Permit, Phase},
     health::{Health, Status},
     lease::{Lease, LeaseEnd},
-    load::{LeastLoaded, Load, PeakEwma},
+    load::{Hint, InvalidDecay, LeastLoaded, Load, Mark, Measure, PeakEwma},
     member::Member,
     panic::{Event, Panic, Unavailable},
     policy::{InvalidShare, Policy},
