@@ -10,6 +10,7 @@ mod hint;
 mod least_loaded;
 mod mark;
 mod peak_ewma;
+mod penalty;
 
 pub use self::{
     hint::Hint,

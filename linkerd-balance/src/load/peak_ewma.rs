@@ -9,6 +9,7 @@ use super::{
     Hint, Load, MAX_PENALTY, Mark, Measure,
     decaying::{Clock, Decay, Decaying, Sampled, nanos},
     hint::Hints,
+    penalty::Penalty,
 };
 
 /// Peak-sensitive moving average of an endpoint's latency, times its requests in flight plus one.
@@ -37,7 +38,7 @@ use super::{
 #[derive(Debug)]
 pub struct PeakEwma {
     decay: Decay,
-    penalty_nanos: f64,
+    penalty: Penalty,
     measure: Measure,
     long_stream: Duration,
     pending: AtomicUsize,
@@ -84,7 +85,7 @@ impl PeakEwma {
         }
         Ok(Self {
             decay: Decay::new(decay),
-            penalty_nanos: nanos(Self::DEFAULT_FAILURE_PENALTY),
+            penalty: Penalty::new(Self::DEFAULT_FAILURE_PENALTY),
             measure: Measure::default(),
             long_stream: Self::DEFAULT_LONG_STREAM,
             pending: AtomicUsize::new(0),
@@ -94,11 +95,17 @@ impl PeakEwma {
         })
     }
 
-    /// Counts a failure as having taken at least `penalty`. Zero judges failures by their latency alone, as Finagle did;
+    /// Counts a failure as a latency of at least `penalty`. Zero judges failures by their latency alone, as Finagle did;
     /// more than an hour counts as an hour.
+    ///
+    /// It stays out of the average. From the failure on the endpoint scores as if its latency were what is left of the
+    /// penalty, unless the average is more, so it is over when the time is. Each failure in a row adds a penalty, up to
+    /// twelve: the fifth is over after 25 s, and the twelfth and all that follow after a minute, by default. *In a row* is a
+    /// failure of a request that began after the last one, and no such request was a success in between. A failure that
+    /// took longer than the penalty is taken into the average too.
     #[must_use]
     pub fn failure_penalty(mut self, penalty: Duration) -> Self {
-        self.penalty_nanos = nanos(penalty.min(MAX_PENALTY));
+        self.penalty = Penalty::new(penalty.min(MAX_PENALTY));
         self
     }
 
@@ -168,7 +175,7 @@ impl Load for PeakEwma {
     fn score(&self, now: Instant, weight: f64, more: usize) -> f64 {
         let now = self.clock.at(now);
         let Sampled { value, at } = self.average.get();
-        let mut cost = value.abs() * self.decay.left(at, now);
+        let mut cost = (value.abs() * self.decay.left(at, now)).max(self.penalty.left(now));
         if self.measure == Measure::PendingOnly {
             cost += UNMEASURED;
         }
@@ -192,6 +199,7 @@ impl Load for PeakEwma {
             self.fail(begun, now);
             return;
         }
+        self.penalty.succeeded(self.clock, begun);
         let observed = now.saturating_duration_since(begun);
         let counts = match self.measure {
             Measure::Headers => true,
@@ -217,6 +225,9 @@ impl Load for PeakEwma {
             (Measure::FirstByte, Mark::FirstByte) => (true, !long),
             (Measure::EndOfStream, Mark::FirstByte) | (Measure::PendingOnly, _) => (false, false),
         };
+        if taken {
+            self.penalty.succeeded(self.clock, begun);
+        }
         if counts {
             self.observe(nanos(observed), now);
         }
@@ -224,8 +235,11 @@ impl Load for PeakEwma {
     }
 
     fn fail(&self, begun: Instant, now: Instant) -> bool {
-        let observed = nanos(now.saturating_duration_since(begun));
-        self.observe(observed.max(self.penalty_nanos), now);
+        let observed = now.saturating_duration_since(begun);
+        if self.penalty.is_reached(observed) {
+            self.observe(nanos(observed), now);
+        }
+        self.penalty.failed(self.clock.at(begun), self.clock.at(now));
         true
     }
 
@@ -251,6 +265,7 @@ impl Load for PeakEwma {
 
     fn reset(&self) {
         self.average.update(|old| Sampled { value: 0.0, ..old });
+        self.penalty.reset();
         self.hints.reset();
     }
 }
@@ -350,6 +365,128 @@ mod tests {
         let default = PeakEwma::default();
         observe(&default, now, MS, false);
         assert_close(default.score(now, 1.0, 0), nanos(5000 * MS));
+        assert_close(default.score(now + 4999 * MS, 1.0, 0), nanos(MS));
+        assert_eq!(default.score(now + 5000 * MS, 1.0, 0), 0.0, "of its latency nothing is known");
+    }
+
+    #[test]
+    fn a_failure_leaves_the_average_alone_unless_it_took_long() {
+        let (load, now) = (PeakEwma::default(), tokio::time::Instant::now().into_std() + DECAY);
+        observe(&load, now, 10 * MS, true);
+        observe(&load, now, MS, false);
+        assert_close(load.typical(now).unwrap(), nanos(10 * MS));
+        observe(&load, now, 6000 * MS, false);
+        assert_close(load.typical(now).unwrap(), nanos(6000 * MS));
+    }
+
+    #[test]
+    fn the_head_may_be_the_end_of_the_measure_and_is_not_the_end_of_the_request() {
+        let now = tokio::time::Instant::now().into_std() + 10 * DECAY;
+        let at = |mark, measure, after| {
+            let load = ewma().measure(measure);
+            load.begin(now);
+            (load.mark(now, now + after, mark), load.typical(now + after).map(|nanos| nanos as u64 / 1_000_000), load)
+        };
+        for (mark, measure, after, taken, sample) in [
+            (Mark::Headers, Measure::Headers, 3 * MS, true, Some(3)),
+            (Mark::FirstByte, Measure::Headers, 3 * MS, true, Some(3)),
+            (Mark::Headers, Measure::FirstByte, 3 * MS, false, None),
+            (Mark::FirstByte, Measure::FirstByte, 3 * MS, true, Some(3)),
+            (Mark::Headers, Measure::EndOfStream, 3 * MS, false, None),
+            (Mark::FirstByte, Measure::EndOfStream, 3 * MS, false, None),
+            (Mark::Headers, Measure::PendingOnly, 3 * MS, false, None),
+            // Beyond ten seconds: a slow answer, or a long stream.
+            (Mark::Headers, Measure::Headers, 11_000 * MS, true, Some(11_000)),
+            (Mark::Headers, Measure::EndOfStream, 10_000 * MS, false, None),
+            (Mark::Headers, Measure::EndOfStream, 10_001 * MS, true, Some(10_001)),
+            (Mark::Headers, Measure::FirstByte, 10_001 * MS, true, Some(10_001)),
+            (Mark::FirstByte, Measure::FirstByte, 10_001 * MS, true, None),
+            (Mark::FirstByte, Measure::EndOfStream, 10_001 * MS, false, None),
+        ] {
+            let (took, observed, load) = at(mark, measure, after);
+            assert_eq!((took, observed), (taken, sample), "{mark:?} {measure:?} {after:?}");
+            assert_eq!(load.pending(), 1);
+        }
+    }
+
+    #[test]
+    fn a_long_stream_is_no_slow_answer() {
+        let now = tokio::time::Instant::now().into_std() + 10 * DECAY;
+        for (measure, took, counts) in [
+            (Measure::Headers, 10_001, true),
+            (Measure::FirstByte, 10_000, true),
+            (Measure::FirstByte, 10_001, false),
+            (Measure::EndOfStream, 10_000, true),
+            (Measure::EndOfStream, 10_001, false),
+            (Measure::PendingOnly, 1, false),
+        ] {
+            let load = ewma().measure(measure);
+            observe(&load, now, took * MS, true);
+            assert_eq!(load.typical(now).is_some(), counts, "{measure:?} {took}");
+            assert_eq!(load.pending(), 0);
+        }
+        let all = ewma().measure(Measure::EndOfStream).long_stream(Duration::ZERO);
+        observe(&all, now, MS, true);
+        assert_eq!(all.typical(now), None);
+    }
+
+    #[test]
+    fn without_a_measure_requests_and_failures_count() {
+        let (load, now) = (ewma().measure(Measure::PendingOnly), tokio::time::Instant::now().into_std() + DECAY);
+        let idle = load.score(now, 1.0, 0);
+        load.begin(now);
+        load.begin(now);
+        assert_close(load.score(now, 1.0, 0), 3.0 * idle);
+        observe(&load, now, MS, false);
+        assert!(load.score(now, 1.0, 0) > 1_000.0 * idle);
+        load.start_from(1e9, now);
+        assert_eq!(load.typical(now), None);
+    }
+
+    #[test]
+    fn a_newcomer_starts_like_the_others_until_it_is_known() {
+        let (load, now) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
+        assert_eq!(load.typical(now), None);
+        for absurd in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            load.start_from(absurd, now);
+            assert_eq!(load.score(now, 1.0, 0), 0.0);
+        }
+        load.start_from(nanos(20 * MS), now);
+        assert_close(load.score(now, 1.0, 0), nanos(20 * MS));
+        assert_close(load.score(now, 1.0, 1), nanos(40 * MS));
+        assert_close(load.score(now + DECAY, 1.0, 0), nanos(20 * MS) * (-1.0_f64).exp());
+        assert_eq!(load.typical(now), None, "a guess is nothing to guess from");
+
+        observe(&load, now + MS, MS, true);
+        assert_close(load.score(now + MS, 1.0, 0), nanos(MS));
+        assert_close(load.typical(now + MS + DECAY).unwrap(), nanos(MS) * (-1.0_f64).exp());
+        load.start_from(nanos(20 * MS), now + MS);
+        assert_close(load.score(now + MS, 1.0, 0), nanos(MS));
+    }
+
+    #[test]
+    fn a_start_of_its_own_gives_way_to_what_the_others_are_like() {
+        let load = ewma().start_latency(1000 * MS);
+        let now = tokio::time::Instant::now().into_std();
+        assert!((load.score(now, 1.0, 0) / nanos(1000 * MS) - 1.0).abs() < 0.01);
+        load.start_from(nanos(MS), now);
+        assert_close(load.score(now, 1.0, 0), nanos(MS));
+        assert_eq!(ewma().start_latency(Duration::ZERO).score(now, 1.0, 0), 0.0);
+    }
+
+    #[test]
+    fn reset_forgets_what_was_learned_and_not_what_is_in_flight() {
+        let (load, now) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
+        observe(&load, now, 10 * MS, true);
+        observe(&load, now, MS, false);
+        load.hint(Hint::Backoff(DECAY), now);
+        load.hint(Hint::Utilization(0.9), now);
+        load.begin(now);
+        load.reset();
+        assert_eq!((load.pending(), load.typical(now)), (1, None));
+        assert_eq!(load.score(now, 1.0, 0), COLD + 1.0);
+        load.end(now, now + MS, true);
+        assert_close(load.score(now + MS, 1.0, 0), nanos(MS));
     }
 
     #[test]
