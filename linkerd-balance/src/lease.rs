@@ -246,6 +246,100 @@ mod tests {
     }
 
     #[test]
+    fn the_latency_counts_once_and_at_the_mark() {
+        let (mut lease, tracked, now) = lease();
+        lease.mark(Mark::Headers, true, now + MS);
+        assert_eq!(tracked.load.pending(), 1);
+        let (_svc, mut end) = lease.into_parts();
+        end.mark(Mark::FirstByte, true, now + 10 * MS);
+        end.end(true, now + 100 * MS);
+        assert_eq!(tracked.load.pending(), 0);
+        assert_eq!(tracked.load.typical(now + MS), Some(1e6));
+    }
+
+    #[test]
+    fn cancelled_after_its_mark_the_latency_stays() {
+        let (mut lease, tracked, now) = lease();
+        lease.mark(Mark::Headers, true, now + MS);
+        drop(lease);
+        assert_eq!((tracked.load.pending(), tracked.load.typical(now + MS)), (0, Some(1e6)));
+    }
+
+    #[test]
+    fn a_failure_counts_once_wherever_it_shows() {
+        // Under a load that sums up failures.
+        let least = || {
+            let now = tokio::time::Instant::now().into_std();
+            let tracked = Arc::new(Tracked { key: "a", load: Box::new(crate::LeastLoaded::new()) });
+            (Lease::new(7, Arc::clone(&tracked), now), tracked, now)
+        };
+        let (lease, tracked, now) = least();
+        lease.end(false, now);
+        assert_eq!((tracked.load.pending(), tracked.load.score(now, 1.0, 0)), (0, 1.0));
+
+        let (mut lease, tracked, now) = least();
+        lease.mark(Mark::Headers, true, now);
+        lease.mark(Mark::FirstByte, false, now);
+        assert_eq!(tracked.load.score(now, 1.0, 0), 2.0, "in flight, and failed");
+        lease.mark(Mark::FirstByte, false, now);
+        lease.end(false, now);
+        assert_eq!((tracked.load.pending(), tracked.load.score(now, 1.0, 0)), (0, 1.0));
+
+        let (mut lease, tracked, now) = super::tests::lease();
+        lease.mark(Mark::Headers, true, now + MS);
+        lease.end(false, now + 2 * MS);
+        assert_eq!(tracked.load.pending(), 0);
+        assert!(tracked.load.score(now + 2 * MS, 1.0, 0) >= 4e9, "a stream that breaks after its head");
+    }
+
+    /// Knows of nothing but the end, as loads did before there were marks.
+    #[derive(Debug, Default)]
+    struct Ends(std::sync::Mutex<Vec<bool>>);
+
+    impl Load for Ends {
+        fn score(&self, _now: Instant, _weight: f64, _more: usize) -> f64 {
+            0.0
+        }
+        fn pending(&self) -> usize {
+            self.0.lock().unwrap().iter().filter(|success| **success).count()
+        }
+        fn begin(&self, _now: Instant) {}
+        fn end(&self, _begun: Instant, _now: Instant, success: bool) {
+            self.0.lock().unwrap().push(success);
+        }
+        fn cancel(&self) {
+            panic!("it had a verdict");
+        }
+    }
+
+    #[test]
+    fn a_load_without_marks_is_told_all_at_the_end() {
+        let now = tokio::time::Instant::now().into_std();
+        let tracked = Arc::new(Tracked { key: "a", load: Box::new(Ends::default()) });
+        let mut lease = Lease::new(7, Arc::clone(&tracked), now);
+        lease.hint(Hint::Utilization(0.5), now);
+        lease.mark(Mark::Headers, false, now);
+        lease.end(true, now);
+        assert_eq!(tracked.load.pending(), 0, "it failed, whatever its end says");
+        let mut lease = Lease::new(7, Arc::clone(&tracked), now);
+        lease.mark(Mark::Headers, true, now);
+        lease.end(true, now);
+        assert_eq!(tracked.load.pending(), 1);
+    }
+
+    #[test]
+    fn hints_reach_the_load_before_and_after_the_service_is_gone() {
+        let (lease, tracked, now) = lease();
+        lease.hint(Hint::Utilization(0.5), now);
+        let (_svc, end) = lease.into_parts();
+        end.hint(Hint::Backoff(MS), now);
+        let score = tracked.load.score(now, 1.0, 0);
+        end.end(true, now + MS);
+        assert!(score > 1e15, "{score}");
+        assert!((tracked.load.score(now + MS, 1.0, 0) / 2e6 - 1.0).abs() < 1e-3);
+    }
+
+    #[test]
     fn an_end_is_small_enough_to_ride_on_a_body() {
         assert!(size_of::<LeaseEnd>() <= 5 * size_of::<usize>());
     }

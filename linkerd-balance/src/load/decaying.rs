@@ -1,12 +1,10 @@
 //! A number that fades, read without waiting for its writers.
+//!
+//! `tests/load_loom.rs` checks it under every order of threads.
 
-use std::{
-    fmt,
-    sync::PoisonError,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::PoisonError};
 
-use super::sync::{AtomicU64, Mutex, Ordering, spin_loop};
+use super::sync::{AtomicU64, Mutex, Ordering, TRIES, spin_loop};
 
 /// A number, and the time at which it was that: the two as they were written together, in 40 bytes.
 ///
@@ -38,7 +36,6 @@ impl Decaying {
     }
 
     pub(crate) fn get(&self) -> Sampled {
-        const TRIES: usize = 16;
         for _ in 0..TRIES {
             // Acquire, all three: if one of the two is from a writer, what that writer did to `seq` before is seen below.
             let seq = self.seq.load(Ordering::Acquire);
@@ -83,59 +80,4 @@ impl fmt::Debug for Decaying {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.get().fmt(f)
     }
-}
-
-/// Loses all but one part in e of what was there, each time this long passes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Decay {
-    per_nano: f64,
-}
-
-impl Decay {
-    /// `time` is above zero.
-    pub(crate) fn new(time: Duration) -> Self {
-        Self { per_nano: 1.0 / nanos(time) }
-    }
-
-    /// What is left at `now` of what was there at `then`: from 0 to 1. All of it if `now` comes first.
-    pub(crate) fn left(self, then: i64, now: i64) -> f64 {
-        // Below this the series is exact to 1e-12 and costs a fifth of `exp`: where requests come often, it is the rule.
-        const SERIES: f64 = 1.0 / 512.0;
-        let elapsed = now.saturating_sub(then);
-        if elapsed <= 0 {
-            return 1.0;
-        }
-        let x = elapsed as f64 * self.per_nano;
-        if x < SERIES { 1.0 - x * (1.0 - x * (0.5 - x / 6.0)) } else { (-x).exp() }
-    }
-}
-
-/// Instants as nanoseconds from one of them, so that they fit into an atomic.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock(Instant);
-
-impl Clock {
-    /// Any instant would do: nothing is judged by it.
-    pub(crate) fn new() -> Self {
-        Self(tokio::time::Instant::now().into_std())
-    }
-
-    /// At most 292 years either way.
-    pub(crate) fn at(self, instant: Instant) -> i64 {
-        match instant.checked_duration_since(self.0) {
-            Some(after) => whole_nanos(after),
-            None => -whole_nanos(self.0.duration_since(instant)),
-        }
-    }
-}
-
-/// Without the way through 128 bits that `as_nanos` takes.
-pub(crate) fn whole_nanos(duration: Duration) -> i64 {
-    let secs = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    secs.saturating_mul(1_000_000_000).saturating_add(i64::from(duration.subsec_nanos()))
-}
-
-/// The same for durations of any length.
-pub(crate) fn nanos(duration: Duration) -> f64 {
-    duration.as_secs() as f64 * 1e9 + f64::from(duration.subsec_nanos())
 }

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::decaying::{Clock, Decay, Decaying, Sampled, whole_nanos};
+use super::{
+    decaying::{Decaying, Sampled},
+    time::{Clock, Decay, whole_nanos},
+};
 
 /// What an endpoint says of its own load, in its answers.
 ///
@@ -95,4 +98,95 @@ fn factor(used: f64) -> f64 {
     const MAX: f64 = 100.0;
     let used = used.min(MAX);
     1.0 / (1.0 - used.min(STEEP)) * (used / STEEP).max(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEC: Duration = Duration::from_secs(1);
+    const BACKOFF: f64 = 1e6;
+
+    struct Fixture {
+        hints: Hints,
+        clock: Clock,
+        now: Instant,
+    }
+
+    fn fixture() -> Fixture {
+        Fixture { hints: Hints::new(), clock: Clock::new(), now: tokio::time::Instant::now().into_std() }
+    }
+
+    impl Fixture {
+        fn take(&self, hint: Hint, after: Duration) {
+            self.hints.take(hint, self.clock, self.now + after);
+        }
+
+        /// What becomes of a score of two.
+        fn score(&self, after: Duration) -> f64 {
+            self.hints.apply(2.0, self.clock.at(self.now + after), BACKOFF)
+        }
+    }
+
+    #[test]
+    fn a_backoff_lasts_until_its_end_and_not_longer() {
+        let f = fixture();
+        assert_eq!(f.score(Duration::ZERO), 2.0);
+        f.take(Hint::Backoff(Duration::ZERO), Duration::ZERO);
+        assert_eq!(f.score(Duration::ZERO), 2.0);
+        f.take(Hint::Backoff(3 * SEC), Duration::ZERO);
+        assert_eq!(f.score(Duration::ZERO), BACKOFF + 2.0);
+        // A shorter one does not end it.
+        f.take(Hint::Backoff(SEC), SEC);
+        assert_eq!(f.score((3 * SEC).saturating_sub(Duration::from_nanos(1))), BACKOFF + 2.0);
+        assert_eq!(f.score(3 * SEC), 2.0);
+    }
+
+    #[test]
+    fn a_backoff_of_days_is_one_of_minutes() {
+        for long in [301 * SEC, Duration::MAX] {
+            let f = fixture();
+            f.take(Hint::Backoff(long), Duration::ZERO);
+            assert_eq!(f.score(299 * SEC), BACKOFF + 2.0);
+            assert_eq!(f.score(300 * SEC), 2.0);
+        }
+    }
+
+    #[test]
+    fn the_more_is_used_the_higher_the_score() {
+        let score = |used| {
+            let f = fixture();
+            f.take(Hint::Utilization(used), Duration::ZERO);
+            f.score(Duration::ZERO)
+        };
+        for (used, expected) in [(0.0, 2.0), (0.5, 4.0), (0.75, 8.0), (0.95, 40.0), (1.9, 80.0)] {
+            assert!((score(used) - expected).abs() < 1e-9, "{used}: {}", score(used));
+        }
+        assert_eq!(score(100.0), score(1e300));
+        let mut last = 0.0;
+        for percent in 0..300 {
+            let score = score(f64::from(percent) / 100.0);
+            assert!(score > last, "{percent} %");
+            last = score;
+        }
+        for absurd in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.1] {
+            assert_eq!(score(absurd), 2.0, "{absurd}");
+        }
+    }
+
+    #[test]
+    fn a_report_fades_and_the_next_replaces_it() {
+        let f = fixture();
+        f.take(Hint::Utilization(0.5), Duration::ZERO);
+        let faded = f.score(Hint::UTILIZATION_DECAY);
+        assert!((faded - 2.0 * (1.0 + (-1.0_f64).exp())).abs() < 1e-9, "{faded}");
+        assert!(f.score(200 * SEC) - 2.0 < 1e-6);
+        f.take(Hint::Utilization(0.75), SEC);
+        assert!((f.score(SEC) - 8.0).abs() < 1e-9);
+        f.take(Hint::Utilization(0.5), Duration::ZERO);
+        assert!((f.score(SEC) - 8.0).abs() < 1e-9, "an older one that came later");
+        f.take(Hint::Utilization(f64::NAN), 2 * SEC);
+        f.take(Hint::Utilization(0.0), 2 * SEC);
+        assert_eq!(f.score(2 * SEC), 2.0);
+    }
 }

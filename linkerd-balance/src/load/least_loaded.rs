@@ -7,8 +7,9 @@ use std::{
 
 use super::{
     Hint, Load, MAX_PENALTY,
-    decaying::{Clock, Decay, Decaying, Sampled},
+    decaying::{Decaying, Sampled},
     hint::Hints,
+    time::{Clock, Decay},
 };
 
 /// Counts requests in flight: the load of Linkerd's `p2c`.
@@ -164,5 +165,59 @@ mod tests {
         assert!(heavy.score(now, 2.0, 0) < light.score(now, 1.0, 0));
         heavy.begin(now);
         assert_eq!(light.score(now, 1.0, 0), heavy.score(now, 2.0, 0));
+    }
+
+    const PENALTY: Duration = LeastLoaded::DEFAULT_FAILURE_PENALTY;
+
+    fn fail(load: &LeastLoaded, now: Instant) {
+        load.begin(now);
+        load.end(now, now, false);
+    }
+
+    #[test]
+    fn a_failed_request_goes_on_counting_and_fades() {
+        let (load, now) = (LeastLoaded::new(), tokio::time::Instant::now().into_std());
+        fail(&load, now);
+        assert_eq!((load.pending(), load.score(now, 1.0, 0), load.score(now, 2.0, 1)), (0, 1.0, 1.0));
+        let later = load.score(now + PENALTY, 1.0, 0);
+        assert!((later - (-1.0_f64).exp()).abs() < 1e-9, "{later}");
+        fail(&load, now + PENALTY);
+        assert!((load.score(now + PENALTY, 1.0, 0) - later - 1.0).abs() < 1e-9);
+        // One that took its time to tell.
+        fail(&load, now);
+        assert!((load.score(now + PENALTY, 1.0, 0) - later - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn less_than_a_tenth_of_a_failed_request_is_none() {
+        let (load, now) = (LeastLoaded::new(), tokio::time::Instant::now().into_std());
+        fail(&load, now);
+        let forgotten = PENALTY.mul_f64(10.0_f64.ln());
+        assert!(load.score(now + forgotten.mul_f64(0.99), 1.0, 0) > 0.1);
+        assert_eq!(load.score(now + forgotten.mul_f64(1.01), 1.0, 0), 0.0);
+    }
+
+    #[test]
+    fn without_a_penalty_a_failure_is_like_any_end() {
+        let now = tokio::time::Instant::now().into_std();
+        let plain = LeastLoaded::new().failure_penalty(Duration::ZERO);
+        fail(&plain, now);
+        assert_eq!(plain.score(now, 1.0, 0), 0.0);
+        // Beyond all reason, but no reason to panic.
+        let forever = LeastLoaded::new().failure_penalty(Duration::MAX);
+        fail(&forever, now);
+        let hour = Duration::from_hours(1);
+        assert!((forever.score(now + hour, 1.0, 0) - (-1.0_f64).exp()).abs() < 1e-9);
+    }
+
+    #[test]
+    fn reset_forgets_failures_and_hints_and_not_what_is_in_flight() {
+        let (load, now) = (LeastLoaded::new(), tokio::time::Instant::now().into_std());
+        fail(&load, now);
+        load.hint(Hint::Backoff(PENALTY), now);
+        load.begin(now);
+        assert!(load.score(now, 1.0, 0) > BACKOFF);
+        load.reset();
+        assert_eq!((load.pending(), load.score(now, 1.0, 0)), (1, 1.0));
     }
 }

@@ -11,6 +11,7 @@ mod least_loaded;
 mod mark;
 mod peak_ewma;
 mod penalty;
+mod time;
 
 pub use self::{
     hint::Hint,
@@ -100,4 +101,39 @@ mod sync {
             atomic::{AtomicU64, Ordering},
         },
     };
+
+    /// How often a reader looks before it waits.
+    pub(super) const TRIES: usize = 16;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::decaying::{Decaying, Sampled};
+
+    #[test]
+    fn a_number_and_its_time_stay_together_between_threads() {
+        let decaying = Decaying::new(0.0, 0);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        decaying.update(|old| Sampled { value: old.value + 1.0, at: old.at + 1 });
+                    }
+                });
+            }
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut last = 0;
+                    while last < 40_000 {
+                        let Sampled { value, at } = decaying.get();
+                        assert_eq!(value, at as f64);
+                        assert!(at >= last);
+                        last = at;
+                    }
+                });
+            }
+        });
+    }
 }

@@ -7,9 +7,10 @@ use std::{
 
 use super::{
     Hint, Load, MAX_PENALTY, Mark, Measure,
-    decaying::{Clock, Decay, Decaying, Sampled, nanos},
+    decaying::{Decaying, Sampled},
     hint::Hints,
     penalty::Penalty,
+    time::{Clock, Decay, nanos},
 };
 
 /// Peak-sensitive moving average of an endpoint's latency, times its requests in flight plus one.

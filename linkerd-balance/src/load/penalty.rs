@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::decaying::{Clock, Decaying, Sampled, whole_nanos};
+use super::{
+    decaying::{Decaying, Sampled},
+    time::{Clock, whole_nanos},
+};
 
 /// After a failure an endpoint is as good as one that answers when the penalty is over.
 ///
