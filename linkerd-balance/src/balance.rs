@@ -17,7 +17,7 @@ use crate::{
     acquire::Acquire,
     ejections::{EjectionCounts, Ejections},
     health::{Health, Status},
-    lease::{Lease, Tracked},
+    lease::{Gone, Lease, Tracked},
     member::{Member, stable_id},
     panic::Unavailable,
     policy::Policy,
@@ -151,7 +151,7 @@ where
         let new_node = move |key: &K, ramp_from| {
             let health = within.clone().map_or_else(Health::new, Health::within);
             let svc = new_endpoint(key, &health);
-            let tracked = Arc::new(Tracked { key: key.clone(), load: new_load() });
+            let tracked = Arc::new(Tracked { key: key.clone(), load: new_load(), gone: Gone::default() });
             Node { tracked, id: stable_id(key), health, svc, ramp_from }
         };
         Self(Arc::new(Inner {
@@ -229,7 +229,8 @@ where
             pick = self.0.pick(&set, draw, now, exclude)?;
         }
         let node = &pick.slot(&set).node;
-        Ok(Lease::new(node.svc.clone(), Arc::clone(&node.tracked), now))
+        let lease = Lease::new(node.svc.clone(), Arc::clone(&node.tracked), now);
+        Ok(if node.health.is_due(now) { lease.into_probe() } else { lease })
     }
 
     /// Leases an endpoint; while there is none at all, waits as long as [`Policy::max_wait`] says.

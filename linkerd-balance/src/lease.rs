@@ -3,11 +3,16 @@
 use std::{
     fmt,
     ops::{Deref, DerefMut},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
-use crate::load::Load;
+use tokio::sync::Notify;
+
+use crate::load::{Hint, Load, Mark};
 
 /// One use of an endpoint: its service, and the duty to say how it went.
 ///
@@ -29,6 +34,27 @@ pub struct LeaseEnd(Guard<dyn Tracks + Send + Sync>);
 pub(crate) struct Tracked<K> {
     pub(crate) key: K,
     pub(crate) load: Arc<dyn Load>,
+    pub(crate) gone: Gone,
+}
+
+/// Whether an endpoint has left its set, for those who wait for it.
+#[derive(Debug, Default)]
+pub(crate) struct Gone {
+    is_gone: AtomicBool,
+    told: Notify,
+}
+
+impl Gone {
+    /// It has left.
+    pub(crate) fn set(&self) {
+        // Release: whoever is woken, or comes later, sees it.
+        self.is_gone.store(true, Ordering::Release);
+        self.told.notify_waiters();
+    }
+
+    fn is_set(&self) -> bool {
+        self.is_gone.load(Ordering::Acquire)
+    }
 }
 
 trait Tracks {
@@ -39,12 +65,56 @@ struct Guard<T: Tracks + ?Sized> {
     // None once ended.
     tracked: Option<Arc<T>>,
     begun: Instant,
+    known: Known,
+    is_probe: bool,
+}
+
+/// What the load was told of a request before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Nothing,
+    Latency,
+    Failure,
+    // It wants to hear of it at the end.
+    FailureUntold,
 }
 
 impl<K: Send + Sync + 'static, S> Lease<K, S> {
     pub(crate) fn new(svc: S, tracked: Arc<Tracked<K>>, now: Instant) -> Self {
         tracked.load.begin(now);
-        Self { svc, guard: Guard { tracked: Some(tracked), begun: now } }
+        Self { svc, guard: Guard { tracked: Some(tracked), begun: now, known: Known::Nothing, is_probe: false } }
+    }
+
+    /// The same, as the first look at an endpoint that was left alone: if it goes well, what is known of its load from
+    /// before is forgotten.
+    pub(crate) fn into_probe(mut self) -> Self {
+        self.guard.is_probe = true;
+        self
+    }
+
+    /// Whether the endpoint has left the set. What waits for it should go to another.
+    pub fn is_gone(&self) -> bool {
+        self.guard.tracked.as_ref().is_some_and(|tracked| tracked.gone.is_set())
+    }
+
+    /// Waits until the endpoint leaves the set: for ever, if it does not.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, it has done nothing.
+    pub fn gone(&self) -> impl Future<Output = ()> + Send + use<K, S> {
+        let tracked = self.guard.tracked.clone();
+        async move {
+            let Some(tracked) = tracked else { return std::future::pending().await };
+            loop {
+                // From its making on it hears of it, so look once more before waiting.
+                let told = tracked.gone.told.notified();
+                if tracked.gone.is_set() {
+                    return;
+                }
+                told.await;
+            }
+        }
     }
 
     /// The endpoint's key.
@@ -58,6 +128,20 @@ impl<K: Send + Sync + 'static, S> Lease<K, S> {
         self.guard.begun
     }
 
+    /// Says that the request came to `mark`, and whether it is a success so far.
+    ///
+    /// The load takes the latency here if this is where it [measures](crate::Measure), and notes a failure anyway. The
+    /// request stays in flight. Marks come in their order, each at most once; one that is left out does no harm, and after
+    /// a failure the others and the verdict at the end count for nothing.
+    pub fn mark(&mut self, mark: Mark, success: bool, now: Instant) {
+        self.guard.mark(mark, success, now);
+    }
+
+    /// Passes on what the endpoint said of itself, any number of times.
+    pub fn hint(&self, hint: Hint, now: Instant) {
+        self.guard.hint(hint, now);
+    }
+
     /// Says how the request went, and ends the lease.
     pub fn end(mut self, success: bool, now: Instant) {
         self.guard.end(success, now);
@@ -65,9 +149,9 @@ impl<K: Send + Sync + 'static, S> Lease<K, S> {
 
     /// Takes the service and the end apart, for an end that comes later than the service is done with.
     pub fn into_parts(mut self) -> (S, LeaseEnd) {
-        let begun = self.guard.begun;
+        let Guard { begun, known, is_probe, .. } = self.guard;
         let tracked = self.guard.tracked.take().map(|tracked| tracked as Arc<dyn Tracks + Send + Sync>);
-        (self.svc, LeaseEnd(Guard { tracked, begun }))
+        (self.svc, LeaseEnd(Guard { tracked, begun, known, is_probe }))
     }
 }
 
@@ -78,6 +162,27 @@ impl LeaseEnd {
         self.0.begun
     }
 
+    /// Says that the request came to `mark`, and whether it is a success so far.
+    ///
+    /// The load takes the latency here if this is where it [measures](crate::Measure), and notes a failure anyway. The
+    /// request stays in flight. Marks come in their order, each at most once; one that is left out does no harm, and after
+    /// a failure the others and the verdict at the end count for nothing.
+    pub fn mark(&mut self, mark: Mark, success: bool, now: Instant) {
+        self.0.mark(mark, success, now);
+    }
+
+    /// Passes on what the endpoint said of itself, any number of times.
+    pub fn hint(&self, hint: Hint, now: Instant) {
+        self.0.hint(hint, now);
+    }
+
+    /// Whether [`end`](Self::end) looks at the time it is given if the request is a success. False once a
+    /// [`mark`](Self::mark) was what the load waited for: then a caller need not look at the clock.
+    #[must_use]
+    pub fn needs_time(&self) -> bool {
+        self.0.known == Known::Nothing
+    }
+
     /// Says how the request went, and ends the lease.
     pub fn end(mut self, success: bool, now: Instant) {
         self.0.end(success, now);
@@ -85,9 +190,37 @@ impl LeaseEnd {
 }
 
 impl<T: Tracks + ?Sized> Guard<T> {
+    fn mark(&mut self, mark: Mark, success: bool, now: Instant) {
+        let Some(tracked) = &self.tracked else { return };
+        let (load, begun) = (tracked.load(), self.begun);
+        if std::mem::take(&mut self.is_probe) && success {
+            load.reset();
+        }
+        match self.known {
+            Known::Failure | Known::FailureUntold => {}
+            _ if !success => self.known = if load.fail(begun, now) { Known::Failure } else { Known::FailureUntold },
+            Known::Nothing if load.mark(begun, now, mark) => self.known = Known::Latency,
+            Known::Nothing | Known::Latency => {}
+        }
+    }
+
+    fn hint(&self, hint: Hint, now: Instant) {
+        if let Some(tracked) = &self.tracked {
+            tracked.load().hint(hint, now);
+        }
+    }
+
     fn end(&mut self, success: bool, now: Instant) {
-        if let Some(tracked) = self.tracked.take() {
-            tracked.load().end(self.begun, now, success);
+        let Some(tracked) = self.tracked.take() else { return };
+        let (load, begun) = (tracked.load(), self.begun);
+        if self.is_probe && success && self.known == Known::Nothing {
+            load.reset();
+        }
+        match self.known {
+            Known::Nothing => load.end(begun, now, success),
+            Known::FailureUntold => load.end(begun, now, false),
+            Known::Latency if !success && !load.fail(begun, now) => load.end(begun, now, false),
+            Known::Latency | Known::Failure => load.cancel(),
         }
     }
 }
@@ -143,7 +276,8 @@ mod tests {
 
     fn lease() -> (Lease<&'static str, u32>, Arc<Tracked<&'static str>>, Instant) {
         let load = Arc::new(PeakEwma::default());
-        let (tracked, now) = (Arc::new(Tracked { key: "a", load }), tokio::time::Instant::now().into_std());
+        let (tracked, now) =
+            (Arc::new(Tracked { key: "a", load, gone: Gone::default() }), tokio::time::Instant::now().into_std());
         (Lease::new(7, Arc::clone(&tracked), now), tracked, now)
     }
 
@@ -185,7 +319,102 @@ mod tests {
     }
 
     #[test]
+    fn the_latency_counts_once_and_at_the_mark() {
+        let (mut lease, tracked, now) = lease();
+        lease.mark(Mark::Headers, true, now + MS);
+        assert_eq!(tracked.load.pending(), 1);
+        let (_svc, mut end) = lease.into_parts();
+        end.mark(Mark::FirstByte, true, now + 10 * MS);
+        end.end(true, now + 100 * MS);
+        assert_eq!(tracked.load.pending(), 0);
+        assert_eq!(tracked.load.typical(now + MS), Some(1e6));
+    }
+
+    #[test]
+    fn cancelled_after_its_mark_the_latency_stays() {
+        let (mut lease, tracked, now) = lease();
+        lease.mark(Mark::Headers, true, now + MS);
+        drop(lease);
+        assert_eq!((tracked.load.pending(), tracked.load.typical(now + MS)), (0, Some(1e6)));
+    }
+
+    #[test]
+    fn a_failure_counts_once_wherever_it_shows() {
+        // Under a load that sums up failures.
+        let least = || {
+            let now = tokio::time::Instant::now().into_std();
+            let tracked =
+                Arc::new(Tracked { key: "a", load: Arc::new(crate::LeastLoaded::new()), gone: Gone::default() });
+            (Lease::new(7, Arc::clone(&tracked), now), tracked, now)
+        };
+        let (lease, tracked, now) = least();
+        lease.end(false, now);
+        assert_eq!((tracked.load.pending(), tracked.load.score(now, 1.0, 0)), (0, 1.0));
+
+        let (mut lease, tracked, now) = least();
+        lease.mark(Mark::Headers, true, now);
+        lease.mark(Mark::FirstByte, false, now);
+        assert_eq!(tracked.load.score(now, 1.0, 0), 2.0, "in flight, and failed");
+        lease.mark(Mark::FirstByte, false, now);
+        lease.end(false, now);
+        assert_eq!((tracked.load.pending(), tracked.load.score(now, 1.0, 0)), (0, 1.0));
+
+        let (mut lease, tracked, now) = super::tests::lease();
+        lease.mark(Mark::Headers, true, now + MS);
+        lease.end(false, now + 2 * MS);
+        assert_eq!(tracked.load.pending(), 0);
+        assert!(tracked.load.score(now + 2 * MS, 1.0, 0) >= 4e9, "a stream that breaks after its head");
+    }
+
+    /// Knows of nothing but the end, as loads did before there were marks.
+    #[derive(Debug, Default)]
+    struct Ends(std::sync::Mutex<Vec<bool>>);
+
+    impl Load for Ends {
+        fn score(&self, _now: Instant, _weight: f64, _more: usize) -> f64 {
+            0.0
+        }
+        fn pending(&self) -> usize {
+            self.0.lock().unwrap().iter().filter(|success| **success).count()
+        }
+        fn begin(&self, _now: Instant) {}
+        fn end(&self, _begun: Instant, _now: Instant, success: bool) {
+            self.0.lock().unwrap().push(success);
+        }
+        fn cancel(&self) {
+            panic!("it had a verdict");
+        }
+    }
+
+    #[test]
+    fn a_load_without_marks_is_told_all_at_the_end() {
+        let now = tokio::time::Instant::now().into_std();
+        let tracked = Arc::new(Tracked { key: "a", load: Arc::new(Ends::default()), gone: Gone::default() });
+        let mut lease = Lease::new(7, Arc::clone(&tracked), now);
+        lease.hint(Hint::Utilization(0.5), now);
+        lease.mark(Mark::Headers, false, now);
+        lease.end(true, now);
+        assert_eq!(tracked.load.pending(), 0, "it failed, whatever its end says");
+        let mut lease = Lease::new(7, Arc::clone(&tracked), now);
+        lease.mark(Mark::Headers, true, now);
+        lease.end(true, now);
+        assert_eq!(tracked.load.pending(), 1);
+    }
+
+    #[test]
+    fn hints_reach_the_load_before_and_after_the_service_is_gone() {
+        let (lease, tracked, now) = lease();
+        lease.hint(Hint::Utilization(0.5), now);
+        let (_svc, end) = lease.into_parts();
+        end.hint(Hint::Backoff(MS), now);
+        let score = tracked.load.score(now, 1.0, 0);
+        end.end(true, now + MS);
+        assert!(score > 1e15, "{score}");
+        assert!((tracked.load.score(now + MS, 1.0, 0) / 2e6 - 1.0).abs() < 1e-3);
+    }
+
+    #[test]
     fn an_end_is_small_enough_to_ride_on_a_body() {
-        assert!(size_of::<LeaseEnd>() <= 4 * size_of::<usize>());
+        assert!(size_of::<LeaseEnd>() <= 5 * size_of::<usize>());
     }
 }

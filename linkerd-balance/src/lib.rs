@@ -35,7 +35,7 @@ pub use self::{
     ejections::{EjectionCounts, EjectionLimits, Ejections, InvalidShare},
     health::{Health, Status},
     lease::{Lease, LeaseEnd},
-    load::{LeastLoaded, Load, PeakEwma},
+    load::{Hint, InvalidDecay, LeastLoaded, Load, Mark, Measure, PeakEwma},
     member::Member,
     panic::{Event, Panic, Unavailable},
     policy::{InvalidPanic, Policy},

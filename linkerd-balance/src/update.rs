@@ -211,6 +211,7 @@ impl<K: Eq + Hash, S> Nodes<K, S> {
             let stays = known.turn == turn || is_kept(known);
             if !stays && let Some(node) = &known.node {
                 node.health.retire();
+                node.tracked.gone.set();
             }
             stays
         });

@@ -321,3 +321,46 @@ fn a_fixed_set_has_an_endpoint_and_weights_that_are_some() {
     assert_eq!(bad.to_string(), "endpoint 0 has weight NaN, not a finite number above zero");
     assert_eq!(Balance::<u16, ()>::fixed(Policy::default(), [(7, 1.0)], |_, _| ()).unwrap().len(), 1);
 }
+
+#[test]
+fn a_probe_that_goes_well_is_a_new_beginning_and_one_that_does_not_is_none() {
+    let f = fixture(Policy::peak_ewma());
+    f.update(members(0..2), f.start);
+    let load = |now: Instant| f.balance.endpoints(now)[0].load;
+    let lease = |now: Instant| f.balance.try_acquire(Draw::new(1), now, &[1]).unwrap();
+    // A failure costs seconds, and would for a minute.
+    lease(f.start).end(false, f.start + MS);
+    assert!(load(f.start + MS) > 1e9);
+    f.health(0).busy_until(f.start + S);
+    lease(f.start + S).end(false, f.start + S + MS);
+    assert!(load(f.start + S + MS) > 1e9);
+    lease(f.start + S).end(true, f.start + S + 2 * MS);
+    assert!((load(f.start + S + 2 * MS) - 2e6).abs() < 1e3, "{}", load(f.start + S + 2 * MS));
+}
+
+#[test]
+fn who_is_due_to_be_tried_is_tried_however_bad_it_was() {
+    let f = fixture(Policy::peak_ewma());
+    f.update(members(0..2), f.start);
+    let all = [(0, false), (1, true)];
+    for (key, success) in all {
+        f.balance.try_acquire(Draw::new(1), f.start, &[1 - key]).unwrap().end(success, f.start + MS);
+    }
+    f.health(0).busy_until(f.start + S);
+    let now = f.start + S;
+    assert!((0..10).all(|seed| *f.balance.try_acquire(Draw::new(seed), now, &[]).unwrap().key() == 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_an_endpoint_hears_that_it_is_gone() {
+    let f = fixture(Policy::least_loaded());
+    f.update(members(0..2), f.start);
+    let lease = f.balance.try_acquire(Draw::new(1), f.start, &[1]).unwrap();
+    let mut gone = tokio_test::task::spawn(lease.gone());
+    tokio_test::assert_pending!(gone.poll());
+    assert!(!lease.is_gone());
+    f.update(members(1..2), f.start);
+    tokio_test::assert_ready!(gone.poll());
+    assert!(lease.is_gone());
+    lease.gone().await;
+}

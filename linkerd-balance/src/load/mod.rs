@@ -1,16 +1,33 @@
 //! How loaded an endpoint is.
 
-use std::{fmt, time::Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
+mod decaying;
+mod hint;
 mod least_loaded;
+mod mark;
 mod peak_ewma;
+mod penalty;
+mod time;
 
-pub use self::{least_loaded::LeastLoaded, peak_ewma::PeakEwma};
+pub use self::{
+    hint::Hint,
+    least_loaded::LeastLoaded,
+    mark::{Mark, Measure},
+    peak_ewma::{InvalidDecay, PeakEwma},
+};
+
+/// The longest failure penalty: after an hour nobody remembers why.
+const MAX_PENALTY: Duration = Duration::from_hours(1);
 
 /// What a balancer knows of one endpoint's load.
 ///
-/// Every [`begin`](Self::begin) is followed by exactly one [`end`](Self::end) or [`cancel`](Self::cancel); a
-/// [`Lease`](crate::Lease) sees to that.
+/// Every [`begin`](Self::begin) is followed by exactly one [`end`](Self::end) or [`cancel`](Self::cancel), in any order
+/// among requests and from any thread; a [`Lease`](crate::Lease) sees to that. In between there may be one
+/// [`mark`](Self::mark) that was taken, and one [`fail`](Self::fail) that was.
 pub trait Load: fmt::Debug + Send + Sync + 'static {
     /// How loaded the endpoint would be at `now` with `more` requests in flight than there are; lower is better.
     ///
@@ -33,8 +50,31 @@ pub trait Load: fmt::Debug + Send + Sync + 'static {
     /// A request that began at `begun` came to its end.
     fn end(&self, begun: Instant, now: Instant, success: bool);
 
-    /// A request ended that says nothing of the endpoint: its caller went away.
+    /// A request ended that says nothing of the endpoint, its caller went away, or nothing that is not known already.
     fn cancel(&self);
+
+    /// A request that began at `begun` came to this point, and is not over.
+    ///
+    /// True if its latency was taken: then there are no more marks, and unless the request [fails](Self::fail) later on
+    /// it is ended by [`cancel`](Self::cancel). False, the default, if this is not the point to take it.
+    fn mark(&self, begun: Instant, now: Instant, mark: Mark) -> bool {
+        let _ = (begun, now, mark);
+        false
+    }
+
+    /// A request that began at `begun` is known to have failed, but stays in flight.
+    ///
+    /// True if that was taken note of: then it is ended by [`cancel`](Self::cancel). False, the default, is to be told
+    /// by [`end`](Self::end).
+    fn fail(&self, begun: Instant, now: Instant) -> bool {
+        let _ = (begun, now);
+        false
+    }
+
+    /// What the endpoint said of itself. Ignored by default.
+    fn hint(&self, hint: Hint, now: Instant) {
+        let _ = (hint, now);
+    }
 
     /// What an endpoint that just came may be expected to be like, in the implementation's own unit; none if nothing
     /// is known. A set takes the median of those that are in it.
@@ -50,4 +90,50 @@ pub trait Load: fmt::Debug + Send + Sync + 'static {
 
     /// Forgets what was learned, but not what is in flight: the endpoint came back from where nobody asked it.
     fn reset(&self) {}
+}
+
+/// What [`decaying`] is made of; its model test puts loom's in their place.
+mod sync {
+    pub(super) use std::{
+        hint::spin_loop,
+        sync::{
+            Mutex,
+            atomic::{AtomicU64, Ordering},
+        },
+    };
+
+    /// How often a reader looks before it waits.
+    pub(super) const TRIES: usize = 16;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::decaying::{Decaying, Sampled};
+
+    #[test]
+    fn a_number_and_its_time_stay_together_between_threads() {
+        let decaying = Decaying::new(0.0, 0);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        decaying.update(|old| Sampled { value: old.value + 1.0, at: old.at + 1 });
+                    }
+                });
+            }
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut last = 0;
+                    while last < 40_000 {
+                        let Sampled { value, at } = decaying.get();
+                        assert_eq!(value, at as f64);
+                        assert!(at >= last);
+                        last = at;
+                    }
+                });
+            }
+        });
+    }
 }

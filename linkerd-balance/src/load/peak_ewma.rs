@@ -1,95 +1,169 @@
 //! Load by latency and requests in flight.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
-use super::Load;
+use super::{
+    Hint, Load, MAX_PENALTY, Mark, Measure,
+    decaying::{Decaying, Sampled},
+    hint::Hints,
+    penalty::Penalty,
+    time::{Clock, Decay, nanos},
+};
 
 /// Peak-sensitive moving average of an endpoint's latency, times its requests in flight plus one.
 ///
 /// A latency above the average replaces it at once; one below pulls it down by how long ago the last one was. With
 /// nothing observed the average decays towards zero, so an endpoint that was slow is asked again.
 ///
-/// After Finagle's `PeakEwma` (Apache-2.0), with three differences:
+/// After Finagle's `PeakEwma` (Apache-2.0), with these differences:
 ///
 /// - a failure counts as at least [`failure_penalty`](Self::failure_penalty): failing fast must not look fast;
 /// - reading the score does not change the average, so how often an endpoint is compared has no influence on it;
-/// - requests in flight are counted by unit of weight.
+/// - requests in flight are counted by unit of weight;
+/// - an endpoint that comes into a set starts at the median of the others;
+/// - up to where latency is measured can be [chosen](Self::measure), and a [long stream](Self::long_stream) is none;
+/// - endpoints can give [hints](Hint).
 ///
-/// A *cold* endpoint, of which no latency is known, scores zero when idle and far above all others while its first
-/// request is out: it is tried soon, by one request at a time.
+/// A *cold* endpoint, of which no latency is known and none could be guessed, scores zero when idle and far above all
+/// others while its first request is out: it is tried soon, by one request at a time.
+///
+/// Times are kept as nanoseconds in an `f64` and an `i64`, the average is exact to 1e-12 of itself.
 ///
 /// # Defaults
 ///
-/// Decay 10 s (Linkerd's `decayTimeMs`), failure penalty 5 s: beyond what most callers wait for.
+/// Decay 10 s (Linkerd's `decayTimeMs`), failure penalty 5 s: beyond what most callers wait for. Latency is measured to
+/// the head of the response, a stream is long after 10 s, and nothing is known at the start.
 #[derive(Debug)]
 pub struct PeakEwma {
-    decay_nanos: f64,
-    penalty_nanos: f64,
+    decay: Decay,
+    penalty: Penalty,
+    measure: Measure,
+    long_stream: Duration,
     pending: AtomicUsize,
-    average: Mutex<Average>,
+    // Nanoseconds, and when that was true. Zero: nothing is known. Below zero: guessed, not observed.
+    average: Decaying,
+    clock: Clock,
+    hints: Hints,
 }
 
-/// The two must agree, hence one lock. It is held for a copy, or for the arithmetic of one sample.
-#[derive(Clone, Copy, Debug)]
-struct Average {
-    // Nanoseconds. Zero: none known.
-    cost: f64,
-    // When `cost` was true. None before the first sample.
-    stamp: Option<Instant>,
-}
+/// A decay that is not from [`PeakEwma::MIN_DECAY`] to [`PeakEwma::MAX_DECAY`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the decay {0:?} is not from {min:?} to {max:?}", min = PeakEwma::MIN_DECAY, max = PeakEwma::MAX_DECAY)]
+pub struct InvalidDecay(pub Duration);
 
 /// The score of a cold endpoint that is being tried, in nanoseconds (39 hours): Finagle's `Long.MaxValue >> 16`.
 const COLD: f64 = (i64::MAX >> 16) as f64;
 
+/// What a [`Hint::Backoff`] costs, in nanoseconds: more than being cold.
+const BACKOFF: f64 = 16.0 * COLD;
+
+/// The latency of every endpoint if none is measured, in nanoseconds: 1 ms.
+const UNMEASURED: f64 = 1e6;
+
 impl PeakEwma {
-    /// The decay where none is chosen.
+    /// The decay where none is chosen: 10 s.
     pub const DEFAULT_DECAY: Duration = Duration::from_secs(10);
-    /// The failure penalty where none is chosen.
+    /// The shortest decay: 1 ms. With less it would not be an average.
+    pub const MIN_DECAY: Duration = Duration::from_millis(1);
+    /// The longest decay: a day. With more an endpoint that was slow once would hardly be asked again.
+    pub const MAX_DECAY: Duration = Duration::from_hours(24);
+    /// The failure penalty where none is chosen: 5 s.
     pub const DEFAULT_FAILURE_PENALTY: Duration = Duration::from_secs(5);
+    /// How long a stream is a request like others where nothing is chosen: 10 s.
+    pub const DEFAULT_LONG_STREAM: Duration = Duration::from_secs(10);
 
     /// A cold endpoint whose average loses the weight of what it knew by a factor of e every `decay`.
     ///
-    /// A `decay` of zero remembers only the last latency.
-    #[must_use]
-    pub fn new(decay: Duration) -> Self {
-        Self {
-            decay_nanos: nanos(decay),
-            penalty_nanos: nanos(Self::DEFAULT_FAILURE_PENALTY),
-            pending: AtomicUsize::new(0),
-            average: Mutex::new(Average { cost: 0.0, stamp: None }),
+    /// # Errors
+    ///
+    /// A `decay` that is not from [`MIN_DECAY`](Self::MIN_DECAY) to [`MAX_DECAY`](Self::MAX_DECAY).
+    pub fn new(decay: Duration) -> Result<Self, InvalidDecay> {
+        if !(Self::MIN_DECAY..=Self::MAX_DECAY).contains(&decay) {
+            return Err(InvalidDecay(decay));
         }
+        Ok(Self {
+            decay: Decay::new(decay),
+            penalty: Penalty::new(Self::DEFAULT_FAILURE_PENALTY),
+            measure: Measure::default(),
+            long_stream: Self::DEFAULT_LONG_STREAM,
+            pending: AtomicUsize::new(0),
+            average: Decaying::new(0.0, 0),
+            clock: Clock::new(),
+            hints: Hints::new(),
+        })
     }
 
-    /// Counts a failure as having taken at least `penalty`. Zero judges failures by their latency alone, as Finagle did.
+    /// Counts a failure as a latency of at least `penalty`. Zero judges failures by their latency alone, as Finagle did;
+    /// more than an hour counts as an hour.
+    ///
+    /// It stays out of the average. From the failure on the endpoint scores as if its latency were what is left of the
+    /// penalty, unless the average is more, so it is over when the time is. Each failure in a row adds a penalty, up to
+    /// twelve: the fifth is over after 25 s, and the twelfth and all that follow after a minute, by default. *In a row* is a
+    /// failure of a request that began after the last one, and no such request was a success in between. A failure that
+    /// took longer than the penalty is taken into the average too.
     #[must_use]
     pub fn failure_penalty(mut self, penalty: Duration) -> Self {
-        self.penalty_nanos = nanos(penalty);
+        self.penalty = Penalty::new(penalty.min(MAX_PENALTY));
         self
     }
 
-    fn average(&self) -> Average {
-        *self.average.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Measures latency up to this point.
+    ///
+    /// It is told by [`LeaseEnd::mark`](crate::LeaseEnd::mark). Where nothing is marked all but
+    /// [`Measure::PendingOnly`] measure to the end.
+    #[must_use]
+    pub fn measure(mut self, measure: Measure) -> Self {
+        self.measure = measure;
+        self
     }
 
-    /// What is left at `now` of a value that was true at `stamp`, from 0 to 1.
-    fn decayed(&self, stamp: Option<Instant>, now: Instant) -> f64 {
-        let elapsed = stamp.map_or(Duration::ZERO, |stamp| now.saturating_duration_since(stamp));
-        if elapsed.is_zero() {
-            return 1.0;
-        }
-        (-nanos(elapsed) / self.decay_nanos).exp()
+    /// Takes no latency from a stream that lasts longer than this: it says what its caller asked for, not how fast the
+    /// endpoint is. Such a stream counts as in flight, nothing more.
+    ///
+    /// For [`Measure::FirstByte`] and [`Measure::EndOfStream`]. A head that takes longer than this is not a stream but a
+    /// slow answer, and its latency is taken then, if it is [marked](crate::LeaseEnd::mark). Zero takes no latency but
+    /// that of heads.
+    #[must_use]
+    pub fn long_stream(mut self, longest: Duration) -> Self {
+        self.long_stream = longest;
+        self
+    }
+
+    /// Starts at this latency, from now on decaying, in place of cold; the first one that is observed replaces it.
+    ///
+    /// In a set of which latencies are known their median [replaces](Load::start_from) it at once. Zero, the default, is
+    /// cold.
+    #[must_use]
+    pub fn start_latency(self, latency: Duration) -> Self {
+        let at = self.clock.at(tokio::time::Instant::now().into_std());
+        self.average.update(|_| Sampled { value: -nanos(latency), at });
+        self
+    }
+
+    /// Takes a latency into the average.
+    fn observe(&self, sample: f64, now: Instant) {
+        let now = self.clock.at(now);
+        // Nothing takes no time; and zero is for those of which nothing is known.
+        let sample = sample.max(1.0);
+        self.average.update(|Sampled { value: cost, at }| {
+            // Ends come in any order; an older one must not make the younger one's average look fresh again.
+            let stamp = if cost == 0.0 { now } else { now.max(at) };
+            if sample > cost {
+                // A peak, or the first one: what was guessed is below zero.
+                return Sampled { value: sample, at: stamp };
+            }
+            let w = self.decay.left(at, now);
+            Sampled { value: cost * w + sample * (1.0 - w), at: stamp }
+        });
     }
 }
 
 impl Default for PeakEwma {
     fn default() -> Self {
-        Self::new(Self::DEFAULT_DECAY)
+        Self::new(Self::DEFAULT_DECAY).expect("the default is in range")
     }
 }
 
@@ -100,13 +174,15 @@ impl Load for PeakEwma {
 
     /// Nanoseconds.
     fn score(&self, now: Instant, weight: f64, more: usize) -> f64 {
-        let Average { cost, stamp } = self.average();
-        let pending = (self.pending() + more) as f64 / weight;
-        let cost = cost * self.decayed(stamp, now);
-        if cost == 0.0 && pending > 0.0 {
-            return COLD + pending;
+        let now = self.clock.at(now);
+        let Sampled { value, at } = self.average.get();
+        let mut cost = (value.abs() * self.decay.left(at, now)).max(self.penalty.left(now));
+        if self.measure == Measure::PendingOnly {
+            cost += UNMEASURED;
         }
-        cost * (pending + 1.0)
+        let pending = (self.pending() + more) as f64 / weight;
+        let score = if cost == 0.0 && pending > 0.0 { COLD + pending } else { cost * (pending + 1.0) };
+        self.hints.apply(score, now, BACKOFF)
     }
 
     fn pending(&self) -> usize {
@@ -120,27 +196,79 @@ impl Load for PeakEwma {
 
     fn end(&self, begun: Instant, now: Instant, success: bool) {
         self.cancel();
-        let observed = nanos(now.saturating_duration_since(begun));
-        let sample = if success { observed } else { observed.max(self.penalty_nanos) };
-        let mut average = self.average.lock().unwrap_or_else(PoisonError::into_inner);
-        if sample > average.cost {
-            average.cost = sample;
-        } else {
-            let w = self.decayed(average.stamp, now);
-            average.cost = average.cost * w + sample * (1.0 - w);
+        if !success {
+            self.fail(begun, now);
+            return;
         }
-        // Ends come in any order; an older one must not make the younger one's average look fresh again.
-        average.stamp = average.stamp.max(Some(now));
+        self.penalty.succeeded(self.clock, begun);
+        let observed = now.saturating_duration_since(begun);
+        let counts = match self.measure {
+            Measure::Headers => true,
+            Measure::FirstByte | Measure::EndOfStream => observed <= self.long_stream,
+            Measure::PendingOnly => false,
+        };
+        if counts {
+            self.observe(nanos(observed), now);
+        }
     }
 
     fn cancel(&self) {
         self.pending.fetch_sub(1, Ordering::Relaxed);
     }
-}
 
-/// Nanoseconds, without the way through 128 bits that `as_nanos` takes.
-fn nanos(duration: Duration) -> f64 {
-    duration.as_secs() as f64 * 1e9 + f64::from(duration.subsec_nanos())
+    fn mark(&self, begun: Instant, now: Instant, mark: Mark) -> bool {
+        let observed = now.saturating_duration_since(begun);
+        let long = observed > self.long_stream;
+        let (taken, counts) = match (self.measure, mark) {
+            (Measure::Headers, _) => (true, true),
+            // A head as late as that is a slow answer, whatever comes after it.
+            (Measure::FirstByte | Measure::EndOfStream, Mark::Headers) => (long, long),
+            (Measure::FirstByte, Mark::FirstByte) => (true, !long),
+            (Measure::EndOfStream, Mark::FirstByte) | (Measure::PendingOnly, _) => (false, false),
+        };
+        if taken {
+            self.penalty.succeeded(self.clock, begun);
+        }
+        if counts {
+            self.observe(nanos(observed), now);
+        }
+        taken
+    }
+
+    fn fail(&self, begun: Instant, now: Instant) -> bool {
+        let observed = now.saturating_duration_since(begun);
+        if self.penalty.is_reached(observed) {
+            self.observe(nanos(observed), now);
+        }
+        self.penalty.failed(self.clock.at(begun), self.clock.at(now));
+        true
+    }
+
+    fn hint(&self, hint: Hint, now: Instant) {
+        self.hints.take(hint, self.clock, now);
+    }
+
+    fn typical(&self, now: Instant) -> Option<f64> {
+        let Sampled { value, at } = self.average.get();
+        // A guess is not passed on as if it were known.
+        let cost = value * self.decay.left(at, self.clock.at(now));
+        (cost > 0.0).then_some(cost)
+    }
+
+    /// Does nothing once a latency was observed.
+    fn start_from(&self, typical: f64, now: Instant) {
+        if !(typical.is_finite() && typical > 0.0) || self.measure == Measure::PendingOnly {
+            return;
+        }
+        let now = self.clock.at(now);
+        self.average.update(|old| if old.value > 0.0 { old } else { Sampled { value: -typical, at: now } });
+    }
+
+    fn reset(&self) {
+        self.average.update(|old| Sampled { value: 0.0, ..old });
+        self.penalty.reset();
+        self.hints.reset();
+    }
 }
 
 #[cfg(test)]
@@ -149,6 +277,10 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
     const DECAY: Duration = Duration::from_secs(10);
+
+    fn ewma() -> PeakEwma {
+        PeakEwma::new(DECAY).unwrap()
+    }
 
     /// One request that takes `latency` and ends at `end`.
     fn observe(load: &PeakEwma, end: Instant, latency: Duration, success: bool) {
@@ -163,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_peak_counts_at_once_and_a_lower_latency_by_the_time_since() {
-        let (load, start) = (PeakEwma::new(DECAY), tokio::time::Instant::now().into_std() + DECAY);
+        let (load, start) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
         observe(&load, start, 10 * MS, true);
         assert_close(load.score(start, 1.0, 0), nanos(10 * MS));
         observe(&load, start + MS, 100 * MS, true);
@@ -177,15 +309,14 @@ mod tests {
 
     #[test]
     fn an_idle_endpoint_is_forgiven_with_time() {
-        let (load, start) = (PeakEwma::new(DECAY), tokio::time::Instant::now().into_std() + DECAY);
+        let (load, start) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
         observe(&load, start, 1000 * MS, true);
         assert_close(load.score(start + 3 * DECAY, 1.0, 0), nanos(1000 * MS) * (-3.0_f64).exp());
     }
 
     #[test]
     fn reading_changes_nothing() {
-        let (read, unread, start) =
-            (PeakEwma::new(DECAY), PeakEwma::new(DECAY), tokio::time::Instant::now().into_std() + DECAY);
+        let (read, unread, start) = (ewma(), ewma(), tokio::time::Instant::now().into_std() + DECAY);
         for load in [&read, &unread] {
             observe(load, start, 100 * MS, true);
         }
@@ -200,7 +331,7 @@ mod tests {
 
     #[test]
     fn requests_in_flight_multiply() {
-        let (load, now) = (PeakEwma::new(DECAY), tokio::time::Instant::now().into_std() + DECAY);
+        let (load, now) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
         observe(&load, now, 10 * MS, true);
         load.begin(now);
         load.begin(now);
@@ -210,8 +341,7 @@ mod tests {
 
     #[test]
     fn a_cold_endpoint_is_tried_by_one_request_at_a_time() {
-        let (cold, slow, now) =
-            (PeakEwma::new(DECAY), PeakEwma::new(DECAY), tokio::time::Instant::now().into_std() + DECAY);
+        let (cold, slow, now) = (ewma(), ewma(), tokio::time::Instant::now().into_std() + DECAY);
         observe(&slow, now, DECAY, true);
         slow.begin(now);
         assert_eq!(cold.score(now, 1.0, 0), 0.0);
@@ -224,24 +354,145 @@ mod tests {
 
     #[test]
     fn failing_fast_does_not_look_fast() {
-        let (load, now) =
-            (PeakEwma::new(DECAY).failure_penalty(1000 * MS), tokio::time::Instant::now().into_std() + DECAY);
+        let (load, now) = (ewma().failure_penalty(1000 * MS), tokio::time::Instant::now().into_std() + DECAY);
         observe(&load, now, MS, false);
         assert_close(load.score(now, 1.0, 0), nanos(1000 * MS));
         observe(&load, now, 2000 * MS, false);
         assert_close(load.score(now, 1.0, 0), nanos(2000 * MS));
 
-        let off = PeakEwma::new(DECAY).failure_penalty(Duration::ZERO);
+        let off = ewma().failure_penalty(Duration::ZERO);
         observe(&off, now, MS, false);
         assert_close(off.score(now, 1.0, 0), nanos(MS));
         let default = PeakEwma::default();
         observe(&default, now, MS, false);
         assert_close(default.score(now, 1.0, 0), nanos(5000 * MS));
+        assert_close(default.score(now + 4999 * MS, 1.0, 0), nanos(MS));
+        assert_eq!(default.score(now + 5000 * MS, 1.0, 0), 0.0, "of its latency nothing is known");
+    }
+
+    #[test]
+    fn a_failure_leaves_the_average_alone_unless_it_took_long() {
+        let (load, now) = (PeakEwma::default(), tokio::time::Instant::now().into_std() + DECAY);
+        observe(&load, now, 10 * MS, true);
+        observe(&load, now, MS, false);
+        assert_close(load.typical(now).unwrap(), nanos(10 * MS));
+        observe(&load, now, 6000 * MS, false);
+        assert_close(load.typical(now).unwrap(), nanos(6000 * MS));
+    }
+
+    #[test]
+    fn the_head_may_be_the_end_of_the_measure_and_is_not_the_end_of_the_request() {
+        let now = tokio::time::Instant::now().into_std() + 10 * DECAY;
+        let at = |mark, measure, after| {
+            let load = ewma().measure(measure);
+            load.begin(now);
+            (load.mark(now, now + after, mark), load.typical(now + after).map(|nanos| nanos as u64 / 1_000_000), load)
+        };
+        for (mark, measure, after, taken, sample) in [
+            (Mark::Headers, Measure::Headers, 3 * MS, true, Some(3)),
+            (Mark::FirstByte, Measure::Headers, 3 * MS, true, Some(3)),
+            (Mark::Headers, Measure::FirstByte, 3 * MS, false, None),
+            (Mark::FirstByte, Measure::FirstByte, 3 * MS, true, Some(3)),
+            (Mark::Headers, Measure::EndOfStream, 3 * MS, false, None),
+            (Mark::FirstByte, Measure::EndOfStream, 3 * MS, false, None),
+            (Mark::Headers, Measure::PendingOnly, 3 * MS, false, None),
+            // Beyond ten seconds: a slow answer, or a long stream.
+            (Mark::Headers, Measure::Headers, 11_000 * MS, true, Some(11_000)),
+            (Mark::Headers, Measure::EndOfStream, 10_000 * MS, false, None),
+            (Mark::Headers, Measure::EndOfStream, 10_001 * MS, true, Some(10_001)),
+            (Mark::Headers, Measure::FirstByte, 10_001 * MS, true, Some(10_001)),
+            (Mark::FirstByte, Measure::FirstByte, 10_001 * MS, true, None),
+            (Mark::FirstByte, Measure::EndOfStream, 10_001 * MS, false, None),
+        ] {
+            let (took, observed, load) = at(mark, measure, after);
+            assert_eq!((took, observed), (taken, sample), "{mark:?} {measure:?} {after:?}");
+            assert_eq!(load.pending(), 1);
+        }
+    }
+
+    #[test]
+    fn a_long_stream_is_no_slow_answer() {
+        let now = tokio::time::Instant::now().into_std() + 10 * DECAY;
+        for (measure, took, counts) in [
+            (Measure::Headers, 10_001, true),
+            (Measure::FirstByte, 10_000, true),
+            (Measure::FirstByte, 10_001, false),
+            (Measure::EndOfStream, 10_000, true),
+            (Measure::EndOfStream, 10_001, false),
+            (Measure::PendingOnly, 1, false),
+        ] {
+            let load = ewma().measure(measure);
+            observe(&load, now, took * MS, true);
+            assert_eq!(load.typical(now).is_some(), counts, "{measure:?} {took}");
+            assert_eq!(load.pending(), 0);
+        }
+        let all = ewma().measure(Measure::EndOfStream).long_stream(Duration::ZERO);
+        observe(&all, now, MS, true);
+        assert_eq!(all.typical(now), None);
+    }
+
+    #[test]
+    fn without_a_measure_requests_and_failures_count() {
+        let (load, now) = (ewma().measure(Measure::PendingOnly), tokio::time::Instant::now().into_std() + DECAY);
+        let idle = load.score(now, 1.0, 0);
+        load.begin(now);
+        load.begin(now);
+        assert_close(load.score(now, 1.0, 0), 3.0 * idle);
+        observe(&load, now, MS, false);
+        assert!(load.score(now, 1.0, 0) > 1_000.0 * idle);
+        load.start_from(1e9, now);
+        assert_eq!(load.typical(now), None);
+    }
+
+    #[test]
+    fn a_newcomer_starts_like_the_others_until_it_is_known() {
+        let (load, now) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
+        assert_eq!(load.typical(now), None);
+        for absurd in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            load.start_from(absurd, now);
+            assert_eq!(load.score(now, 1.0, 0), 0.0);
+        }
+        load.start_from(nanos(20 * MS), now);
+        assert_close(load.score(now, 1.0, 0), nanos(20 * MS));
+        assert_close(load.score(now, 1.0, 1), nanos(40 * MS));
+        assert_close(load.score(now + DECAY, 1.0, 0), nanos(20 * MS) * (-1.0_f64).exp());
+        assert_eq!(load.typical(now), None, "a guess is nothing to guess from");
+
+        observe(&load, now + MS, MS, true);
+        assert_close(load.score(now + MS, 1.0, 0), nanos(MS));
+        assert_close(load.typical(now + MS + DECAY).unwrap(), nanos(MS) * (-1.0_f64).exp());
+        load.start_from(nanos(20 * MS), now + MS);
+        assert_close(load.score(now + MS, 1.0, 0), nanos(MS));
+    }
+
+    #[test]
+    fn a_start_of_its_own_gives_way_to_what_the_others_are_like() {
+        let load = ewma().start_latency(1000 * MS);
+        let now = tokio::time::Instant::now().into_std();
+        assert!((load.score(now, 1.0, 0) / nanos(1000 * MS) - 1.0).abs() < 0.01);
+        load.start_from(nanos(MS), now);
+        assert_close(load.score(now, 1.0, 0), nanos(MS));
+        assert_eq!(ewma().start_latency(Duration::ZERO).score(now, 1.0, 0), 0.0);
+    }
+
+    #[test]
+    fn reset_forgets_what_was_learned_and_not_what_is_in_flight() {
+        let (load, now) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
+        observe(&load, now, 10 * MS, true);
+        observe(&load, now, MS, false);
+        load.hint(Hint::Backoff(DECAY), now);
+        load.hint(Hint::Utilization(0.9), now);
+        load.begin(now);
+        load.reset();
+        assert_eq!((load.pending(), load.typical(now)), (1, None));
+        assert_eq!(load.score(now, 1.0, 0), COLD + 1.0);
+        load.end(now, now + MS, true);
+        assert_close(load.score(now + MS, 1.0, 0), nanos(MS));
     }
 
     #[test]
     fn a_cancelled_request_teaches_nothing() {
-        let (load, now) = (PeakEwma::new(DECAY), tokio::time::Instant::now().into_std() + DECAY);
+        let (load, now) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
         observe(&load, now, 10 * MS, true);
         load.begin(now);
         load.cancel();
@@ -251,17 +502,21 @@ mod tests {
 
     #[test]
     fn an_end_that_comes_late_does_not_turn_back_the_clock() {
-        let (load, now) = (PeakEwma::new(DECAY), tokio::time::Instant::now().into_std() + DECAY);
+        let (load, now) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
         observe(&load, now + DECAY, 10 * MS, true);
         observe(&load, now, 5 * MS, true);
         assert_close(load.score(now + DECAY, 1.0, 0), nanos(10 * MS));
     }
 
     #[test]
-    fn a_decay_of_zero_remembers_only_the_last() {
-        let (load, now) = (PeakEwma::new(Duration::ZERO), tokio::time::Instant::now().into_std() + DECAY);
-        observe(&load, now, 10 * MS, true);
-        observe(&load, now + MS, 3 * MS, true);
-        assert_close(load.score(now + MS, 1.0, 0), nanos(3 * MS));
+    fn a_decay_out_of_range_is_refused_by_name() {
+        let refused = |decay| PeakEwma::new(decay).unwrap_err().to_string();
+        assert_eq!(refused(Duration::ZERO), "the decay 0ns is not from 1ms to 86400s");
+        assert_eq!(
+            refused(MS.saturating_sub(Duration::from_nanos(1))),
+            "the decay 999.999µs is not from 1ms to 86400s"
+        );
+        assert_eq!(refused(PeakEwma::MAX_DECAY + MS), "the decay 86400.001s is not from 1ms to 86400s");
+        assert!(PeakEwma::new(MS).is_ok() && PeakEwma::new(PeakEwma::MAX_DECAY).is_ok());
     }
 }

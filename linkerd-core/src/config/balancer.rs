@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use linkerd_balance::PeakEwma;
+
 use super::decode::{At, Decode, Section};
 
 /// A `loadBalancer` map.
@@ -25,7 +27,7 @@ pub enum BalancerKind {
     Ewma {
         /// `maxEffort`: picks until an available endpoint is found. At least 1. Default: 5.
         max_effort: usize,
-        /// `decayTimeMs`: how long a latency weighs, at least 1 ms. Default: 10 s.
+        /// `decayTimeMs`: how long a latency weighs, from 1 ms to a day. Default: 10 s.
         decay_time: Duration,
     },
     /// `aperture`: `p2c` on a part of the endpoints that grows and shrinks with the load.
@@ -72,7 +74,10 @@ impl Decode for LoadBalancer {
                     "p2c" => BalancerKind::P2c { max_effort },
                     "roundRobin" => BalancerKind::RoundRobin { max_effort },
                     "ewma" => {
-                        let decay_time = s.millis("decayTimeMs", 1).unwrap_or(Duration::from_secs(10));
+                        let decay_time = s.millis("decayTimeMs", 1).unwrap_or(PeakEwma::DEFAULT_DECAY);
+                        if let Err(invalid) = PeakEwma::new(decay_time) {
+                            s.problem("decayTimeMs", invalid.to_string());
+                        }
                         BalancerKind::Ewma { max_effort, decay_time }
                     }
                     _ => aperture(&mut s, max_effort),

@@ -519,9 +519,11 @@ fn accrual(accrual: &super::FailureAccrual) -> AccrualPolicy {
 fn balancer(kind: &BalancerKind) -> Policy {
     let p2c = |effort| P2c::new().max_effort(std::num::NonZeroUsize::new(effort).expect(CHECKED));
     match *kind {
-        BalancerKind::P2c { max_effort } => Policy::new(p2c(max_effort), LeastLoaded::new),
+        BalancerKind::P2c { max_effort } => {
+            Policy::new(p2c(max_effort), || LeastLoaded::new().failure_penalty(Duration::ZERO))
+        }
         BalancerKind::Ewma { max_effort, decay_time } => {
-            Policy::new(p2c(max_effort), move || PeakEwma::new(decay_time))
+            Policy::new(p2c(max_effort), move || PeakEwma::new(decay_time).expect(CHECKED))
         }
         // Refused as not supported yet.
         BalancerKind::Aperture { .. } | BalancerKind::Heap | BalancerKind::RoundRobin { .. } => Policy::least_loaded(),
