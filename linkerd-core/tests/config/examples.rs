@@ -142,7 +142,7 @@ fn values_arrive_where_they_belong() {
     assert_eq!(service.budget().percent_can_retry, 5.0);
     assert_eq!(service.response_classifier, Some(Classifier::RetryableIdempotent5xx));
     let client = router.client.for_path(&path);
-    assert_eq!(client.load_balancer().kind, BalancerKind::Ewma { max_effort: 10, decay_time: Duration::from_secs(15) });
+    assert_eq!(client.load_balancer().kind, BalancerKind::Ewma { max_effort: 10 });
     assert_eq!(client.failure_accrual().kind, AccrualKind::ConsecutiveFailures { failures: 10 });
     assert_eq!(client.request_attempt_timeout, Some(Duration::from_millis(500)));
 }
