@@ -99,8 +99,9 @@ pub enum BalancerKind {
     StickyPrimary {
         /// `hashOn`: what the key is. Default: none, there is one primary for all requests.
         hash_on: Option<HashOn>,
-        /// `returnAfterMs`: how long a primary has to be open again until requests return to it. Default: 10 s.
-        return_after: Duration,
+        /// `returnAfterMs`: how long one that comes first has to be open again until requests return to it; 0 is at
+        /// once. Default: never, they stay where they are.
+        return_after: Option<Duration>,
     },
 }
 
@@ -200,7 +201,7 @@ impl BalancerKind {
             }
             _ => Self::StickyPrimary {
                 hash_on: s.with("hashOn", |at| HashOn::decode(at, protocol)),
-                return_after: s.millis("returnAfterMs", 0).unwrap_or(Duration::from_secs(10)),
+                return_after: s.millis("returnAfterMs", 0),
             },
         })
     }
