@@ -273,7 +273,7 @@ fn table_size(at: &At<'_>) -> Option<usize> {
 }
 
 fn is_prime(n: i64) -> bool {
-    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0)
+    n >= 2 && (2..=n.isqrt()).all(|d| n % d != 0)
 }
 
 #[cfg(test)]
