@@ -16,8 +16,8 @@ use linkerd_retry::{Backoff as RetryBackoff, Budget as RetryBudget, BudgetSettin
 
 use super::{
     AccrualKind, Backoff, BalancerKind, BindingCache, Budget, Classifier, Client, Config, Errors, HostConnectionPool,
-    HttpIdentifier, HttpRouter, Interpreter, InterpreterKind, LoadBalancer, Namer, NamerKind, Problem, Protocol,
-    Retries, Router, Scoped, Server, Service, Session, Transformer, TransformerKind, check_supported,
+    HttpIdentifier, HttpRouter, Interpreter, InterpreterKind, LoadBalancer, LoadMetric, Namer, NamerKind, Problem,
+    Protocol, Retries, Router, Scoped, Server, Service, Session, Transformer, TransformerKind, check_supported,
 };
 use crate::{
     AccrualPolicy, CacheSettings, ClientPolicy, HttpClassifier, Mesh, Policies, ServicePolicy,
@@ -466,9 +466,8 @@ impl Policies for FilePolicies {
             aggregate_up_to: self.wire.aggregate_up_to,
             ..ClientConfig::default()
         };
-        let LoadBalancer { kind, enable_probation: _ } = load_balancer.unwrap_or_default();
         ClientPolicy {
-            balancer: balancer(&kind),
+            balancer: balancer(&load_balancer.unwrap_or_default()),
             accrual: accrual(&failure_accrual.unwrap_or_default()),
             requeue_budget: budget(&requeue_budget.unwrap_or_default()),
             attempt_timeout: request_attempt_timeout,
@@ -503,10 +502,21 @@ fn retry_backoff(backoff: &Backoff) -> RetryBackoff {
 }
 
 fn accrual(accrual: &super::FailureAccrual) -> AccrualPolicy {
-    let super::FailureAccrual { kind, backoff } = accrual;
+    let super::FailureAccrual {
+        kind,
+        backoff,
+        // Refused as not supported yet.
+        max_ejected_share: _,
+        keep_last: _,
+        max_probes: _,
+        probe: _,
+    } = accrual;
     let failures = match *kind {
         AccrualKind::ConsecutiveFailures { failures } => std::num::NonZeroU32::new(failures),
-        AccrualKind::Off | AccrualKind::SuccessRate { .. } | AccrualKind::SuccessRateWindowed { .. } => None,
+        AccrualKind::Off
+        | AccrualKind::SuccessRate { .. }
+        | AccrualKind::SuccessRateWindowed { .. }
+        | AccrualKind::Unified { .. } => None,
     };
     let backoff = match *backoff {
         None => AccrualBackoff::default(),
@@ -516,17 +526,28 @@ fn accrual(accrual: &super::FailureAccrual) -> AccrualPolicy {
     AccrualPolicy { consecutive_failures: failures, backoff }
 }
 
-fn balancer(kind: &BalancerKind) -> Policy {
-    let p2c = |effort| P2c::new().max_effort(std::num::NonZeroUsize::new(effort).expect(CHECKED));
-    match *kind {
-        BalancerKind::P2c { max_effort } => {
-            Policy::new(p2c(max_effort), || LeastLoaded::new().failure_penalty(Duration::ZERO))
-        }
-        BalancerKind::Ewma { max_effort, decay_time } => {
-            Policy::new(p2c(max_effort), move || PeakEwma::new(decay_time).expect(CHECKED))
+fn balancer(balancer: &LoadBalancer) -> Policy {
+    let LoadBalancer {
+        kind,
+        load,
+        // Refused as not supported yet.
+        enable_probation: _,
+        slow_start: _,
+        zones: _,
+        panic: _,
+        overlap: _,
+    } = balancer;
+    let strategy = match *kind {
+        BalancerKind::P2c { max_effort } | BalancerKind::Ewma { max_effort } => {
+            P2c::new().max_effort(std::num::NonZeroUsize::new(max_effort).expect(CHECKED))
         }
         // Refused as not supported yet.
-        BalancerKind::Aperture { .. } | BalancerKind::Heap | BalancerKind::RoundRobin { .. } => Policy::least_loaded(),
+        _ => P2c::new(),
+    };
+    match *load {
+        LoadMetric::LeastLoaded { failure_penalty: _ } => Policy::new(strategy, LeastLoaded::new),
+        // What is not taken from it is refused.
+        LoadMetric::Ewma { decay_time, .. } => Policy::new(strategy, move || PeakEwma::new(decay_time)),
     }
 }
 

@@ -136,8 +136,8 @@ impl Scope for Client {
     fn decode(s: &mut Section<'_>, protocol: ProtocolKind) -> Self {
         let mut client = Self {
             tls: s.get("tls"),
-            load_balancer: s.get("loadBalancer"),
-            failure_accrual: s.get("failureAccrual"),
+            load_balancer: s.with("loadBalancer", |at| LoadBalancer::decode(at, protocol)),
+            failure_accrual: s.with("failureAccrual", |at| FailureAccrual::decode(at, protocol)),
             fail_fast: s.get("failFast"),
             requeue_budget: s.get("requeueBudget"),
             request_attempt_timeout: s.millis("requestAttemptTimeoutMs", 1),

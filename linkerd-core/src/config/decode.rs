@@ -306,6 +306,14 @@ impl<'a> Section<'a> {
         at.problem(message);
     }
 
+    /// Records that a key, if it is there, has no business here.
+    pub(crate) fn refuse(&mut self, key: &'static str, why: &str) {
+        if self.has(key) {
+            self.known.push(key);
+            self.problem(key, why);
+        }
+    }
+
     /// Records the keys that nobody asked for.
     pub(crate) fn finish(self) {
         let Value::Map(entries) = &self.at.node.value else {

@@ -17,10 +17,11 @@ fn render(node: &Node, place: &str) -> Json {
             (_, Some("dtab")) => canonical(&scalar.text),
             (_, Some("ip")) if scalar.text == "127.0.0.1" => json!("localhost"),
             (Plain::Null, _) => Json::Null,
+            // Norway is a zone too.
+            (Plain::Text, _) | (_, Some("local" | "fallback" | "clientId" | "cookie")) => json!(scalar.text),
             (Plain::Bool(b), _) => json!(b),
             (Plain::Int(n), _) => json!(n),
             (Plain::Float(x), _) => json!(x),
-            (Plain::Text, _) => json!(scalar.text),
         },
         Value::List(items) => items.iter().map(|item| render(item, place)).collect(),
         Value::Map(entries) => {

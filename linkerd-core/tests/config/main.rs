@@ -1,6 +1,7 @@
 //! The configuration loader: files of Linkerd 1.x, and everything that can be wrong with one.
 #![cfg(feature = "config")]
 
+mod balancing;
 mod errors;
 mod examples;
 mod laws;

@@ -70,8 +70,46 @@ routers:
 
 #[test]
 fn what_is_rendered_reads_the_same_again() {
-    let text = include_str!("static.yaml");
+    for text in [include_str!("static.yaml"), include_str!("balancing.yaml")] {
+        let config = Config::parse("f.yaml", text).unwrap();
+        let again = Config::parse("f.json", &config.to_json().to_string()).unwrap();
+        assert_eq!(again.routers, config.routers);
+    }
+}
+
+#[test]
+fn extensions_are_rendered_as_they_are_written() {
+    let text = "
+routers:
+- protocol: http
+  servers: [{port: 4140}]
+  client:
+    loadBalancer:
+      kind: ring
+      hashOn: {sourceIp: yes}
+      loadFactor: 0
+      slowStart: {windowMs: 1000}
+      zones: {local: no, fallback: [west, 1.10]}
+      panic: {mode: failFast}
+    failureAccrual:
+      kind: none
+      maxEjectedShare: 0.5
+      probe: {path: /health}
+";
     let config = Config::parse("f.yaml", text).unwrap();
-    let again = Config::parse("f.json", &config.to_json().to_string()).unwrap();
-    assert_eq!(again.routers, config.routers);
+    assert_eq!(
+        config.to_json()["routers"][0]["client"],
+        json!({
+            "kind": "io.l5d.global",
+            "loadBalancer": {
+                "kind": "ring",
+                "hashOn": {"sourceIp": true},
+                "loadFactor": 0,
+                "slowStart": {"windowMs": 1000},
+                "zones": {"local": "no", "fallback": ["west", "1.10"]},
+                "panic": {"mode": "failFast"},
+            },
+            "failureAccrual": {"kind": "none", "maxEjectedShare": 0.5, "probe": {"path": "/health"}},
+        })
+    );
 }
