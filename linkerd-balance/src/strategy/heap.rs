@@ -15,9 +15,9 @@ use crate::{
 ///
 /// # Cost
 ///
-/// One look at each endpoint, three where weights differ: about ten nanoseconds each, so half a microsecond for 50
-/// endpoints and 10 µs for 1,000. It takes no lock. Use [`P2c`](super::P2c) for large sets: its cost does not depend
-/// on their size, and its queues are hardly longer.
+/// One look at each endpoint, three where weights differ, and no lock: 0.2 to 0.3 µs for 10 endpoints, 1.4 to 2.8 µs
+/// for 100, more than 20 µs for 1,000, whose numbers no longer fit a near cache. [`P2c`](super::P2c) takes 0.08 µs
+/// whatever their number, and its queues are hardly longer: use that for large sets.
 ///
 /// After Finagle's `HeapBalancer` (Apache-2.0) in what it picks, not how: that one keeps a heap of request counts, which
 /// each start *and* end of a request reorders under one lock that all share. A scan sees loads that change with time

@@ -27,8 +27,8 @@ use crate::rng::SplitMix;
 /// # Cost
 ///
 /// A pick searches the ring, `O(log points)`, and with a load factor adds up what is in flight unless its endpoint is
-/// idle: `O(n)` up to 64 endpoints, from there 16 for each pick. A new set takes sorting all points, about 30 ms for a
-/// million, off the path of requests. 8 bytes for each point.
+/// idle: `O(n)` up to 64 endpoints, from there 16 for each pick. A new set takes sorting all points, tens of milliseconds
+/// for a million, off the path of requests. 8 bytes for each point.
 ///
 /// # Defaults
 ///

