@@ -147,6 +147,12 @@ impl Policy {
         self
     }
 
+    /// How long an [`overlap`](Self::overlap) may last.
+    #[must_use]
+    pub const fn longest_overlap(&self) -> Duration {
+        self.overlap
+    }
+
     /// What metrics call it: the strategy's name and the load's, `p2c_least_loaded`, as Finagle has it.
     #[must_use]
     pub fn algorithm(&self) -> String {

@@ -271,6 +271,14 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
         self.tier.slots[i].weight * self.ramp(i)
     }
 
+    fn full_weight(&self, i: usize) -> f64 {
+        self.tier.slots[i].weight
+    }
+
+    fn excluded(&self, i: usize) -> bool {
+        self.is_excluded(i)
+    }
+
     fn draw(&self, random: u64) -> usize {
         let drawn = self.tier.weights.draw(random);
         if self.slow_start.is_none() {

@@ -10,7 +10,7 @@ use std::{fmt, sync::Arc};
 ///
 /// - by **health**: once fewer than [`min_open`](Self::min_open) of the tier's endpoints are open, the tier keeps a
 ///   share of the requests that shrinks with them, and the next tier gets the rest. It has all of them back when
-///   [`return_open`](Self::return_open) are open, which is more, so that one endpoint that comes and goes does not move
+///   the greater share that was given with it is open, so that one endpoint that comes and goes does not move
 ///   traffic to and fro;
 /// - by **load**: when the endpoint that was picked has more than [`spill_load`](Self::spill_load) requests in flight
 ///   for one of mean weight, and one of the next tier has less;

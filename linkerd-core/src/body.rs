@@ -4,7 +4,6 @@ use std::{
     fmt,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Instant,
 };
 
 use bytes::Bytes;
@@ -12,9 +11,9 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 
-use linkerd_balance::LeaseEnd;
+use linkerd_balance::{LeaseEnd, Mark};
 
-use crate::{BoxError, http::pool::Live};
+use crate::{BoxError, http::pool::Live, stack::now};
 
 /// The body of a request or a response: nothing, bytes, a stream from a connection, or any other stream in a box.
 ///
@@ -63,14 +62,14 @@ pub(crate) enum BodyEnd {
 
 /// What ends when a body does. An enum, so that a response costs no box for them.
 pub(crate) enum Rider {
-    /// The use of an endpoint: it is loaded until the stream ends, but its latency is that of the head.
+    /// The use of an endpoint: it is loaded until the stream ends.
     Lease {
         /// Ends it.
         end: LeaseEnd,
         /// Whether the head was a success.
         success: bool,
-        /// When the head came.
-        answered: Instant,
+        /// Whether nothing of the body has come yet, and somebody wants to know when it does.
+        awaits_first_byte: bool,
     },
     /// A connection, which is given back.
     Conn(Live),
@@ -79,9 +78,30 @@ pub(crate) enum Rider {
 }
 
 impl Rider {
+    /// The use of an endpoint of which the head of the answer came.
+    pub(crate) fn lease(end: LeaseEnd, success: bool) -> Self {
+        let awaits_first_byte = success && end.needs_time();
+        Self::Lease { end, success, awaits_first_byte }
+    }
+
+    fn first_byte(&mut self) {
+        if let Self::Lease { end, awaits_first_byte, .. } = self
+            && std::mem::take(awaits_first_byte)
+        {
+            end.mark(Mark::FirstByte, true, now());
+        }
+    }
+
     fn end(self, how: BodyEnd) {
         match self {
-            Self::Lease { end, success, answered } => end.end(success && how != BodyEnd::Failed, answered),
+            // Nobody wants it any more: that is not the endpoint's fault, and how long it took says nothing.
+            Self::Lease { end, success: true, .. } if how == BodyEnd::Dropped && end.needs_time() => drop(end),
+            Self::Lease { end, success, .. } => {
+                let success = success && how != BodyEnd::Failed;
+                // A look at the clock costs as much as the rest.
+                let now = if success && !end.needs_time() { end.begun() } else { now() };
+                end.end(success, now);
+            }
             Self::Conn(conn) if how == BodyEnd::Complete => conn.give_back(),
             // Dropping it closes it: what is left of the response cannot be told from the next one.
             Self::Conn(_) => {}
@@ -203,6 +223,11 @@ impl HttpBody for Body {
             }
             Inner::Dyn(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
+        if let Some(Ok(_)) = &frame {
+            for rider in this.riders.iter_mut().flatten() {
+                rider.first_byte();
+            }
+        }
         match &frame {
             None => this.end(BodyEnd::Complete),
             Some(Err(_)) => this.end(BodyEnd::Failed),

@@ -33,9 +33,10 @@ pub use classify::{HttpClassifier, HttpClassify};
 pub use client::{Client, ResponseFuture, Typed};
 pub use error::{BoxError, Error, ErrorKind};
 pub use mesh::{
-    BalancerState, BuildError, BuildProblem, CacheSettings, ClientState, EndpointState, Mesh, MeshBuilder, PathState,
+    BalancerState, BuildError, BuildProblem, CacheSettings, ClientState, EndpointState, Force, Mesh, MeshBuilder,
+    PathState,
 };
-pub use policy::{AccrualPolicy, ClientPolicy, Policies, ServicePolicy, Uniform};
+pub use policy::{AccrualPolicy, ClientPolicy, HashOn, NewAccrual, Policies, ProbePolicy, ServicePolicy, Uniform};
 pub use svc::{HttpService, Svc, SvcFuture};
 
 pub use linkerd_balance as balance;

@@ -130,6 +130,30 @@ pub struct ClientState {
     pub balancer: Option<BalancerState>,
 }
 
+/// What may be forced on the breaker of an endpoint, whatever its requests say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// Nothing is let through for so long, unless there is nobody else.
+    Open(Duration),
+    /// Everything is let through for so long.
+    Closed(Duration),
+    /// Nothing is forced any more, and what was learned is forgotten.
+    Reset,
+}
+
+impl Force {
+    /// As long as it may last: what is forgotten must not last for ever.
+    pub const MAX: Duration = Duration::from_hours(24);
+
+    pub(crate) fn apply(self, breaker: &linkerd_balance::Breaker, now: Instant) {
+        match self {
+            Self::Open(ttl) => breaker.force_open(ttl.min(Self::MAX), now),
+            Self::Closed(ttl) => breaker.force_closed(ttl.min(Self::MAX), now),
+            Self::Reset => breaker.reset(now),
+        }
+    }
+}
+
 /// The balancer of a bound name.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -470,6 +494,14 @@ impl Mesh {
             PathState { path: info.path.clone(), local: info.local.clone(), tree: binding.watch().clone() }
         };
         entries.iter().map(state).collect()
+    }
+
+    /// Forces the breakers of the endpoints of a bound name, or of one of them: how many there were. None if the name is
+    /// not in use, no endpoint of it has that address, or its endpoints are never taken out.
+    pub fn force(&self, client: &Path, addr: Option<SocketAddr>, force: Force) -> usize {
+        let clients = self.0.clients.all();
+        let clients = clients.iter().filter(|c| c.id() == client);
+        clients.map(|client| client.force(addr, force, now())).sum()
     }
 
     /// The bound names in use, each with its address and its endpoints, in order.

@@ -2,10 +2,11 @@
 //!
 //! A policy is folded once, when the stack of a name is built; no request looks anything up.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, hash::Hasher, sync::Arc, time::Duration};
 
+use http::{HeaderName, Request, header};
 use linkerd_balance::{
-    Breaker, BreakerCounters, Health,
+    Accrual, Breaker, BreakerCounters, Health, ProbeSettings,
     accrual::{Backoff, ConsecutiveFailures},
 };
 use linkerd_dtab::Path;
@@ -13,8 +14,9 @@ use linkerd_dtab::Path;
 use linkerd_retry::Budget;
 
 use crate::{
+    Body,
     classify::{HttpClassifier, HttpClassify},
-    http::Connect,
+    http::{Connect, context::RequestContext},
 };
 
 /// How a logical name's requests are treated.
@@ -46,15 +48,52 @@ pub struct ClientPolicy {
     pub attempt_timeout: Option<Duration>,
     /// How endpoints are reached. `None`: as the mesh reaches them.
     pub connect: Option<Arc<dyn Connect>>,
+    /// What requests have in common that should meet the same endpoint, where the balancer hashes. `None`: nothing.
+    pub hash_on: Option<HashOn>,
+    /// Whether an endpoint that cannot be connected to is left alone until a connection of a task of its own, after 1 s,
+    /// 2 s, and so on up to 32 s, has succeeded: Linkerd's `failFast`.
+    pub fail_fast: bool,
+    /// Whether the load of an endpoint heeds what it says of itself: `Retry-After` and `grpc-retry-pushback-ms` with an
+    /// answer that is a failure or 429, and `endpoint-load-metrics` (an ORCA report as text or JSON) with any.
+    pub hints: bool,
+}
+
+/// What a request's key is made of, for balancers that hash. Requests without it are sent anywhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashOn {
+    /// The first value of a header.
+    Header(HeaderName),
+    /// A cookie's value.
+    Cookie(String),
+    /// The path of the URI, without its query.
+    Path,
+    /// The client's IP address.
+    SourceIp,
 }
 
 /// When an endpoint is taken out, and for how long.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AccrualPolicy {
-    /// After so many failures in a row. `None`: never.
-    pub consecutive_failures: Option<std::num::NonZeroU32>,
+    /// Makes what decides, for each endpoint. `None`: never, unless `probe` finds it so.
+    pub accrual: Option<NewAccrual>,
     /// How long until it is probed.
     pub backoff: Backoff,
+    /// Asks endpoints whether they are well, so that no request has to find out.
+    pub probe: Option<ProbePolicy>,
+}
+
+/// Makes the accrual of an endpoint.
+pub type NewAccrual = Arc<dyn Fn() -> Box<dyn Accrual> + Send + Sync>;
+
+/// An active probe: `GET`, and an answer of 2xx is well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbePolicy {
+    /// How often, how long, and how many count.
+    pub settings: ProbeSettings,
+    /// The path, with its query.
+    pub path: String,
+    /// The `Host`. `None`: the endpoint's address.
+    pub host: Option<String>,
 }
 
 /// The policy of each name, as somebody configured it.
@@ -85,10 +124,82 @@ impl Policies for Uniform {
 }
 
 impl AccrualPolicy {
+    /// Never.
+    #[must_use]
+    pub fn off() -> Self {
+        Self { accrual: None, backoff: Backoff::default(), probe: None }
+    }
+
+    /// As `accrual` decides, of which each endpoint has a clone.
+    #[must_use]
+    pub fn new(accrual: impl Accrual + Clone + Sync) -> Self {
+        Self { accrual: Some(Arc::new(move || Box::new(accrual.clone()))), ..Self::off() }
+    }
+
     /// The breaker of one endpoint, if it is ever taken out.
-    pub(crate) fn breaker(&self, health: Health, counters: BreakerCounters) -> Option<Breaker> {
-        let accrual = Box::new(ConsecutiveFailures::new(self.consecutive_failures?));
-        Some(Breaker::with_counters(accrual, self.backoff, health, counters, crate::random::next()))
+    pub(crate) fn breaker(&self, id: String, health: &Health, counters: &BreakerCounters) -> Option<Breaker> {
+        let accrual = match &self.accrual {
+            Some(accrual) => accrual(),
+            None => {
+                self.probe.as_ref()?;
+                Box::new(linkerd_balance::accrual::Never)
+            }
+        };
+        let breaker = Breaker::builder(accrual).backoff(self.backoff).health(health.clone()).id(id);
+        Some(breaker.counters(counters.clone()).seed(crate::random::next()).build())
+    }
+}
+
+impl HashOn {
+    /// The key of a request, if it has one. The same in every process.
+    pub(crate) fn key(&self, req: &Request<Body>, cx: Option<&RequestContext>) -> Option<u64> {
+        let mut hash = Fnv::new();
+        match self {
+            Self::Header(name) => hash.write(req.headers().get(name)?.as_bytes()),
+            Self::Cookie(name) => hash.write(cookie(req, name)?),
+            Self::Path => hash.write(req.uri().path().as_bytes()),
+            Self::SourceIp => match cx?.remote_addr()?.ip().to_canonical() {
+                std::net::IpAddr::V4(ip) => hash.write(&ip.octets()),
+                std::net::IpAddr::V6(ip) => hash.write(&ip.octets()),
+            },
+        }
+        Some(hash.finish())
+    }
+}
+
+fn cookie<'a>(req: &'a Request<Body>, name: &str) -> Option<&'a [u8]> {
+    let pairs = req.headers().get_all(header::COOKIE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
+    pairs.into_iter().find_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+}
+
+/// A number for some bytes: the same in every process.
+#[cfg(feature = "config")]
+pub(crate) fn stable_hash(bytes: &[u8]) -> u64 {
+    let mut hash = Fnv::new();
+    hash.write(bytes);
+    hash.finish()
+}
+
+/// FNV-1a: what is hashed must be the same in every process.
+struct Fnv(u64);
+
+impl Fnv {
+    const fn new() -> Self {
+        Self(0xCBF2_9CE4_8422_2325)
+    }
+}
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        // Its high bits are weak for short keys.
+        let mixed = (self.0 ^ (self.0 >> 33)).wrapping_mul(0xFF51_AFD7_ED55_8CCD);
+        mixed ^ (mixed >> 33)
     }
 }
 
@@ -114,6 +225,9 @@ impl Default for ClientPolicy {
             requeue_budget: default_budget(),
             attempt_timeout: None,
             connect: None,
+            hash_on: None,
+            fail_fast: false,
+            hints: true,
         }
     }
 }
@@ -121,12 +235,22 @@ impl Default for ClientPolicy {
 /// Five failures in a row, then 5 s to 300 s, jittered.
 impl Default for AccrualPolicy {
     fn default() -> Self {
-        Self { consecutive_failures: Some(ConsecutiveFailures::DEFAULT), backoff: Backoff::default() }
+        Self::new(ConsecutiveFailures::new(ConsecutiveFailures::DEFAULT))
     }
 }
 
 fn default_budget() -> Budget {
     Budget::new(linkerd_retry::BudgetSettings::default()).unwrap_or_else(|_| Budget::off())
+}
+
+impl fmt::Debug for AccrualPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccrualPolicy")
+            .field("accrual", &self.accrual.as_ref().map(|accrual| accrual()))
+            .field("backoff", &self.backoff)
+            .field("probe", &self.probe)
+            .finish()
+    }
 }
 
 impl fmt::Debug for ServicePolicy {
@@ -147,6 +271,51 @@ impl fmt::Debug for ClientPolicy {
             .field("accrual", &self.accrual)
             .field("requeue_budget", &self.requeue_budget)
             .field("attempt_timeout", &self.attempt_timeout)
+            .field("hash_on", &self.hash_on)
+            .field("fail_fast", &self.fail_fast)
+            .field("hints", &self.hints)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(on: &HashOn, req: http::request::Builder) -> Option<u64> {
+        on.key(&req.body(Body::empty()).unwrap(), None)
+    }
+
+    #[test]
+    fn requests_are_alike_by_what_is_hashed_and_only_that() {
+        let header = HashOn::Header(HeaderName::from_static("x-user"));
+        let with = |user: &str| Request::get(format!("/{user}")).header("x-user", user);
+        assert_eq!(key(&header, with("a")), key(&header, with("a").uri("/other")));
+        assert_ne!(key(&header, with("a")), key(&header, with("b")));
+        assert_eq!(key(&header, Request::get("/")), None);
+
+        let cookie = HashOn::Cookie("sid".to_owned());
+        let with = |text: &str| Request::get("/").header("cookie", text);
+        let expected = key(&cookie, with("sid=7"));
+        assert!(expected.is_some());
+        assert_eq!(key(&cookie, with("a=b; sid=7; c=d")), expected);
+        assert_eq!(key(&cookie, with("a=b").header("cookie", "sid=7")), expected);
+        assert_eq!(key(&cookie, with("xsid=7; sidx=7")), None);
+
+        let on_path = |uri: &str| key(&HashOn::Path, Request::get(uri));
+        assert_eq!(on_path("/a?x=1"), on_path("/a?x=2"));
+        assert_ne!(on_path("/a"), on_path("/b"));
+        assert_eq!(key(&HashOn::SourceIp, Request::get("/")), None);
+    }
+
+    #[test]
+    fn the_source_is_an_address_without_its_port() {
+        let key = |addr: &str| {
+            let cx = RequestContext { remote: Some(addr.parse().unwrap()), ..RequestContext::default() };
+            HashOn::SourceIp.key(&Request::new(Body::empty()), Some(&cx))
+        };
+        assert_eq!(key("10.0.0.1:1"), key("10.0.0.1:2"));
+        assert_eq!(key("10.0.0.1:1"), key("[::ffff:10.0.0.1]:2"));
+        assert_ne!(key("10.0.0.1:1"), key("10.0.0.2:1"));
     }
 }

@@ -78,9 +78,7 @@ pub enum BalancerKind {
         hash_on: HashOn,
         /// `pointsPerEndpoint`: points of an endpoint of mean weight, from 1 to 65536. Default: 512.
         points_per_endpoint: usize,
-        /// `minRingSize`: with fewer points in all, endpoints get more, from 1 to 2^24. Default: 1.
-        min_ring_size: usize,
-        /// `maxRingSize`: with more points in all, endpoints get fewer, from `minRingSize` to 2^24. Default: 2^20.
+        /// `maxRingSize`: with more points in all, endpoints get fewer, from 1 to 2^24. Default: 2^20.
         max_ring_size: usize,
         /// `loadFactor`: how many times its share of the requests in flight an endpoint gets at most, above 1.
         /// `None` (0 in the file) is no bound. Default: 1.25.
@@ -131,7 +129,7 @@ const MAX_TABLE: i64 = 5_000_011;
 const KINDS: [&str; 9] = ["p2c", "ewma", "aperture", "heap", "roundRobin", "random", "ring", "maglev", "stickyPrimary"];
 
 /// Keys that only some kinds have, and which do.
-const KEYS_OF_KINDS: [(&str, &[&str]); 14] = [
+const KEYS_OF_KINDS: [(&str, &[&str]); 13] = [
     ("maxEffort", &["p2c", "ewma", "aperture", "roundRobin", "random"]),
     ("smoothWindowMs", &["aperture"]),
     ("lowLoad", &["aperture"]),
@@ -141,7 +139,6 @@ const KEYS_OF_KINDS: [(&str, &[&str]); 14] = [
     ("clientId", &["aperture"]),
     ("hashOn", &["ring", "maglev", "stickyPrimary"]),
     ("pointsPerEndpoint", &["ring"]),
-    ("minRingSize", &["ring"]),
     ("maxRingSize", &["ring"]),
     ("loadFactor", &["ring", "maglev"]),
     ("tableSize", &["maglev"]),
@@ -252,13 +249,9 @@ fn ring(s: &mut Section<'_>, protocol: ProtocolKind) -> Option<BalancerKind> {
     let hash_on = s.require_with("hashOn", |at| HashOn::decode(at, protocol));
     let size = |n: i64| n as usize;
     let points_per_endpoint = s.int("pointsPerEndpoint", 1..=1 << 16).map_or(512, size);
-    let min_ring_size = s.int("minRingSize", 1..=MAX_RING).map_or(1, size);
     let max_ring_size = s.int("maxRingSize", 1..=MAX_RING).map_or(1 << 20, size);
-    if max_ring_size < min_ring_size {
-        s.problem("maxRingSize", format!("must not be less than minRingSize {min_ring_size}, got {max_ring_size}"));
-    }
     let load_factor = load_factor(s);
-    Some(BalancerKind::Ring { hash_on: hash_on?, points_per_endpoint, min_ring_size, max_ring_size, load_factor })
+    Some(BalancerKind::Ring { hash_on: hash_on?, points_per_endpoint, max_ring_size, load_factor })
 }
 
 /// 0 says that there is none; a bound of the mean itself would leave no room for some request.

@@ -5,7 +5,6 @@
 
 use std::{net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
-use linkerd_balance::{LeastLoaded, P2c, PeakEwma, Policy, accrual::Backoff as AccrualBackoff};
 use linkerd_dtab::{
     Dtab, Interpreter as Interprets, Namer as Names, Path,
     interpreter::{Local, fs::DtabFile},
@@ -15,12 +14,12 @@ use linkerd_dtab::{
 use linkerd_retry::{Backoff as RetryBackoff, Budget as RetryBudget, BudgetSettings};
 
 use super::{
-    AccrualKind, Backoff, BalancerKind, BindingCache, Budget, Classifier, Client, Config, Errors, HostConnectionPool,
-    HttpIdentifier, HttpRouter, Interpreter, InterpreterKind, LoadBalancer, LoadMetric, Namer, NamerKind, Problem,
-    Protocol, Retries, Router, Scoped, Server, Service, Session, Transformer, TransformerKind, check_supported,
+    Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, HostConnectionPool, HttpIdentifier, HttpRouter,
+    Interpreter, InterpreterKind, Namer, NamerKind, Problem, Protocol, Retries, Router, Scoped, Server, Service,
+    Session, Transformer, TransformerKind, balancing, check_supported,
 };
 use crate::{
-    AccrualPolicy, CacheSettings, ClientPolicy, HttpClassifier, Mesh, Policies, ServicePolicy,
+    CacheSettings, ClientPolicy, HttpClassifier, Mesh, Policies, ServicePolicy,
     http::{ClientConfig, HttpConnect, PoolConfig, ServerConfig, SocketOptions, respond::ErrorLimits},
     identify::{self, Identifier},
     telemetry::{Registry, RouterStats},
@@ -438,7 +437,7 @@ impl Policies for FilePolicies {
             tls: _,
             load_balancer,
             failure_accrual,
-            fail_fast: _,
+            fail_fast,
             requeue_budget,
             request_attempt_timeout,
             host_connection_pool,
@@ -466,12 +465,17 @@ impl Policies for FilePolicies {
             aggregate_up_to: self.wire.aggregate_up_to,
             ..ClientConfig::default()
         };
+        let (load_balancer, failure_accrual) = (load_balancer.unwrap_or_default(), failure_accrual.unwrap_or_default());
         ClientPolicy {
-            balancer: balancer(&load_balancer.unwrap_or_default()),
-            accrual: accrual(&failure_accrual.unwrap_or_default()),
+            balancer: balancing::balancer(&load_balancer, &failure_accrual),
+            accrual: balancing::accrual(&failure_accrual),
             requeue_budget: budget(&requeue_budget.unwrap_or_default()),
             attempt_timeout: request_attempt_timeout,
             connect: Some(Arc::new(HttpConnect::new(config))),
+            hash_on: balancing::hash_on(&load_balancer.kind),
+            fail_fast: fail_fast.unwrap_or(false),
+            // Where failures cost, what endpoints say of themselves counts too. Linkerd 1.x knew neither.
+            hints: load_balancer.load.failure_penalty() > Duration::ZERO,
         }
     }
 }
@@ -487,7 +491,7 @@ fn classifier(classifier: Option<&Classifier>) -> HttpClassifier {
 }
 
 /// The file was checked, so the bounds hold.
-const CHECKED: &str = "checked when the file was read";
+pub(super) const CHECKED: &str = "checked when the file was read";
 
 fn budget(budget: &Budget) -> RetryBudget {
     let Budget { ttl, min_retries_per_sec: min_per_sec, percent_can_retry: percent } = *budget;
@@ -498,56 +502,6 @@ fn retry_backoff(backoff: &Backoff) -> RetryBackoff {
     match *backoff {
         Backoff::Constant { pause } => RetryBackoff::constant(pause),
         Backoff::Jittered { min, max } => RetryBackoff::decorrelated(min, max).expect(CHECKED),
-    }
-}
-
-fn accrual(accrual: &super::FailureAccrual) -> AccrualPolicy {
-    let super::FailureAccrual {
-        kind,
-        backoff,
-        // Refused as not supported yet.
-        max_ejected_share: _,
-        keep_last: _,
-        max_probes: _,
-        probe: _,
-    } = accrual;
-    let failures = match *kind {
-        AccrualKind::ConsecutiveFailures { failures } => std::num::NonZeroU32::new(failures),
-        AccrualKind::Off
-        | AccrualKind::SuccessRate { .. }
-        | AccrualKind::SuccessRateWindowed { .. }
-        | AccrualKind::Unified { .. } => None,
-    };
-    let backoff = match *backoff {
-        None => AccrualBackoff::default(),
-        Some(Backoff::Constant { pause }) => AccrualBackoff::constant(pause).expect(CHECKED),
-        Some(Backoff::Jittered { min, max }) => AccrualBackoff::jittered(min, max).expect(CHECKED),
-    };
-    AccrualPolicy { consecutive_failures: failures, backoff }
-}
-
-fn balancer(balancer: &LoadBalancer) -> Policy {
-    let LoadBalancer {
-        kind,
-        load,
-        // Refused as not supported yet.
-        enable_probation: _,
-        slow_start: _,
-        zones: _,
-        panic: _,
-        overlap: _,
-    } = balancer;
-    let strategy = match *kind {
-        BalancerKind::P2c { max_effort } | BalancerKind::Ewma { max_effort } => {
-            P2c::new().max_effort(std::num::NonZeroUsize::new(max_effort).expect(CHECKED))
-        }
-        // Refused as not supported yet.
-        _ => P2c::new(),
-    };
-    match *load {
-        LoadMetric::LeastLoaded { failure_penalty: _ } => Policy::new(strategy, LeastLoaded::new),
-        // What is not taken from it is refused.
-        LoadMetric::Ewma { decay_time, .. } => Policy::new(strategy, move || PeakEwma::new(decay_time)),
     }
 }
 

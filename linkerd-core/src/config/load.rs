@@ -49,6 +49,13 @@ impl LoadMetric {
     /// Requests in flight, whatever became of them: what Linkerd 1.x has for all kinds but `ewma`.
     pub const LEAST_LOADED: Self = Self::LeastLoaded { failure_penalty: Duration::ZERO };
 
+    /// `failurePenaltyMs`.
+    #[must_use]
+    pub fn failure_penalty(&self) -> Duration {
+        let (Self::LeastLoaded { failure_penalty } | Self::Ewma { failure_penalty, .. }) = self;
+        *failure_penalty
+    }
+
     /// Reads the keys of a `loadBalancer` of this kind that are about load.
     pub(super) fn decode(s: &mut Section<'_>, kind: &str) -> Self {
         let default = if kind == "ewma" { "ewma" } else { "leastLoaded" };

@@ -40,6 +40,7 @@ mod accrual;
 mod admin;
 mod announcer;
 mod balancer;
+mod balancing;
 mod build;
 mod classifier;
 mod client;

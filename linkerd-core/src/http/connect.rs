@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use linkerd_dtab::Endpoint;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -17,6 +18,16 @@ pub trait Connect: Send + Sync + 'static {
     fn connect_counted(&self, endpoint: &Endpoint, stats: &Arc<ClientStats>) -> Svc {
         let _ = stats;
         self.connect(endpoint)
+    }
+
+    /// Finds out whether the endpoint can be connected to, and keeps no connection. By default it can.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot.
+    fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, io::Result<()>> {
+        let _ = endpoint;
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 
@@ -94,6 +105,14 @@ impl Connect for HttpConnect {
 
     fn connect_counted(&self, endpoint: &Endpoint, stats: &Arc<ClientStats>) -> Svc {
         Svc::from_call(Client::new(endpoint.addr, Arc::clone(&self.config), Some(Arc::clone(stats))))
+    }
+
+    fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, io::Result<()>> {
+        let ClientConfig { connect_timeout, socket, .. } = &*self.config;
+        Box::pin(async move {
+            let connected = tokio::time::timeout(*connect_timeout, socket.connect(endpoint.addr)).await;
+            connected.map_err(|_| io::ErrorKind::TimedOut)?.map(drop)
+        })
     }
 }
 

@@ -8,6 +8,7 @@ pub mod context;
 #[cfg(feature = "server")]
 mod drain;
 pub mod headers;
+pub(crate) mod hint;
 mod io;
 pub(crate) mod pool;
 #[cfg(feature = "server")]

@@ -12,23 +12,26 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use linkerd_balance::{
-    Balance, Breaker, BreakerCounters, Draw, EndpointInfo, Health, LeaseEnd, Member, Permit, Status, Unavailable,
+    ActiveProbe, Balance, Breaker, BreakerCounters, Draw, Event, Health, LeaseEnd, Mark, Member, Outcome, Permit,
+    Status, Unavailable,
 };
 use linkerd_dtab::{Activity, Addr, Bound, Endpoint, Failure, Path, State, namer::global};
 use linkerd_retry::Budget;
 use tokio::{sync::watch, task::AbortHandle};
 
 use super::{
+    fail_fast::FailFast,
     guarded,
     path::{Attempt, Expired, Outgoing, after, now},
+    probe,
 };
 use crate::{
     Body, Error, ErrorKind, Svc,
     body::{Resend, Rider},
     error::{SharedFailure, twitter_duration},
-    http::{Connect, headers},
-    mesh::{BalancerState, ClientState, EndpointState, Wrap},
-    policy::ClientPolicy,
+    http::{Connect, headers, hint},
+    mesh::{BalancerState, ClientState, EndpointState, Force, Wrap},
+    policy::{ClientPolicy, HashOn},
     svc::SvcFuture,
     telemetry::{ClientStats, RequestStats},
 };
@@ -54,6 +57,9 @@ pub(crate) struct BoundClient {
     id: Path,
     endpoints: Endpoints,
     attempt_timeout: Option<Duration>,
+    hash_on: Option<HashOn>,
+    heeds_hints: bool,
+    is_fail_fast: bool,
     requeues: Budget,
     stats: Arc<ClientStats>,
 }
@@ -79,6 +85,9 @@ struct EndpointClient {
     svc: Svc,
     // None if it is never taken out.
     breaker: Option<Breaker>,
+    fail_fast: Option<Arc<FailFast>>,
+    // For as long as the endpoint is there.
+    _probe: Option<ActiveProbe>,
     // Layers may not pass on what `Resend::BySender` needs.
     is_layered: bool,
 }
@@ -138,11 +147,14 @@ impl BoundName {
         let client = &*self.client;
         let mut tried = Vec::new();
         let mut limit = None;
+        // Before it is sent: what is sent again has the same key.
+        let key = client.hash_on.as_ref().and_then(|on| on.key(req.request()?, attempt.cx));
         let outcome = loop {
-            let lease = match balanced.balance.try_acquire(Draw::new(crate::random::next()), now(), &tried) {
+            let mut draw = Draw::new(crate::random::next());
+            draw.key = key;
+            let lease = match balanced.balance.try_acquire(draw, now(), &tried) {
                 Ok(lease) => lease,
-                Err(Unavailable::NoEndpoints) => break Err(Error::new(ErrorKind::NoEndpoints)),
-                Err(unavailable) => break Err(Error::from(unavailable).with_text(unavailable.to_string())),
+                Err(unavailable) => break Err(balanced.unavailable(unavailable)),
             };
             if let Some(headers) = req.headers_mut() {
                 self.write_headers(attempt, headers);
@@ -222,12 +234,19 @@ impl EndpointClient {
     }
 
     /// Why its status is what it is, for people.
-    fn why(&self, seen: &EndpointInfo<EndpointKey>, _now: Instant) -> String {
-        match seen.status {
-            Status::Open if seen.is_due => "waits to be tried again".to_owned(),
-            Status::Open => "open".to_owned(),
-            Status::Busy => "busy".to_owned(),
-            Status::Closed => "closed".to_owned(),
+    fn why(&self, status: Status, now: Instant) -> String {
+        if let Some(down) = self.fail_fast.as_ref().and_then(|fail_fast| fail_fast.down_for(now)) {
+            return format!("could not be connected to for {:?}", Duration::from_millis(down.as_millis() as u64));
+        }
+        if let Some(why) = self.breaker.as_ref().and_then(|breaker| breaker.why(now)) {
+            return why.to_string();
+        }
+        let forced = self.breaker.as_ref().and_then(|breaker| breaker.forced(now));
+        match (status, forced) {
+            (Status::Open, Some(forced)) => format!("open: {forced:?}"),
+            (Status::Open, None) => "open".to_owned(),
+            (Status::Busy, _) => "busy".to_owned(),
+            (Status::Closed, _) => "closed".to_owned(),
         }
     }
 }
@@ -249,6 +268,9 @@ impl BoundClient {
             id: bound.id.clone(),
             endpoints,
             attempt_timeout: policy.attempt_timeout,
+            hash_on: policy.hash_on.clone(),
+            heeds_hints: policy.hints,
+            is_fail_fast: policy.fail_fast,
             requeues: policy.requeue_budget.fresh(),
             stats,
         }
@@ -259,6 +281,10 @@ impl BoundClient {
         if let Endpoints::Balanced(balanced) = &self.endpoints {
             balanced.follow(addr);
         }
+    }
+
+    pub(crate) fn id(&self) -> &Path {
+        &self.id
     }
 
     /// What is known of it, for people.
@@ -279,7 +305,7 @@ impl BoundClient {
             ramp: endpoint.ramp,
             is_used: endpoint.is_used,
             is_leaving: endpoint.is_leaving,
-            why: services.remove(&endpoint.key).map_or_else(String::new, |svc| svc.why(&endpoint, now)),
+            why: services.remove(&endpoint.key).map_or_else(String::new, |svc| svc.why(endpoint.status, now)),
             zone: endpoint.zone,
         });
         let balancer = BalancerState {
@@ -288,6 +314,15 @@ impl BoundClient {
             tiers: balance.tiers(now),
         };
         ClientState { id: self.id.clone(), addr: Some(addr), endpoints: endpoints.collect(), balancer: Some(balancer) }
+    }
+
+    /// Forces the breakers of one endpoint, or of all: how many there were.
+    pub(crate) fn force(&self, addr: Option<SocketAddr>, force: Force, now: Instant) -> usize {
+        let Endpoints::Balanced(balanced) = &self.endpoints else { return 0 };
+        let services = balanced.balance.services();
+        let forced = services.iter().filter(|(key, _)| addr.is_none_or(|addr| addr == key.addr));
+        let breakers = forced.filter_map(|(_, svc)| svc.breaker.as_ref());
+        breakers.map(|breaker| force.apply(breaker, now)).count()
     }
 
     pub(crate) fn service_stats(&self, path: &Path) -> RequestStats {
@@ -382,6 +417,10 @@ impl BoundClient {
         accrual.revivals.advance_to(balanced.breakers.revivals());
         accrual.probes.advance_to(balanced.breakers.probes());
         accrual.removed_for_ms.advance_to(balanced.breakers.removed_for().as_millis() as u64);
+        if let Some(ejections) = stats.ejections {
+            accrual.ejected.set_count(ejections.ejected as u64);
+            accrual.denied.advance_to(ejections.denied);
+        }
         self.stats.requeues.budget.set_count(self.requeues.balance(now));
     }
 }
@@ -410,32 +449,50 @@ impl UnderWay<'_> {
         let response = name.response(endpoint, attempt, sent);
         let result = client.within_limit(response).await.and_then(|rsp| nack(rsp, attempt));
         drop(pending);
-        let (permit, end) = self.held.take().expect("held until here");
+        let (permit, mut end) = self.held.take().expect("held until here");
         let done = now();
         let success = attempt.classify(result.as_ref()).is_success();
-        let record = |success| {
+        let record = |outcome: Outcome| {
             if let Some(permit) = permit {
-                permit.record(success, done);
+                permit.record(outcome, done);
             }
         };
         match result {
             Ok(mut rsp) => {
-                record(success);
+                record(success.into());
                 client.count(service, success, None, done - begun);
                 client.stats.status.record(Some(rsp.status()), done - begun);
                 if success {
                     client.requeues.deposit(done);
                 }
-                rsp.body_mut().ride(Rider::Lease { end, success, answered: done });
+                // Too many requests: no fault, but a reason to go elsewhere.
+                let welcome = success && rsp.status() != StatusCode::TOO_MANY_REQUESTS;
+                if client.heeds_hints && !rsp.headers().is_empty() {
+                    if !welcome && let Some(push_back) = hint::push_back(rsp.headers()) {
+                        end.hint(push_back, done);
+                    }
+                    if let Some(utilization) = hint::utilization(rsp.headers()) {
+                        end.hint(utilization, done);
+                    }
+                }
+                end.mark(Mark::Headers, welcome, done);
+                rsp.body_mut().ride(Rider::lease(end, success));
                 Ok(rsp)
             }
             Err(error) => {
                 // That our own pool is full, or our caller's stream broke, is not the endpoint's fault.
-                if !matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::RequestBody) {
-                    record(false);
+                if matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::RequestBody) {
+                    record(Outcome::Neutral);
+                } else {
+                    record(Outcome::Failure);
                     end.end(false, done);
                 }
                 if error.kind() == ErrorKind::Connect {
+                    if client.is_fail_fast
+                        && let Some(fail_fast) = &endpoint.fail_fast
+                    {
+                        fail_fast.failed();
+                    }
                     client.stats.creation_failed(&error);
                     return Err(balanced.unreachable(error, &endpoint.key, attempt, &client.id));
                 }
@@ -497,6 +554,16 @@ impl Balanced {
         let counters = breakers.clone();
         let connect = policy.connect.clone().unwrap_or(connect);
         let client_stats = Arc::clone(stats);
+        // Both are about connections that nobody asked for: of endpoints that could not be reached, and of those that
+        // take the place of others.
+        let overlaps = !policy.balancer.longest_overlap().is_zero();
+        let fail_fast_stats = (policy.fail_fast || overlaps).then(|| Arc::new(stats.fail_fast()));
+        let progress = Arc::new(Progress {
+            is_known: AtomicBool::new(false),
+            failure: watch::Sender::new(None),
+            source: Mutex::new(0),
+        });
+        let known = Arc::clone(&progress);
         let new_endpoint = move |key: &EndpointKey, health: &Health| {
             let mut endpoint = Endpoint::new(key.addr);
             endpoint.generation = key.generation;
@@ -504,17 +571,27 @@ impl Balanced {
             let svc = connect.connect_counted(&endpoint, &client_stats);
             let svc = layers.iter().fold(svc, |svc, wrap| wrap(svc));
             let is_layered = !layers.is_empty();
-            let breaker = accrual.breaker(health.clone(), counters.clone());
-            Arc::new(EndpointClient { key: key.clone(), svc, breaker, is_layered })
+            let breaker = accrual.breaker(key.addr.to_string(), health, &counters);
+            let authority = key.authority.as_deref().map_or_else(|| key.addr.to_string(), str::to_owned);
+            let probe = accrual.probe.as_ref().zip(breaker.as_ref());
+            let probe = probe.and_then(|(probe, breaker)| probe::spawn(probe, &authority, svc.clone(), breaker));
+            let fail_fast = fail_fast_stats
+                .as_ref()
+                .map(|stats| FailFast::new(health.clone(), endpoint.clone(), Arc::clone(&connect), Arc::clone(stats)));
+            // The first ones replace nobody.
+            if overlaps
+                && known.is_known.load(Ordering::Acquire)
+                && let Some(fail_fast) = &fail_fast
+            {
+                fail_fast.check_first();
+            }
+            Arc::new(EndpointClient { key: key.clone(), svc, breaker, fail_fast, _probe: probe, is_layered })
         };
         let algorithm = policy.balancer.algorithm();
         stats.algorithm(&algorithm);
-        let balance = Balance::new(policy.balancer.clone(), new_endpoint);
-        let progress = Arc::new(Progress {
-            is_known: AtomicBool::new(false),
-            failure: watch::Sender::new(None),
-            source: Mutex::new(0),
-        });
+        let id = bound.id.clone();
+        let balancer = policy.balancer.clone().on_event(move |event| log(&id, event));
+        let balance = Balance::new(balancer, new_endpoint);
         let task = spawn_follow(bound.addr.clone(), 0, balance.clone(), Arc::clone(&progress));
         Self { balance, algorithm, breakers, progress, source: Mutex::new((bound.addr.clone(), task)) }
     }
@@ -566,6 +643,25 @@ impl Balanced {
         Err(Error::new(ErrorKind::Binding).with_text(text))
     }
 
+    /// No endpoint may be asked, and why.
+    fn unavailable(&self, unavailable: Unavailable) -> Error {
+        /// So many endpoints are told of.
+        const TOLD: usize = 5;
+        if unavailable == Unavailable::NoEndpoints {
+            return Error::new(ErrorKind::NoEndpoints);
+        }
+        let now = now();
+        let services = self.balance.services();
+        let reasons = services.iter().map(|(key, svc)| {
+            let why = svc.why(Status::Busy, now);
+            // A breaker is called by its endpoint's address.
+            if why.starts_with("breaker ") { why } else { format!("{} {why}", key.addr) }
+        });
+        let reasons: Vec<_> = reasons.take(TOLD).collect();
+        let text = format!("{unavailable}: {}", reasons.join("; "));
+        Error::from(unavailable).with_text(text)
+    }
+
     /// The text that Linkerd 1.x has for an endpoint that could not be reached.
     fn unreachable(&self, error: Error, key: &EndpointKey, attempt: &Attempt<'_>, id: &Path) -> Error {
         let (addr, path) = (key.addr, &attempt.info.path);
@@ -578,6 +674,23 @@ impl Balanced {
                  [{addrs}]\nselected address: {addr}\n"
             )
         })
+    }
+}
+
+/// Tells those who run it what became of a set.
+fn log(client: &Path, event: &Event) {
+    match event {
+        Event::PanicBegan { mode, size, .. } => {
+            tracing::warn!(%client, endpoints = size, "too few endpoints are open: {mode:?}");
+        }
+        Event::PanicEnded { size, .. } => tracing::info!(%client, endpoints = size, "enough endpoints are open again"),
+        Event::TierLeft { tier, open, size, .. } => {
+            tracing::warn!(%client, tier, "only {open} of a tier's {size} endpoints are open: others take over");
+        }
+        Event::TierBack { tier, open, size, .. } => {
+            tracing::info!(%client, tier, "{open} of a tier's {size} endpoints are open: it has its requests back");
+        }
+        event => tracing::info!(%client, "{event:?}"),
     }
 }
 

@@ -15,7 +15,9 @@ use linkerd_dtab::Failure;
 
 mod bound;
 mod clients;
+mod fail_fast;
 mod path;
+mod probe;
 mod route;
 mod share;
 

@@ -102,6 +102,11 @@ impl Outgoing {
         self.0.as_mut().map(Request::headers_mut)
     }
 
+    /// The request, while it is here.
+    pub(crate) fn request(&self) -> Option<&Request<Body>> {
+        self.0.as_ref()
+    }
+
     /// Takes it, to be sent. It is here, but for a caller that sends it twice.
     pub(crate) fn take(&mut self) -> Result<Request<Body>, Error> {
         self.0.take().ok_or_else(|| Error::new(ErrorKind::Layer).with_text("a request was sent twice"))

@@ -190,6 +190,23 @@ pub struct AccrualStats {
     pub probes: Counter,
     /// For how long endpoints were ejected, in all.
     pub removed_for_ms: Counter,
+    /// Endpoints that are ejected, where a share of them bounds that.
+    pub ejected: Gauge,
+    /// Ejections that did not happen because of that bound.
+    pub denied: Counter,
+}
+
+/// `failfast` of a client: there if it is configured.
+#[derive(Debug)]
+pub struct FailFastStats {
+    /// Endpoints that could not be connected to.
+    pub marked_dead: Counter,
+    /// Those that could again.
+    pub marked_available: Counter,
+    /// Those that cannot now.
+    pub unhealthy: Gauge,
+    /// Connections that were tried to find out.
+    pub tries: Counter,
 }
 
 /// `retries` of a client.
@@ -384,6 +401,8 @@ impl ClientStats {
                 revivals: accrual.counter("revivals"),
                 probes: accrual.counter("probes"),
                 removed_for_ms: accrual.counter("removed_for_ms"),
+                ejected: accrual.gauge("ejected"),
+                denied: accrual.counter("denied"),
             },
             requeues: RequeueStats {
                 requeues: retries.counter("requeues"),
@@ -428,6 +447,18 @@ impl ClientStats {
     /// Counts an attempt that got no connection, in `service_creation/failures`.
     pub fn creation_failed(&self, error: &Error) {
         self.service_creation.record_creation(error);
+    }
+
+    /// Resolves the handles of `failfast`.
+    #[must_use]
+    pub fn fail_fast(&self) -> FailFastStats {
+        let scope = self.scope.scope("failfast");
+        FailFastStats {
+            marked_dead: scope.counter("marked_dead"),
+            marked_available: scope.counter("marked_available"),
+            unhealthy: scope.gauge("unhealthy"),
+            tries: scope.counter("unhealthy_num_tries"),
+        }
     }
 
     /// Says in `loadbalancer/algorithm/<name>` how endpoints are picked, `p2c_least_loaded` for example.

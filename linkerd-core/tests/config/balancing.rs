@@ -119,7 +119,6 @@ fn every_kind_arrives() {
         BalancerKind::Ring {
             hash_on: HashOn::Header(HeaderName("X-User".to_owned())),
             points_per_endpoint: 256,
-            min_ring_size: 1024,
             max_ring_size: 65536,
             load_factor: Some(1.5),
         }
@@ -137,7 +136,6 @@ fn every_kind_arrives() {
         BalancerKind::Ring {
             hash_on: HashOn::SourceIp,
             points_per_endpoint: 512,
-            min_ring_size: 1,
             max_ring_size: 1 << 20,
             load_factor: Some(1.25),
         }
@@ -222,10 +220,6 @@ fn numbers_of_a_balancer_are_in_range() {
         ("kind: aperture, clientId: ^''", "clientId: must be the name of a client, got ''"),
         ("kind: ring, hashOn: {path: true}, pointsPerEndpoint: ^0", "pointsPerEndpoint: must be 1..65536, got 0"),
         ("kind: ring, hashOn: {path: true}, maxRingSize: ^16777217", "maxRingSize: must be 1..16777216, got 16777217"),
-        (
-            "kind: ring, hashOn: {path: true}, minRingSize: 8, maxRingSize: ^7",
-            "maxRingSize: must not be less than minRingSize 8, got 7",
-        ),
         ("kind: ring, hashOn: {path: true}, loadFactor: ^1", "loadFactor: must be above 1, or 0 for no bound, got 1"),
         (
             "kind: maglev, hashOn: {path: true}, loadFactor: ^-2",
@@ -293,8 +287,8 @@ fn keys_belong_to_their_kind() {
         ("kind: p2c, panic: {mode: ^sprey}", "panic.mode: unknown mode 'sprey'; did you mean `spray`?"),
         ("kind: p2c, hashOn: ^{path: true}", "hashOn: is a key of the kinds ring, maglev, stickyPrimary, not of p2c"),
         (
-            "kind: maglev, hashOn: {path: true}, minRingSize: ^5",
-            "minRingSize: is a key of the kind ring, not of maglev",
+            "kind: maglev, hashOn: {path: true}, maxRingSize: ^5",
+            "maxRingSize: is a key of the kind ring, not of maglev",
         ),
         ("kind: stickyPrimary, loadFactor: ^2", "loadFactor: is a key of the kinds ring, maglev, not of stickyPrimary"),
         ("kind: p2c, clientId: ^me", "clientId: is a key of the kind aperture, not of p2c"),

@@ -106,7 +106,7 @@ fn service(classifier: HttpClassifier) -> ServicePolicy {
 /// A client that takes no endpoint out.
 fn steady() -> ClientPolicy {
     let mut policy = ClientPolicy::default();
-    policy.accrual.consecutive_failures = None;
+    policy.accrual = linkerd_core::AccrualPolicy::off();
     policy
 }
 

@@ -75,6 +75,14 @@ impl Candidates for Within<'_> {
         (self.all.weight(self.outer(j)) * self.slice.share(j)).max(f64::MIN_POSITIVE)
     }
 
+    fn full_weight(&self, j: usize) -> f64 {
+        (self.all.full_weight(self.outer(j)) * self.slice.share(j)).max(f64::MIN_POSITIVE)
+    }
+
+    fn excluded(&self, j: usize) -> bool {
+        self.all.excluded(self.outer(j))
+    }
+
     fn id(&self, j: usize) -> u64 {
         self.all.id(self.outer(j))
     }
