@@ -94,16 +94,13 @@ pub trait Load: fmt::Debug + Send + Sync + 'static {
 
 /// What [`decaying`] is made of; its model test puts loom's in their place.
 mod sync {
-    pub(super) use std::{
-        hint::spin_loop,
-        sync::{
-            Mutex,
-            atomic::{AtomicU64, Ordering},
-        },
-    };
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+    use std::{hint, thread};
 
-    /// How often a reader looks before it waits.
-    pub(super) const TRIES: usize = 16;
+    /// Passes a moment of waiting; a longer one after so many `tries`.
+    pub(super) fn pause(tries: u32) {
+        if tries < 64 { hint::spin_loop() } else { thread::yield_now() }
+    }
 }
 
 #[cfg(test)]
