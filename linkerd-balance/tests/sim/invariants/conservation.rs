@@ -1,0 +1,101 @@
+//! **Load is conserved**: what a balancer counts as in flight on each endpoint is, at any instant and in any world, what
+//! is in flight on it; and zero when all requests have ended, whether they were answered, refused, lost, given up by
+//! their callers, or outlived their endpoint's time in the set.
+
+use std::{sync::atomic::{AtomicUsize, Ordering}, time::Instant};
+
+use linkerd_balance::{Load, P2c, Policy};
+
+use super::{caught, open_first::OpenFirst, over};
+use crate::{
+    engine::Sim,
+    policies::{self, Avoids, Setup},
+    rng::Rng,
+    topology,
+};
+
+/// So many instants of each world are looked at.
+const LOOKS: u64 = 20;
+
+/// The books of the balancers against those of the simulator.
+fn balanced(sim: &Sim<'_>, clients: usize) -> Result<(), String> {
+    for client in 0..clients {
+        let endpoints = sim.balance(client).endpoints(sim.instant());
+        let counted: Vec<_> = endpoints.iter().map(|endpoint| (endpoint.key, endpoint.pending)).collect();
+        let mut real = sim.in_flight(client);
+        if real.len() != counted.len() {
+            return Err(format!("{} endpoints instead of {}", counted.len(), real.len()));
+        }
+        real.retain(|pair| !counted.contains(pair));
+        if let Some((key, real)) = real.first() {
+            return Err(format!("{real} in flight on {key} at {} ns, but the balancer has {counted:?}", sim.now()));
+        }
+    }
+    Ok(())
+}
+
+/// Load and picks of one world, whatever happens in it. Says how long it was, in seconds.
+fn check(mut rng: Rng, setup: &Setup) -> Result<u64, String> {
+    let world = topology::anything(&mut rng);
+    let setup = setup.clone().backoff(topology::backoff(&mut rng));
+    let mut watch = OpenFirst::default();
+    let mut sim = Sim::new(&world, &setup, rng.next());
+    for look in 1..=LOOKS {
+        sim.run(world.length * look / LOOKS, &mut watch);
+        balanced(&sim, world.clients)?;
+    }
+    sim.finish(&mut watch);
+    for client in 0..world.clients {
+        let load = sim.balance(client).stats(sim.instant()).load;
+        if load != 0 {
+            return Err(format!("{load} in flight when all is over"));
+        }
+    }
+    watch.verdict()?;
+    Ok(world.length / crate::model::SECOND)
+}
+
+/// A thousand worlds, and each policy in its share of them.
+#[test]
+fn holds_in_a_thousand_worlds() {
+    let policies = policies::all();
+    let (began, seconds) = (tokio::time::Instant::now(), AtomicUsize::new(0));
+    over("holds_in_a_thousand_worlds", 1_000, |mut rng| {
+        let setup = &policies[rng.below(policies.len() as u64) as usize];
+        let lasted = check(rng, setup).map_err(|what| format!("{}: {what}", setup.name))?;
+        seconds.fetch_add(lasted as usize, Ordering::Relaxed);
+        Ok(())
+    });
+    let (seconds, took) = (seconds.into_inner() as f64, began.elapsed().as_secs_f64());
+    println!("{seconds} simulated seconds in {took:.1} s: {:.0} a second", seconds / took);
+}
+
+/// Counts the requests of callers who went away for ever.
+#[derive(Debug, Default)]
+struct Leaky(AtomicUsize);
+
+impl Load for Leaky {
+    fn score(&self, _now: Instant, weight: f64, more: usize) -> f64 {
+        (self.pending() + more) as f64 / weight
+    }
+
+    fn pending(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self, _now: Instant) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn end(&self, _begun: Instant, _now: Instant, _success: bool) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn cancel(&self) {}
+}
+
+#[test]
+fn a_load_that_leaks_is_caught() {
+    let broken = policies::setup("leaky", Avoids::Nothing, |_, _| Policy::new(P2c::new(), Leaky::default));
+    assert!(caught(50, |rng| check(rng, &broken).map(drop)));
+}

@@ -1,0 +1,60 @@
+//! **Each endpoint's share of the picks is its weight's share of the weights, within 2 %** of all picks, where all are
+//! open, well and equally fast.
+
+use linkerd_balance::{Candidates, Draw, LeastLoaded, Policy, Strategy};
+
+use super::{caught, over};
+use crate::{
+    engine::Sim,
+    model::{Endpoint, MS, SECOND, Service, World},
+    policies::{self, Avoids, Setup},
+    rng::Rng,
+    tally::Tally,
+};
+
+const TOLERANCE: f64 = 0.02;
+
+fn check(mut rng: Rng, setup: &Setup) -> Result<(), String> {
+    let n = rng.within(2, 12);
+    let service = Service::Constant(rng.within(1, 10) * MS);
+    let endpoints: Vec<Endpoint> = (0..n)
+        .map(|_| Endpoint { weight: rng.within(1, 10) as f64, ..Endpoint::new(service) })
+        .collect();
+    let total: f64 = endpoints.iter().map(|endpoint| endpoint.weight).sum();
+    // From hardly ever more than one in flight to some hundred.
+    let rate = rng.within(20, 10_000);
+    let world = World::new(endpoints, rate, 30_000 * SECOND / rate);
+    // Before the first answers, latency is anybody's guess.
+    let mut tally = Tally::new(world.endpoints.len(), world.length / 10, world.length);
+    Sim::new(&world, setup, rng.next()).finish(&mut tally);
+    for (key, endpoint) in (0..).zip(&world.endpoints) {
+        let (share, wanted) = (tally.share(key), endpoint.weight / total);
+        if (share - wanted).abs() > TOLERANCE {
+            return Err(format!("{}: {share:.4} instead of {wanted:.4} at {rate}/s of {n}", setup.name));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn shares_are_weights() {
+    for setup in policies::all().iter().filter(|setup| setup.weighs) {
+        over("shares_are_weights", 60, |rng| check(rng, setup));
+    }
+}
+
+/// Draws one of all alike.
+#[derive(Debug)]
+struct Unweighted;
+
+impl Strategy for Unweighted {
+    fn pick(&self, nodes: &dyn Candidates, draw: Draw) -> usize {
+        draw.random as usize % nodes.len()
+    }
+}
+
+#[test]
+fn a_strategy_that_ignores_weights_is_caught() {
+    let broken = policies::setup("unweighted", Avoids::Nothing, |_, _| Policy::new(Unweighted, LeastLoaded::new));
+    assert!(caught(20, |rng| check(rng, &broken)));
+}
