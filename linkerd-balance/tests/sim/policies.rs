@@ -19,6 +19,8 @@ pub(crate) struct Setup {
     pub(crate) avoids: Avoids,
     /// Whether shares follow weights.
     pub(crate) weighs: bool,
+    /// Whether endpoints that are alike get alike shares, in each ten seconds too.
+    pub(crate) spreads: bool,
     /// Of the client with this ordinal, of so many.
     pub(crate) policy: fn(usize, usize) -> Policy,
     pub(crate) accrual: fn() -> Box<dyn Accrual>,
@@ -58,7 +60,7 @@ pub(crate) fn all() -> Vec<Setup> {
 /// With Linkerd's breaker: five failures in a row, 5 s to 300 s.
 pub(crate) fn setup(name: &'static str, avoids: Avoids, policy: fn(usize, usize) -> Policy) -> Setup {
     let accrual = || Box::new(ConsecutiveFailures::default()) as Box<dyn Accrual>;
-    Setup { name, avoids, weighs: true, policy, accrual, backoff: Backoff::default() }
+    Setup { name, avoids, weighs: true, spreads: true, policy, accrual, backoff: Backoff::default() }
 }
 
 impl Setup {

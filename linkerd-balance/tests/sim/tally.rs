@@ -71,3 +71,13 @@ impl<A: Watch, B: Watch> Watch for (A, B) {
         self.1.ended(ended);
     }
 }
+
+impl<W: Watch> Watch for &mut W {
+    fn picked(&mut self, picked: Picked) {
+        (**self).picked(picked);
+    }
+
+    fn ended(&mut self, ended: Ended) {
+        (**self).ended(ended);
+    }
+}

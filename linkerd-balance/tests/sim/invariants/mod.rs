@@ -1,7 +1,11 @@
 //! What holds in every world. Each is stated in its module, with its bound, and with a broken part that it catches.
 
+mod bad_share;
+mod comes_back;
 mod conservation;
+mod flapping;
 mod open_first;
+mod starvation;
 mod weights;
 
 use std::fmt::Write as _;
