@@ -2,11 +2,14 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::{BinaryHeap, HashMap, VecDeque},
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
-use linkerd_balance::{Balance, Breaker, BreakerCounters, Draw, Health, Lease, Permit, Status};
+use linkerd_balance::{
+    Balance, Breaker, BreakerCounters, Draw, Health, Lease, Member, Permit, Status, Unavailable,
+};
 
 use crate::{
     model::{Fault, Key, Nanos, Reply, Server, World},
@@ -16,12 +19,16 @@ use crate::{
 
 /// Sessions that requests belong to, for strategies that hash.
 const SESSIONS: u64 = 10_000;
+/// What zones are called.
+pub(crate) const ZONES: [&str; 3] = ["a", "b", "c"];
 
 /// What a lease gives: the way to tell an endpoint's breaker what came of a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Stack {
     health: Health,
     breaker: Breaker,
+    // An endpoint that comes again is another one.
+    life: u64,
 }
 
 /// How a request ended, as its client sees it.
@@ -31,8 +38,10 @@ pub(crate) enum Outcome {
     Failure,
     TimedOut,
     Cancelled,
-    /// There was no endpoint.
+    /// There was no endpoint to send it to.
     Nowhere,
+    /// Too few endpoints were open.
+    Refused,
 }
 
 /// A pick.
@@ -53,7 +62,7 @@ pub(crate) struct Picked {
 pub(crate) struct Ended {
     pub(crate) now: Nanos,
     pub(crate) begun: Nanos,
-    /// `None` if there was no endpoint to send it to.
+    /// `None` if it went nowhere.
     pub(crate) key: Option<Key>,
     pub(crate) outcome: Outcome,
 }
@@ -85,6 +94,8 @@ pub(crate) struct Sim<'w> {
     servers: Vec<Server<Id>>,
     requests: Vec<Option<Request>>,
     free: Vec<usize>,
+    // Which endpoints are in the set.
+    present: Vec<bool>,
     rng: Rng,
     requests_so_far: u64,
 }
@@ -92,9 +103,6 @@ pub(crate) struct Sim<'w> {
 struct Client {
     balance: Balance<Key, Stack>,
     counters: BreakerCounters,
-    set: Vec<Key>,
-    // How often each endpoint came: a lease belongs to one life of its endpoint.
-    lives: Vec<u32>,
 }
 
 /// A request's place, and which of those that had this place it is.
@@ -108,7 +116,6 @@ struct Request {
     number: u64,
     client: usize,
     key: Key,
-    life: u32,
     begun: Nanos,
     lease: Lease<Key, Stack>,
     permit: Option<Permit>,
@@ -136,14 +143,14 @@ impl<'w> Sim<'w> {
             .map(|ordinal| {
                 let counters = BreakerCounters::default();
                 let (accrual, backoff, shared) = (setup.accrual, setup.backoff, counters.clone());
-                let seed = rng.next();
-                let balance = Balance::new((setup.policy)(ordinal, world.clients), move |key: &Key, health: &Health| {
-                    let seed = seed ^ u64::from(*key);
+                let (seed, lives) = (rng.next(), AtomicU64::new(0));
+                let balance = Balance::new((setup.policy)(ordinal, world.clients), move |_: &Key, health: &Health| {
+                    let life = lives.fetch_add(1, Ordering::Relaxed);
                     let breaker =
-                        Breaker::with_counters(accrual(), backoff, health.clone(), shared.clone(), seed);
-                    Stack { health: health.clone(), breaker }
+                        Breaker::with_counters(accrual(), backoff, health.clone(), shared.clone(), seed ^ life);
+                    Stack { health: health.clone(), breaker, life }
                 });
-                Client { balance, counters, set: Vec::new(), lives: vec![0; world.endpoints.len()] }
+                Client { balance, counters }
             })
             .collect();
         let mut sim = Self {
@@ -157,6 +164,7 @@ impl<'w> Sim<'w> {
             servers,
             requests: Vec::new(),
             free: Vec::new(),
+            present: vec![false; world.endpoints.len()],
             rng,
             requests_so_far: 0,
         };
@@ -212,16 +220,19 @@ impl<'w> Sim<'w> {
         self.requests_so_far
     }
 
-    /// How many requests each endpoint in a client's set has in flight, by the simulator's own books.
-    pub(crate) fn in_flight(&self, client: usize) -> Vec<(Key, usize)> {
-        let Client { set, lives, .. } = &self.clients[client];
-        let mut counts = vec![0; self.servers.len()];
-        for req in self.requests.iter().flatten() {
-            if req.client == client && req.life == lives[req.key as usize] {
-                counts[req.key as usize] += 1;
-            }
+    /// Each endpoint of a client, its requests in flight by the balancer's books, and by the simulator's own.
+    pub(crate) fn in_flight(&self, client: usize) -> Vec<(Key, usize, usize)> {
+        let mut real: HashMap<u64, usize> = HashMap::new();
+        for req in self.requests.iter().flatten().filter(|req| req.client == client) {
+            *real.entry(req.lease.life).or_default() += 1;
         }
-        set.iter().map(|key| (*key, counts[*key as usize])).collect()
+        let balance = &self.clients[client].balance;
+        let endpoints = balance.endpoints(self.instant()).into_iter().zip(balance.services());
+        let both = endpoints.map(|(info, (key, stack))| {
+            assert_eq!(info.key, key, "both are in one order");
+            (key, info.pending, real.get(&stack.life).copied().unwrap_or(0))
+        });
+        both.collect()
     }
 
     fn next_instant(&self) -> Option<Nanos> {
@@ -272,10 +283,15 @@ impl<'w> Sim<'w> {
         self.requests_so_far += 1;
         let (now, instant) = (self.now, self.instant());
         let draw = Draw::new(self.rng.next()).with_key(Rng::new(self.rng.below(SESSIONS)).next());
-        let Client { balance, lives, .. } = &self.clients[client];
-        let Some(lease) = balance.try_acquire(draw, instant, &[]) else {
-            watch.ended(Ended { now, begun: now, key: None, outcome: Outcome::Nowhere });
-            return;
+        let balance = &self.clients[client].balance;
+        let lease = match balance.try_acquire(draw, instant, &[]) {
+            Ok(lease) => lease,
+            Err(why) => {
+                let fast = matches!(why, Unavailable::FailFast { .. });
+                let outcome = if fast { Outcome::Refused } else { Outcome::Nowhere };
+                watch.ended(Ended { now, begun: now, key: None, outcome });
+                return;
+            }
         };
         let (key, status) = (*lease.key(), lease.health.status(instant));
         let best = if status == Status::Open {
@@ -286,8 +302,8 @@ impl<'w> Sim<'w> {
         let permit = lease.breaker.admit(instant);
         watch.picked(Picked { now, client, key, status, best, probe: permit.is_probe() });
 
-        let (number, life) = (self.requests_so_far, lives[key as usize]);
-        let req = Request { number, client, key, life, begun: now, lease, permit: Some(permit), answered: false };
+        let number = self.requests_so_far;
+        let req = Request { number, client, key, begun: now, lease, permit: Some(permit), answered: false };
         let slot = self.free.pop().unwrap_or_else(|| {
             self.requests.push(None);
             self.requests.len() - 1
@@ -375,18 +391,20 @@ impl<'w> Sim<'w> {
 
     fn set(&mut self, index: usize) {
         let (_, keys) = &self.world.sets[index];
+        let was = std::mem::replace(&mut self.present, vec![false; self.servers.len()]);
         for key in keys {
-            if !self.clients[0].set.contains(key) {
+            self.present[*key as usize] = true;
+            if !was[*key as usize] {
                 self.servers[*key as usize].start(self.now);
             }
         }
-        for client in &mut self.clients {
-            for key in keys.iter().filter(|key| !client.set.contains(key)) {
-                client.lives[*key as usize] += 1;
-            }
-            client.set.clone_from(keys);
-            let members = keys.iter().map(|key| (*key, self.world.endpoints[*key as usize].weight));
-            client.balance.update(members).expect("worlds have weights above zero");
+        let now = self.instant();
+        for client in &self.clients {
+            let members = keys.iter().map(|key| {
+                let endpoint = &self.world.endpoints[*key as usize];
+                Member::new(*key).weight(endpoint.weight).zone(ZONES[endpoint.zone as usize])
+            });
+            client.balance.update_at(members, now).expect("worlds have weights above zero");
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -22,7 +25,7 @@ pub(crate) struct Setup {
     /// Whether endpoints that are alike get alike shares, in each ten seconds too.
     pub(crate) spreads: bool,
     /// Of the client with this ordinal, of so many.
-    pub(crate) policy: fn(usize, usize) -> Policy,
+    pub(crate) policy: Arc<dyn Fn(usize, usize) -> Policy>,
     pub(crate) accrual: fn() -> Box<dyn Accrual>,
     pub(crate) backoff: Backoff,
 }
@@ -34,13 +37,15 @@ pub(crate) enum Avoids {
     Nothing,
     /// Requests in flight.
     Pending,
+    /// Latency, whatever the answer.
+    Speed,
     /// Latency and failures.
     Latency,
 }
 
 /// All of them.
 pub(crate) fn all() -> Vec<Setup> {
-    use Avoids::{Latency, Nothing, Pending};
+    use Avoids::{Latency, Nothing, Pending, Speed};
     vec![
         setup("round robin", Nothing, |_, _| Policy::new(RoundRobin::default(), LeastLoaded::new)).no_weights(),
         setup("p2c, least loaded", Pending, |_, _| Policy::least_loaded()),
@@ -50,17 +55,22 @@ pub(crate) fn all() -> Vec<Setup> {
             .no_breaker(),
         setup("p2c, least loaded, no breaker", Pending, |_, _| Policy::least_loaded()).no_breaker(),
         setup("p2c, peak EWMA, no breaker", Latency, |_, _| Policy::peak_ewma()).no_breaker(),
-        setup("p2c, Finagle's EWMA, no breaker", Latency, |_, _| {
+        setup("p2c, Finagle's EWMA, no breaker", Speed, |_, _| {
             Policy::new(P2c::new(), || PeakEwma::default().failure_penalty(Duration::ZERO))
         })
         .no_breaker(),
     ]
 }
 
+/// Linkerd's `p2c`: what broken ones are made of.
+pub(crate) fn least_loaded() -> Setup {
+    setup("p2c, least loaded", Avoids::Pending, |_, _| Policy::least_loaded())
+}
+
 /// With Linkerd's breaker: five failures in a row, 5 s to 300 s.
-pub(crate) fn setup(name: &'static str, avoids: Avoids, policy: fn(usize, usize) -> Policy) -> Setup {
+pub(crate) fn setup(name: &'static str, avoids: Avoids, policy: impl Fn(usize, usize) -> Policy + 'static) -> Setup {
     let accrual = || Box::new(ConsecutiveFailures::default()) as Box<dyn Accrual>;
-    Setup { name, avoids, weighs: true, spreads: true, policy, accrual, backoff: Backoff::default() }
+    Setup { name, avoids, weighs: true, spreads: true, policy: Arc::new(policy), accrual, backoff: Backoff::default() }
 }
 
 impl Setup {
@@ -71,6 +81,13 @@ impl Setup {
 
     pub(crate) fn no_breaker(mut self) -> Self {
         self.accrual = || Box::new(Never);
+        self
+    }
+
+    /// The same with a policy that is changed in some way.
+    pub(crate) fn with(mut self, change: impl Fn(Policy) -> Policy + 'static) -> Self {
+        let policy = self.policy;
+        self.policy = Arc::new(move |ordinal, of| change(policy(ordinal, of)));
         self
     }
 
@@ -101,5 +118,9 @@ impl Strategy for RoundRobin {
         let turn = self.0.fetch_add(1, Ordering::Relaxed);
         let order = (0..nodes.len()).map(|i| (turn + i) % nodes.len());
         order.clone().find(|i| nodes.status(*i) == Status::Open).unwrap_or(turn % nodes.len())
+    }
+
+    fn rebuild(&self, _nodes: &dyn Candidates) -> Option<Arc<dyn Strategy>> {
+        Some(Arc::new(Self::default()))
     }
 }

@@ -1,9 +1,13 @@
 //! Worlds by chance.
 
-use linkerd_balance::accrual::Backoff;
+use std::time::Duration;
+
+use linkerd_balance::{Panic, SlowStart, Tiers, accrual::Backoff};
 
 use crate::{
+    engine::ZONES,
     model::{Endpoint, Fault, Key, MS, Nanos, SECOND, Service, Streams, US, WarmUp, World},
+    policies::Setup,
     rng::Rng,
 };
 
@@ -42,7 +46,7 @@ pub(crate) fn fault(rng: &mut Rng) -> Fault {
 
 /// A backoff that fits into a short world.
 pub(crate) fn backoff(rng: &mut Rng) -> Backoff {
-    let min = std::time::Duration::from_millis(rng.within(200, 1_000));
+    let min = Duration::from_millis(rng.within(200, 1_000));
     let max = min * rng.within(1, 8) as u32;
     match rng.below(3) {
         0 => Backoff::constant(min),
@@ -50,6 +54,34 @@ pub(crate) fn backoff(rng: &mut Rng) -> Backoff {
         _ => Backoff::jittered(min, max),
     }
     .expect("above zero and in order")
+}
+
+/// The same with any of what a policy may have besides strategy and load, but for what asks closed endpoints on purpose.
+pub(crate) fn features(rng: &mut Rng, setup: Setup) -> Setup {
+    let slow_start = rng.chance(300).then(|| {
+        let slow = SlowStart::new(Duration::from_secs(rng.within(1, 20))).expect("not zero");
+        slow.min_share(0.05 * rng.within(1, 10) as f64).expect("a share")
+    });
+    let tiers = rng.chance(300).then(|| {
+        let tiers = Tiers::new().local(rng.one_of(&ZONES)).fallback([rng.one_of(&ZONES)]);
+        let leave = rng.below(1001) as f64 / 1000.0;
+        let tiers = tiers.min_open(leave, leave.midpoint(1.0)).expect("in order");
+        if rng.chance(500) { tiers.spill_load(rng.within(1, 20) as f64).expect("above zero") } else { tiers }
+    });
+    let fails_fast = rng.chance(300);
+    let (probation, overlap) = (rng.one_of(&[0, 0, 1, 10]), Duration::from_secs(rng.one_of(&[0, 0, 1, 10])));
+    setup.with(move |mut policy| {
+        if let Some(slow_start) = slow_start {
+            policy = policy.slow_start(slow_start);
+        }
+        if let Some(tiers) = &tiers {
+            policy = policy.tiers(tiers.clone());
+        }
+        if fails_fast {
+            policy = policy.panic(Panic::FailFast);
+        }
+        policy.probation(probation).overlap(overlap)
+    })
 }
 
 /// Anything may happen: clients, endpoints, capacities, weights, zones, faults, churn, impatient callers.

@@ -4,6 +4,7 @@
 //! |---|---|---|---|---|
 //! | with a breaker | | 0.5 % | 0.5 % | 0.5 % |
 //! | by latency and failures (peak EWMA) | 0.5 % | 0.5 % | 0.5 % | 0.5 % |
+//! | by latency (Finagle's EWMA) | 0.5 % | 0.5 % | | |
 //! | by requests in flight | what keeps it as full as the others | the same | | |
 //!
 //! An empty cell is no promise: round robin does not see that an endpoint is slow, and by requests in flight alone one
@@ -36,10 +37,15 @@ fn bound(setup: &Setup, fault: Fault, world: &World) -> Option<f64> {
         _ => world.timeout,
     };
     let slow = matches!(fault, Fault::Slow(_));
-    if setup.avoids == Avoids::Latency || (!slow && setup.has_breaker()) {
+    let holds = matches!(fault, Fault::Slow(_) | Fault::Hangs);
+    let known = match setup.avoids {
+        Avoids::Latency => true,
+        Avoids::Speed => holds,
+        Avoids::Nothing | Avoids::Pending => false,
+    };
+    if known || (!slow && setup.has_breaker()) {
         return Some(BOUND);
     }
-    let holds = matches!(fault, Fault::Slow(_) | Fault::Hangs);
     (holds && setup.avoids == Avoids::Pending).then(|| {
         let others = world.endpoints.iter().map(|endpoint| endpoint.service.mean() as f64 / 1e9).sum::<f64>();
         let mean = world.rate as f64 * others / (world.endpoints.len() as f64).powi(2);

@@ -20,15 +20,9 @@ const LOOKS: u64 = 20;
 /// The books of the balancers against those of the simulator.
 fn balanced(sim: &Sim<'_>, clients: usize) -> Result<(), String> {
     for client in 0..clients {
-        let endpoints = sim.balance(client).endpoints(sim.instant());
-        let counted: Vec<_> = endpoints.iter().map(|endpoint| (endpoint.key, endpoint.pending)).collect();
-        let mut real = sim.in_flight(client);
-        if real.len() != counted.len() {
-            return Err(format!("{} endpoints instead of {}", counted.len(), real.len()));
-        }
-        real.retain(|pair| !counted.contains(pair));
-        if let Some((key, real)) = real.first() {
-            return Err(format!("{real} in flight on {key} at {} ns, but the balancer has {counted:?}", sim.now()));
+        let wrong = sim.in_flight(client).into_iter().find(|(_, counted, real)| counted != real);
+        if let Some((key, counted, real)) = wrong {
+            return Err(format!("{real} in flight on {key} at {} ns, but the balancer counts {counted}", sim.now()));
         }
     }
     Ok(())
@@ -38,6 +32,7 @@ fn balanced(sim: &Sim<'_>, clients: usize) -> Result<(), String> {
 fn check(mut rng: Rng, setup: &Setup) -> Result<u64, String> {
     let world = topology::anything(&mut rng);
     let setup = setup.clone().backoff(topology::backoff(&mut rng));
+    let setup = topology::features(&mut rng, setup);
     let mut watch = OpenFirst::default();
     let mut sim = Sim::new(&world, &setup, rng.next());
     for look in 1..=LOOKS {

@@ -5,8 +5,11 @@ mod comes_back;
 mod conservation;
 mod flapping;
 mod open_first;
+mod panic;
+mod slow_start;
 mod starvation;
 mod weights;
+mod zones;
 
 use std::fmt::Write as _;
 

@@ -2,7 +2,7 @@
 //!
 //! A probe is no exception: when its backoff is over an endpoint is open until its probe is out.
 
-use linkerd_balance::{Candidates, Draw, LeastLoaded, Policy, Status, Strategy};
+use linkerd_balance::{Candidates, Draw, LeastLoaded, Panic, Policy, Status, Strategy};
 
 use super::{caught, over};
 use crate::{
@@ -38,7 +38,7 @@ fn check(mut rng: Rng, setup: &Setup) -> Result<(), String> {
     watch.verdict()
 }
 
-/// Power of two choices as it stands in many places: what is drawn is used.
+/// Power of two choices as it stands in many places: what is drawn is used, be it closed.
 #[derive(Debug)]
 struct OneOfTwo;
 
@@ -50,8 +50,15 @@ impl Strategy for OneOfTwo {
 }
 
 #[test]
-fn a_pair_that_is_not_drawn_again_is_caught() {
-    let broken = policies::setup("one of two", Avoids::Nothing, |_, _| Policy::new(OneOfTwo, LeastLoaded::new));
+fn holds_for_strategies_that_do_not_look_twice() {
+    let careless = policies::setup("one of two", Avoids::Nothing, |_, _| Policy::new(OneOfTwo, LeastLoaded::new));
+    over("holds_for_strategies_that_do_not_look_twice", 50, |rng| check(rng, &careless));
+}
+
+#[test]
+fn ignoring_health_is_caught() {
+    let spray = |policy: Policy| policy.panic(Panic::Spray).panic_below(1.0).expect("a share");
+    let broken = policies::least_loaded().with(spray);
     assert!(caught(50, |rng| check(rng, &broken)));
 }
 
@@ -84,7 +91,7 @@ fn holds_for_any_statuses() {
                 let best = healths.iter().map(|health| health.status(now)).max();
                 for _ in 0..20 {
                     let draw = Draw::new(rng.next()).with_key(rng.next());
-                    let lease = balance.try_acquire(draw, now, &[]).ok_or("none, though there are some")?;
+                    let lease = balance.try_acquire(draw, now, &[]).map_err(|why| why.to_string())?;
                     let status = healths[*lease.key() as usize].status(now);
                     if best == Some(Status::Open) && status != Status::Open {
                         return Err(format!("{}: {status:?} of {n}", setup.name));
