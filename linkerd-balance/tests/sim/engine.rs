@@ -8,7 +8,7 @@ use std::{
 };
 
 use linkerd_balance::{
-    Balance, Breaker, BreakerCounters, Draw, Health, Lease, Member, Permit, Status, Unavailable,
+    Balance, Breaker, BreakerCounters, Draw, Health, Lease, Mark, Member, Permit, Status, Unavailable,
 };
 
 use crate::{
@@ -125,14 +125,31 @@ struct Request {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    Arrival { client: usize },
-    Head { id: Id, success: bool },
+    Arrival {
+        client: usize,
+    },
+    Head {
+        id: Id,
+        success: bool,
+    },
     /// The endpoint is done with it, whether or not the client still waits.
-    Done { key: Key, id: Id, success: bool },
-    Error { id: Id },
-    Cancel { id: Id },
-    Fault { index: usize },
-    Set { index: usize },
+    Done {
+        key: Key,
+        id: Id,
+        success: bool,
+    },
+    Error {
+        id: Id,
+    },
+    Cancel {
+        id: Id,
+    },
+    Fault {
+        index: usize,
+    },
+    Set {
+        index: usize,
+    },
 }
 
 impl<'w> Sim<'w> {
@@ -347,6 +364,7 @@ impl<'w> Sim<'w> {
         let (now, instant) = (self.now, self.instant());
         let Some(req) = self.get(id) else { return };
         req.answered = true;
+        req.lease.mark(Mark::Headers, success, instant);
         if let Some(permit) = req.permit.take() {
             permit.record(success, instant);
         }

@@ -23,9 +23,16 @@ pub(crate) const REJECTED_AFTER: Nanos = 200 * US;
 pub(crate) enum Service {
     Constant(Nanos),
     /// `slow` for so many of a thousand.
-    Bimodal { fast: Nanos, slow: Nanos, slow_per_mille: u64 },
+    Bimodal {
+        fast: Nanos,
+        slow: Nanos,
+        slow_per_mille: u64,
+    },
     /// Shape 2: mean `2 * least`.
-    Pareto { least: Nanos, most: Nanos },
+    Pareto {
+        least: Nanos,
+        most: Nanos,
+    },
 }
 
 /// What is wrong with an endpoint.
@@ -162,11 +169,17 @@ impl Service {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
     /// The head comes after so long, the end of the body so long after that.
-    Answer { head: Nanos, body: Nanos, success: bool },
+    Answer {
+        head: Nanos,
+        body: Nanos,
+        success: bool,
+    },
     /// It waits for a slot.
     Queued,
     /// It fails after so long, and never had a slot.
-    Error { after: Nanos },
+    Error {
+        after: Nanos,
+    },
     Never,
 }
 

@@ -1,17 +1,11 @@
 //! The policies that are played. A new one is one line in [`all`].
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use linkerd_balance::{
-    Accrual, Candidates, Draw, LeastLoaded, P2c, PeakEwma, Policy, Status, Strategy,
-    accrual::{Backoff, ConsecutiveFailures, Never},
+    Accrual, Aperture, Heap, LeastLoaded, Maglev, P2c, PeakEwma, Policy, Random, Ring, RoundRobin, SlowStart,
+    StickyPrimary, Subset,
+    accrual::{Backoff, ConsecutiveFailures, Never, Unified},
 };
 
 /// A client's policy, and its breakers'.
@@ -22,6 +16,10 @@ pub(crate) struct Setup {
     pub(crate) avoids: Avoids,
     /// Whether shares follow weights.
     pub(crate) weighs: bool,
+    /// Whether requests of one session meet one endpoint.
+    pub(crate) hashes: bool,
+    /// Whether it starts slowly.
+    pub(crate) ramps: bool,
     /// Whether endpoints that are alike get alike shares, in each ten seconds too.
     pub(crate) spreads: bool,
     /// Of the client with this ordinal, of so many.
@@ -35,7 +33,7 @@ pub(crate) struct Setup {
 pub(crate) enum Avoids {
     /// Nothing.
     Nothing,
-    /// Requests in flight.
+    /// Requests in flight, and failures.
     Pending,
     /// Latency, whatever the answer.
     Speed,
@@ -46,19 +44,44 @@ pub(crate) enum Avoids {
 /// All of them.
 pub(crate) fn all() -> Vec<Setup> {
     use Avoids::{Latency, Nothing, Pending, Speed};
+    let decay = PeakEwma::DEFAULT_DECAY;
+    let plain_ewma = move || PeakEwma::new(decay).expect("the default").failure_penalty(Duration::ZERO);
     vec![
-        setup("round robin", Nothing, |_, _| Policy::new(RoundRobin::default(), LeastLoaded::new)).no_weights(),
+        setup("round robin", Nothing, |_, _| Policy::new(RoundRobin::new(), LeastLoaded::new)),
+        setup("random", Nothing, |_, _| Policy::new(Random::new(), LeastLoaded::new)),
         setup("p2c, least loaded", Pending, |_, _| Policy::least_loaded()),
+        setup("heap, least loaded", Pending, |_, _| Policy::new(Heap::new(), LeastLoaded::new)),
         setup("p2c, peak EWMA", Latency, |_, _| Policy::peak_ewma()),
-        setup("round robin, no breaker", Nothing, |_, _| Policy::new(RoundRobin::default(), LeastLoaded::new))
-            .no_weights()
-            .no_breaker(),
-        setup("p2c, least loaded, no breaker", Pending, |_, _| Policy::least_loaded()).no_breaker(),
-        setup("p2c, peak EWMA, no breaker", Latency, |_, _| Policy::peak_ewma()).no_breaker(),
-        setup("p2c, Finagle's EWMA, no breaker", Speed, |_, _| {
-            Policy::new(P2c::new(), || PeakEwma::default().failure_penalty(Duration::ZERO))
+        setup("heap, peak EWMA", Latency, |_, _| Policy::new(Heap::new(), PeakEwma::default)),
+        setup("aperture, least loaded", Pending, |ordinal, _| {
+            let aperture = Aperture::builder().client(ordinal as u64).build().expect("Linkerd's defaults");
+            Policy::new(aperture, LeastLoaded::new)
         })
-        .no_breaker(),
+        .within_a_subset(),
+        setup("p2c of a subset, peak EWMA", Latency, |ordinal, _| {
+            let subset = Subset::new(5, ordinal as u64, P2c::new()).expect("not zero");
+            Policy::new(subset, PeakEwma::default)
+        })
+        .within_a_subset(),
+        setup("sticky primary", Nothing, |_, _| Policy::new(StickyPrimary::new(), LeastLoaded::new)).within_a_subset(),
+        setup("ring", Nothing, |_, _| Policy::new(Ring::new(), LeastLoaded::new)).hashes(),
+        setup("maglev", Nothing, |_, _| Policy::new(Maglev::new(), LeastLoaded::new)).hashes(),
+        setup("p2c, peak EWMA, slow start", Latency, |_, _| {
+            Policy::peak_ewma().slow_start(SlowStart::new(Duration::from_secs(10)).expect("not zero"))
+        })
+        .ramps(),
+        setup("p2c, peak EWMA, unified breaker", Latency, |_, _| Policy::peak_ewma())
+            .accrual(|| Box::new(Unified::default())),
+        setup("round robin, no breaker", Nothing, |_, _| Policy::new(RoundRobin::new(), LeastLoaded::new))
+            .accrual(|| Box::new(Never)),
+        setup("p2c, least loaded, no breaker", Pending, |_, _| Policy::least_loaded()).accrual(|| Box::new(Never)),
+        setup("p2c, peak EWMA, no breaker", Latency, |_, _| Policy::peak_ewma()).accrual(|| Box::new(Never)),
+        setup("p2c, Finagle's least loaded, no breaker", Pending, |_, _| {
+            Policy::new(P2c::new(), || LeastLoaded::new().failure_penalty(Duration::ZERO))
+        })
+        .accrual(|| Box::new(Never)),
+        setup("p2c, Finagle's EWMA, no breaker", Speed, move |_, _| Policy::new(P2c::new(), plain_ewma))
+            .accrual(|| Box::new(Never)),
     ]
 }
 
@@ -70,18 +93,37 @@ pub(crate) fn least_loaded() -> Setup {
 /// With Linkerd's breaker: five failures in a row, 5 s to 300 s.
 pub(crate) fn setup(name: &'static str, avoids: Avoids, policy: impl Fn(usize, usize) -> Policy + 'static) -> Setup {
     let accrual = || Box::new(ConsecutiveFailures::default()) as Box<dyn Accrual>;
-    Setup { name, avoids, weighs: true, spreads: true, policy: Arc::new(policy), accrual, backoff: Backoff::default() }
+    Setup {
+        name,
+        avoids,
+        weighs: true,
+        hashes: false,
+        ramps: false,
+        spreads: true,
+        policy: Arc::new(policy),
+        accrual,
+        backoff: Backoff::default(),
+    }
 }
 
 impl Setup {
-    pub(crate) fn no_weights(mut self) -> Self {
-        self.weighs = false;
-        self
+    /// Some endpoints get all requests, and others none.
+    fn within_a_subset(self) -> Self {
+        Self { weighs: false, spreads: false, ..self }
     }
 
-    pub(crate) fn no_breaker(mut self) -> Self {
-        self.accrual = || Box::new(Never);
-        self
+    /// Shares are as even as hashes.
+    fn hashes(self) -> Self {
+        Self { hashes: true, ..self }
+    }
+
+    /// Weights are not what they are given as, for a while.
+    fn ramps(self) -> Self {
+        Self { ramps: true, ..self }
+    }
+
+    pub(crate) fn accrual(self, accrual: fn() -> Box<dyn Accrual>) -> Self {
+        Self { accrual, ..self }
     }
 
     /// The same with a policy that is changed in some way.
@@ -94,7 +136,7 @@ impl Setup {
     pub(crate) fn has_breaker(&self) -> bool {
         let mut accrual = (self.accrual)();
         let now = tokio::time::Instant::now().into_std();
-        (0..100).any(|_| accrual.record(false, now))
+        (0..100).any(|_| accrual.record(false, now).is_some())
     }
 
     pub(crate) fn backoff(mut self, backoff: Backoff) -> Self {
@@ -106,21 +148,5 @@ impl Setup {
 impl fmt::Debug for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
-    }
-}
-
-/// The next one that is open, weights ignored.
-#[derive(Debug, Default)]
-struct RoundRobin(AtomicUsize);
-
-impl Strategy for RoundRobin {
-    fn pick(&self, nodes: &dyn Candidates, _draw: Draw) -> usize {
-        let turn = self.0.fetch_add(1, Ordering::Relaxed);
-        let order = (0..nodes.len()).map(|i| (turn + i) % nodes.len());
-        order.clone().find(|i| nodes.status(*i) == Status::Open).unwrap_or(turn % nodes.len())
-    }
-
-    fn rebuild(&self, _nodes: &dyn Candidates) -> Option<Arc<dyn Strategy>> {
-        Some(Arc::new(Self::default()))
     }
 }

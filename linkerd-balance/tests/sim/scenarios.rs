@@ -102,7 +102,7 @@ fn rolling_deploy() -> Scenario {
         endpoint.warm_up = Some(WarmUp { lasts: 3 * SECOND, factor: 10 });
     });
     let all: Vec<Key> = (0..20).collect();
-    let world = World { sets: rolling(&all, 5 * SECOND, 20 * SECOND), ..World::new(endpoints, 1_000, 35 * SECOND) };
+    let world = World { sets: rolling(&all, 10, 5 * SECOND, 20 * SECOND), ..World::new(endpoints, 1_000, 35 * SECOND) };
     let title = "Rolling deploy";
     Scenario { slug: "rolling-deploy", title, world, from: 5 * SECOND, bad: Some(cold), zones: false }
 }

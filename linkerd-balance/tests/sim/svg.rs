@@ -11,16 +11,16 @@ use crate::{
 
 const ROW: usize = 22;
 const TOP: usize = 74;
-const LABELS: usize = 250;
-const LATENCIES: usize = 400;
+const LABELS: usize = 270;
+const LATENCIES: usize = 390;
 const GAP: usize = 30;
 const BARS: usize = 110;
-const WIDTH: usize = LABELS + LATENCIES + 2 * GAP + 2 * BARS + 50;
+const WIDTH: usize = LABELS + LATENCIES + 2 * (GAP + BARS + 60);
 
-/// From 1 ms to 10 s, a decade for each fourth of the width.
+/// From 1 ms to 1 s, a decade for each third of the width.
 fn x(nanos: Nanos) -> f64 {
     let decades = ln(nanos.max(MS) as f64 / MS as f64) / std::f64::consts::LN_10;
-    LABELS as f64 + decades.min(4.0) / 4.0 * LATENCIES as f64
+    LABELS as f64 + decades.min(3.0) / 3.0 * LATENCIES as f64
 }
 
 pub(crate) fn plot(title: &str, rows: &[Row]) -> String {
@@ -51,19 +51,23 @@ pub(crate) fn plot(title: &str, rows: &[Row]) -> String {
 fn legend(svg: &mut String) {
     for (i, name) in ["p50", "p99", "p99.9"].iter().enumerate() {
         let (x, class) = (LABELS + i * 70, name.replace('.', ""));
-        let _ = writeln!(svg, r#"<circle class="{class}" cx="{x}" cy="42" r="5"/><text x="{}" y="46">{name}</text>"#, x + 10);
+        let _ = writeln!(
+            svg,
+            r#"<circle class="{class}" cx="{x}" cy="42" r="5"/><text x="{}" y="46">{name}</text>"#,
+            x + 10
+        );
     }
 }
 
 fn axes(svg: &mut String, bottom: usize) {
-    for (i, label) in ["1 ms", "10 ms", "100 ms", "1 s", "10 s"].iter().enumerate() {
-        let x = LABELS + i * LATENCIES / 4;
+    for (i, label) in ["1 ms", "10 ms", "100 ms", "1 s"].iter().enumerate() {
+        let x = LABELS + i * LATENCIES / 3;
         let _ = writeln!(svg, r#"<line class="grid" x1="{x}" y1="{}" x2="{x}" y2="{bottom}"/>"#, TOP - 8);
         let _ = writeln!(svg, r#"<text x="{x}" y="{}" text-anchor="middle">{label}</text>"#, bottom + 16);
     }
     let middle = LABELS + LATENCIES / 2;
     let _ = writeln!(svg, r#"<text x="{middle}" y="{}" text-anchor="middle">latency, logarithmic</text>"#, bottom + 34);
-    for (i, label) in ["requests to bad endpoints", "requests that failed"].iter().enumerate() {
+    for (i, label) in ["to bad endpoints", "failed"].iter().enumerate() {
         let x = bars(i);
         let _ = writeln!(svg, r#"<line class="grid" x1="{x}" y1="{}" x2="{x}" y2="{bottom}"/>"#, TOP - 8);
         let _ = writeln!(svg, r#"<text x="{x}" y="{}">{label}</text>"#, bottom + 34);
@@ -72,7 +76,7 @@ fn axes(svg: &mut String, bottom: usize) {
 
 /// Where the bars of the first or second kind begin.
 const fn bars(i: usize) -> usize {
-    LABELS + LATENCIES + GAP + i * (BARS + GAP + 20)
+    LABELS + LATENCIES + GAP + i * (BARS + 60)
 }
 
 fn line(svg: &mut String, y: usize, row: &Row) {

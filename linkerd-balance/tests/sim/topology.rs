@@ -149,23 +149,25 @@ fn add_churn(rng: &mut Rng, world: &mut World) {
             world.sets.sort_by_key(|(at, _)| *at);
             world.sets[0].1 = all;
         }
-        // One half replaces the other, one by one.
-        1 if all.len() > 1 => world.sets = rolling(&all, world.length / 4, world.length / 2),
+        // One half replaces the other.
+        1 if all.len() > 1 => {
+            let batches = rng.within(1, 8) as usize;
+            world.sets = rolling(&all, batches, world.length / 4, world.length / 2);
+        }
         _ => {}
     }
 }
 
-/// The sets of a deploy in which the second half replaces the first, one by one, make before break.
-pub(crate) fn rolling(all: &[Key], from: Nanos, lasts: Nanos) -> Vec<(Nanos, Vec<Key>)> {
+/// The sets of a deploy in which the second half replaces the first in so many batches, make before break.
+pub(crate) fn rolling(all: &[Key], batches: usize, from: Nanos, lasts: Nanos) -> Vec<(Nanos, Vec<Key>)> {
     let half = all.len() / 2;
     let (old, new) = (&all[..half], &all[half..2 * half]);
     let mut sets = vec![(0, old.to_vec())];
-    for step in 0..half {
-        let at = from + lasts * step as u64 / half as u64;
-        let begun = [&old[step..], &new[..=step]].concat();
-        let done = [&old[step + 1..], &new[..=step]].concat();
-        sets.push((at, begun));
-        sets.push((at + lasts / half as u64 / 2, done));
+    for batch in 0..batches {
+        let at = from + lasts * batch as u64 / batches as u64;
+        let (before, after) = (half * batch / batches, half * (batch + 1) / batches);
+        sets.push((at, [&old[before..], &new[..after]].concat()));
+        sets.push((at + lasts / batches as u64 / 2, [&old[after..], &new[..after]].concat()));
     }
     sets
 }

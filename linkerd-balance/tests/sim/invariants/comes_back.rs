@@ -8,7 +8,10 @@
 //! **All come back without a restart**: with every endpoint bad for 30 s, the first success comes within one backoff of
 //! the end, and from the bound on every request succeeds.
 
-use std::{sync::atomic::{AtomicBool, AtomicUsize, Ordering}, time::{Duration, Instant}};
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 use linkerd_balance::{Load, P2c, PeakEwma, Policy, accrual::Backoff};
 
@@ -73,7 +76,7 @@ fn one_comes_back(mut rng: Rng, setup: &Setup) -> Result<(), String> {
 
 #[test]
 fn an_endpoint_that_is_well_again_comes_back() {
-    for setup in policies::all() {
+    for setup in policies::all().into_iter().filter(|setup| setup.spreads) {
         over("an_endpoint_that_is_well_again_comes_back", 20, |rng| one_comes_back(rng, &setup));
     }
 }
@@ -110,7 +113,9 @@ fn all_come_back(mut rng: Rng, setup: &Setup) -> Result<(), String> {
         Some(first) if first <= latest && tally.failures == 0 => Ok(()),
         first => Err(format!(
             "{}: first success {first:?}, at the latest {latest}; {} of {} failures after {fault:?} of {n}",
-            setup.name, tally.failures, tally.total()
+            setup.name,
+            tally.failures,
+            tally.total()
         )),
     }
 }

@@ -2,7 +2,10 @@
 //! is in flight on it; and zero when all requests have ended, whether they were answered, refused, lost, given up by
 //! their callers, or outlived their endpoint's time in the set.
 
-use std::{sync::atomic::{AtomicUsize, Ordering}, time::Instant};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
+};
 
 use linkerd_balance::{Load, P2c, Policy};
 

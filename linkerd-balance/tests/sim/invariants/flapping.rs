@@ -77,10 +77,8 @@ impl Watch for Shares {
 fn steady(mut rng: Rng, setup: &Setup) -> Result<(), String> {
     let n = rng.within(2, 12);
     let mean = rng.within(1, 10) * MS;
-    let service = rng.one_of(&[
-        Service::Constant(mean),
-        Service::Bimodal { fast: mean / 2, slow: 5 * mean, slow_per_mille: 100 },
-    ]);
+    let service = rng
+        .one_of(&[Service::Constant(mean), Service::Bimodal { fast: mean / 2, slow: 5 * mean, slow_per_mille: 100 }]);
     let world = World::new(vec![Endpoint::new(service); n as usize], 30 * n, 6 * STRETCH);
     let mut shares = Shares(vec![vec![0; n as usize]; 6]);
     Sim::new(&world, setup, rng.next()).finish(&mut shares);

@@ -4,11 +4,14 @@ mod bad_share;
 mod comes_back;
 mod conservation;
 mod flapping;
+mod hashing;
 mod open_first;
 mod panic;
 mod slow_start;
 mod starvation;
+mod subsets;
 mod weights;
+mod width;
 mod zones;
 
 use std::fmt::Write as _;

@@ -62,7 +62,9 @@ fn check(mut rng: Rng, setup: &Setup, given: Panic, wanted: Panic) -> Result<(),
             Panic::FailFast => refused == PICKS,
             Panic::LastPick => refused == 0 && (open == 0 || closed == 0),
             Panic::Spray if !setup.spreads => refused == 0,
-            Panic::Spray => refused == 0 && picks.iter().all(|picks| picks.abs_diff(fair) <= PICKS / 20 + 3 * fair.isqrt()),
+            Panic::Spray => {
+                refused == 0 && picks.iter().all(|picks| picks.abs_diff(fair) <= PICKS / 20 + 3 * fair.isqrt())
+            }
         };
         if !right {
             let which = format_args!("{open} of {n} open, panic below {below}");

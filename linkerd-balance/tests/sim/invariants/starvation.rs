@@ -1,5 +1,6 @@
 //! **No endpoint starves**: in any stretch of 45 s, each endpoint that is well is picked at least once, though others may
-//! be four times as fast, wherever its fair share would be five requests a second or more.
+//! be four times as fast, wherever its fair share would be five requests a second or more. But for an aperture: to use few
+//! is what it is for.
 //!
 //! 45 s: peak EWMA takes a slow answer for the rule until that has decayed, by a factor of e every 10 s; this is the time
 //! for an answer 90 times slower than usual.
@@ -64,8 +65,8 @@ fn check(mut rng: Rng, setup: &Setup) -> Result<(), String> {
 
 #[test]
 fn no_endpoint_starves() {
-    for setup in policies::all() {
-        over("no_endpoint_starves", 15, |rng| check(rng, &setup));
+    for setup in policies::all().iter().filter(|setup| setup.spreads) {
+        over("no_endpoint_starves", 15, |rng| check(rng, setup));
     }
 }
 
