@@ -12,9 +12,11 @@ use linkerd_balance::{
 };
 
 use crate::{
-    model::{Fault, Key, Nanos, Reply, Server, World},
+    model::{Fault, Key, Nanos, World},
     policies::Setup,
     rng::Rng,
+    server::{Reply, Server},
+    watch::{Ended, Outcome, Picked, Watch},
 };
 
 /// Sessions that requests belong to, for strategies that hash.
@@ -30,55 +32,6 @@ pub(crate) struct Stack {
     // An endpoint that comes again is another one.
     life: u64,
 }
-
-/// How a request ended, as its client sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Success,
-    Failure,
-    TimedOut,
-    Cancelled,
-    /// There was no endpoint to send it to.
-    Nowhere,
-    /// Too few endpoints were open.
-    Refused,
-}
-
-/// A pick.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Picked {
-    pub(crate) now: Nanos,
-    pub(crate) client: usize,
-    pub(crate) key: Key,
-    pub(crate) status: Status,
-    /// The best status that any endpoint of the set had.
-    pub(crate) best: Status,
-    /// Whether its breaker takes it for the probe.
-    pub(crate) probe: bool,
-}
-
-/// The end of a request for its caller: the head of the answer, or that none will come.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ended {
-    pub(crate) now: Nanos,
-    pub(crate) begun: Nanos,
-    /// `None` if it went nowhere.
-    pub(crate) key: Option<Key>,
-    pub(crate) outcome: Outcome,
-}
-
-/// Is told what happens.
-pub(crate) trait Watch {
-    fn picked(&mut self, picked: Picked) {
-        let _ = picked;
-    }
-
-    fn ended(&mut self, ended: Ended) {
-        let _ = ended;
-    }
-}
-
-impl Watch for () {}
 
 /// A world being played.
 pub(crate) struct Sim<'w> {
@@ -306,7 +259,7 @@ impl<'w> Sim<'w> {
             Err(why) => {
                 let fast = matches!(why, Unavailable::FailFast { .. });
                 let outcome = if fast { Outcome::Refused } else { Outcome::Nowhere };
-                watch.ended(Ended { now, begun: now, key: None, outcome });
+                watch.ended(Ended { now, begun: now, outcome });
                 return;
             }
         };
@@ -317,7 +270,7 @@ impl<'w> Sim<'w> {
             balance.endpoints(instant).iter().map(|endpoint| endpoint.status).max().unwrap_or(status)
         };
         let permit = lease.breaker.admit(instant);
-        watch.picked(Picked { now, client, key, status, best, probe: permit.is_probe() });
+        watch.picked(Picked { now, key, status, best });
 
         let number = self.requests_so_far;
         let req = Request { number, client, key, begun: now, lease, permit: Some(permit), answered: false };
@@ -369,7 +322,7 @@ impl<'w> Sim<'w> {
             permit.record(success, instant);
         }
         let outcome = if success { Outcome::Success } else { Outcome::Failure };
-        let ended = Ended { now, begun: req.begun, key: Some(req.key), outcome };
+        let ended = Ended { now, begun: req.begun, outcome };
         watch.ended(ended);
     }
 
@@ -389,7 +342,7 @@ impl<'w> Sim<'w> {
             }
         }
         if !req.answered {
-            watch.ended(Ended { now, begun: req.begun, key: Some(req.key), outcome });
+            watch.ended(Ended { now, begun: req.begun, outcome });
         }
     }
 

@@ -13,6 +13,8 @@ mod policies;
 mod report;
 mod rng;
 mod scenarios;
+mod server;
 mod svg;
 mod tally;
 mod topology;
+mod watch;

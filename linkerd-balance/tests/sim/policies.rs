@@ -14,18 +14,24 @@ pub(crate) struct Setup {
     pub(crate) name: &'static str,
     /// What it promises beyond what all do.
     pub(crate) avoids: Avoids,
-    /// Whether shares follow weights.
-    pub(crate) weighs: bool,
-    /// Whether requests of one session meet one endpoint.
-    pub(crate) hashes: bool,
-    /// Whether it starts slowly.
-    pub(crate) ramps: bool,
-    /// Whether endpoints that are alike get alike shares, in each ten seconds too.
-    pub(crate) spreads: bool,
+    pub(crate) shares: Shares,
     /// Of the client with this ordinal, of so many.
     pub(crate) policy: Arc<dyn Fn(usize, usize) -> Policy>,
     pub(crate) accrual: fn() -> Box<dyn Accrual>,
     pub(crate) backoff: Backoff,
+}
+
+/// How a policy shares requests out among endpoints that are all well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shares {
+    /// By weight.
+    Weighed,
+    /// By weight, as evenly as hashes are.
+    Hashed,
+    /// By weight, but for those that came of late.
+    Ramping,
+    /// Some have all, and others none.
+    Few,
 }
 
 /// By what a policy tells a bad endpoint, breakers apart.
@@ -57,19 +63,20 @@ pub(crate) fn all() -> Vec<Setup> {
             let aperture = Aperture::builder().client(ordinal as u64).build().expect("Linkerd's defaults");
             Policy::new(aperture, LeastLoaded::new)
         })
-        .within_a_subset(),
+        .shares(Shares::Few),
         setup("p2c of a subset, peak EWMA", Latency, |ordinal, _| {
             let subset = Subset::new(5, ordinal as u64, P2c::new()).expect("not zero");
             Policy::new(subset, PeakEwma::default)
         })
-        .within_a_subset(),
-        setup("sticky primary", Nothing, |_, _| Policy::new(StickyPrimary::new(), LeastLoaded::new)).within_a_subset(),
-        setup("ring", Nothing, |_, _| Policy::new(Ring::new(), LeastLoaded::new)).hashes(),
-        setup("maglev", Nothing, |_, _| Policy::new(Maglev::new(), LeastLoaded::new)).hashes(),
+        .shares(Shares::Few),
+        setup("sticky primary", Nothing, |_, _| Policy::new(StickyPrimary::new(), LeastLoaded::new))
+            .shares(Shares::Few),
+        setup("ring", Nothing, |_, _| Policy::new(Ring::new(), LeastLoaded::new)).shares(Shares::Hashed),
+        setup("maglev", Nothing, |_, _| Policy::new(Maglev::new(), LeastLoaded::new)).shares(Shares::Hashed),
         setup("p2c, peak EWMA, slow start", Latency, |_, _| {
             Policy::peak_ewma().slow_start(SlowStart::new(Duration::from_secs(10)).expect("not zero"))
         })
-        .ramps(),
+        .shares(Shares::Ramping),
         setup("p2c, peak EWMA, unified breaker", Latency, |_, _| Policy::peak_ewma())
             .accrual(|| Box::new(Unified::default())),
         setup("round robin, no breaker", Nothing, |_, _| Policy::new(RoundRobin::new(), LeastLoaded::new))
@@ -93,33 +100,21 @@ pub(crate) fn least_loaded() -> Setup {
 /// With Linkerd's breaker: five failures in a row, 5 s to 300 s.
 pub(crate) fn setup(name: &'static str, avoids: Avoids, policy: impl Fn(usize, usize) -> Policy + 'static) -> Setup {
     let accrual = || Box::new(ConsecutiveFailures::default()) as Box<dyn Accrual>;
-    Setup {
-        name,
-        avoids,
-        weighs: true,
-        hashes: false,
-        ramps: false,
-        spreads: true,
-        policy: Arc::new(policy),
-        accrual,
-        backoff: Backoff::default(),
-    }
+    Setup { name, avoids, shares: Shares::Weighed, policy: Arc::new(policy), accrual, backoff: Backoff::default() }
 }
 
 impl Setup {
-    /// Some endpoints get all requests, and others none.
-    fn within_a_subset(self) -> Self {
-        Self { weighs: false, spreads: false, ..self }
+    fn shares(self, shares: Shares) -> Self {
+        Self { shares, ..self }
     }
 
-    /// Shares are as even as hashes.
-    fn hashes(self) -> Self {
-        Self { hashes: true, ..self }
+    /// Whether each endpoint of those that are alike gets its part.
+    pub(crate) fn spreads(&self) -> bool {
+        self.shares != Shares::Few
     }
 
-    /// Weights are not what they are given as, for a while.
-    fn ramps(self) -> Self {
-        Self { ramps: true, ..self }
+    pub(crate) fn hashes(&self) -> bool {
+        self.shares == Shares::Hashed
     }
 
     pub(crate) fn accrual(self, accrual: fn() -> Box<dyn Accrual>) -> Self {

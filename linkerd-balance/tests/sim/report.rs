@@ -109,7 +109,7 @@ fn the_page_is_true() {
         compare_or_write(&docs().join("balancing").join(format!("{}.svg", scenario.slug)), &plot);
     }
     let took = began.elapsed().as_secs_f64();
-    println!("{simulated} simulated seconds in {took:.1} s: {:.0} a second", simulated as f64 / took);
+    println!("{simulated} simulated seconds in {took:.1} s: {:.0} seconds a second", simulated as f64 / took);
     let path = docs().join("balancing.md");
     let page = fs::read_to_string(&path).expect("the page is there");
     compare_or_write(&path, &rewritten(&page, &tables).expect("the page has its marks"));

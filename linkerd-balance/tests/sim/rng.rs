@@ -65,7 +65,7 @@ impl Rng {
 /// The natural logarithm, from nothing but what IEEE 754 rounds exactly: `f64::ln` may differ between platforms.
 pub(crate) fn ln(x: f64) -> f64 {
     let bits = x.to_bits();
-    let mut exponent = (bits >> 52) as i64 - 1023;
+    let mut exponent = (bits >> 52).cast_signed() - 1023;
     let mut mantissa = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
     if mantissa > std::f64::consts::SQRT_2 {
         mantissa /= 2.0;

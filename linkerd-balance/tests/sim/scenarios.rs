@@ -3,11 +3,12 @@
 use linkerd_balance::Tiers;
 
 use crate::{
-    engine::{Picked, Sim, Watch},
+    engine::Sim,
     model::{Endpoint, Fault, Key, MS, Nanos, SECOND, Service, Streams, WarmUp, World},
     policies::Setup,
     tally::Tally,
     topology::rolling,
+    watch::{Picked, Watch},
 };
 
 /// A world with a name, and what is counted in it.
@@ -98,9 +99,9 @@ fn cold_start() -> Scenario {
 
 fn rolling_deploy() -> Scenario {
     let mut endpoints = vec![Endpoint { slots: 4, queue: 64, ..Endpoint::new(USUAL) }; 20];
-    endpoints[10..].iter_mut().for_each(|endpoint| {
+    for endpoint in &mut endpoints[10..] {
         endpoint.warm_up = Some(WarmUp { lasts: 3 * SECOND, factor: 10 });
-    });
+    }
     let all: Vec<Key> = (0..20).collect();
     let world = World { sets: rolling(&all, 10, 5 * SECOND, 20 * SECOND), ..World::new(endpoints, 1_000, 35 * SECOND) };
     let title = "Rolling deploy";
@@ -144,18 +145,18 @@ fn finagle() -> Scenario {
 }
 
 /// Picks that had better gone elsewhere.
-struct Bad<'a> {
+struct Misplaced<'a> {
     scenario: &'a Scenario,
     of: u64,
-    bad: u64,
+    picks: u64,
 }
 
-impl Watch for Bad<'_> {
+impl Watch for Misplaced<'_> {
     fn picked(&mut self, picked: Picked) {
         let Scenario { world, from, bad, .. } = self.scenario;
         let Some(is_bad) = bad.filter(|_| picked.now >= *from) else { return };
         self.of += 1;
-        self.bad += u64::from(is_bad(world, picked.key, picked.now));
+        self.picks += u64::from(is_bad(world, picked.key, picked.now));
     }
 }
 
@@ -164,7 +165,7 @@ impl Scenario {
     pub(crate) fn play(&self, setup: &Setup) -> Row {
         let setup = setup.clone();
         let setup = if self.zones { setup.with(|policy| policy.tiers(Tiers::new().local("a"))) } else { setup };
-        let mut bad = Bad { scenario: self, of: 0, bad: 0 };
+        let mut bad = Misplaced { scenario: self, of: 0, picks: 0 };
         let mut tally = Tally::new(self.world.endpoints.len(), self.from, self.world.length);
         Sim::new(&self.world, &setup, 1).finish(&mut (&mut bad, &mut tally));
         let millionths = |part: u64, of: u64| (part * 1_000_000 + of / 2) / of.max(1);
@@ -173,7 +174,7 @@ impl Scenario {
             p50: tally.percentile(500),
             p99: tally.percentile(990),
             p999: tally.percentile(999),
-            to_bad: self.bad.map(|_| millionths(bad.bad, bad.of)),
+            to_bad: self.bad.map(|_| millionths(bad.picks, bad.of)),
             success: millionths(tally.successes, tally.successes + tally.failures),
         }
     }

@@ -1,8 +1,8 @@
 //! Counts what happened.
 
 use crate::{
-    engine::{Ended, Outcome, Picked, Watch},
     model::{Key, Nanos},
+    watch::{Ended, Outcome, Picked, Watch},
 };
 
 /// Picks of each endpoint, and the ends of requests, from one instant to another.
@@ -56,28 +56,5 @@ impl Watch for Tally {
         } else {
             self.failures += 1;
         }
-    }
-}
-
-/// Tells two.
-impl<A: Watch, B: Watch> Watch for (A, B) {
-    fn picked(&mut self, picked: Picked) {
-        self.0.picked(picked);
-        self.1.picked(picked);
-    }
-
-    fn ended(&mut self, ended: Ended) {
-        self.0.ended(ended);
-        self.1.ended(ended);
-    }
-}
-
-impl<W: Watch> Watch for &mut W {
-    fn picked(&mut self, picked: Picked) {
-        (**self).picked(picked);
-    }
-
-    fn ended(&mut self, ended: Ended) {
-        (**self).ended(ended);
     }
 }

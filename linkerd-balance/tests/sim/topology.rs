@@ -108,7 +108,9 @@ pub(crate) fn anything(rng: &mut Rng) -> World {
         .collect();
     if rng.chance(100) {
         let streams = Streams { per_mille: rng.within(1, 200), mean: rng.within(100, 3_000) * MS };
-        endpoints.iter_mut().for_each(|endpoint| endpoint.streams = Some(streams));
+        for endpoint in &mut endpoints {
+            endpoint.streams = Some(streams);
+        }
     }
     // Some 2,500 requests in each, be they in three seconds or in a minute.
     let length = rng.within(3, 60) * SECOND;

@@ -17,11 +17,12 @@ use linkerd_balance::{Load, P2c, PeakEwma, Policy, accrual::Backoff};
 
 use super::{caught, over};
 use crate::{
-    engine::{Ended, Outcome, Sim, Watch},
+    engine::Sim,
     model::{Endpoint, Fault, Key, MS, Nanos, SECOND, Service, US, World},
     policies::{self, Avoids, Setup},
     rng::Rng,
     tally::Tally,
+    watch::{Ended, Outcome, Watch},
 };
 
 const FROM: Nanos = 5 * SECOND;
@@ -76,7 +77,7 @@ fn one_comes_back(mut rng: Rng, setup: &Setup) -> Result<(), String> {
 
 #[test]
 fn an_endpoint_that_is_well_again_comes_back() {
-    for setup in policies::all().into_iter().filter(|setup| setup.spreads) {
+    for setup in policies::all().into_iter().filter(Setup::spreads) {
         over("an_endpoint_that_is_well_again_comes_back", 20, |rng| one_comes_back(rng, &setup));
     }
 }

@@ -3,7 +3,7 @@
 //! their callers, or outlived their endpoint's time in the set.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Instant,
 };
 
@@ -31,8 +31,8 @@ fn balanced(sim: &Sim<'_>, clients: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Load and picks of one world, whatever happens in it. Says how long it was, in seconds.
-fn check(mut rng: Rng, setup: &Setup) -> Result<u64, String> {
+/// Load and picks of one world, whatever happens in it. Says how long it was, in seconds, and of how many requests.
+fn check(mut rng: Rng, setup: &Setup) -> Result<(u64, u64), String> {
     let world = topology::anything(&mut rng);
     let setup = setup.clone().backoff(topology::backoff(&mut rng));
     let setup = topology::features(&mut rng, setup);
@@ -50,22 +50,24 @@ fn check(mut rng: Rng, setup: &Setup) -> Result<u64, String> {
         }
     }
     watch.verdict()?;
-    Ok(world.length / crate::model::SECOND)
+    Ok((world.length / crate::model::SECOND, sim.requests()))
 }
 
 /// A thousand worlds, and each policy in its share of them.
 #[test]
 fn holds_in_a_thousand_worlds() {
     let policies = policies::all();
-    let (began, seconds) = (tokio::time::Instant::now(), AtomicUsize::new(0));
+    let (began, seconds, requests) = (tokio::time::Instant::now(), AtomicU64::new(0), AtomicU64::new(0));
     over("holds_in_a_thousand_worlds", 1_000, |mut rng| {
         let setup = &policies[rng.below(policies.len() as u64) as usize];
-        let lasted = check(rng, setup).map_err(|what| format!("{}: {what}", setup.name))?;
-        seconds.fetch_add(lasted as usize, Ordering::Relaxed);
+        let (lasted, of) = check(rng, setup).map_err(|what| format!("{}: {what}", setup.name))?;
+        seconds.fetch_add(lasted, Ordering::Relaxed);
+        requests.fetch_add(of, Ordering::Relaxed);
         Ok(())
     });
     let (seconds, took) = (seconds.into_inner() as f64, began.elapsed().as_secs_f64());
-    println!("{seconds} simulated seconds in {took:.1} s: {:.0} a second", seconds / took);
+    let requests = requests.into_inner();
+    println!("{seconds} simulated seconds, {requests} requests in {took:.1} s: {:.0} seconds a second", seconds / took);
 }
 
 /// Counts the requests of callers who went away for ever.

@@ -11,10 +11,11 @@ use linkerd_balance::accrual::Backoff;
 
 use super::{caught, over};
 use crate::{
-    engine::{Picked, Sim, Watch},
+    engine::Sim,
     model::{Endpoint, Fault, Key, MS, Nanos, SECOND, Service, World},
     policies::{self, Setup},
     rng::Rng,
+    watch::{Picked, Watch},
 };
 
 const TEN_MINUTES: Nanos = 600 * SECOND;
@@ -94,7 +95,7 @@ fn steady(mut rng: Rng, setup: &Setup) -> Result<(), String> {
 
 #[test]
 fn alike_endpoints_keep_alike_shares() {
-    for setup in policies::all().iter().filter(|setup| setup.spreads) {
+    for setup in policies::all().iter().filter(|setup| setup.spreads()) {
         over("alike_endpoints_keep_alike_shares", 20, |rng| steady(rng, setup));
     }
 }

@@ -6,10 +6,11 @@ use linkerd_balance::{Candidates, Draw, LeastLoaded, Panic, Policy, Status, Stra
 
 use super::{caught, over};
 use crate::{
-    engine::{Picked, Sim, Watch},
+    engine::Sim,
     policies::{self, Avoids, Setup},
     rng::Rng,
     topology,
+    watch::{Picked, Watch},
 };
 
 /// Remembers the first pick of an endpoint worse than the best.

@@ -61,7 +61,7 @@ fn check(mut rng: Rng, setup: &Setup, given: Panic, wanted: Panic) -> Result<(),
             _ if !panics => refused == 0 && closed == 0,
             Panic::FailFast => refused == PICKS,
             Panic::LastPick => refused == 0 && (open == 0 || closed == 0),
-            Panic::Spray if !setup.spreads => refused == 0,
+            Panic::Spray if !setup.spreads() => refused == 0,
             Panic::Spray => {
                 refused == 0 && picks.iter().all(|picks| picks.abs_diff(fair) <= PICKS / 20 + 3 * fair.isqrt())
             }

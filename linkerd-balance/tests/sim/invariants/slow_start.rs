@@ -15,10 +15,11 @@ use linkerd_balance::{SlowStart, Tiers};
 
 use super::{caught, over};
 use crate::{
-    engine::{Picked, Sim, Watch},
+    engine::Sim,
     model::{Endpoint, Key, Nanos, SECOND, Service, US, World},
     policies::{self, Setup},
     rng::Rng,
+    watch::{Picked, Watch},
 };
 
 /// Picks of each endpoint in each second.
@@ -105,7 +106,7 @@ fn ramps(mut rng: Rng, case: &Case, setup: &Setup) -> Result<(), String> {
             if picks == 0.0 && wanted >= 5.0 {
                 return Err(format!("{}: (a) no request in second {second}, not {wanted:.1}", setup.name));
             }
-            let tolerance = 0.02 * total + if setup.hashes { wanted / 5.0 } else { 0.0 };
+            let tolerance = 0.02 * total + if setup.hashes() { wanted / 5.0 } else { 0.0 };
             if (picks - wanted).abs() > tolerance + 4.0 * wanted.sqrt() + 1.0 {
                 return Err(format!("{}: (c) {picks} requests in second {second}, not {wanted:.1}", setup.name));
             }
@@ -122,7 +123,7 @@ fn ramps(mut rng: Rng, case: &Case, setup: &Setup) -> Result<(), String> {
 
 #[test]
 fn newcomers_ramp_by_themselves_within_their_zone() {
-    for setup in policies::all().iter().filter(|setup| setup.weighs) {
+    for setup in policies::all().iter().filter(|setup| setup.spreads() && !setup.hashes()) {
         over("newcomers_ramp_by_themselves_within_their_zone", 12, |mut rng| {
             let case = case(&mut rng);
             ramps(rng, &case, &slow_setup(setup, case.window, case.zones))
@@ -168,7 +169,7 @@ fn no_ramp(mut rng: Rng, setup: &Setup) -> Result<(), String> {
 #[test]
 fn where_all_are_new_nobody_ramps() {
     let window: Nanos = 60;
-    for setup in policies::all().iter().filter(|setup| setup.spreads) {
+    for setup in policies::all().iter().filter(|setup| setup.spreads()) {
         let setup = slow_setup(setup, window, false);
         over("where_all_are_new_nobody_ramps", 10, |rng| no_ramp(rng, &setup));
     }

@@ -9,11 +9,12 @@ use linkerd_balance::{Candidates, Draw, LeastLoaded, Policy, Strategy};
 
 use super::{caught, over};
 use crate::{
-    engine::{Picked, Sim, Watch},
+    engine::Sim,
     model::{Endpoint, Nanos, SECOND, World},
     policies::{self, Avoids, Setup},
     rng::Rng,
     topology,
+    watch::{Picked, Watch},
 };
 
 const STRETCH: Nanos = 45 * SECOND;
@@ -65,7 +66,7 @@ fn check(mut rng: Rng, setup: &Setup) -> Result<(), String> {
 
 #[test]
 fn no_endpoint_starves() {
-    for setup in policies::all().iter().filter(|setup| setup.spreads) {
+    for setup in policies::all().iter().filter(|setup| setup.spreads()) {
         over("no_endpoint_starves", 15, |rng| check(rng, setup));
     }
 }

@@ -11,11 +11,11 @@ const CLIENTS: usize = 200;
 const SERVERS: u32 = 300;
 
 /// The servers of each client, sorted.
-fn connections(policy: impl Fn(usize) -> Policy, servers: impl Iterator<Item = u32> + Clone) -> Vec<Vec<u32>> {
+fn connections(policy: impl Fn(usize) -> Policy, servers: &[u32]) -> Vec<Vec<u32>> {
     let now = tokio::time::Instant::now().into_std();
     let of_client = |client| {
         let balance = Balance::new(policy(client), |_: &u32, _: &Health| ());
-        balance.update(servers.clone().map(|key| (key, 1.0))).expect("weights above zero");
+        balance.update(servers.iter().map(|key| (*key, 1.0))).expect("weights above zero");
         let mut used: Vec<u32> =
             balance.endpoints(now).iter().filter(|info| info.is_used).map(|info| info.key).collect();
         used.sort_unstable();
@@ -45,10 +45,11 @@ fn aperture(client: usize, width: usize) -> Policy {
 /// `most` of so many connections may be made anew.
 fn check(mut rng: Rng, policy: impl Fn(usize, usize) -> Policy, most: impl Fn(usize) -> usize) -> Result<(), String> {
     let size = rng.within(11, 60) as usize;
-    let before = connections(|client| policy(client, size), 0..SERVERS);
+    let mut servers: Vec<u32> = (0..SERVERS).collect();
+    let before = connections(|client| policy(client, size), &servers);
     even(&before).map_err(|what| format!("{what} of {size} each"))?;
-    let gone = rng.below(u64::from(SERVERS)) as u32;
-    let after = connections(|client| policy(client, size), (0..SERVERS).filter(|key| *key != gone));
+    servers.remove(rng.below(u64::from(SERVERS)) as usize);
+    let after = connections(|client| policy(client, size), &servers);
     let made =
         |(before, after): (&Vec<u32>, &Vec<u32>)| after.iter().filter(|key| before.binary_search(key).is_err()).count();
     let made: usize = before.iter().zip(&after).map(made).sum();

@@ -11,7 +11,7 @@ use super::{caught, over};
 use crate::{
     engine::Sim,
     model::{Endpoint, MS, SECOND, Service, World},
-    policies::{self, Avoids, Setup},
+    policies::{self, Avoids, Setup, Shares},
     rng::Rng,
     tally::Tally,
 };
@@ -37,7 +37,7 @@ fn check(mut rng: Rng, setup: &Setup) -> Result<(), String> {
     Sim::new(&world, setup, rng.next()).finish(&mut tally);
     for (key, endpoint) in (0..).zip(&world.endpoints) {
         let (share, wanted) = (tally.share(key), endpoint.weight / total);
-        let tolerance = tolerance + if setup.hashes { wanted / 5.0 } else { 0.0 };
+        let tolerance = tolerance + if setup.hashes() { wanted / 5.0 } else { 0.0 };
         if (share - wanted).abs() > tolerance {
             let at = format_args!("with {in_flight:.2} in flight on {n}");
             return Err(format!("{}: {share:.4} instead of {wanted:.4} {at}", setup.name));
@@ -48,7 +48,7 @@ fn check(mut rng: Rng, setup: &Setup) -> Result<(), String> {
 
 #[test]
 fn shares_are_weights() {
-    for setup in policies::all().iter().filter(|setup| setup.weighs && !setup.ramps) {
+    for setup in policies::all().iter().filter(|setup| matches!(setup.shares, Shares::Weighed | Shares::Hashed)) {
         over("shares_are_weights", 25, |rng| check(rng, setup));
     }
 }

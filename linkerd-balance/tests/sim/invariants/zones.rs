@@ -135,7 +135,7 @@ fn with_breakers() -> impl Iterator<Item = Setup> {
 
 #[test]
 fn a_zone_is_left_once_and_taken_back_once() {
-    for setup in with_breakers().filter(|setup| setup.spreads) {
+    for setup in with_breakers().filter(Setup::spreads) {
         over("a_zone_is_left_once_and_taken_back_once", 10, |rng| outage(rng, &setup, local()));
     }
 }
@@ -150,7 +150,7 @@ fn without_hysteresis_or_zones_is_caught() {
 
 #[test]
 fn a_dead_zone_costs_next_to_nothing() {
-    for setup in with_breakers().filter(|setup| setup.spreads) {
+    for setup in with_breakers().filter(Setup::spreads) {
         over("a_dead_zone_costs_next_to_nothing", 4, |rng| dies(rng, &setup, local()));
     }
     let setup = policies::least_loaded().accrual(|| Box::new(Never));
@@ -159,8 +159,8 @@ fn a_dead_zone_costs_next_to_nothing() {
 
 #[test]
 fn a_full_zone_spills() {
-    for setup in policies::all().iter().filter(|setup| setup.spreads) {
-        over("a_full_zone_spills", 6, |rng| overload(rng, setup, spilling()));
+    for setup in policies::all().into_iter().filter(Setup::spreads) {
+        over("a_full_zone_spills", 6, |rng| overload(rng, &setup, spilling()));
     }
     assert!(caught(1, |rng| overload(rng, &policies::least_loaded(), local())), "unless it may not");
 }
