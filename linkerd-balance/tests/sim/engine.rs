@@ -8,7 +8,7 @@ use std::{
 };
 
 use linkerd_balance::{
-    Balance, Breaker, BreakerCounters, Draw, Health, Lease, Mark, Member, Permit, Status, Unavailable,
+    Balance, Breaker, BreakerCounters, Draw, Health, Lease, Mark, Member, Permit, Phase, Status, Unavailable,
 };
 
 use crate::{
@@ -183,6 +183,12 @@ impl<'w> Sim<'w> {
 
     pub(crate) fn counters(&self, client: usize) -> &BreakerCounters {
         &self.clients[client].counters
+    }
+
+    /// How many endpoints of a client are left alone by their breakers, or probed.
+    pub(crate) fn left_alone(&self, client: usize) -> usize {
+        let services = self.clients[client].balance.services();
+        services.iter().filter(|(_, stack)| stack.breaker.phase() != Phase::Alive).count()
     }
 
     /// How many requests began.

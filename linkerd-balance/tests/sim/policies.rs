@@ -75,9 +75,11 @@ pub(crate) fn all() -> Vec<Setup> {
             let subset = Subset::new(5, ordinal as u64, P2c::new()).expect("not zero");
             Policy::new(subset, PeakEwma::default)
         })
-        .shares(Shares::Few),
+        .shares(Shares::Few)
+        .untold(),
         setup("sticky primary", Nothing, |_, _| Policy::new(StickyPrimary::new(), LeastLoaded::new))
-            .shares(Shares::Few),
+            .shares(Shares::Few)
+            .untold(),
         setup("ring", Nothing, |_, _| Policy::new(Ring::new(), LeastLoaded::new)).shares(Shares::Hashed),
         setup("maglev", Nothing, |_, _| Policy::new(Maglev::new(), LeastLoaded::new)).shares(Shares::Hashed),
         setup("p2c, peak EWMA, slow start", Latency, |_, _| {

@@ -3,12 +3,14 @@
 mod bad_share;
 mod comes_back;
 mod conservation;
+mod ejections;
 mod flapping;
 mod hashing;
 mod open_first;
 mod panic;
 mod slow_start;
 mod starvation;
+mod streams;
 mod subsets;
 mod weights;
 mod width;
