@@ -123,7 +123,7 @@ fn ramps(mut rng: Rng, case: &Case, setup: &Setup) -> Result<(), String> {
 
 #[test]
 fn newcomers_ramp_by_themselves_within_their_zone() {
-    for setup in policies::all().iter().filter(|setup| setup.spreads() && !setup.hashes()) {
+    for setup in policies::all().iter().filter(|setup| setup.spreads()) {
         over("newcomers_ramp_by_themselves_within_their_zone", 12, |mut rng| {
             let case = case(&mut rng);
             ramps(rng, &case, &slow_setup(setup, case.window, case.zones))
