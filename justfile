@@ -31,6 +31,10 @@ fuzz target secs="60" crate="linkerd-dtab":
 loom *args:
     RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="{{ root }}/target/loom" cargo test -p linkerd-balance --test loom --release {{ args }}
 
+# Plays the balancer's scenarios and writes their tables and plots to docs/balancing.md.
+sim:
+    SIM_WRITE=1 cargo test -p linkerd-balance --test sim report -- --nocapture
+
 # Licences, advisories, sources. Needs `cargo install --locked cargo-deny`.
 deny:
     cargo deny --all-features check
