@@ -91,7 +91,7 @@ pub mod timeout;
 
 pub use self::{
     backoff::{Backoff, Delays, InvalidBackoff},
-    budget::{Budget, BudgetSettings, InvalidBudget},
+    budget::{Budget, BudgetCounts, BudgetSettings, InvalidBudget},
     class::{Classifier, ResponseClass},
     tally::PER_REQUEST_BUCKETS,
 };
