@@ -80,19 +80,25 @@
 //! | the bound is 0: there is nowhere to go | the error as it came | `cannot_retry` |
 //! | the time of [`TotalTimeout`](timeout::TotalTimeout) is over | [`Elapsed`](timeout::Elapsed), and what was under way is dropped | - |
 
+mod attempts;
 mod backoff;
 mod budget;
 mod class;
+mod deadline;
 mod dice;
 pub mod requeue;
 pub mod retry;
+mod safety;
 mod tally;
 pub mod timeout;
 
 pub use self::{
+    attempts::{Attempts, Retries, Stop},
     backoff::{Backoff, Delays, InvalidBackoff},
     budget::{Budget, BudgetCounts, BudgetSettings, InvalidBudget},
-    class::{Classifier, ResponseClass},
+    class::{Classifier, MAX_PUSHBACK, Pushback, ResponseClass, Verdict},
+    deadline::{Deadline, Expired, Until},
+    safety::{Delivery, Safety, Sent},
     tally::PER_REQUEST_BUCKETS,
 };
 
