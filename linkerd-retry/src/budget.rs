@@ -42,6 +42,9 @@ pub enum InvalidBudget {
     /// `percent` is negative, more than 1000, or not a number.
     #[error("a retry budget's percentage must be a ratio from 0 to 1000, not {0}")]
     Percent(f64),
+    /// A cap on what may be ended early is not from 0 to 1.
+    #[error("the share of requests that may be ended must be from 0 to 1, not {0}")]
+    Share(f64),
 }
 
 /// An allowance of retries that requests earn and retries spend.

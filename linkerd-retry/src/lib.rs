@@ -86,6 +86,7 @@ mod budget;
 mod class;
 mod deadline;
 mod dice;
+pub mod expire;
 pub mod requeue;
 pub mod retry;
 mod safety;
