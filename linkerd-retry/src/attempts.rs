@@ -87,7 +87,11 @@ impl Retries {
     /// Begins a request, which earns its share of a retry.
     pub fn start(&self, deadline: impl Into<Option<Deadline>>, now: Instant) -> Attempts {
         self.budget.deposit(now);
-        Attempts { delays: self.backoff.start(), made: 1, deadline: deadline.into() }
+        self.begin(deadline.into())
+    }
+
+    pub(crate) fn begin(&self, deadline: Option<Deadline>) -> Attempts {
+        Attempts { delays: self.backoff.start(), made: 1, deadline }
     }
 }
 

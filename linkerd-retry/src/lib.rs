@@ -92,6 +92,7 @@ pub mod retry;
 mod safety;
 mod tally;
 pub mod timeout;
+mod typical;
 
 pub use self::{
     attempts::{Attempts, Retries, Stop},
