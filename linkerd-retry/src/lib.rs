@@ -80,6 +80,8 @@
 //! | the bound is 0: there is nowhere to go | the error as it came | `cannot_retry` |
 //! | the time of [`TotalTimeout`](timeout::TotalTimeout) is over | [`Elapsed`](timeout::Elapsed), and what was under way is dropped | - |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod attempts;
 mod backoff;
 mod budget;
@@ -87,6 +89,9 @@ mod class;
 mod deadline;
 mod dice;
 pub mod expire;
+#[cfg(feature = "body")]
+#[cfg_attr(docsrs, doc(cfg(feature = "body")))]
+pub mod replay;
 pub mod requeue;
 pub mod retry;
 mod safety;
