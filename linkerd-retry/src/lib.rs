@@ -89,6 +89,7 @@ mod class;
 mod deadline;
 mod dice;
 pub mod expire;
+mod policy;
 #[cfg(feature = "body")]
 #[cfg_attr(docsrs, doc(cfg(feature = "body")))]
 pub mod replay;
@@ -105,6 +106,7 @@ pub use self::{
     budget::{Budget, BudgetCounts, BudgetSettings, InvalidBudget},
     class::{Classifier, MAX_PUSHBACK, Pushback, ResponseClass, Verdict},
     deadline::{Deadline, Expired, Until},
+    policy::{PolicyLayer, RetryPolicy, Timeouts},
     safety::{Delivery, Safety, Sent},
     tally::PER_REQUEST_BUCKETS,
 };

@@ -1,3 +1,6 @@
+mod deadline;
+mod hooks;
+
 use std::{
     convert::Infallible,
     future::{Ready, ready as now},
