@@ -144,6 +144,27 @@ fn tower_857_a_fractional_share_is_not_rounded_up() {
     assert_eq!(allowed, 6);
 }
 
+/// tower-resilience#370: a balance that was read and then written lost what others did in between.
+#[test]
+fn tower_resilience_370_threads_never_take_more_than_there_is() {
+    let (budget, now) = (budget(0.5, 0, 10), now());
+    let taken: u64 = std::thread::scope(|scope| {
+        let one = || {
+            (0..10_000)
+                .filter(|_| {
+                    budget.deposit(now);
+                    budget.try_withdraw(now)
+                })
+                .count() as u64
+        };
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(one)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert_eq!(taken + budget.balance(now), 20_000);
+    let BudgetCounts { deposits, withdrawals, exhausted } = budget.counts();
+    assert_eq!((deposits, withdrawals, exhausted), (40_000, taken, 40_000 - taken));
+}
+
 #[test]
 fn it_counts_what_it_saw_and_forgets_none_of_it() {
     let (budget, start) = (budget(0.5, 0, 1), now());
