@@ -8,6 +8,9 @@ use std::{
 
 use crate::{Backoff, Budget, Deadline, Delays, Verdict};
 
+/// What a timer may be late by itself: tokio's are that coarse.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+
 /// How the requests of one destination are retried. Clones share the budget.
 ///
 /// # Defaults
@@ -108,8 +111,9 @@ impl Attempts {
 
     /// Whether there is another attempt after one that ended, and how long to wait for it.
     ///
-    /// If so, it is paid for: all waits count against the budget. What will not be is not paid for. The deadline has to
-    /// be [checked](Deadline::check) once more when the wait is over, because waits take longer than they should.
+    /// If so, it is paid for: all waits count against the budget. What will not be is not paid for. Before a deadline, a
+    /// wait has a millisecond to be late; but the deadline has to be [checked](Deadline::check) once more when the wait
+    /// is over, because it may be later than that.
     ///
     /// `typical` is how long an attempt is expected to take, zero if nobody knows; `random` is as for
     /// [`Delays::next`].
@@ -136,7 +140,9 @@ impl Attempts {
             return Err(Stop::MaxAttempts);
         }
         let wait = self.delays.next(random).max(not_before);
-        let needed = wait.saturating_add(typical.max(retries.min_attempt_time));
+        // A timer that is late must not be what makes it too late, or there would be no outcome to pass on.
+        let slack = if wait.is_zero() { Duration::ZERO } else { TICK };
+        let needed = wait.saturating_add(slack).saturating_add(typical.max(retries.min_attempt_time));
         if self.deadline.is_some_and(|deadline| !deadline.leaves(now, needed)) {
             return Err(Stop::Deadline);
         }

@@ -1,4 +1,47 @@
 //! Bodies that can be sent again, though they are still being received.
+//!
+//! A request with such a body is retried like any other, if copies are asked whether they are whole. Here beside a layer of
+//! `tower_http`, which answers an attempt that takes too long:
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response, StatusCode};
+//! use http_body_util::{BodyExt, Full};
+//! use linkerd_retry::{ResponseClass, replay::{ReplayBody, ReplayMemory}, retry::{ClonedWhile, RetryLayer}};
+//! use std::{future, time::Duration};
+//! use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
+//! use tower_http::timeout::TimeoutLayer;
+//!
+//! type Upload = Request<ReplayBody<Full<Bytes>>>;
+//!
+//! async fn store(req: Upload) -> Result<Response<Full<Bytes>>, BoxError> {
+//!     # use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+//!     # static STUCK: AtomicBool = AtomicBool::new(true);
+//!     let body = req.into_body().collect().await?.to_bytes();
+//!     # if STUCK.swap(false, Relaxed) {
+//!     #   return future::pending().await;
+//!     # }
+//!     Ok(Response::new(Full::new(body)))
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), BoxError> {
+//! let put_again = |req: &Upload, rsp: Result<&Response<Full<Bytes>>, &BoxError>| match rsp {
+//!     Ok(rsp) if !rsp.status().is_server_error() => ResponseClass::Success,
+//!     _ => ResponseClass::Failure { retryable: req.method() == "PUT" },
+//! };
+//! let svc = ServiceBuilder::new()
+//!     .layer(RetryLayer::new(put_again).copy_with(ClonedWhile(|req: &Upload| req.body().is_whole())))
+//!     .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(1)))
+//!     .service(service_fn(store));
+//! let memory = ReplayMemory::default();
+//! let body = ReplayBody::new(Full::new(Bytes::from_static(b"hello")), 64 * 1024, &memory);
+//! // The first attempt is stuck.
+//! let rsp = svc.oneshot(Request::put("/").body(body)?).await?;
+//! assert_eq!(rsp.into_body().collect().await?.to_bytes(), "hello");
+//! # Ok(())
+//! # }
+//! ```
 
 mod memory;
 

@@ -24,6 +24,7 @@ pub use self::{
 };
 use crate::{
     Backoff, Budget, Classifier, Deadline, Retries, Stop,
+    attempts::TICK,
     dice::Dice,
     tally::{Counter, PER_REQUEST_BUCKETS, PerRequest},
     typical::Typical,
@@ -49,6 +50,11 @@ pub trait CopyRequest<Req>: Send + Sync + 'static {
 /// Copies every request by [`Clone`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cloned;
+
+/// Copies every request by [`Clone`], and sends a copy only as long as this `Fn(&Req) -> bool` says that it is
+/// [whole](CopyRequest::is_whole).
+#[derive(Clone, Copy, Debug)]
+pub struct ClonedWhile<F>(pub F);
 
 /// Wraps services in [`Retry`]. All services that one layer makes share its budget and its counters.
 #[derive(Clone)]
@@ -311,7 +317,7 @@ impl<C, R, H> Policy<C, R, H> {
     fn drain_until(&self, now: Instant, due: Instant, deadline: Option<Deadline>) -> Instant {
         let spare = deadline.map_or(self.drain_for, |deadline| {
             let needed = self.typical.get().max(self.retries.min_attempt_time);
-            deadline.remaining(due.into_std()).saturating_sub(needed) / 2
+            deadline.remaining(due.into_std()).saturating_sub(needed.saturating_add(TICK)) / 2
         });
         let end = now.checked_add(self.drain_for).unwrap_or(due);
         end.min(due.checked_add(spare).unwrap_or(due)).max(due)
@@ -321,6 +327,20 @@ impl<C, R, H> Policy<C, R, H> {
 impl<Req: Clone> CopyRequest<Req> for Cloned {
     fn copy(&self, req: &Req) -> Option<Req> {
         Some(req.clone())
+    }
+}
+
+impl<F, Req> CopyRequest<Req> for ClonedWhile<F>
+where
+    F: Fn(&Req) -> bool + Send + Sync + 'static,
+    Req: Clone,
+{
+    fn copy(&self, req: &Req) -> Option<Req> {
+        Some(req.clone())
+    }
+
+    fn is_whole(&self, copy: &Req) -> bool {
+        (self.0)(copy)
     }
 }
 

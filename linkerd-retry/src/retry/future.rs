@@ -124,14 +124,14 @@ where
                             // A response can hold a connection, which nobody should hold through a backoff.
                             let drain = outcome.ok().and_then(|rsp| policy.hooks.discard(rsp));
                             let due = now.checked_add(wait).unwrap_or_else(|| now + FAR);
-                            if let Some(drain) = drain {
-                                let end = policy.drain_until(now, due, this.attempts.deadline());
-                                this.state.set(State::Drain(drain, sleep_until(end), due));
-                            } else if wait.is_zero() {
-                                this.state.set(State::Ready);
-                                return give_way(cx);
-                            } else {
-                                this.state.set(State::Backoff(sleep_until(due)));
+                            let drained = policy.drain_until(now, due, this.attempts.deadline());
+                            match drain.filter(|_| drained > now) {
+                                Some(drain) => this.state.set(State::Drain(drain, sleep_until(drained), due)),
+                                None if wait.is_zero() => {
+                                    this.state.set(State::Ready);
+                                    return give_way(cx);
+                                }
+                                None => this.state.set(State::Backoff(sleep_until(due))),
                             }
                             continue;
                         }
