@@ -203,7 +203,7 @@ impl<B> State<B> {
 
     /// Whether nobody but who is reading can want what is kept, and that one has had it.
     fn is_done_with(&self) -> bool {
-        self.clones == 1 && self.sent == Some(self.frames.len())
+        self.clones == 1 && self.sent == Some(self.frames.len()) && self.trailers.is_none()
     }
 
     /// Whether `len` more bytes are within the limits, with `more` known to come. If so, they are reserved.

@@ -106,6 +106,20 @@ async fn trailers_are_sent_again_and_count() {
 }
 
 #[tokio::test]
+async fn trailers_outlive_whoever_is_dropped_before_they_are_sent_again() {
+    let (mut first, memory) = body(script(&[2], true), 64);
+    let mut last = first.clone();
+    while first.frame().await.is_some() {}
+    assert_eq!(last.frame().await.unwrap().unwrap().into_data().unwrap(), "xx");
+    // Its connection lets go of it only now.
+    drop(first);
+    assert_eq!(last.frame().await.unwrap().unwrap().into_trailers().unwrap(), checksum());
+    assert!(last.frame().await.is_none());
+    drop(last);
+    assert_eq!(memory.held(), 0);
+}
+
+#[tokio::test]
 async fn no_byte_is_copied() {
     let data = Bytes::from(vec![7; 10 * KIB]);
     let (mut first, _memory) = body(Full::new(data.clone()), 64 * KIB);
@@ -265,6 +279,7 @@ proptest! {
         not_yet in any::<u32>(),
         trailers in any::<bool>(),
         cap in 0..2500_usize,
+        gone_at in 0..25_usize,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(data.len())).chain([0, data.len()]).collect();
@@ -301,7 +316,23 @@ proptest! {
         }
         let is_whole = next.is_whole();
         prop_assert!(is_whole || data.len() + 20 * usize::from(trailers) > cap, "it would have fitted");
-        match runtime.block_on(rest(next)) {
+        let last: Result<_, ReplayError<&str>> = runtime.block_on(async {
+            let (mut sent, mut sent_trailers) = (Vec::new(), None);
+            for i in 0.. {
+                if i == gone_at {
+                    // The connections of some attempts end while the last one is under way.
+                    given_up.truncate(given_up.len() / 2);
+                }
+                let Some(frame) = next.frame().await else { break };
+                match frame?.into_data() {
+                    Ok(data) => sent.extend(data),
+                    Err(frame) => sent_trailers = frame.into_trailers().ok(),
+                }
+            }
+            drop(next);
+            Ok((sent, sent_trailers))
+        });
+        match last {
             Ok((sent, sent_trailers)) => {
                 prop_assert!(is_whole);
                 prop_assert_eq!(sent, data);
