@@ -27,13 +27,18 @@ where
     service: S,
     /// What the next attempt sends, and what this one's outcome is classified by. `None` if this attempt is the last.
     copy: Option<Req>,
+    progress: Progress<S::Error>,
+    #[pin]
+    state: State<S::Future, S::Error>,
+}
+
+/// How far a request is, whatever it is.
+struct Progress<E> {
     attempts: Attempts,
-    until: Option<Until<S::Error>>,
+    until: Option<Until<E>>,
     /// When the attempt that is under way, or was last, began.
     began: Instant,
     log: Log,
-    #[pin]
-    state: State<S::Future, S::Error>,
 }
 
 #[pin_project(project = StateProj)]
@@ -56,20 +61,73 @@ where
     /// Sends the first attempt, unless it is too late for one.
     pub(super) fn new(policy: Arc<Policy<C, R, H>>, mut service: S, mut req: Req) -> Self {
         let began = Instant::now();
-        let now = began.into_std();
-        let until = policy.hooks.deadline(&req, now);
+        let until = policy.hooks.deadline(&req, began.into_std());
         let attempts = policy.retries.begin(until.as_ref().map(Until::deadline));
-        let log = Log::default();
-        let (copy, state) = match until.map_or(Ok(()), |until| until.check(now)) {
+        let mut progress = Progress { attempts, until, began, log: Log::default() };
+        let (copy, state) = match progress.begin(began) {
             Ok(()) => {
-                policy.retries.budget.deposit(now);
+                policy.retries.budget.deposit(began.into_std());
                 let copy = if policy.retries.is_off() { None } else { policy.copy.copy(&req) };
-                policy.hooks.before(&mut req, &Attempt { number: 1, deadline: attempts.deadline(), log: &log });
+                policy.hooks.before(&mut req, &progress.attempt());
                 (copy, State::Attempt(service.call(req)))
             }
             Err(late) => (None, State::Late(Some(late))),
         };
-        Self { policy, service, copy, attempts, until, began, log, state }
+        Self { policy, service, copy, progress, state }
+    }
+}
+
+impl<E> Progress<E> {
+    /// Begins an attempt.
+    ///
+    /// # Errors
+    ///
+    /// It is too late for one.
+    fn begin(&mut self, now: Instant) -> Result<(), E> {
+        self.began = now;
+        self.until.map_or(Ok(()), |until| until.check(now.into_std()))
+    }
+
+    fn attempt(&self) -> Attempt<'_> {
+        Attempt { number: self.attempts.made(), deadline: self.attempts.deadline(), log: &self.log }
+    }
+
+    /// When the next attempt is due, and now; or why there is none. `None` if the first one succeeded, of which there is
+    /// nothing to tell.
+    fn ended<C, R, H, Req, Rsp>(
+        &mut self,
+        policy: &Policy<C, R, H>,
+        req: &Req,
+        outcome: Result<&Rsp, &E>,
+    ) -> Option<Result<(Instant, Instant), Stop>>
+    where
+        C: Classifier<Req, Rsp, E>,
+        R: CopyRequest<Req>,
+        H: Hooks<Req, Rsp, E>,
+    {
+        let verdict = policy.classifier.verdict(req, outcome);
+        let class = verdict.class();
+        let is_first_success = class.is_success() && self.log.is_empty();
+        // The time is asked for only if something hangs on it.
+        if is_first_success && self.until.is_none() {
+            return None;
+        }
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.began);
+        if class.is_success() && self.until.is_some() {
+            policy.typical.record(took);
+        }
+        if is_first_success {
+            return None;
+        }
+        let (number, endpoint) = (self.attempts.made(), policy.hooks.endpoint(outcome));
+        self.log.push(Tried { number, endpoint, verdict, took });
+        if class.is_retryable() && !policy.copy.is_whole(req) {
+            return Some(Err(Stop::NotKept));
+        }
+        let (typical, random) = (policy.typical.get(), policy.dice.roll());
+        let wait = self.attempts.next(&policy.retries, verdict, typical, now.into_std(), random);
+        Some(wait.map(|wait| (now.checked_add(wait).unwrap_or_else(|| now + FAR), now)))
     }
 }
 
@@ -84,57 +142,32 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let policy = &**this.policy;
-        loop {
-            let (outcome, stop) = match this.state.as_mut().project() {
+        let (policy, progress) = (&**this.policy, this.progress);
+        let (outcome, stop) = loop {
+            match this.state.as_mut().project() {
                 StateProj::Attempt(attempt) => {
                     let outcome = ready!(attempt.poll(cx));
-                    let Some(req) = this.copy.as_ref() else {
-                        if this.log.is_empty() {
-                            return Poll::Ready(outcome);
-                        }
-                        return Poll::Ready(policy.end(outcome, this.log, Stop::NotKept));
+                    let ended = match this.copy.as_ref() {
+                        Some(req) => progress.ended(policy, req, outcome.as_ref()),
+                        None if progress.log.is_empty() => None,
+                        None => Some(Err(Stop::NotKept)),
                     };
-                    let verdict = policy.classifier.verdict(req, outcome.as_ref());
-                    let first_succeeded = verdict.class().is_success() && this.log.is_empty();
-                    // The time is asked for only if something hangs on it.
-                    if first_succeeded && this.until.is_none() {
-                        return Poll::Ready(outcome);
-                    }
-                    let now = Instant::now();
-                    let took = now.saturating_duration_since(*this.began);
-                    if verdict.class().is_success() && this.until.is_some() {
-                        policy.typical.record(took);
-                    }
-                    if first_succeeded {
-                        return Poll::Ready(outcome);
-                    }
-                    let (number, endpoint) = (this.attempts.made(), policy.hooks.endpoint(outcome.as_ref()));
-                    this.log.push(Tried { number, endpoint, verdict, took });
-                    let next = if verdict.class().is_retryable() && !policy.copy.is_whole(req) {
-                        Err(Stop::NotKept)
-                    } else {
-                        let (typical, random) = (policy.typical.get(), policy.dice.roll());
-                        this.attempts.next(&policy.retries, verdict, typical, now.into_std(), random)
+                    let (due, now) = match ended {
+                        None => return Poll::Ready(outcome),
+                        Some(Err(stop)) => break (outcome, stop),
+                        Some(Ok(due)) => due,
                     };
-                    match next {
-                        Err(stop) => (outcome, stop),
-                        Ok(wait) => {
-                            policy.stats.0.total.add_one();
-                            // A response can hold a connection, which nobody should hold through a backoff.
-                            let drain = outcome.ok().and_then(|rsp| policy.hooks.discard(rsp));
-                            let due = now.checked_add(wait).unwrap_or_else(|| now + FAR);
-                            let drained = policy.drain_until(now, due, this.attempts.deadline());
-                            match drain.filter(|_| drained > now) {
-                                Some(drain) => this.state.set(State::Drain(drain, sleep_until(drained), due)),
-                                None if wait.is_zero() => {
-                                    this.state.set(State::Ready);
-                                    return give_way(cx);
-                                }
-                                None => this.state.set(State::Backoff(sleep_until(due))),
-                            }
-                            continue;
+                    policy.stats.0.total.add_one();
+                    // A response can hold a connection, which nobody should hold through a backoff.
+                    let drain = outcome.ok().and_then(|rsp| policy.hooks.discard(rsp));
+                    let drained = policy.drain_until(now, due, progress.attempts.deadline());
+                    match drain.filter(|_| drained > now) {
+                        Some(drain) => this.state.set(State::Drain(drain, sleep_until(drained), due)),
+                        None if due <= now => {
+                            this.state.set(State::Ready);
+                            return give_way(cx);
                         }
+                        None => this.state.set(State::Backoff(sleep_until(due))),
                     }
                 }
                 StateProj::Drain(drain, sleep, due) => {
@@ -147,39 +180,31 @@ where
                         return give_way(cx);
                     }
                     this.state.set(State::Backoff(sleep_until(due)));
-                    continue;
                 }
                 StateProj::Backoff(sleep) => {
                     ready!(sleep.poll(cx));
                     this.state.set(State::Ready);
-                    continue;
                 }
-                StateProj::Ready => match ready!(this.service.poll_ready(cx)) {
-                    Ok(()) => {
-                        *this.began = Instant::now();
-                        // Once more: a wait takes longer than it should, and readiness as long as it likes.
-                        match this.until.map_or(Ok(()), |until| until.check(this.began.into_std())) {
-                            Ok(()) => {
-                                let mut req = this.copy.take().expect("only a request with a copy is retried");
-                                *this.copy = policy.copy.copy(&req);
-                                let (number, deadline) = (this.attempts.made(), this.attempts.deadline());
-                                policy.hooks.before(&mut req, &Attempt { number, deadline, log: this.log });
-                                let attempt = this.service.call(req);
-                                this.state.set(State::Attempt(attempt));
-                                continue;
-                            }
-                            Err(late) => (Err(late), Stop::Deadline),
-                        }
+                StateProj::Ready => {
+                    if let Err(failed) = ready!(this.service.poll_ready(cx)) {
+                        break (Err(failed), Stop::NotReady);
                     }
-                    Err(failed) => (Err(failed), Stop::NotReady),
-                },
-                StateProj::Late(late) => {
-                    let late = late.take().expect("polled after it was ready");
-                    (Err(late), Stop::Deadline)
+                    // Once more: a wait takes longer than it should, and readiness as long as it likes.
+                    if let Err(late) = progress.begin(Instant::now()) {
+                        break (Err(late), Stop::Deadline);
+                    }
+                    let mut req = this.copy.take().expect("only a request with a copy is retried");
+                    *this.copy = policy.copy.copy(&req);
+                    policy.hooks.before(&mut req, &progress.attempt());
+                    let attempt = this.service.call(req);
+                    this.state.set(State::Attempt(attempt));
                 }
-            };
-            return Poll::Ready(policy.end(outcome, this.log, stop));
-        }
+                StateProj::Late(late) => {
+                    break (Err(late.take().expect("polled after it was ready")), Stop::Deadline);
+                }
+            }
+        };
+        Poll::Ready(policy.end(outcome, &mut progress.log, stop))
     }
 }
 
@@ -195,7 +220,7 @@ where
     S: Service<Req>,
 {
     fn drop(self: Pin<&mut Self>) {
-        self.policy.stats.0.per_request.record(self.attempts.made() - 1);
+        self.policy.stats.0.per_request.record(self.progress.attempts.made() - 1);
     }
 }
 
@@ -209,7 +234,7 @@ impl<S: Service<Req>, C, R, Req, H> fmt::Debug for ResponseFuture<S, C, R, Req, 
             State::Late(_) => "late",
         };
         f.debug_struct("ResponseFuture")
-            .field("attempts", &self.attempts.made())
+            .field("attempts", &self.progress.attempts.made())
             .field("state", &state)
             .finish_non_exhaustive()
     }
