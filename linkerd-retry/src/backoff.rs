@@ -33,6 +33,10 @@ enum Kind {
         start: Nanos,
         max: Nanos,
     },
+    FullJittered {
+        base: Nanos,
+        max: Nanos,
+    },
 }
 
 type Nanos = u64;
@@ -103,6 +107,20 @@ impl Backoff {
         Ok(Self(Kind::EqualJittered { start, max }))
     }
 
+    /// Waits `[0, ceiling)` with `ceiling` being `base`, twice `base`, four times `base` and so on, but never more than
+    /// `max`.
+    ///
+    /// Exponential backoff with *full jitter*: of what failed together, least comes back together; but a wait can be
+    /// next to nothing.
+    ///
+    /// # Errors
+    ///
+    /// `base` is zero or greater than `max`.
+    pub fn full_jittered(base: Duration, max: Duration) -> Result<Self, InvalidBackoff> {
+        let (base, max) = range(base, max)?;
+        Ok(Self(Kind::FullJittered { base, max }))
+    }
+
     /// Begins the waits of one request.
     #[must_use]
     pub const fn start(&self) -> Delays {
@@ -125,11 +143,10 @@ impl Delays {
             Kind::EqualJittered { start, .. } if self.step == 0 => start,
             Kind::EqualJittered { max, .. } if self.last == max => max,
             Kind::EqualJittered { start, max } => {
-                let doubled =
-                    1_u64.checked_shl(self.step - 1).map_or(Nanos::MAX, |factor| start.saturating_mul(factor));
-                let half = doubled.min(max);
+                let half = doubled(start, self.step - 1).min(max);
                 half.saturating_add(below(half, random)).min(max)
             }
+            Kind::FullJittered { base, max } => below(doubled(base, self.step).min(max), random),
         };
         self.step = self.step.saturating_add(1);
         self.last = delay;
@@ -147,6 +164,11 @@ fn range(min: Duration, max: Duration) -> Result<(Nanos, Nanos), InvalidBackoff>
     }
     let nanos = |delay: Duration| Nanos::try_from(delay.as_nanos()).unwrap_or(Nanos::MAX);
     Ok((nanos(min), nanos(max)))
+}
+
+/// `nanos`, doubled so many times.
+fn doubled(nanos: Nanos, times: u32) -> Nanos {
+    1_u64.checked_shl(times).map_or(Nanos::MAX, |factor| nanos.saturating_mul(factor))
 }
 
 /// Maps 64 random bits to `[0, n)`, and to 0 if that is empty.
@@ -204,6 +226,15 @@ mod tests {
     }
 
     #[test]
+    fn full_jittered_doubles_its_ceiling_up_to_the_greatest_and_has_no_floor() {
+        let backoff = Backoff::full_jittered(10 * MS, 50 * MS).unwrap();
+        assert_eq!(delays(&backoff, LEAST, 3), [Duration::ZERO; 3]);
+        assert_eq!(delays(&backoff, MIDDLE, 5), [5, 10, 20, 25, 25].map(|n| n * MS));
+        let most = delays(&backoff, MOST, 100);
+        assert!(most[0] < 10 * MS && most[1] < 20 * MS && most[99] < 50 * MS && most[99] >= 49 * MS, "{most:?}");
+    }
+
+    #[test]
     fn a_range_of_one_value_is_a_constant() {
         for backoff in [Backoff::decorrelated(200 * MS, 200 * MS), Backoff::equal_jittered(200 * MS, 200 * MS)] {
             assert_eq!(delays(&backoff.unwrap(), MOST, 4), [200 * MS; 4]);
@@ -221,7 +252,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_values() {
-        for backoff in [Backoff::decorrelated, Backoff::equal_jittered] {
+        for backoff in [Backoff::decorrelated, Backoff::equal_jittered, Backoff::full_jittered] {
             let zero = backoff(Duration::ZERO, MS).unwrap_err();
             assert_eq!(zero.to_string(), "the least backoff must be more than 0, not 0ns");
             let range = backoff(20 * MS, 10 * MS).unwrap_err();
@@ -246,6 +277,10 @@ mod tests {
                     prop_assert!(falls || next >= last);
                     last = next;
                 }
+            }
+            let mut delays = Backoff::full_jittered(min, max).unwrap().start();
+            for &random in &random {
+                prop_assert!(delays.next(random) < max);
             }
         }
     }

@@ -15,7 +15,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    Budget,
+    Budget, Deadline,
     tally::{Counter, PER_REQUEST_BUCKETS, PerRequest},
 };
 
@@ -42,6 +42,11 @@ pub trait Unsent<Req>: Sized {
     fn give_up(self) -> Self {
         self
     }
+
+    /// By when its request must be over: a requeue does not begin after that. By default there is no such time.
+    fn deadline(&self) -> Option<Deadline> {
+        None
+    }
 }
 
 /// Wraps services in [`Requeue`]. All services that one layer makes share its budget and its counters.
@@ -56,7 +61,7 @@ pub struct RequeueLayer {
 /// [`Retry`](crate::retry::Retry) goes by do not matter. Its place is above whatever picks an endpoint, so that another
 /// one can be picked.
 ///
-/// There are three limits to how often one request is requeued:
+/// There are three limits to how often one request is requeued, beside its [deadline](Unsent::deadline):
 ///
 /// - a [budget](Budget), which responses, and not failures, deposit into,
 /// - a fifth of what the budget held at the request's first failure, rounded up, so that no request uses it all,
@@ -126,13 +131,14 @@ where
     limit: Option<u64>,
     requeues: u32,
     #[pin]
-    state: State<S::Future, Req>,
+    state: State<S::Future, S::Error>,
 }
 
 #[pin_project(project = StateProj)]
-enum State<F, Req> {
+enum State<F, E> {
     Attempt(#[pin] F),
-    Ready(Option<Req>),
+    /// With the error, that still has the request: it is the outcome if readiness takes too long.
+    Ready(Option<E>),
 }
 
 #[derive(Clone)]
@@ -148,6 +154,7 @@ struct Counters {
     budget_exhausted: Counter,
     request_limit: Counter,
     cannot_retry: Counter,
+    deadline: Counter,
     per_request: PerRequest,
 }
 
@@ -204,6 +211,11 @@ impl Stats {
     /// Unsent requests that were given up because the bound was 0.
     pub fn cannot_retry(&self) -> u64 {
         self.0.cannot_retry.get()
+    }
+
+    /// Unsent requests that were given up because their deadline had passed.
+    pub fn deadline(&self) -> u64 {
+        self.0.deadline.get()
     }
 
     /// How many requests were requeued how often, as [`PER_REQUEST_BUCKETS`] tells. A request counts when its response
@@ -267,16 +279,18 @@ where
                         Err(err) if !err.is_unsent() => return Poll::Ready(Err(err)),
                         Err(err) => err,
                     };
-                    let req = this.policy.admit(err, *this.requeues, this.limit)?;
+                    let err = this.policy.admit(err, *this.requeues, this.limit)?;
                     *this.requeues = this.requeues.saturating_add(1);
-                    this.state.set(State::Ready(Some(req)));
+                    this.state.set(State::Ready(Some(err)));
                     // Once round the executor, so that attempts which fail at once cannot starve the timers above.
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                StateProj::Ready(req) => {
+                StateProj::Ready(err) => {
                     ready!(this.service.poll_ready(cx))?;
-                    let req = req.take().expect("sent once, as the next state is another");
+                    let err = err.take().expect("sent once, as the next state is another");
+                    let err = this.policy.in_time(err, Instant::now().into_std())?;
+                    let req = err.take_unsent()?;
                     let attempt = this.service.call(req);
                     this.state.set(State::Attempt(attempt));
                 }
@@ -286,8 +300,8 @@ where
 }
 
 impl Policy {
-    /// The request of `err`, if it may be requeued once more, after `requeues` times.
-    fn admit<Req, E: Unsent<Req>>(&self, err: E, requeues: u32, limit: &mut Option<u64>) -> Result<Req, E> {
+    /// `err`, if its request may be requeued once more, after `requeues` times.
+    fn admit<Req, E: Unsent<Req>>(&self, err: E, requeues: u32, limit: &mut Option<u64>) -> Result<E, E> {
         let Counters { requeues: total, budget_exhausted, request_limit, cannot_retry, .. } = &*self.stats.0;
         let bound = self.bound.as_ref().map_or(u64::MAX, |bound| bound());
         if bound == 0 {
@@ -295,6 +309,7 @@ impl Policy {
             return Err(err);
         }
         let now = Instant::now().into_std();
+        let err = self.in_time(err, now)?;
         // At the first failure and not at `call`: the same number, and no lock for a request that does not fail.
         let limit = *limit.get_or_insert_with(|| self.budget.share_for_one(now));
         if u64::from(requeues) >= limit.min(bound) {
@@ -305,9 +320,17 @@ impl Policy {
             budget_exhausted.add_one();
             return Err(err.give_up());
         }
-        let req = err.take_unsent()?;
         total.add_one();
-        Ok(req)
+        Ok(err)
+    }
+
+    /// `err`, if there is time left for its request.
+    fn in_time<Req, E: Unsent<Req>>(&self, err: E, now: std::time::Instant) -> Result<E, E> {
+        if err.deadline().is_some_and(|deadline| deadline.has_passed(now)) {
+            self.stats.0.deadline.add_one();
+            return Err(err.give_up());
+        }
+        Ok(err)
     }
 }
 
@@ -342,198 +365,4 @@ impl<S: Service<Req>, Req> fmt::Debug for ResponseFuture<S, Req> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio_test::{assert_pending, assert_ready_eq, assert_ready_err, assert_ready_ok, task};
-    use tower_test::mock;
-
-    use super::*;
-    use crate::BudgetSettings;
-
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-    type Mock = mock::Mock<&'static str, u32>;
-    type Handle = mock::Handle<&'static str, u32>;
-
-    #[derive(Debug, PartialEq, thiserror::Error)]
-    #[error("{req} refused, given up: {given_up}")]
-    struct Refused {
-        req: &'static str,
-        given_up: bool,
-    }
-
-    impl Unsent<&'static str> for Error {
-        fn is_unsent(&self) -> bool {
-            self.is::<Refused>()
-        }
-
-        fn take_unsent(self) -> Result<&'static str, Self> {
-            self.downcast::<Refused>().map(|refused| refused.req)
-        }
-
-        fn give_up(mut self) -> Self {
-            self.downcast_mut::<Refused>().unwrap().given_up = true;
-            self
-        }
-    }
-
-    fn refused(req: &'static str) -> Refused {
-        Refused { req, given_up: false }
-    }
-
-    fn given_up(req: &'static str) -> Refused {
-        Refused { req, given_up: true }
-    }
-
-    fn reserve(retries: u32) -> Budget {
-        let ttl = Duration::from_secs(1);
-        Budget::new(BudgetSettings { ttl, min_per_sec: retries, percent: 0.0 }).unwrap()
-    }
-
-    fn now() -> std::time::Instant {
-        Instant::now().into_std()
-    }
-
-    fn service(layer: &RequeueLayer) -> (mock::Spawn<Requeue<Mock>>, Handle) {
-        mock::spawn_layer(layer.clone())
-    }
-
-    /// Refuses every attempt, and returns how many there were and what came of it.
-    async fn refuse_all(layer: &RequeueLayer) -> (u32, Refused) {
-        let (mut svc, mut handle) = service(layer);
-        assert_ready_ok!(svc.poll_ready());
-        let mut rsp = task::spawn(svc.call("put"));
-        assert_pending!(rsp.poll());
-        for sent in 1.. {
-            let (req, reply) = handle.next_request().await.unwrap();
-            reply.send_error(refused(req));
-            match rsp.poll() {
-                Poll::Ready(rsp) => return (sent, *rsp.unwrap_err().downcast().unwrap()),
-                Poll::Pending => assert!(rsp.is_woken()),
-            }
-            assert_pending!(rsp.poll());
-        }
-        unreachable!()
-    }
-
-    #[tokio::test]
-    async fn an_unsent_request_is_sent_again_as_it_was() {
-        let layer = RequeueLayer::new();
-        let (mut svc, mut handle) = service(&layer);
-        assert_ready_ok!(svc.poll_ready());
-        let mut rsp = task::spawn(svc.call("put"));
-        assert_pending!(rsp.poll());
-        handle.next_request().await.unwrap().1.send_error(refused("what the error says"));
-        assert_pending!(rsp.poll());
-        assert!(rsp.is_woken());
-        assert_pending!(rsp.poll());
-        let (req, reply) = handle.next_request().await.unwrap();
-        assert_eq!(req, "what the error says");
-        reply.send_response(200);
-        assert_ready_eq!(rsp.poll().map(Result::unwrap), 200);
-        drop(rsp);
-        assert_eq!(layer.stats().requeues(), 1);
-        assert_eq!(layer.stats().per_request()[..2], [0, 1]);
-    }
-
-    #[tokio::test]
-    async fn what_may_have_been_sent_is_not() {
-        let layer = RequeueLayer::new();
-        let (mut svc, mut handle) = service(&layer);
-        assert_ready_ok!(svc.poll_ready());
-        let mut rsp = task::spawn(svc.call("get"));
-        assert_pending!(rsp.poll());
-        handle.next_request().await.unwrap().1.send_error("reset");
-        assert_eq!(assert_ready_err!(rsp.poll()).to_string(), "reset");
-        let stats = layer.stats();
-        assert_eq!((stats.requeues(), stats.cannot_retry(), stats.request_limit()), (0, 0, 0));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_request_takes_a_fifth_of_the_balance() {
-        for (retries, sent) in [(0, 1), (1, 2), (5, 2), (6, 3), (100, 21)] {
-            let layer = RequeueLayer::new().budget(reserve(retries));
-            assert_eq!(refuse_all(&layer).await, (sent, given_up("put")), "of {retries}");
-            let stats = layer.stats();
-            assert_eq!((stats.requeues(), stats.request_limit()), (u64::from(sent) - 1, 1));
-            assert_eq!((stats.budget_exhausted(), stats.cannot_retry()), (0, 0));
-        }
-        assert_eq!(refuse_all(&RequeueLayer::new()).await.0, 21);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_empty_budget_ends_it_before_the_limit_does() {
-        let budget = reserve(10);
-        let layer = RequeueLayer::new().budget(budget.clone());
-        let (mut svc, mut handle) = service(&layer);
-        assert_ready_ok!(svc.poll_ready());
-        let mut rsp = task::spawn(svc.call("put"));
-        assert_pending!(rsp.poll());
-        handle.next_request().await.unwrap().1.send_error(refused("put"));
-        assert_pending!(rsp.poll());
-        while budget.try_withdraw(now()) {}
-        assert_pending!(rsp.poll());
-        handle.next_request().await.unwrap().1.send_error(refused("put"));
-        assert_eq!(assert_ready_err!(rsp.poll()).downcast_ref(), Some(&given_up("put")));
-        assert_eq!((layer.stats().requeues(), layer.stats().budget_exhausted()), (1, 1));
-    }
-
-    #[tokio::test]
-    async fn the_bound_holds_at_its_edge() {
-        for bound in 1..4 {
-            let layer = RequeueLayer::new().bound(move || bound);
-            assert_eq!(refuse_all(&layer).await, (bound as u32 + 1, given_up("put")));
-            assert_eq!((layer.stats().requeues(), layer.stats().request_limit()), (bound, 1));
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn with_nowhere_to_go_the_error_stays_as_it_is_and_costs_nothing() {
-        let budget = reserve(10);
-        let layer = RequeueLayer::new().budget(budget.clone()).bound(|| 0);
-        assert_eq!(refuse_all(&layer).await, (1, refused("put")));
-        assert_eq!((layer.stats().cannot_retry(), layer.stats().request_limit()), (1, 0));
-        assert_eq!(budget.balance(now()), 10);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn responses_deposit_and_failures_do_not() {
-        let budget = Budget::new(BudgetSettings::share(1.0)).unwrap();
-        let layer = RequeueLayer::new().budget(budget.clone());
-        let (mut svc, mut handle) = service(&layer);
-        for (ok, balance) in [(false, 0), (true, 1), (false, 1), (true, 2)] {
-            assert_ready_ok!(svc.poll_ready());
-            let mut rsp = task::spawn(svc.call("get"));
-            assert_pending!(rsp.poll());
-            let (_, reply) = handle.next_request().await.unwrap();
-            if ok {
-                reply.send_response(500);
-            } else {
-                reply.send_error("reset");
-            }
-            assert!(rsp.poll().is_ready());
-            assert_eq!(budget.balance(now()), balance);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_requeue_waits_for_readiness_and_a_dropped_one_sends_nothing() {
-        let layer = RequeueLayer::new();
-        let (mut svc, mut handle) = service(&layer);
-        let mut clone = svc.clone();
-        handle.allow(1);
-        assert_ready_ok!(svc.poll_ready());
-        let mut rsp = task::spawn(svc.call("put"));
-        assert_pending!(rsp.poll());
-        handle.next_request().await.unwrap().1.send_error(refused("put"));
-        assert_pending!(rsp.poll());
-        assert_pending!(rsp.poll());
-        assert_pending!(handle.poll_request());
-        drop(rsp);
-        handle.allow(1);
-        assert_pending!(handle.poll_request());
-        // The clone has the counters, and readiness of its own.
-        assert_ready_ok!(clone.poll_ready::<&str>());
-        assert_eq!(layer.stats().per_request()[..2], [0, 1]);
-    }
-}
+mod tests;

@@ -1,4 +1,17 @@
-//! Bounds the time of a request, all of its attempts and backoffs included.
+//! Bounds time: of a request with all of its attempts and backoffs, of one attempt, and of silence in a body.
+//!
+//! | | from | to | error |
+//! |---|---|---|---|
+//! | [`TotalTimeout`] | the request | its response, whatever number of attempts that takes | [`Elapsed`] |
+//! | [`AttemptTimeout`] | an attempt | its response; another attempt may follow | [`AttemptElapsed`] |
+//! | `IdleBody`, with the feature `body` | a frame | the next one | `IdleElapsed` |
+//!
+//! The first belongs above the retries and the second below them. A deadline is neither: it comes with the request, and
+//! a [`DeadlineLayer`](crate::expire::DeadlineLayer) sees to it.
+
+mod attempt;
+#[cfg(feature = "body")]
+mod idle;
 
 use std::{
     future::Future,
@@ -12,6 +25,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tower_layer::Layer;
 use tower_service::Service;
 
+pub use self::attempt::{AttemptElapsed, AttemptTimeout, AttemptTimeoutLayer};
+#[cfg(feature = "body")]
+#[cfg_attr(docsrs, doc(cfg(feature = "body")))]
+pub use self::idle::{IdleBody, IdleElapsed};
+
 /// Wraps services in [`TotalTimeout`].
 #[derive(Clone, Debug)]
 pub struct TotalTimeoutLayer {
@@ -24,19 +42,33 @@ pub struct TotalTimeoutLayer {
 /// comes with the response, are not in it. Where a response is there by the time the timer is looked at, the response
 /// wins. Readiness is the inner service's. It needs tokio's timer, but touches it only for a response that is not there
 /// at once.
+///
+/// ```
+/// use linkerd_retry::timeout::TotalTimeoutLayer;
+/// use std::{future, time::Duration};
+/// use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// let svc = ServiceBuilder::new()
+///     .layer(TotalTimeoutLayer::new(Duration::from_millis(500)))
+///     .service(service_fn(|_: &str| future::pending::<Result<u16, BoxError>>()));
+/// assert_eq!(svc.oneshot("GET /").await.unwrap_err().to_string(), "no response within 500ms, retries included");
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct TotalTimeout<S> {
     inner: S,
     timeout: Duration,
 }
 
-/// Response future of [`TotalTimeout`].
+/// Response future of [`TotalTimeout`], and of [`AttemptTimeout`] with its own error.
 #[pin_project]
 #[derive(Debug)]
-pub struct ResponseFuture<F> {
+pub struct ResponseFuture<F, X = Elapsed> {
     #[pin]
     inner: F,
-    timeout: Duration,
+    elapsed: X,
     /// `None` if it is further off than the clock can count.
     deadline: Option<Instant>,
     // Armed on the first `Pending`: a response that is there at once never touches the timer.
@@ -80,19 +112,16 @@ where
     }
 
     fn call(&mut self, req: Req) -> Self::Future {
-        ResponseFuture {
-            deadline: Instant::now().checked_add(self.timeout),
-            inner: self.inner.call(req),
-            timeout: self.timeout,
-            sleep: None,
-        }
+        let deadline = Instant::now().checked_add(self.timeout);
+        ResponseFuture { inner: self.inner.call(req), elapsed: Elapsed(self.timeout), deadline, sleep: None }
     }
 }
 
-impl<F, Rsp, E> Future for ResponseFuture<F>
+impl<F, X, Rsp, E> Future for ResponseFuture<F, X>
 where
     F: Future<Output = Result<Rsp, E>>,
-    E: From<Elapsed>,
+    X: Copy,
+    E: From<X>,
 {
     type Output = F::Output;
 
@@ -107,7 +136,7 @@ where
             this.sleep.set(Some(sleep_until(deadline)));
         }
         let sleep = this.sleep.as_pin_mut().expect("armed above");
-        sleep.poll(cx).map(|()| Err(Elapsed(*this.timeout).into()))
+        sleep.poll(cx).map(|()| Err((*this.elapsed).into()))
     }
 }
 
