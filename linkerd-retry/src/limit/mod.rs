@@ -1,0 +1,18 @@
+//! What is let in at all: limits by number in flight, fixed or adapting, and by rate.
+
+mod acquire;
+mod adaptive;
+mod concurrency;
+mod criticality;
+mod layer;
+mod queue;
+mod rejected;
+
+pub use self::{
+    acquire::Acquire,
+    adaptive::{Adaptive, AdaptiveSettings, InvalidAdaptive, Outcome},
+    concurrency::{BLOCK_CAPACITY, ConcurrencyLimit, Permit, Usage, WhenFull},
+    criticality::{Criticality, InvalidShares, Shares, UnknownCriticality},
+    layer::{Classify, KeepPermit, Limit, LimitLayer, Observe, OkIsSuccess, ResponseFuture, Unclassed, UntilResponse},
+    rejected::{Reason, Rejected},
+};
