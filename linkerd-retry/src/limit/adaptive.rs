@@ -18,7 +18,7 @@ pub struct AdaptiveSettings {
     /// The most that it may be. Up to [`AdaptiveSettings::MAX`].
     pub max: usize,
     /// How much slower than without load responses may be, as a ratio, before the limit is taken to be too high. From
-    /// 1.05 to 4. More makes for more in flight, and for less throughput lost when latencies vary by themselves.
+    /// 1.05 to 2. More makes for more in flight, and for less throughput lost when latencies vary by themselves.
     pub tolerance: f64,
     /// How many responses one decision looks at. From 10 to 100,000. Fewer are faster to see a change and to see one
     /// where there is none. A decision also takes at least twice the time of a response.
@@ -42,8 +42,8 @@ pub enum InvalidAdaptive {
         /// The setting.
         max: usize,
     },
-    /// `tolerance` is not from 1.05 to 4.
-    #[error("an adaptive limit's tolerance must be from 1.05 to 4, not {0}")]
+    /// `tolerance` is not from 1.05 to 2.
+    #[error("an adaptive limit's tolerance must be from 1.05 to 2, not {0}")]
     Tolerance(f64),
     /// `window` is not from 10 to 100,000.
     #[error("an adaptive limit's window must be from 10 to 100000 responses, not {0}")]
@@ -67,22 +67,28 @@ pub enum Outcome {
 /// A service with room for `c` requests answers each in its own time as long as no more are in flight, and makes the
 /// others wait: beyond `c`, latency is in proportion to the number in flight. So, window by window,
 ///
-/// - while responses are about as fast as without load, and the limit is being used, it **grows**: by half until it was
-///   first found too high, by a twentieth after that, and never above twice what was in flight;
-/// - when they are slower by more than the tolerance, and what is in flight is what the limit allows, it is **cut** to
-///   where the time without load says that nobody would wait, less a tenth. That tenth lets a queue in the service run
-///   empty, so that the time without load is measured anew in every round, and does not drift up with the queue;
-/// - **the cut is a trial.** If it was right, responses get faster and throughput stays. If they stay as slow, then there
-///   was no queue, the service has become slower: the limit is put back, and that is the time without load from now on;
+/// - while responses are about as fast as without load, the limit **grows**: by half until it was first found too high, by
+///   a twentieth after that, and never above one and a half times what was in flight;
+/// - when they are slower by more than the tolerance in two windows, and what is in flight is what the limit allows, it is
+///   **cut** to where the time without load says that nobody would wait, less a seventh, but to no less than half. That
+///   seventh lets a queue in the service run empty, so that the time without load is measured anew in every round, and does
+///   not drift up with the queue;
+/// - **the cut is a trial**, and the first goes no further than to six tenths. If it was right, responses get faster and
+///   throughput stays. If they stay as slow, then there was no queue and the service has become slower: the limit is put
+///   back, and that is the time without load from now on;
 /// - a service that is slower, but has less in flight than the limit allows, copes: the limit is left as it is, and what
 ///   the time without load is taken to be follows slowly;
-/// - if more than a twentieth say that they are [overloaded](Outcome::Overloaded), it is cut by a tenth.
+/// - if more than a twentieth say that they are [overloaded](Outcome::Overloaded), it is cut by a seventh.
 ///
-/// So it never probes by letting in less than there is to do, does nothing without traffic, and neither falls nor rises
-/// without reason in what it measures. The control is of the kind of TCP Vegas (Brakmo and Peterson, 1995), from which are
-/// the two latencies and their ratio, by way of Netflix's concurrency-limits and Envoy's adaptive concurrency filter, both
-/// of which say what goes wrong with a time without load that is a plain minimum, or is measured by closing the door;
-/// the rounds that empty the queue are as in BBR (Cardwell and others, 2016).
+/// So it does not probe by letting in less than there is to do, and learns nothing where less than half a request is in
+/// flight on average, as with health checks only.
+///
+/// # Sources
+///
+/// The control is of the kind of TCP Vegas (Brakmo and Peterson, 1995): two latencies and their ratio. That it is of use
+/// for requests is known from Netflix's concurrency-limits and Envoy's adaptive concurrency filter, and so is what goes
+/// wrong with a time without load that is a plain minimum, or is measured by closing the door. Rounds that empty the queue
+/// are as in BBR (Cardwell and others, 2016). The trial is ours.
 #[derive(Clone, Debug)]
 pub struct Adaptive {
     settings: AdaptiveSettings,
@@ -91,6 +97,8 @@ pub struct Adaptive {
     base: Option<f64>,
     /// Whether it has not been too high yet.
     starting: bool,
+    /// The seconds of the last window, if that was too slow.
+    suspect: Option<f64>,
     trial: Option<Trial>,
     /// What ends before is about the time before the last cut.
     settled: Option<Instant>,
@@ -128,8 +136,17 @@ struct Sight {
 
 /// The part of the limit that must be in use for it to be the limit that holds requests up.
 const SATURATED: f64 = 0.75;
+/// With less in flight than that on average there is no load to learn from, only health checks, perhaps.
+const LEAST: f64 = 0.5;
+/// How far above the most that was in flight a limit may grow: room for what chance brings.
+const HEADROOM: f64 = 1.5;
+/// How far a limit is cut in one step, if it is not known, and if it has just been seen, that this makes responses faster.
+const DEEPEST_TRIAL: f64 = 0.6;
+const DEEPEST: f64 = 0.5;
+/// By how much a latency may have grown, as a ratio, and not be said to grow still.
+const STEADY: f64 = 1.1;
 /// Below the estimate, so that a queue runs empty.
-const DRAIN: f64 = 0.9;
+const DRAIN: f64 = 0.85;
 /// The part of overloaded responses above which the limit is cut.
 const OVERLOADED: f64 = 0.05;
 
@@ -143,7 +160,7 @@ impl AdaptiveSettings {
             return Err(InvalidAdaptive::Limits { min, initial, max });
         }
         // NaN is in no range.
-        if !(1.05..=4.0).contains(&tolerance) {
+        if !(1.05..=2.0).contains(&tolerance) {
             return Err(InvalidAdaptive::Tolerance(tolerance));
         }
         if !(10..=100_000).contains(&window) {
@@ -172,6 +189,7 @@ impl Adaptive {
             limit: settings.initial as f64,
             base: None,
             starting: true,
+            suspect: None,
             trial: None,
             settled: None,
             window: Window::default(),
@@ -224,7 +242,7 @@ impl Adaptive {
 
     /// Too many said that they are too many.
     fn back_off(&mut self, latency: f64, peak: f64, now: Instant) {
-        if peak > self.limit / 2.0 {
+        if HEADROOM * peak > self.limit {
             self.trial = None;
             self.cut(self.limit * DRAIN, latency, now);
         }
@@ -232,24 +250,38 @@ impl Adaptive {
 
     fn decide(&mut self, sight: Sight, now: Instant) {
         let Sight { latency, in_flight, peak } = sight;
+        if in_flight < LEAST {
+            return;
+        }
         let saturated = in_flight >= SATURATED * self.limit;
         let base = self.base.unwrap_or(latency);
+        // Always deep enough to empty the queue that the tolerance allows.
+        let mut deepest = DEEPEST_TRIAL.min(DRAIN / self.settings.tolerance);
+        // Without a load that fills the limit a trial shows nothing.
         if let Some(trial) = self.trial.take().filter(|_| saturated) {
             let expected = base.max(trial.latency * self.limit / trial.limit);
             // Nearer to what it was than to what it should be, by ratio.
             if latency * latency > expected * trial.latency {
-                self.base = Some(latency);
+                // Even slower is another change, in the middle of the trial: all that is known is that it helped nobody.
+                if latency <= trial.latency * STEADY {
+                    self.base = Some(latency);
+                }
                 self.set(trial.limit);
                 self.settle(latency, now);
                 return;
             }
+            deepest = DEEPEST;
         }
         let base = self.follow(base, latency, saturated);
         if latency <= base * self.settings.tolerance {
+            self.suspect = None;
             self.grow(peak);
+        } else if saturated && self.suspect.replace(latency).is_none_or(|last| latency > last * STEADY) {
+            // Seen once it may be chance, or the middle of a change, which is nothing to compare a trial with.
+            self.settle(latency, now);
         } else if saturated {
             self.trial = Some(Trial { limit: self.limit, latency });
-            self.cut(self.limit * (base / latency).max(0.5) * DRAIN, latency, now);
+            self.cut(self.limit * (DRAIN * base / latency).max(deepest), latency, now);
         }
     }
 
@@ -264,10 +296,8 @@ impl Adaptive {
     }
 
     fn grow(&mut self, peak: f64) {
-        let step = if self.starting { self.limit / 2.0 } else { (self.limit / 20.0).max(1.0) };
-        if peak > self.limit / 2.0 {
-            self.set((self.limit + step).min(2.0 * peak).max(self.limit));
-        }
+        let step = if self.starting { self.limit / 2.0 } else { self.limit / 20.0 };
+        self.set((self.limit + step).min(HEADROOM * peak).max(self.limit));
     }
 
     fn cut(&mut self, limit: f64, latency: f64, now: Instant) {
