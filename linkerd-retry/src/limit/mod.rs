@@ -6,6 +6,8 @@ mod concurrency;
 mod criticality;
 mod layer;
 mod queue;
+mod rate;
+mod rate_layer;
 mod rejected;
 
 pub use self::{
@@ -14,5 +16,7 @@ pub use self::{
     concurrency::{BLOCK_CAPACITY, ConcurrencyLimit, Permit, Usage, WhenFull},
     criticality::{Criticality, InvalidShares, Shares, UnknownCriticality},
     layer::{Classify, KeepPermit, Limit, LimitLayer, Observe, OkIsSuccess, ResponseFuture, Unclassed, UntilResponse},
+    rate::{InvalidRate, RateLimit, RateLimited, RateSettings, Turn},
+    rate_layer::{RateLimitFuture, RateLimitLayer, RateLimitService},
     rejected::{Reason, Rejected},
 };
