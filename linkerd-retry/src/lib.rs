@@ -84,6 +84,7 @@ mod backoff;
 mod budget;
 mod class;
 mod dice;
+pub mod hedge;
 pub mod limit;
 pub mod requeue;
 pub mod retry;

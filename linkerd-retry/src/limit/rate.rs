@@ -155,16 +155,16 @@ impl RateLimit {
     }
 
     /// Gives back a turn that is not used. One whose time has come is lost: it is too late for somebody else to use it.
+    #[allow(clippy::needless_pass_by_value)] // It is used up.
     pub fn cancel(&self, turn: Turn, now: Instant) {
-        let Turn { ticks, .. } = turn;
-        let Shared { cost, burst, .. } = *self.0;
+        let (ticks, Shared { cost, burst, .. }) = (turn.ticks, &*self.0);
         self.with(now, |bucket, now| {
             if ticks <= now {
                 return;
             }
             bucket.free.insert(ticks);
             // The last turns of all are free again as if they had never been taken.
-            while let Some(last) = bucket.free.last().copied().filter(|last| last + burst == bucket.full_at) {
+            while let Some(last) = bucket.free.last().copied().filter(|last| last + *burst == bucket.full_at) {
                 bucket.free.remove(&last);
                 bucket.full_at -= cost;
             }
