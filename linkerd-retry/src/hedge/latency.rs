@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(latency.get(start), None);
         latency.record(MS, start);
         assert!(latency.get(start).is_some());
-        assert!(latency.get(start + HALF * 2 - MS).is_some());
+        assert!(latency.get(start + HALF + HALF.saturating_sub(MS)).is_some());
         assert_eq!(latency.get(start + HALF * 2), None);
     }
 

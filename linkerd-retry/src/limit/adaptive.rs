@@ -111,6 +111,8 @@ struct Trial {
     /// The limit, and the seconds that a response took with it.
     limit: f64,
     latency: f64,
+    /// Whether it is the first.
+    starting: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -266,6 +268,7 @@ impl Adaptive {
                 if latency <= trial.latency * STEADY {
                     self.base = Some(latency);
                 }
+                self.starting = trial.starting;
                 self.set(trial.limit);
                 self.settle(latency, now);
                 return;
@@ -280,7 +283,7 @@ impl Adaptive {
             // Seen once it may be chance, or the middle of a change, which is nothing to compare a trial with.
             self.settle(latency, now);
         } else if saturated {
-            self.trial = Some(Trial { limit: self.limit, latency });
+            self.trial = Some(Trial { limit: self.limit, latency, starting: self.starting });
             self.cut(self.limit * (DRAIN * base / latency).max(deepest), latency, now);
         }
     }
