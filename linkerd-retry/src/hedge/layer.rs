@@ -53,7 +53,7 @@ pub struct HedgeLayer<H> {
 /// let retries = Budget::default();
 /// let (min, max) = (Duration::from_millis(5), Duration::from_secs(1));
 /// let slow = HedgeDelay::Percentile { percentile: 95.0, min, max };
-/// let hedge = HedgeLayer::new(|req: &&str| req.starts_with("GET").then_some(*req), slow)?.budget(retries);
+/// let hedge = HedgeLayer::new(|req: &&'static str| req.starts_with("GET").then_some(*req), slow)?.budget(retries);
 /// let stats = hedge.stats();
 /// let svc = ServiceBuilder::new()
 ///     .layer(hedge)
