@@ -2,12 +2,13 @@
 
 use std::{
     convert::Infallible,
-    future,
+    future::{self, Future},
     num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Wake},
     time::Duration,
 };
 
@@ -261,6 +262,36 @@ async fn what_responses_tell_moves_a_limit_that_adapts() {
         assert_eq!(limit.usage().limit, expected);
         assert_eq!(used(&limit), (0, 0));
     }
+}
+
+/// Tries to get in when it is woken, before those who still wait.
+struct Barge(ConcurrencyLimit, AtomicUsize);
+
+impl Wake for Barge {
+    fn wake(self: Arc<Self>) {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(self.0.try_acquire(TOP).unwrap_err().reason, Reason::Full);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_a_limit_rises_those_who_wait_come_first() {
+    let settings = AdaptiveSettings { window: 10, ..AdaptiveSettings::default() };
+    let limit = ConcurrencyLimit::adaptive("test", settings, queue(20)).unwrap();
+    let _held: Vec<_> = (0..19).map(|_| limit.try_acquire(TOP).unwrap()).collect();
+    let barge = Arc::new(Barge(limit.clone(), AtomicUsize::new(0)));
+    let waker = barge.clone().into();
+    while limit.usage().limit == 20 {
+        let mut permit = limit.try_acquire(TOP).unwrap();
+        let mut waiting: Vec<_> = (0..11).map(|_| Box::pin(limit.acquire(TOP))).collect();
+        for acquire in &mut waiting {
+            assert!(acquire.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        time::advance(MS).await;
+        permit.report(Outcome::Success);
+        assert_eq!(barge.1.load(Ordering::SeqCst), limit.usage().limit - 20);
+    }
+    assert_eq!(limit.usage().limit, 30);
 }
 
 #[test]

@@ -171,13 +171,26 @@ fn recovers_from_a_step_in_latency() {
 
 #[test]
 fn follows_a_step_in_workers() {
-    let mut run = run(5);
-    for workers in [80, 20, 80, 40] {
-        let load = Load { rate: 3.0 * 80.0 / 0.1, workers, service: 0.1 };
-        let end = run.sim.now;
-        run.until(end + 40.0, |_| load);
-        let seen = run.until(end + 120.0, |_| load);
-        assert_near(&seen, workers);
+    for seed in 1..=6 {
+        let mut run = run(seed);
+        for workers in [80, 20, 80] {
+            let load = Load { rate: 3.0 * 80.0 / 0.1, workers, service: 0.1 };
+            let end = run.sim.now;
+            run.until(end + 30.0, |_| load);
+            let seen = run.until(end + 70.0, |_| load);
+            assert_near(&seen, workers);
+        }
+    }
+}
+
+#[test]
+fn finds_many_workers_fast() {
+    for seed in 1..=12 {
+        let mut run = run(seed);
+        let load = load(3.0, 200, 0.1);
+        run.until(10.0, |_| load);
+        let seen = run.until(20.0, |_| load);
+        assert_near(&seen, 200);
     }
 }
 
@@ -243,6 +256,80 @@ fn learns_the_time_without_load_even_where_it_starts_under_load() {
     run.until(4.0 * MINUTE, |_| load);
     let seen = run.until(10.0 * MINUTE, |_| load);
     assert_near(&seen, 8);
+}
+
+/// A service that always has as many in flight as the limit allows, and is as slow as it is told to be.
+struct Saturated {
+    limit: Adaptive,
+    now: Instant,
+}
+
+impl Saturated {
+    /// Twenty without load, as was seen in one window, and thirty now.
+    fn new() -> Self {
+        let limit = Adaptive::new(AdaptiveSettings::default()).unwrap();
+        let mut new = Self { limit, now: tokio::time::Instant::now().into_std() + Duration::from_mins(1) };
+        assert_eq!(new.changes(100), 30);
+        new
+    }
+
+    fn answer(&mut self, millis: u32) {
+        let (latency, in_flight) = (Duration::from_millis(millis.into()), self.limit.limit());
+        self.now += latency / in_flight as u32;
+        self.limit.on_start(in_flight);
+        self.limit.on_end(Outcome::Success, self.now.checked_sub(latency).unwrap(), self.now);
+    }
+
+    /// The next limit, with this latency.
+    fn changes(&mut self, millis: u32) -> usize {
+        let before = self.limit.limit();
+        for _ in 0..10_000 {
+            self.answer(millis);
+            if self.limit.limit() != before {
+                return self.limit.limit();
+            }
+        }
+        panic!("still {before}");
+    }
+
+    fn base_millis(&self) -> u128 {
+        self.limit.base().unwrap().as_millis()
+    }
+}
+
+#[test]
+fn a_cut_that_helps_stands() {
+    let mut service = Saturated::new();
+    assert_eq!(service.changes(160), 18);
+    assert_eq!((service.changes(100), service.base_millis()), (18 + 1, 100));
+}
+
+#[test]
+fn a_cut_that_does_not_help_is_taken_back_and_growth_goes_on_as_before() {
+    let mut service = Saturated::new();
+    assert_eq!(service.changes(160), 18);
+    assert_eq!((service.changes(160), service.base_millis()), (30, 160));
+    assert_eq!(service.changes(160), 45);
+}
+
+#[test]
+fn what_gets_slower_during_a_trial_is_not_taken_for_idle() {
+    let mut service = Saturated::new();
+    assert_eq!(service.changes(160), 18);
+    assert_eq!((service.changes(400), service.base_millis()), (30, 100));
+}
+
+#[test]
+fn a_trial_waits_until_latency_has_stopped_to_rise() {
+    let mut service = Saturated::new();
+    for millis in [150, 200, 280, 400, 560] {
+        // One window, and what has to pass before it.
+        for _ in 0..280 {
+            service.answer(millis);
+        }
+        assert_eq!(service.limit.limit(), 30, "at {millis} ms");
+    }
+    assert_eq!(service.changes(560), 18);
 }
 
 #[test]
