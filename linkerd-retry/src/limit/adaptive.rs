@@ -68,7 +68,7 @@ pub enum Outcome {
 /// others wait: beyond `c`, latency is in proportion to the number in flight. So, window by window,
 ///
 /// - while responses are about as fast as without load, the limit **grows**: by half until it was first found too high, by
-///   a twentieth after that, and never above one and a half times what was in flight;
+///   a twentieth after that, and not above one and a half times what was in flight, unless a request was turned away;
 /// - when they are slower by more than the tolerance in two windows, and what is in flight is what the limit allows, it is
 ///   **cut** to where the time without load says that nobody would wait, less a seventh, but to no less than half. That
 ///   seventh lets a queue in the service run empty, so that the time without load is measured anew in every round, and does
@@ -124,6 +124,8 @@ struct Window {
     sum: f64,
     /// The most in flight.
     peak: usize,
+    /// The least with which a request found no room.
+    full: Option<usize>,
 }
 
 /// Of what a full window says.
@@ -133,7 +135,10 @@ struct Sight {
     latency: f64,
     /// How many were in flight on average.
     in_flight: f64,
-    peak: f64,
+    /// How many there may be, for those that were most often there.
+    allowed: f64,
+    /// Up to where the limit may grow.
+    room: f64,
 }
 
 /// The part of the limit that must be in use for it to be the limit that holds requests up.
@@ -213,6 +218,11 @@ impl Adaptive {
         self.window.peak = self.window.peak.max(in_flight);
     }
 
+    /// Notes that a request found no room with so many `in_flight`: the limit, or the part of it that its class may use.
+    pub fn on_full(&mut self, in_flight: usize) {
+        self.window.full = Some(self.window.full.map_or(in_flight, |full| full.min(in_flight)));
+    }
+
     /// Notes what came of a request, and returns the limit as it is after that.
     pub fn on_end(&mut self, outcome: Outcome, began: Instant, now: Instant) -> usize {
         if outcome == Outcome::Ignored || self.settled.is_some_and(|settled| now < settled) {
@@ -232,30 +242,33 @@ impl Adaptive {
         // In a shorter time than that, those that are fast would be heard more often than the others.
         if count >= self.settings.window && elapsed >= 2.0 * latency {
             let window = std::mem::take(window);
-            let (rate, peak) = (f64::from(count) / elapsed.max(f64::MIN_POSITIVE), window.peak as f64);
+            let in_flight = latency * f64::from(count) / elapsed.max(f64::MIN_POSITIVE);
+            // Where somebody was turned away, more are there to be let in.
+            let room = window.full.map_or(HEADROOM * window.peak as f64, |_| f64::INFINITY);
+            let allowed = window.full.map_or(self.limit, |full| self.limit.min(full as f64));
             if f64::from(window.overloaded) > OVERLOADED * f64::from(count) {
-                self.back_off(latency, peak, now);
+                self.back_off(latency, room, now);
             } else {
-                self.decide(Sight { latency, in_flight: rate * latency, peak }, now);
+                self.decide(Sight { latency, in_flight, allowed, room }, now);
             }
         }
         self.limit()
     }
 
     /// Too many said that they are too many.
-    fn back_off(&mut self, latency: f64, peak: f64, now: Instant) {
-        if HEADROOM * peak > self.limit {
+    fn back_off(&mut self, latency: f64, room: f64, now: Instant) {
+        if room > self.limit {
             self.trial = None;
             self.cut(self.limit * DRAIN, latency, now);
         }
     }
 
     fn decide(&mut self, sight: Sight, now: Instant) {
-        let Sight { latency, in_flight, peak } = sight;
+        let Sight { latency, in_flight, allowed, room } = sight;
         if in_flight < LEAST {
             return;
         }
-        let saturated = in_flight >= SATURATED * self.limit;
+        let saturated = in_flight >= SATURATED * allowed;
         let base = self.base.unwrap_or(latency);
         // Always deep enough to empty the queue that the tolerance allows.
         let mut deepest = DEEPEST_TRIAL.min(DRAIN / self.settings.tolerance);
@@ -278,7 +291,7 @@ impl Adaptive {
         let base = self.follow(base, latency, saturated);
         if latency <= base * self.settings.tolerance {
             self.suspect = None;
-            self.grow(peak);
+            self.grow(room);
         } else if saturated && self.suspect.replace(latency).is_none_or(|last| latency > last * STEADY) {
             // Seen once it may be chance, or the middle of a change, which is nothing to compare a trial with.
             self.settle(latency, now);
@@ -298,9 +311,9 @@ impl Adaptive {
         *self.base.insert(base + weight * (latency - base))
     }
 
-    fn grow(&mut self, peak: f64) {
+    fn grow(&mut self, room: f64) {
         let step = if self.starting { self.limit / 2.0 } else { self.limit / 20.0 };
-        self.set((self.limit + step).min(HEADROOM * peak).max(self.limit));
+        self.set((self.limit + step).min(room).max(self.limit));
     }
 
     fn cut(&mut self, limit: f64, latency: f64, now: Instant) {

@@ -62,6 +62,9 @@ impl State {
     pub(super) fn try_enter(&mut self, class: Criticality) -> bool {
         let behind = self.waiting.first_key_value().is_some_and(|(first, _)| first.class.0 >= class);
         if behind || !self.has_room(class) {
+            if let Some(adaptive) = &mut self.adaptive {
+                adaptive.on_full(self.in_flight);
+            }
             return false;
         }
         self.enter();
