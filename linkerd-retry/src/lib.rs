@@ -110,6 +110,8 @@ mod class;
 mod deadline;
 mod dice;
 pub mod expire;
+pub mod hedge;
+pub mod limit;
 mod policy;
 #[cfg(feature = "body")]
 #[cfg_attr(docsrs, doc(cfg(feature = "body")))]
