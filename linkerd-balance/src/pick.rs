@@ -77,6 +77,9 @@ impl<K: Eq, S> Inner<K, S> {
 
     fn pick_tiered(&self, set: &Set<K, S>, draw: Draw, now: Instant, exclude: &[K]) -> Pick {
         self.survey(set, now);
+        if let Some(probe) = self.probe(set, now, exclude) {
+            return probe;
+        }
         let wanted = self.wanted_tier(set, draw);
         let mut best = self.pick_in(set, wanted, draw, now, exclude);
         if best.status != Status::Open {
@@ -94,14 +97,18 @@ impl<K: Eq, S> Inner<K, S> {
         self.spill(set, best, draw, now, exclude)
     }
 
-    /// The tier that a request is for: one that has somebody to probe, else by the shares that they keep.
-    fn wanted_tier(&self, set: &Set<K, S>, draw: Draw) -> usize {
+    /// Somebody whose time to be probed has come, whether or not the strategy would come upon him: a tier that lost too
+    /// many is back only when these are.
+    fn probe(&self, set: &Set<K, S>, now: Instant, exclude: &[K]) -> Option<Pick> {
         // One request for each survey, so that the rest does not look for what is found.
-        if let Some(tier) = set.tiers.iter().position(|tier| {
+        let is_due = |tier: &Tier<K, S>| {
             tier.seen.is_due.load(Ordering::Relaxed) && tier.seen.is_due.swap(false, Ordering::Relaxed)
-        }) {
-            return tier;
-        }
+        };
+        set.tiers.iter().any(is_due).then(|| self.due(set, now, exclude))?
+    }
+
+    /// The tier that a request is for, by the shares that they keep.
+    fn wanted_tier(&self, set: &Set<K, S>, draw: Draw) -> usize {
         // Other bits than the strategy's, which begins with the same seed.
         let mut left = rng::unit(SplitMix::new(!draw.key.unwrap_or(draw.random)).next());
         for (i, tier) in set.tiers.iter().enumerate() {

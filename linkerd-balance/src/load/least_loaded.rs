@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Hint, Load, MAX_PENALTY,
+    Hint, Load, MAX_PENALTY, Mark,
     decaying::{Decaying, Sampled},
     hint::Hints,
     time::{Clock, Decay},
@@ -114,6 +114,11 @@ impl Load for LeastLoaded {
 
     fn cancel(&self) {
         self.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// No latency is wanted, at this point or later on.
+    fn mark(&self, _begun: Instant, _now: Instant, _mark: Mark) -> bool {
+        true
     }
 
     fn fail(&self, _begun: Instant, now: Instant) -> bool {

@@ -151,11 +151,11 @@ impl PeakEwma {
         self.average.update(|Sampled { value: cost, at }| {
             // Ends come in any order; an older one must not make the younger one's average look fresh again.
             let stamp = if cost == 0.0 { now } else { now.max(at) };
-            if sample > cost {
+            let w = self.decay.left(at, now);
+            if sample > cost * w {
                 // A peak, or the first one: what was guessed is below zero.
                 return Sampled { value: sample, at: stamp };
             }
-            let w = self.decay.left(at, now);
             Sampled { value: cost * w + sample * (1.0 - w), at: stamp }
         });
     }
@@ -237,7 +237,11 @@ impl Load for PeakEwma {
 
     fn fail(&self, begun: Instant, now: Instant) -> bool {
         let observed = now.saturating_duration_since(begun);
-        if self.penalty.is_reached(observed) {
+        // A failure that took longer than what is known says that much: a timeout must not look like an answer in time.
+        let Sampled { value, at } = self.average.get();
+        let known = value.abs() * self.decay.left(at, self.clock.at(now));
+        let is_peak = self.measure != Measure::PendingOnly && value != 0.0 && nanos(observed) > known;
+        if is_peak || self.penalty.is_reached(observed) {
             self.observe(nanos(observed), now);
         }
         self.penalty.failed(self.clock.at(begun), self.clock.at(now));

@@ -4,13 +4,16 @@ use std::{
     cmp::Reverse,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use super::{Candidates, Draw, Strategy};
-use crate::health::Status;
+use crate::{
+    health::Status,
+    rng::{self, SplitMix},
+};
 
 /// Sends everything to one endpoint, the *primary*, as long as it is in the set and open; then another is the primary.
 ///
@@ -23,6 +26,11 @@ use crate::health::Status;
 /// when to return: by itself nothing moves that works.
 ///
 /// All traffic goes to one endpoint, so weights say no more than which, and a slow start means nothing.
+///
+/// Requests with a [key](Draw::key) have a primary for each key: the endpoint that wins a lottery held by key, id and
+/// weight (rendezvous hashing: Thaler and Ravishankar 1998), or the next one while that is not open. Nothing is remembered
+/// of keys, so a request returns as soon as its primary is open again, and removing one of N endpoints moves the keys of
+/// that one alone. Unlike a ring it has no bound of load, and a pick looks at all endpoints.
 ///
 /// # Cost
 ///
@@ -39,6 +47,8 @@ pub struct StickyPrimary {
     primary: AtomicUsize,
     // Who moves the primary holds it.
     better: Mutex<Option<Better>>,
+    // Whether a request had a key: then all endpoints may be somebody's.
+    has_keys: AtomicBool,
 }
 
 /// One that is preferred to the primary, and open.
@@ -63,6 +73,7 @@ impl StickyPrimary {
             ids: Vec::new(),
             primary,
             better: Mutex::default(),
+            has_keys: AtomicBool::new(false),
         }
     }
 
@@ -117,6 +128,33 @@ impl StickyPrimary {
         Some(primary)
     }
 
+    /// The primary of a key: of those with the best status, the one that wins.
+    fn of_key(&self, nodes: &dyn Candidates, key: u64) -> usize {
+        if !self.has_keys.load(Ordering::Relaxed) {
+            self.has_keys.store(true, Ordering::Relaxed);
+        }
+        let luck = |i| {
+            let random = rng::unit(SplitMix::new(key ^ nodes.id(i)).next());
+            // Each wins as often as its weight says. Never a division by zero.
+            nodes.weight(i) / -random.max(f64::MIN_POSITIVE).ln()
+        };
+        let mut best = (nodes.status(0), luck(0), 0);
+        for i in 1..nodes.len() {
+            let status = nodes.status(i);
+            if status < best.0 {
+                continue;
+            }
+            let luck = luck(i);
+            if status > best.0 || luck > best.1 {
+                best = (status, luck, i);
+            }
+        }
+        if best.0 != Status::Open {
+            nodes.gave_up();
+        }
+        best.2
+    }
+
     /// For a request that cannot have the primary, or when none is open.
     fn instead(&self, nodes: &dyn Candidates, primary: usize) -> usize {
         let rank = |place: usize| (nodes.status(self.order[place]), place == primary, Reverse(place));
@@ -139,6 +177,9 @@ impl Strategy for StickyPrimary {
     fn pick(&self, nodes: &dyn Candidates, draw: Draw) -> usize {
         if nodes.len() < 2 {
             return 0;
+        }
+        if let Some(key) = draw.key {
+            return self.of_key(nodes, key);
         }
         if self.order.len() != nodes.len() {
             // Somebody uses the strategy without preparing it: then it remembers nothing.
@@ -179,12 +220,14 @@ impl Strategy for StickyPrimary {
         let better = self.better();
         let before = self.ids.get(self.primary.load(Ordering::Relaxed));
         let primary = before.and_then(|before| ids.iter().position(|id| id == before)).unwrap_or(NONE);
-        Some(Arc::new(Self { order, ids, primary: AtomicUsize::new(primary), better: Mutex::new(*better), ..*self }))
+        let has_keys = AtomicBool::new(self.has_keys.load(Ordering::Relaxed));
+        let (primary, better) = (AtomicUsize::new(primary), Mutex::new(*better));
+        Some(Arc::new(Self { order, ids, primary, better, has_keys, ..*self }))
     }
 
-    /// The primary alone, or who would be it.
+    /// The primary alone, or who would be it; all where requests have keys.
     fn uses(&self, nodes: &dyn Candidates, i: usize) -> bool {
-        if self.order.len() != nodes.len() {
+        if self.order.len() != nodes.len() || self.has_keys.load(Ordering::Relaxed) {
             return true;
         }
         let primary = self.primary.load(Ordering::Relaxed);
@@ -225,6 +268,27 @@ mod tests {
         assert_eq!(nodes.picks(&*on(&StickyPrimary::new(), &nodes), 100), [0, 0, 100]);
         assert_eq!(nodes.picks(&StickyPrimary::new(), 100), [0, 0, 100], "unprepared too");
         assert_eq!(nodes.picks(&*on(&StickyPrimary::new().in_order(), &nodes), 100), [100, 0, 0]);
+    }
+
+    #[test]
+    fn each_key_has_a_primary_by_weight_and_only_what_fails_moves() {
+        let mut nodes = Nodes::weighted(&[1.0, 2.0, 1.0]);
+        let sticky = on(&StickyPrimary::new(), &nodes);
+        let of = |nodes: &Nodes| -> Vec<usize> {
+            (0..4000).map(|key| sticky.pick(nodes, Draw::random().with_key(key * 7919))).collect()
+        };
+        let before = of(&nodes);
+        assert_eq!(before, of(&nodes));
+        let heaviest = before.iter().filter(|i| **i == 1).count();
+        assert!((1850..2150).contains(&heaviest), "{heaviest} of 4000 for half of the weight");
+        nodes.status[1] = Busy;
+        let without = of(&nodes);
+        assert!(before.iter().zip(&without).all(|(a, b)| if *a == 1 { *b != 1 } else { a == b }));
+        nodes.status[1] = Open;
+        assert_eq!(of(&nodes), before);
+        assert!((0..3).all(|i| sticky.uses(&nodes, i)));
+        nodes.status = vec![Closed, Busy, Closed];
+        assert!(of(&nodes).iter().all(|i| *i == 1));
     }
 
     #[test]

@@ -76,6 +76,17 @@ fn picks_on_two_threads_go_on_while_the_set_changes_and_the_width_too() {
         }
     });
     assert_eq!(balance.stats(start).load, 0);
+    // How the threads met is chance; what comes after them is not: many in flight for a while, then none.
+    let mut leases = Vec::new();
+    for (i, draw) in (0..).zip(draws().take(200)) {
+        if i == 100 {
+            leases.clear();
+        }
+        let lease = balance.try_acquire(draw, start + 10_000 * MS + MS * i, &[]).unwrap();
+        if i < 100 {
+            leases.push(lease);
+        }
+    }
     assert!(meter.widened() > 0 && meter.narrowed() > 0);
 }
 

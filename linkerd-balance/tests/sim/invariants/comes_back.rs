@@ -3,7 +3,7 @@
 //!
 //! - for its breaker, one backoff as long as they get, and half a second to be asked in;
 //! - for peak EWMA, the time in which what it remembers of the bad times, at least the failure penalty, decays to what
-//!   the others are like: `decay * ln(remembered / usual)`, and four decays more, in which what is left of it goes.
+//!   the others are like: `decay * ln(1 + remembered / usual)`.
 //!
 //! **All come back without a restart**: with every endpoint bad for 30 s, the first success comes within one backoff of
 //! the end, and from the bound on every request succeeds.
@@ -40,7 +40,7 @@ fn bound(setup: &Setup, fault: Fault, world: &World) -> Nanos {
     };
     let usual = world.endpoints[0].service.mean();
     let decay = PeakEwma::DEFAULT_DECAY.as_nanos() as f64;
-    breaker + (decay * (4.0 + (1.0 + remembered as f64 / usual as f64).ln())) as Nanos
+    breaker + (decay * (1.0 + remembered as f64 / usual as f64).ln()) as Nanos
 }
 
 fn fault(rng: &mut Rng) -> Fault {

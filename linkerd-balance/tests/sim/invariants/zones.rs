@@ -135,7 +135,7 @@ fn with_breakers() -> impl Iterator<Item = Setup> {
 
 #[test]
 fn a_zone_is_left_once_and_taken_back_once() {
-    for setup in with_breakers().filter(Setup::spreads) {
+    for setup in with_breakers() {
         over("a_zone_is_left_once_and_taken_back_once", 10, |rng| outage(rng, &setup, local()));
     }
 }
