@@ -352,3 +352,55 @@ fn two_pages_cannot_be_at_one_path() {
     assert_eq!(build("metrics"), Some(InvalidPage::NoSlash("metrics".to_owned())));
     assert_eq!(build("/metrics"), None);
 }
+
+#[tokio::test]
+async fn breakers_are_forced_by_name_and_it_is_kept_who_did() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    let admin = Admin::builder(Registry::new()).breakers(move |forced| {
+        seen.lock()
+            .unwrap()
+            .push(format!("{:?} {} {:?} {:?}", forced.router, forced.client, forced.endpoint, forced.force));
+        usize::from(forced.client.to_string() == "/#/io.l5d.fs/web") * 2
+    });
+    let admin = admin.build().unwrap();
+    let post = async |query: &str| {
+        let req = Request::post(format!("/admin/breakers?{query}")).body(Body::empty()).unwrap();
+        let rsp = admin.send(req).await;
+        let status = rsp.status().as_u16();
+        let text = rsp.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(text.to_vec()).unwrap())
+    };
+    let web = "client=/%23/io.l5d.fs/web";
+    let (status, text) =
+        post(&format!("{web}&action=open&ttl=5.minutes&endpoint=10.0.0.1:80&by=ann&router=http")).await;
+    let entry: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (status, &entry["breakers"], &entry["ttlMs"], &entry["by"]),
+        (200, &json!(2), &json!(300_000), &json!("ann"))
+    );
+    assert_eq!(post(&format!("{web}&action=closed")).await.0, 200);
+    assert_eq!(post(&format!("{web}&action=reset")).await.0, 200);
+    let expected = [
+        r#"Some("http") /#/io.l5d.fs/web Some(10.0.0.1:80) Open(300s)"#,
+        "None /#/io.l5d.fs/web None Closed(60s)",
+        "None /#/io.l5d.fs/web None Reset",
+    ];
+    assert_eq!(*asked.lock().unwrap(), expected);
+    assert_eq!(post("client=/%23/io.l5d.fs/other&action=open").await.0, 404);
+    for (query, named) in [
+        ("action=open", "client"),
+        ("client=web&action=open", "client"),
+        (&*format!("{web}&action=shut"), "action"),
+        (&*format!("{web}&action=open&ttl=25.hours"), "ttl"),
+        (&*format!("{web}&action=open&ttl=0"), "ttl"),
+        (&*format!("{web}&action=open&endpoint=here"), "endpoint"),
+    ] {
+        let (status, text) = post(query).await;
+        assert!(status == 400 && text.contains(named), "{query}: {status} {text}");
+    }
+    let rsp = admin.send(Request::get("/admin/breakers").body(Body::empty()).unwrap()).await;
+    let audit: Value = serde_json::from_slice(&rsp.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    assert_eq!(audit.as_array().unwrap().len(), 3);
+    assert_eq!(audit[0], entry);
+}

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration
 use linkerd_dtab::{Dtab, Interpreter};
 use serde_json::Value;
 
-use super::{Admin, Extra, Logging, Pages, Security};
+use super::{
+    Admin, Extra, Logging, Pages, Security,
+    breakers::{Breakers, Forced},
+};
 use crate::telemetry::{Prometheus, Registry};
 
 /// Makes an [`Admin`]. What is not given has no page, but for names and state, which are then empty.
@@ -73,6 +76,7 @@ impl Builder {
             state: Vec::new(),
             logging: None,
             shutdown: None,
+            breakers: None,
             security: None,
             extra: BTreeMap::new(),
         };
@@ -125,6 +129,13 @@ impl Builder {
     /// answer is sent after it returns.
     pub fn shutdown(mut self, shutdown: impl Fn(Option<Duration>) + Send + Sync + 'static) -> Self {
         self.pages.shutdown = Some(Arc::new(shutdown));
+        self
+    }
+
+    /// `/admin/breakers`: called once for each `POST` that asks for something that can be forced; says how many breakers
+    /// were forced. `GET` shows the last hundred.
+    pub fn breakers(mut self, force: impl Fn(&Forced) -> usize + Send + Sync + 'static) -> Self {
+        self.pages.breakers = Some(Breakers::new(force));
         self
     }
 

@@ -90,7 +90,7 @@ pub(super) async fn shut_down(shutdown: &Shutdown, req: Request<Body>) -> Respon
 }
 
 /// A duration as Twitter's: `10.seconds`, `1.minute`; a bare number is milliseconds.
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_once('.').unwrap_or((text, "milliseconds"));
     let number: u64 = number.parse().ok()?;
     let nanos: u64 = match unit.strip_suffix('s').unwrap_or(unit) {

@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+mod breakers;
 mod builder;
 mod control;
 mod delegator;
@@ -55,6 +56,7 @@ use crate::{
     telemetry::{Prometheus, Registry, json},
 };
 
+pub use breakers::Forced;
 pub use builder::{Builder, InvalidPage, Router};
 pub use control::Logging;
 pub use identify::Identify;
@@ -84,6 +86,7 @@ struct Pages {
     state: Vec<(String, Show<Value>)>,
     logging: Option<Logging>,
     shutdown: Option<Shutdown>,
+    breakers: Option<breakers::Breakers>,
     security: Option<Security>,
     extra: BTreeMap<String, Extra>,
 }
@@ -175,6 +178,10 @@ impl Pages {
                 Some(logging) => return logging.serve(req).await,
                 None => None,
             },
+            "/admin/breakers" => match &self.breakers {
+                Some(breakers) => return breakers.serve(req).await,
+                None => None,
+            },
             "/admin/shutdown" => match &self.shutdown {
                 Some(shutdown) => return control::shut_down(shutdown, req).await,
                 None => None,
@@ -224,6 +231,7 @@ impl Pages {
             ("/client_state.json", self.client_state.is_some()),
             ("/logging", self.logging.is_some()),
             ("/logging.json", self.logging.is_some()),
+            ("/admin/breakers", self.breakers.is_some()),
             ("/admin/shutdown", self.shutdown.is_some()),
         ];
         let sometimes = sometimes.into_iter().filter_map(|(path, there)| there.then_some(path));

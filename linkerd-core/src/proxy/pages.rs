@@ -63,6 +63,11 @@ pub(super) fn pages(
         all.into()
     });
     let meshes: Vec<_> = plan.routers.iter().map(|router| (router.label.clone(), router.mesh.clone())).collect();
+    let forced = meshes.clone();
+    admin = admin.breakers(move |what| {
+        let wanted = forced.iter().filter(|(label, _)| what.router.as_ref().is_none_or(|router| router == label));
+        wanted.map(|(_, mesh)| mesh.force(&what.client, what.endpoint, what.force)).sum()
+    });
     admin = admin.json("/admin/balancers.json", move || {
         meshes.iter().map(|(label, mesh)| (label.clone(), mesh_balancers(mesh))).collect()
     });
