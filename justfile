@@ -29,7 +29,7 @@ fuzz target secs="60" crate="linkerd-dtab":
 
 # Every interleaving of the code that has atomics of its own. A directory of its own: the flag is for all crates.
 loom *args:
-    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="{{ root }}/target/loom" cargo test -p linkerd-balance --test loom --release {{ args }}
+    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="{{ root }}/target/loom" cargo test -p linkerd-balance --test loom --test load_loom --release {{ args }}
 
 # Plays the balancer's scenarios and writes their tables and plots to docs/balancing.md.
 sim:

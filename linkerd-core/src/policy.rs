@@ -138,12 +138,11 @@ impl AccrualPolicy {
 
     /// The breaker of one endpoint, if it is ever taken out.
     pub(crate) fn breaker(&self, id: String, health: &Health, counters: &BreakerCounters) -> Option<Breaker> {
-        let accrual = match &self.accrual {
-            Some(accrual) => accrual(),
-            None => {
-                self.probe.as_ref()?;
-                Box::new(linkerd_balance::accrual::Never)
-            }
+        let accrual = if let Some(accrual) = &self.accrual {
+            accrual()
+        } else {
+            self.probe.as_ref()?;
+            Box::new(linkerd_balance::accrual::Never)
         };
         let breaker = Breaker::builder(accrual).backoff(self.backoff).health(health.clone()).id(id);
         Some(breaker.counters(counters.clone()).seed(crate::random::next()).build())

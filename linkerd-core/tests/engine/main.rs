@@ -105,9 +105,7 @@ fn service(classifier: HttpClassifier) -> ServicePolicy {
 
 /// A client that takes no endpoint out.
 fn steady() -> ClientPolicy {
-    let mut policy = ClientPolicy::default();
-    policy.accrual = linkerd_core::AccrualPolicy::off();
-    policy
+    ClientPolicy { accrual: linkerd_core::AccrualPolicy::off(), ..ClientPolicy::default() }
 }
 
 fn get() -> Request<&'static str> {
