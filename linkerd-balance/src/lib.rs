@@ -40,7 +40,7 @@ pub use self::{
     panic::{Event, Panic, Unavailable},
     policy::{InvalidPanic, Policy},
     probe::{ActiveProbe, InvalidProbe, ProbeSettings},
-    service::{BalanceService, IsOk, ResponseFuture, Success},
+    service::{BalanceService, IsOk, Judge, Keys, MAX_UNREADY, NoKey, ResponseFuture, Verdict},
     slow_start::{InvalidSlowStart, SlowStart},
     strategy::{
         Aperture, ApertureBuilder, ApertureMeter, Candidates, Draw, Heap, InvalidAperture, InvalidHashing, InvalidPeer,
