@@ -17,7 +17,7 @@ use linkerd_balance::{
 };
 use tokio::time::{self, Instant};
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
-use tower::{BoxError, Service};
+use tower::{BoxError, Service, ServiceExt};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -128,6 +128,30 @@ async fn waiters_of_an_endpoint_that_leaves_go_to_one_that_is_there() {
         assert_eq!(assert_ready_ok!(waiter.poll()), 2);
     }
     assert_eq!((in_flight(&svc), called(&all)), (0, 100));
+}
+
+/// With updates and waiters on different threads, so that a waiter may look while its set is being replaced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_change_of_the_set_is_missed_by_who_waits() {
+    let (svc, all) = service(Policy::least_loaded(), [0]);
+    set(&all, 0, full());
+    let waiters: Vec<_> = (0..50).map(|_| tokio::spawn(svc.clone().oneshot(Once(0)))).collect();
+    let balance = svc.balance().clone();
+    tokio::task::spawn_blocking(move || {
+        for key in 1..=500 {
+            // Full before somebody is there.
+            update(&balance, [key - 1, key]);
+            set(&all, key, full());
+            update(&balance, [key]);
+        }
+        update(&balance, [1000]);
+    })
+    .await
+    .unwrap();
+    for waiter in waiters {
+        time::timeout(Duration::from_secs(20), waiter).await.expect("not forgotten").unwrap().unwrap();
+    }
+    assert_eq!(in_flight(&svc), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -235,13 +235,13 @@ where
                         let waited = gone.is_some();
                         let gone = gone.get_or_insert_with(|| Box::pin(held.gone()));
                         ready!(gone.as_mut().poll(cx));
-                        // The update that ends it tells so before it is done: let it come to its end.
+                        this.state.set(State::Acquiring(this.balance.acquire(draw(*this.key), this.tried)));
+                        // The update that ends an endpoint tells so before it is done: let it come to its end.
                         gone_at_once += usize::from(!waited);
                         if gone_at_once > 1 {
                             cx.waker().wake_by_ref();
                             return Poll::Pending;
                         }
-                        this.state.set(State::Acquiring(this.balance.acquire(draw(*this.key), this.tried)));
                         continue;
                     };
                     let lease = lease.take().expect("as above");
