@@ -371,6 +371,15 @@ impl<K, S> Balance<K, S> {
         self.0.policy.max_wait
     }
 
+    /// What the connections of the endpoint of this name say, if it is in the set. Looks at every endpoint.
+    pub(crate) fn link_of(&self, key: &K) -> Option<Status>
+    where
+        K: Eq,
+    {
+        let set = self.0.set.load();
+        set.slots().find(|slot| slot.node.tracked.key == *key).map(|slot| slot.node.health.link())
+    }
+
     /// Woken by every change of the set.
     pub(crate) fn changed(&self) -> Arc<Notify> {
         Arc::clone(&self.0.changed)

@@ -5,6 +5,7 @@ pub mod accrual;
 mod acquire;
 mod balance;
 mod breaker;
+mod connect;
 mod ejections;
 mod health;
 mod lease;
@@ -32,6 +33,7 @@ pub use self::{
         Breaker, BreakerBuilder, BreakerCounters, BreakerFuture, BreakerLayer, BreakerService, Classify, Forced,
         NextProbe, Outcome, Permit, Phase, Reason, Rejection,
     },
+    connect::{Connected, Connector, InvalidConnector, NotConnected},
     ejections::{EjectionCounts, EjectionLimits, Ejections, InvalidShare},
     health::{Health, Status},
     lease::{Lease, LeaseEnd},
@@ -40,7 +42,7 @@ pub use self::{
     panic::{Event, Panic, Unavailable},
     policy::{InvalidPanic, Policy},
     probe::{ActiveProbe, InvalidProbe, ProbeSettings},
-    service::{BalanceService, IsOk, ResponseFuture, Success},
+    service::{BalanceService, IsOk, Judge, Keys, MAX_UNREADY, NoKey, ResponseFuture, Verdict},
     slow_start::{InvalidSlowStart, SlowStart},
     strategy::{
         Aperture, ApertureBuilder, ApertureMeter, Candidates, Draw, Heap, InvalidAperture, InvalidHashing, InvalidPeer,

@@ -42,7 +42,7 @@ impl Model {
     fn observe(&mut self, took: u64, now: u64) {
         let sample = took as f64 * 1e6;
         self.average = Some(match self.average {
-            Some((average, at)) if sample <= average => {
+            Some((average, at)) if sample <= average * self.left(at, now) => {
                 let w = self.left(at, now);
                 (average * w + sample * (1.0 - w), now)
             }
@@ -54,7 +54,10 @@ impl Model {
         self.pending -= 1;
         // Whether it began when the last failure was known.
         let next = self.failed.is_none_or(|failed| begun >= failed);
-        if success || now - begun >= self.penalty {
+        // A failure that took longer than what is known, or than it costs.
+        let known = self.average.or(self.guess).map(|(value, at)| value * self.left(at, now));
+        let is_peak = known.is_some_and(|known| (now - begun) as f64 * 1e6 > known);
+        if success || is_peak || now - begun >= self.penalty {
             self.observe(now - begun, now);
         }
         if success {

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 
 use http::Request;
-use linkerd_balance::Unavailable;
+use linkerd_balance::{NotConnected, Unavailable};
 use linkerd_dtab::naming::NamingError;
 use linkerd_retry::{requeue::Unsent, timeout::Elapsed};
 
@@ -14,6 +14,13 @@ use crate::{Body, Error, ErrorKind};
 impl From<Unavailable> for Error {
     fn from(error: Unavailable) -> Self {
         Self::new(ErrorKind::NoEndpoints).with_source(error)
+    }
+}
+
+/// [`ErrorKind::Connect`]: nothing was sent.
+impl From<NotConnected> for Error {
+    fn from(error: NotConnected) -> Self {
+        Self::new(ErrorKind::Connect).with_never_sent(true).with_source(error)
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use linkerd_balance::{Balance, BalanceService, NoEndpoints, Policy};
+use linkerd_balance::{Balance, BalanceService, Policy, Unavailable};
 use tower::{Service, ServiceExt};
 
 /// An endpoint that answers with its name.
@@ -15,10 +15,10 @@ struct Echo(&'static str);
 
 impl Service<()> for Echo {
     type Response = &'static str;
-    type Error = NoEndpoints;
-    type Future = Ready<Result<&'static str, NoEndpoints>>;
+    type Error = Unavailable;
+    type Future = Ready<Result<&'static str, Unavailable>>;
 
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), NoEndpoints>> {
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Unavailable>> {
         Poll::Ready(Ok(()))
     }
 
@@ -31,7 +31,7 @@ impl Service<()> for Echo {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let balance = Balance::new(Policy::least_loaded(), |name: &&'static str, _health| Echo(name));
     let service = BalanceService::new(balance.clone());
-    let Err(NoEndpoints) = service.clone().oneshot(()).await else { panic!("there is no endpoint") };
+    let Err(Unavailable::NoEndpoints) = service.clone().oneshot(()).await else { panic!("there is no endpoint") };
 
     balance.update([("a", 1.0), ("b", 1.0), ("c", 2.0)])?;
     let mut seen = HashMap::new();
