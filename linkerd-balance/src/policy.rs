@@ -61,7 +61,7 @@ impl Policy {
         }
     }
 
-    /// [`P2c`] over [`LeastLoaded`]: Linkerd's `p2c`.
+    /// [`P2c`] over [`LeastLoaded`] with its failure penalty. Linkerd's `p2c` is the same without one.
     #[must_use]
     pub fn least_loaded() -> Self {
         Self::new(P2c::new(), LeastLoaded::new)

@@ -2,7 +2,7 @@
 
 use linkerd_core::{
     ErrorKind,
-    balance::{Policy, Status},
+    balance::{LeastLoaded, P2c, Policy, Status},
     testing::Reply,
 };
 use tokio::time::advance;
@@ -17,6 +17,11 @@ fn two(client: ClientPolicy) -> (World, Client) {
     (world, client)
 }
 
+/// Requests in flight and nothing else: what fails is not avoided for it, so that it fails enough.
+fn in_flight() -> Policy {
+    Policy::new(P2c::new(), || LeastLoaded::new().failure_penalty(Duration::ZERO))
+}
+
 fn accrual(world: &World) -> [u64; 3] {
     ["removals", "probes", "revivals"].map(|name| world.bound(&format!("failure_accrual/{name}")))
 }
@@ -28,14 +33,16 @@ fn state(world: &World, n: u8) -> (Status, usize) {
 }
 
 async fn until_removed(world: &World, client: &Client) {
+    let mut tries = 0..10_000;
     while accrual(world)[0] == 0 {
+        tries.next().expect("it never happens");
         status(client).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn five_failures_in_a_row_take_an_endpoint_out_and_one_probe_brings_it_back() {
-    let (world, client) = two(ClientPolicy { balancer: Policy::least_loaded(), ..ClientPolicy::default() });
+    let (world, client) = two(ClientPolicy { balancer: in_flight(), ..ClientPolicy::default() });
     world.endpoints.script(ep(1), [Reply::status(500)]);
     until_removed(&world, &client).await;
     assert_eq!(world.endpoints.count(ep(1)), 5);
@@ -48,7 +55,9 @@ async fn five_failures_in_a_row_take_an_endpoint_out_and_one_probe_brings_it_bac
     advance(5 * SEC).await;
     world.endpoints.script(ep(1), [Reply::hang()]);
     let mut waiting = Vec::new();
+    let mut tries = 0..10_000;
     while world.endpoints.count(ep(1)) == 5 {
+        tries.next().expect("it never happens");
         let mut rsp = sending(&client, get());
         let _ = rsp.poll();
         waiting.push(rsp);
@@ -61,7 +70,9 @@ async fn five_failures_in_a_row_take_an_endpoint_out_and_one_probe_brings_it_bac
     // A probe that was given up decides nothing: the next request is one.
     drop(waiting);
     world.endpoints.script(ep(1), [Reply::ok("")]);
+    let mut tries = 0..10_000;
     while accrual(&world)[2] == 0 {
+        tries.next().expect("it never happens");
         assert_eq!(status(&client).await, 200);
     }
     assert_eq!(accrual(&world), [1, 2, 1]);
@@ -70,11 +81,13 @@ async fn five_failures_in_a_row_take_an_endpoint_out_and_one_probe_brings_it_bac
 
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_fails_doubles_the_wait() {
-    let (world, client) = two(ClientPolicy { balancer: Policy::least_loaded(), ..ClientPolicy::default() });
+    let (world, client) = two(ClientPolicy { balancer: in_flight(), ..ClientPolicy::default() });
     world.endpoints.script(ep(1), [Reply::status(500)]);
     until_removed(&world, &client).await;
     advance(5 * SEC).await;
+    let mut tries = 0..10_000;
     while accrual(&world)[1] == 0 {
+        tries.next().expect("it never happens");
         status(&client).await;
     }
     assert_eq!(accrual(&world), [1, 1, 0], "it was given up once");
@@ -91,7 +104,9 @@ async fn with_all_endpoints_out_one_is_tried_anyway() {
     let (world, client) = two(ClientPolicy::default());
     world.endpoints.script(ep(1), [Reply::status(500)]);
     world.endpoints.script(ep(2), [Reply::status(500)]);
+    let mut tries = 0..10_000;
     while accrual(&world)[0] < 2 {
+        tries.next().expect("it never happens");
         status(&client).await;
     }
     let before = world.endpoints.count(ep(1)) + world.endpoints.count(ep(2));
@@ -105,9 +120,11 @@ async fn with_all_endpoints_out_one_is_tried_anyway() {
 #[tokio::test(start_paused = true)]
 async fn errors_take_an_endpoint_out_too() {
     for failure in [Reply::closed(), Reply::unsent()] {
-        let (world, client) = two(ClientPolicy { balancer: Policy::least_loaded(), ..ClientPolicy::default() });
+        let (world, client) = two(ClientPolicy { balancer: in_flight(), ..ClientPolicy::default() });
         world.endpoints.script(ep(1), [failure]);
+        let mut tries = 0..10_000;
         while accrual(&world)[0] == 0 {
+            tries.next().expect("it never happens");
             let _ = client.send(get()).await;
         }
         assert_eq!(world.endpoints.count(ep(1)), 5);
