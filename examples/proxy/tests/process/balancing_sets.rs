@@ -68,30 +68,30 @@ impl Load {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_load_newcomers_serve_and_those_that_left_get_nothing_new() {
-    let [a, b, c] = Backend::several();
+    let [one, two, three] = Backend::several();
     for kind in
         ["p2c", "ewma", "aperture, minAperture: 2", "roundRobin", "maglev, hashOn: {path: true}, loadFactor: 1.1"]
     {
-        let proxy = Proxy::start(&format!("loadBalancer: {{kind: {kind}}}"), &[&a, &b]).await;
+        let proxy = Proxy::start(&format!("loadBalancer: {{kind: {kind}}}"), &[&one, &two]).await;
         let load = Load::start(&proxy, 4).await;
         load.more(50).await;
-        let mut stale = [&a, &b, &c];
+        let mut stale = [&one, &two, &three];
         for _ in 0..6 {
             // One leaves, and the one that was out comes back.
             stale.rotate_left(1);
-            let [x, y, out] = stale;
+            let [stays, comes, out] = stale;
             let is_gone = |balancer: &serde_json::Value| {
-                balancer["size"] == 2 && endpoint(balancer, out).is_none() && endpoint(balancer, y).is_some()
+                balancer["size"] == 2 && endpoint(balancer, out).is_none() && endpoint(balancer, comes).is_some()
             };
-            proxy.relist(&lines(&[x, y]), is_gone).await;
+            proxy.relist(&lines(&[stays, comes]), is_gone).await;
             // Those that were on their way when it left.
             load.more(8).await;
-            let mut counts = Counts::of([x, y, out]);
+            let mut counts = Counts::of([stays, comes, out]);
             load.more(60).await;
-            let [to_x, to_y, to_out] = counts.take();
-            assert_eq!(to_out, 0, "{kind}: {to_x} {to_y}");
-            assert!(to_x + to_y > 0, "{kind}: {to_x} {to_y}");
-            until_served_by(&proxy, y).await;
+            let [to_stays, to_comes, to_out] = counts.take();
+            assert_eq!(to_out, 0, "{kind}: {to_stays} {to_comes}");
+            assert!(to_stays + to_comes > 0, "{kind}: {to_stays} {to_comes}");
+            until_served_by(&proxy, comes).await;
         }
         let (failures, total) = load.stop().await;
         assert_eq!(failures, Vec::<String>::new(), "{kind}: of {total}");
