@@ -1,6 +1,7 @@
 //! The whole engine in memory: a fake namer above, scripted endpoints below, a paused clock.
 
 mod balance;
+mod balancing;
 mod caches;
 mod cancel;
 mod limits;

@@ -1,6 +1,11 @@
 //! The real program: its command line, its life, its traffic and its pages. One binary, so that it is linked once.
 
 mod admin;
+mod balancing;
+mod balancing_backend;
+mod balancing_health;
+mod balancing_picks;
+mod balancing_sets;
 mod cli;
 mod examples;
 mod harness;
