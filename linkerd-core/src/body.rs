@@ -7,13 +7,18 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 
 use linkerd_balance::{LeaseEnd, Mark};
 
-use crate::{BoxError, http::pool::Live, stack::now};
+use crate::{
+    BoxError,
+    http::{hint, pool::Live},
+    stack::now,
+};
 
 /// The body of a request or a response: nothing, bytes, a stream from a connection, or any other stream in a box.
 ///
@@ -82,6 +87,13 @@ impl Rider {
     pub(crate) fn lease(end: LeaseEnd, success: bool) -> Self {
         let awaits_first_byte = success && end.needs_time();
         Self::Lease { end, success, awaits_first_byte }
+    }
+
+    /// What gRPC says at the end of a stream.
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        if let Self::Lease { success, .. } = self {
+            *success &= !hint::grpc_failure(trailers);
+        }
     }
 
     fn first_byte(&mut self) {
@@ -223,9 +235,12 @@ impl HttpBody for Body {
             }
             Inner::Dyn(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
-        if let Some(Ok(_)) = &frame {
+        if let Some(Ok(frame)) = &frame {
             for rider in this.riders.iter_mut().flatten() {
                 rider.first_byte();
+                if let Some(trailers) = frame.trailers_ref() {
+                    rider.trailers(trailers);
+                }
             }
         }
         match &frame {

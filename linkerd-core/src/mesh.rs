@@ -160,6 +160,8 @@ impl Force {
 pub struct BalancerState {
     /// How it picks, `p2c_peak_ewma` for example.
     pub algorithm: String,
+    /// The settings that it was made from, as JSON, if it was made from a file.
+    pub settings: Option<Arc<str>>,
     /// Its numbers.
     pub stats: linkerd_balance::Stats,
     /// Its tiers, best first.

@@ -56,6 +56,8 @@ pub struct ClientPolicy {
     /// Whether the load of an endpoint heeds what it says of itself: `Retry-After` and `grpc-retry-pushback-ms` with an
     /// answer that is a failure or 429, and `endpoint-load-metrics` (an ORCA report as text or JSON) with any.
     pub hints: bool,
+    /// The settings that it was made from, as JSON, for people. `None`: it was made in code.
+    pub settings: Option<Arc<str>>,
 }
 
 /// What a request's key is made of, for balancers that hash. Requests without it are sent anywhere.
@@ -227,6 +229,7 @@ impl Default for ClientPolicy {
             hash_on: None,
             fail_fast: false,
             hints: true,
+            settings: None,
         }
     }
 }

@@ -42,6 +42,9 @@ impl<S> HttpService for S where
 /// A service that is called by reference. What sits directly in a [`Svc`]'s box may be one, and save a clone.
 pub(crate) trait Call: Send + Sync + 'static {
     fn call(self: Arc<Self>, req: Request<Body>) -> SvcFuture;
+
+    /// The endpoint behind it has left its set: what waits for a turn there should go elsewhere.
+    fn left(&self) {}
 }
 
 struct Tower<S>(S);
@@ -77,6 +80,10 @@ impl Svc {
 
     pub(crate) fn from_call(call: impl Call) -> Self {
         Self(Arc::new(call))
+    }
+
+    pub(crate) fn left(&self) {
+        self.0.left();
     }
 
     pub(crate) fn from_arc(call: Arc<dyn Call>) -> Self {

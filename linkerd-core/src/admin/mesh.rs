@@ -75,6 +75,7 @@ pub fn mesh_balancers(mesh: &Mesh) -> Value {
         });
         let shown = json!({
             "algorithm": balancer.algorithm,
+            "settings": balancer.settings.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok()),
             "size": stats.size,
             "available": stats.available,
             "busy": stats.busy,
@@ -85,6 +86,9 @@ pub fn mesh_balancers(mesh: &Mesh) -> Value {
             "removes": stats.removes,
             "used": stats.in_use,
             "leaving": stats.stays,
+            "ejections": stats.ejections.map(|ejections| {
+                json!({"ejected": ejections.ejected, "allowed": ejections.allowed, "denied": ejections.denied})
+            }),
             "panic": {"active": stats.in_panic, "times": stats.panics, "refused": stats.refused},
             "tier": stats.tier,
             "spilled": stats.spilled,

@@ -30,6 +30,8 @@ pub struct LoadBalancer {
     /// `overlapMs`: how long those that an update replaced stay in use until one of the new ones is open. Default: 0,
     /// not at all.
     pub overlap: Duration,
+    /// `hints`: what endpoints say of themselves (`Retry-After`, `endpoint-load-metrics`) counts. Default: false.
+    pub hints: bool,
 }
 
 /// The kinds of load balancers.
@@ -155,6 +157,7 @@ impl Default for LoadBalancer {
             zones: None,
             panic: Panic::default(),
             overlap: Duration::ZERO,
+            hints: false,
         }
     }
 }
@@ -170,8 +173,9 @@ impl LoadBalancer {
         let zones = s.get("zones");
         let panic = s.or("panic", Panic::default());
         let overlap = s.millis("overlapMs", 0).unwrap_or_default();
+        let hints = s.or("hints", false);
         s.finish();
-        Some(Self { kind: kind?, load, enable_probation, slow_start, zones, panic, overlap })
+        Some(Self { kind: kind?, load, enable_probation, slow_start, zones, panic, overlap, hints })
     }
 }
 

@@ -1,6 +1,9 @@
 //! From the keys of balancing to the engine's policies.
 
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    time::Duration,
+};
 
 use linkerd_balance::{
     Aperture, EjectionLimits, Heap, LeastLoaded, Maglev, P2c, PeakEwma, Peer, Policy, ProbeSettings, Random, Ring,
@@ -8,9 +11,11 @@ use linkerd_balance::{
     accrual::{Backoff as AccrualBackoff, ConsecutiveFailures, SuccessRate, SuccessRateWindowed, Unified},
 };
 
+use serde_json::{Value, json};
+
 use super::{
-    AccrualKind, ApertureOrder, Backoff, BalancerKind, FailureAccrual, LoadBalancer, LoadMetric, Measure, PanicMode,
-    Probe, SlowStart, Zones, build::CHECKED,
+    AccrualKind, ApertureOrder, Backoff, BalancerKind, Budget, FailureAccrual, HostConnectionPool, LoadBalancer,
+    LoadMetric, Measure, PanicMode, Probe, SlowStart, Zones, build::CHECKED,
 };
 use crate::{AccrualPolicy, HashOn, ProbePolicy};
 
@@ -53,7 +58,7 @@ pub(super) fn accrual(accrual: &FailureAccrual) -> AccrualPolicy {
 }
 
 pub(super) fn balancer(balancer: &LoadBalancer, accrual: &FailureAccrual) -> Policy {
-    let LoadBalancer { kind, load, enable_probation, slow_start, zones, panic, overlap } = balancer;
+    let LoadBalancer { kind, load, enable_probation, slow_start, zones, panic, overlap, hints: _ } = balancer;
     let mut policy = strategy(kind, load).overlap(*overlap).panic(match panic.mode {
         PanicMode::LastPick => linkerd_balance::Panic::LastPick,
         PanicMode::Spray => linkerd_balance::Panic::Spray,
@@ -155,4 +160,156 @@ pub(super) fn hash_on(kind: &BalancerKind) -> Option<HashOn> {
         super::HashOn::Path => HashOn::Path,
         super::HashOn::SourceIp => HashOn::SourceIp,
     })
+}
+
+/// The settings in force, under the names that they have in a file, defaults included.
+pub(super) fn shown<const N: usize>(
+    balancer: &LoadBalancer,
+    accrual: &FailureAccrual,
+    others: [(&'static str, Value); N],
+) -> String {
+    let mut all = json!({"loadBalancer": shown_balancer(balancer), "failureAccrual": shown_accrual(accrual)});
+    for (name, value) in others {
+        all[name] = value;
+    }
+    all.to_string()
+}
+
+fn shown_balancer(balancer: &LoadBalancer) -> Value {
+    let LoadBalancer { kind, load, enable_probation, slow_start, zones, panic, overlap, hints } = balancer;
+    let mut shown = match kind {
+        BalancerKind::P2c { max_effort } => json!({"kind": "p2c", "maxEffort": max_effort}),
+        BalancerKind::Ewma { max_effort } => json!({"kind": "ewma", "maxEffort": max_effort}),
+        BalancerKind::Aperture { max_effort, smooth_window, low_load, high_load, min_aperture, order } => {
+            let mut shown = json!({
+                "kind": "aperture", "maxEffort": max_effort, "smoothWindowMs": millis(*smooth_window),
+                "lowLoad": low_load, "highLoad": high_load, "minAperture": min_aperture,
+            });
+            match order {
+                ApertureOrder::Chance => {}
+                ApertureOrder::Peer { ordinal, total } => shown["peer"] = json!({"ordinal": ordinal, "total": total}),
+                ApertureOrder::Client(name) => shown["clientId"] = json!(name),
+            }
+            shown
+        }
+        BalancerKind::Heap => json!({"kind": "heap"}),
+        BalancerKind::RoundRobin { max_effort } => json!({"kind": "roundRobin", "maxEffort": max_effort}),
+        BalancerKind::Random { max_effort } => json!({"kind": "random", "maxEffort": max_effort}),
+        BalancerKind::Ring { hash_on, points_per_endpoint, max_ring_size, load_factor } => json!({
+            "kind": "ring", "hashOn": shown_hash_on(hash_on), "pointsPerEndpoint": points_per_endpoint,
+            "maxRingSize": max_ring_size, "loadFactor": load_factor.unwrap_or(0.0),
+        }),
+        BalancerKind::Maglev { hash_on, table_size, load_factor } => json!({
+            "kind": "maglev", "hashOn": shown_hash_on(hash_on), "tableSize": table_size,
+            "loadFactor": load_factor.unwrap_or(0.0),
+        }),
+        BalancerKind::StickyPrimary { hash_on, return_after } => json!({
+            "kind": "stickyPrimary", "hashOn": hash_on.as_ref().map(shown_hash_on),
+            "returnAfterMs": return_after.map(millis),
+        }),
+    };
+    match load {
+        LoadMetric::LeastLoaded { failure_penalty } => {
+            shown["load"] = json!("leastLoaded");
+            shown["failurePenaltyMs"] = millis(*failure_penalty);
+        }
+        LoadMetric::Ewma { decay_time, failure_penalty, measure, long_stream } => {
+            shown["load"] = json!("ewma");
+            shown["decayTimeMs"] = millis(*decay_time);
+            shown["failurePenaltyMs"] = millis(*failure_penalty);
+            shown["longStreamMs"] = millis(*long_stream);
+            shown["measure"] = json!(match measure {
+                Measure::Headers => "headers",
+                Measure::FirstByte => "firstByte",
+                Measure::EndOfStream => "endOfStream",
+                Measure::PendingOnly => "pendingOnly",
+            });
+        }
+    }
+    shown["enableProbation"] = json!(enable_probation);
+    shown["hints"] = json!(hints);
+    shown["overlapMs"] = millis(*overlap);
+    let mode = match panic.mode {
+        PanicMode::LastPick => "lastPick",
+        PanicMode::Spray => "spray",
+        PanicMode::FailFast => "failFast",
+    };
+    shown["panic"] = json!({"mode": mode, "below": panic.below});
+    shown["slowStart"] = slow_start.as_ref().map_or(Value::Null, |SlowStart { window, min_share, aggression }| {
+        json!({"windowMs": millis(*window), "minShare": min_share, "aggression": aggression})
+    });
+    shown["zones"] = zones.as_ref().map_or(Value::Null, |zones| {
+        let Zones { local, fallback, min_open, return_open, spill_load } = zones;
+        json!({
+            "local": local, "fallback": fallback, "minOpen": min_open, "returnOpen": return_open,
+            "spillLoad": spill_load,
+        })
+    });
+    shown
+}
+
+fn shown_hash_on(on: &super::HashOn) -> Value {
+    match on {
+        super::HashOn::Header(name) => json!({"header": name.0}),
+        super::HashOn::Cookie(name) => json!({"cookie": name}),
+        super::HashOn::Path => json!({"path": true}),
+        super::HashOn::SourceIp => json!({"sourceIp": true}),
+    }
+}
+
+fn shown_accrual(accrual: &FailureAccrual) -> Value {
+    let FailureAccrual { kind, backoff, max_ejected_share, keep_last, max_probes, probe } = accrual;
+    let mut shown = match kind {
+        AccrualKind::Off => json!({"kind": "none"}),
+        AccrualKind::ConsecutiveFailures { failures } => {
+            json!({"kind": "io.l5d.consecutiveFailures", "failures": failures})
+        }
+        AccrualKind::SuccessRate { success_rate, requests } => {
+            json!({"kind": "io.l5d.successRate", "successRate": success_rate, "requests": requests})
+        }
+        AccrualKind::SuccessRateWindowed { success_rate, window } => json!({
+            "kind": "io.l5d.successRateWindowed", "successRate": success_rate, "window": window.as_secs(),
+        }),
+        AccrualKind::Unified { failures, success_rate, window, min_requests } => json!({
+            "kind": "io.l5d.unified", "failures": failures, "successRate": success_rate, "window": window.as_secs(),
+            "minRequests": min_requests,
+        }),
+    };
+    shown["backoff"] = match *backoff {
+        // Linkerd has no name for it: equal jitter.
+        None => json!({"minMs": 5000, "maxMs": 300_000}),
+        Some(Backoff::Constant { pause }) => json!({"kind": "constant", "ms": millis(pause)}),
+        Some(Backoff::Jittered { min, max }) => {
+            json!({"kind": "jittered", "minMs": millis(min), "maxMs": millis(max)})
+        }
+    };
+    shown["maxEjectedShare"] = json!(max_ejected_share);
+    shown["keepLast"] = json!(keep_last);
+    shown["maxProbes"] = json!(max_probes);
+    shown["probe"] = probe.as_ref().map_or(Value::Null, |probe| {
+        let Probe { path, host, interval, timeout, healthy, unhealthy } = probe;
+        json!({
+            "path": path, "host": host, "intervalMs": millis(*interval), "timeoutMs": millis(*timeout),
+            "healthy": healthy, "unhealthy": unhealthy,
+        })
+    });
+    shown
+}
+
+pub(super) fn shown_budget(budget: &Budget) -> Value {
+    let Budget { ttl, min_retries_per_sec, percent_can_retry } = *budget;
+    json!({
+        "ttlSecs": ttl.as_secs(), "minRetriesPerSec": min_retries_per_sec, "percentCanRetry": percent_can_retry,
+    })
+}
+
+pub(super) fn shown_pool(pool: &HostConnectionPool) -> Value {
+    let HostConnectionPool { min_size, max_size, idle_time, max_waiters } = *pool;
+    json!({
+        "minSize": min_size, "maxSize": max_size, "idleTimeMs": idle_time.map(millis), "maxWaiters": max_waiters,
+    })
+}
+
+fn millis(time: Duration) -> Value {
+    json!(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }

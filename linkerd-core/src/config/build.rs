@@ -13,6 +13,8 @@ use linkerd_dtab::{
 };
 use linkerd_retry::{Backoff as RetryBackoff, Budget as RetryBudget, BudgetSettings};
 
+use serde_json::json;
+
 use super::{
     Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, HostConnectionPool, HttpIdentifier, HttpRouter,
     Interpreter, InterpreterKind, Namer, NamerKind, Problem, Protocol, Retries, Router, Scoped, Server, Service,
@@ -450,7 +452,7 @@ impl Policies for FilePolicies {
             attempt_ttwitter_upgrade: _,
         } = self.client.for_path(id);
         let HostConnectionPool { min_size, max_size, idle_time, max_waiters } =
-            host_connection_pool.unwrap_or_default();
+            host_connection_pool.clone().unwrap_or_default();
         let Session { life_time, idle_time: session_idle_time } = session.unwrap_or_default();
         let config = ClientConfig {
             pool: PoolConfig {
@@ -465,7 +467,13 @@ impl Policies for FilePolicies {
             aggregate_up_to: self.wire.aggregate_up_to,
             ..ClientConfig::default()
         };
+        let shown = [
+            ("failFast", json!(fail_fast.unwrap_or(false))),
+            ("requeueBudget", balancing::shown_budget(&requeue_budget.clone().unwrap_or_default())),
+            ("hostConnectionPool", balancing::shown_pool(&host_connection_pool.clone().unwrap_or_default())),
+        ];
         let (load_balancer, failure_accrual) = (load_balancer.unwrap_or_default(), failure_accrual.unwrap_or_default());
+        let settings = balancing::shown(&load_balancer, &failure_accrual, shown);
         ClientPolicy {
             balancer: balancing::balancer(&load_balancer, &failure_accrual),
             accrual: balancing::accrual(&failure_accrual),
@@ -474,8 +482,8 @@ impl Policies for FilePolicies {
             connect: Some(Arc::new(HttpConnect::new(config))),
             hash_on: balancing::hash_on(&load_balancer.kind),
             fail_fast: fail_fast.unwrap_or(false),
-            // Where failures cost, what endpoints say of themselves counts too. Linkerd 1.x knew neither.
-            hints: load_balancer.load.failure_penalty() > Duration::ZERO,
+            hints: load_balancer.hints,
+            settings: Some(settings.into()),
         }
     }
 }

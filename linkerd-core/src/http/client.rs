@@ -87,6 +87,10 @@ impl Call for Client {
             checkout => Box::pin(async move { self.exchange(checkout, outbound).await }),
         }
     }
+
+    fn left(&self) {
+        self.pool.dismiss();
+    }
 }
 
 impl Client {

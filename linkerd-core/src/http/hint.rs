@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use linkerd_balance::Hint;
 
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// ORCA's name for a report in the head of an answer.
 const LOAD_METRICS: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 
@@ -59,6 +60,14 @@ fn in_json(report: &str, name: &str) -> Option<f64> {
     value[..end].parse().ok()
 }
 
+/// Whether the head, or the trailers, of a gRPC answer say that this endpoint cannot serve, so that another one should be
+/// asked next: UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE and DATA_LOSS. The other codes are
+/// the caller's doing, or an answer.
+pub(crate) fn grpc_failure(headers: &HeaderMap) -> bool {
+    let code = headers.get(GRPC_STATUS).and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());
+    code.is_some_and(|code: u32| matches!(code, 2 | 4 | 8 | 13 | 14 | 15))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +101,18 @@ mod tests {
             assert_eq!(wait("retry-after", text), None, "{text:?}");
         }
         assert_eq!(wait("grpc-retry-pushback-ms", "-1"), None);
+    }
+
+    #[test]
+    fn the_callers_faults_are_not_the_endpoints() {
+        // OK, CANCELLED, UNKNOWN, INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED,
+        // RESOURCE_EXHAUSTED, FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS,
+        // UNAUTHENTICATED.
+        let failures: Vec<_> =
+            (0..=17).filter(|code| grpc_failure(&headers("grpc-status", &code.to_string()))).collect();
+        assert_eq!(failures, [2, 4, 8, 13, 14, 15]);
+        assert!(!grpc_failure(&headers("grpc-status", "fourteen")));
+        assert!(!grpc_failure(&HeaderMap::new()));
     }
 
     #[test]

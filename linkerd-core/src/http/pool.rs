@@ -196,6 +196,13 @@ impl Pool {
         self.uncached(closed);
     }
 
+    /// Sends everybody who waits in line away, as if too many waited: the endpoint has left its set, and another one may
+    /// serve them. Connections in use go on.
+    pub(crate) fn dismiss(&self) {
+        let waiters = std::mem::take(&mut self.state().waiters);
+        drop(waiters);
+    }
+
     /// Closes what has been idle for too long; returns when to look again, or `None` if nothing is idle.
     fn sweep(&self, idle_time: Duration) -> Option<Instant> {
         let mut state = self.state();
@@ -216,7 +223,7 @@ impl Pool {
 }
 
 impl Turn {
-    /// Waits for it. `None` never comes: whoever waits keeps the pool alive.
+    /// Waits for it. `None`: the endpoint has left its set.
     pub(crate) async fn take(mut self) -> Option<Grant> {
         (&mut self.grant).await.ok()
     }

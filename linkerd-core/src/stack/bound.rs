@@ -12,8 +12,8 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use linkerd_balance::{
-    ActiveProbe, Balance, Breaker, BreakerCounters, Draw, Event, Health, LeaseEnd, Mark, Member, Outcome, Permit,
-    Status, Unavailable,
+    ActiveProbe, Balance, Breaker, BreakerCounters, Draw, Event, Forced, Health, LeaseEnd, Mark, Member, Outcome,
+    Permit, Phase, Status, Unavailable,
 };
 use linkerd_dtab::{Activity, Addr, Bound, Endpoint, Failure, Path, State, namer::global};
 use linkerd_retry::Budget;
@@ -73,6 +73,7 @@ enum Endpoints {
 struct Balanced {
     balance: Balance<EndpointKey, Arc<EndpointClient>>,
     algorithm: String,
+    settings: Option<Arc<str>>,
     breakers: BreakerCounters,
     progress: Arc<Progress>,
     // The watch that is followed, and the task that follows it.
@@ -83,6 +84,8 @@ struct Balanced {
 struct EndpointClient {
     key: EndpointKey,
     svc: Svc,
+    // Below all layers.
+    network: Svc,
     // None if it is never taken out.
     breaker: Option<Breaker>,
     fail_fast: Option<Arc<FailFast>>,
@@ -238,15 +241,22 @@ impl EndpointClient {
         if let Some(down) = self.fail_fast.as_ref().and_then(|fail_fast| fail_fast.down_for(now)) {
             return format!("could not be connected to for {:?}", Duration::from_millis(down.as_millis() as u64));
         }
-        if let Some(why) = self.breaker.as_ref().and_then(|breaker| breaker.why(now)) {
+        let Some(breaker) = &self.breaker else { return name(status).to_owned() };
+        if let Some(why) = breaker.why(now) {
             return why.to_string();
         }
-        let forced = self.breaker.as_ref().and_then(|breaker| breaker.forced(now));
-        match (status, forced) {
-            (Status::Open, Some(forced)) => format!("open: {forced:?}"),
-            (Status::Open, None) => "open".to_owned(),
-            (Status::Busy, _) => "busy".to_owned(),
-            (Status::Closed, _) => "closed".to_owned(),
+        match (breaker.forced(now), breaker.phase()) {
+            (Some(Forced::Closed { until }), _) => {
+                let left = until.saturating_duration_since(now);
+                format!("forced closed for another {:?}", Duration::from_millis(left.as_millis() as u64))
+            }
+            // As it was before its time had come.
+            (_, Phase::Dead { until }) => {
+                let before = until.checked_sub(Duration::from_nanos(1)).and_then(|before| breaker.why(before));
+                let reason = before.map(|why| format!(" after {}", why.reason)).unwrap_or_default();
+                format!("due to be tried again{reason}")
+            }
+            _ => name(status).to_owned(),
         }
     }
 }
@@ -310,6 +320,7 @@ impl BoundClient {
         });
         let balancer = BalancerState {
             algorithm: balanced.algorithm.clone(),
+            settings: balanced.settings.clone(),
             stats: balance.stats(now),
             tiers: balance.tiers(now),
         };
@@ -417,8 +428,12 @@ impl BoundClient {
         accrual.revivals.advance_to(balanced.breakers.revivals());
         accrual.probes.advance_to(balanced.breakers.probes());
         accrual.removed_for_ms.advance_to(balanced.breakers.removed_for().as_millis() as u64);
+        let services = balanced.balance.services();
+        let breakers = services.iter().filter_map(|(_, svc)| svc.breaker.as_ref());
+        let ejected = breakers.filter(|breaker| breaker.phase() != Phase::Alive).count() as u64;
+        accrual.ejected.set_count(ejected);
+        accrual.ejected_percent.set_count(ejected * 100 / (stats.size as u64).max(1));
         if let Some(ejections) = stats.ejections {
-            accrual.ejected.set_count(ejections.ejected as u64);
             accrual.denied.advance_to(ejections.denied);
         }
         self.stats.requeues.budget.set_count(self.requeues.balance(now));
@@ -465,8 +480,9 @@ impl UnderWay<'_> {
                 if success {
                     client.requeues.deposit(done);
                 }
-                // Too many requests: no fault, but a reason to go elsewhere.
-                let welcome = success && rsp.status() != StatusCode::TOO_MANY_REQUESTS;
+                // Too many requests: no fault, but a reason to go elsewhere. So is what gRPC says in place of a body.
+                let welcome =
+                    success && rsp.status() != StatusCode::TOO_MANY_REQUESTS && !hint::grpc_failure(rsp.headers());
                 if client.heeds_hints && !rsp.headers().is_empty() {
                     if !welcome && let Some(push_back) = hint::push_back(rsp.headers()) {
                         end.hint(push_back, done);
@@ -568,7 +584,8 @@ impl Balanced {
             let mut endpoint = Endpoint::new(key.addr);
             endpoint.generation = key.generation;
             endpoint.authority.clone_from(&key.authority);
-            let svc = connect.connect_counted(&endpoint, &client_stats);
+            let network = connect.connect_counted(&endpoint, &client_stats);
+            let svc = network.clone();
             let svc = layers.iter().fold(svc, |svc, wrap| wrap(svc));
             let is_layered = !layers.is_empty();
             let breaker = accrual.breaker(key.addr.to_string(), health, &counters);
@@ -585,7 +602,7 @@ impl Balanced {
             {
                 fail_fast.check_first();
             }
-            Arc::new(EndpointClient { key: key.clone(), svc, breaker, fail_fast, _probe: probe, is_layered })
+            Arc::new(EndpointClient { key: key.clone(), svc, network, breaker, fail_fast, _probe: probe, is_layered })
         };
         let algorithm = policy.balancer.algorithm();
         stats.algorithm(&algorithm);
@@ -593,7 +610,14 @@ impl Balanced {
         let balancer = policy.balancer.clone().on_event(move |event| log(&id, event));
         let balance = Balance::new(balancer, new_endpoint);
         let task = spawn_follow(bound.addr.clone(), 0, balance.clone(), Arc::clone(&progress));
-        Self { balance, algorithm, breakers, progress, source: Mutex::new((bound.addr.clone(), task)) }
+        Self {
+            balance,
+            algorithm,
+            settings: policy.settings.clone(),
+            breakers,
+            progress,
+            source: Mutex::new((bound.addr.clone(), task)),
+        }
     }
 
     fn follow(&self, addr: &Activity<Addr>) {
@@ -694,6 +718,14 @@ fn log(client: &Path, event: &Event) {
     }
 }
 
+fn name(status: Status) -> &'static str {
+    match status {
+        Status::Open => "open",
+        Status::Busy => "busy",
+        Status::Closed => "closed",
+    }
+}
+
 /// One task keeps the endpoints as the watch has them, until the client is gone; none if nothing can change any more.
 fn spawn_follow(
     mut addr: Activity<Addr>,
@@ -742,8 +774,9 @@ fn publish(state: State<Addr>, balance: &Balance<EndpointKey, Arc<EndpointClient
                 member.zone.clone_from(&endpoint.zone);
                 member
             });
+            let before = balance.services();
             match guarded(|| balance.update(keyed)) {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => dismiss_waiters(before, balance),
                 Ok(Err(error)) => return tracing::warn!("endpoints not taken over: {error}"),
                 Err(panicked) => {
                     progress.failure.send_replace(Some(panicked));
@@ -754,6 +787,17 @@ fn publish(state: State<Addr>, balance: &Balance<EndpointKey, Arc<EndpointClient
             progress.is_known.store(true, Ordering::Release);
             progress.failure.send_replace(None);
         }
+    }
+}
+
+/// Whoever waits in line at an endpoint that is gone goes to another one.
+fn dismiss_waiters(
+    before: Vec<(EndpointKey, Arc<EndpointClient>)>,
+    balance: &Balance<EndpointKey, Arc<EndpointClient>>,
+) {
+    let stays: std::collections::HashSet<_> = balance.services().iter().map(|(_, svc)| Arc::as_ptr(svc)).collect();
+    for (_, svc) in before.iter().filter(|(_, svc)| !stays.contains(&Arc::as_ptr(svc))) {
+        svc.network.left();
     }
 }
 

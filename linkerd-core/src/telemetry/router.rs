@@ -190,9 +190,11 @@ pub struct AccrualStats {
     pub probes: Counter,
     /// For how long endpoints were ejected, in all.
     pub removed_for_ms: Counter,
-    /// Endpoints that are ejected, where a share of them bounds that.
+    /// Endpoints that are ejected now.
     pub ejected: Gauge,
-    /// Ejections that did not happen because of that bound.
+    /// How many of a hundred endpoints that is.
+    pub ejected_percent: Gauge,
+    /// Ejections that did not happen because too many were ejected already.
     pub denied: Counter,
 }
 
@@ -402,6 +404,7 @@ impl ClientStats {
                 probes: accrual.counter("probes"),
                 removed_for_ms: accrual.counter("removed_for_ms"),
                 ejected: accrual.gauge("ejected"),
+                ejected_percent: accrual.gauge("ejected_percent"),
                 denied: accrual.counter("denied"),
             },
             requeues: RequeueStats {

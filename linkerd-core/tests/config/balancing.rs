@@ -73,6 +73,7 @@ fn every_policy_arrives() {
             }),
             panic: Panic { mode: PanicMode::Spray, below: 0.4 },
             overlap: 5 * S,
+            hints: true,
         }
     );
     let heap = balancer("heap");

@@ -1,10 +1,6 @@
 //! Which endpoint a request goes to, and which are left alone.
 
-use linkerd_core::{
-    ErrorKind,
-    balance::{LeastLoaded, P2c, Policy, Status},
-    testing::Reply,
-};
+use linkerd_core::{ErrorKind, balance::Status, testing::Reply};
 use tokio::time::advance;
 use tokio_test::assert_pending;
 
@@ -15,11 +11,6 @@ fn two(client: ClientPolicy) -> (World, Client) {
     world.namer.endpoints("/users", [ep(1), ep(2)]);
     let client = world.client("/svc/users");
     (world, client)
-}
-
-/// Requests in flight and nothing else: what fails is not avoided for it, so that it fails enough.
-fn in_flight() -> Policy {
-    Policy::new(P2c::new(), || LeastLoaded::new().failure_penalty(Duration::ZERO))
 }
 
 fn accrual(world: &World) -> [u64; 3] {

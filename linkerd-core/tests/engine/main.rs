@@ -104,6 +104,13 @@ fn service(classifier: HttpClassifier) -> ServicePolicy {
     ServicePolicy { classifier: std::sync::Arc::new(classifier), ..ServicePolicy::default() }
 }
 
+/// Requests in flight and nothing else: what fails is not avoided for it, so that it fails enough.
+fn in_flight() -> linkerd_core::balance::Policy {
+    linkerd_core::balance::Policy::new(linkerd_core::balance::P2c::new(), || {
+        linkerd_core::balance::LeastLoaded::new().failure_penalty(Duration::ZERO)
+    })
+}
+
 /// A client that takes no endpoint out.
 fn steady() -> ClientPolicy {
     ClientPolicy { accrual: linkerd_core::AccrualPolicy::off(), ..ClientPolicy::default() }

@@ -280,7 +280,7 @@ async fn an_endpoint_without_weight_is_none() {
 
 #[tokio::test(start_paused = true)]
 async fn paths_that_are_bound_to_one_name_share_its_client() {
-    let balancer = linkerd_core::balance::Policy::least_loaded();
+    let balancer = in_flight();
     let world = World::policies(ServicePolicy::default(), ClientPolicy { balancer, ..ClientPolicy::default() });
     world.namer.addrs("/users", [ep(1), ep(2)]);
     world.namer.tree("/a", "/users");

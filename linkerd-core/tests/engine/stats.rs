@@ -61,11 +61,7 @@ async fn what_has_no_client_is_counted_for_its_service() {
 async fn the_balancer_shows_itself() {
     let world = World::policies(
         ServicePolicy::default(),
-        ClientPolicy {
-            requeue_budget: Budget::off(),
-            balancer: linkerd_core::balance::Policy::least_loaded(),
-            ..ClientPolicy::default()
-        },
+        ClientPolicy { requeue_budget: Budget::off(), balancer: in_flight(), ..ClientPolicy::default() },
     );
     world.namer.endpoints("/users", [ep(1), ep(2)]);
     let client = world.client("/svc/users");
