@@ -12,8 +12,8 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use linkerd_balance::{
-    ActiveProbe, Balance, Breaker, BreakerCounters, Draw, Event, Health, LeaseEnd, Mark, Member, Outcome, Permit,
-    Status, Unavailable,
+    ActiveProbe, Balance, Breaker, BreakerCounters, Draw, Event, Health, LeaseEnd, Mark, Member, Outcome, Panic,
+    Permit, Status, Unavailable,
 };
 use linkerd_dtab::{Activity, Addr, Bound, Endpoint, Failure, Path, State, namer::global};
 use linkerd_retry::Budget;
@@ -235,8 +235,8 @@ impl EndpointClient {
 
     /// Why its status is what it is, for people.
     fn why(&self, status: Status, now: Instant) -> String {
-        if let Some(down) = self.fail_fast.as_ref().and_then(|fail_fast| fail_fast.down_for(now)) {
-            return format!("could not be connected to for {:?}", Duration::from_millis(down.as_millis() as u64));
+        if let Some(why) = self.fail_fast.as_ref().and_then(|fail_fast| fail_fast.why(now)) {
+            return why;
         }
         if let Some(why) = self.breaker.as_ref().and_then(|breaker| breaker.why(now)) {
             return why.to_string();
@@ -681,7 +681,12 @@ impl Balanced {
 fn log(client: &Path, event: &Event) {
     match event {
         Event::PanicBegan { mode, size, .. } => {
-            tracing::warn!(%client, endpoints = size, "too few endpoints are open: {mode:?}");
+            let what = match mode {
+                Panic::LastPick => "requests go to one that is not",
+                Panic::Spray => "requests go to all of them",
+                Panic::FailFast => "requests fail",
+            };
+            tracing::warn!(%client, endpoints = size, "too few endpoints are open: {what}");
         }
         Event::PanicEnded { size, .. } => tracing::info!(%client, endpoints = size, "enough endpoints are open again"),
         Event::TierLeft { tier, open, size, .. } => {
