@@ -13,7 +13,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use linkerd_balance::{
     ActiveProbe, Balance, Breaker, BreakerCounters, Draw, Event, Forced, Health, LeaseEnd, Mark, Member, Outcome,
-    Permit, Phase, Status, Unavailable,
+    Panic, Permit, Phase, Status, Unavailable,
 };
 use linkerd_dtab::{Activity, Addr, Bound, Endpoint, Failure, Path, State, namer::global};
 use linkerd_retry::Budget;
@@ -238,8 +238,8 @@ impl EndpointClient {
 
     /// Why its status is what it is, for people.
     fn why(&self, status: Status, now: Instant) -> String {
-        if let Some(down) = self.fail_fast.as_ref().and_then(|fail_fast| fail_fast.down_for(now)) {
-            return format!("could not be connected to for {:?}", Duration::from_millis(down.as_millis() as u64));
+        if let Some(why) = self.fail_fast.as_ref().and_then(|fail_fast| fail_fast.why(now)) {
+            return why;
         }
         let Some(breaker) = &self.breaker else { return name(status).to_owned() };
         if let Some(why) = breaker.why(now) {
@@ -705,7 +705,12 @@ impl Balanced {
 fn log(client: &Path, event: &Event) {
     match event {
         Event::PanicBegan { mode, size, .. } => {
-            tracing::warn!(%client, endpoints = size, "too few endpoints are open: {mode:?}");
+            let what = match mode {
+                Panic::LastPick => "requests go to one that is not",
+                Panic::Spray => "requests go to all of them",
+                Panic::FailFast => "requests fail",
+            };
+            tracing::warn!(%client, endpoints = size, "too few endpoints are open: {what}");
         }
         Event::PanicEnded { size, .. } => tracing::info!(%client, endpoints = size, "enough endpoints are open again"),
         Event::TierLeft { tier, open, size, .. } => {

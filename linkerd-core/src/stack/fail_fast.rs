@@ -28,6 +28,8 @@ pub(super) struct FailFast {
 
 struct Down {
     since: Instant,
+    // Nobody has tried yet.
+    is_new: bool,
     task: AbortHandle,
 }
 
@@ -59,8 +61,10 @@ impl FailFast {
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         self.health.set_link(link);
-        self.stats.marked_dead.incr();
-        self.stats.unhealthy.incr();
+        let is_new = link == Status::Closed;
+        if !is_new {
+            self.mark_dead();
+        }
         let watch = Arc::downgrade(self);
         let (connect, endpoint) = (Arc::clone(&self.connect), self.endpoint.clone());
         let task = runtime.spawn(async move {
@@ -69,28 +73,55 @@ impl FailFast {
                 let reached = connect.dial(&endpoint).await;
                 // Gone with its endpoint.
                 let Some(watch) = watch.upgrade() else { return };
-                watch.stats.tries.incr();
+                if !(is_new && tries == 0) {
+                    watch.stats.tries.incr();
+                }
                 if reached.is_ok() {
                     return watch.back();
                 }
+                watch.still_down();
             }
         });
-        *down = Some(Down { since: now(), task: task.abort_handle() });
+        *down = Some(Down { since: now(), is_new, task: task.abort_handle() });
+    }
+
+    fn mark_dead(&self) {
+        tracing::info!("{} cannot be connected to: left alone until it can", self.endpoint.addr);
+        self.stats.marked_dead.incr();
+        self.stats.unhealthy.incr();
+    }
+
+    /// A try has failed.
+    fn still_down(&self) {
+        let mut down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
+        if down.as_mut().is_some_and(|down| std::mem::take(&mut down.is_new)) {
+            self.mark_dead();
+        }
     }
 
     fn back(&self) {
         let mut down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
-        if down.take().is_some() {
+        if let Some(down) = down.take() {
             self.health.set_link(Status::Open);
-            self.stats.marked_available.incr();
-            self.stats.unhealthy.decr();
+            if !down.is_new {
+                tracing::info!("{} can be connected to again", self.endpoint.addr);
+                self.stats.marked_available.incr();
+                self.stats.unhealthy.decr();
+            }
         }
     }
 
-    /// For how long it could not be connected to, if it cannot.
-    pub(super) fn down_for(&self, now: Instant) -> Option<Duration> {
+    /// Why nobody is sent there, for people.
+    pub(super) fn why(&self, now: Instant) -> Option<String> {
         let down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
-        down.as_ref().map(|down| now.saturating_duration_since(down.since))
+        let down = down.as_ref()?;
+        let since = now.saturating_duration_since(down.since);
+        let since = Duration::from_millis(since.as_millis() as u64);
+        Some(if down.is_new {
+            format!("new, and not connected to for {since:?}")
+        } else {
+            format!("could not be connected to for {since:?}")
+        })
     }
 }
 
@@ -98,7 +129,9 @@ impl Drop for FailFast {
     fn drop(&mut self) {
         if let Some(down) = self.down.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             down.task.abort();
-            self.stats.unhealthy.decr();
+            if !down.is_new {
+                self.stats.unhealthy.decr();
+            }
         }
     }
 }

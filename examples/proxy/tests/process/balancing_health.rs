@@ -110,6 +110,9 @@ async fn an_endpoint_that_refuses_connections_is_found_by_fail_fast() {
     assert_eq!(proxy.metric("failfast/marked_available").await, 0);
     assert_eq!(proxy.metric("service_creation/failures").await, 1);
 
+    let of_a = a.addr.to_string();
+    assert!(proxy.linkerd.logged("cannot be connected to").await.contains(&of_a));
+
     // The next try, a second after the failure, has it back, without any request.
     a.start();
     let tries = proxy.metric("failfast/unhealthy_num_tries").await;
@@ -118,6 +121,7 @@ async fn an_endpoint_that_refuses_connections_is_found_by_fail_fast() {
     assert_eq!(proxy.metric("failfast/marked_available").await, 1);
     assert_eq!(proxy.metric("failfast/unhealthy").await, 0);
     assert_eq!(a.requests(), 0);
+    assert!(proxy.linkerd.logged("can be connected to again").await.contains(&of_a));
     let mut counts = Counts::of([&a, &b]);
     proxy.serves(20).await;
     assert_eq!(counts.take(), [10, 10]);
@@ -147,6 +151,7 @@ async fn with_all_of_them_out_requests_fail_fast_and_say_why() {
         assert!(of_it.contains(": 2 consecutive failures; next probe in 5"), "{err}");
     }
     assert_eq!((a.requests(), b.requests()), (2, 2));
+    proxy.linkerd.logged("too few endpoints are open: requests fail").await;
     let balancer = proxy.balancer().await;
     assert_eq!(balancer["panic"]["active"], true, "{balancer:#}");
     assert_eq!(balancer["panic"]["refused"], 1, "{balancer:#}");

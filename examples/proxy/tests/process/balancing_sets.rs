@@ -189,9 +189,11 @@ async fn a_set_that_is_not_there_yet_leaves_the_old_one_in_use() {
     proxy.serves(20).await;
     assert_eq!(counts.take(), [20]);
     assert_eq!(proxy.endpoint(&a).await["leaving"], true);
-    let shown = proxy.endpoint(&b).await;
+    let is_known =
+        |endpoint: &serde_json::Value| endpoint["why"].as_str().unwrap().starts_with("could not be connected to");
+    let shown = proxy.until(&b, "a try", is_known).await;
     assert_eq!(shown["status"], "closed", "{shown:#}");
-    assert!(shown["why"].as_str().unwrap().starts_with("could not be connected to for "), "{shown:#}");
+    assert_eq!(proxy.metric("failfast/marked_dead").await, 1);
 
     b.start();
     eventually("the end of the old one", async || {
@@ -202,6 +204,13 @@ async fn a_set_that_is_not_there_yet_leaves_the_old_one_in_use() {
     let before = a.requests();
     proxy.serves(20).await;
     assert_eq!((a.requests(), proxy.endpoint(&b).await["status"].as_str()), (before, Some("open")));
+    assert_eq!(proxy.metric("failfast/marked_available").await, 1);
+
+    // One that is there takes over at once, and nobody calls it dead before.
+    proxy.relist(&lines(&[&a]), |balancer| balancer["size"] == 1 && endpoint(balancer, &a).is_some()).await;
+    proxy.serves(5).await;
+    assert_eq!(a.requests(), before + 5);
+    assert_eq!(proxy.metric("failfast/marked_dead").await, 1);
 }
 
 #[tokio::test]
