@@ -222,15 +222,20 @@ where
     ///
     /// That there is none, or that too few are open and the policy is to fail then.
     pub fn try_acquire(&self, draw: Draw, now: Instant, exclude: &[K]) -> Result<Lease<K, S>, Unavailable> {
-        let mut set = self.0.set.load();
-        let mut pick = self.0.pick(&set, draw, now, exclude)?;
-        if set.has_stays && pick.slot(&set).stay != Stay::Member && self.0.prune(now) {
-            set = self.0.set.load();
-            pick = self.0.pick(&set, draw, now, exclude)?;
+        let set = self.0.set.load();
+        let slot = self.0.pick(&set, draw, now, exclude)?.slot(&set);
+        if set.has_stays && slot.stay != Stay::Member && self.0.prune(now) {
+            return self.acquire_again(draw, now, exclude);
         }
-        let node = &pick.slot(&set).node;
-        let lease = Lease::new(node.svc.clone(), Arc::clone(&node.tracked), now);
-        Ok(if node.health.is_due(now) { lease.into_probe() } else { lease })
+        Ok(slot.lease(now))
+    }
+
+    /// After the set was pruned: who was picked may have left it.
+    #[cold]
+    #[inline(never)]
+    fn acquire_again(&self, draw: Draw, now: Instant, exclude: &[K]) -> Result<Lease<K, S>, Unavailable> {
+        let set = self.0.set.load();
+        Ok(self.0.pick(&set, draw, now, exclude)?.slot(&set).lease(now))
     }
 
     /// Leases an endpoint; while there is none at all, waits as long as [`Policy::max_wait`] says.
