@@ -224,7 +224,7 @@ where
     pub fn try_acquire(&self, draw: Draw, now: Instant, exclude: &[K]) -> Result<Lease<K, S>, Unavailable> {
         let set = self.0.set.load();
         let slot = self.0.pick(&set, draw, now, exclude)?.slot(&set);
-        if set.has_stays && slot.stay != Stay::Member && self.0.is_prunable(&set, now) {
+        if set.has_stays && slot.stay != Stay::Member && set.is_prunable(now) {
             drop(set);
             return self.acquire_pruned(draw, now, exclude);
         }

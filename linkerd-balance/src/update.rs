@@ -149,20 +149,6 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         }
     }
 
-    /// Whether [`prune`](Self::prune) would change anything.
-    #[cold]
-    pub(crate) fn is_prunable(&self, set: &Set<K, S>, now: Instant) -> bool {
-        let members = || set.slots().filter(|slot| slot.stay == Stay::Member);
-        let waits = || members().next().is_some() && !members().any(|slot| works(slot, now));
-        let ends = |slot: &Slot<K, S>| match slot.stay {
-            Stay::Member => false,
-            Stay::Probation => !works(slot, now),
-            Stay::Overlap(until) => !works(slot, now) || now >= until,
-        };
-        let overlaps = |slot: &Slot<K, S>| matches!(slot.stay, Stay::Overlap(_));
-        set.slots().any(ends) || (set.slots().any(overlaps) && !waits())
-    }
-
     /// Which of those that are not among `members` any more stay nevertheless.
     fn stays(&self, current: &Set<K, S>, members: &[Slot<K, S>], now: Instant) -> Vec<Slot<K, S>> {
         let policy = &self.policy;
@@ -235,6 +221,22 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
     }
 }
 
+impl<K, S> Set<K, S> {
+    /// Whether somebody stays who has no reason to any more.
+    #[cold]
+    pub(crate) fn is_prunable(&self, now: Instant) -> bool {
+        let members = || self.slots().filter(|slot| slot.stay == Stay::Member);
+        let waits = || members().next().is_some() && !members().any(|slot| works(slot, now));
+        let ends = |slot: &Slot<K, S>| match slot.stay {
+            Stay::Member => false,
+            Stay::Probation => !works(slot, now),
+            Stay::Overlap(until) => !works(slot, now) || now >= until,
+        };
+        let overlaps = |slot: &Slot<K, S>| matches!(slot.stay, Stay::Overlap(_));
+        self.slots().any(ends) || (self.slots().any(overlaps) && !waits())
+    }
+}
+
 impl<K: Eq + Hash, S> Nodes<K, S> {
     /// Forgets those that the update of this turn did not name, but for these.
     fn retain(&mut self, turn: u64, stays: &[Slot<K, S>]) {
@@ -275,6 +277,7 @@ fn let_go<T>(set: Arc<T>, mut pause: impl FnMut(u32)) {
         }
         pause(look);
     }
+    drop(set);
 }
 
 /// The median of what the endpoints in use are like.
