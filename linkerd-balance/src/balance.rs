@@ -4,7 +4,7 @@ use std::{
     fmt,
     hash::Hash,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -222,15 +222,22 @@ where
     ///
     /// That there is none, or that too few are open and the policy is to fail then.
     pub fn try_acquire(&self, draw: Draw, now: Instant, exclude: &[K]) -> Result<Lease<K, S>, Unavailable> {
-        let mut set = self.0.set.load();
-        let mut pick = self.0.pick(&set, draw, now, exclude)?;
-        if set.has_stays && pick.slot(&set).stay != Stay::Member && self.0.prune(now) {
-            set = self.0.set.load();
-            pick = self.0.pick(&set, draw, now, exclude)?;
+        let set = self.0.set.load();
+        let slot = self.0.pick(&set, draw, now, exclude)?.slot(&set);
+        if set.has_stays && slot.stay != Stay::Member && set.is_prunable(now) {
+            drop(set);
+            return self.acquire_pruned(draw, now, exclude);
         }
-        let node = &pick.slot(&set).node;
-        let lease = Lease::new(node.svc.clone(), Arc::clone(&node.tracked), now);
-        Ok(if node.health.is_due(now) { lease.into_probe() } else { lease })
+        Ok(slot.lease(now))
+    }
+
+    /// Once more, without those that have no reason to stay.
+    #[cold]
+    #[inline(never)]
+    fn acquire_pruned(&self, draw: Draw, now: Instant, exclude: &[K]) -> Result<Lease<K, S>, Unavailable> {
+        self.0.try_prune(now);
+        let set = self.0.set.load();
+        Ok(self.0.pick(&set, draw, now, exclude)?.slot(&set).lease(now))
     }
 
     /// Leases an endpoint; while there is none at all, waits as long as [`Policy::max_wait`] says.
@@ -249,7 +256,7 @@ where
     /// Its numbers at `now`. Looks at every endpoint.
     #[must_use]
     pub fn stats(&self, now: Instant) -> Stats {
-        let _ = self.0.prune(now);
+        self.0.prune(now);
         let (set, counts) = (self.0.set.load(), &self.0.counts);
         self.0.survey(&set, now);
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -389,6 +396,15 @@ impl<K, S> Balance<K, S> {
 impl<K, S> Inner<K, S> {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Nodes<K, S>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// None while somebody else has it.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, Nodes<K, S>>> {
+        match self.nodes.try_lock() {
+            Ok(nodes) => Some(nodes),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 

@@ -80,6 +80,7 @@ enum Known {
 }
 
 impl<K: Send + Sync + 'static, S> Lease<K, S> {
+    #[inline]
     pub(crate) fn new(svc: S, tracked: Arc<Tracked<K>>, now: Instant) -> Self {
         tracked.load.begin(now);
         Self { svc, guard: Guard { tracked: Some(tracked), begun: now, known: Known::Nothing, is_probe: false } }

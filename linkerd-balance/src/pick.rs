@@ -19,12 +19,14 @@ pub(crate) struct Pick {
 }
 
 impl Pick {
+    #[inline]
     pub(crate) fn slot<'a, K, S>(&self, set: &'a Set<K, S>) -> &'a Slot<K, S> {
         &set.tiers[self.tier].slots[self.i]
     }
 }
 
 impl<K: Eq, S> Inner<K, S> {
+    #[inline]
     pub(crate) fn pick(&self, set: &Set<K, S>, draw: Draw, now: Instant, exclude: &[K]) -> Result<Pick, Unavailable> {
         if set.tiers.is_empty() {
             return Err(Unavailable::NoEndpoints);
@@ -50,6 +52,7 @@ impl<K: Eq, S> Inner<K, S> {
     }
 
     /// What the strategy picks where health counts.
+    #[inline]
     fn best(&self, set: &Set<K, S>, draw: Draw, now: Instant, exclude: &[K]) -> Pick {
         match &*set.tiers {
             [_] => self.pick_in(set, 0, draw, now, exclude),
@@ -58,6 +61,7 @@ impl<K: Eq, S> Inner<K, S> {
     }
 
     /// One of a tier's endpoints: an open one, if there is one.
+    #[inline]
     fn pick_in(&self, set: &Set<K, S>, tier: usize, draw: Draw, now: Instant, exclude: &[K]) -> Pick {
         let view = self.view(&set.tiers[tier], now, exclude);
         let i = view.pick(&*set.tiers[tier].strategy, draw);
@@ -65,6 +69,13 @@ impl<K: Eq, S> Inner<K, S> {
         if status == Status::Open {
             return Pick { tier, i, status };
         }
+        Self::open_instead(&view, Pick { tier, i, status }, draw)
+    }
+
+    /// An open endpoint of the tier in place of one that is not, if there is one.
+    #[cold]
+    #[inline(never)]
+    fn open_instead(view: &View<'_, K, S>, Pick { tier, i, status }: Pick, draw: Draw) -> Pick {
         // Strategies look long, but not all of them at all.
         let any = |i| (!view.is_excluded(i)).then(|| (view.status(i), view.weight(i)));
         match best_by_weight(view.len(), any, draw.random) {
@@ -75,6 +86,7 @@ impl<K: Eq, S> Inner<K, S> {
         }
     }
 
+    #[inline(never)]
     fn pick_tiered(&self, set: &Set<K, S>, draw: Draw, now: Instant, exclude: &[K]) -> Pick {
         self.survey(set, now);
         if let Some(probe) = self.probe(set, now, exclude) {
@@ -138,6 +150,8 @@ impl<K: Eq, S> Inner<K, S> {
     }
 
     /// Too few are open. `best` is what was picked where health counts, if that was tried.
+    #[cold]
+    #[inline(never)]
     fn in_panic(
         &self,
         set: &Set<K, S>,
@@ -186,6 +200,8 @@ impl<K: Eq, S> Inner<K, S> {
         })
     }
 
+    #[cold]
+    #[inline(never)]
     fn calm(&self, set: &Set<K, S>, now: Instant) {
         if self.in_panic.swap(false, Ordering::Relaxed) {
             self.observe(&Event::PanicEnded { size: set.size, at: now });
@@ -214,6 +230,7 @@ impl<K: Eq, S> Inner<K, S> {
         }
     }
 
+    #[inline]
     pub(crate) fn view<'a>(&'a self, tier: &'a Tier<K, S>, now: Instant, exclude: &'a [K]) -> View<'a, K, S> {
         View::new(tier, self.policy.slow_start.as_ref(), now, exclude, &self.counts)
     }

@@ -10,10 +10,12 @@ use std::{
 pub(crate) struct SplitMix(u64);
 
 impl SplitMix {
+    #[inline]
     pub(crate) const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
+    #[inline]
     pub(crate) const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -24,11 +26,13 @@ impl SplitMix {
 }
 
 /// Maps random bits to `0..bound`; zero when `bound` is zero.
+#[inline]
 pub(crate) const fn below(random: u64, bound: u64) -> u64 {
     ((random as u128 * bound as u128) >> 64) as u64
 }
 
 /// Maps random bits to `[0, 1)`.
+#[inline]
 pub(crate) fn unit(random: u64) -> f64 {
     (random >> 11) as f64 / (1_u64 << 53) as f64
 }

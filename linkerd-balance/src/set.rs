@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     health::{Health, Status},
-    lease::Tracked,
+    lease::{Lease, Tracked},
     load::Load,
     rng::{self, SplitMix},
     slow_start::SlowStart,
@@ -182,6 +182,15 @@ impl<K, S> Slot<K, S> {
     }
 }
 
+impl<K: Send + Sync + 'static, S: Clone> Slot<K, S> {
+    /// A lease of it from `now` on.
+    #[inline]
+    pub(crate) fn lease(&self, now: Instant) -> Lease<K, S> {
+        let lease = Lease::new(self.node.svc.clone(), Arc::clone(&self.node.tracked), now);
+        if self.health.is_due(now) { lease.into_probe() } else { lease }
+    }
+}
+
 impl<K, S> Node<K, S> {
     /// The part of its weight that it has at `now`.
     pub(crate) fn ramp(&self, slow_start: Option<&SlowStart>, now: Instant) -> f64 {
@@ -193,6 +202,7 @@ impl<K, S> Node<K, S> {
 }
 
 impl<'a, K: Eq, S> View<'a, K, S> {
+    #[inline]
     pub(crate) fn new(
         tier: &'a Tier<K, S>,
         slow_start: Option<&'a SlowStart>,
@@ -214,12 +224,14 @@ impl<'a, K: Eq, S> View<'a, K, S> {
         !self.exclude.is_empty() && self.exclude.contains(&self.tier.slots[i].node.tracked.key)
     }
 
+    #[inline]
     pub(crate) fn pick(&self, strategy: &dyn Strategy, draw: crate::Draw) -> usize {
         // The remainder is for strategies that break their word; theirs is the wrong pick, not ours the panic.
         strategy.pick(self, draw) % self.tier.slots.len()
     }
 
     #[cold]
+    #[inline(never)]
     fn worked_out(&self, i: usize) -> Status {
         // Excluded ones look closed, so that every strategy avoids them without knowing of them.
         if self.is_excluded(i) {
@@ -237,6 +249,34 @@ impl<'a, K: Eq, S> View<'a, K, S> {
         }
     }
 
+    #[cold]
+    #[inline(never)]
+    fn load_worked_out(&self, i: usize, more: usize) -> f64 {
+        let slot = &self.tier.slots[i];
+        // Whoever comes upon it sends the probe, however bad it was when it was last seen.
+        if slot.health.is_due(self.now) {
+            return -1.0;
+        }
+        let weight = self.tier.weights.relative(i) * self.ramp(i);
+        slot.load.score(self.now, weight, more)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn draw_ramped(&self, drawn: usize, random: u64) -> usize {
+        // Drawn by full weight, taken by the part of it that is reached: rejection. Someone has most of his weight, so a
+        // few tries do; whoever is drawn last is taken.
+        let (mut drawn, mut rng) = (drawn, SplitMix::new(!random));
+        for _ in 0..32 {
+            if rng::unit(rng.next()) < self.ramp(drawn) {
+                break;
+            }
+            drawn = self.tier.weights.draw(rng.next());
+        }
+        drawn
+    }
+
+    #[inline]
     fn ramp(&self, i: usize) -> f64 {
         match self.slow_start {
             None => 1.0,
@@ -250,6 +290,7 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
         self.tier.slots.len()
     }
 
+    #[inline]
     fn status(&self, i: usize) -> Status {
         if self.exclude.is_empty() && self.tier.slots[i].health.is_plainly_open() {
             return Status::Open;
@@ -257,16 +298,16 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
         self.worked_out(i)
     }
 
+    #[inline]
     fn load(&self, i: usize, more: usize) -> f64 {
         let slot = &self.tier.slots[i];
-        // Whoever comes upon it sends the probe, however bad it was when it was last seen.
-        if slot.health.is_due(self.now) {
-            return -1.0;
+        if slot.health.is_plainly_open() && self.slow_start.is_none() {
+            return slot.load.score(self.now, self.tier.weights.relative(i), more);
         }
-        let weight = self.tier.weights.relative(i) * self.ramp(i);
-        slot.load.score(self.now, weight, more)
+        self.load_worked_out(i, more)
     }
 
+    #[inline]
     fn weight(&self, i: usize) -> f64 {
         self.tier.slots[i].weight * self.ramp(i)
     }
@@ -284,16 +325,7 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
         if self.slow_start.is_none() {
             return drawn;
         }
-        // Drawn by full weight, taken by the part of it that is reached: rejection. Someone has most of his weight, so a
-        // few tries do; whoever is drawn last is taken.
-        let (mut drawn, mut rng) = (drawn, SplitMix::new(!random));
-        for _ in 0..32 {
-            if rng::unit(rng.next()) < self.ramp(drawn) {
-                break;
-            }
-            drawn = self.tier.weights.draw(rng.next());
-        }
-        drawn
+        self.draw_ramped(drawn, random)
     }
 
     fn id(&self, i: usize) -> u64 {

@@ -3,13 +3,14 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::Hash,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, MutexGuard, atomic::Ordering},
     time::Instant,
 };
 
 use crate::{
     balance::Inner,
     health::Status,
+    load::pause,
     member::{Member, Seed},
     set::{Node, Set, Slot, Stay, Tier, View},
     weight::{InvalidWeight, Weights},
@@ -48,26 +49,31 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         let turn = nodes.turn;
 
         // Newcomers get their node when it is known how they start.
-        let mut found: Vec<Result<Slot<K, S>, Member<K>>> = Vec::with_capacity(members.len());
+        let mut found: Vec<Option<Arc<Node<K, S>>>> = Vec::with_capacity(members.len());
+        let mut named: Vec<Member<K>> = Vec::with_capacity(members.len());
         let mut added = 0;
         for member in members {
-            let known = nodes.by_key.entry(member.key.clone());
-            let known = known.or_insert_with(|| Known { node: None, turn: 0, place: 0 });
-            let slot = match &known.node {
-                Some(node) => Ok(self.slot(Arc::clone(node), &member)),
-                None => Err(member),
-            };
-            if known.turn == turn {
+            let place = named.len();
+            match nodes.by_key.get_mut(&member.key) {
                 // Each key once, with what was said of it last.
-                found[known.place] = slot;
-                continue;
+                Some(known) if known.turn == turn => {
+                    named[known.place] = member;
+                    continue;
+                }
+                Some(known) => {
+                    (known.turn, known.place) = (turn, place);
+                    found.push(known.node.clone());
+                }
+                None => {
+                    nodes.by_key.insert(member.key.clone(), Known { node: None, turn, place });
+                    added += 1;
+                    found.push(None);
+                }
             }
-            (known.turn, known.place) = (turn, found.len());
-            added += usize::from(slot.is_err());
-            found.push(slot);
+            named.push(member);
         }
         let slow = self.policy.slow_start.as_ref();
-        let survivors = || found.iter().filter_map(|slot| slot.as_ref().ok().map(|slot| &slot.node));
+        let survivors = || found.iter().flatten();
         let (ramp_from, typical) = if added == 0 {
             (None, None)
         } else {
@@ -78,22 +84,19 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
             // Before those that come: none of them may be denied for want of room that they bring along.
             ejections.resize(nodes.by_key.len());
         }
-        let newcomer = |member: Member<K>| {
-            let node = Arc::new((self.new_node)(&member.key, ramp_from));
+        let mut newcomer = |key: &K| {
+            let node = Arc::new((self.new_node)(key, ramp_from));
             if let Some(typical) = typical {
                 node.tracked.load.start_from(typical, now);
             }
-            if let Some(known) = nodes.by_key.get_mut(&member.key) {
+            if let Some(known) = nodes.by_key.get_mut(key) {
                 known.node = Some(Arc::clone(&node));
             }
-            self.slot(node, &member)
+            node
         };
-        let mut slots: Vec<Slot<K, S>> = if added == 0 {
-            found.into_iter().flatten().collect()
-        } else {
-            let mut newcomer = newcomer;
-            found.into_iter().map(|slot| slot.unwrap_or_else(&mut newcomer)).collect()
-        };
+        let slot =
+            |(member, node): (Member<K>, Option<_>)| self.slot(node.unwrap_or_else(|| newcomer(&member.key)), member);
+        let mut slots: Vec<Slot<K, S>> = named.into_iter().zip(found).map(slot).collect();
         if nodes.by_key.len() > slots.len() {
             let stays = self.stays(&current, &slots, now);
             nodes.retain(turn, &stays);
@@ -103,20 +106,35 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         counts.updates.fetch_add(1, Ordering::Relaxed);
         counts.adds.fetch_add(added as u64, Ordering::Relaxed);
         counts.removes.fetch_add((current.size + added - slots.len()) as u64, Ordering::Relaxed);
-        Ok(self.replace(&current, slots, now))
+        let changed = self.replace(&current, slots, now);
+        drop(nodes);
+        if changed {
+            let_go(current, pause);
+        }
+        Ok(changed)
     }
 
-    fn slot(&self, node: Arc<Node<K, S>>, member: &Member<K>) -> Slot<K, S> {
+    fn slot(&self, node: Arc<Node<K, S>>, member: Member<K>) -> Slot<K, S> {
         let rank = self.policy.tiers.rank(member.priority, member.zone.as_ref());
-        Slot::new(node, member.weight, rank, member.zone.clone())
+        Slot::new(node, member.weight, rank, member.zone)
     }
 
     /// Lets go of endpoints that stayed and have no reason to any more.
-    pub(crate) fn prune(&self, now: Instant) -> bool {
-        let mut nodes = self.lock();
+    pub(crate) fn prune(&self, now: Instant) {
+        self.prune_locked(self.lock(), now);
+    }
+
+    /// The same, unless somebody changes the set just now: a pick does not wait for that.
+    pub(crate) fn try_prune(&self, now: Instant) {
+        if let Some(nodes) = self.try_lock() {
+            self.prune_locked(nodes, now);
+        }
+    }
+
+    fn prune_locked(&self, mut nodes: MutexGuard<'_, Nodes<K, S>>, now: Instant) {
         let current = self.set.load_full();
         if !current.has_stays {
-            return false;
+            return;
         }
         let mut slots: Vec<_> = current.slots().filter(|slot| slot.stay == Stay::Member).cloned().collect();
         let stays = self.stays(&current, &slots, now);
@@ -124,14 +142,18 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         nodes.retain(turn, &stays);
         slots.extend(stays);
         self.counts.removes.fetch_add((current.size - slots.len()) as u64, Ordering::Relaxed);
-        self.replace(&current, slots, now)
+        let changed = self.replace(&current, slots, now);
+        drop(nodes);
+        if changed {
+            let_go(current, pause);
+        }
     }
 
     /// Which of those that are not among `members` any more stay nevertheless.
     fn stays(&self, current: &Set<K, S>, members: &[Slot<K, S>], now: Instant) -> Vec<Slot<K, S>> {
         let policy = &self.policy;
-        let works = |slot: &Slot<K, S>| slot.node.health.status(now) == Status::Open && !slot.node.health.is_due(now);
-        let waits = !policy.overlap.is_zero() && !members.is_empty() && !members.iter().any(&works);
+        let works = |slot: &Slot<K, S>| works(slot, now);
+        let waits = !policy.overlap.is_zero() && !members.is_empty() && !members.iter().any(works);
         if policy.probation == 0 && !waits {
             return Vec::new();
         }
@@ -169,16 +191,13 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
             return false;
         }
         self.counts.rebuilds.fetch_add(1, Ordering::Relaxed);
-        let mut tiers: Vec<Tier<K, S>> = Vec::new();
-        let mut rest = slots.into_iter().peekable();
-        while let Some(first) = rest.next() {
-            let rank = first.rank;
-            let mut tier = vec![first];
-            while let Some(slot) = rest.next_if(|slot| slot.rank == rank) {
-                tier.push(slot);
-            }
-            tiers.push(self.tier(current, tier, now));
+        // From the last one on; where there is one tier only, nothing is moved.
+        let mut tiers = Vec::new();
+        while let Some(rank) = slots.last().map(|slot| slot.rank) {
+            let from = slots.partition_point(|slot| slot.rank < rank);
+            tiers.push(if from == 0 { std::mem::take(&mut slots) } else { slots.split_off(from) });
         }
+        let tiers = tiers.into_iter().rev().map(|slots| self.tier(current, slots, now)).collect();
         self.set.store(Arc::new(Set::new(tiers, now)));
         true
     }
@@ -199,6 +218,22 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
             tier.strategy = prepared;
         }
         tier
+    }
+}
+
+impl<K, S> Set<K, S> {
+    /// Whether somebody stays who has no reason to any more.
+    #[cold]
+    pub(crate) fn is_prunable(&self, now: Instant) -> bool {
+        let members = || self.slots().filter(|slot| slot.stay == Stay::Member);
+        let waits = || members().next().is_some() && !members().any(|slot| works(slot, now));
+        let ends = |slot: &Slot<K, S>| match slot.stay {
+            Stay::Member => false,
+            Stay::Probation => !works(slot, now),
+            Stay::Overlap(until) => !works(slot, now) || now >= until,
+        };
+        let overlaps = |slot: &Slot<K, S>| matches!(slot.stay, Stay::Overlap(_));
+        self.slots().any(ends) || (self.slots().any(overlaps) && !waits())
     }
 }
 
@@ -224,6 +259,27 @@ impl<K, S> Default for Nodes<K, S> {
     }
 }
 
+/// Whether it is open, and not only by guess.
+fn works<K, S>(slot: &Slot<K, S>, now: Instant) -> bool {
+    slot.node.health.status(now) == Status::Open && !slot.node.health.is_due(now)
+}
+
+/// How often [`let_go`] looks.
+const LOOKS: u32 = 256;
+
+/// Drops a set that was replaced once the picks that were in it are done: to free thousands of endpoints is for whoever
+/// changed the set, not for a request. A pick is over in less than a microsecond; one whose thread was taken off its
+/// processor is not waited for long, and frees the set itself.
+fn let_go<T>(set: Arc<T>, mut pause: impl FnMut(u32)) {
+    for look in 0..LOOKS {
+        if Arc::strong_count(&set) == 1 {
+            break;
+        }
+        pause(look);
+    }
+    drop(set);
+}
+
 /// The median of what the endpoints in use are like.
 fn typical<'a, K: 'a, S: 'a>(nodes: impl Iterator<Item = &'a Arc<Node<K, S>>> + Clone, now: Instant) -> Option<f64> {
     let step = nodes.clone().count().div_ceil(TYPICAL_OF).max(1);
@@ -232,4 +288,28 @@ fn typical<'a, K: 'a, S: 'a>(nodes: impl Iterator<Item = &'a Arc<Node<K, S>>> + 
     let middle = known.len().checked_sub(1)? / 2;
     let (_, median, _) = known.select_nth_unstable_by(middle, f64::total_cmp);
     Some(*median)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replaced_set_is_freed_by_whoever_replaced_it() {
+        let set = Arc::new(1);
+        let seen = Arc::downgrade(&set);
+        let mut picks = vec![Arc::clone(&set), Arc::clone(&set)];
+        let_go(set, |_| {
+            let _done = picks.pop();
+        });
+        assert!(seen.upgrade().is_none() && picks.is_empty());
+    }
+
+    #[test]
+    fn a_pick_that_hangs_is_not_waited_for() {
+        let (set, mut looks) = (Arc::new(1), 0);
+        let pick = Arc::clone(&set);
+        let_go(set, |_| looks += 1);
+        assert_eq!((looks, Arc::strong_count(&pick)), (LOOKS, 1));
+    }
 }

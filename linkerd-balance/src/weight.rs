@@ -15,8 +15,9 @@ pub struct InvalidWeight {
 /// Weights as shares of their mean, and the alias table (Vose 1991) that draws by them.
 #[derive(Debug, Default)]
 pub(crate) struct Weights {
+    len: usize,
+    // Both empty when all weights are equal: then drawing is one multiplication, and nothing is looked up.
     relative: Vec<f64>,
-    // Empty when all weights are equal: then drawing is one multiplication.
     alias: Vec<Column>,
     mean: f64,
 }
@@ -36,7 +37,7 @@ impl Weights {
         }
         let Some(&first) = weights.first() else { return Ok(Self::default()) };
         if weights.iter().all(|&w| w == first) {
-            return Ok(Self { relative: vec![1.0; weights.len()], alias: Vec::new(), mean: first });
+            return Ok(Self { len: weights.len(), mean: first, ..Self::default() });
         }
         // Divided by the greatest first: a sum of finite numbers may be infinite.
         let max = weights.iter().copied().fold(0.0, f64::max);
@@ -44,12 +45,13 @@ impl Weights {
         // Nothing is divided by zero later on, however small a weight is beside the others.
         let relative: Vec<f64> = weights.iter().map(|w| (w / max / mean).max(f64::MIN_POSITIVE)).collect();
         let alias = alias(&relative);
-        Ok(Self { relative, alias, mean: mean * max })
+        Ok(Self { len: weights.len(), relative, alias, mean: mean * max })
     }
 
     /// The weight of `i` divided by the mean.
+    #[inline]
     pub(crate) fn relative(&self, i: usize) -> f64 {
-        self.relative[i]
+        self.relative.get(i).copied().unwrap_or(1.0)
     }
 
     pub(crate) fn mean(&self) -> f64 {
@@ -57,8 +59,9 @@ impl Weights {
     }
 
     /// An index by chance, in proportion to the weights. There is at least one.
+    #[inline]
     pub(crate) fn draw(&self, random: u64) -> usize {
-        let i = rng::below(random, self.relative.len() as u64) as usize;
+        let i = rng::below(random, self.len as u64) as usize;
         match self.alias.get(i) {
             Some(column) if rng::unit(SplitMix::new(random).next()) >= column.keep => column.other,
             _ => i,

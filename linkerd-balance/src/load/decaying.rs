@@ -31,11 +31,13 @@ impl Decaying {
         Self { seq: AtomicU64::new(0), value, at }
     }
 
+    #[inline]
     pub(crate) fn get(&self) -> Sampled {
         self.read().1
     }
 
     /// Replaces what is there by what `f` makes of it: once more if another writer was faster.
+    #[inline]
     pub(crate) fn update(&self, mut f: impl FnMut(Sampled) -> Sampled) {
         loop {
             let (seq, old) = self.read();
@@ -58,6 +60,7 @@ impl Decaying {
     }
 
     /// What is there, and the even number that stood for it.
+    #[inline]
     fn read(&self) -> (u64, Sampled) {
         let mut tries = 0_u32;
         loop {

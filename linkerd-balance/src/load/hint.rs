@@ -75,8 +75,21 @@ impl Hints {
         }
     }
 
+    /// Whether there is none that could count at any time.
+    #[inline]
+    pub(crate) fn is_none(&self) -> bool {
+        self.utilization.is_zero() && self.backoff_until.load(Ordering::Relaxed) == i64::MIN
+    }
+
     /// `score` with what the hints make of it at `now`; a backoff costs `backoff`.
+    #[inline]
     pub(crate) fn apply(&self, score: f64, now: i64, backoff: f64) -> f64 {
+        if self.is_none() { score } else { self.apply_some(score, now, backoff) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn apply_some(&self, score: f64, now: i64, backoff: f64) -> f64 {
         let score = if self.utilization.is_zero() { score } else { score * self.factor(now) };
         if now < self.backoff_until.load(Ordering::Relaxed) { score + backoff } else { score }
     }

@@ -65,6 +65,14 @@ impl LeastLoaded {
         self
     }
 
+    #[cold]
+    #[inline(never)]
+    fn score_of_all(&self, now: Instant, weight: f64, in_flight: f64) -> f64 {
+        let now = self.clock.at(now);
+        let score = (in_flight + self.failed(now)) / weight;
+        self.hints.apply(score, now, BACKOFF)
+    }
+
     /// What is left at `now` of the requests that failed.
     fn failed(&self, now: i64) -> f64 {
         match self.penalty {
@@ -91,9 +99,12 @@ impl Load for LeastLoaded {
 
     /// Requests for each unit of weight.
     fn score(&self, now: Instant, weight: f64, more: usize) -> f64 {
-        let now = self.clock.at(now);
-        let score = ((self.pending() + more) as f64 + self.failed(now)) / weight;
-        self.hints.apply(score, now, BACKOFF)
+        let in_flight = (self.pending() + more) as f64;
+        // Mostly nothing depends on the time.
+        if self.failed.is_zero() && self.hints.is_none() {
+            return in_flight / weight;
+        }
+        self.score_of_all(now, weight, in_flight)
     }
 
     fn pending(&self) -> usize {

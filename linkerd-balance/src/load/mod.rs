@@ -92,13 +92,15 @@ pub trait Load: fmt::Debug + Send + Sync + 'static {
     fn reset(&self) {}
 }
 
+pub(crate) use self::sync::pause;
+
 /// What [`decaying`] is made of; its model test puts loom's in their place.
 mod sync {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering};
     use std::{hint, thread};
 
     /// Passes a moment of waiting; a longer one after so many `tries`.
-    pub(super) fn pause(tries: u32) {
+    pub(crate) fn pause(tries: u32) {
         if tries < 64 { hint::spin_loop() } else { thread::yield_now() }
     }
 }

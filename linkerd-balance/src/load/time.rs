@@ -15,6 +15,7 @@ impl Decay {
     }
 
     /// What is left at `now` of what was there at `then`: from 0 to 1. All of it if `now` comes first.
+    #[inline]
     pub(crate) fn left(self, then: i64, now: i64) -> f64 {
         // Below this the series is exact to 1e-12 and costs a fifth of `exp`: where requests come often, it is the rule.
         const SERIES: f64 = 1.0 / 512.0;
@@ -23,8 +24,15 @@ impl Decay {
             return 1.0;
         }
         let x = elapsed as f64 * self.per_nano;
-        if x < SERIES { 1.0 - x * (1.0 - x * (0.5 - x / 6.0)) } else { (-x).exp() }
+        if x < SERIES { 1.0 - x * (1.0 - x * (0.5 - x / 6.0)) } else { fallen(x) }
     }
+}
+
+// Apart from those who mostly need not call it, so that they need not save what it may overwrite.
+#[cold]
+#[inline(never)]
+fn fallen(x: f64) -> f64 {
+    (-x).exp()
 }
 
 /// Instants as nanoseconds from one of them, so that they fit into an atomic.
@@ -38,21 +46,35 @@ impl Clock {
     }
 
     /// At most 292 years either way.
+    #[inline]
     pub(crate) fn at(self, instant: Instant) -> i64 {
         match instant.checked_duration_since(self.0) {
             Some(after) => whole_nanos(after),
-            None => -whole_nanos(self.0.duration_since(instant)),
+            None => self.before(instant),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn before(self, instant: Instant) -> i64 {
+        -whole_nanos(self.0.duration_since(instant))
     }
 }
 
 /// Without the way through 128 bits that `as_nanos` takes.
+#[inline]
 pub(crate) fn whole_nanos(duration: Duration) -> i64 {
-    let secs = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    secs.saturating_mul(1_000_000_000).saturating_add(i64::from(duration.subsec_nanos()))
+    // With more seconds than that there are too many nanoseconds.
+    const MOST: u64 = i64::MAX as u64 / 1_000_000_000;
+    let secs = duration.as_secs();
+    if secs > MOST {
+        return i64::MAX;
+    }
+    (secs.cast_signed() * 1_000_000_000).saturating_add(i64::from(duration.subsec_nanos()))
 }
 
 /// The same for durations of any length.
+#[inline]
 pub(crate) fn nanos(duration: Duration) -> f64 {
     duration.as_secs() as f64 * 1e9 + f64::from(duration.subsec_nanos())
 }

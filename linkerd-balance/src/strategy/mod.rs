@@ -82,6 +82,18 @@ pub trait Candidates {
         best_by_weight(self.len(), all, random).unwrap_or(0)
     }
 
+    /// The better one of two, and its status: the better status, then the lower load; see [`P2c`]. It asks for all that
+    /// this takes in one call.
+    fn better(&self, first: usize, second: usize) -> (usize, Status) {
+        let (s1, s2) = (self.status(first), self.status(second));
+        if s1 != s2 {
+            return if s1 > s2 { (first, s1) } else { (second, s2) };
+        }
+        let more = usize::from(self.weight(first) != self.weight(second));
+        let second_wins = self.load(second, more) < self.load(first, 0);
+        (if second_wins { second } else { first }, s1)
+    }
+
     /// Told by a strategy that tried as often as it may and found no open endpoint. Counted, nothing more.
     fn gave_up(&self) {}
 }

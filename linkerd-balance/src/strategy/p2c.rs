@@ -61,7 +61,7 @@ impl Strategy for P2c {
         let mut rng = SplitMix::new(draw.random);
         for _ in 0..self.max_effort.get() {
             let (a, b) = pair(nodes, &mut rng);
-            let (i, status) = better(nodes, a, b);
+            let (i, status) = nodes.better(a, b);
             if status == Status::Open {
                 return i;
             }
@@ -85,16 +85,6 @@ fn pair(nodes: &dyn Candidates, rng: &mut SplitMix) -> (usize, usize) {
     let others = nodes.len() - 1;
     let step = 1 + rng::below(rng.next(), others as u64) as usize;
     (first, (first + step) % nodes.len())
-}
-
-fn better(nodes: &dyn Candidates, first: usize, second: usize) -> (usize, Status) {
-    let (s1, s2) = (nodes.status(first), nodes.status(second));
-    if s1 != s2 {
-        return if s1 > s2 { (first, s1) } else { (second, s2) };
-    }
-    let more = usize::from(nodes.weight(first) != nodes.weight(second));
-    let second_wins = nodes.load(second, more) < nodes.load(first, 0);
-    (if second_wins { second } else { first }, s1)
 }
 
 #[cfg(test)]
