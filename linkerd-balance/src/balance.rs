@@ -216,7 +216,8 @@ where
 
     /// Leases an endpoint.
     ///
-    /// Endpoints in `exclude` are used only if there are no others: those that this request already tried.
+    /// Endpoints in `exclude` are used only if there are no others, with [`Panic::FailFast`](crate::Panic) none that is
+    /// open: those that this request already tried.
     ///
     /// # Errors
     ///

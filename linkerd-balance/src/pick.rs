@@ -42,6 +42,14 @@ impl<K: Eq, S> Inner<K, S> {
             }
         }
         let pick = self.best(set, draw, now, exclude);
+        if pick.status != Status::Open && !exclude.is_empty() {
+            // What was tried already may be all that is open, which is no panic. It just failed this request: one that
+            // was not tried goes first, unless such ones are not to be used at all.
+            let again = self.best(set, draw, now, &[]);
+            if again.status == Status::Open {
+                return Ok(if self.policy.panic == Panic::FailFast { again } else { pick });
+            }
+        }
         if pick.status != Status::Open {
             return self.in_panic(set, Some(pick), draw, now, exclude);
         }

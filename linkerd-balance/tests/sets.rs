@@ -364,3 +364,20 @@ async fn who_waits_for_an_endpoint_hears_that_it_is_gone() {
     assert!(lease.is_gone());
     lease.gone().await;
 }
+
+#[test]
+fn the_only_open_one_was_tried_and_that_is_no_panic() {
+    let f = fixture(Policy::least_loaded().panic(Panic::FailFast));
+    f.update(members(0..3), f.start);
+    (1..3).for_each(|key| f.health(key).set(Status::Closed));
+    assert_eq!(*f.balance.try_acquire(Draw::new(1), f.start, &[0]).unwrap().key(), 0);
+    assert_eq!(f.balance.stats(f.start).panics, 0);
+    f.health(2).set(Status::Open);
+    assert_eq!(*f.balance.try_acquire(Draw::new(1), f.start, &[0]).unwrap().key(), 2);
+    // Without leave to fail, one that was not tried goes first.
+    let f = fixture(Policy::least_loaded());
+    f.update(members(0..2), f.start);
+    f.health(1).set(Status::Closed);
+    assert_eq!(*f.balance.try_acquire(Draw::new(1), f.start, &[0]).unwrap().key(), 1);
+    assert_eq!(f.balance.stats(f.start).panics, 0);
+}

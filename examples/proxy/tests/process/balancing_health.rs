@@ -165,7 +165,7 @@ async fn what_asks_to_be_left_alone_is() {
         Reply::status(429).header("grpc-retry-pushback-ms", "60000"),
     ] {
         let [a, b] = Backend::several();
-        let client = "loadBalancer: {kind: ewma, failurePenaltyMs: 1, decayTimeMs: 100}, failureAccrual: {kind: none}";
+        let client = "loadBalancer: {kind: ewma, failurePenaltyMs: 1, decayTimeMs: 100, hints: true}, failureAccrual: {kind: none}";
         let proxy = Proxy::start(client, &[&a, &b]).await;
         proxy.serves(20).await;
         a.reply(reply);
@@ -178,7 +178,7 @@ async fn what_asks_to_be_left_alone_is() {
         assert_eq!(counts.take(), [0, 50]);
     }
 
-    // The penalty off is Linkerd's way, which knew none of this: it looks fast.
+    // Without both it is Linkerd's way, which knew none of this: it looks fast.
     let [a, b] = Backend::several();
     a.reply(Reply::status(429).header("retry-after", "60"));
     b.reply(Reply::status(200).after(10 * MS));
