@@ -115,6 +115,7 @@ impl Scope for Service {
         set(&mut self.retries.budget, retries.budget);
         set(&mut self.retries.backoff, retries.backoff);
         set(&mut self.retries.hints, retries.hints);
+        set(&mut self.retries.buffer_bytes, retries.buffer_bytes);
         set(&mut self.response_classifier, response_classifier);
         set(&mut self.enforce_deadline, enforce_deadline);
         set(&mut self.classification_timeout, classification_timeout);

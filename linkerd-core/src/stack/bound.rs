@@ -229,7 +229,7 @@ impl BoundName {
 
 impl EndpointClient {
     fn send(&self, attempt: &Attempt<'_>, mut req: Request<Body>) -> SvcFuture {
-        if attempt.replay.is_some() && !self.is_layered {
+        if attempt.is_kept() && !self.is_layered {
             req.body_mut().resend = Resend::BySender;
         }
         self.svc.send(req)
@@ -527,7 +527,7 @@ impl Drop for UnderWay<'_> {
 ///
 /// Finagle's protocol between hops. A refusal of a request that was not kept is passed on as it came.
 fn nack(rsp: Response<Body>, attempt: &Attempt<'_>) -> Result<Response<Body>, Error> {
-    if rsp.status() != StatusCode::SERVICE_UNAVAILABLE || attempt.replay.is_none() {
+    if rsp.status() != StatusCode::SERVICE_UNAVAILABLE || !attempt.is_kept() {
         return Ok(rsp);
     }
     let headers = rsp.headers();

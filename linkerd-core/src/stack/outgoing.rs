@@ -6,12 +6,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
-use linkerd_retry::{Stop, retry::MAX_LOGGED};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use linkerd_retry::{
+    Stop,
+    replay::{ReplayBody, ReplayError, ReplayMemory},
+    retry::MAX_LOGGED,
+};
 
 use super::bound::{EndpointClient, EndpointKey};
 use crate::{
-    AttemptLog, AttemptOutcome, Body, Error, ErrorKind,
+    AttemptLog, AttemptOutcome, Body, BoxError, Error, ErrorKind,
     http::headers::{self, IDEMPOTENCY_KEY},
 };
 
@@ -25,8 +32,17 @@ pub(crate) struct Outgoing {
     log: AttemptLog,
 }
 
-/// A request that can be sent again: its head, and a body that is all here.
-pub(crate) struct Replay(Request<bytes::Bytes>);
+/// A request that can be sent again: its head, and its body as far as it is here.
+pub(crate) struct Replay {
+    head: Request<()>,
+    body: Kept,
+}
+
+enum Kept {
+    Whole(Bytes),
+    /// Kept as it streams, while it is short enough.
+    Streamed(ReplayBody<Body>),
+}
 
 impl Outgoing {
     pub(crate) fn new(req: Request<Body>) -> Self {
@@ -109,27 +125,65 @@ impl Outgoing {
 impl Replay {
     /// Keeps a request whose body is all here. A streamed one is not kept: it can be sent once.
     pub(crate) fn of(req: &Request<Body>) -> Option<Self> {
-        let mut kept = Request::new(req.body().as_bytes()?);
-        *kept.method_mut() = req.method().clone();
-        *kept.uri_mut() = req.uri().clone();
-        *kept.version_mut() = req.version();
-        *kept.headers_mut() = req.headers().clone();
-        // An empty map that was in use once would be copied with its table.
-        if !req.extensions().is_empty() {
-            *kept.extensions_mut() = req.extensions().clone();
-        }
-        Some(Self(kept))
+        let body = Kept::Whole(req.body().as_bytes()?);
+        Some(Self { head: head(req), body })
     }
 
-    pub(super) fn request(&self) -> Request<Body> {
-        self.0.clone().map(Body::from)
+    /// Keeps a request, and what streams through it up to so many bytes.
+    pub(super) fn keep(req: &mut Request<Body>, max_bytes: usize, memory: &ReplayMemory) -> Option<Self> {
+        let kept = Self::of(req);
+        // One that is known to be too long would only be looked at frame by frame.
+        if kept.is_some() || max_bytes == 0 || req.body().size_hint().lower() > max_bytes as u64 {
+            return kept;
+        }
+        let body = ReplayBody::new(std::mem::take(req.body_mut()), max_bytes, memory);
+        *req.body_mut() = streamed(body.clone());
+        Some(Self { head: head(req), body: Kept::Streamed(body) })
+    }
+
+    /// Whether all of it is here that was sent so far.
+    pub(super) fn is_whole(&self) -> bool {
+        match &self.body {
+            Kept::Whole(_) => true,
+            Kept::Streamed(body) => body.is_whole(),
+        }
+    }
+
+    /// The request once more, if it is whole.
+    pub(super) fn request(&self) -> Option<Request<Body>> {
+        let body = match &self.body {
+            Kept::Whole(bytes) => Body::from(bytes.clone()),
+            Kept::Streamed(body) if body.is_whole() => streamed(body.clone()),
+            Kept::Streamed(_) => return None,
+        };
+        Some(self.head.clone().map(|()| body))
     }
 
     /// Whether its sender says that sending it twice is as good as once, though its method does not.
     pub(super) fn is_keyed(&self) -> bool {
-        matches!(*self.0.method(), Method::POST | Method::PATCH)
-            && self.0.headers().get(IDEMPOTENCY_KEY).is_some_and(|key| !key.is_empty())
+        matches!(*self.head.method(), Method::POST | Method::PATCH)
+            && self.head.headers().get(IDEMPOTENCY_KEY).is_some_and(|key| !key.is_empty())
     }
+}
+
+fn head(req: &Request<Body>) -> Request<()> {
+    let mut head = Request::new(());
+    *head.method_mut() = req.method().clone();
+    *head.uri_mut() = req.uri().clone();
+    *head.version_mut() = req.version();
+    *head.headers_mut() = req.headers().clone();
+    // An empty map that was in use once would be copied with its table.
+    if !req.extensions().is_empty() {
+        *head.extensions_mut() = req.extensions().clone();
+    }
+    head
+}
+
+fn streamed(body: ReplayBody<Body>) -> Body {
+    Body::new(body.map_err(|error| match error {
+        ReplayError::Body(error) => error,
+        error => BoxError::from(error.to_string()),
+    }))
 }
 
 /// Whether a response says of itself that its request may be sent again: a proxy further on knows that its failure

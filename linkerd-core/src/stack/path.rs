@@ -215,7 +215,9 @@ impl PathStack {
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
         let mut attempts = self.retries.start(expired.map(|expired| expired.deadline), arrived);
-        let replay = req.request().and_then(Replay::of);
+        let policy = &self.info.policy;
+        let keep = |req| Replay::keep(req, policy.retry_buffer_bytes, &policy.replay_memory);
+        let replay = req.request_mut().and_then(keep);
         let mut begun = arrived;
         let outcome = loop {
             let attempt = Attempt { arrived, info: &self.info, method, cx, replay: replay.as_ref(), expired };
@@ -229,7 +231,7 @@ impl PathStack {
             }
             let ended = now();
             req.failed(attempts.made(), result.as_ref(), ended - begun);
-            let next = if verdict.class().is_retryable() && replay.is_none() {
+            let next = if verdict.class().is_retryable() && !attempt.is_kept() {
                 Err(Stop::NotKept)
             } else {
                 attempts.next(&self.retries, verdict, self.typical.get(), ended, crate::random::next())
@@ -263,9 +265,13 @@ impl PathStack {
                 break Err(Error::new(expired.kind).with_attempts(req.stopped(Stop::Deadline)));
             }
             // Of what is retryable there is a copy. Made now, since a request has no room for both while it waits.
-            if let Some(again) = attempt.replay() {
-                req.put(again);
-            }
+            let Some(again) = attempt.replay() else {
+                // The attempt before went on sending for a while.
+                let text = "the request became too long to be sent again while its retry was waited for";
+                let error = Error::new(ErrorKind::Closed).with_text(text);
+                break Err(error.with_attempts(req.stopped(Stop::NotKept)));
+            };
+            req.put(again);
         };
         self.stats.retries.per_request.record(u64::from(attempts.made() - 1));
         outcome
@@ -339,7 +345,12 @@ impl Attempt<'_> {
 
     /// The request once more, if it was kept.
     pub(crate) fn replay(&self) -> Option<Request<Body>> {
-        self.replay.map(Replay::request)
+        self.replay.and_then(Replay::request)
+    }
+
+    /// Whether it was.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.replay.is_some_and(Replay::is_whole)
     }
 }
 
