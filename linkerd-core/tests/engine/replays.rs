@@ -16,11 +16,14 @@ use super::*;
 
 const KIB: usize = 1024;
 
+/// The data of a body, and its trailers.
+type Sent = (Vec<Bytes>, Option<HeaderMap>);
+
 /// An endpoint that reads what it gets, up to a length, and answers with the next status.
 #[derive(Clone, Default)]
 struct Reader {
     statuses: Arc<Mutex<VecDeque<u16>>>,
-    seen: Arc<Mutex<Vec<(Vec<Bytes>, Option<HeaderMap>)>>>,
+    seen: Arc<Mutex<Vec<Sent>>>,
     up_to: Option<usize>,
 }
 

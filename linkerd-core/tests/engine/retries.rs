@@ -305,3 +305,20 @@ async fn an_idempotency_key_makes_a_post_as_good_as_a_put() {
         assert_eq!(send("").await.is_ok(), classifier == RetryableAll5xx, "an empty key is none");
     }
 }
+
+#[test]
+fn every_row_of_the_page_on_retries_is_a_test() {
+    let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engine");
+    let page = std::fs::read_to_string(tests.join("../../../docs/retries.md")).unwrap();
+    let is_row = |line: &&str| line.starts_with("| ") && !line.ends_with("| test |");
+    let mut rows = 0;
+    for row in page.lines().filter(is_row) {
+        let name = row.trim_end_matches(" |").rsplit("| ").next().unwrap();
+        let named = name.trim_matches('`').split_once("::");
+        let (file, test) = named.unwrap_or_else(|| panic!("no test is named: {row}"));
+        let source = std::fs::read_to_string(tests.join(file).with_extension("rs")).unwrap();
+        assert!(source.contains(&format!("fn {test}(")), "{row}");
+        rows += 1;
+    }
+    assert!(rows > 30, "{rows}");
+}
