@@ -37,6 +37,9 @@ pub struct ServicePolicy {
     pub retry_buffer_bytes: usize,
     /// What all bodies that are kept take together: make one for a process.
     pub replay_memory: ReplayMemory,
+    /// How long the body of a response may be silent while somebody waits for more of it. Then it fails, and its
+    /// connection ends. `None`: for ever.
+    pub idle_timeout: Option<Duration>,
 }
 
 /// How a bound name's endpoints are balanced, and what becomes of the ones that fail.
@@ -209,7 +212,7 @@ impl Hasher for Fnv {
 }
 
 /// Retries within Linkerd's budget, at once; no limit on time; deadlines kept; 5xx a failure that is not retried; no
-/// streams kept.
+/// streams kept, which may be silent for ever.
 impl Default for ServicePolicy {
     fn default() -> Self {
         Self {
@@ -220,6 +223,7 @@ impl Default for ServicePolicy {
             enforce_deadline: true,
             retry_buffer_bytes: 0,
             replay_memory: ReplayMemory::default(),
+            idle_timeout: None,
         }
     }
 }
@@ -270,6 +274,7 @@ impl fmt::Debug for ServicePolicy {
             .field("enforce_deadline", &self.enforce_deadline)
             .field("retry_buffer_bytes", &self.retry_buffer_bytes)
             .field("replay_memory", &self.replay_memory)
+            .field("idle_timeout", &self.idle_timeout)
             .finish_non_exhaustive()
     }
 }

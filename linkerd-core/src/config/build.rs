@@ -453,6 +453,7 @@ impl Policies for FilePolicies {
             retries: Retries { budget: retry_budget, backoff, hints: _, buffer_bytes },
             response_classifier,
             enforce_deadline: _, // By its method, which knows the default.
+            idle_timeout,
             classification_timeout: _,
             retry_buffer_size: _,
         } = &service;
@@ -464,6 +465,7 @@ impl Policies for FilePolicies {
             enforce_deadline: service.enforces_deadline(),
             retry_buffer_bytes: buffer_bytes.unwrap_or(0),
             replay_memory: self.memory.clone(),
+            idle_timeout: *idle_timeout,
         }
     }
 

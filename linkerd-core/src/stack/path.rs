@@ -13,7 +13,10 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use linkerd_dtab::{Dtab, Path};
-use linkerd_retry::{Budget, Deadline, ResponseClass, Retries, Safety, Stop, Typical, Verdict};
+use linkerd_retry::{
+    Budget, Deadline, ResponseClass, Retries, Safety, Stop, Typical, Verdict,
+    timeout::{IdleBody, IdleElapsed},
+};
 use tokio::time::timeout_at;
 
 use super::{
@@ -158,6 +161,11 @@ impl PathStack {
                 if info.shared.proxy {
                     write_response(&mut rsp, class);
                 }
+                if let Some(timeout) = info.policy.idle_timeout
+                    && !rsp.body().is_end_stream()
+                {
+                    rsp = rsp.map(|body| self.idle(body, timeout));
+                }
                 Ok(rsp)
             }
             Err(error) => {
@@ -166,6 +174,17 @@ impl PathStack {
                 Err(error)
             }
         }
+    }
+
+    /// Bounds the silences of a body that somebody waits for.
+    fn idle(&self, body: Body, timeout: Duration) -> Body {
+        let idle = self.stats.idle_timeouts();
+        Body::new(IdleBody::new(body, timeout).map_err(move |error| {
+            if error.is::<IdleElapsed>() {
+                idle();
+            }
+            error
+        }))
     }
 
     /// The first limit on the time of the whole request, if there is any.

@@ -67,6 +67,7 @@ pub struct ServiceStats {
     pub requests: RequestStats,
     /// Retries by classification.
     pub retries: RetryStats,
+    idle_timeouts: Seldom,
 }
 
 /// `retries` of a service.
@@ -348,7 +349,14 @@ impl ServiceStats {
                 deadline: Seldom::new(&retries, "deadline"),
                 pushed_back: Seldom::new(&retries, "pushed_back"),
             },
+            idle_timeouts: Seldom::new(scope, "idle_timeouts"),
         }
+    }
+
+    /// Counts a response that was silent for too long, in `idle_timeouts`, which is there from the first on.
+    pub fn idle_timeouts(&self) -> impl Fn() + Send + use<> {
+        let counter = self.idle_timeouts.clone();
+        move || counter.add(1)
     }
 }
 

@@ -23,6 +23,7 @@ fn file(keys: &str) -> String {
 fn every_key_arrives_and_prefixes_add_up() {
     let web = service("/svc/web");
     assert_eq!((web.budget().percent_can_retry, web.retries.buffer_bytes), (0.5, None));
+    assert_eq!(web.idle_timeout, Some(Duration::from_secs(30)));
     let uploads = service("/svc/uploads");
     assert_eq!(uploads.response_classifier, Some(Classifier::RetryableAll5xx));
     assert_eq!(uploads.retries.backoff, Some(Backoff::Constant { pause: Duration::from_millis(100) }));
@@ -33,6 +34,7 @@ fn every_key_arrives_and_prefixes_add_up() {
 #[test]
 fn what_is_out_of_range_is_named_with_its_place_and_range() {
     for (keys, problem) in [
+        ("idleTimeoutMs: ^0", "idleTimeoutMs: must be at least 1, got 0"),
         ("retries: {bufferBytes: ^-1}", "retries.bufferBytes: must be at least 0, got -1"),
         ("retries: {bufferBytes: ^some}", "retries.bufferBytes: "),
         (

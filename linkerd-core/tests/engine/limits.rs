@@ -259,3 +259,23 @@ async fn limits_are_told_to_the_next_hop_where_there_is_a_context() {
     world.client("/svc/users").send(wanted(theirs)).await.unwrap();
     assert!(deadline(&world).unwrap() <= 200);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_response_may_be_silent_for_its_time_and_no_longer() {
+    let policy = ServicePolicy { idle_timeout: Some(SEC), ..ServicePolicy::default() };
+    let world = World::policies(policy, steady());
+    world.namer.endpoints("/users", [ep(1)]);
+    let client = world.client("/svc/users");
+    let alive = Reply::ok("slowly").streamed(900 * MS);
+    world.endpoints.script(ep(1), [alive, Reply::ok("silent").streamed(1100 * MS)]);
+    assert_eq!(text(client.send(get()).await.unwrap()).await, "slowly", "in all it may take any time");
+    assert_eq!(world.metric("service/svc/users/idle_timeouts"), None);
+    let begun = Instant::now();
+    let error = client.send(get()).await.unwrap().into_body().collect().await.unwrap_err();
+    assert_eq!(error.to_string(), "the body was silent for 1s");
+    assert!(begun.elapsed() >= SEC && begun.elapsed() < SEC + 10 * MS);
+    assert_eq!(world.service("idle_timeouts"), 1);
+    settle().await;
+    assert_eq!(world.endpoints.seen(ep(1))[1].end, End::Dropped);
+    assert_eq!(world.mesh.clients()[0].endpoints[0].pending, 0, "its endpoint is given back");
+}
