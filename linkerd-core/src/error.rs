@@ -1,5 +1,6 @@
 //! Why a request failed.
 
+mod attempts;
 mod join;
 
 use std::{
@@ -12,6 +13,7 @@ use std::{
 use http::{Request, StatusCode};
 use linkerd_dtab::Path;
 
+pub use self::attempts::{AttemptLog, AttemptOutcome, Attempted};
 use crate::Body;
 
 /// Any error, as tower boxes it.
@@ -28,6 +30,7 @@ struct Inner {
     client: Option<Path>,
     text: Option<String>,
     source: Option<BoxError>,
+    attempts: Option<AttemptLog>,
     never_sent: bool,
     is_lost: bool,
     // A request is not `Sync`; nobody ever waits for this lock.
@@ -95,6 +98,7 @@ impl Error {
             client: None,
             text: None,
             source: None,
+            attempts: None,
             never_sent,
             is_lost: false,
             request: Mutex::new(None),
@@ -166,6 +170,21 @@ impl Error {
         self.0.request.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
+    /// The same error with what was tried, if anything was.
+    pub(crate) fn with_attempts(mut self, log: AttemptLog) -> Self {
+        if !log.tried().is_empty() {
+            self.0.attempts = Some(log);
+        }
+        self
+    }
+
+    /// What was tried for the request, and why there was no other attempt. `None` if nothing was: it had no name that
+    /// stands for something, say, or came after its deadline.
+    #[must_use]
+    pub fn attempts(&self) -> Option<&AttemptLog> {
+        self.0.attempts.as_ref()
+    }
+
     /// What decided.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -227,9 +246,19 @@ impl Error {
     }
 
     /// What a caller of the proxy reads: the text given with [`with_text`](Self::with_text), else the error with its
-    /// causes.
+    /// causes. Where the budget of retries, a deadline or the peer stopped it from being tried again, it ends with
+    /// [what was tried](Self::attempts).
     #[must_use]
     pub fn text(&self) -> String {
+        let mut text = self.own_text();
+        if let Some(log) = self.0.attempts.as_ref().filter(|log| log.was_stopped()) {
+            text.push_str("; ");
+            text.push_str(&log.to_string());
+        }
+        text
+    }
+
+    fn own_text(&self) -> String {
         if let Some(text) = &self.0.text {
             return text.clone();
         }
@@ -335,13 +364,14 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, dst, client, text, source, never_sent, request: _, is_lost: _ } = &*self.0;
+        let Inner { kind, dst, client, text, source, attempts, never_sent, request: _, is_lost: _ } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("dst", dst)
             .field("client", client)
             .field("text", text)
             .field("source", source)
+            .field("attempts", attempts)
             .field("never_sent", never_sent)
             .finish_non_exhaustive()
     }

@@ -584,7 +584,7 @@ impl Inner {
             route
         });
         let budget = self.budgets.get_or_make(path, now(), || info.policy.retry_budget.fresh());
-        let stack = Arc::new(PathStack::new(info, budget, binding, self.metrics.service(path)));
+        let stack = Arc::new(PathStack::new(info, &budget, binding, self.metrics.service(path)));
         let layered = (!self.path_layers.is_empty()).then(|| {
             let svc = Svc::from_arc(Arc::clone(&stack) as _);
             self.path_layers.iter().fold(svc, |svc, wrap| wrap(svc))

@@ -11,7 +11,7 @@ use linkerd_balance::{
 };
 use linkerd_dtab::Path;
 
-use linkerd_retry::Budget;
+use linkerd_retry::{Budget, replay::ReplayMemory};
 
 use crate::{
     Body,
@@ -32,6 +32,14 @@ pub struct ServicePolicy {
     pub classifier: Arc<dyn HttpClassify>,
     /// Whether a deadline that came with the request is kept: once it has passed, no attempt begins.
     pub enforce_deadline: bool,
+    /// How many bytes of a body that streams are kept, so that it can be sent again. One that is longer streams on, and
+    /// is sent once. Zero keeps none of them; a body that is here whole is kept anyway.
+    pub retry_buffer_bytes: usize,
+    /// What all bodies that are kept take together: make one for a process.
+    pub replay_memory: ReplayMemory,
+    /// How long the body of a response may be silent while somebody waits for more of it. Then it fails, and its
+    /// connection ends. `None`: for ever.
+    pub idle_timeout: Option<Duration>,
 }
 
 /// How a bound name's endpoints are balanced, and what becomes of the ones that fail.
@@ -204,7 +212,8 @@ impl Hasher for Fnv {
     }
 }
 
-/// Retries within Linkerd's budget, at once; no limit on time; deadlines kept; 5xx a failure that is not retried.
+/// Retries within Linkerd's budget, at once; no limit on time; deadlines kept; 5xx a failure that is not retried; no
+/// streams kept, which may be silent for ever.
 impl Default for ServicePolicy {
     fn default() -> Self {
         Self {
@@ -213,6 +222,9 @@ impl Default for ServicePolicy {
             backoff: linkerd_retry::Backoff::none(),
             classifier: Arc::new(HttpClassifier::default()),
             enforce_deadline: true,
+            retry_buffer_bytes: 0,
+            replay_memory: ReplayMemory::default(),
+            idle_timeout: None,
         }
     }
 }
@@ -262,6 +274,9 @@ impl fmt::Debug for ServicePolicy {
             .field("retry_budget", &self.retry_budget)
             .field("backoff", &self.backoff)
             .field("enforce_deadline", &self.enforce_deadline)
+            .field("retry_buffer_bytes", &self.retry_buffer_bytes)
+            .field("replay_memory", &self.replay_memory)
+            .field("idle_timeout", &self.idle_timeout)
             .finish_non_exhaustive()
     }
 }

@@ -132,6 +132,7 @@ pub use self::{
     policy::{PolicyLayer, RetryPolicy, Timeouts},
     safety::{Delivery, Safety, Sent},
     tally::PER_REQUEST_BUCKETS,
+    typical::Typical,
 };
 
 /// Compiles what the README shows.

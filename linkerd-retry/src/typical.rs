@@ -12,11 +12,14 @@ use std::{
 ///
 /// After *frugal streaming* (Ma, Muthukrishnan, Sandler 2013), with steps of a sixteenth and not of one: it follows a
 /// median to within a sixteenth, and a tenfold change in forty durations. It takes eight bytes, and no lock.
+///
+/// What [`Attempts::next`](crate::Attempts::next) wants to know: record successes, each by itself.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Typical(Arc<AtomicU64>);
+pub struct Typical(Arc<AtomicU64>);
 
 impl Typical {
-    pub(crate) fn record(&self, took: Duration) {
+    /// Takes one more into account.
+    pub fn record(&self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         // Relaxed, and not one operation: of two at once one may be lost, which a median does not mind.
         let now = self.0.load(Ordering::Relaxed);
@@ -31,7 +34,7 @@ impl Typical {
     }
 
     /// Zero as long as there is nothing to go by.
-    pub(crate) fn get(&self) -> Duration {
+    pub fn get(&self) -> Duration {
         // Relaxed: a number that orders nothing.
         Duration::from_nanos(self.0.load(Ordering::Relaxed))
     }

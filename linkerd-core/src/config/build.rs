@@ -11,7 +11,7 @@ use linkerd_dtab::{
     namer::{self, Resolve, fs, inet::Inet},
     transformer::{self, TransformedInterpreter, TransformedNamer, Transformer as Transforms},
 };
-use linkerd_retry::{Backoff as RetryBackoff, Budget as RetryBudget, BudgetSettings};
+use linkerd_retry::{Backoff as RetryBackoff, Budget as RetryBudget, BudgetSettings, replay::ReplayMemory};
 
 use serde_json::json;
 
@@ -61,6 +61,7 @@ struct FilePolicies {
     service: Scoped<Service>,
     client: Scoped<Client>,
     wire: Wire,
+    memory: ReplayMemory,
 }
 
 /// What the servers and the clients of a router have in common.
@@ -86,7 +87,12 @@ impl Config {
         }
         let resolve: Arc<dyn Resolve> = Arc::new(Inet::default());
         let system: Arc<dyn Interprets> = Arc::new(Local::new(Vec::new(), Arc::clone(&resolve)));
-        let mut builder = Builder { config: self, registry, resolve, fs_namers: Vec::new(), problems: Vec::new() };
+        let memory = ReplayMemory::default();
+        if self.keeps_streams() {
+            show(&memory, registry);
+        }
+        let mut builder =
+            Builder { config: self, registry, memory, resolve, fs_namers: Vec::new(), problems: Vec::new() };
         let namers = builder.namers();
         let routers: Vec<_> =
             self.routers.iter().enumerate().filter_map(|(i, router)| builder.router(i, router, &namers)).collect();
@@ -94,6 +100,12 @@ impl Config {
             Some(errors) => Err(errors),
             None => Ok(Plan { routers, fs_namers: builder.fs_namers, system }),
         }
+    }
+
+    /// Whether any service keeps bodies that stream.
+    fn keeps_streams(&self) -> bool {
+        let mut services = self.routers.iter().flat_map(|router| router.service.iter());
+        services.any(|(_, service)| service.retries.buffer_bytes.is_some_and(|bytes| bytes > 0))
     }
 }
 
@@ -110,6 +122,7 @@ macro_rules! prefixed {
 struct Builder<'a> {
     config: &'a Config,
     registry: &'a Registry,
+    memory: ReplayMemory,
     resolve: Arc<dyn Resolve>,
     fs_namers: Vec<(Path, fs::Namer)>,
     problems: Vec<Problem>,
@@ -260,7 +273,12 @@ impl Builder<'_> {
         let mesh = Mesh::builder()
             .interpreter(Arc::clone(&interpreter))
             .dtab(dtab.clone())
-            .policies(FilePolicies { service: service.clone(), client: client.clone(), wire })
+            .policies(FilePolicies {
+                service: service.clone(),
+                client: client.clone(),
+                wire,
+                memory: self.memory.clone(),
+            })
             .binding_timeout(*binding_timeout)
             .caches(CacheSettings {
                 paths: *paths,
@@ -318,6 +336,21 @@ impl Builder<'_> {
         }
         Some(built)
     }
+}
+
+/// What the bodies take that all routers keep to send them again: `retries/buffer`.
+fn show(memory: &ReplayMemory, registry: &Registry) {
+    let scope = registry.root().scope("retries").scope("buffer");
+    let (held, cap) = (scope.gauge("held_bytes"), scope.gauge("cap_bytes"));
+    let (refused, too_long) = (scope.gauge("refused"), scope.gauge("too_long"));
+    let memory = memory.clone();
+    registry.on_read(move || {
+        held.set_count(memory.held() as u64);
+        cap.set_count(memory.cap() as u64);
+        refused.set_count(memory.refused());
+        too_long.set_count(memory.too_long());
+        true
+    });
 }
 
 /// `/mark/...path`
@@ -419,9 +452,10 @@ impl Policies for FilePolicies {
         let service = self.service.for_path(path);
         let Service {
             total_timeout: _, // By its method: it may be unlimited in so many words.
-            retries: Retries { budget: retry_budget, backoff, hints: _ },
+            retries: Retries { budget: retry_budget, backoff, hints: _, buffer_bytes },
             response_classifier,
             enforce_deadline: _, // By its method, which knows the default.
+            idle_timeout,
             classification_timeout: _,
             retry_buffer_size: _,
         } = &service;
@@ -431,6 +465,9 @@ impl Policies for FilePolicies {
             backoff: backoff.as_ref().map_or_else(RetryBackoff::none, retry_backoff),
             classifier: Arc::new(classifier(response_classifier.as_ref())),
             enforce_deadline: service.enforces_deadline(),
+            retry_buffer_bytes: buffer_bytes.unwrap_or(0),
+            replay_memory: self.memory.clone(),
+            idle_timeout: *idle_timeout,
         }
     }
 

@@ -15,6 +15,11 @@ pub struct Retries {
     ///
     /// Not a key of Linkerd 1.x.
     pub hints: Option<bool>,
+    /// `bufferBytes`: how much of a body that streams is kept, to be sent again. A longer one is sent once. Default: 0,
+    /// as in Linkerd 1.x, which retries no streams.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub buffer_bytes: Option<usize>,
 }
 
 /// A `budget` or `requeueBudget` map.
@@ -61,7 +66,12 @@ impl Default for Budget {
 impl Decode for Retries {
     fn decode(at: &At<'_>) -> Option<Self> {
         let mut s = Section::open(at, "retries")?;
-        let retries = Self { budget: s.get("budget"), backoff: s.get("backoff"), hints: s.get("hints") };
+        let retries = Self {
+            budget: s.get("budget"),
+            backoff: s.get("backoff"),
+            hints: s.get("hints"),
+            buffer_bytes: s.size("bufferBytes", 0),
+        };
         s.finish();
         Some(retries)
     }

@@ -27,6 +27,11 @@ pub struct Service {
     /// `enforceDeadline` (http, h2): a request whose deadline has passed is answered by 503 and goes nowhere.
     /// Default: true; false is Linkerd 1.7.5's way, which only passes deadlines on.
     pub enforce_deadline: Option<bool>,
+    /// `idleTimeoutMs` (http, h2): how long the body of a response may be silent while it is waited for, until it fails.
+    /// Default: unlimited.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub idle_timeout: Option<Duration>,
     /// `classificationTimeoutMs` (h2): how long to wait for the end of a response to classify it. Default: 100 ms.
     pub classification_timeout: Option<Duration>,
     /// `retryBufferSize` (h2).
@@ -94,6 +99,7 @@ impl Scope for Service {
         };
         if let ProtocolKind::Http | ProtocolKind::H2 = protocol {
             service.enforce_deadline = s.get("enforceDeadline");
+            service.idle_timeout = s.millis("idleTimeoutMs", 1);
         }
         if protocol == ProtocolKind::H2 {
             service.classification_timeout = s.millis("classificationTimeoutMs", 0);
@@ -108,6 +114,7 @@ impl Scope for Service {
             retries,
             response_classifier,
             enforce_deadline,
+            idle_timeout,
             classification_timeout,
             retry_buffer_size,
         } = later.clone();
@@ -115,8 +122,10 @@ impl Scope for Service {
         set(&mut self.retries.budget, retries.budget);
         set(&mut self.retries.backoff, retries.backoff);
         set(&mut self.retries.hints, retries.hints);
+        set(&mut self.retries.buffer_bytes, retries.buffer_bytes);
         set(&mut self.response_classifier, response_classifier);
         set(&mut self.enforce_deadline, enforce_deadline);
+        set(&mut self.idle_timeout, idle_timeout);
         set(&mut self.classification_timeout, classification_timeout);
         set(&mut self.retry_buffer_size, retry_buffer_size);
     }

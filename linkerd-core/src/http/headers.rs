@@ -28,6 +28,8 @@ pub const L5D_DST_RESIDUAL: HeaderName = HeaderName::from_static("l5d-dst-residu
 pub const L5D_REQID: HeaderName = HeaderName::from_static("l5d-reqid");
 /// Why a response is not the endpoint's own.
 pub const L5D_ERR: HeaderName = HeaderName::from_static("l5d-err");
+/// On a request: sending it twice is as good as once, because its server knows it again by this.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// On a response: the request may be sent again.
 pub const L5D_RETRYABLE: HeaderName = HeaderName::from_static("l5d-retryable");
 /// On a response: whether it counts as a success.

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use linkerd_balance::Hint;
+use linkerd_retry::Pushback;
 
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -18,6 +19,20 @@ pub(crate) fn push_back(headers: &HeaderMap) -> Option<Hint> {
     // A negative one says that a retry is not wanted, which is another matter.
     let pushback = text(GRPC_PUSHBACK).and_then(|text| text.parse().ok()).map(Duration::from_millis);
     after.max(pushback).filter(|wait| !wait.is_zero()).map(Hint::Backoff)
+}
+
+/// What the answer says about another attempt, by the same headers: the longer wait of the two. A
+/// `grpc-retry-pushback-ms` that is negative, or no number, asks for none.
+pub(crate) fn retry(headers: &HeaderMap) -> Option<Pushback> {
+    let pushback = headers.get(GRPC_PUSHBACK);
+    let millis = |value: &HeaderValue| value.to_str().ok()?.trim().parse::<u64>().ok();
+    if pushback.is_some_and(|value| millis(value).is_none()) {
+        return Some(Pushback::Never);
+    }
+    match push_back(headers) {
+        Some(Hint::Backoff(wait)) => Some(Pushback::After(wait)),
+        _ => None,
+    }
 }
 
 fn retry_after(text: &str) -> Option<Duration> {
@@ -113,6 +128,17 @@ mod tests {
         assert_eq!(failures, [2, 4, 8, 13, 14, 15]);
         assert!(!grpc_failure(&headers("grpc-status", "fourteen")));
         assert!(!grpc_failure(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn what_is_said_about_another_attempt_is_a_wait_or_a_no() {
+        let said = |name, value| retry(&headers(name, value));
+        assert_eq!(said("retry-after", "3"), Some(Pushback::After(Duration::from_secs(3))));
+        assert_eq!(said("grpc-retry-pushback-ms", "250"), Some(Pushback::After(Duration::from_millis(250))));
+        for text in ["-1", "soon", ""] {
+            assert_eq!(said("grpc-retry-pushback-ms", text), Some(Pushback::Never), "{text:?}");
+        }
+        assert_eq!((said("grpc-retry-pushback-ms", "0"), said("retry-after", "soon")), (None, None));
     }
 
     #[test]

@@ -22,7 +22,8 @@ use tokio::{sync::watch, task::AbortHandle};
 use super::{
     fail_fast::FailFast,
     guarded,
-    path::{Attempt, Expired, Outgoing, after, now},
+    outgoing::Outgoing,
+    path::{Attempt, Expired, after, now},
     probe,
 };
 use crate::{
@@ -81,8 +82,8 @@ struct Balanced {
 }
 
 /// One endpoint.
-struct EndpointClient {
-    key: EndpointKey,
+pub(crate) struct EndpointClient {
+    pub(super) key: EndpointKey,
     svc: Svc,
     // Below all layers.
     network: Svc,
@@ -148,14 +149,14 @@ impl BoundName {
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
         let client = &*self.client;
-        let mut tried = Vec::new();
+        let mut requeues = 0;
         let mut limit = None;
         // Before it is sent: what is sent again has the same key.
         let key = client.hash_on.as_ref().and_then(|on| on.key(req.request()?, attempt.cx));
         let outcome = loop {
             let mut draw = Draw::new(crate::random::next());
             draw.key = key;
-            let lease = match balanced.balance.try_acquire(draw, now(), &tried) {
+            let lease = match balanced.balance.try_acquire(draw, now(), req.tried()) {
                 Ok(lease) => lease,
                 Err(unavailable) => break Err(balanced.unavailable(unavailable)),
             };
@@ -167,19 +168,20 @@ impl BoundName {
             let permit = endpoint.breaker.as_ref().map(|breaker| breaker.admit(begun));
             let under_way = UnderWay { name: self, service, attempt, begun, held: Some((permit, end)) };
             let sent = endpoint.send(attempt, req.take()?);
-            let error = match under_way.outcome(balanced, &endpoint, sent).await {
+            let error = match under_way.outcome(balanced, req.arrive(endpoint, begun), sent).await {
                 Err(error) if error.never_sent() => error,
                 outcome => break outcome,
             };
-            match client.may_requeue(balanced, attempt, error, tried.len() as u64, &mut limit) {
+            match client.may_requeue(balanced, attempt, error, requeues, &mut limit) {
                 Ok(again) => req.put(again),
                 Err(error) => break Err(error),
             }
-            tried.push(endpoint.key.clone());
+            req.leave();
+            requeues += 1;
             // Failures that are there at once must let the timers of the request have their turn.
             tokio::task::yield_now().await;
         };
-        client.stats.requeues.requeues_per_request.record(tried.len() as u64);
+        client.stats.requeues.requeues_per_request.record(requeues);
         outcome
     }
 
@@ -230,7 +232,7 @@ impl BoundName {
 
 impl EndpointClient {
     fn send(&self, attempt: &Attempt<'_>, mut req: Request<Body>) -> SvcFuture {
-        if attempt.replay.is_some() && !self.is_layered {
+        if attempt.is_kept() && !self.is_layered {
             req.body_mut().resend = Resend::BySender;
         }
         self.svc.send(req)
@@ -541,7 +543,7 @@ impl Drop for UnderWay<'_> {
 ///
 /// Finagle's protocol between hops. A refusal of a request that was not kept is passed on as it came.
 fn nack(rsp: Response<Body>, attempt: &Attempt<'_>) -> Result<Response<Body>, Error> {
-    if rsp.status() != StatusCode::SERVICE_UNAVAILABLE || attempt.replay.is_none() {
+    if rsp.status() != StatusCode::SERVICE_UNAVAILABLE || !attempt.is_kept() {
         return Ok(rsp);
     }
     let headers = rsp.headers();

@@ -16,6 +16,7 @@ use linkerd_dtab::Failure;
 mod bound;
 mod clients;
 mod fail_fast;
+mod outgoing;
 mod path;
 mod probe;
 mod route;
@@ -23,7 +24,8 @@ mod share;
 
 pub(crate) use bound::{BoundClient, BoundName};
 pub(crate) use clients::Clients;
-pub(crate) use path::{Outgoing, PathInfo, PathStack, Shared, now};
+pub(crate) use outgoing::Outgoing;
+pub(crate) use path::{PathInfo, PathStack, Shared, now};
 pub(crate) use route::{Binding, Route};
 
 /// Somebody's layer, policy or connector panicked when a stack was built.

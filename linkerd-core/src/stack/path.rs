@@ -13,14 +13,21 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use linkerd_dtab::{Dtab, Path};
-use linkerd_retry::{Budget, ResponseClass};
+use linkerd_retry::{
+    Budget, Deadline, ResponseClass, Retries, Safety, Stop, Typical, Verdict,
+    timeout::{IdleBody, IdleElapsed},
+};
 use tokio::time::timeout_at;
 
-use super::{Binding, route::Unbound};
+use super::{
+    Binding,
+    outgoing::{Outgoing, Replay, says_retryable},
+    route::Unbound,
+};
 use crate::{
     Body, Error, ErrorKind,
     error::{SharedFailure, twitter_duration},
-    http::{context::RequestContext, headers},
+    http::{context::RequestContext, headers, hint},
     policy::ServicePolicy,
     svc::{Call, SvcFuture},
     telemetry::ServiceStats,
@@ -51,7 +58,9 @@ pub(crate) struct PathInfo {
 #[derive(Debug)]
 pub(crate) struct PathStack {
     info: Arc<PathInfo>,
-    budget: Arc<Budget>,
+    retries: Retries,
+    // How long a success takes, of requests with a limit on their time.
+    typical: Typical,
     binding: Binding,
     stats: ServiceStats,
 }
@@ -67,19 +76,13 @@ pub(crate) struct Attempt<'a> {
     pub(crate) expired: Option<&'a Expired>,
 }
 
-/// A request until it is sent. It stays where it is, in the request's one box, while the calls above the endpoint hand
-/// on a reference: by value each of them would hold a copy's worth of room.
-pub(crate) struct Outgoing(Option<Request<Body>>);
-
 /// Whether a limit on the time of a whole request ended it: what is dropped then has failed, and was not cancelled.
 #[derive(Debug)]
 pub(crate) struct Expired {
     kind: ErrorKind,
+    deadline: Deadline,
     has: AtomicBool,
 }
-
-/// A request that can be sent again: its head, and a body that is all here.
-pub(crate) struct Replay(Request<bytes::Bytes>);
 
 /// The time, as tokio's clock has it.
 pub(crate) fn now() -> Instant {
@@ -90,32 +93,6 @@ pub(crate) fn now() -> Instant {
 pub(crate) fn after(arrived: Instant, timeout: Duration) -> tokio::time::Instant {
     const FAR: Duration = Duration::from_hours(24 * 365 * 30);
     arrived.checked_add(timeout).unwrap_or_else(|| arrived + FAR).into()
-}
-
-impl Outgoing {
-    pub(crate) fn new(req: Request<Body>) -> Self {
-        Self(Some(req))
-    }
-
-    /// The headers, while it is here.
-    pub(crate) fn headers_mut(&mut self) -> Option<&mut HeaderMap> {
-        self.0.as_mut().map(Request::headers_mut)
-    }
-
-    /// The request, while it is here.
-    pub(crate) fn request(&self) -> Option<&Request<Body>> {
-        self.0.as_ref()
-    }
-
-    /// Takes it, to be sent. It is here, but for a caller that sends it twice.
-    pub(crate) fn take(&mut self) -> Result<Request<Body>, Error> {
-        self.0.take().ok_or_else(|| Error::new(ErrorKind::Layer).with_text("a request was sent twice"))
-    }
-
-    /// Sends this one next.
-    pub(crate) fn put(&mut self, req: Request<Body>) {
-        self.0 = Some(req);
-    }
 }
 
 impl Expired {
@@ -134,8 +111,10 @@ impl Call for PathStack {
 }
 
 impl PathStack {
-    pub(crate) fn new(info: Arc<PathInfo>, budget: Arc<Budget>, binding: Binding, stats: ServiceStats) -> Self {
-        Self { info, budget, binding, stats }
+    pub(crate) fn new(info: Arc<PathInfo>, budget: &Budget, binding: Binding, stats: ServiceStats) -> Self {
+        let backoff = info.policy.backoff.clone();
+        let retries = Retries { budget: budget.clone(), backoff, ..Retries::default() };
+        Self { info, retries, typical: Typical::default(), binding, stats }
     }
 
     pub(crate) fn info(&self) -> &PathInfo {
@@ -144,7 +123,7 @@ impl PathStack {
 
     /// Brings the numbers up to date that are not counted as they happen.
     pub(crate) fn refresh(&self, now: Instant) {
-        self.stats.retries.budget.set_count(self.budget.balance(now));
+        self.stats.retries.budget.set_count(self.retries.budget.balance(now));
     }
 
     pub(crate) fn binding(&self) -> &Binding {
@@ -156,13 +135,13 @@ impl PathStack {
         let info = &*self.info;
         // Outermost: these see what all the others did.
         let _pending = self.stats.requests.pending.enter();
-        let head = req.0.as_mut();
+        let head = req.request_mut();
         let mut cx = head.and_then(|req| req.extensions_mut().remove::<RequestContext>());
         let limit = self.limit(arrived, cx.as_ref());
         if let (Some(cx), Some(timeout)) = (&mut cx, info.policy.total_timeout) {
             cx.expire_after(timeout);
         }
-        let method = req.0.as_ref().map(|req| req.method().clone()).unwrap_or_default();
+        let method = req.request().map(|req| req.method().clone()).unwrap_or_default();
         if info.shared.proxy
             && let Some(headers) = req.headers_mut()
         {
@@ -182,6 +161,11 @@ impl PathStack {
                 if info.shared.proxy {
                     write_response(&mut rsp, class);
                 }
+                if let Some(timeout) = info.policy.idle_timeout
+                    && !rsp.body().is_end_stream()
+                {
+                    rsp = rsp.map(|body| self.idle(body, timeout));
+                }
                 Ok(rsp)
             }
             Err(error) => {
@@ -190,6 +174,17 @@ impl PathStack {
                 Err(error)
             }
         }
+    }
+
+    /// Bounds the silences of a body that somebody waits for.
+    fn idle(&self, body: Body, timeout: Duration) -> Body {
+        let idle = self.stats.idle_timeouts();
+        Body::new(IdleBody::new(body, timeout).map_err(move |error| {
+            if error.is::<IdleElapsed>() {
+                idle();
+            }
+            error
+        }))
     }
 
     /// The first limit on the time of the whole request, if there is any.
@@ -217,14 +212,16 @@ impl PathStack {
         if until <= arrived {
             return Err(Error::new(kind).with_never_sent(true));
         }
-        let expired = Expired { kind, has: AtomicBool::new(false) };
-        // Dropped after it is known why.
-        let retries = pin!(self.retries(Some(&expired), arrived, cx, method, req));
-        if let Ok(result) = timeout_at(until.into(), retries).await {
-            return result;
+        let expired = Expired { kind, deadline: Deadline::at(until), has: AtomicBool::new(false) };
+        {
+            // Dropped after it is known why.
+            let retries = pin!(self.retries(Some(&expired), arrived, cx, method, req));
+            if let Ok(result) = timeout_at(until.into(), retries).await {
+                return result;
+            }
+            expired.has.store(true, Ordering::Relaxed);
         }
-        expired.has.store(true, Ordering::Relaxed);
-        Err(Error::new(kind))
+        Err(Error::new(kind).with_attempts(req.expired(now())))
     }
 
     /// Retries: above the pick of a name and an endpoint, so that another attempt may go elsewhere.
@@ -236,40 +233,93 @@ impl PathStack {
         method: &Method,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
-        self.budget.deposit(arrived);
-        let replay = req.0.as_ref().and_then(Replay::of);
-        let mut backoff = self.info.policy.backoff.start();
-        let mut retries = 0_u64;
+        let mut attempts = self.retries.start(expired.map(|expired| expired.deadline), arrived);
+        let policy = &self.info.policy;
+        let keep = |req| Replay::keep(req, policy.retry_buffer_bytes, &policy.replay_memory);
+        let replay = req.request_mut().and_then(keep);
+        let mut begun = arrived;
         let outcome = loop {
             let attempt = Attempt { arrived, info: &self.info, method, cx, replay: replay.as_ref(), expired };
             let result = self.attempt(&attempt, req).await;
-            if !attempt.classify(result.as_ref()).is_retryable() {
+            let verdict = attempt.verdict(result.as_ref());
+            if verdict.class().is_success() {
+                if expired.is_some() {
+                    self.typical.record(now() - begun);
+                }
                 break result;
             }
-            if !self.budget.try_withdraw(now()) {
-                self.stats.retries.budget_exhausted.incr();
-                break result;
-            }
-            retries += 1;
+            let ended = now();
+            req.failed(attempts.made(), result.as_ref(), ended - begun);
+            let next = if verdict.class().is_retryable() && !attempt.is_kept() {
+                Err(Stop::NotKept)
+            } else {
+                attempts.next(&self.retries, verdict, self.typical.get(), ended, crate::random::next())
+            };
+            let wait = match next {
+                Ok(wait) => wait,
+                Err(stop) => break self.stopped(result, req, stop),
+            };
             self.stats.retries.total.incr();
-            if let Ok(rsp) = result {
+            let left = expired.map(|expired| expired.deadline.remaining(ended).saturating_sub(wait));
+            let spare = left.map(|left| left.saturating_sub(self.typical.get()) / 2);
+            match result {
                 // Seldom, and large: not part of every request's future.
-                Box::pin(discard(rsp.into_body())).await;
+                Ok(rsp) if !rsp.body().is_end_stream() => {
+                    Box::pin(discard(rsp.into_body(), spare.map_or(LONGEST, |spare| LONGEST.min(wait + spare)))).await;
+                }
+                _ => {}
             }
-            let delay = backoff.next(crate::random::next());
-            if delay.is_zero() {
+            if wait.is_zero() {
                 // A failure that is there at once would never let the timer of the whole request have its turn.
                 tokio::task::yield_now().await;
             } else {
-                tokio::time::sleep(delay).await;
+                tokio::time::sleep_until(after(ended, wait)).await;
+            }
+            begun = now();
+            // The wait may have been longer than it should: what waits for a thread waits for as long as that takes.
+            if let Some(expired) = expired
+                && expired.deadline.has_passed(begun)
+            {
+                self.stats.retries.deadline();
+                break Err(Error::new(expired.kind).with_attempts(req.stopped(Stop::Deadline)));
             }
             // Of what is retryable there is a copy. Made now, since a request has no room for both while it waits.
-            if let Some(again) = attempt.replay() {
-                req.put(again);
-            }
+            let Some(again) = attempt.replay() else {
+                // The attempt before went on sending for a while.
+                let text = "the request became too long to be sent again while its retry was waited for";
+                let error = Error::new(ErrorKind::Closed).with_text(text);
+                break Err(error.with_attempts(req.stopped(Stop::NotKept)));
+            };
+            req.put(again);
         };
-        self.stats.retries.per_request.record(retries);
+        self.stats.retries.per_request.record(u64::from(attempts.made() - 1));
         outcome
+    }
+
+    /// The last outcome, with what was tried where there was more to try.
+    fn stopped(
+        &self,
+        result: Result<Response<Body>, Error>,
+        req: &mut Outgoing,
+        stop: Stop,
+    ) -> Result<Response<Body>, Error> {
+        let stats = &self.stats.retries;
+        match stop {
+            Stop::BudgetExhausted => stats.budget_exhausted.incr(),
+            Stop::Deadline => stats.deadline(),
+            Stop::PushedBack => stats.pushed_back(),
+            _ => {}
+        }
+        let log = req.stopped(stop);
+        match result {
+            Ok(mut rsp) => {
+                if log.was_stopped() || log.tried().len() > 1 {
+                    rsp.extensions_mut().insert(log);
+                }
+                Ok(rsp)
+            }
+            Err(error) => Err(error.with_attempts(log)),
+        }
     }
 
     async fn attempt(&self, attempt: &Attempt<'_>, req: &mut Outgoing) -> Result<Response<Body>, Error> {
@@ -286,53 +336,50 @@ impl PathStack {
 }
 
 impl Attempt<'_> {
-    /// The class of this attempt's outcome, as the name's classifier and the peer have it.
+    /// The class of this attempt's outcome, as the name's classifier has it.
     pub(crate) fn classify(&self, result: Result<&Response<Body>, &Error>) -> ResponseClass {
-        let mut class = self.info.policy.classifier.classify(self.method, result);
-        if let ResponseClass::Failure { retryable } = &mut class {
-            // A proxy further on knows that its failure reached no application, whatever the method.
-            *retryable |= result.is_ok_and(says_retryable);
-            // What was not kept cannot be sent again.
-            *retryable &= self.replay.is_some();
+        self.info.policy.classifier.classify(self.method, result)
+    }
+
+    /// What this attempt's outcome means for another one, as the name's classifier, the sender and the peer have it.
+    fn verdict(&self, result: Result<&Response<Body>, &Error>) -> Verdict {
+        let classifier = &self.info.policy.classifier;
+        let mut verdict = classifier.verdict(self.method, result);
+        if verdict.class().is_success() {
+            return verdict;
         }
-        class
+        if !verdict.class().is_retryable() && self.replay.is_some_and(Replay::is_keyed) {
+            // As good as a method that may be repeated.
+            let keyed = classifier.verdict(&Method::PUT, result);
+            if keyed.class().is_retryable() {
+                verdict = keyed;
+            }
+        }
+        let Ok(rsp) = result else { return verdict };
+        if !verdict.class().is_retryable() && says_retryable(rsp) {
+            verdict = Verdict::failure(Safety::Refused);
+        }
+        hint::retry(rsp.headers()).map_or(verdict, |pushback| verdict.push_back(pushback))
     }
 
     /// The request once more, if it was kept.
     pub(crate) fn replay(&self) -> Option<Request<Body>> {
-        self.replay.map(Replay::request)
+        self.replay.and_then(Replay::request)
+    }
+
+    /// Whether it was.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.replay.is_some_and(Replay::is_whole)
     }
 }
 
-fn says_retryable(rsp: &Response<Body>) -> bool {
-    rsp.headers().get(headers::L5D_RETRYABLE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
-}
-
-impl Replay {
-    /// Keeps a request whose body is all here. A streamed one is not kept: it can be sent once.
-    pub(crate) fn of(req: &Request<Body>) -> Option<Self> {
-        let mut kept = Request::new(req.body().as_bytes()?);
-        *kept.method_mut() = req.method().clone();
-        *kept.uri_mut() = req.uri().clone();
-        *kept.version_mut() = req.version();
-        *kept.headers_mut() = req.headers().clone();
-        // An empty map that was in use once would be copied with its table.
-        if !req.extensions().is_empty() {
-            *kept.extensions_mut() = req.extensions().clone();
-        }
-        Some(Self(kept))
-    }
-
-    fn request(&self) -> Request<Body> {
-        self.0.clone().map(Body::from)
-    }
-}
+/// How long a response is read that nobody will see.
+const LONGEST: Duration = Duration::from_millis(20);
 
 /// Reads what is left of a response that nobody will see, so that its connection can be used again; but not for long.
-async fn discard(mut body: Body) {
+async fn discard(mut body: Body, longest: Duration) {
     const MOST: u64 = 64 * 1024;
-    const LONGEST: Duration = Duration::from_millis(20);
-    if body.is_end_stream() || body.size_hint().lower() > MOST {
+    if body.size_hint().lower() > MOST {
         return;
     }
     let drain = async {
@@ -345,7 +392,7 @@ async fn discard(mut body: Body) {
         }
     };
     // On time or not, what is not read by then ends with its connection.
-    let _ = tokio::time::timeout(LONGEST, drain).await;
+    let _ = tokio::time::timeout(longest, drain).await;
 }
 
 impl PathInfo {

@@ -6,7 +6,8 @@ use http::{Request, Response};
 
 use super::{
     BoundName,
-    path::{Attempt, Outgoing, PathInfo, Replay, now},
+    outgoing::{Outgoing, Replay},
+    path::{Attempt, PathInfo, now},
 };
 use crate::{
     Body, Error, Svc,

@@ -67,6 +67,7 @@ pub struct ServiceStats {
     pub requests: RequestStats,
     /// Retries by classification.
     pub retries: RetryStats,
+    idle_timeouts: Seldom,
 }
 
 /// `retries` of a service.
@@ -80,6 +81,8 @@ pub struct RetryStats {
     pub budget: Gauge,
     /// Retries that the budget did not allow.
     pub budget_exhausted: Counter,
+    deadline: Seldom,
+    pushed_back: Seldom,
 }
 
 /// `rt/<label>/client/<id>`: attempts to one bound name.
@@ -345,8 +348,30 @@ impl ServiceStats {
                 per_request: retries.stat("per_request"),
                 budget: retries.gauge("budget"),
                 budget_exhausted: retries.counter("budget_exhausted"),
+                deadline: Seldom::new(&retries, "deadline"),
+                pushed_back: Seldom::new(&retries, "pushed_back"),
             },
+            idle_timeouts: Seldom::new(scope, "idle_timeouts"),
         }
+    }
+
+    /// Counts a response that was silent for too long, in `idle_timeouts`, which is there from the first on.
+    pub fn idle_timeouts(&self) -> impl Fn() + Send + use<> {
+        let counter = self.idle_timeouts.clone();
+        move || counter.add(1)
+    }
+}
+
+impl RetryStats {
+    /// Counts a retry that could not have been over by the deadline of its request, in `deadline`, which is there from
+    /// the first on.
+    pub fn deadline(&self) {
+        self.deadline.add(1);
+    }
+
+    /// Counts a retry that the peer asked not to make, in `pushed_back`, which is there from the first on.
+    pub fn pushed_back(&self) {
+        self.pushed_back.add(1);
     }
 }
 

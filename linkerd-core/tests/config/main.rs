@@ -7,3 +7,4 @@ mod examples;
 mod laws;
 mod recorded;
 mod render;
+mod retries;

@@ -3,9 +3,9 @@
 use std::time::SystemTime;
 
 use linkerd_core::{
-    ErrorKind,
+    AttemptLog, AttemptOutcome, ErrorKind,
     http::Deadline,
-    retry::Backoff,
+    retry::{Backoff, Stop},
     testing::{End, Reply},
 };
 use tokio::time::{Instant, advance};
@@ -86,8 +86,8 @@ async fn the_total_time_holds_for_naming_too() {
     );
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_total_time_holds_for_attempts_and_backoffs_together() {
+/// Retrying after 300 ms, for 900 ms in all.
+fn unhurried() -> World {
     let world = World::policies(
         ServicePolicy {
             total_timeout: Some(900 * MS),
@@ -97,12 +97,62 @@ async fn the_total_time_holds_for_attempts_and_backoffs_together() {
         steady(),
     );
     world.namer.endpoints("/users", [ep(1)]);
-    world.endpoints.script(ep(1), [Reply::status(500).after(200 * MS)]);
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_total_time_holds_for_attempts_and_backoffs_together() {
+    let world = unhurried();
+    world.endpoints.script(ep(1), [Reply::closed().after(200 * MS), Reply::hang()]);
     let begun = Instant::now();
-    assert_eq!(error(&world.client("/svc/users")).await.kind(), ErrorKind::TotalTimeout);
+    let error = error(&world.client("/svc/users")).await;
+    assert_eq!(error.kind(), ErrorKind::TotalTimeout);
     assert!(begun.elapsed() >= 900 * MS && begun.elapsed() < 910 * MS);
     assert_eq!(world.endpoints.count(ep(1)), 2);
     assert_eq!([world.service("requests"), world.service("failures"), world.service("pending")], [1, 1, 0]);
+    let log = error.attempts().unwrap();
+    assert_eq!((log.tried()[1].endpoint, log.tried()[1].outcome), (Some(ep(1)), AttemptOutcome::UnderWay));
+    assert!(
+        error.text().ends_with(
+            "tried 2 times: #1 at 10.0.0.1:80 closed after 200ms, #2 at 10.0.0.1:80 without an answer after 400ms"
+        ),
+        "{}",
+        error.text()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_would_come_too_late_is_not_waited_for_and_not_paid_for() {
+    let world = unhurried();
+    world.endpoints.script(ep(1), [Reply::status(500).after(200 * MS)]);
+    let client = world.client("/svc/users");
+    let begun = Instant::now();
+    let rsp = client.send(get()).await.unwrap();
+    assert_eq!(rsp.status(), 500, "the last real outcome");
+    // The third would begin at 1000 ms.
+    assert!(begun.elapsed() >= 700 * MS && begun.elapsed() < 710 * MS);
+    let log = rsp.extensions().get::<AttemptLog>().unwrap();
+    assert_eq!((log.tried().len(), log.stop()), (2, Some(Stop::Deadline)));
+    assert_eq!([world.service("retries/total"), world.service("retries/deadline")], [1, 1]);
+    world.endpoints.script(ep(1), [Reply::closed().after(650 * MS)]);
+    let error = error(&client).await;
+    assert_eq!(error.kind(), ErrorKind::Closed);
+    let text = error.text();
+    assert!(text.ends_with("; no time for another attempt before the deadline"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_would_take_too_long_as_others_did_is_not_begun() {
+    let world = unhurried();
+    let client = world.client("/svc/users");
+    world.endpoints.script(ep(1), [Reply::ok("").after(400 * MS)]);
+    assert_eq!(status(&client).await, 200);
+    world.endpoints.script(ep(1), [Reply::status(500).after(200 * MS)]);
+    let begun = Instant::now();
+    assert_eq!(status(&client).await, 500);
+    // A second would begin at 500 ms, and be over at 900 ms.
+    assert!(begun.elapsed() < 210 * MS);
+    assert_eq!(world.service("retries/total"), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,4 +258,24 @@ async fn limits_are_told_to_the_next_hop_where_there_is_a_context() {
     let theirs = Deadline::after(SystemTime::now(), 200 * MS);
     world.client("/svc/users").send(wanted(theirs)).await.unwrap();
     assert!(deadline(&world).unwrap() <= 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_may_be_silent_for_its_time_and_no_longer() {
+    let policy = ServicePolicy { idle_timeout: Some(SEC), ..ServicePolicy::default() };
+    let world = World::policies(policy, steady());
+    world.namer.endpoints("/users", [ep(1)]);
+    let client = world.client("/svc/users");
+    let alive = Reply::ok("slowly").streamed(900 * MS);
+    world.endpoints.script(ep(1), [alive, Reply::ok("silent").streamed(1100 * MS)]);
+    assert_eq!(text(client.send(get()).await.unwrap()).await, "slowly", "in all it may take any time");
+    assert_eq!(world.metric("service/svc/users/idle_timeouts"), None);
+    let begun = Instant::now();
+    let error = client.send(get()).await.unwrap().into_body().collect().await.unwrap_err();
+    assert_eq!(error.to_string(), "the body was silent for 1s");
+    assert!(begun.elapsed() >= SEC && begun.elapsed() < SEC + 10 * MS);
+    assert_eq!(world.service("idle_timeouts"), 1);
+    settle().await;
+    assert_eq!(world.endpoints.seen(ep(1))[1].end, End::Dropped);
+    assert_eq!(world.mesh.clients()[0].endpoints[0].pending, 0, "its endpoint is given back");
 }

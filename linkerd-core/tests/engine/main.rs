@@ -7,6 +7,7 @@ mod cancel;
 mod limits;
 mod mesh;
 mod naming;
+mod replays;
 mod requeues;
 mod retries;
 mod stats;

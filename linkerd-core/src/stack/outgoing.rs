@@ -1,0 +1,193 @@
+//! A request on its way, what is kept of it, and what became of it so far.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use linkerd_retry::{
+    Stop,
+    replay::{ReplayBody, ReplayError, ReplayMemory},
+    retry::MAX_LOGGED,
+};
+
+use super::bound::{EndpointClient, EndpointKey};
+use crate::{
+    AttemptLog, AttemptOutcome, Body, BoxError, Error, ErrorKind,
+    http::headers::{self, IDEMPOTENCY_KEY},
+};
+
+/// A request until it is sent. It stays where it is, in the request's one box, while the calls above the endpoint hand
+/// on a reference: by value each of them would hold a copy's worth of room.
+pub(crate) struct Outgoing {
+    req: Option<Request<Body>>,
+    // Where it is, or was last. Nothing is made of it unless it comes to nothing there.
+    at: Option<(Arc<EndpointClient>, Instant)>,
+    tried: Vec<EndpointKey>,
+    log: AttemptLog,
+}
+
+/// A request that can be sent again: its head, and its body as far as it is here.
+pub(crate) struct Replay {
+    head: Request<()>,
+    body: Kept,
+}
+
+enum Kept {
+    Whole(Bytes),
+    /// Kept as it streams, while it is short enough.
+    Streamed(ReplayBody<Body>),
+}
+
+impl Outgoing {
+    pub(crate) fn new(req: Request<Body>) -> Self {
+        Self { req: Some(req), at: None, tried: Vec::new(), log: AttemptLog::default() }
+    }
+
+    /// The headers, while it is here.
+    pub(crate) fn headers_mut(&mut self) -> Option<&mut HeaderMap> {
+        self.req.as_mut().map(Request::headers_mut)
+    }
+
+    /// The request, while it is here.
+    pub(crate) fn request(&self) -> Option<&Request<Body>> {
+        self.req.as_ref()
+    }
+
+    pub(super) fn request_mut(&mut self) -> Option<&mut Request<Body>> {
+        self.req.as_mut()
+    }
+
+    /// Takes it, to be sent. It is here, but for a caller that sends it twice.
+    pub(crate) fn take(&mut self) -> Result<Request<Body>, Error> {
+        self.req.take().ok_or_else(|| Error::new(ErrorKind::Layer).with_text("a request was sent twice"))
+    }
+
+    /// Sends this one next.
+    pub(crate) fn put(&mut self, req: Request<Body>) {
+        self.req = Some(req);
+    }
+
+    /// Notes where it is, and since when.
+    pub(super) fn arrive(&mut self, endpoint: Arc<EndpointClient>, begun: Instant) -> &Arc<EndpointClient> {
+        &self.at.insert((endpoint, begun)).0
+    }
+
+    /// Notes that it came to nothing where it was: another endpoint is preferred from now on.
+    pub(super) fn leave(&mut self) -> Option<SocketAddr> {
+        let key = &self.at.take()?.0.key;
+        if !self.tried.contains(key) {
+            // So many are enough to avoid; the others have had time to recover.
+            if self.tried.len() == MAX_LOGGED {
+                self.tried.remove(0);
+            }
+            self.tried.push(key.clone());
+        }
+        Some(key.addr)
+    }
+
+    /// Where it came to nothing.
+    pub(super) fn tried(&self) -> &[EndpointKey] {
+        &self.tried
+    }
+
+    /// Writes an attempt down that failed.
+    pub(super) fn failed(&mut self, number: u32, result: Result<&Response<Body>, &Error>, took: Duration) {
+        let outcome = match result {
+            Ok(rsp) => AttemptOutcome::Answered(rsp.status()),
+            Err(error) => AttemptOutcome::Failed(error.kind()),
+        };
+        let endpoint = self.leave();
+        self.log.push(number, endpoint, outcome, took);
+    }
+
+    /// What was tried, when there is no time for more.
+    pub(super) fn expired(&mut self, now: Instant) -> AttemptLog {
+        if let Some((endpoint, begun)) = self.at.take() {
+            let last = self.log.tried().last().map_or(0, |attempt| attempt.number);
+            self.log.push(last + 1, Some(endpoint.key.addr), AttemptOutcome::UnderWay, now - begun);
+        }
+        std::mem::take(&mut self.log)
+    }
+
+    /// What was tried, and why there is no more.
+    pub(super) fn stopped(&mut self, stop: Stop) -> AttemptLog {
+        self.log.end(stop);
+        std::mem::take(&mut self.log)
+    }
+}
+
+impl Replay {
+    /// Keeps a request whose body is all here. A streamed one is not kept: it can be sent once.
+    pub(crate) fn of(req: &Request<Body>) -> Option<Self> {
+        let body = Kept::Whole(req.body().as_bytes()?);
+        Some(Self { head: head(req), body })
+    }
+
+    /// Keeps a request, and what streams through it up to so many bytes.
+    pub(super) fn keep(req: &mut Request<Body>, max_bytes: usize, memory: &ReplayMemory) -> Option<Self> {
+        let kept = Self::of(req);
+        // One that is known to be too long would only be looked at frame by frame.
+        if kept.is_some() || max_bytes == 0 || req.body().size_hint().lower() > max_bytes as u64 {
+            return kept;
+        }
+        let body = ReplayBody::new(std::mem::take(req.body_mut()), max_bytes, memory);
+        *req.body_mut() = streamed(body.clone());
+        Some(Self { head: head(req), body: Kept::Streamed(body) })
+    }
+
+    /// Whether all of it is here that was sent so far.
+    pub(super) fn is_whole(&self) -> bool {
+        match &self.body {
+            Kept::Whole(_) => true,
+            Kept::Streamed(body) => body.is_whole(),
+        }
+    }
+
+    /// The request once more, if it is whole.
+    pub(super) fn request(&self) -> Option<Request<Body>> {
+        let body = match &self.body {
+            Kept::Whole(bytes) => Body::from(bytes.clone()),
+            Kept::Streamed(body) if body.is_whole() => streamed(body.clone()),
+            Kept::Streamed(_) => return None,
+        };
+        Some(self.head.clone().map(|()| body))
+    }
+
+    /// Whether its sender says that sending it twice is as good as once, though its method does not.
+    pub(super) fn is_keyed(&self) -> bool {
+        matches!(*self.head.method(), Method::POST | Method::PATCH)
+            && self.head.headers().get(IDEMPOTENCY_KEY).is_some_and(|key| !key.is_empty())
+    }
+}
+
+fn head(req: &Request<Body>) -> Request<()> {
+    let mut head = Request::new(());
+    *head.method_mut() = req.method().clone();
+    *head.uri_mut() = req.uri().clone();
+    *head.version_mut() = req.version();
+    *head.headers_mut() = req.headers().clone();
+    // An empty map that was in use once would be copied with its table.
+    if !req.extensions().is_empty() {
+        *head.extensions_mut() = req.extensions().clone();
+    }
+    head
+}
+
+fn streamed(body: ReplayBody<Body>) -> Body {
+    Body::new(body.map_err(|error| match error {
+        ReplayError::Body(error) => error,
+        error => BoxError::from(error.to_string()),
+    }))
+}
+
+/// Whether a response says of itself that its request may be sent again: a proxy further on knows that its failure
+/// reached no application, whatever the method.
+pub(super) fn says_retryable(rsp: &Response<Body>) -> bool {
+    rsp.headers().get(headers::L5D_RETRYABLE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
+}
