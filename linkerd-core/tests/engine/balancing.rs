@@ -242,7 +242,7 @@ async fn what_is_forced_closed_is_used_whatever_it_answers() {
     }
     assert!(world.endpoints.count(ep(1)) > 20);
     assert_eq!(state(&world, 1).status, Status::Open);
-    assert!(state(&world, 1).why.starts_with("open: "), "{}", state(&world, 1).why);
+    assert!(state(&world, 1).why.starts_with("forced closed for another "), "{}", state(&world, 1).why);
     // Then what it does counts again.
     advance(10 * SEC).await;
     for _ in 0..100 {
