@@ -7,7 +7,10 @@
 use std::{
     hint::{black_box, spin_loop},
     net::SocketAddr,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::{Duration, Instant as Stopwatch},
 };
 
@@ -27,8 +30,11 @@ fn main() {
         for (name, policy) in [("p2c", Policy::least_loaded()), ("ewma", Policy::peak_ewma())] {
             let balance = balance(policy, endpoints);
             let (one, two) = (on_one(&balance, time), on_two(&balance, time));
-            let nanos = |run: Duration| run.as_secs_f64() * 1e9 / f64::from(LEASES);
-            println!("| {endpoints} | {name} | {:.0} | {:.0} |", nanos(one), nanos(two));
+            let nanos = |run: Duration| match run {
+                Duration::MAX => "never alone".to_owned(),
+                _ => format!("{:.0}", run.as_secs_f64() * 1e9 / f64::from(LEASES)),
+            };
+            println!("| {endpoints} | {name} | {} | {} |", nanos(one), nanos(two));
         }
     }
     println!();
@@ -82,15 +88,24 @@ fn on_one(balance: &Balance<SocketAddr, ()>, time: Duration) -> Duration {
     best(time, || leases(balance, now))
 }
 
-/// The longer of two runs at the same time; of all pairs of runs the shortest.
+/// The longer one of two runs at the same time; of all pairs of runs the shortest.
 fn on_two(balance: &Balance<SocketAddr, ()>, time: Duration) -> Duration {
     let now = Instant::now().into_std();
     let (round, done) = (AtomicU32::new(0), AtomicBool::new(false));
-    // Both spin until the other is there: to be woken takes longer than a run does.
+    let (epoch, other) = (Stopwatch::now(), Mutex::new((Duration::ZERO, Duration::ZERO)));
+    let timed = || {
+        let start = epoch.elapsed();
+        leases(balance, now);
+        (start, epoch.elapsed() - start)
+    };
+    // Both spin until the other is there: to be woken would take longer than a run.
     let meet = |expected: u32| {
         round.fetch_add(1, Ordering::SeqCst);
+        let mut spins = 0;
         while round.load(Ordering::SeqCst) < expected {
-            spin_loop();
+            spins += 1;
+            // The other one may need this very processor.
+            if spins < 10_000 { spin_loop() } else { std::thread::yield_now() }
         }
     };
     let mut best = Duration::MAX;
@@ -102,7 +117,8 @@ fn on_two(balance: &Balance<SocketAddr, ()>, time: Duration) -> Duration {
                 if done.load(Ordering::SeqCst) {
                     return;
                 }
-                leases(balance, now);
+                let run = timed();
+                *other.lock().expect("no panic") = run;
                 meet(met + 4);
                 met += 4;
             }
@@ -114,10 +130,13 @@ fn on_two(balance: &Balance<SocketAddr, ()>, time: Duration) -> Duration {
             if done.load(Ordering::SeqCst) {
                 return;
             }
-            let start = Stopwatch::now();
-            leases(balance, now);
+            let (start, run) = timed();
             meet(met + 4);
-            best = best.min(start.elapsed());
+            let (other_start, other_run) = *other.lock().expect("no panic");
+            // One after the other is not at the same time.
+            if start.abs_diff(other_start) < run.min(other_run) / 4 {
+                best = best.min(run.max(other_run));
+            }
             met += 4;
         }
     });
