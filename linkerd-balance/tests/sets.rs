@@ -7,7 +7,9 @@ use std::{
 };
 
 use linkerd_balance::{
-    Balance, Draw, Event, Health, InvalidSet, Member, Panic, Policy, SlowStart, Status, TierReason, Tiers, Unavailable,
+    Balance, Breaker, Draw, Event, Health, Heap, InvalidSet, LeastLoaded, Member, Panic, Policy, SlowStart, Status,
+    TierReason, Tiers, Unavailable,
+    accrual::{Backoff, ConsecutiveFailures},
 };
 
 const S: Duration = Duration::from_secs(1);
@@ -159,7 +161,7 @@ fn a_request_never_fails_over_too_late() {
 fn a_tier_that_lost_all_is_probed_and_comes_back() {
     let f = fixture(Policy::least_loaded().tiers(Tiers::new().local("a")));
     f.update([Member::new(0).zone("a"), Member::new(1).zone("b")], f.start);
-    f.health(0).busy_until(f.start + 5 * S);
+    f.health(0).probe_from(f.start + 5 * S);
     assert_eq!(f.shares(f.start + S)[&1].round(), 1.0);
     // Not before its time, then at once, and only once for each look.
     let picks = |now| (0..100).map(|i| *f.balance.try_acquire(Draw::new(i), now, &[]).unwrap().key()).collect();
@@ -230,8 +232,8 @@ fn failing_fast_says_why_and_lets_a_probe_through() {
     let f = fixture(Policy::least_loaded().panic(Panic::FailFast));
     f.update(members(0..3), f.start);
     f.health(0).set(Status::Closed);
-    f.health(1).busy_until(f.start + 3 * S);
-    f.health(2).busy_until(f.start + 2 * S);
+    f.health(1).probe_from(f.start + 3 * S);
+    f.health(2).probe_from(f.start + 2 * S);
     let err = f.balance.try_acquire(Draw::new(1), f.start, &[]).unwrap_err();
     let expected = Unavailable::FailFast { size: 3, open: 0, busy: 2, closed: 1, probe_in: Some(2 * S) };
     assert_eq!(err, expected);
@@ -331,7 +333,7 @@ fn a_probe_that_goes_well_is_a_new_beginning_and_one_that_does_not_is_none() {
     // A failure costs seconds, and would for a minute.
     lease(f.start).end(false, f.start + MS);
     assert!(load(f.start + MS) > 1e9);
-    f.health(0).busy_until(f.start + S);
+    f.health(0).probe_from(f.start + S);
     lease(f.start + S).end(false, f.start + S + MS);
     assert!(load(f.start + S + MS) > 1e9);
     lease(f.start + S).end(true, f.start + S + 2 * MS);
@@ -346,7 +348,7 @@ fn who_is_due_to_be_tried_is_tried_however_bad_it_was() {
     for (key, success) in all {
         f.balance.try_acquire(Draw::new(1), f.start, &[1 - key]).unwrap().end(success, f.start + MS);
     }
-    f.health(0).busy_until(f.start + S);
+    f.health(0).probe_from(f.start + S);
     let now = f.start + S;
     assert!((0..10).all(|seed| *f.balance.try_acquire(Draw::new(seed), now, &[]).unwrap().key() == 0));
 }
@@ -363,4 +365,40 @@ async fn who_waits_for_an_endpoint_hears_that_it_is_gone() {
     tokio_test::assert_ready!(gone.poll());
     assert!(lease.is_gone());
     lease.gone().await;
+}
+
+/// The share of each of ten endpoints in `policy`, one second after the first was forced open for 10 ms, and how many
+/// count as open then.
+fn after_forced_open(policy: Policy) -> (Vec<f64>, usize) {
+    let f = fixture(policy);
+    f.update(members(0..10), f.start);
+    let breaker = Breaker::new(Box::new(ConsecutiveFailures::default()), Backoff::default(), f.health(0));
+    breaker.force_open(10 * MS, f.start);
+    let shares = f.shares(f.start + 9 * MS);
+    assert!(!shares.contains_key(&0), "{shares:?}");
+    let now = f.start + S;
+    let mut picked = vec![0.0; 10];
+    // Held, so that load counts.
+    let leases: Vec<_> = (0..2000).map(|seed| f.balance.try_acquire(Draw::new(seed), now, &[]).unwrap()).collect();
+    leases.iter().for_each(|lease| picked[usize::from(*lease.key())] += 1.0 / 2000.0);
+    assert!(f.balance.endpoints(now).iter().all(|info| !info.is_due && info.load >= 0.0));
+    (picked, f.balance.tiers(now)[0].open)
+}
+
+#[test]
+fn who_was_forced_open_is_one_of_many_when_that_is_over() {
+    for policy in [Policy::least_loaded(), Policy::peak_ewma(), Policy::new(Heap::new(), LeastLoaded::new)] {
+        let (shares, open) = after_forced_open(policy);
+        assert!(shares.iter().all(|share| (0.05..0.15).contains(share)), "{shares:?}");
+        assert_eq!(open, 10);
+    }
+}
+
+#[test]
+fn who_was_forced_open_counts_for_its_tier_when_that_is_over() {
+    let f = fixture(Policy::least_loaded().tiers(Tiers::new().local("a")));
+    f.update((0..10).map(|key| Member::new(key).zone(if key < 5 { "a" } else { "b" })), f.start);
+    (0..5).for_each(|key| f.health(key).busy_until(f.start + S));
+    assert!(f.shares(f.start).keys().all(|key| *key >= 5));
+    assert!(f.shares(f.start + S).keys().all(|key| *key < 5));
 }

@@ -313,8 +313,8 @@ impl Breaker {
             },
             // It is for the prober, or for the probes that are out, to say when this ends.
             _ if state.probers > 0 || state.out >= self.0.max_probes => health.set(Status::Busy),
-            Phase::Dead { until } => health.probe_from(not_before(until)),
-            Phase::Probing { since } => health.busy_until(not_before(since)),
+            // Of a round of probes there may be more to send.
+            Phase::Dead { until: from } | Phase::Probing { since: from } => health.probe_from(not_before(from)),
         }
     }
 
