@@ -1,6 +1,6 @@
 //! Which of the endpoints gets the next request.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{fmt, num::NonZeroUsize, sync::Arc, time::Instant};
 
 use crate::{
     health::Status,
@@ -147,6 +147,12 @@ pub trait Strategy: fmt::Debug + Send + Sync + 'static {
         let _ = (nodes, i);
         true
     }
+}
+
+/// How often a strategy that may try `max_effort` times draws from so many, before it looks at all of them: hardly longer
+/// than that takes.
+pub(crate) fn effort(max_effort: NonZeroUsize, len: usize) -> usize {
+    max_effort.get().min(len.saturating_mul(2).saturating_add(8))
 }
 
 /// One of the candidates with the best status, by chance in proportion to the weights. Looks at each of them twice.

@@ -215,7 +215,7 @@ impl ApertureBuilder {
         self
     }
 
-    /// Draws at most this many pairs before it looks at all endpoints of the aperture.
+    /// Draws at most this many pairs before it looks at all endpoints of the aperture, and not more than `2n + 8` of `n`.
     pub const fn max_effort(mut self, pairs: NonZeroUsize) -> Self {
         self.max_effort = pairs;
         self
