@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     balance::Inner,
+    breaker::after,
     health::Status,
     member::{Member, Seed},
     set::{Node, Set, Slot, Stay, Tier, View},
@@ -145,7 +146,7 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
                     Stay::Probation
                 }
                 Stay::Overlap(until) if waits && now < until => Stay::Overlap(until),
-                Stay::Member if waits => Stay::Overlap(now.checked_add(policy.overlap)?),
+                Stay::Member if waits => Stay::Overlap(after(now, policy.overlap)),
                 _ => return None,
             };
             let mut slot = slot.clone();

@@ -402,3 +402,67 @@ fn who_was_forced_open_counts_for_its_tier_when_that_is_over() {
     assert!(f.shares(f.start).keys().all(|key| *key >= 5));
     assert!(f.shares(f.start + S).keys().all(|key| *key < 5));
 }
+
+#[test]
+fn a_panic_in_the_midst_of_an_update_is_made_up_for_by_the_next() {
+    #[derive(Debug)]
+    struct Panics(Arc<AtomicU8>);
+    impl Strategy for Panics {
+        fn pick(&self, _: &dyn Candidates, draw: Draw) -> usize {
+            draw.random as usize
+        }
+        fn rebuild(&self, _: &dyn Candidates) -> Option<Arc<dyn Strategy>> {
+            assert!(self.0.load(Ordering::Relaxed) != 3, "rebuild");
+            None
+        }
+    }
+    // 1: the service panics; 2: the load; 3: the strategy.
+    for which in 1..=3 {
+        let arm = Arc::new(AtomicU8::new(0));
+        let (svc, load) = (Arc::clone(&arm), Arc::clone(&arm));
+        let policy = Policy::new(Panics(Arc::clone(&arm)), move || {
+            assert!(load.load(Ordering::Relaxed) != 2, "load");
+            LeastLoaded::new()
+        });
+        let balance = Balance::new(policy, move |key: &u16, _: &Health| {
+            assert!(svc.load(Ordering::Relaxed) != 1 || *key != 3, "service");
+        });
+        balance.update(members(0..2)).unwrap();
+        arm.store(which, Ordering::Relaxed);
+        let update = || balance.update(members(1..4));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(update)).is_err());
+        arm.store(0, Ordering::Relaxed);
+        assert_eq!(balance.len(), 2);
+        update().unwrap();
+        let stats = balance.stats(Instant::now());
+        assert_eq!((stats.size, stats.adds - stats.removes), (3, 3), "{which}: {stats:?}");
+        let keys: Vec<_> = balance.services().into_iter().map(|(key, ())| key).collect();
+        assert_eq!(keys, [1, 2, 3]);
+    }
+}
+
+#[test]
+fn an_overlap_without_an_end_is_one() {
+    let start = tokio::time::Instant::now().into_std();
+    let balance = Balance::new(Policy::least_loaded().overlap(Duration::MAX), |key: &u16, health: &Health| {
+        health.set(if *key == 2 { Status::Closed } else { Status::Open });
+    });
+    balance.update_at(members([1]), start).unwrap();
+    balance.update_at(members([2]), start).unwrap();
+    let keys: Vec<_> = balance.services().into_iter().map(|(key, ())| key).collect();
+    assert_eq!(keys, [2, 1]);
+}
+
+#[test]
+fn a_fixed_set_that_can_never_have_so_many_probes_is_refused() {
+    let fixed = |probes| {
+        let limits = EjectionLimits::new(1.0).unwrap().max_probes(NonZeroU32::new(probes).unwrap());
+        Balance::fixed(Policy::least_loaded().ejections(limits), members(0..2), |_, _| ()).map(|balance| balance.len())
+    };
+    assert_eq!(fixed(2), Ok(2));
+    let err = fixed(1000).unwrap_err();
+    assert_eq!(err, InvalidSet::Probes { probes: 1000, endpoints: 2 });
+    assert_eq!(err.to_string(), "a limit of 1000 probes at a time for 2 endpoints: at most one for each");
+    let unlimited = Policy::least_loaded().ejections(EjectionLimits::default());
+    assert!(Balance::fixed(unlimited, members(0..2), |_, _| ()).is_ok());
+}

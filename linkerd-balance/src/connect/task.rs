@@ -23,6 +23,7 @@ use crate::{
     accrual::Backoff,
     health::{Health, Status},
     rng,
+    breaker::after,
 };
 
 /// One way to make a connection.
@@ -121,7 +122,7 @@ impl<S: Send + Sync + 'static, C: Connect<S>> Task<S, C> {
             };
             attempts += 1;
             let wait = backoffs.next(rng::thread());
-            let next = Instant::now() + wait;
+            let next = Instant::from_std(after(Instant::now().into_std(), wait));
             self.publish(Link::Down(NotConnected::failed(attempts, next.into_std(), source)), Status::Closed);
             time::sleep_until(next).await;
         }
