@@ -461,7 +461,7 @@ async fn a_connect_that_panics_leaves_an_endpoint_that_says_so() {
     });
     time::sleep(2 * MS).await;
     assert_eq!(health.link(), Status::Closed);
-    assert_eq!(connected.why().unwrap().source.unwrap().to_string(), "the task that connects has ended");
+    assert_eq!(connected.why().unwrap().source.unwrap().to_string(), "connecting panicked: a bug");
 }
 
 fn pending_bugs() -> &'static str {
