@@ -58,6 +58,14 @@ pub enum InvalidSet {
     /// There is none.
     #[error("0 endpoints: at least one is needed")]
     NoEndpoints,
+    /// More of them are to be tried again at a time than there are.
+    #[error("a limit of {probes} probes at a time for {endpoints} endpoints: at most one for each")]
+    Probes {
+        /// The [limit](crate::EjectionLimits::max_probes).
+        probes: u32,
+        /// How many there are.
+        endpoints: usize,
+    },
     /// One of them has a weight that is none.
     #[error(transparent)]
     Weight(#[from] InvalidWeight),
@@ -170,7 +178,8 @@ where
     ///
     /// # Errors
     ///
-    /// No endpoint at all, and a weight that is not a finite number above zero.
+    /// No endpoint at all, a weight that is not a finite number above zero, and a policy with a limit of
+    /// [probes](crate::EjectionLimits::max_probes) that these endpoints cannot reach.
     pub fn fixed<M: Into<Member<K>>>(
         policy: Policy,
         endpoints: impl IntoIterator<Item = M>,
@@ -178,7 +187,15 @@ where
     ) -> Result<Self, InvalidSet> {
         let balance = Self::new(policy, new_endpoint);
         balance.update(endpoints)?;
-        if balance.is_empty() { Err(InvalidSet::NoEndpoints) } else { Ok(balance) }
+        let endpoints = balance.len();
+        if endpoints == 0 {
+            return Err(InvalidSet::NoEndpoints);
+        }
+        let limit = balance.0.policy.ejections.and_then(|limits| limits.probes());
+        match limit {
+            Some(probes) if probes as usize > endpoints => Err(InvalidSet::Probes { probes, endpoints }),
+            _ => Ok(balance),
+        }
     }
 
     /// Replaces the set. Endpoints that were in it keep their service, health and load, with the weight given now.

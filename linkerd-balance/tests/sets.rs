@@ -7,8 +7,8 @@ use std::{
 };
 
 use linkerd_balance::{
-    Balance, Breaker, Draw, Event, Health, Heap, InvalidSet, LeastLoaded, Member, Panic, Policy, SlowStart, Status,
-    TierReason, Tiers, Unavailable,
+    Balance, Breaker, Candidates, Draw, EjectionLimits, Event, Health, Heap, InvalidSet, LeastLoaded, Member, Panic,
+    Policy, SlowStart, Status, Strategy, TierReason, Tiers, Unavailable,
     accrual::{Backoff, ConsecutiveFailures},
 };
 
