@@ -296,7 +296,7 @@ where
             }
             let view = self.0.view(tier, now, &[]);
             for (i, Slot { node, stay, .. }) in tier.slots.iter().enumerate() {
-                stats.load += node.tracked.load.pending();
+                stats.load = stats.load.saturating_add(node.tracked.load.pending());
                 stats.in_use += usize::from(tier.strategy.uses(&view, i));
                 stats.stays += usize::from(*stay != Stay::Member);
                 match node.health.status(now) {
@@ -357,7 +357,10 @@ where
                 zone: zone.filter(|_| tier.slots.iter().all(|slot| slot.zone == tier.slots[0].zone)),
                 size,
                 open: if set.tiers.len() == 1 { tier.survey(now) } else { open },
-                in_flight: tier.slots.iter().map(|slot| slot.node.tracked.load.pending()).sum(),
+                in_flight: {
+                    let pending = tier.slots.iter().map(|slot| slot.node.tracked.load.pending());
+                    pending.fold(0, usize::saturating_add)
+                },
                 share: reached * keeps,
                 why: match () {
                     () if tier.seen.is_left.load(Ordering::Relaxed) => TierReason::Unhealthy { open, size },
