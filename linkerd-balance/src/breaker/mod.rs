@@ -46,7 +46,8 @@ pub use self::{
 ///
 /// Below a balancer it rejects nothing: it writes [`Health`], pickers avoid what is busy, and a balancer of which every
 /// endpoint is busy uses one anyway. Such calls are [admitted](Self::admit) too, but only a probe's result changes the
-/// state. Without a balancer, [`try_admit`](Self::try_admit) or a [`BreakerLayer`] reject what it does not let through.
+/// state. Without a balancer, [`try_admit`](Self::try_admit) or a [`BreakerLayer`] reject what it does not let through;
+/// below one, a [layer that observes](BreakerLayer::observing) does what a balancer's own stack would.
 ///
 /// A result counts for the life in which its call was admitted: one that comes when the endpoint has been given up and
 /// taken back since says nothing any more.
