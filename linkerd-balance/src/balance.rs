@@ -348,6 +348,12 @@ where
         let mut left = 1.0;
         let tiers = set.tiers.iter().map(|tier| {
             let (size, open) = (tier.slots.len(), tier.seen.open.load(Ordering::Relaxed));
+        let zones = || set.slots().filter_map(|slot| slot.zone.as_deref());
+        let no_local = self.0.policy.tiers.local_zone().and_then(|local| match () {
+            () if zones().next().is_none() => Some(TierReason::NoZones),
+            () if zones().all(|zone| zone != local) => Some(TierReason::NoneLocal),
+            () => None,
+        });
             let keeps = tier.seen.share(&self.0.policy.tiers, size);
             let reached = left;
             left *= 1.0 - keeps;
@@ -364,7 +370,7 @@ where
                 share: reached * keeps,
                 why: match () {
                     () if tier.seen.is_left.load(Ordering::Relaxed) => TierReason::Unhealthy { open, size },
-                    () if reached == 1.0 => TierReason::Preferred,
+                    () if reached == 1.0 => no_local.unwrap_or(TierReason::Preferred),
                     () if reached > 0.0 => TierReason::TakesOver,
                     () => TierReason::Standby,
                 },

@@ -470,3 +470,63 @@ fn a_fixed_set_that_can_never_have_so_many_probes_is_refused() {
     let unlimited = Policy::least_loaded().ejections(EjectionLimits::default());
     assert!(Balance::fixed(unlimited, members(0..2), |_, _| ()).is_ok());
 }
+
+#[test]
+fn a_local_zone_that_nobody_is_in_is_told() {
+    let why = |zones: [Option<&'static str>; 2]| {
+        let f = fixture(Policy::least_loaded().tiers(Tiers::new().local("us-east-1a")));
+        let member = |(key, zone): (u16, Option<&'static str>)| match zone {
+            Some(zone) => Member::new(key).zone(zone),
+            None => Member::new(key),
+        };
+        f.update((0..).zip(zones).map(member), f.start);
+        f.balance.tiers(f.start)[0].why
+    };
+    assert_eq!(why([None, None]), TierReason::NoZones);
+    assert_eq!(why([None, Some("us-esat-1a")]), TierReason::NoneLocal);
+    assert_eq!(why([None, Some("us-east-1a")]), TierReason::Preferred);
+    let texts = [TierReason::NoZones, TierReason::NoneLocal].map(|why| why.to_string());
+    assert!(texts[0].contains("no endpoint says its zone") && texts[1].contains("no endpoint is in the local zone"));
+    // Nobody asked for one.
+    let f = fixture(Policy::least_loaded());
+    f.update(members(0..2), f.start);
+    assert_eq!(f.balance.tiers(f.start)[0].why, TierReason::Preferred);
+}
+
+#[test]
+fn weights_may_be_as_great_or_small_as_numbers_are() {
+    let strategies: [fn() -> Policy; 7] = [
+        Policy::least_loaded,
+        Policy::peak_ewma,
+        || Policy::new(Heap::new(), LeastLoaded::new),
+        || Policy::new(RoundRobin::new(), LeastLoaded::new),
+        || Policy::new(Random::new(), LeastLoaded::new),
+        || Policy::new(Ring::new(), LeastLoaded::new),
+        || Policy::new(Maglev::new(), LeastLoaded::new),
+    ];
+    for weight in [1e308, 5e-324] {
+        for policy in strategies {
+            // The second tier's is another one, so that no tier's is the mean.
+            let f = fixture(policy());
+            f.update((0..6).map(|key| Member::new(key).weight(weight).priority(u32::from(key / 3))), f.start);
+            // Random looks at all, by weight, when those that it draws are busy.
+            f.health(0).set(Status::Busy);
+            let mut picked = [0; 6];
+            for seed in 0..3000 {
+                let draw = Draw::new(seed).with_key(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+                let lease = f.balance.try_acquire(draw, f.start, &[]).unwrap();
+                picked[usize::from(*lease.key())] += 1;
+                lease.end(true, f.start);
+            }
+            assert!(picked[1] > 300 && picked[2] > 300 && picked[0] == 0, "{weight:e} {picked:?}");
+            let infos = f.balance.endpoints(f.start);
+            assert!(infos.iter().all(|info| info.weight == weight && info.load.is_finite()));
+            assert!(f.balance.stats(f.start).mean_weight.is_finite());
+        }
+    }
+    let f = fixture(Policy::least_loaded());
+    f.update([(0, f64::MAX), (1, f64::MIN_POSITIVE)].map(|(key, weight)| Member::new(key).weight(weight)), f.start);
+    let _held = f.balance.try_acquire(Draw::new(1), f.start, &[0]).unwrap();
+    assert!(f.balance.endpoints(f.start).iter().all(|info| info.load.is_finite()));
+    assert_eq!(f.balance.stats(f.start).mean_weight, f64::MAX / 2.0);
+}
