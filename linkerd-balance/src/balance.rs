@@ -272,8 +272,11 @@ where
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let mut stats = Stats {
             size: set.size,
-            mean_weight: set.tiers.iter().map(|tier| tier.weights.mean() * tier.slots.len() as f64).sum::<f64>()
-                / set.size.max(1) as f64,
+            mean_weight: set
+                .tiers
+                .iter()
+                .map(|tier| tier.weights.mean() * (tier.slots.len() as f64 / set.size as f64))
+                .sum(),
             adds: count(&counts.adds),
             removes: count(&counts.removes),
             updates: count(&counts.updates),
@@ -345,15 +348,15 @@ where
     pub fn tiers(&self, now: Instant) -> Vec<TierInfo> {
         let set = self.0.set.load();
         self.0.survey(&set, now);
-        let mut left = 1.0;
-        let tiers = set.tiers.iter().map(|tier| {
-            let (size, open) = (tier.slots.len(), tier.seen.open.load(Ordering::Relaxed));
         let zones = || set.slots().filter_map(|slot| slot.zone.as_deref());
         let no_local = self.0.policy.tiers.local_zone().and_then(|local| match () {
             () if zones().next().is_none() => Some(TierReason::NoZones),
             () if zones().all(|zone| zone != local) => Some(TierReason::NoneLocal),
             () => None,
         });
+        let mut left = 1.0;
+        let tiers = set.tiers.iter().map(|tier| {
+            let (size, open) = (tier.slots.len(), tier.seen.open.load(Ordering::Relaxed));
             let keeps = tier.seen.share(&self.0.policy.tiers, size);
             let reached = left;
             left *= 1.0 - keeps;

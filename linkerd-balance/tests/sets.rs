@@ -11,8 +11,8 @@ use std::{
 };
 
 use linkerd_balance::{
-    Balance, Breaker, Candidates, Draw, EjectionLimits, Event, Health, Heap, InvalidSet, LeastLoaded, Member, Panic,
-    Policy, SlowStart, Status, Strategy, TierReason, Tiers, Unavailable,
+    Balance, Breaker, Candidates, Draw, EjectionLimits, Event, Health, Heap, InvalidSet, LeastLoaded, Maglev, Member,
+    Panic, Policy, Random, Ring, RoundRobin, SlowStart, Status, Strategy, TierReason, Tiers, Unavailable,
     accrual::{Backoff, ConsecutiveFailures},
 };
 

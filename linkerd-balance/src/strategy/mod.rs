@@ -50,7 +50,8 @@ pub trait Candidates {
     /// Lower is better; see [`Load::score`](crate::Load::score).
     fn load(&self, i: usize, more: usize) -> f64;
 
-    /// The weight of endpoint `i`: finite, above zero. Less than the one it was given while it starts slowly.
+    /// The weight of endpoint `i`, as a multiple of the mean of all: finite, above zero, so that sums of them are too. Less
+    /// than the one it was given while it starts slowly.
     fn weight(&self, i: usize) -> f64;
 
     /// The weight that endpoint `i` was given, however slowly it starts: what to prepare by, for what is prepared stays
