@@ -384,7 +384,9 @@ fn after_forced_open(policy: Policy) -> (Vec<f64>, usize) {
     let mut picked = vec![0.0; 10];
     // Held, so that load counts.
     let leases: Vec<_> = (0..2000).map(|seed| f.balance.try_acquire(Draw::new(seed), now, &[]).unwrap()).collect();
-    leases.iter().for_each(|lease| picked[usize::from(*lease.key())] += 1.0 / 2000.0);
+    for lease in &leases {
+        picked[usize::from(*lease.key())] += 1.0 / 2000.0;
+    }
     assert!(f.balance.endpoints(now).iter().all(|info| !info.is_due && info.load >= 0.0));
     (picked, f.balance.tiers(now)[0].open)
 }
@@ -438,7 +440,7 @@ fn a_panic_in_the_midst_of_an_update_is_made_up_for_by_the_next() {
         arm.store(0, Ordering::Relaxed);
         assert_eq!(balance.len(), 2);
         update().unwrap();
-        let stats = balance.stats(Instant::now());
+        let stats = balance.stats(tokio::time::Instant::now().into_std());
         assert_eq!((stats.size, stats.adds - stats.removes), (3, 3), "{which}: {stats:?}");
         let keys: Vec<_> = balance.services().into_iter().map(|(key, ())| key).collect();
         assert_eq!(keys, [1, 2, 3]);
