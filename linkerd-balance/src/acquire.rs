@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use crate::{balance::Balance, lease::Lease, panic::Unavailable, strategy::Draw};
+use crate::{balance::Balance, breaker::after, lease::Lease, panic::Unavailable, strategy::Draw};
 
 /// Future of [`Balance::acquire`].
 #[pin_project]
@@ -60,7 +60,7 @@ where
             let Some(wait) = this.wait.as_mut().as_pin_mut() else {
                 // From its making on it hears of changes, so look once more before waiting.
                 let changed = this.balance.changed().notified_owned();
-                let sleep = sleep_until(now + this.balance.max_wait());
+                let sleep = sleep_until(after(now.into_std(), this.balance.max_wait()).into());
                 this.wait.set(Some(Wait { changed, sleep }));
                 continue;
             };
@@ -148,6 +148,15 @@ mod tests {
         time::advance(WAIT + MS).await;
         balance.update([(1, 1.0)]).unwrap();
         drop(assert_ready_ok!(acquire.poll()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_may_wait_for_ever() {
+        let balance = balance(Duration::MAX);
+        let mut acquire = acquire(&balance);
+        assert_pending!(acquire.poll());
+        balance.update([(1, 1.0)]).unwrap();
+        assert_eq!(*assert_ready_ok!(acquire.poll()).key(), 1);
     }
 
     #[tokio::test(start_paused = true)]

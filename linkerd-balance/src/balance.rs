@@ -58,6 +58,14 @@ pub enum InvalidSet {
     /// There is none.
     #[error("0 endpoints: at least one is needed")]
     NoEndpoints,
+    /// More of them are to be tried again at a time than there are.
+    #[error("a limit of {probes} probes at a time for {endpoints} endpoints: at most one for each")]
+    Probes {
+        /// The [limit](crate::EjectionLimits::max_probes).
+        probes: u32,
+        /// How many there are.
+        endpoints: usize,
+    },
     /// One of them has a weight that is none.
     #[error(transparent)]
     Weight(#[from] InvalidWeight),
@@ -170,7 +178,8 @@ where
     ///
     /// # Errors
     ///
-    /// No endpoint at all, and a weight that is not a finite number above zero.
+    /// No endpoint at all, a weight that is not a finite number above zero, and a policy with a limit of
+    /// [probes](crate::EjectionLimits::max_probes) that these endpoints cannot reach.
     pub fn fixed<M: Into<Member<K>>>(
         policy: Policy,
         endpoints: impl IntoIterator<Item = M>,
@@ -178,7 +187,15 @@ where
     ) -> Result<Self, InvalidSet> {
         let balance = Self::new(policy, new_endpoint);
         balance.update(endpoints)?;
-        if balance.is_empty() { Err(InvalidSet::NoEndpoints) } else { Ok(balance) }
+        let endpoints = balance.len();
+        if endpoints == 0 {
+            return Err(InvalidSet::NoEndpoints);
+        }
+        let limit = balance.0.policy.ejections.and_then(|limits| limits.probes());
+        match limit {
+            Some(probes) if probes as usize > endpoints => Err(InvalidSet::Probes { probes, endpoints }),
+            _ => Ok(balance),
+        }
     }
 
     /// Replaces the set. Endpoints that were in it keep their service, health and load, with the weight given now.
@@ -263,8 +280,11 @@ where
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let mut stats = Stats {
             size: set.size,
-            mean_weight: set.tiers.iter().map(|tier| tier.weights.mean() * tier.slots.len() as f64).sum::<f64>()
-                / set.size.max(1) as f64,
+            mean_weight: set
+                .tiers
+                .iter()
+                .map(|tier| tier.weights.mean() * (tier.slots.len() as f64 / set.size as f64))
+                .sum(),
             adds: count(&counts.adds),
             removes: count(&counts.removes),
             updates: count(&counts.updates),
@@ -287,7 +307,7 @@ where
             }
             let view = self.0.view(tier, now, &[]);
             for (i, Slot { node, stay, .. }) in tier.slots.iter().enumerate() {
-                stats.load += node.tracked.load.pending();
+                stats.load = stats.load.saturating_add(node.tracked.load.pending());
                 stats.in_use += usize::from(tier.strategy.uses(&view, i));
                 stats.stays += usize::from(*stay != Stay::Member);
                 match node.health.status(now) {
@@ -336,6 +356,12 @@ where
     pub fn tiers(&self, now: Instant) -> Vec<TierInfo> {
         let set = self.0.set.load();
         self.0.survey(&set, now);
+        let zones = || set.slots().filter_map(|slot| slot.zone.as_deref());
+        let no_local = self.0.policy.tiers.local_zone().and_then(|local| match () {
+            () if zones().next().is_none() => Some(TierReason::NoZones),
+            () if zones().all(|zone| zone != local) => Some(TierReason::NoneLocal),
+            () => None,
+        });
         let mut left = 1.0;
         let tiers = set.tiers.iter().map(|tier| {
             let (size, open) = (tier.slots.len(), tier.seen.open.load(Ordering::Relaxed));
@@ -348,11 +374,14 @@ where
                 zone: zone.filter(|_| tier.slots.iter().all(|slot| slot.zone == tier.slots[0].zone)),
                 size,
                 open: if set.tiers.len() == 1 { tier.survey(now) } else { open },
-                in_flight: tier.slots.iter().map(|slot| slot.node.tracked.load.pending()).sum(),
+                in_flight: {
+                    let pending = tier.slots.iter().map(|slot| slot.node.tracked.load.pending());
+                    pending.fold(0, usize::saturating_add)
+                },
                 share: reached * keeps,
                 why: match () {
                     () if tier.seen.is_left.load(Ordering::Relaxed) => TierReason::Unhealthy { open, size },
-                    () if reached == 1.0 => TierReason::Preferred,
+                    () if reached == 1.0 => no_local.unwrap_or(TierReason::Preferred),
                     () if reached > 0.0 => TierReason::TakesOver,
                     () => TierReason::Standby,
                 },

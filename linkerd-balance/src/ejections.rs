@@ -96,6 +96,11 @@ impl EjectionLimits {
         Self { max_probes: endpoints.get(), ..self }
     }
 
+    /// The limit of those that may be tried again at the same time, if there is one.
+    pub(crate) fn probes(&self) -> Option<u32> {
+        (self.max_probes < u32::MAX).then_some(self.max_probes)
+    }
+
     /// How many of `size` endpoints may be left alone.
     #[must_use]
     pub fn allowed(&self, size: usize) -> usize {

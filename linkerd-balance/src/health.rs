@@ -101,25 +101,25 @@ impl Health {
             CLOSED => Status::Closed,
             _ if self.offset(now) < word.cast_signed() >> TAG_BITS => Status::Busy,
             // Its turn to be tried again, unless others have it.
-            PROBE_FROM if self.0.ejections.as_ref().is_some_and(|ejections| !ejections.may_probe()) => Status::Busy,
+            PROBE_FROM if !self.may_probe() => Status::Busy,
             _ => Status::Open,
         };
         own.min(self.link())
     }
 
-    /// Whether it was to be left alone until a time that has come, and nobody has tried it since: its status is
-    /// [`Status::Open`], but that is a guess.
+    /// Whether it was to be left alone until a [time to be probed](Self::probe_from) that has come, and nobody has tried
+    /// it since: its status is [`Status::Open`], but that is a guess.
     #[must_use]
     #[inline]
     pub fn is_due(&self, now: Instant) -> bool {
         !self.is_plainly_open()
-            && matches!(self.0.word.load(Ordering::Relaxed) & TAG, BUSY_UNTIL | PROBE_FROM)
+            && self.0.word.load(Ordering::Relaxed) & TAG == PROBE_FROM
             && self.worked_out(now) == Status::Open
     }
 
     /// What the endpoint's connections know of it, apart from how requests went: closed while nothing can be reached,
     /// for example. [`Status::Open`] until it is said otherwise. Whoever connects says so; the rest is said by
-    /// [`set`](Self::set) and [`busy_until`](Self::busy_until).
+    /// [`set`](Self::set), [`busy_until`](Self::busy_until) and [`probe_from`](Self::probe_from).
     pub fn set_link(&self, status: Status) {
         let link = match status {
             Status::Open => LINK_OPEN,
@@ -157,14 +157,21 @@ impl Health {
         self.0.word.store(word, Ordering::Relaxed);
     }
 
-    /// Busy before `until`, open from then on.
+    /// Busy before `until`, open from then on, as if it had been [`set`](Self::set) then.
+    ///
+    /// For what is known to end, such as maintenance. Where the end is a guess, [`probe_from`](Self::probe_from) it.
     pub fn busy_until(&self, until: Instant) {
         let word = (self.offset(until) << TAG_BITS).cast_unsigned() | BUSY_UNTIL;
         self.0.word.store(word, Ordering::Relaxed);
     }
 
-    /// Busy before `from`, then open for as long as the set has a probe left.
-    pub(crate) fn probe_from(&self, from: Instant) {
+    /// Busy before `from`; then [due](Self::is_due) to be tried, for as long as its set has a probe left, until another
+    /// status is set.
+    ///
+    /// A balancer sends the next request that comes upon it there, however loaded it is, and takes it for open only when
+    /// that is set: whoever writes this sets something else as soon as that request is under way, as
+    /// [`Breaker`](crate::Breaker) does, or all requests go there.
+    pub fn probe_from(&self, from: Instant) {
         let word = (self.offset(from) << TAG_BITS).cast_unsigned() | PROBE_FROM;
         self.0.word.store(word, Ordering::Relaxed);
     }
@@ -307,6 +314,7 @@ mod tests {
         health.busy_until(until);
         assert_eq!(health.status(until.checked_sub(MS).unwrap()), Status::Busy);
         assert_eq!(health.status(until), Status::Open);
+        assert!(!health.is_due(until), "that was a promise, not a guess");
     }
 
     #[test]
@@ -321,7 +329,7 @@ mod tests {
             assert_eq!((health.status(now), health.link()), (own.min(link), link));
         }
         health.set_link(Status::Closed);
-        health.busy_until(now);
+        health.probe_from(now);
         assert!(!health.is_due(now), "nobody can be sent there");
         health.set_link(Status::Open);
         assert!(health.is_due(now));
@@ -332,7 +340,7 @@ mod tests {
         let health = Health::new();
         let now = tokio::time::Instant::now().into_std();
         assert_eq!((health.is_due(now), health.busy_for(now)), (false, None));
-        health.busy_until(now + 500 * MS);
+        health.probe_from(now + 500 * MS);
         assert_eq!((health.is_due(now), health.busy_for(now)), (false, Some(500 * MS)));
         let then = now + 500 * MS;
         assert_eq!((health.is_due(then), health.busy_for(then)), (true, None));

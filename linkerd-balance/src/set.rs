@@ -309,11 +309,12 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
 
     #[inline]
     fn weight(&self, i: usize) -> f64 {
-        self.tier.slots[i].weight * self.ramp(i)
+        self.tier.weights.relative(i) * self.ramp(i)
     }
 
+    // Not as it was given: sums of such weights may be infinite, and products vanish.
     fn full_weight(&self, i: usize) -> f64 {
-        self.tier.slots[i].weight
+        self.tier.weights.relative(i)
     }
 
     fn excluded(&self, i: usize) -> bool {

@@ -77,6 +77,11 @@ pub struct TierInfo {
 pub enum TierReason {
     /// It is the best one, and well.
     Preferred,
+    /// It is the best one, and well; but no endpoint of the set says its zone, so that the local one prefers nobody.
+    NoZones,
+    /// It is the best one, and well; but no endpoint of the set is in the local zone, of those that say theirs. Perhaps its
+    /// name is another.
+    NoneLocal,
     /// Too few of its endpoints are open.
     Unhealthy {
         /// Those that are.
@@ -188,6 +193,8 @@ impl fmt::Display for TierReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Preferred => f.write_str("preferred"),
+            Self::NoZones => f.write_str("the best there is, but a local zone is set and no endpoint says its zone"),
+            Self::NoneLocal => f.write_str("the best there is, but no endpoint is in the local zone"),
             Self::Unhealthy { open, size } => write!(f, "only {open} of {size} endpoints are open"),
             Self::TakesOver => f.write_str("takes over what an unhealthy tier leaves"),
             Self::Standby => f.write_str("standby: better tiers take all"),

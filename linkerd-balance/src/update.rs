@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     balance::Inner,
+    breaker::after,
     health::Status,
     load::pause,
     member::{Member, Seed},
@@ -21,6 +22,8 @@ pub(crate) struct Nodes<K, S> {
     by_key: HashMap<K, Known<K, S>, Seed>,
     // Counts updates.
     turn: u64,
+    // An update began and has not ended: what makes an endpoint, its load or its strategy panicked.
+    unsettled: bool,
 }
 
 struct Known<K, S> {
@@ -45,7 +48,9 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         let counts = &self.counts;
         let mut nodes = self.lock();
         let current = self.set.load_full();
+        nodes.settle(&current);
         nodes.turn += 1;
+        nodes.unsettled = true;
         let turn = nodes.turn;
 
         // Newcomers get their node when it is known how they start.
@@ -102,16 +107,18 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
             nodes.retain(turn, &stays);
             slots.extend(stays);
         }
+        let removed = (current.size + added).saturating_sub(slots.len());
+        let is_new = self.replace(&current, slots, now);
+        nodes.unsettled = false;
         // Relaxed: counts for people.
         counts.updates.fetch_add(1, Ordering::Relaxed);
         counts.adds.fetch_add(added as u64, Ordering::Relaxed);
-        counts.removes.fetch_add((current.size + added - slots.len()) as u64, Ordering::Relaxed);
-        let changed = self.replace(&current, slots, now);
+        counts.removes.fetch_add(removed as u64, Ordering::Relaxed);
         drop(nodes);
-        if changed {
+        if is_new {
             let_go(current, pause);
         }
-        Ok(changed)
+        Ok(is_new)
     }
 
     fn slot(&self, node: Arc<Node<K, S>>, member: Member<K>) -> Slot<K, S> {
@@ -136,15 +143,16 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         if !current.has_stays {
             return;
         }
+        nodes.settle(&current);
         let mut slots: Vec<_> = current.slots().filter(|slot| slot.stay == Stay::Member).cloned().collect();
         let stays = self.stays(&current, &slots, now);
         let turn = nodes.turn;
         nodes.retain(turn, &stays);
         slots.extend(stays);
-        self.counts.removes.fetch_add((current.size - slots.len()) as u64, Ordering::Relaxed);
-        let changed = self.replace(&current, slots, now);
+        self.counts.removes.fetch_add(current.size.saturating_sub(slots.len()) as u64, Ordering::Relaxed);
+        let is_new = self.replace(&current, slots, now);
         drop(nodes);
-        if changed {
+        if is_new {
             let_go(current, pause);
         }
     }
@@ -167,7 +175,7 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
                     Stay::Probation
                 }
                 Stay::Overlap(until) if waits && now < until => Stay::Overlap(until),
-                Stay::Member if waits => Stay::Overlap(now.checked_add(policy.overlap)?),
+                Stay::Member if waits => Stay::Overlap(after(now, policy.overlap)),
                 _ => return None,
             };
             let mut slot = slot.clone();
@@ -238,6 +246,25 @@ impl<K, S> Set<K, S> {
 }
 
 impl<K: Eq + Hash, S> Nodes<K, S> {
+    /// Forgets what an update left that did not end: all that is not in the set.
+    fn settle(&mut self, current: &Set<K, S>) {
+        if !std::mem::take(&mut self.unsettled) {
+            return;
+        }
+        let used: HashMap<_, _> = current.slots().map(|slot| (Arc::as_ptr(&slot.node), slot.stay)).collect();
+        let turn = self.turn;
+        self.by_key.retain(|_, known| {
+            let Some(node) = &known.node else { return false };
+            let stay = used.get(&Arc::as_ptr(node));
+            if stay.is_none() {
+                node.health.retire();
+                node.tracked.gone.set();
+            }
+            known.turn = if stay == Some(&Stay::Member) { turn } else { 0 };
+            stay.is_some()
+        });
+    }
+
     /// Forgets those that the update of this turn did not name, but for these.
     fn retain(&mut self, turn: u64, stays: &[Slot<K, S>]) {
         let kept: HashSet<_> = stays.iter().map(|slot| Arc::as_ptr(&slot.node)).collect();
@@ -255,7 +282,7 @@ impl<K: Eq + Hash, S> Nodes<K, S> {
 
 impl<K, S> Default for Nodes<K, S> {
     fn default() -> Self {
-        Self { by_key: HashMap::default(), turn: 0 }
+        Self { by_key: HashMap::default(), turn: 0, unsettled: false }
     }
 }
 

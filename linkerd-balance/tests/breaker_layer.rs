@@ -10,7 +10,7 @@ use std::{
 };
 
 use linkerd_balance::{
-    Breaker, BreakerLayer, Phase, Rejection,
+    BalanceService, Breaker, BreakerLayer, Health, Phase, Policy, Rejection, Status,
     accrual::{Backoff, ConsecutiveFailures},
 };
 use tokio::sync::Barrier;
@@ -67,4 +67,39 @@ async fn a_thousand_clones_never_have_more_probes_under_way_than_allowed() {
     assert!((1..=PROBES as usize).contains(&most), "{most} probes at once");
     assert_eq!(rejected + sent.load(Ordering::SeqCst), 5 * CLONES + 1);
     assert_eq!(breaker.counters().probes(), sent.load(Ordering::SeqCst) as u64 - 1);
+}
+
+/// Two endpoints that refuse everything, below a balancer, each with a breaker that opens at the first failure: what
+/// becomes of ten requests, and how many arrive.
+async fn below_a_balancer(layer: fn(Breaker) -> BreakerLayer) -> (Vec<String>, usize, Vec<Status>) {
+    let arrived = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&arrived);
+    let new_endpoint = move |_: &u16, health: &Health| {
+        let accrual = ConsecutiveFailures::new(NonZeroU32::MIN);
+        let arrived = Arc::clone(&counted);
+        let refusing = service_fn(move |()| {
+            arrived.fetch_add(1, Ordering::SeqCst);
+            async { Err::<(), BoxError>("refused".into()) }
+        });
+        layer(Breaker::builder(Box::new(accrual)).health(health.clone()).build()).layer(refusing)
+    };
+    let svc = BalanceService::fixed(Policy::least_loaded(), [(0_u16, 1.0), (1, 1.0)], new_endpoint).unwrap();
+    let mut errors = Vec::new();
+    for _ in 0..10 {
+        errors.push(svc.clone().oneshot(()).await.unwrap_err().to_string());
+    }
+    let now = tokio::time::Instant::now().into_std();
+    let status = svc.balance().endpoints(now).iter().map(|info| info.status).collect();
+    (errors, arrived.load(Ordering::SeqCst), status)
+}
+
+#[tokio::test(start_paused = true)]
+async fn below_a_balancer_one_that_observes_lets_it_fail_open() {
+    let (errors, arrived, status) = below_a_balancer(|breaker| BreakerLayer::new(breaker).observing()).await;
+    assert!(errors.iter().all(|error| error.contains("refused")), "{errors:?}");
+    assert_eq!((arrived, status), (10, vec![Status::Busy; 2]));
+    // What it is not for.
+    let (errors, arrived, _) = below_a_balancer(BreakerLayer::new).await;
+    assert!(errors[2..].iter().all(|error| error.contains("open")), "{errors:?}");
+    assert_eq!(arrived, 2);
 }

@@ -461,7 +461,7 @@ async fn a_connect_that_panics_leaves_an_endpoint_that_says_so() {
     });
     time::sleep(2 * MS).await;
     assert_eq!(health.link(), Status::Closed);
-    assert_eq!(connected.why().unwrap().source.unwrap().to_string(), "the task that connects has ended");
+    assert_eq!(connected.why().unwrap().source.unwrap().to_string(), "connecting panicked: a bug");
 }
 
 fn pending_bugs() -> &'static str {
@@ -525,4 +525,41 @@ async fn a_made_service_is_connected_once_it_is_ready_and_looked_after() {
     time::sleep(MAX + 102 * MS).await;
     assert_eq!(health.link(), Status::Open);
     assert_eq!(assert_ready!(task::spawn(connected.oneshot(0)).poll()).unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_panics_has_failed_and_no_more() {
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&attempts);
+    let health = Health::new();
+    let connector = Connector::default().backoff(Backoff::constant(SEC).unwrap());
+    let mut svc = connector.spawn(&health, move || {
+        let attempt = counted.fetch_add(1, Ordering::SeqCst);
+        async move {
+            assert!(attempt > 0, "the first attempt");
+            Ok::<_, BoxError>((service_fn(|()| async { Ok::<_, BoxError>(7) }), pending::<()>()))
+        }
+    });
+    time::sleep(MS).await;
+    assert_eq!(health.link(), Status::Closed);
+    let error = svc.ready().await.err().unwrap();
+    let error = error.downcast_ref::<NotConnected>().unwrap();
+    assert_eq!(error.source.as_ref().unwrap().to_string(), "connecting panicked: the first attempt");
+    time::sleep(SEC).await;
+    assert_eq!((health.link(), attempts.load(Ordering::SeqCst)), (Status::Open, 2));
+    assert_eq!(svc.oneshot(()).await.unwrap(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backoff_without_an_end_leaves_the_task_alive() {
+    let health = Health::new();
+    let connector = Connector::default().backoff(Backoff::constant(Duration::MAX).unwrap());
+    let mut svc = connector.spawn(&health, || async {
+        let refused = Err::<(), BoxError>("refused".into());
+        refused.map(|()| (service_fn(|()| async { Ok::<_, BoxError>(7) }), pending::<()>()))
+    });
+    time::sleep(SEC).await;
+    let error = svc.ready().await.err().unwrap();
+    let error = error.downcast_ref::<NotConnected>().unwrap();
+    assert_eq!(error.source.as_ref().unwrap().to_string(), "refused");
 }

@@ -2,12 +2,18 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    num::NonZeroU32,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU8, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use linkerd_balance::{
-    Balance, Draw, Event, Health, InvalidSet, Member, Panic, Policy, SlowStart, Status, TierReason, Tiers, Unavailable,
+    Balance, Breaker, Candidates, Draw, EjectionLimits, Event, Health, Heap, InvalidSet, LeastLoaded, Maglev, Member,
+    Panic, Policy, Random, Ring, RoundRobin, SlowStart, Status, Strategy, TierReason, Tiers, Unavailable,
+    accrual::{Backoff, ConsecutiveFailures},
 };
 
 const S: Duration = Duration::from_secs(1);
@@ -159,7 +165,7 @@ fn a_request_never_fails_over_too_late() {
 fn a_tier_that_lost_all_is_probed_and_comes_back() {
     let f = fixture(Policy::least_loaded().tiers(Tiers::new().local("a")));
     f.update([Member::new(0).zone("a"), Member::new(1).zone("b")], f.start);
-    f.health(0).busy_until(f.start + 5 * S);
+    f.health(0).probe_from(f.start + 5 * S);
     assert_eq!(f.shares(f.start + S)[&1].round(), 1.0);
     // Not before its time, then at once, and only once for each look.
     let picks = |now| (0..100).map(|i| *f.balance.try_acquire(Draw::new(i), now, &[]).unwrap().key()).collect();
@@ -230,8 +236,8 @@ fn failing_fast_says_why_and_lets_a_probe_through() {
     let f = fixture(Policy::least_loaded().panic(Panic::FailFast));
     f.update(members(0..3), f.start);
     f.health(0).set(Status::Closed);
-    f.health(1).busy_until(f.start + 3 * S);
-    f.health(2).busy_until(f.start + 2 * S);
+    f.health(1).probe_from(f.start + 3 * S);
+    f.health(2).probe_from(f.start + 2 * S);
     let err = f.balance.try_acquire(Draw::new(1), f.start, &[]).unwrap_err();
     let expected = Unavailable::FailFast { size: 3, open: 0, busy: 2, closed: 1, probe_in: Some(2 * S) };
     assert_eq!(err, expected);
@@ -331,7 +337,7 @@ fn a_probe_that_goes_well_is_a_new_beginning_and_one_that_does_not_is_none() {
     // A failure costs seconds, and would for a minute.
     lease(f.start).end(false, f.start + MS);
     assert!(load(f.start + MS) > 1e9);
-    f.health(0).busy_until(f.start + S);
+    f.health(0).probe_from(f.start + S);
     lease(f.start + S).end(false, f.start + S + MS);
     assert!(load(f.start + S + MS) > 1e9);
     lease(f.start + S).end(true, f.start + S + 2 * MS);
@@ -346,7 +352,7 @@ fn who_is_due_to_be_tried_is_tried_however_bad_it_was() {
     for (key, success) in all {
         f.balance.try_acquire(Draw::new(1), f.start, &[1 - key]).unwrap().end(success, f.start + MS);
     }
-    f.health(0).busy_until(f.start + S);
+    f.health(0).probe_from(f.start + S);
     let now = f.start + S;
     assert!((0..10).all(|seed| *f.balance.try_acquire(Draw::new(seed), now, &[]).unwrap().key() == 0));
 }
@@ -380,4 +386,166 @@ fn the_only_open_one_was_tried_and_that_is_no_panic() {
     f.health(1).set(Status::Closed);
     assert_eq!(*f.balance.try_acquire(Draw::new(1), f.start, &[0]).unwrap().key(), 1);
     assert_eq!(f.balance.stats(f.start).panics, 0);
+}
+
+/// The share of each of ten endpoints in `policy`, one second after the first was forced open for 10 ms, and how many
+/// count as open then.
+fn after_forced_open(policy: Policy) -> (Vec<f64>, usize) {
+    let f = fixture(policy);
+    f.update(members(0..10), f.start);
+    let breaker = Breaker::new(Box::new(ConsecutiveFailures::default()), Backoff::default(), f.health(0));
+    breaker.force_open(10 * MS, f.start);
+    let shares = f.shares(f.start + 9 * MS);
+    assert!(!shares.contains_key(&0), "{shares:?}");
+    let now = f.start + S;
+    let mut picked = vec![0.0; 10];
+    // Held, so that load counts.
+    let leases: Vec<_> = (0..2000).map(|seed| f.balance.try_acquire(Draw::new(seed), now, &[]).unwrap()).collect();
+    for lease in &leases {
+        picked[usize::from(*lease.key())] += 1.0 / 2000.0;
+    }
+    assert!(f.balance.endpoints(now).iter().all(|info| !info.is_due && info.load >= 0.0));
+    (picked, f.balance.tiers(now)[0].open)
+}
+
+#[test]
+fn who_was_forced_open_is_one_of_many_when_that_is_over() {
+    for policy in [Policy::least_loaded(), Policy::peak_ewma(), Policy::new(Heap::new(), LeastLoaded::new)] {
+        let (shares, open) = after_forced_open(policy);
+        assert!(shares.iter().all(|share| (0.05..0.15).contains(share)), "{shares:?}");
+        assert_eq!(open, 10);
+    }
+}
+
+#[test]
+fn who_was_forced_open_counts_for_its_tier_when_that_is_over() {
+    let f = fixture(Policy::least_loaded().tiers(Tiers::new().local("a")));
+    f.update((0..10).map(|key| Member::new(key).zone(if key < 5 { "a" } else { "b" })), f.start);
+    (0..5).for_each(|key| f.health(key).busy_until(f.start + S));
+    assert!(f.shares(f.start).keys().all(|key| *key >= 5));
+    assert!(f.shares(f.start + S).keys().all(|key| *key < 5));
+}
+
+#[test]
+fn a_panic_in_the_midst_of_an_update_is_made_up_for_by_the_next() {
+    #[derive(Debug)]
+    struct Panics(Arc<AtomicU8>);
+    impl Strategy for Panics {
+        fn pick(&self, _: &dyn Candidates, draw: Draw) -> usize {
+            draw.random as usize
+        }
+        fn rebuild(&self, _: &dyn Candidates) -> Option<Arc<dyn Strategy>> {
+            assert!(self.0.load(Ordering::Relaxed) != 3, "rebuild");
+            None
+        }
+    }
+    // 1: the service panics; 2: the load; 3: the strategy.
+    for which in 1..=3 {
+        let arm = Arc::new(AtomicU8::new(0));
+        let (svc, load) = (Arc::clone(&arm), Arc::clone(&arm));
+        let policy = Policy::new(Panics(Arc::clone(&arm)), move || {
+            assert!(load.load(Ordering::Relaxed) != 2, "load");
+            LeastLoaded::new()
+        });
+        let balance = Balance::new(policy, move |key: &u16, _: &Health| {
+            assert!(svc.load(Ordering::Relaxed) != 1 || *key != 3, "service");
+        });
+        balance.update(members(0..2)).unwrap();
+        arm.store(which, Ordering::Relaxed);
+        let update = || balance.update(members(1..4));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(update)).is_err());
+        arm.store(0, Ordering::Relaxed);
+        assert_eq!(balance.len(), 2);
+        update().unwrap();
+        let stats = balance.stats(tokio::time::Instant::now().into_std());
+        assert_eq!((stats.size, stats.adds - stats.removes), (3, 3), "{which}: {stats:?}");
+        let keys: Vec<_> = balance.services().into_iter().map(|(key, ())| key).collect();
+        assert_eq!(keys, [1, 2, 3]);
+    }
+}
+
+#[test]
+fn an_overlap_without_an_end_is_one() {
+    let start = tokio::time::Instant::now().into_std();
+    let balance = Balance::new(Policy::least_loaded().overlap(Duration::MAX), |key: &u16, health: &Health| {
+        health.set(if *key == 2 { Status::Closed } else { Status::Open });
+    });
+    balance.update_at(members([1]), start).unwrap();
+    balance.update_at(members([2]), start).unwrap();
+    let keys: Vec<_> = balance.services().into_iter().map(|(key, ())| key).collect();
+    assert_eq!(keys, [2, 1]);
+}
+
+#[test]
+fn a_fixed_set_that_can_never_have_so_many_probes_is_refused() {
+    let fixed = |probes| {
+        let limits = EjectionLimits::new(1.0).unwrap().max_probes(NonZeroU32::new(probes).unwrap());
+        Balance::fixed(Policy::least_loaded().ejections(limits), members(0..2), |_, _| ()).map(|balance| balance.len())
+    };
+    assert_eq!(fixed(2), Ok(2));
+    let err = fixed(1000).unwrap_err();
+    assert_eq!(err, InvalidSet::Probes { probes: 1000, endpoints: 2 });
+    assert_eq!(err.to_string(), "a limit of 1000 probes at a time for 2 endpoints: at most one for each");
+    let unlimited = Policy::least_loaded().ejections(EjectionLimits::default());
+    assert!(Balance::fixed(unlimited, members(0..2), |_, _| ()).is_ok());
+}
+
+#[test]
+fn a_local_zone_that_nobody_is_in_is_told() {
+    let why = |zones: [Option<&'static str>; 2]| {
+        let f = fixture(Policy::least_loaded().tiers(Tiers::new().local("us-east-1a")));
+        let member = |(key, zone): (u16, Option<&'static str>)| match zone {
+            Some(zone) => Member::new(key).zone(zone),
+            None => Member::new(key),
+        };
+        f.update((0..).zip(zones).map(member), f.start);
+        f.balance.tiers(f.start)[0].why
+    };
+    assert_eq!(why([None, None]), TierReason::NoZones);
+    assert_eq!(why([None, Some("us-esat-1a")]), TierReason::NoneLocal);
+    assert_eq!(why([None, Some("us-east-1a")]), TierReason::Preferred);
+    let texts = [TierReason::NoZones, TierReason::NoneLocal].map(|why| why.to_string());
+    assert!(texts[0].contains("no endpoint says its zone") && texts[1].contains("no endpoint is in the local zone"));
+    // Nobody asked for one.
+    let f = fixture(Policy::least_loaded());
+    f.update(members(0..2), f.start);
+    assert_eq!(f.balance.tiers(f.start)[0].why, TierReason::Preferred);
+}
+
+#[test]
+fn weights_may_be_as_great_or_small_as_numbers_are() {
+    let strategies: [fn() -> Policy; 7] = [
+        Policy::least_loaded,
+        Policy::peak_ewma,
+        || Policy::new(Heap::new(), LeastLoaded::new),
+        || Policy::new(RoundRobin::new(), LeastLoaded::new),
+        || Policy::new(Random::new(), LeastLoaded::new),
+        || Policy::new(Ring::new(), LeastLoaded::new),
+        || Policy::new(Maglev::new(), LeastLoaded::new),
+    ];
+    for weight in [1e308, 5e-324] {
+        for policy in strategies {
+            // The second tier's is another one, so that no tier's is the mean.
+            let f = fixture(policy());
+            f.update((0..6).map(|key| Member::new(key).weight(weight).priority(u32::from(key / 3))), f.start);
+            // Random looks at all, by weight, when those that it draws are busy.
+            f.health(0).set(Status::Busy);
+            let mut picked = [0; 6];
+            for seed in 0..3000 {
+                let draw = Draw::new(seed).with_key(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+                let lease = f.balance.try_acquire(draw, f.start, &[]).unwrap();
+                picked[usize::from(*lease.key())] += 1;
+                lease.end(true, f.start);
+            }
+            assert!(picked[1] > 300 && picked[2] > 300 && picked[0] == 0, "{weight:e} {picked:?}");
+            let infos = f.balance.endpoints(f.start);
+            assert!(infos.iter().all(|info| info.weight == weight && info.load.is_finite()));
+            assert!(f.balance.stats(f.start).mean_weight.is_finite());
+        }
+    }
+    let f = fixture(Policy::least_loaded());
+    f.update([(0, f64::MAX), (1, f64::MIN_POSITIVE)].map(|(key, weight)| Member::new(key).weight(weight)), f.start);
+    let _held = f.balance.try_acquire(Draw::new(1), f.start, &[0]).unwrap();
+    assert!(f.balance.endpoints(f.start).iter().all(|info| info.load.is_finite()));
+    assert_eq!(f.balance.stats(f.start).mean_weight, f64::MAX / 2.0);
 }

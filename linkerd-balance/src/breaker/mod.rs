@@ -46,7 +46,8 @@ pub use self::{
 ///
 /// Below a balancer it rejects nothing: it writes [`Health`], pickers avoid what is busy, and a balancer of which every
 /// endpoint is busy uses one anyway. Such calls are [admitted](Self::admit) too, but only a probe's result changes the
-/// state. Without a balancer, [`try_admit`](Self::try_admit) or a [`BreakerLayer`] reject what it does not let through.
+/// state. Without a balancer, [`try_admit`](Self::try_admit) or a [`BreakerLayer`] reject what it does not let through;
+/// below one, a [layer that observes](BreakerLayer::observing) does what a balancer's own stack would.
 ///
 /// A result counts for the life in which its call was admitted: one that comes when the endpoint has been given up and
 /// taken back since says nothing any more.
@@ -313,8 +314,8 @@ impl Breaker {
             },
             // It is for the prober, or for the probes that are out, to say when this ends.
             _ if state.probers > 0 || state.out >= self.0.max_probes => health.set(Status::Busy),
-            Phase::Dead { until } => health.probe_from(not_before(until)),
-            Phase::Probing { since } => health.busy_until(not_before(since)),
+            // Of a round of probes there may be more to send.
+            Phase::Dead { until: from } | Phase::Probing { since: from } => health.probe_from(not_before(from)),
         }
     }
 

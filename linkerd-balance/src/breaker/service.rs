@@ -20,6 +20,7 @@ use crate::service::IsOk;
 pub struct BreakerLayer<C = IsOk> {
     breaker: Breaker,
     classify: C,
+    observes: bool,
 }
 
 /// Fails requests with [`Rejection`] while its [`Breaker`] is open, and tells the breaker how the others went.
@@ -49,6 +50,8 @@ pub struct BreakerLayer<C = IsOk> {
 /// # }
 /// ```
 ///
+/// Below a balancer, let it [observe](BreakerLayer::observing) only: there the balancer decides.
+///
 /// A service that fails to get ready failed. What counts is the response, not its body. A response future that is
 /// dropped counts for nothing. Clones share the breaker.
 #[derive(Clone, Debug)]
@@ -56,6 +59,8 @@ pub struct BreakerService<S, C = IsOk> {
     inner: S,
     breaker: Breaker,
     classify: C,
+    // Rejects nothing.
+    observes: bool,
     // Set if the service was not asked whether it is ready.
     rejected: Option<Rejection>,
 }
@@ -86,7 +91,7 @@ impl BreakerLayer {
     /// Lets `breaker` decide; see [`IsOk`] for what counts as a failure.
     #[must_use]
     pub const fn new(breaker: Breaker) -> Self {
-        Self { breaker, classify: IsOk }
+        Self { breaker, classify: IsOk, observes: false }
     }
 }
 
@@ -94,7 +99,18 @@ impl<C> BreakerLayer<C> {
     /// Lets `classify` decide what a result says of the service.
     #[must_use]
     pub fn classify<F>(self, classify: F) -> BreakerLayer<F> {
-        BreakerLayer { breaker: self.breaker, classify }
+        BreakerLayer { breaker: self.breaker, classify, observes: self.observes }
+    }
+
+    /// Rejects nothing: lets every request through, as a probe if it is time for one, and tells the breaker how it went.
+    ///
+    /// For an endpoint below a balancer that has the breaker's [`Health`](crate::Health): that avoids it while it is busy,
+    /// and when it sends a request there all the same, because no other is open either, the request is to arrive. A layer
+    /// that rejects would turn such a pick, which fails open, into an error. Without a balancer nobody else leaves the
+    /// service alone, so let the layer reject, which is the default.
+    #[must_use]
+    pub fn observing(self) -> Self {
+        Self { observes: true, ..self }
     }
 }
 
@@ -102,7 +118,8 @@ impl<S, C: Clone> Layer<S> for BreakerLayer<C> {
     type Service = BreakerService<S, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        BreakerService { inner, breaker: self.breaker.clone(), classify: self.classify.clone(), rejected: None }
+        let Self { breaker, classify, observes } = self.clone();
+        BreakerService { inner, breaker, classify, observes, rejected: None }
     }
 }
 
@@ -124,7 +141,7 @@ where
     type Future = BreakerFuture<S::Future, C>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.rejected = self.breaker.why(Instant::now().into_std());
+        self.rejected = if self.observes { None } else { self.breaker.why(Instant::now().into_std()) };
         if self.rejected.is_some() {
             return Poll::Ready(Ok(()));
         }
@@ -139,6 +156,7 @@ where
     fn call(&mut self, req: Req) -> Self::Future {
         let admitted = match self.rejected.take() {
             Some(rejection) => Err(rejection),
+            None if self.observes => Ok(self.breaker.admit(Instant::now().into_std())),
             None => self.breaker.try_admit(Instant::now().into_std()),
         };
         let state = match admitted {

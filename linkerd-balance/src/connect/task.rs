@@ -1,7 +1,9 @@
 //! The task of one endpoint.
 
 use std::{
+    any::Any,
     future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::{
         Arc,
@@ -21,6 +23,7 @@ use tokio::{
 use super::{Cause, Connected, Connector, Life, NotConnected};
 use crate::{
     accrual::Backoff,
+    breaker::after,
     health::{Health, Status},
     rng,
 };
@@ -57,12 +60,14 @@ pub(super) struct Endpoint<S> {
 }
 
 /// Why there is no connection, where nothing was said.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 enum Down {
     #[error("no connection within {0:?}")]
     Timeout(Duration),
     #[error("the connection ended after {0:?}")]
     Ended(Duration),
+    #[error("connecting panicked: {0}")]
+    Panicked(String),
     #[error("the task that connects has ended")]
     Task,
 }
@@ -100,8 +105,8 @@ impl<S: Send + Sync + 'static, C: Connect<S>> Task<S, C> {
         let (mut backoffs, mut attempts, mut life) = (self.backoff.start(), 0, 0);
         let lasting = self.backoff.start().next(0);
         loop {
-            let source: Cause = match time::timeout(self.timeout, self.connect.connect()).await {
-                Ok(Ok((svc, ends))) => {
+            let source: Cause = match time::timeout(self.timeout, unwound(self.connect.connect())).await {
+                Ok(Ok(Ok((svc, ends)))) => {
                     let since = Instant::now();
                     life += 1;
                     self.publish(Link::Up { life, svc }, Status::Open);
@@ -116,12 +121,13 @@ impl<S: Send + Sync + 'static, C: Connect<S>> Task<S, C> {
                     // An endpoint that accepts and hangs up would be connected to all the time.
                     Arc::new(Down::Ended(lasted))
                 }
-                Ok(Err(error)) => error,
+                Ok(Ok(Err(error))) => error,
+                Ok(Err(panicked)) => Arc::new(panicked),
                 Err(_) => Arc::new(Down::Timeout(self.timeout)),
             };
             attempts += 1;
             let wait = backoffs.next(rng::thread());
-            let next = Instant::now() + wait;
+            let next = Instant::from_std(after(Instant::now().into_std(), wait));
             self.publish(Link::Down(NotConnected::failed(attempts, next.into_std(), source)), Status::Closed);
             time::sleep_until(next).await;
         }
@@ -139,7 +145,7 @@ impl<S, C> Task<S, C> {
 
 impl<S, C> Drop for Task<S, C> {
     fn drop(&mut self) {
-        // Nobody is there to see it, unless what connects has panicked.
+        // Nobody is there to see it, unless the runtime ends.
         self.publish(Link::Down(NotConnected::again(Arc::new(Down::Task))), Status::Closed);
     }
 }
@@ -163,12 +169,30 @@ impl<S> Shared<S> {
                 self.broke.notified().await;
             }
         });
+        // A panic in it is an end as well.
+        let mut ends = pin!(unwound(ends.as_mut()));
         poll_fn(|cx| match ends.as_mut().poll(cx) {
             Poll::Pending => broke.as_mut().poll(cx),
-            over @ Poll::Ready(()) => over,
+            Poll::Ready(_) => Poll::Ready(()),
         })
         .await;
     }
+}
+
+/// Not more than an attempt fails by a panic of what users gave.
+async fn unwound<F: Future>(future: F) -> Result<F::Output, Down> {
+    let mut future = pin!(future);
+    // Not polled again after a panic; whatever else it left half done is its maker's.
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(Down::Panicked(message(&*panic)))),
+    })
+    .await
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a text".to_owned())
 }
 
 impl<S> Drop for Endpoint<S> {

@@ -1,6 +1,6 @@
 //! Which of the endpoints gets the next request.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{fmt, num::NonZeroUsize, sync::Arc, time::Instant};
 
 use crate::{
     health::Status,
@@ -50,7 +50,8 @@ pub trait Candidates {
     /// Lower is better; see [`Load::score`](crate::Load::score).
     fn load(&self, i: usize, more: usize) -> f64;
 
-    /// The weight of endpoint `i`: finite, above zero. Less than the one it was given while it starts slowly.
+    /// The weight of endpoint `i`, as a multiple of the mean of all: finite, above zero, so that sums of them are too. Less
+    /// than the one it was given while it starts slowly.
     fn weight(&self, i: usize) -> f64;
 
     /// The weight that endpoint `i` was given, however slowly it starts: what to prepare by, for what is prepared stays
@@ -159,6 +160,12 @@ pub trait Strategy: fmt::Debug + Send + Sync + 'static {
         let _ = (nodes, i);
         true
     }
+}
+
+/// How often a strategy that may try `max_effort` times draws from so many, before it looks at all of them: hardly longer
+/// than that takes.
+pub(crate) fn effort(max_effort: NonZeroUsize, len: usize) -> usize {
+    max_effort.get().min(len.saturating_mul(2).saturating_add(8))
 }
 
 /// One of the candidates with the best status, by chance in proportion to the weights. Looks at each of them twice.

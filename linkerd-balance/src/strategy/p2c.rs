@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use super::{Candidates, Draw, Strategy, best_by_weight};
+use super::{Candidates, Draw, Strategy, best_by_weight, effort};
 use crate::{
     health::Status,
     rng::{self, SplitMix},
@@ -35,7 +35,7 @@ impl P2c {
         Self { max_effort: Self::DEFAULT_MAX_EFFORT }
     }
 
-    /// Draws at most this many pairs before it looks at all endpoints.
+    /// Draws at most this many pairs before it looks at all endpoints, and not more than `2n + 8` of `n` endpoints.
     #[must_use]
     pub const fn max_effort(mut self, pairs: NonZeroUsize) -> Self {
         self.max_effort = pairs;
@@ -59,7 +59,7 @@ impl Strategy for P2c {
             return 0;
         }
         let mut rng = SplitMix::new(draw.random);
-        for _ in 0..self.max_effort.get() {
+        for _ in 0..effort(self.max_effort, nodes.len()) {
             let (a, b) = pair(nodes, &mut rng);
             let (i, status) = nodes.better(a, b);
             if status == Status::Open {
@@ -148,6 +148,14 @@ mod tests {
         let p2c = P2c::new().max_effort(NonZeroUsize::new(3).unwrap());
         assert_eq!(p2c.pick(&stuck, Draw::new(1)), 2);
         assert_eq!((stuck.script.borrow().len(), stuck.gave_up.get()), (2, 1));
+    }
+
+    #[test]
+    fn no_effort_is_much_greater_than_to_look_at_all() {
+        let stuck = Nodes::new(&[Busy, Busy, Open]);
+        stuck.script.replace([0, 1].repeat(100));
+        assert_eq!(P2c::new().max_effort(NonZeroUsize::MAX).pick(&stuck, Draw::new(1)), 2);
+        assert_eq!((stuck.script.borrow().len(), stuck.gave_up.get()), (200 - 2 * 14, 1));
     }
 
     proptest! {

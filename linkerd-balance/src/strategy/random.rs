@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use super::{Candidates, Draw, Strategy, best_by_weight};
+use super::{Candidates, Draw, Strategy, best_by_weight, effort};
 use crate::{health::Status, rng::SplitMix};
 
 /// An open endpoint by chance, in proportion to the weights. Load plays no part.
@@ -24,7 +24,7 @@ impl Random {
         Self { max_effort: Self::DEFAULT_MAX_EFFORT }
     }
 
-    /// Draws at most so many times before it looks at all endpoints.
+    /// Draws at most so many times before it looks at all endpoints, and not more than `2n + 8` times of `n` endpoints.
     #[must_use]
     pub const fn max_effort(mut self, draws: NonZeroUsize) -> Self {
         self.max_effort = draws;
@@ -48,7 +48,7 @@ impl Strategy for Random {
             return 0;
         }
         let mut rng = SplitMix::new(draw.random);
-        for _ in 0..self.max_effort.get() {
+        for _ in 0..effort(self.max_effort, nodes.len()) {
             let i = nodes.draw(rng.next());
             if nodes.status(i) == Status::Open {
                 return i;
@@ -86,6 +86,14 @@ mod tests {
         let random = Random::new().max_effort(NonZeroUsize::new(3).unwrap());
         assert_eq!(random.pick(&nodes, Draw::new(1)), 2);
         assert_eq!((nodes.script.borrow().len(), nodes.gave_up.get()), (5, 1));
+    }
+
+    #[test]
+    fn no_effort_is_much_greater_than_to_look_at_all() {
+        let nodes = Nodes::new(&[Closed, Busy, Open]);
+        nodes.script.replace([0, 1].repeat(100));
+        assert_eq!(Random::new().max_effort(NonZeroUsize::MAX).pick(&nodes, Draw::new(1)), 2);
+        assert_eq!((nodes.script.borrow().len(), nodes.gave_up.get()), (200 - 14, 1));
     }
 
     proptest! {

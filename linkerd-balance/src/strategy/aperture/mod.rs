@@ -215,7 +215,7 @@ impl ApertureBuilder {
         self
     }
 
-    /// Draws at most this many pairs before it looks at all endpoints of the aperture.
+    /// Draws at most this many pairs before it looks at all endpoints of the aperture, and not more than `2n + 8` of `n`.
     pub const fn max_effort(mut self, pairs: NonZeroUsize) -> Self {
         self.max_effort = pairs;
         self
@@ -393,7 +393,8 @@ impl Bound {
         };
         self.next.store(since.saturating_add(nanos(self.settings.interval)), Ordering::Relaxed);
         let (_, members) = self.layout.slice(self.width.load(Ordering::Relaxed));
-        let in_flight = self.layout.order[..members].iter().map(|i| nodes.pending(*i as usize)).sum();
+        let pending = self.layout.order[..members].iter().map(|i| nodes.pending(*i as usize));
+        let in_flight = pending.fold(0, usize::saturating_add);
         let change = band.observe(nodes.now(), in_flight);
         let (logical, average) = (band.width(), band.in_flight());
         drop(band);

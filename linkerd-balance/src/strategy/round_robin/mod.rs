@@ -7,7 +7,7 @@ use std::{
 };
 
 use self::turns::Turns;
-use super::{Candidates, Draw, Strategy};
+use super::{Candidates, Draw, Strategy, effort};
 use crate::{health::Status, rng::SplitMix};
 
 mod turns;
@@ -64,7 +64,7 @@ impl RoundRobin {
         Self { max_effort: Self::DEFAULT_MAX_EFFORT, state: Mutex::default() }
     }
 
-    /// Asks at most so many before it looks at all endpoints.
+    /// Asks at most so many before it looks at all endpoints, and not more than `2n + 8` of `n` endpoints.
     #[must_use]
     pub fn max_effort(mut self, turns: NonZeroUsize) -> Self {
         self.max_effort = turns;
@@ -92,7 +92,7 @@ impl Strategy for RoundRobin {
         let State { scale, turns, .. } = &mut *state;
         let weight = |i| scaled(nodes.weight(i), *scale);
         turns.follow(weight);
-        for _ in 0..self.max_effort.get() {
+        for _ in 0..effort(self.max_effort, nodes.len()) {
             let i = turns.next();
             turns.take(i, weight(i));
             if nodes.status(i) == Status::Open {
@@ -273,6 +273,14 @@ mod tests {
         let nodes = Nodes::weighted(&[f64::MAX, f64::MAX, 5e-324, f64::MIN_POSITIVE, 1.0]);
         let seen = nodes.picks(&RoundRobin::new(), 1_000);
         assert!((499..=501).contains(&seen[0]) && (499..=501).contains(&seen[1]), "{seen:?}");
+    }
+
+    #[test]
+    fn no_effort_is_much_greater_than_to_look_at_all() {
+        // Would not be over otherwise.
+        let nodes = Nodes::new(&[Closed, Busy, Closed]);
+        assert_eq!(next(&RoundRobin::new().max_effort(NonZeroUsize::MAX), &nodes), 1);
+        assert_eq!(nodes.gave_up.get(), 1);
     }
 
     proptest! {
