@@ -8,7 +8,7 @@ use std::{
         Barrier,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant as Stopwatch},
+    time::Duration,
 };
 
 use benches::{addrs, run};
@@ -64,7 +64,7 @@ fn two_threads(c: &mut Criterion) {
                     let start = Barrier::new(2);
                     let work = || {
                         start.wait();
-                        let begun = Stopwatch::now();
+                        let begun = Instant::now();
                         (0..n).for_each(|_| lease(balance, now));
                         begun.elapsed()
                     };
@@ -113,7 +113,7 @@ fn pick_while_updating(c: &mut Criterion) {
                 weight = 3.0 - weight;
                 let members = addrs(10_000).enumerate().map(|(n, addr)| (addr, if n == 0 { weight } else { 1.0 }));
                 balance.update(members).expect("valid weights");
-                std::thread::sleep(Duration::from_millis(1));
+                std::thread::park_timeout(Duration::from_millis(1));
             }
         });
         group.bench_function("ewma/10000", |b| {

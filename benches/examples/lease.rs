@@ -11,7 +11,7 @@ use std::{
         Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::{Duration, Instant as Stopwatch},
+    time::Duration,
 };
 
 use benches::addrs;
@@ -74,9 +74,9 @@ fn leases(balance: &Balance<SocketAddr, ()>, now: std::time::Instant) {
 
 /// The shortest of as many runs as the time is enough for.
 fn best(time: Duration, mut run: impl FnMut()) -> Duration {
-    let (begun, mut best) = (Stopwatch::now(), Duration::MAX);
+    let (begun, mut best) = (Instant::now(), Duration::MAX);
     while begun.elapsed() < time {
-        let start = Stopwatch::now();
+        let start = Instant::now();
         run();
         best = best.min(start.elapsed());
     }
@@ -92,11 +92,11 @@ fn on_one(balance: &Balance<SocketAddr, ()>, time: Duration) -> Duration {
 fn on_two(balance: &Balance<SocketAddr, ()>, time: Duration) -> Duration {
     let now = Instant::now().into_std();
     let (round, done) = (AtomicU32::new(0), AtomicBool::new(false));
-    let (epoch, other) = (Stopwatch::now(), Mutex::new((Duration::ZERO, Duration::ZERO)));
+    let (epoch, other) = (Instant::now(), Mutex::new((Duration::ZERO, Duration::ZERO)));
     let timed = || {
         let start = epoch.elapsed();
         leases(balance, now);
-        (start, epoch.elapsed() - start)
+        (start, epoch.elapsed().saturating_sub(start))
     };
     // Both spin until the other is there: to be woken would take longer than a run.
     let meet = |expected: u32| {
@@ -123,7 +123,7 @@ fn on_two(balance: &Balance<SocketAddr, ()>, time: Duration) -> Duration {
                 met += 4;
             }
         });
-        let (begun, mut met) = (Stopwatch::now(), 0);
+        let (begun, mut met) = (Instant::now(), 0);
         loop {
             done.store(begun.elapsed() > time, Ordering::SeqCst);
             meet(met + 2);
