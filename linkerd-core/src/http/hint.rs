@@ -76,7 +76,7 @@ fn in_json(report: &str, name: &str) -> Option<f64> {
 }
 
 /// Whether the head, or the trailers, of a gRPC answer say that this endpoint cannot serve, so that another one should be
-/// asked next: UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE and DATA_LOSS. The other codes are
+/// asked next: `UNKNOWN`, `DEADLINE_EXCEEDED`, `RESOURCE_EXHAUSTED`, `INTERNAL`, `UNAVAILABLE` and `DATA_LOSS`. The others are
 /// the caller's doing, or an answer.
 pub(crate) fn grpc_failure(headers: &HeaderMap) -> bool {
     let code = headers.get(GRPC_STATUS).and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());

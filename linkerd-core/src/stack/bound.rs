@@ -783,7 +783,7 @@ fn publish(state: State<Addr>, balance: &Balance<EndpointKey, Arc<EndpointClient
             });
             let before = balance.services();
             match guarded(|| balance.update(keyed)) {
-                Ok(Ok(())) => dismiss_waiters(before, balance),
+                Ok(Ok(())) => dismiss_waiters(&before, balance),
                 Ok(Err(error)) => return tracing::warn!("endpoints not taken over: {error}"),
                 Err(panicked) => {
                     progress.failure.send_replace(Some(panicked));
@@ -798,10 +798,7 @@ fn publish(state: State<Addr>, balance: &Balance<EndpointKey, Arc<EndpointClient
 }
 
 /// Whoever waits in line at an endpoint that is gone goes to another one.
-fn dismiss_waiters(
-    before: Vec<(EndpointKey, Arc<EndpointClient>)>,
-    balance: &Balance<EndpointKey, Arc<EndpointClient>>,
-) {
+fn dismiss_waiters(before: &[(EndpointKey, Arc<EndpointClient>)], balance: &Balance<EndpointKey, Arc<EndpointClient>>) {
     let stays: std::collections::HashSet<_> = balance.services().iter().map(|(_, svc)| Arc::as_ptr(svc)).collect();
     for (_, svc) in before.iter().filter(|(_, svc)| !stays.contains(&Arc::as_ptr(svc))) {
         svc.network.left();
