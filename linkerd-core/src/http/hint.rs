@@ -14,11 +14,15 @@ const LOAD_METRICS: HeaderName = HeaderName::from_static("endpoint-load-metrics"
 /// When to come back, if the answer says so: `Retry-After` as seconds or as a date, `grpc-retry-pushback-ms`. The longer
 /// of the two; what cannot be read says nothing.
 pub(crate) fn push_back(headers: &HeaderMap) -> Option<Hint> {
+    wait(headers).map(Hint::Backoff)
+}
+
+fn wait(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let after = text(header::RETRY_AFTER).and_then(retry_after);
     // A negative one says that a retry is not wanted, which is another matter.
     let pushback = text(GRPC_PUSHBACK).and_then(|text| text.parse().ok()).map(Duration::from_millis);
-    after.max(pushback).filter(|wait| !wait.is_zero()).map(Hint::Backoff)
+    after.max(pushback).filter(|wait| !wait.is_zero())
 }
 
 /// What the answer says about another attempt, by the same headers: the longer wait of the two. A
@@ -29,10 +33,7 @@ pub(crate) fn retry(headers: &HeaderMap) -> Option<Pushback> {
     if pushback.is_some_and(|value| millis(value).is_none()) {
         return Some(Pushback::Never);
     }
-    match push_back(headers) {
-        Some(Hint::Backoff(wait)) => Some(Pushback::After(wait)),
-        _ => None,
-    }
+    wait(headers).map(Pushback::After)
 }
 
 fn retry_after(text: &str) -> Option<Duration> {
@@ -91,7 +92,7 @@ mod tests {
         HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())])
     }
 
-    fn wait(name: &'static str, value: &str) -> Option<Duration> {
+    fn asked(name: &'static str, value: &str) -> Option<Duration> {
         match push_back(&headers(name, value)) {
             Some(Hint::Backoff(wait)) => Some(wait),
             _ => None,
@@ -100,11 +101,11 @@ mod tests {
 
     #[test]
     fn every_form_of_push_back_is_read() {
-        assert_eq!(wait("retry-after", "120"), Some(Duration::from_mins(2)));
-        assert_eq!(wait("retry-after", " 5 "), Some(Duration::from_secs(5)));
+        assert_eq!(asked("retry-after", "120"), Some(Duration::from_mins(2)));
+        assert_eq!(asked("retry-after", " 5 "), Some(Duration::from_secs(5)));
         let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
-        assert!((98..=100).contains(&wait("retry-after", &date).unwrap().as_secs()));
-        assert_eq!(wait("grpc-retry-pushback-ms", "1500"), Some(Duration::from_millis(1500)));
+        assert!((98..=100).contains(&asked("retry-after", &date).unwrap().as_secs()));
+        assert_eq!(asked("grpc-retry-pushback-ms", "1500"), Some(Duration::from_millis(1500)));
         let mut both = headers("retry-after", "1");
         both.extend(headers("grpc-retry-pushback-ms", "2500"));
         assert_eq!(push_back(&both), Some(Hint::Backoff(Duration::from_millis(2500))));
@@ -113,9 +114,9 @@ mod tests {
     #[test]
     fn what_cannot_be_read_says_nothing() {
         for text in ["", "soon", "-1", "1.5", "0", "99999999999999999999", "Sun, 06 Nov 1994 08:49:37 GMT"] {
-            assert_eq!(wait("retry-after", text), None, "{text:?}");
+            assert_eq!(asked("retry-after", text), None, "{text:?}");
         }
-        assert_eq!(wait("grpc-retry-pushback-ms", "-1"), None);
+        assert_eq!(asked("grpc-retry-pushback-ms", "-1"), None);
     }
 
     #[test]
