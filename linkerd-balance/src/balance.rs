@@ -390,6 +390,12 @@ where
         tiers.collect()
     }
 
+    /// Whether any endpoint is open at `now`. Looks no further than the first.
+    #[must_use]
+    pub fn has_open(&self, now: Instant) -> bool {
+        self.0.set.load().slots().any(|slot| slot.node.health.status(now) == Status::Open)
+    }
+
     /// How many endpoints there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -22,6 +22,16 @@ pub enum Status {
     Open,
 }
 
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "closed",
+            Self::Busy => "busy",
+            Self::Open => "open",
+        })
+    }
+}
+
 /// Where an endpoint's stack says how it is, and pickers read it. A clone is the same place.
 ///
 /// A status may carry its end: [`busy_until`](Self::busy_until) turns to [`Status::Open`] by itself, so that no

@@ -549,3 +549,15 @@ fn weights_may_be_as_great_or_small_as_numbers_are() {
     assert!(f.balance.endpoints(f.start).iter().all(|info| info.load.is_finite()));
     assert_eq!(f.balance.stats(f.start).mean_weight, f64::MAX / 2.0);
 }
+
+#[test]
+fn whether_any_is_open_is_known_without_counting_them() {
+    let f = fixture(Policy::least_loaded());
+    assert!(!f.balance.has_open(f.start));
+    f.update(members(0..2), f.start);
+    f.health(0).set(Status::Closed);
+    assert!(f.balance.has_open(f.start));
+    f.health(1).busy_until(f.start + S);
+    assert!(!f.balance.has_open(f.start));
+    assert!(f.balance.has_open(f.start + S));
+}

@@ -1,6 +1,5 @@
 //! What a mesh knows, for people.
 
-use linkerd_balance::Status;
 use serde_json::{Map, Value, json};
 
 use super::{addr_state, watch_state};
@@ -29,7 +28,7 @@ pub fn mesh_state(mesh: &Mesh) -> Value {
             json!({
                 "addr": endpoint.addr.to_string(),
                 "weight": endpoint.weight,
-                "status": status(endpoint.status),
+                "status": endpoint.status.to_string(),
                 "pending": endpoint.pending,
                 "load": endpoint.load,
             })
@@ -61,7 +60,7 @@ pub fn mesh_balancers(mesh: &Mesh) -> Value {
         let endpoints = client.endpoints.iter().map(|endpoint| {
             json!({
                 "addr": endpoint.addr.to_string(),
-                "status": status(endpoint.status),
+                "status": endpoint.status.to_string(),
                 "why": endpoint.why,
                 "load": endpoint.load,
                 "weight": endpoint.weight,
@@ -98,14 +97,6 @@ pub fn mesh_balancers(mesh: &Mesh) -> Value {
         Some((client.id.to_string(), shown))
     });
     Value::Object(clients.collect())
-}
-
-fn status(status: Status) -> &'static str {
-    match status {
-        Status::Open => "open",
-        Status::Busy => "busy",
-        Status::Closed => "closed",
-    }
 }
 
 /// The clients of a mesh, as members of `/client_state.json`.

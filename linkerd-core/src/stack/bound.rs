@@ -243,7 +243,7 @@ impl EndpointClient {
         if let Some(why) = self.fail_fast.as_ref().and_then(|fail_fast| fail_fast.why(now)) {
             return why;
         }
-        let Some(breaker) = &self.breaker else { return name(status).to_owned() };
+        let Some(breaker) = &self.breaker else { return status.to_string() };
         if let Some(why) = breaker.why(now) {
             return why.to_string();
         }
@@ -258,7 +258,7 @@ impl EndpointClient {
                 let reason = before.map(|why| format!(" after {}", why.reason)).unwrap_or_default();
                 format!("due to be tried again{reason}")
             }
-            _ => name(status).to_owned(),
+            _ => status.to_string(),
         }
     }
 }
@@ -387,7 +387,7 @@ impl BoundClient {
         let now = now();
         // A fifth of what there is, rounded up: one request must not use up what all share.
         let limit = *limit.get_or_insert_with(|| self.requeues.share_for_one(now));
-        if balanced.balance.stats(now).available == 0 {
+        if !balanced.balance.has_open(now) {
             stats.not_open.incr();
         } else if requeues >= limit {
             stats.request_limit.incr();
@@ -722,14 +722,6 @@ fn log(client: &Path, event: &Event) {
             tracing::info!(%client, tier, "{open} of a tier's {size} endpoints are open: it has its requests back");
         }
         event => tracing::info!(%client, "{event:?}"),
-    }
-}
-
-fn name(status: Status) -> &'static str {
-    match status {
-        Status::Open => "open",
-        Status::Busy => "busy",
-        Status::Closed => "closed",
     }
 }
 
