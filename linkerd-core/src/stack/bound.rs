@@ -3,47 +3,30 @@
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use linkerd_balance::{
-    ActiveProbe, Balance, Breaker, BreakerCounters, Draw, Event, Forced, Health, LeaseEnd, Mark, Member, Outcome,
-    Panic, Permit, Phase, Status, Unavailable,
-};
-use linkerd_dtab::{Activity, Addr, Bound, Endpoint, Failure, Path, State, namer::global};
+use linkerd_balance::{Draw, LeaseEnd, Mark, Outcome, Permit, Phase};
+use linkerd_dtab::{Activity, Addr, Bound, Path, namer::global};
 use linkerd_retry::Budget;
-use tokio::{sync::watch, task::AbortHandle};
 
 use super::{
-    fail_fast::FailFast,
-    guarded,
+    endpoints::{Balanced, EndpointClient},
     outgoing::Outgoing,
-    path::{Attempt, Expired, after, now},
-    probe,
+    path::{Attempt, Expired, now},
 };
 use crate::{
-    Body, Error, ErrorKind, Svc,
+    Body, Error, ErrorKind,
     body::{Resend, Rider},
-    error::{SharedFailure, twitter_duration},
+    error::twitter_duration,
     http::{Connect, headers, hint},
     mesh::{BalancerState, ClientState, EndpointState, Force, Wrap},
     policy::{ClientPolicy, HashOn},
     svc::SvcFuture,
     telemetry::{ClientStats, RequestStats},
 };
-
-/// What tells one endpoint of a client from another.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct EndpointKey {
-    pub(crate) addr: SocketAddr,
-    pub(crate) generation: u64,
-    pub(crate) authority: Option<Arc<str>>,
-}
 
 /// A bound name as one path came to it: a client that others share, and what its namer left over.
 #[derive(Debug)]
@@ -69,40 +52,6 @@ enum Endpoints {
     Balanced(Balanced),
     /// `/$/io.buoyant.http.status/CODE`: nobody is asked.
     Status(StatusCode),
-}
-
-struct Balanced {
-    balance: Balance<EndpointKey, Arc<EndpointClient>>,
-    algorithm: String,
-    settings: Option<Arc<str>>,
-    breakers: BreakerCounters,
-    progress: Arc<Progress>,
-    // The watch that is followed, and the task that follows it.
-    source: Mutex<(Activity<Addr>, Option<AbortHandle>)>,
-}
-
-/// One endpoint.
-pub(crate) struct EndpointClient {
-    pub(super) key: EndpointKey,
-    svc: Svc,
-    // Below all layers.
-    network: Svc,
-    // None if it is never taken out.
-    breaker: Option<Breaker>,
-    fail_fast: Option<Arc<FailFast>>,
-    // For as long as the endpoint is there.
-    _probe: Option<ActiveProbe>,
-    // Layers may not pass on what `Resend::BySender` needs.
-    is_layered: bool,
-}
-
-/// Whether the first address came.
-struct Progress {
-    // All that a request looks at, once it is set.
-    is_known: AtomicBool,
-    failure: watch::Sender<Option<Failure>>,
-    // Which source is followed: one that was given up may be at work still, and must not have the last word.
-    source: Mutex<u64>,
 }
 
 impl BoundName {
@@ -226,39 +175,6 @@ impl BoundName {
             Some(residual) => drop(headers.insert(headers::L5D_DST_RESIDUAL, residual.clone())),
             // A caller's own would pass for ours.
             None => drop(headers.remove(headers::L5D_DST_RESIDUAL)),
-        }
-    }
-}
-
-impl EndpointClient {
-    fn send(&self, attempt: &Attempt<'_>, mut req: Request<Body>) -> SvcFuture {
-        if attempt.is_kept() && !self.is_layered {
-            req.body_mut().resend = Resend::BySender;
-        }
-        self.svc.send(req)
-    }
-
-    /// Why its status is what it is, for people.
-    fn why(&self, status: Status, now: Instant) -> String {
-        if let Some(why) = self.fail_fast.as_ref().and_then(|fail_fast| fail_fast.why(now)) {
-            return why;
-        }
-        let Some(breaker) = &self.breaker else { return status.to_string() };
-        if let Some(why) = breaker.why(now) {
-            return why.to_string();
-        }
-        match (breaker.forced(now), breaker.phase()) {
-            (Some(Forced::Closed { until }), _) => {
-                let left = until.saturating_duration_since(now);
-                format!("forced closed for another {:?}", Duration::from_millis(left.as_millis() as u64))
-            }
-            // As it was before its time had come.
-            (_, Phase::Dead { until }) => {
-                let before = until.checked_sub(Duration::from_nanos(1)).and_then(|before| breaker.why(before));
-                let reason = before.map(|why| format!(" after {}", why.reason)).unwrap_or_default();
-                format!("due to be tried again{reason}")
-            }
-            _ => status.to_string(),
         }
     }
 }
@@ -557,252 +473,6 @@ fn nack(rsp: Response<Body>, attempt: &Attempt<'_>) -> Result<Response<Body>, Er
         return Err(Error::new(ErrorKind::Refused).with_text(text).with_never_sent(true));
     }
     Ok(rsp)
-}
-
-impl Balanced {
-    fn new(
-        bound: &Bound,
-        policy: &ClientPolicy,
-        connect: Arc<dyn Connect>,
-        layers: Vec<Wrap>,
-        stats: &Arc<ClientStats>,
-    ) -> Self {
-        let accrual = policy.accrual.clone();
-        let breakers = BreakerCounters::default();
-        let counters = breakers.clone();
-        let connect = policy.connect.clone().unwrap_or(connect);
-        let client_stats = Arc::clone(stats);
-        // Both are about connections that nobody asked for: of endpoints that could not be reached, and of those that
-        // take the place of others.
-        let overlaps = !policy.balancer.longest_overlap().is_zero();
-        let fail_fast_stats = (policy.fail_fast || overlaps).then(|| Arc::new(stats.fail_fast()));
-        let progress = Arc::new(Progress {
-            is_known: AtomicBool::new(false),
-            failure: watch::Sender::new(None),
-            source: Mutex::new(0),
-        });
-        let known = Arc::clone(&progress);
-        let new_endpoint = move |key: &EndpointKey, health: &Health| {
-            let mut endpoint = Endpoint::new(key.addr);
-            endpoint.generation = key.generation;
-            endpoint.authority.clone_from(&key.authority);
-            let network = connect.connect_counted(&endpoint, &client_stats);
-            let svc = network.clone();
-            let svc = layers.iter().fold(svc, |svc, wrap| wrap(svc));
-            let is_layered = !layers.is_empty();
-            let breaker = accrual.breaker(key.addr.to_string(), health, &counters);
-            let authority = key.authority.as_deref().map_or_else(|| key.addr.to_string(), str::to_owned);
-            let probe = accrual.probe.as_ref().zip(breaker.as_ref());
-            let probe = probe.and_then(|(probe, breaker)| probe::spawn(probe, &authority, svc.clone(), breaker));
-            let fail_fast = fail_fast_stats
-                .as_ref()
-                .map(|stats| FailFast::new(health.clone(), endpoint.clone(), Arc::clone(&connect), Arc::clone(stats)));
-            // The first ones replace nobody.
-            if overlaps
-                && known.is_known.load(Ordering::Acquire)
-                && let Some(fail_fast) = &fail_fast
-            {
-                fail_fast.check_first();
-            }
-            Arc::new(EndpointClient { key: key.clone(), svc, network, breaker, fail_fast, _probe: probe, is_layered })
-        };
-        let algorithm = policy.balancer.algorithm();
-        stats.algorithm(&algorithm);
-        let id = bound.id.clone();
-        let balancer = policy.balancer.clone().on_event(move |event| log(&id, event));
-        let balance = Balance::new(balancer, new_endpoint);
-        let task = spawn_follow(bound.addr.clone(), 0, balance.clone(), Arc::clone(&progress));
-        Self {
-            balance,
-            algorithm,
-            settings: policy.settings.clone(),
-            breakers,
-            progress,
-            source: Mutex::new((bound.addr.clone(), task)),
-        }
-    }
-
-    fn follow(&self, addr: &Activity<Addr>) {
-        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        if !source.0.same_source(addr) {
-            if let Some(task) = &source.1 {
-                task.abort();
-            }
-            let number = {
-                let mut number = self.progress.source.lock().unwrap_or_else(PoisonError::into_inner);
-                *number += 1;
-                *number
-            };
-            let task = spawn_follow(addr.clone(), number, self.balance.clone(), Arc::clone(&self.progress));
-            *source = (addr.clone(), task);
-        }
-    }
-
-    /// Waits for the first address, as long as a name may take to bind.
-    async fn wait(&self, attempt: &Attempt<'_>, id: &Path) -> Result<(), Error> {
-        // Acquire: what was published before it is seen after it.
-        if self.progress.is_known.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let timeout = attempt.info.shared.binding_timeout;
-        let mut failure = self.progress.failure.subscribe();
-        let first = async {
-            loop {
-                let failed = failure.borrow_and_update().clone();
-                if self.progress.is_known.load(Ordering::Acquire) {
-                    return Ok(());
-                }
-                if let Some(failed) = failed {
-                    let text = failed.to_string();
-                    return Err(Error::new(ErrorKind::Binding).with_text(text).with_source(SharedFailure(failed)));
-                }
-                if failure.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-        };
-        if let Ok(result) = tokio::time::timeout_at(after(attempt.arrived, timeout), first).await {
-            return result;
-        }
-        let (timeout, path) = (twitter_duration(timeout), &attempt.info.path);
-        let text = format!("Exceeded {timeout} binding timeout while connecting to {id} for name: {path}");
-        Err(Error::new(ErrorKind::Binding).with_text(text))
-    }
-
-    /// No endpoint may be asked, and why.
-    fn unavailable(&self, unavailable: Unavailable) -> Error {
-        /// So many endpoints are told of.
-        const TOLD: usize = 5;
-        if unavailable == Unavailable::NoEndpoints {
-            return Error::new(ErrorKind::NoEndpoints);
-        }
-        let now = now();
-        let services = self.balance.services();
-        let reasons = services.iter().map(|(key, svc)| {
-            let why = svc.why(Status::Busy, now);
-            // A breaker is called by its endpoint's address.
-            if why.starts_with("breaker ") { why } else { format!("{} {why}", key.addr) }
-        });
-        let reasons: Vec<_> = reasons.take(TOLD).collect();
-        let text = format!("{unavailable}: {}", reasons.join("; "));
-        Error::from(unavailable).with_text(text)
-    }
-
-    /// The text that Linkerd 1.x has for an endpoint that could not be reached.
-    fn unreachable(&self, error: Error, key: &EndpointKey, attempt: &Attempt<'_>, id: &Path) -> Error {
-        let (addr, path) = (key.addr, &attempt.info.path);
-        error.or_text(|| {
-            let mut addrs: Vec<_> = self.balance.endpoints(now()).iter().map(|endpoint| endpoint.key.addr).collect();
-            addrs.sort_unstable();
-            let addrs = addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            format!(
-                "Unable to establish connection to {addr}.\n\nservice name: {path}\nclient name: {id}\naddresses: \
-                 [{addrs}]\nselected address: {addr}\n"
-            )
-        })
-    }
-}
-
-/// Tells those who run it what became of a set.
-fn log(client: &Path, event: &Event) {
-    match event {
-        Event::PanicBegan { mode, size, .. } => {
-            let what = match mode {
-                Panic::LastPick => "requests go to one that is not",
-                Panic::Spray => "requests go to all of them",
-                Panic::FailFast => "requests fail",
-            };
-            tracing::warn!(%client, endpoints = size, "too few endpoints are open: {what}");
-        }
-        Event::PanicEnded { size, .. } => tracing::info!(%client, endpoints = size, "enough endpoints are open again"),
-        Event::TierLeft { tier, open, size, .. } => {
-            tracing::warn!(%client, tier, "only {open} of a tier's {size} endpoints are open: others take over");
-        }
-        Event::TierBack { tier, open, size, .. } => {
-            tracing::info!(%client, tier, "{open} of a tier's {size} endpoints are open: it has its requests back");
-        }
-        event => tracing::info!(%client, "{event:?}"),
-    }
-}
-
-/// One task keeps the endpoints as the watch has them, until the client is gone; none if nothing can change any more.
-fn spawn_follow(
-    mut addr: Activity<Addr>,
-    number: u64,
-    balance: Balance<EndpointKey, Arc<EndpointClient>>,
-    progress: Arc<Progress>,
-) -> Option<AbortHandle> {
-    let publish = move |state: State<Addr>| {
-        let source = progress.source.lock().unwrap_or_else(PoisonError::into_inner);
-        if *source == number {
-            publish(state, &balance, &progress);
-        }
-    };
-    // Before it is read: what comes last is read then.
-    let is_final = addr.is_final();
-    // What is known already is there before the first request.
-    publish(addr.sample_and_update());
-    if is_final {
-        return None;
-    }
-    let task = tokio::spawn(async move {
-        loop {
-            addr.changed().await;
-            publish(addr.sample_and_update());
-        }
-    });
-    Some(task.abort_handle())
-}
-
-fn publish(state: State<Addr>, balance: &Balance<EndpointKey, Arc<EndpointClient>>, progress: &Progress) {
-    match state {
-        // Of endpoints that are known this only means that nobody could say anything newer.
-        State::Pending => {}
-        State::Failed(failure) => drop(progress.failure.send_replace(Some(failure))),
-        State::Ok(addr) => {
-            // A weight of zero is no traffic, so it is no endpoint.
-            let usable =
-                addr.endpoints().iter().filter(|endpoint| endpoint.weight > 0.0 && endpoint.weight.is_finite());
-            let keyed = usable.map(|endpoint| {
-                let key = EndpointKey {
-                    addr: endpoint.addr,
-                    generation: endpoint.generation,
-                    authority: endpoint.authority.clone(),
-                };
-                let mut member = Member::new(key).weight(endpoint.weight);
-                member.zone.clone_from(&endpoint.zone);
-                member
-            });
-            let before = balance.services();
-            match guarded(|| balance.update(keyed)) {
-                Ok(Ok(())) => dismiss_waiters(&before, balance),
-                Ok(Err(error)) => return tracing::warn!("endpoints not taken over: {error}"),
-                Err(panicked) => {
-                    progress.failure.send_replace(Some(panicked));
-                    return;
-                }
-            }
-            // Release: who sees it sees the endpoints.
-            progress.is_known.store(true, Ordering::Release);
-            progress.failure.send_replace(None);
-        }
-    }
-}
-
-/// Whoever waits in line at an endpoint that is gone goes to another one.
-fn dismiss_waiters(before: &[(EndpointKey, Arc<EndpointClient>)], balance: &Balance<EndpointKey, Arc<EndpointClient>>) {
-    let stays: std::collections::HashSet<_> = balance.services().iter().map(|(_, svc)| Arc::as_ptr(svc)).collect();
-    for (_, svc) in before.iter().filter(|(_, svc)| !stays.contains(&Arc::as_ptr(svc))) {
-        svc.network.left();
-    }
-}
-
-impl Drop for Balanced {
-    fn drop(&mut self) {
-        if let Some(task) = &self.source.get_mut().unwrap_or_else(PoisonError::into_inner).1 {
-            task.abort();
-        }
-    }
 }
 
 impl fmt::Debug for BoundClient {

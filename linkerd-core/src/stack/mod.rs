@@ -15,6 +15,7 @@ use linkerd_dtab::Failure;
 
 mod bound;
 mod clients;
+mod endpoints;
 mod fail_fast;
 mod outgoing;
 mod path;

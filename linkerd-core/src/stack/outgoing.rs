@@ -16,7 +16,7 @@ use linkerd_retry::{
     retry::MAX_LOGGED,
 };
 
-use super::bound::{EndpointClient, EndpointKey};
+use super::endpoints::{EndpointClient, EndpointKey};
 use crate::{
     AttemptLog, AttemptOutcome, Body, BoxError, Error, ErrorKind,
     http::headers::{self, IDEMPOTENCY_KEY},
