@@ -33,6 +33,7 @@ struct Inner {
     attempts: Option<AttemptLog>,
     never_sent: bool,
     is_lost: bool,
+    is_final: bool,
     // A request is not `Sync`; nobody ever waits for this lock.
     request: Mutex<Option<Request<Body>>>,
 }
@@ -101,6 +102,7 @@ impl Error {
             attempts: None,
             never_sent,
             is_lost: false,
+            is_final: false,
             request: Mutex::new(None),
         }))
     }
@@ -220,6 +222,20 @@ impl Error {
     /// Only told to [`Resend::BySender`](crate::body::Resend).
     pub(crate) fn is_lost(&self) -> bool {
         self.0.is_lost
+    }
+
+    /// The same error, of a request that was sent as often as it should be: whoever sent it is told not to send it again.
+    #[must_use]
+    pub fn with_final(mut self) -> Self {
+        self.0.is_final = true;
+        self
+    }
+
+    /// Whether the request was sent as often as it should be, so that nobody else should send it again. Only said where
+    /// [hops tell each other of retries](crate::ServicePolicy::retry_hints).
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        self.0.is_final
     }
 
     /// The status that a proxy answers with.
@@ -364,7 +380,8 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, dst, client, text, source, attempts, never_sent, request: _, is_lost: _ } = &*self.0;
+        let Inner { kind, dst, client, text, source, attempts, never_sent, is_final, request: _, is_lost: _ } =
+            &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("dst", dst)
@@ -373,6 +390,7 @@ impl fmt::Debug for Error {
             .field("source", source)
             .field("attempts", attempts)
             .field("never_sent", never_sent)
+            .field("is_final", is_final)
             .finish_non_exhaustive()
     }
 }

@@ -40,6 +40,10 @@ pub struct ServicePolicy {
     /// How long the body of a response may be silent while somebody waits for more of it. Then it fails, and its
     /// connection ends. `None`: for ever.
     pub idle_timeout: Option<Duration>,
+    /// Whether hops tell each other of retries, so that they do not multiply: requests say which attempt they are
+    /// (`l5d-ctx-attempt`), failures that were retried here that they should not be again (`l5d-retryable: false`), and
+    /// both are obeyed. Off by default.
+    pub retry_hints: bool,
 }
 
 /// How a bound name's endpoints are balanced, and what becomes of the ones that fail.
@@ -225,6 +229,7 @@ impl Default for ServicePolicy {
             retry_buffer_bytes: 0,
             replay_memory: ReplayMemory::default(),
             idle_timeout: None,
+            retry_hints: false,
         }
     }
 }
@@ -277,6 +282,7 @@ impl fmt::Debug for ServicePolicy {
             .field("retry_buffer_bytes", &self.retry_buffer_bytes)
             .field("replay_memory", &self.replay_memory)
             .field("idle_timeout", &self.idle_timeout)
+            .field("retry_hints", &self.retry_hints)
             .finish_non_exhaustive()
     }
 }

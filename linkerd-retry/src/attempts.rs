@@ -51,6 +51,7 @@ pub struct Attempts {
     delays: Delays,
     made: u32,
     deadline: Option<Deadline>,
+    is_retry: bool,
 }
 
 /// Why there is no other attempt.
@@ -65,6 +66,8 @@ pub enum Stop {
     NotKept,
     /// The peer said not to.
     PushedBack,
+    /// The request came as a retry: it is for whoever retries it to send it again.
+    IsRetry,
     /// There were as many as there may be.
     MaxAttempts,
     /// Another one, with the wait before it, would not be over by the deadline.
@@ -93,8 +96,14 @@ impl Retries {
         self.begin(deadline.into())
     }
 
+    /// Begins a request that came as somebody's retry: it earns nothing, and is not retried here as well. So retries add
+    /// up along a chain of hops, and do not multiply.
+    pub fn start_retry(&self, deadline: impl Into<Option<Deadline>>) -> Attempts {
+        Attempts { is_retry: true, ..self.begin(deadline.into()) }
+    }
+
     pub(crate) fn begin(&self, deadline: Option<Deadline>) -> Attempts {
-        Attempts { delays: self.backoff.start(), made: 1, deadline }
+        Attempts { delays: self.backoff.start(), made: 1, deadline, is_retry: false }
     }
 }
 
@@ -135,6 +144,9 @@ impl Attempts {
         if !verdict.class().is_retryable() {
             return Err(Stop::NotRetryable);
         }
+        if self.is_retry {
+            return Err(Stop::IsRetry);
+        }
         let not_before = verdict.not_before().ok_or(Stop::PushedBack)?;
         if retries.max_attempts.is_some_and(|max| self.made >= max.get()) {
             return Err(Stop::MaxAttempts);
@@ -162,6 +174,7 @@ impl fmt::Display for Stop {
             Self::NotRetryable => "not retryable",
             Self::NotKept => "the request was not kept",
             Self::PushedBack => "the peer asked for no retry",
+            Self::IsRetry => "it is itself a retry of the hop before",
             Self::MaxAttempts => "no more attempts are allowed",
             Self::Deadline => "no time for another attempt before the deadline",
             Self::BudgetExhausted => "retry budget exhausted",

@@ -452,7 +452,7 @@ impl Policies for FilePolicies {
         let service = self.service.for_path(path);
         let Service {
             total_timeout: _, // By its method: it may be unlimited in so many words.
-            retries: Retries { budget: retry_budget, backoff, hints: _, buffer_bytes },
+            retries: Retries { budget: retry_budget, backoff, hints, buffer_bytes },
             response_classifier,
             enforce_deadline: _, // By its method, which knows the default.
             idle_timeout,
@@ -468,6 +468,7 @@ impl Policies for FilePolicies {
             retry_buffer_bytes: buffer_bytes.unwrap_or(0),
             replay_memory: self.memory.clone(),
             idle_timeout: *idle_timeout,
+            retry_hints: hints.unwrap_or(false),
         }
     }
 

@@ -11,7 +11,7 @@ pub struct Retries {
     pub budget: Option<Budget>,
     /// `backoff`: the pause before a retry. Default: none.
     pub backoff: Option<Backoff>,
-    /// `hints`: tell the next hop which attempt this is, and obey what it says. Default: false.
+    /// `hints`: tell other hops of retries, and heed what they tell, so that retries do not multiply. Default: false.
     ///
     /// Not a key of Linkerd 1.x.
     pub hints: Option<bool>,

@@ -61,7 +61,6 @@ pub const NOT_BUILT: &[&str] = &[
     "routers.servers.upgrades=true",
     "routers.servers.windowUpdateRatio",
     "routers.service.classificationTimeoutMs",
-    "routers.service.retries.hints=true",
     "routers.service.retryBufferSize",
     "routers.tracePropagator.kind=io.l5d.zipkin",
     "telemetry.kind=io.l5d.influxdb",

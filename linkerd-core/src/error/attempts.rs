@@ -65,7 +65,7 @@ impl AttemptLog {
     /// Whether there was something else to try, and what is not the request's own fault kept it from being tried.
     pub(crate) fn was_stopped(&self) -> bool {
         match self.stop {
-            Some(Stop::BudgetExhausted | Stop::Deadline | Stop::PushedBack | Stop::MaxAttempts) => true,
+            Some(Stop::BudgetExhausted | Stop::Deadline | Stop::PushedBack | Stop::MaxAttempts | Stop::IsRetry) => true,
             Some(_) => false,
             None => self.tried.len() > 1,
         }

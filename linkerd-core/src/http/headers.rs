@@ -14,6 +14,8 @@ pub const L5D_CTX_DTAB: HeaderName = HeaderName::from_static("l5d-ctx-dtab");
 pub const L5D_DTAB: HeaderName = HeaderName::from_static("l5d-dtab");
 /// When the request was sent, and when its answer is no longer wanted.
 pub const L5D_CTX_DEADLINE: HeaderName = HeaderName::from_static("l5d-ctx-deadline");
+/// Which attempt at a request this is, counted over all hops; the first, which is 1, goes without.
+pub const L5D_CTX_ATTEMPT: HeaderName = HeaderName::from_static("l5d-ctx-attempt");
 /// The caller's span.
 pub const L5D_CTX_TRACE: HeaderName = HeaderName::from_static("l5d-ctx-trace");
 /// The share of requests to trace, from 0 to 1.
@@ -30,7 +32,7 @@ pub const L5D_REQID: HeaderName = HeaderName::from_static("l5d-reqid");
 pub const L5D_ERR: HeaderName = HeaderName::from_static("l5d-err");
 /// On a request: sending it twice is as good as once, because its server knows it again by this.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// On a response: the request may be sent again.
+/// On a response: `true` if the request may be sent again; `false` if it was, as often as it should be.
 pub const L5D_RETRYABLE: HeaderName = HeaderName::from_static("l5d-retryable");
 /// On a response: whether it counts as a success.
 pub const L5D_SUCCESS_CLASS: HeaderName = HeaderName::from_static("l5d-success-class");

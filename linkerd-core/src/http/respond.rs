@@ -25,7 +25,7 @@ impl Default for ErrorLimits {
 }
 
 /// The answer to a request that failed here: its status, the text as the body and, encoded, in `l5d-err`, and
-/// `l5d-retryable` if the caller may try again.
+/// `l5d-retryable` if the caller may try again, or [should not](Error::is_final).
 ///
 /// A server leaves the body out of its answer to `HEAD`.
 #[must_use]
@@ -38,7 +38,9 @@ pub fn error_response(error: &Error, limits: ErrorLimits) -> Response<Body> {
     let headers = rsp.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     headers.insert(headers::L5D_ERR, err);
-    if is_retryable(error) {
+    if error.is_final() {
+        headers.insert(headers::L5D_RETRYABLE, HeaderValue::from_static("false"));
+    } else if is_retryable(error) {
         headers.insert(headers::L5D_RETRYABLE, HeaderValue::from_static("true"));
     }
     rsp

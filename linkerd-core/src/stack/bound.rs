@@ -111,6 +111,9 @@ impl BoundName {
             };
             if let Some(headers) = req.headers_mut() {
                 self.write_headers(attempt, headers);
+                if let Some(hints) = attempt.hints {
+                    hints.write(headers);
+                }
             }
             let (endpoint, end) = lease.into_parts();
             let begun = end.begun();
@@ -150,6 +153,9 @@ impl BoundName {
     fn send_again(&self, endpoint: &EndpointClient, attempt: &Attempt<'_>, error: Error) -> Result<SvcFuture, Error> {
         let Some(mut again) = attempt.replay() else { return Err(error) };
         self.write_headers(attempt, again.headers_mut());
+        if let Some(hints) = attempt.hints {
+            hints.write(again.headers_mut());
+        }
         again.body_mut().resend = Resend::Never;
         Ok(endpoint.svc.send(again))
     }

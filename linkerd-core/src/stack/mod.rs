@@ -17,6 +17,7 @@ mod bound;
 mod clients;
 mod endpoints;
 mod fail_fast;
+mod hints;
 mod outgoing;
 mod path;
 mod probe;

@@ -16,11 +16,11 @@ use linkerd_retry::{
     retry::MAX_LOGGED,
 };
 
-use super::endpoints::{EndpointClient, EndpointKey};
-use crate::{
-    AttemptLog, AttemptOutcome, Body, BoxError, Error, ErrorKind,
-    http::headers::{self, IDEMPOTENCY_KEY},
+use super::{
+    endpoints::{EndpointClient, EndpointKey},
+    hints::{Hints, finish},
 };
+use crate::{AttemptLog, AttemptOutcome, Body, BoxError, Error, ErrorKind, http::headers::IDEMPOTENCY_KEY};
 
 /// A request until it is sent. It stays where it is, in the request's one box, while the calls above the endpoint hand
 /// on a reference: by value each of them would hold a copy's worth of room.
@@ -30,6 +30,8 @@ pub(crate) struct Outgoing {
     at: Option<(Arc<EndpointClient>, Instant)>,
     tried: Vec<EndpointKey>,
     log: AttemptLog,
+    // If hops tell each other of retries.
+    hints: Option<Arc<Hints>>,
 }
 
 /// A request that can be sent again: its head, and its body as far as it is here.
@@ -46,7 +48,7 @@ enum Kept {
 
 impl Outgoing {
     pub(crate) fn new(req: Request<Body>) -> Self {
-        Self { req: Some(req), at: None, tried: Vec::new(), log: AttemptLog::default() }
+        Self { req: Some(req), at: None, tried: Vec::new(), log: AttemptLog::default(), hints: None }
     }
 
     /// The headers, while it is here.
@@ -61,6 +63,24 @@ impl Outgoing {
 
     pub(super) fn request_mut(&mut self) -> Option<&mut Request<Body>> {
         self.req.as_mut()
+    }
+
+    /// Heeds from now on what hops tell each other of retries.
+    pub(super) fn heed_hints(&mut self) {
+        self.hints = self.req.as_mut().map(Hints::take);
+    }
+
+    pub(super) fn hints(&self) -> Option<&Arc<Hints>> {
+        self.hints.as_ref()
+    }
+
+    /// Says of a failure that the request was sent as often as it should be, if it was more than once or `is_final`.
+    pub(super) fn finish(
+        &self,
+        result: Result<Response<Body>, Error>,
+        is_final: bool,
+    ) -> Result<Response<Body>, Error> {
+        if self.hints.as_ref().is_some_and(|hints| is_final || hints.has_retried()) { finish(result) } else { result }
     }
 
     /// Takes it, to be sent. It is here, but for a caller that sends it twice.
@@ -184,10 +204,4 @@ fn streamed(body: ReplayBody<Body>) -> Body {
         ReplayError::Body(error) => error,
         error => BoxError::from(error.to_string()),
     }))
-}
-
-/// Whether a response says of itself that its request may be sent again: a proxy further on knows that its failure
-/// reached no application, whatever the method.
-pub(super) fn says_retryable(rsp: &Response<Body>) -> bool {
-    rsp.headers().get(headers::L5D_RETRYABLE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
 }

@@ -14,14 +14,15 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use linkerd_dtab::{Dtab, Path};
 use linkerd_retry::{
-    Budget, Deadline, ResponseClass, Retries, Safety, Stop, Typical, Verdict,
+    Budget, Deadline, Pushback, ResponseClass, Retries, Safety, Stop, Typical, Verdict,
     timeout::{IdleBody, IdleElapsed},
 };
 use tokio::time::timeout_at;
 
 use super::{
     Binding,
-    outgoing::{Outgoing, Replay, says_retryable},
+    hints::{Hints, says_final, says_retryable},
+    outgoing::{Outgoing, Replay},
     route::Unbound,
 };
 use crate::{
@@ -74,6 +75,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) cx: Option<&'a RequestContext>,
     pub(crate) replay: Option<&'a Replay>,
     pub(crate) expired: Option<&'a Expired>,
+    /// If hops tell each other of retries.
+    pub(crate) hints: Option<&'a Arc<Hints>>,
 }
 
 /// Whether a limit on the time of a whole request ended it: what is dropped then has failed, and was not cancelled.
@@ -140,6 +143,9 @@ impl PathStack {
         let limit = self.limit(arrived, cx.as_ref());
         if let (Some(cx), Some(timeout)) = (&mut cx, info.policy.total_timeout) {
             cx.expire_after(timeout);
+        }
+        if info.policy.retry_hints {
+            req.heed_hints();
         }
         let method = req.request().map(|req| req.method().clone()).unwrap_or_default();
         if info.shared.proxy
@@ -221,7 +227,8 @@ impl PathStack {
             }
             expired.has.store(true, Ordering::Relaxed);
         }
-        Err(Error::new(kind).with_attempts(req.expired(now())))
+        let log = req.expired(now());
+        req.finish(Err(Error::new(kind).with_attempts(log)), false)
     }
 
     /// Retries: above the pick of a name and an endpoint, so that another attempt may go elsewhere.
@@ -233,13 +240,26 @@ impl PathStack {
         method: &Method,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
-        let mut attempts = self.retries.start(expired.map(|expired| expired.deadline), arrived);
+        let hints = req.hints().cloned();
+        let deadline = expired.map(|expired| expired.deadline);
+        let mut attempts = match &hints {
+            Some(hints) if hints.is_retry() => self.retries.start_retry(deadline),
+            _ => self.retries.start(deadline, arrived),
+        };
         let policy = &self.info.policy;
         let keep = |req| Replay::keep(req, policy.retry_buffer_bytes, &policy.replay_memory);
         let replay = req.request_mut().and_then(keep);
         let mut begun = arrived;
         let outcome = loop {
-            let attempt = Attempt { arrived, info: &self.info, method, cx, replay: replay.as_ref(), expired };
+            let attempt = Attempt {
+                arrived,
+                info: &self.info,
+                method,
+                cx,
+                replay: replay.as_ref(),
+                expired,
+                hints: hints.as_ref(),
+            };
             let result = self.attempt(&attempt, req).await;
             let verdict = attempt.verdict(result.as_ref());
             if verdict.class().is_success() {
@@ -281,14 +301,16 @@ impl PathStack {
                 && expired.deadline.has_passed(begun)
             {
                 self.stats.retries.deadline();
-                break Err(Error::new(expired.kind).with_attempts(req.stopped(Stop::Deadline)));
+                let log = req.stopped(Stop::Deadline);
+                break req.finish(Err(Error::new(expired.kind).with_attempts(log)), false);
             }
             // Of what is retryable there is a copy. Made now, since a request has no room for both while it waits.
             let Some(again) = attempt.replay() else {
                 // The attempt before went on sending for a while.
                 let text = "the request became too long to be sent again while its retry was waited for";
                 let error = Error::new(ErrorKind::Closed).with_text(text);
-                break Err(error.with_attempts(req.stopped(Stop::NotKept)));
+                let log = req.stopped(Stop::NotKept);
+                break req.finish(Err(error.with_attempts(log)), false);
             };
             req.put(again);
         };
@@ -308,8 +330,16 @@ impl PathStack {
             Stop::BudgetExhausted => stats.budget_exhausted.incr(),
             Stop::Deadline => stats.deadline(),
             Stop::PushedBack => stats.pushed_back(),
+            Stop::IsRetry => stats.is_retry(),
             _ => {}
         }
+        // A hop that never retries leaves that to the others.
+        let is_final = match stop {
+            Stop::BudgetExhausted => !self.retries.is_off(),
+            Stop::MaxAttempts | Stop::PushedBack => true,
+            _ => false,
+        };
+        let result = req.finish(result, is_final);
         let log = req.stopped(stop);
         match result {
             Ok(mut rsp) => {
@@ -356,6 +386,9 @@ impl Attempt<'_> {
             }
         }
         let Ok(rsp) = result else { return verdict };
+        if self.hints.is_some() && says_final(rsp) {
+            return verdict.push_back(Pushback::Never);
+        }
         if !verdict.class().is_retryable() && says_retryable(rsp) {
             verdict = Verdict::failure(Safety::Refused);
         }

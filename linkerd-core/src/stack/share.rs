@@ -6,6 +6,7 @@ use http::{Request, Response};
 
 use super::{
     BoundName,
+    hints::Hints,
     outgoing::{Outgoing, Replay},
     path::{Attempt, PathInfo, now},
 };
@@ -51,6 +52,9 @@ impl Share {
                 if let Some(cx) = attempt.cx {
                     req.extensions_mut().insert(cx.clone());
                 }
+                if let Some(hints) = attempt.hints {
+                    req.extensions_mut().insert(Arc::clone(hints));
+                }
                 svc.send(req).await
             }
         }
@@ -62,6 +66,7 @@ impl Call for ShareCall {
     fn call(self: Arc<Self>, mut req: Request<Body>) -> SvcFuture {
         Box::pin(async move {
             let cx = req.extensions_mut().remove::<RequestContext>();
+            let hints = self.info.policy.retry_hints.then(|| Hints::take(&mut req));
             let method = req.method().clone();
             let replay = Replay::of(&req);
             let attempt = Attempt {
@@ -72,6 +77,7 @@ impl Call for ShareCall {
                 replay: replay.as_ref(),
                 // Layers cannot tell: what they drop was cancelled.
                 expired: None,
+                hints: hints.as_ref(),
             };
             self.name.send(&attempt, &self.stats, &mut Outgoing::new(req)).await
         })

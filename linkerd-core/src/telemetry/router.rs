@@ -83,6 +83,7 @@ pub struct RetryStats {
     pub budget_exhausted: Counter,
     deadline: Seldom,
     pushed_back: Seldom,
+    is_retry: Seldom,
 }
 
 /// `rt/<label>/client/<id>`: attempts to one bound name.
@@ -350,6 +351,7 @@ impl ServiceStats {
                 budget_exhausted: retries.counter("budget_exhausted"),
                 deadline: Seldom::new(&retries, "deadline"),
                 pushed_back: Seldom::new(&retries, "pushed_back"),
+                is_retry: Seldom::new(&retries, "is_retry"),
             },
             idle_timeouts: Seldom::new(scope, "idle_timeouts"),
         }
@@ -372,6 +374,12 @@ impl RetryStats {
     /// Counts a retry that the peer asked not to make, in `pushed_back`, which is there from the first on.
     pub fn pushed_back(&self) {
         self.pushed_back.add(1);
+    }
+
+    /// Counts a failure that was left to the hop before, which retries the request already, in `is_retry`, which is there
+    /// from the first on.
+    pub fn is_retry(&self) {
+        self.is_retry.add(1);
     }
 }
 

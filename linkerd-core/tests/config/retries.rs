@@ -27,7 +27,7 @@ fn every_key_arrives_and_prefixes_add_up() {
     let uploads = service("/svc/uploads");
     assert_eq!(uploads.response_classifier, Some(Classifier::RetryableAll5xx));
     assert_eq!(uploads.retries.backoff, Some(Backoff::Constant { pause: Duration::from_millis(100) }));
-    assert_eq!(uploads.retries.buffer_bytes, Some(65536));
+    assert_eq!((uploads.retries.buffer_bytes, uploads.retries.hints), (Some(65536), Some(true)));
     assert_eq!((uploads.budget().percent_can_retry, uploads.total_timeout()), (0.5, Some(Duration::from_secs(5))));
 }
 
@@ -37,6 +37,7 @@ fn what_is_out_of_range_is_named_with_its_place_and_range() {
         ("idleTimeoutMs: ^0", "idleTimeoutMs: must be at least 1, got 0"),
         ("retries: {bufferBytes: ^-1}", "retries.bufferBytes: must be at least 0, got -1"),
         ("retries: {bufferBytes: ^some}", "retries.bufferBytes: "),
+        ("retries: {hints: ^some}", "retries.hints: "),
         (
             "retries: {budget: {percentCanRetry: ^1001}}",
             "retries.budget.percentCanRetry: must be from 0 to 1000, got 1001",
@@ -99,8 +100,8 @@ fn every_key_is_in_the_example_and_in_the_documentation() {
         let errors = Config::parse("f", &text).unwrap_err().to_string();
         let keys = errors.lines().find_map(|line| line.split_once("known here: ")).expect("a list of keys").1;
         for key in keys.split(", ") {
-            // The first two say what for; the third is not built.
-            if matches!(key, "kind" | "prefix" | "hints") {
+            // They say what for.
+            if matches!(key, "kind" | "prefix") {
                 continue;
             }
             assert!(EXAMPLE.contains(&format!("{key}:")), "the example lacks {key}");

@@ -4,6 +4,8 @@ mod balance;
 mod balancing;
 mod caches;
 mod cancel;
+#[cfg(feature = "server")]
+mod hints;
 mod limits;
 mod mesh;
 mod naming;

@@ -47,6 +47,16 @@ fn the_greatest_number_of_attempts_has_the_first_in_it() {
 }
 
 #[test]
+fn a_request_that_is_a_retry_earns_nothing_and_is_not_retried() {
+    let (retries, now) = (Retries { budget: paid(1.0), ..Retries::default() }, now());
+    let mut attempts = retries.start_retry(None);
+    assert_eq!(next(&mut attempts, &retries, FAILED, now), Err(Stop::IsRetry));
+    assert_eq!(next(&mut attempts, &retries, Verdict::SUCCESS, now), Err(Stop::Success));
+    assert_eq!(retries.budget.balance(now), 0);
+    assert_eq!(next(&mut retries.start(None, now), &retries, FAILED, now), Ok(Duration::ZERO));
+}
+
+#[test]
 fn push_back_is_the_least_wait_up_to_five_minutes() {
     let retries = Retries { backoff: Backoff::constant(100 * MS), ..Retries::default() };
     let now = now();
