@@ -113,6 +113,10 @@ impl BoundName {
                 self.write_headers(attempt, headers);
             }
             let (endpoint, end) = lease.into_parts();
+            if req.keeps_off(&endpoint.key) {
+                let text = "there is no other endpoint to hedge at";
+                break Err(Error::new(ErrorKind::NoEndpoints).with_text(text));
+            }
             let begun = end.begun();
             let permit = endpoint.breaker.as_ref().map(|breaker| breaker.admit(begun));
             let under_way = UnderWay { name: self, service, attempt, begun, held: Some((permit, end)) };

@@ -47,11 +47,12 @@ impl Share {
         match &self.layered {
             None => self.call.name.send(attempt, &self.call.stats, req).await,
             Some(svc) => {
-                let mut req = req.take()?;
+                let mut sent = req.take()?;
                 if let Some(cx) = attempt.cx {
-                    req.extensions_mut().insert(cx.clone());
+                    sent.extensions_mut().insert(cx.clone());
                 }
-                svc.send(req).await
+                sent.body_mut().trail = Some(req.trail().clone());
+                svc.send(sent).await
             }
         }
     }
@@ -62,6 +63,7 @@ impl Call for ShareCall {
     fn call(self: Arc<Self>, mut req: Request<Body>) -> SvcFuture {
         Box::pin(async move {
             let cx = req.extensions_mut().remove::<RequestContext>();
+            let trail = req.body_mut().trail.take();
             let method = req.method().clone();
             let replay = Replay::of(&req);
             let attempt = Attempt {
@@ -73,7 +75,7 @@ impl Call for ShareCall {
                 // Layers cannot tell: what they drop was cancelled.
                 expired: None,
             };
-            self.name.send(&attempt, &self.stats, &mut Outgoing::new(req)).await
+            self.name.send(&attempt, &self.stats, &mut Outgoing::on(req, trail)).await
         })
     }
 }

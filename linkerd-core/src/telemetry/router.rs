@@ -56,7 +56,11 @@ impl Seldom {
     }
 
     fn add(&self, n: u64) {
-        self.counter.get_or_init(|| self.scope.counter(self.name)).add(n);
+        self.get().add(n);
+    }
+
+    fn get(&self) -> &Counter {
+        self.counter.get_or_init(|| self.scope.counter(self.name))
     }
 }
 
@@ -83,6 +87,9 @@ pub struct RetryStats {
     pub budget_exhausted: Counter,
     deadline: Seldom,
     pushed_back: Seldom,
+    hedges: Seldom,
+    hedge_wins: Seldom,
+    hedge_budget_exhausted: Seldom,
 }
 
 /// `rt/<label>/client/<id>`: attempts to one bound name.
@@ -350,6 +357,9 @@ impl ServiceStats {
                 budget_exhausted: retries.counter("budget_exhausted"),
                 deadline: Seldom::new(&retries, "deadline"),
                 pushed_back: Seldom::new(&retries, "pushed_back"),
+                hedges: Seldom::new(&retries, "hedges"),
+                hedge_wins: Seldom::new(&retries, "hedge_wins"),
+                hedge_budget_exhausted: Seldom::new(&retries, "hedge_budget_exhausted"),
             },
             idle_timeouts: Seldom::new(scope, "idle_timeouts"),
         }
@@ -372,6 +382,23 @@ impl RetryStats {
     /// Counts a retry that the peer asked not to make, in `pushed_back`, which is there from the first on.
     pub fn pushed_back(&self) {
         self.pushed_back.add(1);
+    }
+
+    /// Counts an attempt that was made at a second endpoint too, in `hedges`, and in `hedge_wins` if that was the better
+    /// one; each is there from the first on.
+    pub fn hedged(&self, won: bool) {
+        self.hedges.add(1);
+        if won {
+            self.hedge_wins.add(1);
+        }
+    }
+
+    /// Catches up with a count of hedges that could not be paid for, in `hedge_budget_exhausted`, which is there from the
+    /// first on.
+    pub(crate) fn hedges_unpaid(&self, count: u64) {
+        if count > 0 {
+            self.hedge_budget_exhausted.get().advance_to(count);
+        }
     }
 }
 
