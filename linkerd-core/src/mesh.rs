@@ -316,9 +316,10 @@ impl MeshBuilder {
 
     /// Wraps the client of each bound name: once an attempt, outside of requeues and the pick of an endpoint.
     ///
-    /// Of several layers the last one given is the outermost. The first costs two allocations an attempt (it makes a
-    /// seam where there was none, below which the attempt begins anew: a request that has headers is copied once more),
-    /// each further one costs one. `layer` is called for each bound name of each logical name, and again when the
+    /// Of several layers the last one given is the outermost. The first costs three allocations an attempt (it makes
+    /// a seam where there was none, below which the attempt begins anew: a request that has headers is copied once more),
+    /// each further one costs one. A layer that puts another body in the place of the request's hides from retries and
+    /// hedges where the request was. `layer` is called for each bound name of each logical name, and again when the
     /// binding changes.
     pub fn client_layer<L>(mut self, layer: L) -> Self
     where

@@ -24,7 +24,7 @@ pub struct AttemptLog {
 pub struct Attempted {
     /// Which one it was. The first is 1.
     pub number: u32,
-    /// Where it went. `None` if it got to no endpoint, or a client layer is between.
+    /// Where it went. `None` if it got to no endpoint, or a client layer put another body in the place of the request's.
     pub endpoint: Option<SocketAddr>,
     /// Whether it is the hedge of the attempt with this number: made because that one took long.
     pub is_hedge: bool,
