@@ -17,7 +17,7 @@ use linkerd_balance::{LeaseEnd, Mark};
 use crate::{
     BoxError,
     http::{hint, pool::Live},
-    stack::now,
+    stack::{Trail, now},
 };
 
 /// The body of a request or a response: nothing, bytes, a stream from a connection, or any other stream in a box.
@@ -29,6 +29,8 @@ pub struct Body {
     inner: Inner,
     riders: [Option<Rider>; 2],
     pub(crate) resend: Resend,
+    // Below client layers: where its request is to keep out of the way. Lost like `resend`.
+    pub(crate) trail: Option<Trail>,
 }
 
 #[derive(Default)]
@@ -200,7 +202,7 @@ impl Body {
 
 impl From<Inner> for Body {
     fn from(inner: Inner) -> Self {
-        Self { inner, riders: [None, None], resend: Resend::default() }
+        Self { inner, riders: [None, None], resend: Resend::default(), trail: None }
     }
 }
 

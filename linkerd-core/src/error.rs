@@ -107,6 +107,12 @@ impl Error {
         }))
     }
 
+    /// Of a request that was to be sent again.
+    pub(crate) fn not_kept() -> Self {
+        let text = "the request became too long to be sent again while its retry was waited for";
+        Self::new(ErrorKind::Closed).with_text(text)
+    }
+
     /// Any other error, as an error of a layer; one that is an [`Error`] already stays what it is.
     pub fn from_box(error: BoxError) -> Self {
         match error.downcast::<Self>() {

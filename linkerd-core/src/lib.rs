@@ -36,7 +36,9 @@ pub use mesh::{
     BalancerState, BuildError, BuildProblem, CacheSettings, ClientState, EndpointState, Force, Mesh, MeshBuilder,
     PathState,
 };
-pub use policy::{AccrualPolicy, ClientPolicy, HashOn, NewAccrual, Policies, ProbePolicy, ServicePolicy, Uniform};
+pub use policy::{
+    AccrualPolicy, ClientPolicy, HashOn, HedgePolicy, NewAccrual, Policies, ProbePolicy, ServicePolicy, Uniform,
+};
 pub use svc::{HttpService, Svc, SvcFuture};
 
 pub use linkerd_balance as balance;

@@ -20,7 +20,6 @@ use linkerd_dtab::{
     interpreter,
     namer::Resolve,
 };
-use linkerd_retry::Budget;
 use tokio::task::AbortHandle;
 use tower_layer::Layer;
 
@@ -31,7 +30,7 @@ use crate::{
     http::{Connect, HttpConnect},
     identify::Identifier,
     policy::{Policies, Uniform},
-    stack::{Binding, Clients, Outgoing, PathInfo, PathStack, Shared, now},
+    stack::{Allowance, Binding, Clients, Outgoing, PathInfo, PathStack, Shared, now},
     svc::SvcFuture,
     telemetry::{BindCacheStats, CacheStats, Registry, RouterStats},
 };
@@ -209,8 +208,8 @@ struct Inner {
     caches: CacheSettings,
     metrics: RouterStats,
     stats: CacheStats,
-    // One for each logical name, whatever local tables it is under: a header must not bring retries along.
-    budgets: Cache<Path, Budget>,
+    // One for each logical name, whatever local tables it is under.
+    allowances: Cache<Path, Allowance>,
     sweeper: OnceLock<AbortHandle>,
     // Keeps the caches' metrics in the registry.
     _bind_cache: BindCacheStats,
@@ -317,9 +316,10 @@ impl MeshBuilder {
 
     /// Wraps the client of each bound name: once an attempt, outside of requeues and the pick of an endpoint.
     ///
-    /// Of several layers the last one given is the outermost. The first costs two allocations an attempt (it makes a
-    /// seam where there was none, below which the attempt begins anew: a request that has headers is copied once more),
-    /// each further one costs one. `layer` is called for each bound name of each logical name, and again when the
+    /// Of several layers the last one given is the outermost. The first costs three allocations an attempt (it makes
+    /// a seam where there was none, below which the attempt begins anew: a request that has headers is copied once more),
+    /// each further one costs one. A layer that puts another body in the place of the request's hides from retries and
+    /// hedges where the request was. `layer` is called for each bound name of each logical name, and again when the
     /// binding changes.
     pub fn client_layer<L>(mut self, layer: L) -> Self
     where
@@ -416,7 +416,8 @@ impl MeshBuilder {
             caches: self.caches,
             metrics,
             stats: stats.path.clone(),
-            budgets: Cache::new(self.caches.paths, CacheStats::detached()),
+            // As many as there are stacks that have one, so that none is a one-shot.
+            allowances: Cache::new(self.caches.paths.saturating_mul(2), CacheStats::detached()),
             sweeper: OnceLock::new(),
             _bind_cache: stats,
             begun: now(),
@@ -583,8 +584,8 @@ impl Inner {
             last = Some(tree);
             route
         });
-        let budget = self.budgets.get_or_make(path, now(), || info.policy.retry_budget.fresh());
-        let stack = Arc::new(PathStack::new(info, &budget, binding, self.metrics.service(path)));
+        let allowance = self.allowances.get_or_make(path, now(), || Allowance::new(&info.policy));
+        let stack = Arc::new(PathStack::new(info, allowance, binding, self.metrics.service(path)));
         let layered = (!self.path_layers.is_empty()).then(|| {
             let svc = Svc::from_arc(Arc::clone(&stack) as _);
             self.path_layers.iter().fold(svc, |svc, wrap| wrap(svc))
@@ -612,7 +613,7 @@ impl Inner {
             self.stats.expires.add(expired as u64);
             self.paths.store(Arc::new(paths));
         }
-        self.budgets.sweep(now, ttl);
+        self.allowances.sweep(now, ttl);
         self.clients.sweep(now, ttl);
     }
 

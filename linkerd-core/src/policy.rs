@@ -2,7 +2,9 @@
 //!
 //! A policy is folded once, when the stack of a name is built; no request looks anything up.
 
-use std::{fmt, hash::Hasher, sync::Arc, time::Duration};
+mod hedge;
+
+use std::{fmt, hash::Hasher, num::NonZeroU32, sync::Arc, time::Duration};
 
 use http::{HeaderName, Request, header};
 use linkerd_balance::{
@@ -13,6 +15,7 @@ use linkerd_dtab::Path;
 
 use linkerd_retry::{Budget, replay::ReplayMemory};
 
+pub use self::hedge::HedgePolicy;
 use crate::{
     Body,
     classify::{HttpClassifier, HttpClassify},
@@ -28,6 +31,10 @@ pub struct ServicePolicy {
     pub retry_budget: Budget,
     /// How long to wait before each.
     pub backoff: linkerd_retry::Backoff,
+    /// How often a request is sent, the first time included. `None` leaves that to the budget.
+    pub max_attempts: Option<NonZeroU32>,
+    /// When an attempt that takes long is made a second time, elsewhere. `None`: never.
+    pub hedge: Option<HedgePolicy>,
     /// What a failure is, and which ones are retried.
     pub classifier: Arc<dyn HttpClassify>,
     /// Whether a deadline that came with the request is kept: once it has passed, no attempt begins.
@@ -216,7 +223,7 @@ impl Hasher for Fnv {
     }
 }
 
-/// Retries within Linkerd's budget, at once; no limit on time; deadlines kept; 5xx a failure that is not retried; no
+/// Retries within Linkerd's budget, at once; no hedges; no limit on time; deadlines kept; 5xx a failure that is not retried; no
 /// streams kept, which may be silent for ever.
 impl Default for ServicePolicy {
     fn default() -> Self {
@@ -224,6 +231,8 @@ impl Default for ServicePolicy {
             total_timeout: None,
             retry_budget: default_budget(),
             backoff: linkerd_retry::Backoff::none(),
+            max_attempts: None,
+            hedge: None,
             classifier: Arc::new(HttpClassifier::default()),
             enforce_deadline: true,
             retry_buffer_bytes: 0,
@@ -278,6 +287,8 @@ impl fmt::Debug for ServicePolicy {
             .field("total_timeout", &self.total_timeout)
             .field("retry_budget", &self.retry_budget)
             .field("backoff", &self.backoff)
+            .field("max_attempts", &self.max_attempts)
+            .field("hedge", &self.hedge)
             .field("enforce_deadline", &self.enforce_deadline)
             .field("retry_buffer_bytes", &self.retry_buffer_bytes)
             .field("replay_memory", &self.replay_memory)

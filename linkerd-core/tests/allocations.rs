@@ -7,12 +7,12 @@ use std::{convert::Infallible, future::ready, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, Response, header::HOST};
 use linkerd_core::{
-    Body, Client, Error, HttpService, Mesh, MeshBuilder, Svc,
+    Body, Client, Error, HedgePolicy, HttpService, Mesh, MeshBuilder, ServicePolicy, Svc, Uniform,
     balance::{Balance, BalanceService, Policy},
     dtab::{Bound, Endpoint, Path, interpreter::Local, namer::Inet, naming::NamingLayer},
     http::Connect,
     identify::{HeaderToken, PathSegments},
-    retry::{ResponseClass, requeue::RequeueLayer, retry::RetryLayer, timeout::TotalTimeoutLayer},
+    retry::{ResponseClass, hedge::HedgeDelay, requeue::RequeueLayer, retry::RetryLayer, timeout::TotalTimeoutLayer},
 };
 use tokio::runtime::{Builder, Runtime};
 use tower::{Service, ServiceBuilder, ServiceExt, layer::layer_fn};
@@ -104,7 +104,7 @@ fn a_request_with_headers_costs_their_copy_beside() {
     // The map of headers is two allocations, and is kept so that the request can be sent again.
     assert_eq!(per_request(mesh(), router, request), 5);
     // Below a client layer the attempt begins anew, and so does what is kept of it.
-    assert_eq!(per_request(mesh().client_layer(layer_fn(Passing)), router, request), 9);
+    assert_eq!(per_request(mesh().client_layer(layer_fn(Passing)), router, request), 10);
 }
 
 #[test]
@@ -117,6 +117,22 @@ fn a_path_layer_costs_one_and_an_endpoint_layer_costs_one() {
 }
 
 #[test]
+fn a_hedge_costs_nothing_where_there_is_none() {
+    let hedged = |delay| {
+        let hedge = HedgePolicy::new(HedgeDelay::Fixed(Duration::from_millis(delay))).unwrap();
+        let service = ServicePolicy { hedge: Some(hedge), ..ServicePolicy::default() };
+        mesh().policies(Uniform { service, ..Uniform::default() })
+    };
+    // The two legs' box, the first's, and what both know.
+    assert_eq!(fixed(hedged(1000)), 5);
+    let post = |mesh| {
+        let request = || Request::post("/").body(Body::empty()).unwrap();
+        per_request(mesh, |mesh| mesh.client("/svc").unwrap(), request)
+    };
+    assert_eq!(post(hedged(1000)), post(mesh()), "it is never sent twice at once");
+}
+
+#[test]
 fn layers_in_one_builder_share_a_seam() {
     let both = || ServiceBuilder::new().layer(layer_fn(Passing)).layer(layer_fn(Passing));
     assert_eq!(fixed(mesh().path_layer(both())), 3);
@@ -124,10 +140,10 @@ fn layers_in_one_builder_share_a_seam() {
 }
 
 #[test]
-fn a_first_client_layer_costs_two_and_each_further_one() {
+fn a_first_client_layer_costs_three_and_each_further_one() {
     let layer = || layer_fn(Passing);
-    assert_eq!(fixed(mesh().client_layer(layer())), 4);
-    assert_eq!(fixed(mesh().client_layer(layer()).client_layer(layer())), 5);
+    assert_eq!(fixed(mesh().client_layer(layer())), 5);
+    assert_eq!(fixed(mesh().client_layer(layer()).client_layer(layer())), 6);
 }
 
 /// A naming layer has a box for each request; the others are state machines.

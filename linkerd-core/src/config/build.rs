@@ -16,9 +16,9 @@ use linkerd_retry::{Backoff as RetryBackoff, Budget as RetryBudget, BudgetSettin
 use serde_json::json;
 
 use super::{
-    Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, HostConnectionPool, HttpIdentifier, HttpRouter,
-    Interpreter, InterpreterKind, Namer, NamerKind, Problem, Protocol, Retries, Router, Scoped, Server, Service,
-    Session, Transformer, TransformerKind, balancing, check_supported,
+    Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, Hedge, HostConnectionPool, HttpIdentifier,
+    HttpRouter, Interpreter, InterpreterKind, Namer, NamerKind, Problem, Protocol, Retries, Router, Scoped, Server,
+    Service, Session, Transformer, TransformerKind, balancing, check_supported,
 };
 use crate::{
     CacheSettings, ClientPolicy, HttpClassifier, Mesh, Policies, ServicePolicy,
@@ -452,10 +452,11 @@ impl Policies for FilePolicies {
         let service = self.service.for_path(path);
         let Service {
             total_timeout: _, // By its method: it may be unlimited in so many words.
-            retries: Retries { budget: retry_budget, backoff, hints, buffer_bytes },
+            retries: Retries { budget: retry_budget, backoff, max_attempts, hints, buffer_bytes },
             response_classifier,
             enforce_deadline: _, // By its method, which knows the default.
             idle_timeout,
+            hedge,
             classification_timeout: _,
             retry_buffer_size: _,
         } = &service;
@@ -463,6 +464,8 @@ impl Policies for FilePolicies {
             total_timeout: service.total_timeout(),
             retry_budget: budget(&retry_budget.clone().unwrap_or_default()),
             backoff: backoff.as_ref().map_or_else(RetryBackoff::none, retry_backoff),
+            max_attempts: *max_attempts,
+            hedge: hedge.as_ref().map(Hedge::policy),
             classifier: Arc::new(classifier(response_classifier.as_ref())),
             enforce_deadline: service.enforces_deadline(),
             retry_buffer_bytes: buffer_bytes.unwrap_or(0),

@@ -1,6 +1,6 @@
 //! `retries`: budgets and backoffs.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use super::decode::{At, Decode, Section};
 
@@ -11,6 +11,10 @@ pub struct Retries {
     pub budget: Option<Budget>,
     /// `backoff`: the pause before a retry. Default: none.
     pub backoff: Option<Backoff>,
+    /// `maxAttempts`: how often a request is sent at most, the first time included. Default: as the budget allows.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub max_attempts: Option<NonZeroU32>,
     /// `hints`: tell other hops of retries, and heed what they tell, so that retries do not multiply. Default: false.
     ///
     /// Not a key of Linkerd 1.x.
@@ -69,6 +73,7 @@ impl Decode for Retries {
         let retries = Self {
             budget: s.get("budget"),
             backoff: s.get("backoff"),
+            max_attempts: s.count("maxAttempts", 1).and_then(NonZeroU32::new),
             hints: s.get("hints"),
             buffer_bytes: s.size("bufferBytes", 0),
         };

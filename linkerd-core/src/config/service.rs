@@ -8,6 +8,7 @@ use super::{
     classifier::Classifier,
     client::set,
     decode::{At, Decode, Section},
+    hedge::Hedge,
     retries::{Budget, Retries},
     router::ProtocolKind,
     scoped::Scope,
@@ -32,6 +33,10 @@ pub struct Service {
     ///
     /// Not a key of Linkerd 1.x.
     pub idle_timeout: Option<Duration>,
+    /// `hedge` (http, h2). Default: never.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub hedge: Option<Hedge>,
     /// `classificationTimeoutMs` (h2): how long to wait for the end of a response to classify it. Default: 100 ms.
     pub classification_timeout: Option<Duration>,
     /// `retryBufferSize` (h2).
@@ -100,6 +105,7 @@ impl Scope for Service {
         if let ProtocolKind::Http | ProtocolKind::H2 = protocol {
             service.enforce_deadline = s.get("enforceDeadline");
             service.idle_timeout = s.millis("idleTimeoutMs", 1);
+            service.hedge = s.get("hedge");
         }
         if protocol == ProtocolKind::H2 {
             service.classification_timeout = s.millis("classificationTimeoutMs", 0);
@@ -115,17 +121,20 @@ impl Scope for Service {
             response_classifier,
             enforce_deadline,
             idle_timeout,
+            hedge,
             classification_timeout,
             retry_buffer_size,
         } = later.clone();
         set(&mut self.total_timeout, total_timeout);
         set(&mut self.retries.budget, retries.budget);
         set(&mut self.retries.backoff, retries.backoff);
+        set(&mut self.retries.max_attempts, retries.max_attempts);
         set(&mut self.retries.hints, retries.hints);
         set(&mut self.retries.buffer_bytes, retries.buffer_bytes);
         set(&mut self.response_classifier, response_classifier);
         set(&mut self.enforce_deadline, enforce_deadline);
         set(&mut self.idle_timeout, idle_timeout);
+        set(&mut self.hedge, hedge);
         set(&mut self.classification_timeout, classification_timeout);
         set(&mut self.retry_buffer_size, retry_buffer_size);
     }

@@ -2,10 +2,10 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
-use http::StatusCode;
+use http::{Response, StatusCode};
 use linkerd_retry::{Stop, retry::MAX_LOGGED};
 
-use crate::ErrorKind;
+use crate::{Body, Error, ErrorKind};
 
 /// What was tried for one request, in order, and why there was no other attempt.
 ///
@@ -24,8 +24,10 @@ pub struct AttemptLog {
 pub struct Attempted {
     /// Which one it was. The first is 1.
     pub number: u32,
-    /// Where it went. `None` if it got to no endpoint, or a client layer is between.
+    /// Where it went. `None` if it got to no endpoint, or a client layer put another body in the place of the request's.
     pub endpoint: Option<SocketAddr>,
+    /// Whether it is the hedge of the attempt with this number: made because that one took long.
+    pub is_hedge: bool,
     /// What came of it.
     pub outcome: AttemptOutcome,
     /// How long it took, without the wait before it.
@@ -76,11 +78,27 @@ impl AttemptLog {
             self.tried.remove(0);
             self.omitted = self.omitted.saturating_add(1);
         }
-        self.tried.push(Attempted { number, endpoint, outcome, took });
+        self.tried.push(Attempted { number, endpoint, is_hedge: false, outcome, took });
+    }
+
+    /// Says that the last one was a hedge.
+    pub(crate) fn mark_hedge(&mut self) {
+        if let Some(last) = self.tried.last_mut() {
+            last.is_hedge = true;
+        }
     }
 
     pub(crate) fn end(&mut self, stop: Stop) {
         self.stop = Some(stop);
+    }
+}
+
+impl AttemptOutcome {
+    pub(crate) fn of(result: Result<&Response<Body>, &Error>) -> Self {
+        match result {
+            Ok(rsp) => Self::Answered(rsp.status()),
+            Err(error) => Self::Failed(error.kind()),
+        }
     }
 }
 
@@ -90,13 +108,13 @@ impl fmt::Display for AttemptLog {
         let made = self.tried.len() + self.omitted as usize;
         write!(f, "tried {made} time{}", if made == 1 { "" } else { "s" })?;
         let latest = &self.tried[self.tried.len().saturating_sub(SHOWN)..];
-        for (i, Attempted { number, endpoint, outcome, took }) in latest.iter().enumerate() {
+        for (i, Attempted { number, endpoint, is_hedge, outcome, took }) in latest.iter().enumerate() {
             let before = match i {
                 0 if latest.len() < made => ", at last",
                 0 => ":",
                 _ => ",",
             };
-            write!(f, "{before} #{number}")?;
+            write!(f, "{before} #{number}{}", if *is_hedge { " hedged" } else { "" })?;
             if let Some(endpoint) = endpoint {
                 write!(f, " at {endpoint}")?;
             }

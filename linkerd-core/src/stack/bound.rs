@@ -109,13 +109,14 @@ impl BoundName {
                 Ok(lease) => lease,
                 Err(unavailable) => break Err(balanced.unavailable(unavailable)),
             };
+            let (endpoint, end) = lease.into_parts();
+            if req.keeps_off(&endpoint.key) {
+                let text = "there is no other endpoint to hedge at";
+                break Err(Error::new(ErrorKind::NoEndpoints).with_text(text));
+            }
             if let Some(headers) = req.headers_mut() {
                 self.write_headers(attempt, headers);
-                if let Some(hints) = attempt.hints {
-                    hints.write(headers);
-                }
             }
-            let (endpoint, end) = lease.into_parts();
             let begun = end.begun();
             let permit = endpoint.breaker.as_ref().map(|breaker| breaker.admit(begun));
             let under_way = UnderWay { name: self, service, attempt, begun, held: Some((permit, end)) };
@@ -153,9 +154,6 @@ impl BoundName {
     fn send_again(&self, endpoint: &EndpointClient, attempt: &Attempt<'_>, error: Error) -> Result<SvcFuture, Error> {
         let Some(mut again) = attempt.replay() else { return Err(error) };
         self.write_headers(attempt, again.headers_mut());
-        if let Some(hints) = attempt.hints {
-            hints.write(again.headers_mut());
-        }
         again.body_mut().resend = Resend::Never;
         Ok(endpoint.svc.send(again))
     }
@@ -170,6 +168,9 @@ impl BoundName {
             }
             (Some(cx), None) => cx.write(headers),
             (None, _) => {}
+        }
+        if let Some(hints) = attempt.hints {
+            hints.write(headers);
         }
         if !attempt.info.shared.proxy {
             return;

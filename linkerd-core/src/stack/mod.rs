@@ -13,22 +13,27 @@ use std::{
 
 use linkerd_dtab::Failure;
 
+mod allowance;
 mod bound;
 mod clients;
 mod endpoints;
 mod fail_fast;
+mod hedge;
 mod hints;
 mod outgoing;
 mod path;
 mod probe;
 mod route;
 mod share;
+mod trail;
 
+pub(crate) use allowance::Allowance;
 pub(crate) use bound::{BoundClient, BoundName};
 pub(crate) use clients::Clients;
 pub(crate) use outgoing::Outgoing;
 pub(crate) use path::{PathInfo, PathStack, Shared, now};
 pub(crate) use route::{Binding, Route};
+pub(crate) use trail::Trail;
 
 /// Somebody's layer, policy or connector panicked when a stack was built.
 #[derive(Debug, thiserror::Error)]

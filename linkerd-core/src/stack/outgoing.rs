@@ -7,18 +7,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, header::UPGRADE};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use linkerd_retry::{
     Stop,
     replay::{ReplayBody, ReplayError, ReplayMemory},
-    retry::MAX_LOGGED,
 };
 
 use super::{
     endpoints::{EndpointClient, EndpointKey},
     hints::{Hints, finish},
+    trail::{Leg, Trail, note},
 };
 use crate::{AttemptLog, AttemptOutcome, Body, BoxError, Error, ErrorKind, http::headers::IDEMPOTENCY_KEY};
 
@@ -29,6 +29,8 @@ pub(crate) struct Outgoing {
     // Where it is, or was last. Nothing is made of it unless it comes to nothing there.
     at: Option<(Arc<EndpointClient>, Instant)>,
     tried: Vec<EndpointKey>,
+    // If somebody else has to know where it is.
+    trail: Option<Trail>,
     log: AttemptLog,
     // If hops tell each other of retries.
     hints: Option<Arc<Hints>>,
@@ -48,7 +50,17 @@ enum Kept {
 
 impl Outgoing {
     pub(crate) fn new(req: Request<Body>) -> Self {
-        Self { req: Some(req), at: None, tried: Vec::new(), log: AttemptLog::default(), hints: None }
+        Self { req: Some(req), at: None, tried: Vec::new(), trail: None, log: AttemptLog::default(), hints: None }
+    }
+
+    /// One that leaves this trail.
+    pub(super) fn on(req: Request<Body>, trail: Option<Trail>) -> Self {
+        Self { trail, ..Self::new(req) }
+    }
+
+    /// The trail of this attempt, which begins here if it has none.
+    pub(super) fn trail(&mut self) -> &Trail {
+        self.trail.get_or_insert_with(|| Trail::new(&self.tried))
     }
 
     /// The headers, while it is here.
@@ -95,42 +107,54 @@ impl Outgoing {
 
     /// Notes where it is, and since when.
     pub(super) fn arrive(&mut self, endpoint: Arc<EndpointClient>, begun: Instant) -> &Arc<EndpointClient> {
+        if let Some(trail) = &self.trail {
+            trail.arrive(&endpoint.key, begun);
+        }
         &self.at.insert((endpoint, begun)).0
     }
 
     /// Notes that it came to nothing where it was: another endpoint is preferred from now on.
     pub(super) fn leave(&mut self) -> Option<SocketAddr> {
-        let key = &self.at.take()?.0.key;
-        if !self.tried.contains(key) {
-            // So many are enough to avoid; the others have had time to recover.
-            if self.tried.len() == MAX_LOGGED {
-                self.tried.remove(0);
-            }
-            self.tried.push(key.clone());
-        }
-        Some(key.addr)
+        let left = self.trail.as_ref().and_then(Trail::leave);
+        let Some((endpoint, _)) = self.at.take() else { return left };
+        note(&mut self.tried, &endpoint.key);
+        Some(endpoint.key.addr)
     }
 
-    /// Where it came to nothing.
-    pub(super) fn tried(&self) -> &[EndpointKey] {
+    /// Where it came to nothing, and where its other leg is.
+    pub(super) fn tried(&mut self) -> &[EndpointKey] {
+        if let Some(trail) = &self.trail {
+            trail.gather(&mut self.tried);
+        }
         &self.tried
+    }
+
+    /// Whether it has no business at an endpoint: it is a hedge, which is for elsewhere or not at all.
+    pub(super) fn keeps_off(&mut self, key: &EndpointKey) -> bool {
+        self.trail.as_ref().is_some_and(|trail| trail.leg() == Leg::Hedge) && self.tried().contains(key)
     }
 
     /// Writes an attempt down that failed.
     pub(super) fn failed(&mut self, number: u32, result: Result<&Response<Body>, &Error>, took: Duration) {
-        let outcome = match result {
-            Ok(rsp) => AttemptOutcome::Answered(rsp.status()),
-            Err(error) => AttemptOutcome::Failed(error.kind()),
-        };
         let endpoint = self.leave();
-        self.log.push(number, endpoint, outcome, took);
+        if let Some(trail) = self.trail.take() {
+            trail.gather(&mut self.tried);
+            if trail.write_failed(number, &mut self.log) {
+                return;
+            }
+        }
+        self.log.push(number, endpoint, AttemptOutcome::of(result), took);
     }
 
     /// What was tried, when there is no time for more.
     pub(super) fn expired(&mut self, now: Instant) -> AttemptLog {
-        if let Some((endpoint, begun)) = self.at.take() {
-            let last = self.log.tried().last().map_or(0, |attempt| attempt.number);
-            self.log.push(last + 1, Some(endpoint.key.addr), AttemptOutcome::UnderWay, now - begun);
+        let number = self.log.tried().last().map_or(0, |attempt| attempt.number) + 1;
+        let at = self.at.take();
+        if let Some(trail) = self.trail.take() {
+            trail.write_failed(number, &mut self.log);
+            trail.write_under_way(number, now, &mut self.log);
+        } else if let Some((endpoint, begun)) = at {
+            self.log.push(number, Some(endpoint.key.addr), AttemptOutcome::UnderWay, now - begun);
         }
         std::mem::take(&mut self.log)
     }
@@ -167,6 +191,13 @@ impl Replay {
             Kept::Whole(_) => true,
             Kept::Streamed(body) => body.is_whole(),
         }
+    }
+
+    /// Whether it may be on its way twice at once: sending it twice is as good as once, and its body is not read from
+    /// somewhere, which can only be read by one.
+    pub(super) fn may_be_hedged(&self) -> bool {
+        let is_here = matches!(self.body, Kept::Whole(_));
+        is_here && (self.head.method().is_idempotent() || self.is_keyed()) && !self.head.headers().contains_key(UPGRADE)
     }
 
     /// The request once more, if it is whole.

@@ -14,13 +14,13 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use linkerd_dtab::{Dtab, Path};
 use linkerd_retry::{
-    Budget, Deadline, Pushback, ResponseClass, Retries, Safety, Stop, Typical, Verdict,
+    Deadline, Pushback, ResponseClass, Retries, Safety, Stop, Typical, Verdict,
     timeout::{IdleBody, IdleElapsed},
 };
 use tokio::time::timeout_at;
 
 use super::{
-    Binding,
+    Allowance, Binding,
     hints::{Hints, says_final, says_retryable},
     outgoing::{Outgoing, Replay},
     route::Unbound,
@@ -31,7 +31,7 @@ use crate::{
     http::{context::RequestContext, headers, hint},
     policy::ServicePolicy,
     svc::{Call, SvcFuture},
-    telemetry::ServiceStats,
+    telemetry::{RetryStats, ServiceStats},
 };
 
 /// What all stacks of a mesh have in common.
@@ -59,6 +59,7 @@ pub(crate) struct PathInfo {
 #[derive(Debug)]
 pub(crate) struct PathStack {
     info: Arc<PathInfo>,
+    allowance: Arc<Allowance>,
     retries: Retries,
     // How long a success takes, of requests with a limit on their time.
     typical: Typical,
@@ -114,10 +115,11 @@ impl Call for PathStack {
 }
 
 impl PathStack {
-    pub(crate) fn new(info: Arc<PathInfo>, budget: &Budget, binding: Binding, stats: ServiceStats) -> Self {
-        let backoff = info.policy.backoff.clone();
-        let retries = Retries { budget: budget.clone(), backoff, ..Retries::default() };
-        Self { info, retries, typical: Typical::default(), binding, stats }
+    pub(crate) fn new(info: Arc<PathInfo>, allowance: Arc<Allowance>, binding: Binding, stats: ServiceStats) -> Self {
+        let ServicePolicy { ref backoff, max_attempts, .. } = info.policy;
+        let (budget, backoff) = (allowance.retries.clone(), backoff.clone());
+        let retries = Retries { budget, backoff, max_attempts, ..Retries::default() };
+        Self { info, allowance, retries, typical: Typical::default(), binding, stats }
     }
 
     pub(crate) fn info(&self) -> &PathInfo {
@@ -126,7 +128,15 @@ impl PathStack {
 
     /// Brings the numbers up to date that are not counted as they happen.
     pub(crate) fn refresh(&self, now: Instant) {
-        self.stats.retries.budget.set_count(self.retries.budget.balance(now));
+        let stats = &self.stats.retries;
+        stats.budget.set_count(self.retries.budget.balance(now));
+        if let Some(hedges) = &self.allowance.hedges {
+            stats.hedges_unpaid(hedges.unpaid());
+        }
+    }
+
+    pub(super) fn retry_stats(&self) -> &RetryStats {
+        &self.stats.retries
     }
 
     pub(crate) fn binding(&self) -> &Binding {
@@ -307,10 +317,8 @@ impl PathStack {
             // Of what is retryable there is a copy. Made now, since a request has no room for both while it waits.
             let Some(again) = attempt.replay() else {
                 // The attempt before went on sending for a while.
-                let text = "the request became too long to be sent again while its retry was waited for";
-                let error = Error::new(ErrorKind::Closed).with_text(text);
                 let log = req.stopped(Stop::NotKept);
-                break req.finish(Err(error.with_attempts(log)), false);
+                break req.finish(Err(Error::not_kept().with_attempts(log)), false);
             };
             req.put(again);
         };
@@ -353,6 +361,18 @@ impl PathStack {
     }
 
     async fn attempt(&self, attempt: &Attempt<'_>, req: &mut Outgoing) -> Result<Response<Body>, Error> {
+        match &self.allowance.hedges {
+            Some(hedges) if attempt.replay.is_some_and(Replay::may_be_hedged) => hedges.send(self, attempt, req).await,
+            _ => self.attempt_once(attempt, req).await,
+        }
+    }
+
+    /// Sends a request by the name as it is bound now.
+    pub(super) async fn attempt_once(
+        &self,
+        attempt: &Attempt<'_>,
+        req: &mut Outgoing,
+    ) -> Result<Response<Body>, Error> {
         let timeout = self.info.shared.binding_timeout;
         let route = match self.binding.route(attempt.arrived, timeout).await {
             Ok(route) => route,

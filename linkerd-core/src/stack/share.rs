@@ -48,14 +48,15 @@ impl Share {
         match &self.layered {
             None => self.call.name.send(attempt, &self.call.stats, req).await,
             Some(svc) => {
-                let mut req = req.take()?;
+                let mut sent = req.take()?;
                 if let Some(cx) = attempt.cx {
-                    req.extensions_mut().insert(cx.clone());
+                    sent.extensions_mut().insert(cx.clone());
                 }
                 if let Some(hints) = attempt.hints {
-                    req.extensions_mut().insert(Arc::clone(hints));
+                    sent.extensions_mut().insert(Arc::clone(hints));
                 }
-                svc.send(req).await
+                sent.body_mut().trail = Some(req.trail().clone());
+                svc.send(sent).await
             }
         }
     }
@@ -67,6 +68,7 @@ impl Call for ShareCall {
         Box::pin(async move {
             let cx = req.extensions_mut().remove::<RequestContext>();
             let hints = self.info.policy.retry_hints.then(|| Hints::take(&mut req));
+            let trail = req.body_mut().trail.take();
             let method = req.method().clone();
             let replay = Replay::of(&req);
             let attempt = Attempt {
@@ -79,7 +81,7 @@ impl Call for ShareCall {
                 expired: None,
                 hints: hints.as_ref(),
             };
-            self.name.send(&attempt, &self.stats, &mut Outgoing::new(req)).await
+            self.name.send(&attempt, &self.stats, &mut Outgoing::on(req, trail)).await
         })
     }
 }

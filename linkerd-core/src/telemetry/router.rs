@@ -56,7 +56,11 @@ impl Seldom {
     }
 
     fn add(&self, n: u64) {
-        self.counter.get_or_init(|| self.scope.counter(self.name)).add(n);
+        self.get().add(n);
+    }
+
+    fn get(&self) -> &Counter {
+        self.counter.get_or_init(|| self.scope.counter(self.name))
     }
 }
 
@@ -84,6 +88,9 @@ pub struct RetryStats {
     deadline: Seldom,
     pushed_back: Seldom,
     is_retry: Seldom,
+    hedges: Seldom,
+    hedge_wins: Seldom,
+    hedge_budget_exhausted: Seldom,
 }
 
 /// `rt/<label>/client/<id>`: attempts to one bound name.
@@ -352,6 +359,9 @@ impl ServiceStats {
                 deadline: Seldom::new(&retries, "deadline"),
                 pushed_back: Seldom::new(&retries, "pushed_back"),
                 is_retry: Seldom::new(&retries, "is_retry"),
+                hedges: Seldom::new(&retries, "hedges"),
+                hedge_wins: Seldom::new(&retries, "hedge_wins"),
+                hedge_budget_exhausted: Seldom::new(&retries, "hedge_budget_exhausted"),
             },
             idle_timeouts: Seldom::new(scope, "idle_timeouts"),
         }
@@ -380,6 +390,23 @@ impl RetryStats {
     /// from the first on.
     pub fn is_retry(&self) {
         self.is_retry.add(1);
+    }
+
+    /// Counts an attempt that was made at a second endpoint too, in `hedges`, and in `hedge_wins` if that was the better
+    /// one; each is there from the first on.
+    pub fn hedged(&self, won: bool) {
+        self.hedges.add(1);
+        if won {
+            self.hedge_wins.add(1);
+        }
+    }
+
+    /// Catches up with a count of hedges that could not be paid for, in `hedge_budget_exhausted`, which is there from the
+    /// first on.
+    pub(crate) fn hedges_unpaid(&self, count: u64) {
+        if count > 0 {
+            self.hedge_budget_exhausted.get().advance_to(count);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use linkerd_core::{
-    config::{Backoff, Classifier, Config, Service},
+    config::{Backoff, Classifier, Config, Delay, Hedge, Service},
     telemetry::{Reading, Registry},
 };
 
@@ -24,10 +24,19 @@ fn every_key_arrives_and_prefixes_add_up() {
     let web = service("/svc/web");
     assert_eq!((web.budget().percent_can_retry, web.retries.buffer_bytes), (0.5, None));
     assert_eq!(web.idle_timeout, Some(Duration::from_secs(30)));
+    assert_eq!(web.retries.max_attempts.map(std::num::NonZeroU32::get), Some(4));
+    let (min, max) = (Duration::from_millis(10), Duration::from_millis(500));
+    let delay = Delay::Percentile { percentile: 99.5, min, max };
+    assert_eq!(web.hedge, Some(Hedge { delay, max_share: 0.1 }));
     let uploads = service("/svc/uploads");
     assert_eq!(uploads.response_classifier, Some(Classifier::RetryableAll5xx));
     assert_eq!(uploads.retries.backoff, Some(Backoff::Constant { pause: Duration::from_millis(100) }));
     assert_eq!((uploads.retries.buffer_bytes, uploads.retries.hints), (Some(65536), Some(true)));
+    assert_eq!(
+        uploads.hedge,
+        Some(Hedge { delay: Delay::Fixed(Duration::from_millis(250)), max_share: 0.05 }),
+        "as a whole"
+    );
     assert_eq!((uploads.budget().percent_can_retry, uploads.total_timeout()), (0.5, Some(Duration::from_secs(5))));
 }
 
@@ -48,6 +57,19 @@ fn what_is_out_of_range_is_named_with_its_place_and_range() {
             "retries.backoff.maxMs: must not be less than minMs 5, got 4",
         ),
         ("retries: {backoff: {kind: constant, ms: ^-1}}", "retries.backoff.ms: must be at least 0, got -1"),
+        ("retries: {maxAttempts: ^0}", "retries.maxAttempts: must be at least 1, got 0"),
+        ("hedge: {delayMs: ^0}", "hedge.delayMs: must be at least 1, got 0"),
+        ("hedge: ^{}", "hedge.percentile: is required, or delayMs"),
+        ("hedge: {percentile: ^0}", "hedge.percentile: must be above 0 and at most 100, got 0"),
+        ("hedge: {percentile: ^100.5}", "hedge.percentile: must be above 0 and at most 100, got 100.5"),
+        ("hedge: {delayMs: 5, percentile: ^95}", "hedge.percentile: cannot stand beside delayMs"),
+        ("hedge: {delayMs: 5, maxDelayMs: ^95}", "hedge.maxDelayMs: cannot stand beside delayMs"),
+        (
+            "hedge: {percentile: 95, minDelayMs: 9, maxDelayMs: ^8}",
+            "hedge.maxDelayMs: must not be less than minDelayMs 9, got 8",
+        ),
+        ("hedge: {delayMs: 5, maxShare: ^1.5}", "hedge.maxShare: must be from 0 to 1, got 1.5"),
+        ("hedge: {delayMs: 5, maxShare: ^-0.1}", "hedge.maxShare: must be from 0 to 1, got -0.1"),
     ] {
         let text = file(keys);
         let column = text.lines().nth(3).unwrap().find('^').expect("a mark") + 1;
@@ -83,8 +105,9 @@ async fn the_example_can_be_used_and_shows_what_it_keeps() {
 }
 
 /// Maps of a service, `...` where a key can stand; what the loader knows there is listed when it meets another.
-const SECTIONS: [&str; 5] = [
+const SECTIONS: [&str; 6] = [
     "...",
+    "hedge: {percentile: 95, ...}",
     "retries: {...}",
     "retries: {budget: {...}}",
     "retries: {backoff: {kind: constant, ...}}",

@@ -221,6 +221,26 @@ async fn a_retry_goes_where_none_went_before_while_there_is_such_a_place() {
     assert_eq!(world.endpoints.count(ep(1)) + world.endpoints.count(ep(2)), 3);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_layer_does_not_hide_where_a_request_was() {
+    let layer = || tower::layer::layer_fn(|svc: linkerd_core::Svc| svc);
+    for _ in 0..10 {
+        let (service, client) = (service(HttpClassifier::RetryableRead5xx), steady());
+        let service = ServicePolicy { max_attempts: std::num::NonZeroU32::new(2), ..service };
+        let world = World::with(|builder| builder.policies(Uniform { service, client }).client_layer(layer()));
+        world.namer.endpoints("/users", [1, 2, 3].map(ep));
+        for n in [1, 2, 3] {
+            world.endpoints.script(ep(n), [Reply::status(500)]);
+        }
+        let rsp = world.client("/svc/users").send(get()).await.unwrap();
+        let counts = [1, 2, 3].map(|n| world.endpoints.count(ep(n)));
+        assert!(counts.iter().all(|&count| count <= 1), "{counts:?}");
+        let log = rsp.extensions().get::<AttemptLog>().unwrap();
+        let tried: Vec<_> = log.tried().iter().map(|tried| tried.endpoint.unwrap()).collect();
+        assert!(tried.len() == 2 && tried.iter().all(|addr| world.endpoints.count(*addr) == 1), "{tried:?}");
+    }
+}
+
 fn paid(min_per_sec: u32) -> ServicePolicy {
     let retry_budget = Budget::new(BudgetSettings { min_per_sec, percent: 0.0, ttl: SEC }).unwrap();
     ServicePolicy { retry_budget, ..service(HttpClassifier::RetryableRead5xx) }
@@ -303,6 +323,18 @@ async fn an_idempotency_key_makes_a_post_as_good_as_a_put() {
         assert_eq!(send("\"8e03\"").await.is_ok(), expected, "{classifier:?}");
         world.endpoints.script(ep(1), [Reply::closed(), Reply::ok("")]);
         assert_eq!(send("").await.is_ok(), classifier == RetryableAll5xx, "an empty key is none");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_are_no_more_attempts_than_there_may_be() {
+    for (most, stop) in [(1, Stop::MaxAttempts), (3, Stop::MaxAttempts), (9, Stop::BudgetExhausted)] {
+        let world =
+            World::policies(ServicePolicy { max_attempts: std::num::NonZeroU32::new(most), ..paid(5) }, steady());
+        let client = users(&world, [Reply::status(500)]);
+        let rsp = client.send(get()).await.unwrap();
+        assert_eq!(rsp.extensions().get::<AttemptLog>().unwrap().stop(), Some(stop));
+        assert_eq!(world.endpoints.count(ep(1)), most.min(6) as usize);
     }
 }
 

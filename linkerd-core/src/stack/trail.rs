@@ -1,0 +1,134 @@
+//! Where a request is and was, for those who do not hold it.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use linkerd_retry::retry::MAX_LOGGED;
+
+use super::endpoints::EndpointKey;
+use crate::{AttemptLog, AttemptOutcome};
+
+/// The places of one attempt at a request: of the attempt itself and of its hedge, who have to keep out of each other's
+/// way, and of what is below a client layer, of which those above it know nothing else. A clone is the same trail.
+#[derive(Clone)]
+pub(crate) struct Trail {
+    places: Arc<Mutex<Places>>,
+    leg: Leg,
+}
+
+/// One of the two at once that an attempt may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leg {
+    /// The attempt itself.
+    First,
+    /// Its hedge.
+    Hedge,
+}
+
+#[derive(Default)]
+struct Places {
+    /// Where it came to nothing.
+    been: Vec<EndpointKey>,
+    /// Where each leg is.
+    at: [Option<(EndpointKey, Instant)>; 2],
+    /// The legs that failed, in order. Empty unless there were two.
+    failed: Vec<(Leg, Option<SocketAddr>, AttemptOutcome, Duration)>,
+    is_hedged: bool,
+}
+
+impl Trail {
+    /// Of a request that came to nothing at `been`.
+    pub(super) fn new(been: &[EndpointKey]) -> Self {
+        let places = Places { been: been.to_vec(), ..Places::default() };
+        Self { places: Arc::new(Mutex::new(places)), leg: Leg::First }
+    }
+
+    /// The same, as its hedge leaves it.
+    pub(super) fn of_hedge(&self) -> Self {
+        Self { places: Arc::clone(&self.places), leg: Leg::Hedge }
+    }
+
+    pub(super) fn leg(&self) -> Leg {
+        self.leg
+    }
+
+    /// Whether there was a hedge that got to an endpoint.
+    pub(super) fn is_hedged(&self) -> bool {
+        self.lock().is_hedged
+    }
+
+    /// Notes where this leg is, and since when.
+    pub(super) fn arrive(&self, key: &EndpointKey, begun: Instant) {
+        let mut places = self.lock();
+        places.at[self.leg as usize] = Some((key.clone(), begun));
+        places.is_hedged |= self.leg == Leg::Hedge;
+    }
+
+    /// Notes that this leg came to nothing where it was.
+    pub(super) fn leave(&self) -> Option<SocketAddr> {
+        let mut places = self.lock();
+        let (key, _) = places.at[self.leg as usize].take()?;
+        let addr = key.addr;
+        note(&mut places.been, &key);
+        Some(addr)
+    }
+
+    /// Adds to `tried` where either leg came to nothing, and where the other one is.
+    pub(super) fn gather(&self, tried: &mut Vec<EndpointKey>) {
+        let places = self.lock();
+        let other = places.at[1 - self.leg as usize].as_ref();
+        for key in places.been.iter().chain(other.map(|(key, _)| key)) {
+            note(tried, key);
+        }
+    }
+
+    /// Notes that this leg failed, which may not be the end of the attempt.
+    pub(super) fn fail(&self, outcome: AttemptOutcome, took: Duration) {
+        let addr = self.leave();
+        self.lock().failed.push((self.leg, addr, outcome, took));
+    }
+
+    /// Writes down the legs that failed, if it had two.
+    pub(super) fn write_failed(&self, number: u32, log: &mut AttemptLog) -> bool {
+        let failed = std::mem::take(&mut self.lock().failed);
+        for (leg, addr, outcome, took) in &failed {
+            log.push(number, *addr, *outcome, *took);
+            if *leg == Leg::Hedge {
+                log.mark_hedge();
+            }
+        }
+        !failed.is_empty()
+    }
+
+    /// Writes down what is under way.
+    pub(super) fn write_under_way(&self, number: u32, now: Instant, log: &mut AttemptLog) {
+        let at = std::mem::take(&mut self.lock().at);
+        for (leg, (key, begun)) in [Leg::First, Leg::Hedge].into_iter().zip(at).filter_map(|(leg, at)| Some((leg, at?)))
+        {
+            log.push(number, Some(key.addr), AttemptOutcome::UnderWay, now.saturating_duration_since(begun));
+            if leg == Leg::Hedge {
+                log.mark_hedge();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        // Each operation leaves it whole.
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Adds a place, once.
+pub(super) fn note(tried: &mut Vec<EndpointKey>, key: &EndpointKey) {
+    if tried.contains(key) {
+        return;
+    }
+    // So many are enough to avoid; the others have had time to recover.
+    if tried.len() == MAX_LOGGED {
+        tried.remove(0);
+    }
+    tried.push(key.clone());
+}
