@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Budget, BudgetSettings, Deadline, Expired, InvalidBudget, tally::Counter};
+use crate::{Budget, BudgetSettings, Deadline, Expired, InvalidBudget, Sent, tally::Counter};
 
 /// Wraps services in [`Deadlines`]. All services that one layer makes share its counters and its cap.
 ///
@@ -251,8 +251,7 @@ where
         }
         let now = Instant::now().into_std();
         if this.stats.ends(this.cap.as_ref(), now, true) {
-            let late = now.saturating_duration_since(deadline.instant());
-            return Poll::Ready(Err(Expired { late }.into()));
+            return Poll::Ready(Err(deadline.expired(Sent::Possibly, now).into()));
         }
         *this.deadline = None;
         this.sleep.set(None);

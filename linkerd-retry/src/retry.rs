@@ -6,7 +6,7 @@ mod hooks;
 mod log;
 
 use std::{
-    fmt, mem,
+    fmt,
     num::NonZeroU32,
     sync::Arc,
     task::{Context, Poll},
@@ -26,6 +26,7 @@ use crate::{
     Backoff, Budget, Classifier, Deadline, Retries, Stop,
     attempts::TICK,
     dice::Dice,
+    ready::take_ready,
     tally::{Counter, PER_REQUEST_BUCKETS, PerRequest},
     typical::Typical,
 };
@@ -288,9 +289,7 @@ where
     }
 
     fn call(&mut self, req: Req) -> Self::Future {
-        let fresh = self.inner.clone();
-        let ready = mem::replace(&mut self.inner, fresh);
-        ResponseFuture::new(self.policy.clone(), ready, req)
+        ResponseFuture::new(self.policy.clone(), take_ready(&mut self.inner), req)
     }
 }
 

@@ -12,9 +12,12 @@ use std::{
     time::Duration,
 };
 
-use linkerd_retry::limit::{
-    Acquire, AdaptiveSettings, ConcurrencyLimit, Criticality, LimitLayer, Outcome, Permit, Reason, Rejected, Shares,
-    WhenFull,
+use linkerd_retry::{
+    Delivery, Sent,
+    limit::{
+        Acquire, AdaptiveSettings, ConcurrencyLimit, Criticality, LimitLayer, Outcome, Permit, Reason, Rejected,
+        Shares, WhenFull,
+    },
 };
 use proptest::prelude::*;
 use tokio::time;
@@ -56,6 +59,7 @@ async fn rejects_at_the_limit_and_not_before() {
         "limit test is full: 2 of 2 in flight, 0 queued, class critical_plus; nothing of the request was sent"
     );
     assert!(err.is_unsent());
+    assert_eq!((err.sent(), err.bytes_written()), (Sent::Never, Some(0)));
     drop(first);
     drop(assert_ready_ok!(acquire(&limit, TOP).poll()));
 }

@@ -6,8 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use linkerd_retry::limit::{
-    Criticality, InvalidRate, RateLimit, RateLimitLayer, RateLimited, RateSettings, Shares, Turn,
+use linkerd_retry::{
+    Delivery, Sent,
+    limit::{Criticality, InvalidRate, RateLimit, RateLimitLayer, RateLimited, RateSettings, Shares, Turn},
 };
 use proptest::prelude::*;
 use tokio::time;
@@ -50,6 +51,7 @@ fn a_burst_and_then_the_rate() {
          sent"
     );
     assert!(err.is_unsent());
+    assert_eq!((err.sent(), err.bytes_written()), (Sent::Never, Some(0)));
     assert_eq!(drain(&limit, TOP, start + 99 * MS), 0);
     assert_eq!(drain(&limit, TOP, start + 100 * MS), 1);
     assert_eq!(drain(&limit, TOP, start + 399 * MS), 2);
