@@ -76,7 +76,7 @@ pub struct RetryLayer<C, R = Cloned, H = NoHooks> {
 ///
 /// **Deadlines.** With [hooks](Hooks::deadline) that know a request's deadline, no attempt begins after it, nor one that
 /// would not be over by it as far as anybody can tell: from the [least time](RetryLayer::min_attempt_time) that is given,
-/// and from the median of what successes took. The last outcome is passed on instead. But nothing here ends an attempt
+/// and from the median of what successes took, of which it measures one in four. The last outcome is passed on instead. But nothing here ends an attempt
 /// that is under way: put a [`TotalTimeout`](crate::timeout::TotalTimeout) or a
 /// [`DeadlineLayer`](crate::expire::DeadlineLayer) above it. A retry without backoff first gives way to the executor
 /// once, so that what is above sees the time even if every attempt fails at once.
@@ -309,6 +309,11 @@ impl<C, R, H> Policy<C, R, H> {
         log.end(stop);
         self.hooks.end(&mut outcome, log);
         outcome
+    }
+
+    /// Whether to note how long a first attempt that succeeded took: one in four, and the first ones.
+    fn is_measured(&self) -> bool {
+        self.stats.0.per_request.first().is_multiple_of(4) || self.typical.get().is_zero()
     }
 
     /// Until when a response is drained: when the next attempt is due or for the time there is for it, whichever is
