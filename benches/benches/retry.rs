@@ -1,15 +1,18 @@
 //! What retries cost those who do not need them, and what a budget costs.
 
-use std::{convert::Infallible, hint::black_box};
+use std::{convert::Infallible, hint::black_box, time::Duration};
 
-use benches::{run, runtime};
+use benches::{
+    retries::{Call, Echo, call, stack},
+    run, runtime,
+};
 use criterion::Criterion;
-use linkerd_retry::{Budget, BudgetSettings, ResponseClass, retry::RetryLayer};
+use linkerd_retry::{Budget, BudgetSettings, Deadline, ResponseClass, retry::RetryLayer};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 fn main() {
-    run(&[budget, retry]);
+    run(&[budget, retry, ready]);
 }
 
 fn budget(c: &mut Criterion) {
@@ -52,5 +55,16 @@ fn retry(c: &mut Criterion) {
             });
         });
     }
+    group.finish();
+}
+
+/// What all the layers cost a request that is answered at once: the difference of the two.
+fn ready(c: &mut Criterion) {
+    let mut group = c.benchmark_group("ready");
+    let deadline = Deadline::at(Instant::now().into_std() + Duration::from_hours(1));
+    let request = Call { deadline, status: 200 };
+    let (mut bare, mut stack) = (Echo, stack());
+    group.bench_function("bare", |b| b.iter(|| call(&mut bare, black_box(request))));
+    group.bench_function("stack", |b| b.iter(|| call(&mut stack, black_box(request))));
     group.finish();
 }

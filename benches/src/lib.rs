@@ -1,5 +1,7 @@
 //! What the benches have in common: short runs, tables of any size, an engine without a network.
 
+pub mod retries;
+
 use std::{fmt::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use criterion::Criterion;

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::{Delivery, Sent};
+
 /// The instant by which a request must be over. From that instant on, nothing is begun for it.
 ///
 /// It is a point in time and not a length of it, so it can be handed down as it is: what is left shrinks by itself, from
@@ -29,12 +31,14 @@ use std::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Deadline(Instant);
 
-/// The deadline of a request passed before it could be sent.
+/// The deadline of a request passed before it was over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the deadline passed {late:?} ago")]
 pub struct Expired {
     /// How long ago that was. Zero at the instant itself.
     pub late: Duration,
+    /// How far the request had got, with all of its attempts.
+    pub sent: Sent,
 }
 
 /// A deadline, and how to say that it has passed with an error of type `E`.
@@ -91,11 +95,28 @@ impl Deadline {
         self.remaining(now) > time
     }
 
+    /// Whether a request may go out of which nothing was sent yet.
+    ///
     /// # Errors
     ///
     /// It has passed.
     pub fn check(self, now: Instant) -> Result<(), Expired> {
-        if self.has_passed(now) { Err(Expired { late: now.saturating_duration_since(self.0) }) } else { Ok(()) }
+        self.check_after(Sent::Never, now)
+    }
+
+    /// The same for a request of which earlier attempts had got so far.
+    ///
+    /// # Errors
+    ///
+    /// It has passed.
+    pub fn check_after(self, sent: Sent, now: Instant) -> Result<(), Expired> {
+        if self.has_passed(now) { Err(self.expired(sent, now)) } else { Ok(()) }
+    }
+
+    /// The error for a request that had got so far when it was ended, `now`.
+    #[must_use]
+    pub fn expired(self, sent: Sent, now: Instant) -> Expired {
+        Expired { late: now.saturating_duration_since(self.0), sent }
     }
 }
 
@@ -115,11 +136,33 @@ impl<E> Until<E> {
         self.deadline
     }
 
+    /// Whether a request may go out of which nothing was sent yet.
+    ///
     /// # Errors
     ///
     /// It has passed.
     pub fn check(&self, now: Instant) -> Result<(), E> {
-        self.deadline.check(now).map_err(self.error)
+        self.check_after(Sent::Never, now)
+    }
+
+    /// The same for a request of which earlier attempts had got so far.
+    ///
+    /// # Errors
+    ///
+    /// It has passed.
+    pub fn check_after(&self, sent: Sent, now: Instant) -> Result<(), E> {
+        self.deadline.check_after(sent, now).map_err(self.error)
+    }
+}
+
+impl Delivery for Expired {
+    /// None, if nothing was sent; and otherwise not known.
+    fn bytes_written(&self) -> Option<u64> {
+        (self.sent == Sent::Never).then_some(0)
+    }
+
+    fn sent(&self) -> Sent {
+        self.sent
     }
 }
 
@@ -155,8 +198,18 @@ mod tests {
         assert_eq!(deadline, Deadline::at(now + 10 * MS));
         assert_eq!((deadline.remaining(now + 9 * MS), deadline.check(now + 9 * MS)), (MS, Ok(())));
         assert_eq!(deadline.remaining(now + 11 * MS), Duration::ZERO);
-        assert_eq!(deadline.check(now + 10 * MS), Err(Expired { late: Duration::ZERO }));
+        assert_eq!(deadline.check(now + 10 * MS), Err(deadline.expired(Sent::Never, now + 10 * MS)));
         assert_eq!(deadline.check(now + 12 * MS).unwrap_err().to_string(), "the deadline passed 2ms ago");
+    }
+
+    #[test]
+    fn it_says_how_far_the_request_had_got() {
+        let now = now();
+        let late = |sent| Deadline::at(now).check_after(sent, now).unwrap_err();
+        let known = |expired: Expired| (expired.sent(), expired.bytes_written(), expired.may_have_been_processed());
+        assert_eq!(known(late(Sent::Never)), (Sent::Never, Some(0), false));
+        assert_eq!(known(late(Sent::Refused)), (Sent::Refused, None, false));
+        assert_eq!(known(late(Sent::Possibly)), (Sent::Possibly, None, true));
     }
 
     #[test]
@@ -190,6 +243,6 @@ mod tests {
         let now = now();
         let until: Until<Mine> = Until::new(Deadline::at(now + MS));
         assert_eq!(until.check(now), Ok(()));
-        assert_eq!(until.check(now + 2 * MS), Err(Mine(Expired { late: MS })));
+        assert_eq!(until.check(now + 2 * MS), Err(Mine(Expired { late: MS, sent: Sent::Never })));
     }
 }

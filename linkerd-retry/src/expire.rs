@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Budget, BudgetSettings, Deadline, Expired, InvalidBudget, tally::Counter};
+use crate::{Budget, BudgetSettings, Deadline, Expired, InvalidBudget, Sent, tally::Counter};
 
 /// Wraps services in [`Deadlines`]. All services that one layer makes share its counters and its cap.
 ///
@@ -61,7 +61,7 @@ pub struct DeadlineLayer<D> {
 #[derive(Clone)]
 pub struct Deadlines<S, D> {
     inner: S,
-    policy: Arc<Policy<D>>,
+    policy: Policy<D>,
 }
 
 /// What [`Deadlines`] counted so far. Clones read the same counters, and so do all services of one layer.
@@ -74,9 +74,7 @@ pub struct ResponseFuture<F> {
     #[pin]
     state: State<F>,
     /// `None` if there is none, or none any more.
-    deadline: Option<Deadline>,
-    cap: Option<Budget>,
-    stats: Stats,
+    deadline: Option<(Deadline, Arc<Rule>)>,
     // Armed on the first `Pending`: a response that is there at once never touches the timer.
     #[pin]
     sleep: Option<Sleep>,
@@ -92,7 +90,13 @@ enum State<F> {
 struct Policy<D> {
     deadline: D,
     tolerance: Duration,
-    /// What pays for dropping a request; `None` where any number may be.
+    rule: Arc<Rule>,
+}
+
+/// Whether what is late is ended: what a request must remember of the layer.
+#[derive(Clone, Debug, Default)]
+struct Rule {
+    /// What pays for ending a request; `None` where any number may be.
     cap: Option<Budget>,
     stats: Stats,
 }
@@ -108,15 +112,13 @@ impl<D> DeadlineLayer<D> {
     /// Ends every request at the deadline that `deadline` reads from it, an `Fn(&Req) -> Option<Deadline>`.
     #[must_use]
     pub fn new(deadline: D) -> Self {
-        Self { policy: Policy { deadline, tolerance: Duration::ZERO, cap: None, stats: Stats::default() } }
+        Self { policy: Policy { deadline, tolerance: Duration::ZERO, rule: Arc::default() } }
     }
 
     /// The same with caution: 170 ms of tolerance, and a fifth of the requests at most.
     #[must_use]
     pub fn server(deadline: D) -> Self {
-        let mut layer = Self::new(deadline).tolerance(Duration::from_millis(170));
-        layer.policy.cap = Budget::new(BudgetSettings::share(0.2)).ok();
-        layer
+        Self::new(deadline).tolerance(Duration::from_millis(170)).cap(Budget::new(BudgetSettings::share(0.2)).ok())
     }
 
     /// Lets a request be so late. For deadlines that were made by another machine's clock.
@@ -131,18 +133,23 @@ impl<D> DeadlineLayer<D> {
     /// # Errors
     ///
     /// The share is out of range.
-    pub fn max_share(mut self, share: f64) -> Result<Self, InvalidBudget> {
+    pub fn max_share(self, share: f64) -> Result<Self, InvalidBudget> {
         // NaN is in no range.
         if !(0.0..=1.0).contains(&share) {
             return Err(InvalidBudget::Share(share));
         }
-        self.policy.cap = if share == 1.0 { None } else { Some(Budget::new(BudgetSettings::share(share))?) };
-        Ok(self)
+        let cap = if share == 1.0 { None } else { Some(Budget::new(BudgetSettings::share(share))?) };
+        Ok(self.cap(cap))
+    }
+
+    fn cap(mut self, cap: Option<Budget>) -> Self {
+        self.policy.rule = Arc::new(Rule { cap, stats: self.stats() });
+        self
     }
 
     /// The counters of this layer and of every service that it makes.
     pub fn stats(&self) -> Stats {
-        self.policy.stats.clone()
+        self.policy.rule.stats.clone()
     }
 }
 
@@ -161,15 +168,18 @@ impl Stats {
     pub fn cut(&self) -> u64 {
         self.0.cut.get()
     }
+}
 
+impl Rule {
     /// Notes that a request is late, and says whether to end it.
-    fn ends(&self, cap: Option<&Budget>, now: std::time::Instant, begun: bool) -> bool {
-        self.0.late.add_one();
-        let ends = cap.is_none_or(|cap| cap.try_withdraw(now));
+    fn ends(&self, now: std::time::Instant, begun: bool) -> bool {
+        let Counters { late, dropped, cut } = &*self.stats.0;
+        late.add_one();
+        let ends = self.cap.as_ref().is_none_or(|cap| cap.try_withdraw(now));
         if ends {
-            self.0.dropped.add_one();
+            dropped.add_one();
             if begun {
-                self.0.cut.add_one();
+                cut.add_one();
             }
         }
         ends
@@ -180,7 +190,7 @@ impl<S, D: Clone> Layer<S> for DeadlineLayer<D> {
     type Service = Deadlines<S, D>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Deadlines { inner, policy: Arc::new(self.policy.clone()) }
+        Deadlines { inner, policy: self.policy.clone() }
     }
 }
 
@@ -199,27 +209,29 @@ where
     }
 
     fn call(&mut self, req: Req) -> Self::Future {
-        let Policy { deadline, tolerance, cap, stats } = &*self.policy;
-        let mut deadline = deadline(&req).and_then(|deadline| Deadline::after(deadline.instant(), *tolerance));
-        if deadline.is_some() || cap.is_some() {
-            let now = Instant::now().into_std();
-            if let Some(cap) = cap {
-                cap.deposit(now);
-            }
-            if let Err(expired) = deadline.map_or(Ok(()), |deadline| deadline.check(now)) {
-                if stats.ends(cap.as_ref(), now, false) {
-                    return ResponseFuture::new(State::Late(expired), None, None, stats.clone());
-                }
-                deadline = None;
-            }
+        let Policy { deadline, tolerance, rule } = &self.policy;
+        let deadline = deadline(&req).and_then(|deadline| Deadline::after(deadline.instant(), *tolerance));
+        if deadline.is_none() && rule.cap.is_none() {
+            return ResponseFuture::new(State::Working(self.inner.call(req)), None);
         }
-        ResponseFuture::new(State::Working(self.inner.call(req)), deadline, cap.clone(), stats.clone())
+        let now = Instant::now().into_std();
+        if let Some(cap) = &rule.cap {
+            cap.deposit(now);
+        }
+        let deadline = match deadline.map(|deadline| (deadline, deadline.check(now))) {
+            Some((_, Err(expired))) if rule.ends(now, false) => {
+                return ResponseFuture::new(State::Late(expired), None);
+            }
+            Some((deadline, Ok(()))) => Some((deadline, rule.clone())),
+            _ => None,
+        };
+        ResponseFuture::new(State::Working(self.inner.call(req)), deadline)
     }
 }
 
 impl<F> ResponseFuture<F> {
-    fn new(state: State<F>, deadline: Option<Deadline>, cap: Option<Budget>, stats: Stats) -> Self {
-        Self { state, deadline, cap, stats, sleep: None }
+    fn new(state: State<F>, deadline: Option<(Deadline, Arc<Rule>)>) -> Self {
+        Self { state, deadline, sleep: None }
     }
 }
 
@@ -241,7 +253,7 @@ where
             }
             StateProj::Late(expired) => return Poll::Ready(Err((*expired).into())),
         }
-        let Some(deadline) = *this.deadline else { return Poll::Pending };
+        let Some((deadline, rule)) = &*this.deadline else { return Poll::Pending };
         if this.sleep.is_none() {
             this.sleep.set(Some(sleep_until(deadline.instant().into())));
         }
@@ -250,9 +262,8 @@ where
             return Poll::Pending;
         }
         let now = Instant::now().into_std();
-        if this.stats.ends(this.cap.as_ref(), now, true) {
-            let late = now.saturating_duration_since(deadline.instant());
-            return Poll::Ready(Err(Expired { late }.into()));
+        if rule.ends(now, true) {
+            return Poll::Ready(Err(deadline.expired(Sent::Possibly, now).into()));
         }
         *this.deadline = None;
         this.sleep.set(None);
@@ -263,9 +274,8 @@ where
 // By hand, because what reads the deadline is a closure more often than not, and those have no `Debug`.
 impl<D> fmt::Debug for Policy<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tolerance, cap, stats, .. } = self;
-        let mut policy = f.debug_struct("Policy");
-        policy.field("tolerance", tolerance).field("cap", cap).field("stats", stats).finish_non_exhaustive()
+        let Self { tolerance, rule, .. } = self;
+        f.debug_struct("Policy").field("tolerance", tolerance).field("rule", rule).finish_non_exhaustive()
     }
 }
 
@@ -283,7 +293,8 @@ impl<S: fmt::Debug, D> fmt::Debug for Deadlines<S, D> {
 
 impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").field("deadline", &self.deadline).finish_non_exhaustive()
+        let deadline = self.deadline.as_ref().map(|(deadline, _)| deadline);
+        f.debug_struct("ResponseFuture").field("deadline", &deadline).finish_non_exhaustive()
     }
 }
 

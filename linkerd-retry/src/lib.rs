@@ -113,6 +113,7 @@ pub mod expire;
 pub mod hedge;
 pub mod limit;
 mod policy;
+mod ready;
 #[cfg(feature = "body")]
 #[cfg_attr(docsrs, doc(cfg(feature = "body")))]
 pub mod replay;

@@ -3,7 +3,6 @@
 use std::{
     fmt,
     future::Future,
-    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -16,6 +15,7 @@ use tower_service::Service;
 
 use crate::{
     Budget, Deadline,
+    ready::{give_way, take_ready},
     tally::{Counter, PER_REQUEST_BUCKETS, PerRequest},
 };
 
@@ -247,8 +247,7 @@ where
     }
 
     fn call(&mut self, req: Req) -> Self::Future {
-        let fresh = self.inner.clone();
-        let mut service = mem::replace(&mut self.inner, fresh);
+        let mut service = take_ready(&mut self.inner);
         ResponseFuture {
             policy: self.policy.clone(),
             limit: None,
@@ -282,9 +281,7 @@ where
                     let err = this.policy.admit(err, *this.requeues, this.limit)?;
                     *this.requeues = this.requeues.saturating_add(1);
                     this.state.set(State::Ready(Some(err)));
-                    // Once round the executor, so that attempts which fail at once cannot starve the timers above.
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
+                    return give_way(cx);
                 }
                 StateProj::Ready(err) => {
                     ready!(this.service.poll_ready(cx))?;

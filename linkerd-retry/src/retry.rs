@@ -6,7 +6,7 @@ mod hooks;
 mod log;
 
 use std::{
-    fmt, mem,
+    fmt,
     num::NonZeroU32,
     sync::Arc,
     task::{Context, Poll},
@@ -26,6 +26,7 @@ use crate::{
     Backoff, Budget, Classifier, Deadline, Retries, Stop,
     attempts::TICK,
     dice::Dice,
+    ready::take_ready,
     tally::{Counter, PER_REQUEST_BUCKETS, PerRequest},
     typical::Typical,
 };
@@ -75,7 +76,7 @@ pub struct RetryLayer<C, R = Cloned, H = NoHooks> {
 ///
 /// **Deadlines.** With [hooks](Hooks::deadline) that know a request's deadline, no attempt begins after it, nor one that
 /// would not be over by it as far as anybody can tell: from the [least time](RetryLayer::min_attempt_time) that is given,
-/// and from the median of what successes took. The last outcome is passed on instead. But nothing here ends an attempt
+/// and from the median of what successes took, of which it measures one in four. The last outcome is passed on instead. But nothing here ends an attempt
 /// that is under way: put a [`TotalTimeout`](crate::timeout::TotalTimeout) or a
 /// [`DeadlineLayer`](crate::expire::DeadlineLayer) above it. A retry without backoff first gives way to the executor
 /// once, so that what is above sees the time even if every attempt fails at once.
@@ -288,9 +289,7 @@ where
     }
 
     fn call(&mut self, req: Req) -> Self::Future {
-        let fresh = self.inner.clone();
-        let ready = mem::replace(&mut self.inner, fresh);
-        ResponseFuture::new(self.policy.clone(), ready, req)
+        ResponseFuture::new(self.policy.clone(), take_ready(&mut self.inner), req)
     }
 }
 
@@ -310,6 +309,11 @@ impl<C, R, H> Policy<C, R, H> {
         log.end(stop);
         self.hooks.end(&mut outcome, log);
         outcome
+    }
+
+    /// Whether to note how long a first attempt that succeeded took: one in four, and the first ones.
+    fn is_measured(&self) -> bool {
+        self.stats.0.per_request.first().is_multiple_of(4) || self.typical.get().is_zero()
     }
 
     /// Until when a response is drained: when the next attempt is due or for the time there is for it, whichever is

@@ -48,6 +48,21 @@ pub enum Safety {
 /// Its use is to whoever sees the error last: an application that would like to try once more can tell whether it may.
 /// Between [`Unsent`](crate::requeue::Unsent), which hands the request back, and this there is one rule: what is unsent
 /// wrote no bytes.
+///
+/// The errors of this crate know it: what a limit [rejected](crate::limit::Rejected) was never sent, what its deadline
+/// [ended](crate::Expired) says how far it was, and what ran into a [timeout](crate::timeout::Elapsed) may have been
+/// processed.
+///
+/// ```
+/// use linkerd_retry::{Delivery, Sent, limit::{ConcurrencyLimit, Criticality, WhenFull}};
+/// use std::num::NonZeroUsize;
+///
+/// let limit = ConcurrencyLimit::fixed("mails", NonZeroUsize::MIN, WhenFull::Reject);
+/// let _permit = limit.try_acquire(Criticality::Critical)?;
+/// let shed = limit.try_acquire(Criticality::Critical).unwrap_err();
+/// assert_eq!((shed.sent(), shed.may_have_been_processed()), (Sent::Never, false));
+/// # Ok::<_, linkerd_retry::limit::Rejected>(())
+/// ```
 pub trait Delivery {
     /// How many bytes of the request were written, head and body, before what the transport adds. `None` if that is not
     /// known, as it is not once a request shares its connection.
@@ -88,6 +103,16 @@ impl Safety {
             (Sent::Refused, _) => Self::Refused,
             (Sent::Possibly, true) => Self::Idempotent,
             (Sent::Possibly, false) => Self::Unsafe,
+        }
+    }
+
+    /// How far the request had got.
+    #[must_use]
+    pub const fn sent(self) -> Sent {
+        match self {
+            Self::NeverSent => Sent::Never,
+            Self::Refused => Sent::Refused,
+            Self::Idempotent | Self::Unsafe => Sent::Possibly,
         }
     }
 
@@ -134,6 +159,7 @@ mod tests {
             for (sent, safety) in sent.into_iter().zip(safety) {
                 assert_eq!(safety.is_repeatable_for_all(), !sent.may_have_been_processed());
                 assert!(Safety::of(sent, true) <= safety);
+                assert_eq!(safety.sent(), sent);
             }
         }
     }

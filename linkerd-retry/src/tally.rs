@@ -34,6 +34,11 @@ impl PerRequest {
         self.0[bucket.min(PER_REQUEST_BUCKETS - 1)].add_one();
     }
 
+    /// Those that were sent once.
+    pub(crate) fn first(&self) -> u64 {
+        self.0[0].get()
+    }
+
     pub(crate) fn get(&self) -> [u64; PER_REQUEST_BUCKETS] {
         std::array::from_fn(|i| self.0[i].get())
     }

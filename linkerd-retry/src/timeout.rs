@@ -9,7 +9,6 @@
 //! The first belongs above the retries and the second below them. A deadline is neither: it comes with the request, and
 //! a [`DeadlineLayer`](crate::expire::DeadlineLayer) sees to it.
 
-mod attempt;
 #[cfg(feature = "body")]
 mod idle;
 
@@ -25,23 +24,17 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tower_layer::Layer;
 use tower_service::Service;
 
-pub use self::attempt::{AttemptElapsed, AttemptTimeout, AttemptTimeoutLayer};
 #[cfg(feature = "body")]
 #[cfg_attr(docsrs, doc(cfg(feature = "body")))]
 pub use self::idle::{IdleBody, IdleElapsed};
+use crate::Delivery;
 
 /// Wraps services in [`TotalTimeout`].
-#[derive(Clone, Debug)]
-pub struct TotalTimeoutLayer {
-    timeout: Duration,
-}
+pub type TotalTimeoutLayer = TimeoutLayer<Elapsed>;
 
 /// Fails a request with [`Elapsed`] if it has no response in time, and drops what was still under way for it.
 ///
-/// The time runs from `call` until the inner service's future is ready; waiting for `poll_ready`, and reading a body that
-/// comes with the response, are not in it. Where a response is there by the time the timer is looked at, the response
-/// wins. Readiness is the inner service's. It needs tokio's timer, but touches it only for a response that is not there
-/// at once.
+/// Its place is above [`Retry`](crate::retry::Retry): the time is that of a request with all of its attempts.
 ///
 /// ```
 /// use linkerd_retry::timeout::TotalTimeoutLayer;
@@ -56,10 +49,66 @@ pub struct TotalTimeoutLayer {
 /// assert_eq!(svc.oneshot("GET /").await.unwrap_err().to_string(), "no response within 500ms, retries included");
 /// # }
 /// ```
+pub type TotalTimeout<S> = Timeout<S, Elapsed>;
+
+/// Wraps services in [`AttemptTimeout`].
+pub type AttemptTimeoutLayer = TimeoutLayer<AttemptElapsed>;
+
+/// Fails an attempt with [`AttemptElapsed`] if it has no response in time, and drops what was still under way for it.
+///
+/// Its place is below [`Retry`](crate::retry::Retry): the classifier sees the error and says whether the request is one
+/// that may be sent again, though it may have been processed. It does not know of a [`TotalTimeout`] above, so an attempt
+/// can be cut short by both; give the attempt less than the whole, or it never has another.
+///
+/// ```
+/// use linkerd_retry::{ResponseClass, retry::RetryLayer};
+/// use linkerd_retry::timeout::{AttemptElapsed, AttemptTimeoutLayer, TotalTimeoutLayer};
+/// use std::{future, time::Duration};
+/// use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), BoxError> {
+/// let slow = |_: &&str, rsp: Result<&u16, &BoxError>| match rsp {
+///     Err(error) if error.is::<AttemptElapsed>() => ResponseClass::RETRYABLE,
+///     _ => ResponseClass::Success,
+/// };
+/// let mut first = true;
+/// let svc = ServiceBuilder::new()
+///     .layer(TotalTimeoutLayer::new(Duration::from_millis(500)))
+///     .layer(RetryLayer::new(slow))
+///     .layer(AttemptTimeoutLayer::new(Duration::from_millis(200)));
+/// # let first = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(first));
+/// let svc = svc.service(service_fn(move |_: &str| {
+/// #   let stuck = first.swap(false, std::sync::atomic::Ordering::Relaxed);
+/// #   /*
+///     let stuck = std::mem::take(&mut first);
+/// #   */
+///     async move { if stuck { future::pending().await } else { Ok::<_, BoxError>(200) } }
+/// }));
+/// assert_eq!(svc.oneshot("GET /").await?, 200);
+/// # Ok(())
+/// # }
+/// ```
+pub type AttemptTimeout<S> = Timeout<S, AttemptElapsed>;
+
+/// Wraps services in [`Timeout`]: [`TotalTimeoutLayer`] or [`AttemptTimeoutLayer`], by the error.
 #[derive(Clone, Debug)]
-pub struct TotalTimeout<S> {
+pub struct TimeoutLayer<X> {
+    time: Duration,
+    elapsed: X,
+}
+
+/// What [`TotalTimeout`] and [`AttemptTimeout`] are, but for the error.
+///
+/// The time runs from `call` until the inner service's future is ready; waiting for `poll_ready`, and reading a body that
+/// comes with the response, are not in it. Where a response is there by the time the timer is looked at, the response
+/// wins. Readiness is the inner service's. It needs tokio's timer, but touches it only for a response that is not there
+/// at once.
+#[derive(Clone, Debug)]
+pub struct Timeout<S, X> {
     inner: S,
-    timeout: Duration,
+    time: Duration,
+    elapsed: X,
 }
 
 /// Response future of [`TotalTimeout`], and of [`AttemptTimeout`] with its own error.
@@ -81,39 +130,53 @@ pub struct ResponseFuture<F, X = Elapsed> {
 #[error("no response within {0:?}, retries included")]
 pub struct Elapsed(pub Duration);
 
+/// An attempt had no response within this time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no response to this attempt within {0:?}")]
+pub struct AttemptElapsed(pub Duration);
+
 impl TotalTimeoutLayer {
     /// Allows each request `timeout`. Zero fails whatever is not ready at once: to have no limit, add no layer.
     #[must_use]
     pub const fn new(timeout: Duration) -> Self {
-        Self { timeout }
+        Self { time: timeout, elapsed: Elapsed(timeout) }
     }
 }
 
-impl<S> Layer<S> for TotalTimeoutLayer {
-    type Service = TotalTimeout<S>;
+impl AttemptTimeoutLayer {
+    /// Allows each attempt `timeout`. Zero fails whatever is not ready at once: to have no limit, add no layer.
+    #[must_use]
+    pub const fn new(timeout: Duration) -> Self {
+        Self { time: timeout, elapsed: AttemptElapsed(timeout) }
+    }
+}
+
+impl<S, X: Copy> Layer<S> for TimeoutLayer<X> {
+    type Service = Timeout<S, X>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let timeout = self.timeout;
-        TotalTimeout { inner, timeout }
+        let Self { time, elapsed } = *self;
+        Timeout { inner, time, elapsed }
     }
 }
 
-impl<S, Req> Service<Req> for TotalTimeout<S>
+impl<S, X, Req> Service<Req> for Timeout<S, X>
 where
     S: Service<Req>,
-    S::Error: From<Elapsed>,
+    X: Copy,
+    S::Error: From<X>,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future>;
+    type Future = ResponseFuture<S::Future, X>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, req: Req) -> Self::Future {
-        let deadline = Instant::now().checked_add(self.timeout);
-        ResponseFuture { inner: self.inner.call(req), elapsed: Elapsed(self.timeout), deadline, sleep: None }
+        let deadline = Instant::now().checked_add(self.time);
+        ResponseFuture { inner: self.inner.call(req), elapsed: self.elapsed, deadline, sleep: None }
     }
 }
 
@@ -140,109 +203,19 @@ where
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::{future, sync::Arc};
-
-    use tokio::time;
-    use tokio_test::{assert_pending, assert_ready_eq, assert_ready_err, assert_ready_ok, task};
-    use tower::service_fn;
-    use tower_test::mock;
-
-    use super::*;
-
-    const TIMEOUT: Duration = Duration::from_millis(500);
-    const MS: Duration = Duration::from_millis(1);
-    type Mock = mock::Mock<&'static str, u32>;
-    type Handle = mock::Handle<&'static str, u32>;
-
-    fn service(timeout: Duration) -> (mock::Spawn<TotalTimeout<Mock>>, Handle) {
-        mock::spawn_layer(TotalTimeoutLayer::new(timeout))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn fails_at_the_timeout_and_not_before() {
-        let (mut svc, _handle) = service(TIMEOUT);
-        assert_ready_ok!(svc.poll_ready());
-        let mut rsp = task::spawn(svc.call("ping"));
-
-        assert_pending!(rsp.poll());
-        time::advance(TIMEOUT.saturating_sub(MS)).await;
-        assert_pending!(rsp.poll());
-        time::advance(2 * MS).await;
-        assert!(rsp.is_woken());
-        let err = assert_ready_err!(rsp.poll());
-        assert_eq!(err.downcast_ref(), Some(&Elapsed(TIMEOUT)));
-        assert_eq!(err.to_string(), "no response within 500ms, retries included");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_response_wins_a_tie() {
-        let (mut svc, mut handle) = service(TIMEOUT);
-        assert_ready_ok!(svc.poll_ready());
-        let mut rsp = task::spawn(svc.call("ping"));
-        assert_pending!(rsp.poll());
-
-        time::advance(2 * TIMEOUT).await;
-        let (_, reply) = handle.next_request().await.unwrap();
-        reply.send_response(1);
-        assert_ready_eq!(rsp.poll().map(Result::unwrap), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn waiting_for_readiness_costs_no_time() {
-        let (mut svc, mut handle) = service(TIMEOUT);
-        handle.allow(0);
-        assert_pending!(svc.poll_ready::<&str>());
-        time::advance(10 * TIMEOUT).await;
-        handle.allow(1);
-        assert_ready_ok!(svc.poll_ready::<&str>());
-        assert_pending!(task::spawn(svc.call("ping")).poll());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn dropping_the_future_drops_the_call() {
-        let running = Arc::new(());
-        let guard = running.clone();
-        let backend = service_fn(move |()| {
-            let guard = guard.clone();
-            async move {
-                future::pending::<()>().await;
-                drop(guard);
-                Ok::<u32, Box<dyn std::error::Error + Send + Sync>>(0)
-            }
-        });
-        let mut svc = TotalTimeoutLayer::new(TIMEOUT).layer(backend);
-        let mut rsp = task::spawn(svc.call(()));
-        assert_pending!(rsp.poll());
-        assert_eq!(Arc::strong_count(&running), 3);
-        drop(rsp);
-        assert_eq!(Arc::strong_count(&running), 2);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn each_call_of_each_clone_has_its_own_time() {
-        let (mut svc, _handle) = service(TIMEOUT);
-        let mut clone = svc.clone();
-        assert_ready_ok!(svc.poll_ready());
-        let mut first = task::spawn(svc.call("one"));
-        assert_pending!(first.poll());
-        time::advance(TIMEOUT.saturating_sub(MS)).await;
-        assert_ready_ok!(clone.poll_ready());
-        let mut second = task::spawn(clone.call("two"));
-        assert_pending!(second.poll());
-        time::advance(2 * MS).await;
-        assert_ready_err!(first.poll());
-        assert_pending!(second.poll());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_timeout_beyond_the_clock_never_ends() {
-        let (mut svc, _handle) = service(Duration::MAX);
-        assert_ready_ok!(svc.poll_ready());
-        let mut rsp = task::spawn(svc.call("ping"));
-        assert_pending!(rsp.poll());
-        time::advance(Duration::from_hours(24)).await;
-        assert_pending!(rsp.poll());
+/// The peer may have it, and may have processed it.
+impl Delivery for Elapsed {
+    fn bytes_written(&self) -> Option<u64> {
+        None
     }
 }
+
+/// As [`Elapsed`].
+impl Delivery for AttemptElapsed {
+    fn bytes_written(&self) -> Option<u64> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -101,6 +101,28 @@ fn a_first_attempt_that_succeeds_allocates_nothing() {
     assert_eq!(allocations(RetryPolicy::standard().layer(over_500).layer(Echo), 200), 0);
 }
 
+/// That there is no timer to touch is a proof only if touching one shows.
+#[test]
+#[should_panic(expected = "no reactor running")]
+fn a_response_that_is_not_there_at_once_arms_a_timer() {
+    #[derive(Clone)]
+    struct Hangs;
+    impl Service<u32> for Hangs {
+        type Response = u32;
+        type Error = Failed;
+        type Future = future::Pending<Result<u32, Failed>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: u32) -> Self::Future {
+            future::pending()
+        }
+    }
+    allocations(RetryPolicy::unary().layer(over_500).layer(Hangs), 200);
+}
+
 /// The counter counts: a failure has a log, and that is on the heap.
 #[test]
 fn a_failure_allocates_its_log() {

@@ -10,8 +10,8 @@ use std::{
 };
 
 use linkerd_retry::{
-    Budget, BudgetSettings,
-    hedge::{Hedge, HedgeContext, HedgeDelay, HedgeLayer, HedgeRequest, InvalidHedge},
+    Budget, BudgetSettings, Deadline,
+    hedge::{Hedge, HedgeContext, HedgeDelay, HedgeLayer, HedgeRequest, InvalidHedge, ResponseFuture},
 };
 use tokio::time;
 use tokio_test::{assert_pending, assert_ready_eq, assert_ready_err, assert_ready_ok, task};
@@ -39,14 +39,23 @@ fn service(layer: &HedgeLayer<Get>) -> (mock::Spawn<Hedge<Mock, Get>>, Handle) {
     mock::spawn_layer(layer.clone())
 }
 
+/// A request that waits for its response, and what answers it.
+async fn begin(
+    svc: &mut mock::Spawn<Hedge<Mock, Get>>,
+    handle: &mut Handle,
+    req: &'static str,
+) -> (task::Spawn<ResponseFuture<Mock, Get, &'static str>>, mock::SendResponse<u32>) {
+    assert_ready_ok!(svc.poll_ready());
+    let mut rsp = task::spawn(svc.call(req));
+    assert_pending!(rsp.poll());
+    (rsp, handle.next_request().await.unwrap().1)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_second_request_goes_out_after_the_delay_and_not_before() {
     let layer = layer();
     let (mut svc, mut handle) = service(&layer);
-    assert_ready_ok!(svc.poll_ready());
-    let mut rsp = task::spawn(svc.call("get"));
-    assert_pending!(rsp.poll());
-    let (_, first) = handle.next_request().await.unwrap();
+    let (mut rsp, first) = begin(&mut svc, &mut handle, "get").await;
     time::advance(DELAY.saturating_sub(MS)).await;
     assert_pending!(rsp.poll());
     assert_pending!(handle.poll_request());
@@ -66,10 +75,7 @@ async fn a_second_request_goes_out_after_the_delay_and_not_before() {
 async fn the_first_may_still_win_and_wins_a_tie() {
     let layer = layer();
     let (mut svc, mut handle) = service(&layer);
-    assert_ready_ok!(svc.poll_ready());
-    let mut rsp = task::spawn(svc.call("get"));
-    assert_pending!(rsp.poll());
-    let (_, first) = handle.next_request().await.unwrap();
+    let (mut rsp, first) = begin(&mut svc, &mut handle, "get").await;
     time::advance(DELAY + MS).await;
     assert_pending!(rsp.poll());
     let (_, second) = handle.next_request().await.unwrap();
@@ -83,10 +89,7 @@ async fn the_first_may_still_win_and_wins_a_tie() {
 async fn what_is_not_idempotent_is_sent_once() {
     let layer = layer();
     let (mut svc, mut handle) = service(&layer);
-    assert_ready_ok!(svc.poll_ready());
-    let mut rsp = task::spawn(svc.call("post"));
-    assert_pending!(rsp.poll());
-    let (_, first) = handle.next_request().await.unwrap();
+    let (mut rsp, first) = begin(&mut svc, &mut handle, "post").await;
     time::advance(10 * DELAY).await;
     assert_pending!(rsp.poll());
     assert_pending!(handle.poll_request());
@@ -99,10 +102,7 @@ async fn what_is_not_idempotent_is_sent_once() {
 async fn without_a_budget_the_first_goes_on_alone() {
     for layer in [layer().budget(Budget::off()), layer().share(0.0).unwrap(), layer().share(0.5).unwrap()] {
         let (mut svc, mut handle) = service(&layer);
-        assert_ready_ok!(svc.poll_ready());
-        let mut rsp = task::spawn(svc.call("get"));
-        assert_pending!(rsp.poll());
-        let (_, first) = handle.next_request().await.unwrap();
+        let (mut rsp, first) = begin(&mut svc, &mut handle, "get").await;
         time::advance(2 * DELAY).await;
         assert_pending!(rsp.poll());
         assert_pending!(handle.poll_request());
@@ -135,10 +135,7 @@ async fn a_failure_leaves_it_to_the_other() {
     for (first_fails, second_fails) in [(true, false), (false, true), (true, true)] {
         let layer = layer();
         let (mut svc, mut handle) = service(&layer);
-        assert_ready_ok!(svc.poll_ready());
-        let mut rsp = task::spawn(svc.call("get"));
-        assert_pending!(rsp.poll());
-        let (_, first) = handle.next_request().await.unwrap();
+        let (mut rsp, first) = begin(&mut svc, &mut handle, "get").await;
         time::advance(DELAY + MS).await;
         assert_pending!(rsp.poll());
         let (_, second) = handle.next_request().await.unwrap();
@@ -160,10 +157,8 @@ async fn a_failure_leaves_it_to_the_other() {
 async fn a_failure_before_the_delay_is_the_outcome() {
     let layer = layer();
     let (mut svc, mut handle) = service(&layer);
-    assert_ready_ok!(svc.poll_ready());
-    let mut rsp = task::spawn(svc.call("get"));
-    assert_pending!(rsp.poll());
-    handle.next_request().await.unwrap().1.send_error("failed");
+    let (mut rsp, first) = begin(&mut svc, &mut handle, "get").await;
+    first.send_error("failed");
     assert_eq!(assert_ready_err!(rsp.poll()).to_string(), "failed");
     assert_eq!(layer.stats().sent(), 0);
 }
@@ -174,10 +169,7 @@ async fn the_second_waits_for_readiness_and_the_first_may_win_meanwhile() {
         let layer = layer();
         let (mut svc, mut handle) = service(&layer);
         handle.allow(1);
-        assert_ready_ok!(svc.poll_ready());
-        let mut rsp = task::spawn(svc.call("get"));
-        assert_pending!(rsp.poll());
-        let (_, first) = handle.next_request().await.unwrap();
+        let (mut rsp, first) = begin(&mut svc, &mut handle, "get").await;
         time::advance(DELAY + MS).await;
         assert_pending!(rsp.poll());
         assert_pending!(handle.poll_request());
@@ -218,8 +210,15 @@ impl HedgeRequest<Spread, u32, BoxError> for Elsewhere {
     }
 }
 
-/// Ends when it is dropped.
+/// One more that runs, until it is dropped.
 struct Running(Arc<AtomicU32>);
+
+impl Running {
+    fn begin(count: &Arc<AtomicU32>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count.clone())
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -235,8 +234,7 @@ async fn the_second_can_go_elsewhere_and_the_loser_ends_at_once() {
     let pick = service_fn(move |req: Spread| {
         let endpoint = if req.second.is_some() && req.tried.lock().unwrap().contains(&1) { 2 } else { 1 };
         req.tried.lock().unwrap().push(endpoint);
-        count.fetch_add(1, Ordering::SeqCst);
-        let running = Running(count.clone());
+        let running = Running::begin(&count);
         async move {
             let _running = running;
             if endpoint == 1 {
@@ -271,8 +269,7 @@ async fn dropped_at_every_poll_nothing_goes_on() {
         let running = Arc::new(AtomicU32::new(0));
         let count = running.clone();
         let mut svc = layer().layer(service_fn(move |_| {
-            count.fetch_add(1, Ordering::SeqCst);
-            let running = Running(count.clone());
+            let running = Running::begin(&count);
             async move {
                 let _running = running;
                 future::pending::<Result<u32, BoxError>>().await
@@ -286,6 +283,48 @@ async fn dropped_at_every_poll_nothing_goes_on() {
         assert_eq!(running.load(Ordering::SeqCst), if polls > 1 { 2 } else { 1 });
         drop(rsp);
         assert_eq!(running.load(Ordering::SeqCst), 0);
+    }
+}
+
+/// A request that says by when it must be over.
+#[derive(Clone, Copy)]
+struct By(Deadline);
+
+#[derive(Clone)]
+struct Carried;
+
+impl HedgeRequest<By, u32, BoxError> for Carried {
+    fn copy(&self, first: &mut By) -> Option<By> {
+        Some(*first)
+    }
+
+    fn deadline(&self, first: &By) -> Option<Deadline> {
+        Some(first.0)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_second_request_begins_after_the_deadline_even_if_the_timer_is_late() {
+    // When the deadline is, when somebody looks, how long readiness takes, and how many were sent.
+    for (deadline, looks, ready, sent) in
+        [(60, 51, 0, 2), (50, 51, 0, 1), (40, 51, 0, 1), (60, 60, 0, 1), (60, 51, 8, 2), (60, 51, 9, 1)]
+    {
+        let layer = HedgeLayer::new(Carried, HedgeDelay::Fixed(DELAY)).unwrap().share(1.0).unwrap();
+        let (mut svc, mut handle) = mock::spawn_layer::<By, u32, _>(layer.clone());
+        handle.allow(1);
+        assert_ready_ok!(svc.poll_ready());
+        let by = Deadline::after(time::Instant::now().into_std(), deadline * MS).unwrap();
+        let mut rsp = task::spawn(svc.call(By(by)));
+        assert_pending!(rsp.poll());
+        let _first = handle.next_request().await.unwrap();
+        time::advance(looks * MS).await;
+        assert_pending!(rsp.poll());
+        time::advance(ready * MS).await;
+        handle.allow(1);
+        assert_pending!(rsp.poll());
+        assert_eq!(handle.poll_request().is_ready(), sent == 2, "{deadline} {looks} {ready}");
+        // What is known to be too late is not paid for.
+        assert_eq!(layer.stats().sent(), if ready > 0 { 1 } else { sent - 1 });
     }
 }
 

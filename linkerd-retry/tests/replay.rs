@@ -134,6 +134,35 @@ proptest! {
     }
 }
 
+/// Through retries, and in each attempt: the origin gets the very bytes that came, and no others that are like them.
+#[tokio::test(start_paused = true)]
+async fn a_streamed_upload_is_never_copied_however_often_it_is_sent() {
+    let frames: VecDeque<_> = (1..=8).map(|i| Bytes::from(vec![i; 1000])).collect();
+    let memory = ReplayMemory::default();
+    let call = Call { idempotent: true, body: ReplayBody::new(Upload(frames.clone()), 64 * 1024, &memory) };
+    let attempts = Arc::new(Mutex::new(Vec::new()));
+    let noted = attempts.clone();
+    let origin = service_fn(move |call: Call| {
+        let noted = noted.clone();
+        async move {
+            let (mut body, mut got) = (call.body, Vec::new());
+            let wanted = noted.lock().unwrap().len() * 4;
+            while got.len() < wanted
+                && let Some(frame) = body.frame().await
+            {
+                got.push(frame.unwrap().into_data().unwrap().as_ptr().addr());
+            }
+            let read = got.len();
+            noted.lock().unwrap().push(got);
+            if read == 8 { Ok(read) } else { Err(Sent::Possibly) }
+        }
+    });
+    let layer = RetryLayer::new(verdict).copy_with(ClonedWhile(|call: &Call| call.body.is_whole()));
+    assert_eq!(layer.layer(origin).oneshot(call).await, Ok(8));
+    let whole: Vec<_> = frames.iter().map(|data| data.as_ptr().addr()).collect();
+    assert_eq!(*attempts.lock().unwrap(), [&whole[..0], &whole[..4], &whole[..]]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_upload_over_the_cap_streams_on_and_its_failure_is_passed_on() {
     const KIB: usize = 1024;

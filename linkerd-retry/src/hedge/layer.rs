@@ -15,7 +15,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{HedgeContext, HedgeDelay, HedgeRequest, InvalidHedge, Percentile};
-use crate::{Budget, BudgetSettings, tally::Counter};
+use crate::{Budget, BudgetSettings, Deadline, tally::Counter};
 
 /// The share of requests that are sent twice at most, unless another is set.
 const DEFAULT_SHARE: f64 = 0.05;
@@ -34,6 +34,8 @@ pub struct HedgeLayer<H> {
 /// [budget](HedgeLayer::budget) of the retries, if there is one. If there is nothing to pay with, the first goes on alone.
 /// The first response ends the other request, by dropping it. If one fails while the other is under way, it is the other
 /// one's outcome that counts.
+///
+/// No second request begins after the [deadline](HedgeRequest::deadline) of the first, if that is known here.
 ///
 /// Only requests of which [`HedgeRequest::copy`] makes a copy are hedged: idempotent ones.
 ///
@@ -98,11 +100,18 @@ enum Second<S, F, Req> {
         #[pin]
         sleep: Option<Sleep>,
         at: Option<Instant>,
-        request: Option<(S, Req)>,
+        request: Option<Again<S, Req>>,
     },
     /// Paid for.
-    Ready(Option<(S, Req)>),
+    Ready(Option<Again<S, Req>>),
     Sent(#[pin] F),
+}
+
+/// A second request, and what sends it.
+struct Again<S, Req> {
+    service: S,
+    req: Req,
+    deadline: Option<Deadline>,
 }
 
 struct Shared<H> {
@@ -196,6 +205,12 @@ impl Stats {
     }
 }
 
+impl<S, Req> Again<S, Req> {
+    fn is_in_time(&self) -> bool {
+        self.deadline.is_none_or(|deadline| !deadline.has_passed(Instant::now().into_std()))
+    }
+}
+
 impl<H> Shared<H> {
     fn delay(&self, now: Instant) -> Duration {
         match (self.delay, &self.latency) {
@@ -253,12 +268,14 @@ where
         let began = Instant::now();
         shared.share.deposit(began.into_std());
         let second = match shared.request.copy(&mut req) {
-            // A clone starts un-ready, and is made ready only if it is needed.
-            Some(copy) => Second::Maybe {
-                sleep: None,
-                at: began.checked_add(shared.delay(began)),
-                request: Some((self.inner.clone(), copy)),
-            },
+            Some(copy) => {
+                let deadline = shared.request.deadline(&req);
+                let at = began.checked_add(shared.delay(began));
+                let at = at.filter(|at| deadline.is_none_or(|deadline| !deadline.has_passed(at.into_std())));
+                // A clone starts un-ready, and is made ready only if it is needed.
+                let request = Again { service: self.inner.clone(), req: copy, deadline };
+                Second::Maybe { sleep: None, at, request: Some(request) }
+            }
             None => Second::Never,
         };
         ResponseFuture { first: Some(self.inner.call(req)), shared, began, measured: false, second }
@@ -296,16 +313,18 @@ where
                         sleep.set(Some(sleep_until(at)));
                     }
                     ready!(sleep.as_pin_mut().expect("armed above").poll(cx));
-                    let request = request.take();
-                    this.second.set(if shared.try_pay() { Second::Ready(request) } else { Second::Never });
+                    // A timer is late at times, and then that of the deadline may be due too.
+                    let request = request.take().filter(Again::is_in_time);
+                    let paid = request.is_some() && shared.try_pay();
+                    this.second.set(if paid { Second::Ready(request) } else { Second::Never });
                 }
                 SecondProj::Ready(request) => {
-                    let (service, _) = request.as_mut().expect("sent once, as the next state is another");
-                    if ready!(service.poll_ready(cx)).is_err() {
+                    let again = request.as_mut().expect("sent once, as the next state is another");
+                    if ready!(again.service.poll_ready(cx)).is_err() || !again.is_in_time() {
                         this.second.set(Second::Never);
                         return Poll::Pending;
                     }
-                    let (mut service, mut req) = request.take().expect("as above");
+                    let Again { mut service, mut req, .. } = request.take().expect("as above");
                     shared.request.prepare(&mut req, HedgeContext { waited: this.began.elapsed() });
                     this.second.set(Second::Sent(service.call(req)));
                 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::Deadline;
+
 /// Makes the second request, and says which of two outcomes to take.
 ///
 /// Any `Fn(&Req) -> Option<Req>` is one: it returns a copy of a request that is idempotent, and `None` for one that is not.
@@ -14,6 +16,13 @@ pub trait HedgeRequest<Req, Rsp, E> {
     /// whatever picks an endpoint note there which one it picked, and pick another for one whose
     /// [`HedgeContext`] says that it is the second.
     fn copy(&self, first: &mut Req) -> Option<Req>;
+
+    /// By when `first` must be over: a second request is not sent after that, and no timer is touched for one that would
+    /// be. By default there is no such time.
+    fn deadline(&self, first: &Req) -> Option<Deadline> {
+        let _ = first;
+        None
+    }
 
     /// Puts the context into the second request, just before it is sent. Does nothing by default.
     fn prepare(&self, second: &mut Req, context: HedgeContext) {

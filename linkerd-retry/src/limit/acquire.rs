@@ -8,13 +8,14 @@ use std::{
 };
 
 use pin_project::{pin_project, pinned_drop};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     ConcurrencyLimit, Criticality, Permit, Reason, Rejected, WhenFull,
     concurrency::BLOCK_CAPACITY,
     queue::{Entry, Place, Settled},
 };
+use crate::Deadline;
 
 /// Future of [`ConcurrencyLimit::acquire`].
 #[pin_project(PinnedDrop)]
@@ -22,6 +23,7 @@ use super::{
 pub struct Acquire {
     limit: ConcurrencyLimit,
     class: Criticality,
+    deadline: Option<Deadline>,
     /// Where it waits, or was told to stop waiting but has not looked yet.
     place: Option<Place>,
     // Armed when a wait begins: where a permit is free, no timer is touched.
@@ -31,7 +33,13 @@ pub struct Acquire {
 
 impl Acquire {
     pub(super) const fn new(limit: ConcurrencyLimit, class: Criticality) -> Self {
-        Self { limit, class, place: None, sleep: None }
+        Self { limit, class, deadline: None, place: None, sleep: None }
+    }
+
+    /// Waits no longer than until `deadline`, and takes no permit that comes later. One that is free at once is taken.
+    pub fn until(mut self, deadline: impl Into<Option<Deadline>>) -> Self {
+        self.deadline = deadline.into();
+        self
     }
 }
 
@@ -40,7 +48,8 @@ impl Future for Acquire {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let (limit, class) = (&*this.limit, *this.class);
+        let (limit, class, deadline) = (&*this.limit, *this.class, *this.deadline);
+        let is_late = || deadline.is_some_and(|deadline| deadline.has_passed(Instant::now().into_std()));
         let (capacity, wait) = match limit.when_full() {
             WhenFull::Reject => (0, None),
             WhenFull::Queue { capacity, wait } => (capacity, Some(wait)),
@@ -56,7 +65,9 @@ impl Future for Acquire {
                 Entry::Queued(place, displaced) => {
                     displaced.into_iter().for_each(Waker::wake);
                     *this.place = Some(place);
-                    this.sleep.set(wait.map(sleep));
+                    let end = wait.and_then(|wait| Deadline::after(Instant::now().into_std(), wait));
+                    let end = Deadline::first(end, deadline);
+                    this.sleep.set(end.map(|end| sleep_until(end.instant().into())));
                 }
             }
         }
@@ -69,16 +80,23 @@ impl Future for Acquire {
             // One that is granted together with the timer is still taken.
             let Some(settled) = limit.with(|state| state.leave_queue(place)) else {
                 *this.place = None;
-                let waited = Reason::Waited(wait.expect("there is a timer"));
+                let waited = wait.filter(|_| !is_late()).map_or(Reason::Late, Reason::Waited);
                 return Poll::Ready(Err(limit.rejected(class, waited)));
             };
             settled
         };
         *this.place = None;
-        Poll::Ready(match settled {
-            Settled::Granted => Ok(limit.permit()),
-            Settled::Displaced => Err(limit.rejected(class, Reason::Displaced)),
-        })
+        let reason = match settled {
+            Settled::Granted => {
+                let permit = limit.permit();
+                if !is_late() {
+                    return Poll::Ready(Ok(permit));
+                }
+                Reason::Late
+            }
+            Settled::Displaced => Reason::Displaced,
+        };
+        Poll::Ready(Err(limit.rejected(class, reason)))
     }
 }
 

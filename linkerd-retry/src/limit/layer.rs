@@ -3,7 +3,6 @@
 use std::{
     fmt,
     future::Future,
-    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -13,11 +12,19 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Acquire, ConcurrencyLimit, Criticality, Outcome, Permit, Rejected};
+use crate::{Deadline, ready::take_ready};
 
-/// Says how much a request matters. Any `Fn(&Req) -> Criticality` does.
+/// Says how much a request matters, and by when it must be over. Any `Fn(&Req) -> Criticality` does.
 pub trait Classify<Req> {
     /// The class of `req`.
     fn classify(&self, req: &Req) -> Criticality;
+
+    /// By when `req` must be over: one that would have to wait for longer is rejected, and not sent. By default there is
+    /// no such time. It is asked only about requests that must wait.
+    fn deadline(&self, req: &Req) -> Option<Deadline> {
+        let _ = req;
+        None
+    }
 }
 
 /// Says what an outcome tells a limit that adapts. Any `Fn(Result<&Rsp, &E>) -> Outcome` does.
@@ -190,9 +197,8 @@ where
         let state = if let Some(permit) = limit.enter(class) {
             State::Running { inner: self.inner.call(req), permit: Some(permit) }
         } else {
-            let fresh = self.inner.clone();
-            let ready = mem::replace(&mut self.inner, fresh);
-            State::Waiting { acquire: limit.acquire(class), waiting: Some((ready, req)) }
+            let acquire = limit.acquire(class).until(classify.deadline(&req));
+            State::Waiting { acquire, waiting: Some((take_ready(&mut self.inner), req)) }
         };
         ResponseFuture { observe: observe.clone(), keep: keep.clone(), state }
     }

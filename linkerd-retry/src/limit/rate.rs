@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{Criticality, Shares};
+use crate::Delivery;
 
 /// How many requests a [`RateLimit`] lets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,13 +200,12 @@ impl RateLimit {
             bucket.full_at = full_at;
             Ok(bucket.turn(full_at.saturating_sub(*burst).max(now), self.scale()))
         });
-        taken.map_err(|retry_after| RateLimited {
-            name: self.0.name.clone(),
-            requests: self.0.settings.requests.get(),
-            per: self.0.settings.per,
-            class,
-            retry_after,
-        })
+        taken.map_err(|retry_after| self.limited(class, retry_after))
+    }
+
+    pub(super) fn limited(&self, class: Criticality, retry_after: Duration) -> RateLimited {
+        let Shared { name, settings, .. } = &*self.0;
+        RateLimited { name: name.clone(), requests: settings.requests.get(), per: settings.per, class, retry_after }
     }
 
     fn scale(&self) -> u128 {
@@ -248,6 +248,13 @@ impl RateLimited {
     #[allow(clippy::unused_self)] // Asked of an error among others that have something to look at.
     pub const fn is_unsent(&self) -> bool {
         true
+    }
+}
+
+impl Delivery for RateLimited {
+    /// None: it was never sent.
+    fn bytes_written(&self) -> Option<u64> {
+        Some(0)
     }
 }
 

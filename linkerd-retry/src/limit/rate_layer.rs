@@ -3,9 +3,9 @@
 use std::{
     fmt,
     future::Future,
-    mem,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use pin_project::{pin_project, pinned_drop};
@@ -14,6 +14,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Classify, Criticality, RateLimit, RateLimited, Unclassed, rate::Turn};
+use crate::{Deadline, ready::take_ready};
 
 /// Wraps services in [`RateLimitService`]. All of them share the one limit.
 #[derive(Clone)]
@@ -78,6 +79,8 @@ enum State<S, F, Req> {
 #[pin_project(PinnedDrop)]
 struct Waiting {
     limit: RateLimit,
+    class: Criticality,
+    deadline: Option<Deadline>,
     turn: Option<Turn>,
     #[pin]
     sleep: Sleep,
@@ -133,11 +136,15 @@ where
         let state = match limit.reserve(class, now) {
             Ok(turn) if turn.at() <= now => State::Running(self.inner.call(req)),
             Ok(turn) => {
-                let fresh = self.inner.clone();
-                let ready = mem::replace(&mut self.inner, fresh);
-                let sleep = sleep_until(Instant::from_std(turn.at()));
-                let waiting = Waiting { limit: limit.clone(), turn: Some(turn), sleep };
-                State::Waiting { waiting, request: Some((ready, req)) }
+                let (at, deadline) = (turn.at(), classify.deadline(&req));
+                let sleep = sleep_until(Instant::from_std(at));
+                let waiting = Waiting { limit: limit.clone(), class, deadline, turn: Some(turn), sleep };
+                if is_late(deadline, at) {
+                    // The turn goes to another.
+                    State::Rejected(Some(limit.limited(class, at.saturating_duration_since(now))))
+                } else {
+                    State::Waiting { waiting, request: Some((take_ready(&mut self.inner), req)) }
+                }
             }
             Err(limited) => State::Rejected(Some(limited)),
         };
@@ -160,6 +167,10 @@ where
                     let waiting = waiting.project();
                     ready!(waiting.sleep.poll(cx));
                     *waiting.turn = None;
+                    // Once more: the timer may have been late.
+                    if is_late(*waiting.deadline, Instant::now().into_std()) {
+                        return Poll::Ready(Err(waiting.limit.limited(*waiting.class, Duration::ZERO).into()));
+                    }
                     let (mut service, req) = request.take().expect("sent once, as the next state is another");
                     this.state.set(State::Running(service.call(req)));
                 }
@@ -171,6 +182,10 @@ where
             }
         }
     }
+}
+
+fn is_late(deadline: Option<Deadline>, at: std::time::Instant) -> bool {
+    deadline.is_some_and(|deadline| deadline.has_passed(at))
 }
 
 #[pinned_drop]

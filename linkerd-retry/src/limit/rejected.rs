@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::Criticality;
+use crate::Delivery;
 
 /// A limit let a request go no further. Nothing of it was sent, so it may be tried elsewhere, whatever it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +40,9 @@ pub enum Reason {
     /// It waited this long, which is as long as one may.
     #[error("was full for {0:?}")]
     Waited(Duration),
+    /// It waited until its deadline.
+    #[error("was full until the request's deadline")]
+    Late,
     /// It waited, until a request of a higher class needed its place in the queue.
     #[error("gave its place in the queue to a higher class")]
     Displaced,
@@ -49,5 +53,12 @@ impl Rejected {
     #[allow(clippy::unused_self)] // Asked of an error among others that have something to look at.
     pub const fn is_unsent(&self) -> bool {
         true
+    }
+}
+
+impl Delivery for Rejected {
+    /// None: it was never sent.
+    fn bytes_written(&self) -> Option<u64> {
+        Some(0)
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
 
 use super::{Attempt, CopyRequest, Drain, Hooks, Log, NoHooks, Policy, Tried};
-use crate::{Attempts, Classifier, Stop, Until};
+use crate::{Attempts, Classifier, Stop, Until, ready::give_way};
 
 /// As long as a clock can wait for sure: thirty years.
 const FAR: Duration = Duration::from_hours(24 * 365 * 30);
@@ -85,7 +85,7 @@ impl<E> Progress<E> {
     /// It is too late for one.
     fn begin(&mut self, now: Instant) -> Result<(), E> {
         self.began = now;
-        self.until.map_or(Ok(()), |until| until.check(now.into_std()))
+        self.until.map_or(Ok(()), |until| until.check_after(self.log.sent(), now.into_std()))
     }
 
     fn attempt(&self) -> Attempt<'_> {
@@ -108,8 +108,8 @@ impl<E> Progress<E> {
         let verdict = policy.classifier.verdict(req, outcome);
         let class = verdict.class();
         let is_first_success = class.is_success() && self.log.is_empty();
-        // The time is asked for only if something hangs on it.
-        if is_first_success && self.until.is_none() {
+        // To read a clock costs as much as all the rest of this, so it is read only if something hangs on it.
+        if is_first_success && (self.until.is_none() || !policy.is_measured()) {
             return None;
         }
         let now = Instant::now();
@@ -206,12 +206,6 @@ where
         };
         Poll::Ready(policy.end(outcome, &mut progress.log, stop))
     }
-}
-
-/// Once round the executor, so that attempts which fail at once cannot starve the timers above.
-fn give_way<T>(cx: &mut Context<'_>) -> Poll<T> {
-    cx.waker().wake_by_ref();
-    Poll::Pending
 }
 
 #[pinned_drop]

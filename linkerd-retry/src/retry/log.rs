@@ -1,6 +1,6 @@
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{Stop, Verdict};
+use crate::{Sent, Stop, Verdict};
 
 /// How many attempts a [`Log`] keeps: the latest ones.
 pub const MAX_LOGGED: usize = 32;
@@ -13,6 +13,7 @@ pub const MAX_LOGGED: usize = 32;
 pub struct Log {
     tried: Vec<Tried>,
     omitted: u32,
+    sent: Option<Sent>,
     stop: Option<Stop>,
 }
 
@@ -52,12 +53,18 @@ impl Log {
         self.tried.iter().filter_map(|tried| tried.endpoint.as_ref())
     }
 
+    /// How far the request had got, with all of its attempts, those that are omitted too.
+    pub fn sent(&self) -> Sent {
+        self.sent.unwrap_or(Sent::Never)
+    }
+
     /// Why there was no other attempt. `None` while there may be one.
     pub fn stop(&self) -> Option<Stop> {
         self.stop
     }
 
     pub(super) fn push(&mut self, tried: Tried) {
+        self.sent = self.sent.max(Some(tried.verdict.safety().sent()));
         if self.tried.len() == MAX_LOGGED {
             self.tried.remove(0);
             self.omitted = self.omitted.saturating_add(1);
@@ -119,5 +126,21 @@ mod tests {
         assert_eq!((log.tried().len(), log.omitted()), (MAX_LOGGED, 100 - MAX_LOGGED as u32));
         assert_eq!((log.tried()[0].number, log.tried()[31].number), (69, 100));
         assert!(log.to_string().starts_with("tried 100 times: #69"));
+    }
+
+    #[test]
+    fn the_attempt_that_got_furthest_counts_even_if_it_is_omitted() {
+        let mut log = Log::default();
+        assert_eq!(log.sent(), Sent::Never);
+        for (safety, sent) in
+            [(Safety::NeverSent, Sent::Never), (Safety::Idempotent, Sent::Possibly), (Safety::Refused, Sent::Possibly)]
+        {
+            log.push(Tried { verdict: Verdict::failure(safety), ..tried(1, "a") });
+            assert_eq!(log.sent(), sent);
+        }
+        for number in 0..2 * MAX_LOGGED as u32 {
+            log.push(tried(number, "a"));
+        }
+        assert_eq!(log.sent(), Sent::Possibly);
     }
 }

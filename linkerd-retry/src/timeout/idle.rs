@@ -9,6 +9,8 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::Delivery;
+
 /// Fails a body with [`IdleElapsed`] if no frame came within the time since the last one, or since it was first asked.
 ///
 /// Only time in which somebody waits for a frame counts: a reader that is slow does not make the body idle. However long
@@ -52,6 +54,13 @@ impl<B> IdleBody<B> {
     #[must_use]
     pub const fn new(inner: B, timeout: Duration) -> Self {
         Self { inner, timeout, waiting: false, elapsed: false, sleep: None }
+    }
+}
+
+/// The head of the message was sent.
+impl Delivery for IdleElapsed {
+    fn bytes_written(&self) -> Option<u64> {
+        None
     }
 }
 
