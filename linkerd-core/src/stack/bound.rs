@@ -165,6 +165,9 @@ impl BoundName {
             (Some(cx), None) => cx.write(headers),
             (None, _) => {}
         }
+        if let Some(grpc) = attempt.grpc {
+            grpc.write(headers, now(), self.client.attempt_timeout);
+        }
         if !attempt.info.shared.proxy {
             return;
         }

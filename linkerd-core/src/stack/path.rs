@@ -27,7 +27,7 @@ use super::{
 use crate::{
     Body, Error, ErrorKind,
     error::{SharedFailure, twitter_duration},
-    http::{context::RequestContext, headers, hint},
+    http::{context::RequestContext, deadline::GrpcUntil, headers, hint},
     policy::ServicePolicy,
     svc::{Call, SvcFuture},
     telemetry::ServiceStats,
@@ -72,6 +72,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) info: &'a PathInfo,
     pub(crate) method: &'a Method,
     pub(crate) cx: Option<&'a RequestContext>,
+    /// Until when it is wanted, if it is a gRPC call.
+    pub(crate) grpc: Option<GrpcUntil>,
     pub(crate) replay: Option<&'a Replay>,
     pub(crate) expired: Option<&'a Expired>,
 }
@@ -137,7 +139,8 @@ impl PathStack {
         let _pending = self.stats.requests.pending.enter();
         let head = req.request_mut();
         let mut cx = head.and_then(|req| req.extensions_mut().remove::<RequestContext>());
-        let limit = self.limit(arrived, cx.as_ref());
+        let grpc = req.request().and_then(|req| GrpcUntil::of(req, arrived));
+        let (limit, grpc) = self.limits(arrived, cx.as_ref(), grpc);
         if let (Some(cx), Some(timeout)) = (&mut cx, info.policy.total_timeout) {
             cx.expire_after(timeout);
         }
@@ -147,7 +150,7 @@ impl PathStack {
         {
             info.write_request(headers);
         }
-        let result = self.within(limit, arrived, cx.as_ref(), &method, req).await;
+        let result = self.within(limit, arrived, cx.as_ref(), grpc, &method, req).await;
         // What the retries left: this is the *logical* outcome.
         let class = info.policy.classifier.classify(&method, result.as_ref());
         let elapsed = now() - arrived;
@@ -187,16 +190,25 @@ impl PathStack {
         }))
     }
 
-    /// The first limit on the time of the whole request, if there is any.
-    fn limit(&self, arrived: Instant, cx: Option<&RequestContext>) -> Option<(Instant, ErrorKind)> {
+    /// The first limit on the time of the whole request, if there is any, and all of them together for a gRPC call.
+    fn limits(
+        &self,
+        arrived: Instant,
+        cx: Option<&RequestContext>,
+        grpc: Option<GrpcUntil>,
+    ) -> (Option<(Instant, ErrorKind)>, Option<GrpcUntil>) {
         let policy = &self.info.policy;
         let total = policy.total_timeout.and_then(|timeout| arrived.checked_add(timeout));
-        let deadline = cx.and_then(|cx| cx.deadline).filter(|_| policy.enforce_deadline);
+        let deadline = cx.and_then(|cx| cx.deadline);
         let deadline = deadline.and_then(|deadline| arrived.checked_add(deadline.remaining(SystemTime::now())));
+        let deadline = deadline.into_iter().chain(grpc.and_then(GrpcUntil::at)).min();
         let until = cx.and_then(|cx| cx.until);
+        let told = grpc.map(|grpc| grpc.or_at(total).or_at(deadline).or_at(until));
+        let deadline = deadline.filter(|_| policy.enforce_deadline);
         let limits = [(total, ErrorKind::TotalTimeout), (deadline, ErrorKind::Deadline), (until, ErrorKind::Deadline)];
         // Of two at one time, the first.
-        limits.into_iter().filter_map(|(at, kind)| Some((at?, kind))).min_by_key(|(at, _)| *at)
+        let first = limits.into_iter().filter_map(|(at, kind)| Some((at?, kind))).min_by_key(|(at, _)| *at);
+        (first, told)
     }
 
     /// Bounds the whole: before retries, because they share what time there is.
@@ -205,17 +217,18 @@ impl PathStack {
         limit: Option<(Instant, ErrorKind)>,
         arrived: Instant,
         cx: Option<&RequestContext>,
+        grpc: Option<GrpcUntil>,
         method: &Method,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
-        let Some((until, kind)) = limit else { return self.retries(None, arrived, cx, method, req).await };
+        let Some((until, kind)) = limit else { return self.retries(None, arrived, cx, grpc, method, req).await };
         if until <= arrived {
             return Err(Error::new(kind).with_never_sent(true));
         }
         let expired = Expired { kind, deadline: Deadline::at(until), has: AtomicBool::new(false) };
         {
             // Dropped after it is known why.
-            let retries = pin!(self.retries(Some(&expired), arrived, cx, method, req));
+            let retries = pin!(self.retries(Some(&expired), arrived, cx, grpc, method, req));
             if let Ok(result) = timeout_at(until.into(), retries).await {
                 return result;
             }
@@ -230,6 +243,7 @@ impl PathStack {
         expired: Option<&Expired>,
         arrived: Instant,
         cx: Option<&RequestContext>,
+        grpc: Option<GrpcUntil>,
         method: &Method,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
@@ -239,7 +253,7 @@ impl PathStack {
         let replay = req.request_mut().and_then(keep);
         let mut begun = arrived;
         let outcome = loop {
-            let attempt = Attempt { arrived, info: &self.info, method, cx, replay: replay.as_ref(), expired };
+            let attempt = Attempt { arrived, info: &self.info, method, cx, grpc, replay: replay.as_ref(), expired };
             let result = self.attempt(&attempt, req).await;
             let verdict = attempt.verdict(result.as_ref());
             if verdict.class().is_success() {

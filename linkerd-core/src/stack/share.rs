@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Body, Error, Svc,
-    http::context::RequestContext,
+    http::{context::RequestContext, deadline::GrpcUntil},
     mesh::Wrap,
     svc::{Call, SvcFuture},
     telemetry::RequestStats,
@@ -51,6 +51,11 @@ impl Share {
                 if let Some(cx) = attempt.cx {
                     req.extensions_mut().insert(cx.clone());
                 }
+                // Layers take their time too, so it goes with it as an instant; a request that they make anew has the header.
+                if let Some(grpc) = attempt.grpc {
+                    grpc.write(req.headers_mut(), now(), None);
+                    req.extensions_mut().insert(grpc);
+                }
                 svc.send(req).await
             }
         }
@@ -61,14 +66,17 @@ impl Share {
 impl Call for ShareCall {
     fn call(self: Arc<Self>, mut req: Request<Body>) -> SvcFuture {
         Box::pin(async move {
+            let arrived = now();
             let cx = req.extensions_mut().remove::<RequestContext>();
+            let grpc = req.extensions_mut().remove::<GrpcUntil>().or_else(|| GrpcUntil::of(&req, arrived));
             let method = req.method().clone();
             let replay = Replay::of(&req);
             let attempt = Attempt {
-                arrived: now(),
+                arrived,
                 info: &self.info,
                 method: &method,
                 cx: cx.as_ref(),
+                grpc,
                 replay: replay.as_ref(),
                 // Layers cannot tell: what they drop was cancelled.
                 expired: None,

@@ -4,6 +4,7 @@ mod balance;
 mod balancing;
 mod caches;
 mod cancel;
+mod grpc;
 mod limits;
 mod mesh;
 mod naming;
