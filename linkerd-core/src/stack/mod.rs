@@ -14,6 +14,7 @@ use std::{
 use linkerd_dtab::Failure;
 
 mod bound;
+mod classified;
 mod clients;
 mod endpoints;
 mod fail_fast;

@@ -21,6 +21,7 @@ use tokio::time::timeout_at;
 
 use super::{
     Binding,
+    classified::{Open, success_class},
     outgoing::{Outgoing, Replay, says_retryable},
     route::Unbound,
 };
@@ -153,21 +154,28 @@ impl PathStack {
         let result = self.within(limit, arrived, cx.as_ref(), grpc, &method, req).await;
         // What the retries left: this is the *logical* outcome.
         let class = info.policy.classifier.classify(&method, result.as_ref());
+        let is_open = result.as_ref().is_ok_and(|rsp| info.policy.classifier.is_open(rsp));
         let elapsed = now() - arrived;
-        if class.is_success() {
+        if is_open {
+            // Its end will say.
+        } else if class.is_success() {
             self.stats.requests.succeeded(elapsed);
         } else {
             self.stats.requests.failed(result.as_ref().err(), elapsed);
         }
         match result {
             Ok(mut rsp) => {
-                if info.shared.proxy {
-                    write_response(&mut rsp, class);
+                if info.shared.proxy && !is_open {
+                    rsp.headers_mut().insert(headers::L5D_SUCCESS_CLASS, success_class(class));
                 }
                 if let Some(timeout) = info.policy.idle_timeout
                     && !rsp.body().is_end_stream()
                 {
                     rsp = rsp.map(|body| self.idle(body, timeout));
+                }
+                if is_open {
+                    let (info, stats) = (Arc::clone(&self.info), Arc::clone(&self.stats.requests));
+                    rsp = Open { info, stats, method, elapsed }.watch(rsp);
                 }
                 Ok(rsp)
             }
@@ -254,8 +262,14 @@ impl PathStack {
         let mut begun = arrived;
         let outcome = loop {
             let attempt = Attempt { arrived, info: &self.info, method, cx, grpc, replay: replay.as_ref(), expired };
-            let result = self.attempt(&attempt, req).await;
-            let verdict = attempt.verdict(result.as_ref());
+            let mut result = self.attempt(&attempt, req).await;
+            let verdict = match &mut result {
+                // Seldom, and large: not part of every request's future.
+                Ok(rsp) if attempt.waits_for_end(rsp) && !self.retries.is_off() => {
+                    Box::pin(attempt.hold(rsp, &self.stats.retries)).await
+                }
+                _ => attempt.verdict(result.as_ref()),
+            };
             if verdict.class().is_success() {
                 if expired.is_some() {
                     self.typical.record(now() - begun);
@@ -362,7 +376,7 @@ impl Attempt<'_> {
         if verdict.class().is_success() {
             return verdict;
         }
-        if !verdict.class().is_retryable() && self.replay.is_some_and(Replay::is_keyed) {
+        if !verdict.class().is_retryable() && self.is_keyed() {
             // As good as a method that may be repeated.
             let keyed = classifier.verdict(&Method::PUT, result);
             if keyed.class().is_retryable() {
@@ -374,6 +388,16 @@ impl Attempt<'_> {
             verdict = Verdict::failure(Safety::Refused);
         }
         hint::retry(rsp.headers()).map_or(verdict, |pushback| verdict.push_back(pushback))
+    }
+
+    /// Whether its sender says that it may be sent twice, though its method does not.
+    pub(super) fn is_keyed(&self) -> bool {
+        self.replay.is_some_and(Replay::is_keyed)
+    }
+
+    /// When the whole request must be over.
+    pub(super) fn deadline(&self) -> Option<Deadline> {
+        self.expired.map(|expired| expired.deadline)
     }
 
     /// The request once more, if it was kept.
@@ -458,11 +482,6 @@ impl PathInfo {
         let (base, local) = (lines(&shared.base), lines(local));
         format!("Unable to route request!\n\nservice name: {path}\ndtab:\n\nbase dtab:\n{base}override dtab:\n{local}")
     }
-}
-
-fn write_response(rsp: &mut Response<Body>, class: ResponseClass) {
-    let class = if class.is_success() { "1.0" } else { "0.0" };
-    rsp.headers_mut().insert(headers::L5D_SUCCESS_CLASS, HeaderValue::from_static(class));
 }
 
 #[cfg(test)]

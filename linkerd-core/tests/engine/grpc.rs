@@ -2,7 +2,12 @@
 
 use std::time::SystemTime;
 
-use linkerd_core::{ErrorKind, Svc, http::Deadline, testing::Reply};
+use linkerd_core::{
+    ErrorKind, GrpcClassifier, H2Classifier, HttpClassify, Reset, Svc,
+    http::Deadline,
+    retry::Budget,
+    testing::{End, Reply},
+};
 use tokio::time::Instant;
 use tower::layer::layer_fn;
 
@@ -145,5 +150,201 @@ async fn layers_in_between_lose_nothing_of_a_calls_time() {
         world.client("/svc/users").send(call(None)).await.unwrap();
         let expected = if layered { 600 } else { 800 };
         assert!(told(&world)[0].is_some_and(|told| told.abs_diff(expected) <= 4), "{layered}: {:?}", told(&world));
+    }
+}
+
+fn classified(classifier: impl HttpClassify) -> ServicePolicy {
+    ServicePolicy { classifier: std::sync::Arc::new(classifier), ..ServicePolicy::default() }
+}
+
+fn users(policy: ServicePolicy, replies: impl IntoIterator<Item = Reply>) -> (World, Client) {
+    let world = World::policies(policy, steady());
+    world.namer.endpoints("/users", [ep(1)]);
+    world.endpoints.script(ep(1), replies);
+    let client = world.client("/svc/users");
+    (world, client)
+}
+
+/// An answer with this at its end.
+fn ends(status: &'static str) -> Reply {
+    Reply::ok("message").trailer("grpc-status", status)
+}
+
+/// What the trailers of an answer say, and what came before them.
+async fn read(rsp: Response<Body>) -> (String, Option<String>) {
+    let body = rsp.into_body().collect().await.unwrap();
+    let status = body.trailers().and_then(|trailers| trailers.get("grpc-status"));
+    let status = status.map(|status| status.to_str().unwrap().to_owned());
+    (String::from_utf8(body.to_bytes().to_vec()).unwrap(), status)
+}
+
+/// Successes, failures, retries.
+fn counts(world: &World) -> [u64; 3] {
+    ["success", "failures", "retries/total"].map(|name| world.service(name))
+}
+
+fn said(text: &str, status: &str) -> (String, Option<String>) {
+    (text.to_owned(), Some(status.to_owned()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_in_the_trailers_is_tried_again() {
+    for first in [ends("14"), Reply::ok("").header("grpc-status", "14")] {
+        let (world, client) = users(classified(GrpcClassifier::new()), [first, ends("0")]);
+        let rsp = client.send(call(None)).await.unwrap();
+        assert_eq!(counts(&world), [0, 0, 1], "the second answer is not at its end yet");
+        assert_eq!(read(rsp).await, said("message", "0"));
+        assert_eq!(counts(&world), [1, 0, 1]);
+        settle().await;
+        assert!(
+            world.endpoints.seen(ep(1)).iter().all(|seen| seen.end == End::Complete),
+            "connections can be used again"
+        );
+        assert_eq!(world.mesh.clients()[0].endpoints[0].pending, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_in_the_trailers_that_is_not_tried_again_is_counted_at_the_end() {
+    for (policy, waits) in [
+        (classified(GrpcClassifier::never()), false),
+        (ServicePolicy { retry_budget: Budget::off(), ..classified(GrpcClassifier::new()) }, false),
+        (classified(GrpcClassifier::codes([2])), true),
+    ] {
+        let (world, client) = users(policy, [ends("14").streamed(5 * MS)]);
+        let begun = Instant::now();
+        let rsp = client.send(call(None)).await.unwrap();
+        assert_eq!(!begun.elapsed().is_zero(), waits, "nothing is held back that nobody would try again");
+        assert_eq!((world.service("requests"), world.service("pending")), (0, 0));
+        assert_eq!(read(rsp).await, said("message", "14"), "it arrives as it was");
+        assert_eq!(counts(&world), [0, 1, 0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_held_back_for_its_time_and_no_longer() {
+    // Seven bytes; the trailers come with the last.
+    for (gap, millis, retries) in [(14, 98, 1), (15, 100, 0), (60_000, 100, 0)] {
+        let slow = ends("14").streamed(gap * MS);
+        let (world, client) = users(classified(GrpcClassifier::new()), [slow, ends("0")]);
+        let begun = Instant::now();
+        let rsp = client.send(call(None)).await.unwrap();
+        let took = begun.elapsed().as_millis();
+        assert!((millis..millis + 10).contains(&took), "{gap}: {took}");
+        assert_eq!(read(rsp).await, said("message", if retries == 1 { "0" } else { "14" }), "{gap}");
+        assert_eq!(counts(&world), [retries, 1 - retries, retries], "{gap}");
+        assert_eq!(world.service("retries/classification_timeout"), 1 - retries, "{gap}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_held_back_up_to_its_length_and_no_further() {
+    for (bytes, retries) in [(7, 1), (6, 0), (0, 0)] {
+        let policy = ServicePolicy { response_buffer_bytes: bytes, ..classified(GrpcClassifier::new()) };
+        let (world, client) = users(policy, [ends("14").streamed(Duration::ZERO), ends("0")]);
+        let rsp = client.send(call(None)).await.unwrap();
+        assert_eq!(read(rsp).await, said("message", if retries == 1 { "0" } else { "14" }), "{bytes}");
+        assert_eq!(counts(&world), [retries, 1 - retries, retries], "{bytes}");
+        assert_eq!(world.service("retries/response_stream_too_long"), 1 - retries, "{bytes}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_whose_head_came_in_time_is_in_time() {
+    let policy = ServicePolicy { total_timeout: Some(50 * MS), ..classified(GrpcClassifier::new()) };
+    let (world, client) = users(policy, [ends("0").streamed(SEC)]);
+    let begun = Instant::now();
+    let rsp = client.send(call(None)).await.unwrap();
+    assert!(begun.elapsed() < 60 * MS);
+    assert_eq!(read(rsp).await, said("message", "0"));
+    assert_eq!(counts(&world), [1, 0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_not_kept_gets_its_answer_at_once() {
+    let (world, client) = users(classified(GrpcClassifier::new()), [ends("14").streamed(5 * MS)]);
+    let frames = [Ok::<_, linkerd_core::BoxError>(http_body::Frame::data(bytes::Bytes::from_static(b"m")))];
+    let body = Body::new(http_body_util::StreamBody::new(futures::stream::iter(frames)));
+    let begun = Instant::now();
+    let rsp = client.send(call(None).map(|_| body)).await.unwrap();
+    assert!(begun.elapsed().is_zero());
+    assert_eq!(read(rsp).await, said("message", "14"));
+    assert_eq!(counts(&world), [0, 1, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_budget_ends_the_last_answer_is_passed_on_whole() {
+    let (world, client) = users(classified(GrpcClassifier::new()), [ends("14")]);
+    let rsp = client.send(call(None)).await.unwrap();
+    assert_eq!(read(rsp).await, said("message", "14"));
+    assert_eq!(counts(&world), [0, 1, 100]);
+    assert_eq!(world.service("retries/budget_exhausted"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn push_back_in_the_trailers_is_heeded() {
+    for (pushback, secs, retries) in [("2000", 2, 1), ("-1", 0, 0)] {
+        let first = ends("14").trailer("grpc-retry-pushback-ms", pushback);
+        let (world, client) = users(classified(GrpcClassifier::new()), [first, ends("0")]);
+        let begun = Instant::now();
+        read(client.send(call(None)).await.unwrap()).await;
+        assert_eq!((begun.elapsed().as_secs(), counts(&world)), (secs, [retries, 1 - retries, retries]), "{pushback}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_breaks_off_is_a_failure_and_tried_again_by_method() {
+    let broken = || Reply::ok("half").reset(Reset::INTERNAL_ERROR);
+    let reads = || classified(H2Classifier(HttpClassifier::RetryableRead5xx));
+    let (world, client) = users(reads(), [broken(), Reply::ok("whole")]);
+    assert_eq!(text(client.send(get()).await.unwrap()).await, "whole");
+    assert_eq!(counts(&world), [1, 0, 1]);
+
+    let (world, client) = users(reads(), [broken(), Reply::ok("whole")]);
+    let rsp = client.send(Request::post("/").body("").unwrap()).await.unwrap();
+    let error = rsp.into_body().collect().await.unwrap_err();
+    assert_eq!(error.to_string(), "the stream was reset: INTERNAL_ERROR");
+    assert_eq!(counts(&world), [0, 1, 0]);
+    assert_eq!(world.service("failures/com.twitter.finagle.ChannelClosedException"), 1);
+
+    let keyed = || Request::post("/").header("idempotency-key", "1").body("").unwrap();
+    let idempotent = classified(H2Classifier(HttpClassifier::RetryableIdempotent5xx));
+    let (world, client) = users(idempotent, [broken(), Reply::ok("whole")]);
+    assert_eq!(text(client.send(keyed()).await.unwrap()).await, "whole");
+    assert_eq!(counts(&world), [1, 0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_nobody_reads_to_its_end_is_what_it_was_so_far() {
+    let (world, client) = users(classified(GrpcClassifier::new()), [ends("14").streamed(SEC)]);
+    let mut body = client.send(call(None)).await.unwrap().into_body();
+    body.frame().await.unwrap().unwrap();
+    assert_eq!(counts(&world), [0, 0, 0]);
+    drop(body);
+    assert_eq!(counts(&world), [1, 0, 0]);
+    settle().await;
+    assert_eq!(world.endpoints.seen(ep(1))[0].end, End::Dropped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_says_what_became_of_it_where_it_knows() {
+    let world = World::with(|builder| {
+        let service = classified(GrpcClassifier::never());
+        builder.proxy(true).policies(Uniform { service, client: steady() })
+    });
+    world.namer.endpoints("/users", [ep(1)]);
+    let client = world.client("/svc/users");
+    let early = Reply::ok("").header("grpc-status", "14");
+    for (reply, head, trailers) in
+        [(early, Some("0.0"), None), (ends("14"), None, Some("0.0")), (ends("0"), None, Some("1.0"))]
+    {
+        world.endpoints.script(ep(1), [reply]);
+        let rsp = client.send(call(None)).await.unwrap();
+        let class = |headers: Option<&http::HeaderMap>| {
+            headers?.get("l5d-success-class").map(|class| class.to_str().unwrap().to_owned())
+        };
+        assert_eq!(class(Some(rsp.headers())).as_deref(), head);
+        let body = rsp.into_body().collect().await.unwrap();
+        assert_eq!(class(body.trailers()).as_deref(), trailers);
     }
 }
