@@ -4,6 +4,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 
+use super::RequestContext;
+
 /// How long the caller of a gRPC method waits for its end.
 pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -75,9 +77,12 @@ impl GrpcUntil {
         self.0
     }
 
-    /// Or earlier, if this is.
-    pub(crate) fn or_at(self, at: Option<Instant>) -> Self {
-        Self([self.0, at].into_iter().flatten().min())
+    /// Or earlier, as it may take `total` in all and as what came with it has it.
+    pub(crate) fn within(self, arrived: Instant, total: Option<Duration>, cx: Option<&RequestContext>) -> Self {
+        let left = cx.and_then(|cx| cx.deadline).map(|deadline| deadline.remaining(SystemTime::now()));
+        let left = left.into_iter().chain(total).min();
+        let ours = left.and_then(|left| arrived.checked_add(left));
+        Self([self.0, ours, cx.and_then(|cx| cx.until)].into_iter().flatten().min())
     }
 
     /// Says how much of it is left at `now`, or that the attempt may take `timeout` if that is less.
@@ -249,8 +254,10 @@ mod tests {
         assert_eq!(said(until, 4 * SEC, Some(SEC)), Duration::ZERO);
         assert_eq!(said(GrpcUntil(None), SEC, Some(SEC)), SEC);
         assert_eq!(said(GrpcUntil(None), SEC, None), 3600 * SEC, "what came stays");
-        assert_eq!(until.or_at(Some(at + SEC)).at(), Some(at + SEC));
-        assert_eq!(until.or_at(None), until);
+        assert_eq!(until.within(at, Some(SEC), None).at(), Some(at + SEC));
+        let cx = RequestContext { until: Some(at + SEC / 2), ..RequestContext::default() };
+        assert_eq!(until.within(at, Some(SEC), Some(&cx)).at(), Some(at + SEC / 2));
+        assert_eq!(until.within(at, None, None), until);
     }
 
     proptest! {

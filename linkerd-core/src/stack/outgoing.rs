@@ -19,7 +19,10 @@ use linkerd_retry::{
 use super::endpoints::{EndpointClient, EndpointKey};
 use crate::{
     AttemptLog, AttemptOutcome, Body, BoxError, Error, ErrorKind,
-    http::headers::{self, IDEMPOTENCY_KEY},
+    http::{
+        deadline::GrpcUntil,
+        headers::{self, IDEMPOTENCY_KEY},
+    },
 };
 
 /// A request until it is sent. It stays where it is, in the request's one box, while the calls above the endpoint hand
@@ -30,6 +33,7 @@ pub(crate) struct Outgoing {
     at: Option<(Arc<EndpointClient>, Instant)>,
     tried: Vec<EndpointKey>,
     log: AttemptLog,
+    grpc: Option<GrpcUntil>,
 }
 
 /// A request that can be sent again: its head, and its body as far as it is here.
@@ -46,7 +50,7 @@ enum Kept {
 
 impl Outgoing {
     pub(crate) fn new(req: Request<Body>) -> Self {
-        Self { req: Some(req), at: None, tried: Vec::new(), log: AttemptLog::default() }
+        Self { req: Some(req), at: None, tried: Vec::new(), log: AttemptLog::default(), grpc: None }
     }
 
     /// The headers, while it is here.
@@ -61,6 +65,15 @@ impl Outgoing {
 
     pub(super) fn request_mut(&mut self) -> Option<&mut Request<Body>> {
         self.req.as_mut()
+    }
+
+    /// Until when it is wanted, if it is a gRPC call.
+    pub(super) fn grpc(&self) -> Option<GrpcUntil> {
+        self.grpc
+    }
+
+    pub(super) fn set_grpc(&mut self, grpc: Option<GrpcUntil>) {
+        self.grpc = grpc;
     }
 
     /// Takes it, to be sent. It is here, but for a caller that sends it twice.

@@ -141,17 +141,18 @@ impl PathStack {
         let head = req.request_mut();
         let mut cx = head.and_then(|req| req.extensions_mut().remove::<RequestContext>());
         let grpc = req.request().and_then(|req| GrpcUntil::of(req, arrived));
-        let (limit, grpc) = self.limits(arrived, cx.as_ref(), grpc);
+        let limit = self.limit(arrived, cx.as_ref(), grpc);
         if let (Some(cx), Some(timeout)) = (&mut cx, info.policy.total_timeout) {
             cx.expire_after(timeout);
         }
+        req.set_grpc(grpc.map(|grpc| grpc.within(arrived, info.policy.total_timeout, cx.as_ref())));
         let method = req.request().map(|req| req.method().clone()).unwrap_or_default();
         if info.shared.proxy
             && let Some(headers) = req.headers_mut()
         {
             info.write_request(headers);
         }
-        let result = self.within(limit, arrived, cx.as_ref(), grpc, &method, req).await;
+        let result = self.within(limit, arrived, cx.as_ref(), &method, req).await;
         // What the retries left: this is the *logical* outcome.
         let class = info.policy.classifier.classify(&method, result.as_ref());
         let is_open = result.as_ref().is_ok_and(|rsp| info.policy.classifier.is_open(rsp));
@@ -198,25 +199,23 @@ impl PathStack {
         }))
     }
 
-    /// The first limit on the time of the whole request, if there is any, and all of them together for a gRPC call.
-    fn limits(
+    /// The first limit on the time of the whole request, if there is any.
+    fn limit(
         &self,
         arrived: Instant,
         cx: Option<&RequestContext>,
         grpc: Option<GrpcUntil>,
-    ) -> (Option<(Instant, ErrorKind)>, Option<GrpcUntil>) {
+    ) -> Option<(Instant, ErrorKind)> {
         let policy = &self.info.policy;
         let total = policy.total_timeout.and_then(|timeout| arrived.checked_add(timeout));
         let deadline = cx.and_then(|cx| cx.deadline);
         let deadline = deadline.and_then(|deadline| arrived.checked_add(deadline.remaining(SystemTime::now())));
         let deadline = deadline.into_iter().chain(grpc.and_then(GrpcUntil::at)).min();
-        let until = cx.and_then(|cx| cx.until);
-        let told = grpc.map(|grpc| grpc.or_at(total).or_at(deadline).or_at(until));
         let deadline = deadline.filter(|_| policy.enforce_deadline);
+        let until = cx.and_then(|cx| cx.until);
         let limits = [(total, ErrorKind::TotalTimeout), (deadline, ErrorKind::Deadline), (until, ErrorKind::Deadline)];
         // Of two at one time, the first.
-        let first = limits.into_iter().filter_map(|(at, kind)| Some((at?, kind))).min_by_key(|(at, _)| *at);
-        (first, told)
+        limits.into_iter().filter_map(|(at, kind)| Some((at?, kind))).min_by_key(|(at, _)| *at)
     }
 
     /// Bounds the whole: before retries, because they share what time there is.
@@ -225,18 +224,17 @@ impl PathStack {
         limit: Option<(Instant, ErrorKind)>,
         arrived: Instant,
         cx: Option<&RequestContext>,
-        grpc: Option<GrpcUntil>,
         method: &Method,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
-        let Some((until, kind)) = limit else { return self.retries(None, arrived, cx, grpc, method, req).await };
+        let Some((until, kind)) = limit else { return self.retries(None, arrived, cx, method, req).await };
         if until <= arrived {
             return Err(Error::new(kind).with_never_sent(true));
         }
         let expired = Expired { kind, deadline: Deadline::at(until), has: AtomicBool::new(false) };
         {
             // Dropped after it is known why.
-            let retries = pin!(self.retries(Some(&expired), arrived, cx, grpc, method, req));
+            let retries = pin!(self.retries(Some(&expired), arrived, cx, method, req));
             if let Ok(result) = timeout_at(until.into(), retries).await {
                 return result;
             }
@@ -251,7 +249,6 @@ impl PathStack {
         expired: Option<&Expired>,
         arrived: Instant,
         cx: Option<&RequestContext>,
-        grpc: Option<GrpcUntil>,
         method: &Method,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
@@ -261,7 +258,8 @@ impl PathStack {
         let replay = req.request_mut().and_then(keep);
         let mut begun = arrived;
         let outcome = loop {
-            let attempt = Attempt { arrived, info: &self.info, method, cx, grpc, replay: replay.as_ref(), expired };
+            let attempt =
+                Attempt { arrived, info: &self.info, method, cx, grpc: req.grpc(), replay: replay.as_ref(), expired };
             let mut result = self.attempt(&attempt, req).await;
             let verdict = match &mut result {
                 // Seldom, and large: not part of every request's future.
