@@ -29,7 +29,7 @@ pub mod telemetry;
 pub mod testing;
 
 pub use body::{Body, IntoBody};
-pub use classify::{HttpClassifier, HttpClassify};
+pub use classify::{GrpcClassifier, GrpcCode, H2Classifier, HttpClassifier, HttpClassify, Reset, StreamEnd};
 pub use client::{Client, ResponseFuture, Typed};
 pub use error::{AttemptLog, AttemptOutcome, Attempted, BoxError, Error, ErrorKind};
 pub use mesh::{

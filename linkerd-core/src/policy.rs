@@ -51,6 +51,11 @@ pub struct ServicePolicy {
     /// (`l5d-ctx-attempt`), failures that were retried here that they should not be again (`l5d-retryable: false`), and
     /// both are obeyed. Off by default.
     pub retry_hints: bool,
+    /// How long an answer is held back for its end, where that may [ask for another
+    /// attempt](HttpClassify::may_retry_end) of a request that is kept. Then it is passed on, whatever its end says.
+    pub classification_timeout: Duration,
+    /// How many bytes of an answer are held back for its end. One that is longer is passed on.
+    pub response_buffer_bytes: usize,
 }
 
 /// How a bound name's endpoints are balanced, and what becomes of the ones that fail.
@@ -144,6 +149,14 @@ impl Policies for Uniform {
     }
 }
 
+impl ServicePolicy {
+    /// Linkerd's: 100 ms.
+    pub const CLASSIFICATION_TIMEOUT: Duration = Duration::from_millis(100);
+
+    /// Linkerd's for requests and answers of h2: 16383.
+    pub const BUFFER_BYTES: usize = 16383;
+}
+
 impl AccrualPolicy {
     /// Never.
     #[must_use]
@@ -223,8 +236,9 @@ impl Hasher for Fnv {
     }
 }
 
-/// Retries within Linkerd's budget, at once; no hedges; no limit on time; deadlines kept; 5xx a failure that is not retried; no
-/// streams kept, which may be silent for ever.
+/// Retries within Linkerd's budget, at once; no hedges; no limit on time; deadlines kept; 5xx a failure that is not
+/// retried; no streams kept, which may be silent for ever; 16 KiB of an answer held back for 100 ms, where its end may
+/// matter.
 impl Default for ServicePolicy {
     fn default() -> Self {
         Self {
@@ -239,6 +253,8 @@ impl Default for ServicePolicy {
             replay_memory: ReplayMemory::default(),
             idle_timeout: None,
             retry_hints: false,
+            classification_timeout: Self::CLASSIFICATION_TIMEOUT,
+            response_buffer_bytes: Self::BUFFER_BYTES,
         }
     }
 }
@@ -294,6 +310,8 @@ impl fmt::Debug for ServicePolicy {
             .field("replay_memory", &self.replay_memory)
             .field("idle_timeout", &self.idle_timeout)
             .field("retry_hints", &self.retry_hints)
+            .field("classification_timeout", &self.classification_timeout)
+            .field("response_buffer_bytes", &self.response_buffer_bytes)
             .finish_non_exhaustive()
     }
 }

@@ -30,11 +30,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body::Frame;
 use linkerd_dtab::{Activity, Addr, Bound, Endpoint, Failure, Name, NameTree, Namer, Path, Publisher};
 
 use crate::{
-    Body, Error, ErrorKind, Svc,
+    Body, BoxError, Error, ErrorKind, Reset, Svc,
     body::{BodyEnd, Rider},
     http::Connect,
     svc::{Call, SvcFuture},
@@ -178,11 +180,14 @@ pub struct Reply {
 
 #[derive(Clone, Debug)]
 enum What {
-    Respond { status: StatusCode, headers: HeaderMap, body: Bytes, streamed: Option<Duration> },
+    Respond { status: StatusCode, headers: HeaderMap, body: Bytes, streamed: Option<Duration>, end: Option<StreamEnd> },
     Fail { kind: ErrorKind, never_sent: bool, hands_back: bool },
     Hang,
     Panic,
 }
+
+/// How a body ends that does not just end.
+type StreamEnd = Result<HeaderMap, Reset>;
 
 /// A request as an endpoint saw it.
 #[derive(Clone, Debug)]
@@ -316,10 +321,15 @@ impl Call for At {
                 tokio::time::sleep(reply.after).await;
             }
             match reply.what {
-                What::Respond { status, headers, body, streamed } => {
-                    let mut rsp = Response::new(match streamed {
-                        None => Body::from(body),
-                        Some(gap) => Body::new(http_body_util::StreamBody::new(chunks(body, gap))),
+                What::Respond { status, headers, body, streamed, end } => {
+                    let mut rsp = Response::new(match (streamed, end) {
+                        (None, None) => Body::from(body),
+                        (gap, end) => {
+                            let end = end.map(|end| end.map(Frame::trailers).map_err(BoxError::from));
+                            let gap = gap.unwrap_or_default();
+                            let frames = chunks(body, gap).chain(futures::stream::iter(end));
+                            Body::new(http_body_util::StreamBody::new(Box::pin(frames)))
+                        }
                     });
                     *rsp.status_mut() = status;
                     *rsp.headers_mut() = headers;
@@ -344,10 +354,7 @@ impl Call for At {
 }
 
 /// A byte at a time, with a pause before each.
-fn chunks(
-    body: Bytes,
-    gap: Duration,
-) -> impl futures::Stream<Item = Result<http_body::Frame<Bytes>, crate::BoxError>> + Send {
+fn chunks(body: Bytes, gap: Duration) -> impl futures::Stream<Item = Result<Frame<Bytes>, BoxError>> + Send {
     futures::stream::unfold(body, move |mut left| async move {
         if left.is_empty() {
             return None;
@@ -355,7 +362,7 @@ fn chunks(
         if !gap.is_zero() {
             tokio::time::sleep(gap).await;
         }
-        Some((Ok(http_body::Frame::data(left.split_to(1))), left))
+        Some((Ok(Frame::data(left.split_to(1))), left))
     })
 }
 
@@ -373,7 +380,7 @@ impl Reply {
     #[must_use]
     pub fn status(status: u16) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or_else(|error| panic!("{status}: {error}"));
-        Self::what(What::Respond { status, headers: HeaderMap::new(), body: Bytes::new(), streamed: None })
+        Self::what(What::Respond { status, headers: HeaderMap::new(), body: Bytes::new(), streamed: None, end: None })
     }
 
     /// The same answer with this body.
@@ -399,6 +406,26 @@ impl Reply {
     pub fn streamed(mut self, gap: Duration) -> Self {
         if let What::Respond { streamed, .. } = &mut self.what {
             *streamed = Some(gap);
+        }
+        self
+    }
+
+    /// The same answer with this trailer too, at the end of a stream.
+    #[must_use]
+    pub fn trailer(mut self, name: &'static str, value: &'static str) -> Self {
+        if let What::Respond { end, .. } = &mut self.what {
+            let mut trailers = end.take().and_then(Result::ok).unwrap_or_default();
+            trailers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            *end = Some(Ok(trailers));
+        }
+        self
+    }
+
+    /// The same answer, whose body breaks off where it should have ended.
+    #[must_use]
+    pub fn reset(mut self, reset: Reset) -> Self {
+        if let What::Respond { end, .. } = &mut self.what {
+            *end = Some(Err(reset));
         }
         self
     }

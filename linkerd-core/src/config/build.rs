@@ -18,10 +18,10 @@ use serde_json::json;
 use super::{
     Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, Hedge, HostConnectionPool, HttpIdentifier,
     HttpRouter, Interpreter, InterpreterKind, Namer, NamerKind, Problem, Protocol, Retries, Router, Scoped, Server,
-    Service, Session, Transformer, TransformerKind, balancing, check_supported,
+    Service, Session, Transformer, TransformerKind, balancing, check_supported, router::ProtocolKind,
 };
 use crate::{
-    CacheSettings, ClientPolicy, HttpClassifier, Mesh, Policies, ServicePolicy,
+    CacheSettings, ClientPolicy, Mesh, Policies, ServicePolicy,
     http::{ClientConfig, HttpConnect, PoolConfig, ServerConfig, SocketOptions, respond::ErrorLimits},
     identify::{self, Identifier},
     telemetry::{Registry, RouterStats},
@@ -60,6 +60,7 @@ pub struct RouterPlan {
 struct FilePolicies {
     service: Scoped<Service>,
     client: Scoped<Client>,
+    protocol: ProtocolKind,
     wire: Wire,
     memory: ReplayMemory,
 }
@@ -276,6 +277,7 @@ impl Builder<'_> {
             .policies(FilePolicies {
                 service: service.clone(),
                 client: client.clone(),
+                protocol: ProtocolKind::Http,
                 wire,
                 memory: self.memory.clone(),
             })
@@ -457,8 +459,8 @@ impl Policies for FilePolicies {
             enforce_deadline: _, // By its method, which knows the default.
             idle_timeout,
             hedge,
-            classification_timeout: _,
-            retry_buffer_size: _,
+            classification_timeout,
+            retry_buffer_size: _, // By its methods, which know the protocol.
         } = &service;
         ServicePolicy {
             total_timeout: service.total_timeout(),
@@ -466,12 +468,14 @@ impl Policies for FilePolicies {
             backoff: backoff.as_ref().map_or_else(RetryBackoff::none, retry_backoff),
             max_attempts: *max_attempts,
             hedge: hedge.as_ref().map(Hedge::policy),
-            classifier: Arc::new(classifier(response_classifier.as_ref())),
+            classifier: Classifier::build(response_classifier.as_ref(), self.protocol),
             enforce_deadline: service.enforces_deadline(),
-            retry_buffer_bytes: buffer_bytes.unwrap_or(0),
+            retry_buffer_bytes: buffer_bytes.unwrap_or_else(|| service.request_buffer_bytes(self.protocol)),
             replay_memory: self.memory.clone(),
             idle_timeout: *idle_timeout,
             retry_hints: hints.unwrap_or(false),
+            classification_timeout: classification_timeout.unwrap_or(ServicePolicy::CLASSIFICATION_TIMEOUT),
+            response_buffer_bytes: service.response_buffer_bytes(),
         }
     }
 
@@ -526,16 +530,6 @@ impl Policies for FilePolicies {
             hints: load_balancer.hints,
             settings: Some(settings.into()),
         }
-    }
-}
-
-fn classifier(classifier: Option<&Classifier>) -> HttpClassifier {
-    match classifier {
-        None | Some(Classifier::NonRetryable5xx | Classifier::Grpc { .. }) => HttpClassifier::NonRetryable5xx,
-        Some(Classifier::RetryableRead5xx) => HttpClassifier::RetryableRead5xx,
-        Some(Classifier::RetryableIdempotent5xx) => HttpClassifier::RetryableIdempotent5xx,
-        Some(Classifier::RetryableAll5xx) => HttpClassifier::RetryableAll5xx,
-        Some(Classifier::AllSuccessful) => HttpClassifier::AllSuccessful,
     }
 }
 

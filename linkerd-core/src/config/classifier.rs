@@ -1,9 +1,12 @@
 //! `responseClassifier`: what counts as a failure, and which failures are retried.
 
+use std::sync::Arc;
+
 use super::{
     decode::{At, MAX_INT, Section},
     router::ProtocolKind,
 };
+use crate::{GrpcClassifier, H2Classifier, HttpClassifier, HttpClassify};
 
 /// A `responseClassifier` map, by its `kind`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +96,33 @@ impl Classifier {
         };
         s.finish();
         classifier
+    }
+
+    /// What classifies the answers of a service; the default one if the file says nothing.
+    pub(super) fn build(classifier: Option<&Self>, protocol: ProtocolKind) -> Arc<dyn HttpClassify> {
+        let http = match classifier {
+            Some(Self::Grpc { retry, success_status_codes }) => {
+                return Arc::new(retry.build().successes(success_status_codes.iter().copied()));
+            }
+            None | Some(Self::NonRetryable5xx) => HttpClassifier::NonRetryable5xx,
+            Some(Self::RetryableRead5xx) => HttpClassifier::RetryableRead5xx,
+            Some(Self::RetryableIdempotent5xx) => HttpClassifier::RetryableIdempotent5xx,
+            Some(Self::RetryableAll5xx) => HttpClassifier::RetryableAll5xx,
+            Some(Self::AllSuccessful) => HttpClassifier::AllSuccessful,
+        };
+        if protocol == ProtocolKind::H2 { Arc::new(H2Classifier(http)) } else { Arc::new(http) }
+    }
+}
+
+impl GrpcRetry {
+    fn build(&self) -> GrpcClassifier {
+        match self {
+            Self::Default => GrpcClassifier::new(),
+            Self::Compliant => GrpcClassifier::compliant(),
+            Self::Always => GrpcClassifier::always(),
+            Self::Never => GrpcClassifier::never(),
+            Self::StatusCodes(codes) => GrpcClassifier::codes(codes.iter().copied()),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     router::ProtocolKind,
     scoped::Scope,
 };
+use crate::ServicePolicy;
 
 /// The settings of a service, all optional: of a static service's matching prefixes, later ones override earlier ones
 /// setting by setting.
@@ -63,7 +64,7 @@ pub struct RetryBufferSize {
 
 impl Default for RetryBufferSize {
     fn default() -> Self {
-        Self { request_bytes: 16383, response_bytes: 16383 }
+        Self { request_bytes: ServicePolicy::BUFFER_BYTES, response_bytes: ServicePolicy::BUFFER_BYTES }
     }
 }
 
@@ -79,6 +80,17 @@ impl Service {
     /// The retry budget, by default that of [`Budget::default`].
     pub fn budget(&self) -> Budget {
         self.retries.budget.clone().unwrap_or_default()
+    }
+
+    /// How many bytes of a request that streams are kept, if `retries.bufferBytes` does not say: none, but for h2.
+    pub(super) fn request_buffer_bytes(&self, protocol: ProtocolKind) -> usize {
+        let size = || self.retry_buffer_size.clone().unwrap_or_default();
+        if protocol == ProtocolKind::H2 { size().request_bytes } else { 0 }
+    }
+
+    /// How many bytes of a response are held back until it is classified.
+    pub(super) fn response_buffer_bytes(&self) -> usize {
+        self.retry_buffer_size.clone().unwrap_or_default().response_bytes
     }
 
     /// Whether deadlines that have passed end a request, by default yes.

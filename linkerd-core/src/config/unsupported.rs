@@ -60,8 +60,6 @@ pub const NOT_BUILT: &[&str] = &[
     "routers.servers.tls",
     "routers.servers.upgrades=true",
     "routers.servers.windowUpdateRatio",
-    "routers.service.classificationTimeoutMs",
-    "routers.service.retryBufferSize",
     "routers.tracePropagator.kind=io.l5d.zipkin",
     "telemetry.kind=io.l5d.influxdb",
     "telemetry.kind=io.l5d.recentRequests",

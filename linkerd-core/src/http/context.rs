@@ -2,13 +2,18 @@
 
 use std::{
     net::SocketAddr,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime},
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use linkerd_dtab::Dtab;
 
-use super::{headers, headers::Scan, trace::TraceId};
+use super::{
+    deadline::{self, Deadline},
+    headers,
+    headers::Scan,
+    trace::TraceId,
+};
 use crate::{Error, ErrorKind};
 
 /// What is known of a request beside the request: where it came from, and what it carries from hop to hop.
@@ -45,60 +50,9 @@ pub enum Scheme {
     Https,
 }
 
-/// When an answer is no longer wanted, as hops tell each other: in nanoseconds since 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Deadline {
-    timestamp_nanos: i64,
-    deadline_nanos: i64,
-}
-
-impl Deadline {
-    /// `timeout` after `now`.
-    #[must_use]
-    pub fn after(now: SystemTime, timeout: Duration) -> Self {
-        let nanos = |since: Duration| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
-        let now = now.duration_since(UNIX_EPOCH).map(nanos).unwrap_or_default();
-        Self { timestamp_nanos: now, deadline_nanos: now.saturating_add(nanos(timeout)) }
-    }
-
-    /// Of both the later timestamp and the earlier deadline.
-    #[must_use]
-    pub fn combined(self, other: Self) -> Self {
-        Self {
-            timestamp_nanos: self.timestamp_nanos.max(other.timestamp_nanos),
-            deadline_nanos: self.deadline_nanos.min(other.deadline_nanos),
-        }
-    }
-
-    /// How much time is left at `now`; zero once it has passed.
-    #[must_use]
-    pub fn remaining(self, now: SystemTime) -> Duration {
-        self.at().duration_since(now).unwrap_or_default()
-    }
-
-    fn at(self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_nanos(u64::try_from(self.deadline_nanos).unwrap_or_default())
-    }
-
-    /// Whether it has passed at `now`.
-    #[must_use]
-    pub fn has_passed(self, now: SystemTime) -> bool {
-        self.remaining(now).is_zero()
-    }
-
-    fn decode(value: &HeaderValue) -> Option<Self> {
-        let (timestamp, deadline) = value.to_str().ok()?.split_once(' ')?;
-        Some(Self { timestamp_nanos: timestamp.parse().ok()?, deadline_nanos: deadline.parse().ok()? })
-    }
-
-    fn encode(self) -> Option<HeaderValue> {
-        HeaderValue::try_from(format!("{} {}", self.timestamp_nanos, self.deadline_nanos)).ok()
-    }
-}
-
 impl RequestContext {
     /// Reads the context that a request carries, and removes its headers: the dtabs and the trace always, the deadline
-    /// if any of its values is one.
+    /// if any of its values is one. The `grpc-timeout` of a gRPC call is a deadline too, and stays; the earliest counts.
     ///
     /// Without such headers a new trace begins, and nothing is allocated.
     ///
@@ -112,9 +66,21 @@ impl RequestContext {
     }
 
     pub(crate) fn read_seen(headers: &mut HeaderMap, scan: Scan) -> Result<Self, Error> {
-        if !scan.saw(Scan::L5D) {
-            return Ok(Self { trace: Some(TraceId::root()), ..Self::default() });
+        let mut cx = if scan.saw(Scan::L5D) {
+            Self::read_l5d(headers)?
+        } else {
+            Self { trace: Some(TraceId::root()), ..Self::default() }
+        };
+        if scan.saw(Scan::GRPC_TIMEOUT)
+            && deadline::is_grpc(headers)
+            && let Some(timeout) = deadline::grpc_timeout(headers)
+        {
+            cx.expire_after(timeout);
         }
+        Ok(cx)
+    }
+
+    fn read_l5d(headers: &mut HeaderMap) -> Result<Self, Error> {
         let given = headers.get(&headers::L5D_CTX_TRACE).and_then(TraceId::decode);
         headers.remove(&headers::L5D_CTX_TRACE);
         let mut trace = given.unwrap_or_else(TraceId::root);
@@ -209,6 +175,8 @@ fn dtab(headers: &mut HeaderMap, name: &HeaderName) -> Result<Dtab, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -288,15 +256,28 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_passes() {
-        let now = UNIX_EPOCH + Duration::from_secs(100);
-        let deadline = Deadline::after(now, Duration::from_secs(5));
-        assert_eq!(deadline.remaining(now), Duration::from_secs(5));
-        assert!(!deadline.has_passed(now + Duration::from_millis(4999)));
-        assert!(deadline.has_passed(now + Duration::from_secs(5)));
+    fn a_deadline_in_the_past_is_an_instant_in_the_past() {
+        let deadline = Deadline::after(UNIX_EPOCH, Duration::from_secs(105));
         let cx = RequestContext { deadline: Some(deadline), ..RequestContext::default() };
         assert!(cx.deadline_at().unwrap() < tokio::time::Instant::now().into_std());
-        assert!(Deadline::after(now, Duration::MAX).remaining(now) > Duration::from_secs(1 << 32));
+    }
+
+    #[test]
+    fn a_timeout_of_grpc_is_a_deadline_and_the_stricter_one_counts() {
+        let read = |headers: &[_]| {
+            let mut headers = map(headers);
+            let cx = RequestContext::read(&mut headers).unwrap();
+            (cx.deadline.map(|deadline| deadline.remaining(SystemTime::now()).as_secs_f64().round()), headers)
+        };
+        let (grpc, timeout) = (("content-type", "application/grpc"), ("grpc-timeout", "30S"));
+        assert_eq!(read(&[grpc, timeout]), (Some(30.0), map(&[grpc, timeout])), "it is rewritten when it is sent");
+        let late = ("l5d-ctx-deadline", "1500000000000000000 9000000000000000000");
+        assert_eq!(read(&[grpc, timeout, late]).0, Some(30.0));
+        let passed = ("l5d-ctx-deadline", "1500000000000000000 1500000000000000001");
+        assert_eq!(read(&[grpc, timeout, passed]).0, Some(0.0));
+        assert_eq!(read(&[grpc, ("grpc-timeout", "soon")]).0, None);
+        let json = ("content-type", "application/json");
+        assert_eq!(read(&[json, timeout]), (None, map(&[json, timeout])));
     }
 
     #[test]

@@ -65,6 +65,7 @@ impl Scan {
     pub(crate) const TRAILER: u16 = 1 << 8;
     pub(crate) const CONNECTION: u16 = 1 << 9;
     pub(crate) const ACCEPT_ENCODING: u16 = 1 << 10;
+    pub(crate) const GRPC_TIMEOUT: u16 = 1 << 11;
 
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut scan = Self::default();
@@ -80,6 +81,7 @@ impl Scan {
                 "via" => Self::VIA,
                 "expect" => Self::EXPECT,
                 "accept-encoding" => Self::ACCEPT_ENCODING,
+                "grpc-timeout" => Self::GRPC_TIMEOUT,
                 "content-length" => Self::CONTENT_LENGTH,
                 "x-forwarded-client-cert" => Self::CLIENT_CERT,
                 _ if name.starts_with("l5d-") => Self::L5D,

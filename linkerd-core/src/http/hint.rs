@@ -6,8 +6,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use linkerd_balance::Hint;
 use linkerd_retry::Pushback;
 
+use crate::GrpcCode;
+
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// ORCA's name for a report in the head of an answer.
 const LOAD_METRICS: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 
@@ -77,11 +78,9 @@ fn in_json(report: &str, name: &str) -> Option<f64> {
 }
 
 /// Whether the head, or the trailers, of a gRPC answer say that this endpoint cannot serve, so that another one should be
-/// asked next: `UNKNOWN`, `DEADLINE_EXCEEDED`, `RESOURCE_EXHAUSTED`, `INTERNAL`, `UNAVAILABLE` and `DATA_LOSS`. The others are
-/// the caller's doing, or an answer.
+/// asked next.
 pub(crate) fn grpc_failure(headers: &HeaderMap) -> bool {
-    let code = headers.get(GRPC_STATUS).and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());
-    code.is_some_and(|code: u32| matches!(code, 2 | 4 | 8 | 13 | 14 | 15))
+    GrpcCode::of(headers).is_some_and(GrpcCode::is_endpoints_fault)
 }
 
 #[cfg(test)]
@@ -120,14 +119,9 @@ mod tests {
     }
 
     #[test]
-    fn the_callers_faults_are_not_the_endpoints() {
-        // OK, CANCELLED, UNKNOWN, INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED,
-        // RESOURCE_EXHAUSTED, FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS,
-        // UNAUTHENTICATED.
-        let failures: Vec<_> =
-            (0..=17).filter(|code| grpc_failure(&headers("grpc-status", &code.to_string()))).collect();
-        assert_eq!(failures, [2, 4, 8, 13, 14, 15]);
-        assert!(!grpc_failure(&headers("grpc-status", "fourteen")));
+    fn a_head_that_says_so_is_a_reason_to_go_elsewhere() {
+        let said = |text| grpc_failure(&headers("grpc-status", text));
+        assert_eq!(["0", "5", "14", "fourteen"].map(said), [false, false, true, true]);
         assert!(!grpc_failure(&HeaderMap::new()));
     }
 

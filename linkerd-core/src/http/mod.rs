@@ -5,6 +5,7 @@ mod client;
 mod compress;
 pub mod connect;
 pub mod context;
+pub(crate) mod deadline;
 #[cfg(feature = "server")]
 mod drain;
 pub mod headers;
@@ -26,7 +27,8 @@ mod trace;
 #[cfg_attr(docsrs, doc(cfg(feature = "compression")))]
 pub use compress::Compression;
 pub use connect::{ClientConfig, Connect, HttpConnect, PoolConfig, SocketOptions};
-pub use context::{Deadline, RequestContext, Scheme};
+pub use context::{RequestContext, Scheme};
+pub use deadline::Deadline;
 #[cfg(feature = "server")]
 pub use server::{Drained, Server, ServerConfig};
 pub use trace::TraceId;

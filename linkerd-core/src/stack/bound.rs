@@ -172,6 +172,9 @@ impl BoundName {
         if let Some(hints) = attempt.hints {
             hints.write(headers);
         }
+        if let Some(grpc) = attempt.grpc {
+            grpc.write(headers, now(), self.client.attempt_timeout);
+        }
         if !attempt.info.shared.proxy {
             return;
         }

@@ -15,6 +15,7 @@ use linkerd_dtab::Failure;
 
 mod allowance;
 mod bound;
+mod classified;
 mod clients;
 mod endpoints;
 mod fail_fast;

@@ -20,7 +20,10 @@ use super::{
     hints::{Hints, finish},
     trail::{Leg, Trail, note},
 };
-use crate::{AttemptLog, AttemptOutcome, Body, BoxError, Error, ErrorKind, http::headers::IDEMPOTENCY_KEY};
+use crate::{
+    AttemptLog, AttemptOutcome, Body, BoxError, Error, ErrorKind,
+    http::{deadline::GrpcUntil, headers::IDEMPOTENCY_KEY},
+};
 
 /// A request until it is sent. It stays where it is, in the request's one box, while the calls above the endpoint hand
 /// on a reference: by value each of them would hold a copy's worth of room.
@@ -34,6 +37,8 @@ pub(crate) struct Outgoing {
     log: AttemptLog,
     // If hops tell each other of retries.
     hints: Option<Arc<Hints>>,
+    // If it is a gRPC call.
+    grpc: Option<GrpcUntil>,
 }
 
 /// A request that can be sent again: its head, and its body as far as it is here.
@@ -50,7 +55,15 @@ enum Kept {
 
 impl Outgoing {
     pub(crate) fn new(req: Request<Body>) -> Self {
-        Self { req: Some(req), at: None, tried: Vec::new(), trail: None, log: AttemptLog::default(), hints: None }
+        Self {
+            req: Some(req),
+            at: None,
+            tried: Vec::new(),
+            trail: None,
+            log: AttemptLog::default(),
+            hints: None,
+            grpc: None,
+        }
     }
 
     /// One that leaves this trail.
@@ -93,6 +106,15 @@ impl Outgoing {
         is_final: bool,
     ) -> Result<Response<Body>, Error> {
         if self.hints.as_ref().is_some_and(|hints| is_final || hints.has_retried()) { finish(result) } else { result }
+    }
+
+    /// Until when it is wanted, if it is a gRPC call.
+    pub(super) fn grpc(&self) -> Option<GrpcUntil> {
+        self.grpc
+    }
+
+    pub(super) fn set_grpc(&mut self, grpc: Option<GrpcUntil>) {
+        self.grpc = grpc;
     }
 
     /// Takes it, to be sent. It is here, but for a caller that sends it twice.

@@ -21,6 +21,7 @@ use tokio::time::timeout_at;
 
 use super::{
     Allowance, Binding,
+    classified::{Open, success_class},
     hints::{Hints, says_final, says_retryable},
     outgoing::{Outgoing, Replay},
     route::Unbound,
@@ -28,7 +29,7 @@ use super::{
 use crate::{
     Body, Error, ErrorKind,
     error::{SharedFailure, twitter_duration},
-    http::{context::RequestContext, headers, hint},
+    http::{context::RequestContext, deadline::GrpcUntil, headers, hint},
     policy::ServicePolicy,
     svc::{Call, SvcFuture},
     telemetry::{RetryStats, ServiceStats},
@@ -74,6 +75,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) info: &'a PathInfo,
     pub(crate) method: &'a Method,
     pub(crate) cx: Option<&'a RequestContext>,
+    /// Until when it is wanted, if it is a gRPC call.
+    pub(crate) grpc: Option<GrpcUntil>,
     pub(crate) replay: Option<&'a Replay>,
     pub(crate) expired: Option<&'a Expired>,
     /// If hops tell each other of retries.
@@ -150,13 +153,15 @@ impl PathStack {
         let _pending = self.stats.requests.pending.enter();
         let head = req.request_mut();
         let mut cx = head.and_then(|req| req.extensions_mut().remove::<RequestContext>());
-        let limit = self.limit(arrived, cx.as_ref());
+        let grpc = req.request().and_then(|req| GrpcUntil::of(req, arrived));
+        let limit = self.limit(arrived, cx.as_ref(), grpc);
         if let (Some(cx), Some(timeout)) = (&mut cx, info.policy.total_timeout) {
             cx.expire_after(timeout);
         }
         if info.policy.retry_hints {
             req.heed_hints();
         }
+        req.set_grpc(grpc.map(|grpc| grpc.within(arrived, info.policy.total_timeout, cx.as_ref())));
         let method = req.request().map(|req| req.method().clone()).unwrap_or_default();
         if info.shared.proxy
             && let Some(headers) = req.headers_mut()
@@ -166,21 +171,28 @@ impl PathStack {
         let result = self.within(limit, arrived, cx.as_ref(), &method, req).await;
         // What the retries left: this is the *logical* outcome.
         let class = info.policy.classifier.classify(&method, result.as_ref());
+        let is_open = result.as_ref().is_ok_and(|rsp| info.policy.classifier.is_open(rsp));
         let elapsed = now() - arrived;
-        if class.is_success() {
+        if is_open {
+            // Its end will say.
+        } else if class.is_success() {
             self.stats.requests.succeeded(elapsed);
         } else {
             self.stats.requests.failed(result.as_ref().err(), elapsed);
         }
         match result {
             Ok(mut rsp) => {
-                if info.shared.proxy {
-                    write_response(&mut rsp, class);
+                if info.shared.proxy && !is_open {
+                    rsp.headers_mut().insert(headers::L5D_SUCCESS_CLASS, success_class(class));
                 }
                 if let Some(timeout) = info.policy.idle_timeout
                     && !rsp.body().is_end_stream()
                 {
                     rsp = rsp.map(|body| self.idle(body, timeout));
+                }
+                if is_open {
+                    let (info, stats) = (Arc::clone(&self.info), Arc::clone(&self.stats.requests));
+                    rsp = Open { info, stats, method, elapsed }.watch(rsp);
                 }
                 Ok(rsp)
             }
@@ -204,11 +216,18 @@ impl PathStack {
     }
 
     /// The first limit on the time of the whole request, if there is any.
-    fn limit(&self, arrived: Instant, cx: Option<&RequestContext>) -> Option<(Instant, ErrorKind)> {
+    fn limit(
+        &self,
+        arrived: Instant,
+        cx: Option<&RequestContext>,
+        grpc: Option<GrpcUntil>,
+    ) -> Option<(Instant, ErrorKind)> {
         let policy = &self.info.policy;
         let total = policy.total_timeout.and_then(|timeout| arrived.checked_add(timeout));
-        let deadline = cx.and_then(|cx| cx.deadline).filter(|_| policy.enforce_deadline);
+        let deadline = cx.and_then(|cx| cx.deadline);
         let deadline = deadline.and_then(|deadline| arrived.checked_add(deadline.remaining(SystemTime::now())));
+        let deadline = deadline.into_iter().chain(grpc.and_then(GrpcUntil::at)).min();
+        let deadline = deadline.filter(|_| policy.enforce_deadline);
         let until = cx.and_then(|cx| cx.until);
         let limits = [(total, ErrorKind::TotalTimeout), (deadline, ErrorKind::Deadline), (until, ErrorKind::Deadline)];
         // Of two at one time, the first.
@@ -266,12 +285,19 @@ impl PathStack {
                 info: &self.info,
                 method,
                 cx,
+                grpc: req.grpc(),
                 replay: replay.as_ref(),
                 expired,
                 hints: hints.as_ref(),
             };
-            let result = self.attempt(&attempt, req).await;
-            let verdict = attempt.verdict(result.as_ref());
+            let mut result = self.attempt(&attempt, req).await;
+            let verdict = match &mut result {
+                // Seldom, and large: not part of every request's future.
+                Ok(rsp) if attempt.waits_for_end(rsp) && !self.retries.is_off() => {
+                    Box::pin(attempt.hold(rsp, &self.stats.retries)).await
+                }
+                _ => attempt.verdict(result.as_ref()),
+            };
             if verdict.class().is_success() {
                 if expired.is_some() {
                     self.typical.record(now() - begun);
@@ -398,7 +424,7 @@ impl Attempt<'_> {
         if verdict.class().is_success() {
             return verdict;
         }
-        if !verdict.class().is_retryable() && self.replay.is_some_and(Replay::is_keyed) {
+        if !verdict.class().is_retryable() && self.is_keyed() {
             // As good as a method that may be repeated.
             let keyed = classifier.verdict(&Method::PUT, result);
             if keyed.class().is_retryable() {
@@ -413,6 +439,16 @@ impl Attempt<'_> {
             verdict = Verdict::failure(Safety::Refused);
         }
         hint::retry(rsp.headers()).map_or(verdict, |pushback| verdict.push_back(pushback))
+    }
+
+    /// Whether its sender says that it may be sent twice, though its method does not.
+    pub(super) fn is_keyed(&self) -> bool {
+        self.replay.is_some_and(Replay::is_keyed)
+    }
+
+    /// When the whole request must be over.
+    pub(super) fn deadline(&self) -> Option<Deadline> {
+        self.expired.map(|expired| expired.deadline)
     }
 
     /// The request once more, if it was kept.
@@ -497,11 +533,6 @@ impl PathInfo {
         let (base, local) = (lines(&shared.base), lines(local));
         format!("Unable to route request!\n\nservice name: {path}\ndtab:\n\nbase dtab:\n{base}override dtab:\n{local}")
     }
-}
-
-fn write_response(rsp: &mut Response<Body>, class: ResponseClass) {
-    let class = if class.is_success() { "1.0" } else { "0.0" };
-    rsp.headers_mut().insert(headers::L5D_SUCCESS_CLASS, HeaderValue::from_static(class));
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Body, Error, Svc,
-    http::context::RequestContext,
+    http::{context::RequestContext, deadline::GrpcUntil},
     mesh::Wrap,
     svc::{Call, SvcFuture},
     telemetry::RequestStats,
@@ -55,6 +55,11 @@ impl Share {
                 if let Some(hints) = attempt.hints {
                     sent.extensions_mut().insert(Arc::clone(hints));
                 }
+                // Layers take their time too, so it goes with it as an instant; a request that they make anew has the header.
+                if let Some(grpc) = attempt.grpc {
+                    grpc.write(sent.headers_mut(), now(), None);
+                    sent.extensions_mut().insert(grpc);
+                }
                 sent.body_mut().trail = Some(req.trail().clone());
                 svc.send(sent).await
             }
@@ -66,16 +71,19 @@ impl Share {
 impl Call for ShareCall {
     fn call(self: Arc<Self>, mut req: Request<Body>) -> SvcFuture {
         Box::pin(async move {
+            let arrived = now();
             let cx = req.extensions_mut().remove::<RequestContext>();
             let hints = self.info.policy.retry_hints.then(|| Hints::take(&mut req));
             let trail = req.body_mut().trail.take();
+            let grpc = req.extensions_mut().remove::<GrpcUntil>().or_else(|| GrpcUntil::of(&req, arrived));
             let method = req.method().clone();
             let replay = Replay::of(&req);
             let attempt = Attempt {
-                arrived: now(),
+                arrived,
                 info: &self.info,
                 method: &method,
                 cx: cx.as_ref(),
+                grpc,
                 replay: replay.as_ref(),
                 // Layers cannot tell: what they drop was cancelled.
                 expired: None,

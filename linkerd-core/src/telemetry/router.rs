@@ -1,6 +1,10 @@
 //! The metrics of a router, its servers, services and clients, by the names of Linkerd 1.x.
 
-use std::{fmt, net::SocketAddr, sync::OnceLock};
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use linkerd_dtab::Path;
 
@@ -67,8 +71,8 @@ impl Seldom {
 /// `rt/<label>/service/<path>`: logical requests, retries included.
 #[derive(Debug)]
 pub struct ServiceStats {
-    /// Requests, and what became of them.
-    pub requests: RequestStats,
+    /// Requests, and what became of them. An answer that is counted at its end holds on to them.
+    pub requests: Arc<RequestStats>,
     /// Retries by classification.
     pub retries: RetryStats,
     idle_timeouts: Seldom,
@@ -91,6 +95,8 @@ pub struct RetryStats {
     hedges: Seldom,
     hedge_wins: Seldom,
     hedge_budget_exhausted: Seldom,
+    response_stream_too_long: Seldom,
+    classification_timeout: Seldom,
 }
 
 /// `rt/<label>/client/<id>`: attempts to one bound name.
@@ -350,7 +356,7 @@ impl ServiceStats {
     pub fn new(scope: &Scope) -> Self {
         let retries = scope.scope("retries");
         Self {
-            requests: RequestStats::new(scope),
+            requests: Arc::new(RequestStats::new(scope)),
             retries: RetryStats {
                 total: retries.counter("total"),
                 per_request: retries.stat("per_request"),
@@ -362,6 +368,8 @@ impl ServiceStats {
                 hedges: Seldom::new(&retries, "hedges"),
                 hedge_wins: Seldom::new(&retries, "hedge_wins"),
                 hedge_budget_exhausted: Seldom::new(&retries, "hedge_budget_exhausted"),
+                response_stream_too_long: Seldom::new(&retries, "response_stream_too_long"),
+                classification_timeout: Seldom::new(&retries, "classification_timeout"),
             },
             idle_timeouts: Seldom::new(scope, "idle_timeouts"),
         }
@@ -407,6 +415,18 @@ impl RetryStats {
         if count > 0 {
             self.hedge_budget_exhausted.get().advance_to(count);
         }
+    }
+
+    /// Counts a response that was held back for its end and was too long for that, in `response_stream_too_long`, which is
+    /// there from the first on.
+    pub fn response_stream_too_long(&self) {
+        self.response_stream_too_long.add(1);
+    }
+
+    /// Counts a response that was held back for its end and took too long for that, in `classification_timeout`, which is
+    /// there from the first on.
+    pub fn classification_timeout(&self) {
+        self.classification_timeout.add(1);
     }
 }
 

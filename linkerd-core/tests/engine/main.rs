@@ -4,6 +4,7 @@ mod balance;
 mod balancing;
 mod caches;
 mod cancel;
+mod grpc;
 mod hedges;
 #[cfg(feature = "server")]
 mod hints;

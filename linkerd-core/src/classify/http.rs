@@ -1,8 +1,9 @@
-//! Which answers are failures, and which failures may be tried again.
+//! Classes by status and method.
 
 use http::{Method, Response};
 use linkerd_retry::{Classifier, ResponseClass};
 
+use super::HttpClassify;
 use crate::{Body, Error, ErrorKind};
 
 /// Linkerd 1.x's HTTP response classifiers.
@@ -24,11 +25,6 @@ pub enum HttpClassifier {
     AllSuccessful,
 }
 
-/// A classifier of HTTP responses.
-pub trait HttpClassify: Classifier<Method, Response<Body>, Error> {}
-
-impl<C: Classifier<Method, Response<Body>, Error>> HttpClassify for C {}
-
 impl HttpClassifier {
     /// Whether a failed request of this method may be sent again.
     #[must_use]
@@ -43,6 +39,8 @@ impl HttpClassifier {
         }
     }
 }
+
+impl HttpClassify for HttpClassifier {}
 
 impl Classifier<Method, Response<Body>, Error> for HttpClassifier {
     fn classify(&self, method: &Method, rsp: Result<&Response<Body>, &Error>) -> ResponseClass {
