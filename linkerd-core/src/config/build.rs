@@ -16,9 +16,9 @@ use linkerd_retry::{Backoff as RetryBackoff, Budget as RetryBudget, BudgetSettin
 use serde_json::json;
 
 use super::{
-    Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, Hedge, HostConnectionPool, HttpIdentifier,
-    HttpRouter, Interpreter, InterpreterKind, Namer, NamerKind, Problem, Protocol, Retries, Router, Scoped, Server,
-    Service, Session, Transformer, TransformerKind, balancing, check_supported,
+    Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, HostConnectionPool, HttpIdentifier, HttpRouter,
+    Interpreter, InterpreterKind, Namer, NamerKind, Problem, Protocol, Retries, Router, Scoped, Server, Service,
+    Session, Transformer, TransformerKind, balancing, check_supported,
 };
 use crate::{
     CacheSettings, ClientPolicy, HttpClassifier, Mesh, Policies, ServicePolicy,
@@ -457,6 +457,7 @@ impl Policies for FilePolicies {
             enforce_deadline: _, // By its method, which knows the default.
             idle_timeout,
             hedge,
+            limit,
             classification_timeout: _,
             retry_buffer_size: _,
         } = &service;
@@ -465,7 +466,8 @@ impl Policies for FilePolicies {
             retry_budget: budget(&retry_budget.clone().unwrap_or_default()),
             backoff: backoff.as_ref().map_or_else(RetryBackoff::none, retry_backoff),
             max_attempts: *max_attempts,
-            hedge: hedge.as_ref().map(Hedge::policy),
+            hedge: *hedge,
+            limit: *limit,
             classifier: Arc::new(classifier(response_classifier.as_ref())),
             enforce_deadline: service.enforces_deadline(),
             retry_buffer_bytes: buffer_bytes.unwrap_or(0),

@@ -19,6 +19,7 @@ mod clients;
 mod endpoints;
 mod fail_fast;
 mod hedge;
+mod limit;
 mod outgoing;
 mod path;
 mod probe;
