@@ -33,11 +33,12 @@ pub use classify::{GrpcClassifier, GrpcCode, H2Classifier, HttpClassifier, HttpC
 pub use client::{Client, ResponseFuture, Typed};
 pub use error::{AttemptLog, AttemptOutcome, Attempted, BoxError, Error, ErrorKind};
 pub use mesh::{
-    BalancerState, BuildError, BuildProblem, CacheSettings, ClientState, EndpointState, Force, Mesh, MeshBuilder,
-    PathState,
+    BalancerState, BuildError, BuildProblem, CacheSettings, ClientState, EndpointState, Force, LimitState, Mesh,
+    MeshBuilder, PathState,
 };
 pub use policy::{
-    AccrualPolicy, ClientPolicy, HashOn, HedgePolicy, NewAccrual, Policies, ProbePolicy, ServicePolicy, Uniform,
+    AccrualPolicy, ClientPolicy, HashOn, HedgePolicy, LimitPolicy, NewAccrual, Policies, ProbePolicy, ServicePolicy,
+    Uniform,
 };
 pub use svc::{HttpService, Svc, SvcFuture};
 

@@ -113,6 +113,24 @@ pub struct PathState {
     pub local: Dtab,
     /// What it is bound to.
     pub tree: Activity<NameTree<Bound>>,
+    /// The limit on its requests, which it shares with the same name under other tables. `None`: there is none.
+    pub limit: Option<LimitState>,
+}
+
+/// The limit on the requests of a logical name, at one instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LimitState {
+    /// `concurrency`, `adaptive` or `rate`.
+    pub kind: &'static str,
+    /// How many it lets in at a time, or in its time if that is what it counts.
+    pub limit: usize,
+    /// How many were let in and have not ended. `None` for a rate.
+    pub in_flight: Option<usize>,
+    /// How many wait to be let in.
+    pub queued: usize,
+    /// How many were not let in so far.
+    pub shed: u64,
 }
 
 /// A bound name in use.
@@ -494,7 +512,8 @@ impl Mesh {
         entries.sort_by(|a, b| a.stack.info().path.cmp(&b.stack.info().path));
         let state = |entry: &Arc<PathEntry>| {
             let (info, binding) = (entry.stack.info(), entry.stack.binding());
-            PathState { path: info.path.clone(), local: info.local.clone(), tree: binding.watch().clone() }
+            let (path, local, tree) = (info.path.clone(), info.local.clone(), binding.watch().clone());
+            PathState { path, local, tree, limit: entry.stack.allowance().limit() }
         };
         entries.iter().map(state).collect()
     }
@@ -537,6 +556,9 @@ impl Inner {
         let now = now();
         for client in self.clients.all() {
             client.refresh(now);
+        }
+        for allowance in self.allowances.values() {
+            allowance.refresh();
         }
         for entry in self.overrides.values() {
             entry.stack.refresh(now);
@@ -584,7 +606,7 @@ impl Inner {
             last = Some(tree);
             route
         });
-        let allowance = self.allowances.get_or_make(path, now(), || Allowance::new(&info.policy));
+        let allowance = self.allowances.get_or_make(path, now(), || Allowance::new(path, &info.policy, &self.metrics));
         let stack = Arc::new(PathStack::new(info, allowance, binding, self.metrics.service(path)));
         let layered = (!self.path_layers.is_empty()).then(|| {
             let svc = Svc::from_arc(Arc::clone(&stack) as _);

@@ -3,6 +3,7 @@
 //! A policy is folded once, when the stack of a name is built; no request looks anything up.
 
 mod hedge;
+mod limit;
 
 use std::{fmt, hash::Hasher, num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -15,7 +16,8 @@ use linkerd_dtab::Path;
 
 use linkerd_retry::{Budget, replay::ReplayMemory};
 
-pub use self::hedge::HedgePolicy;
+pub(crate) use self::limit::Door;
+pub use self::{hedge::HedgePolicy, limit::LimitPolicy};
 use crate::{
     Body,
     classify::{HttpClassifier, HttpClassify},
@@ -35,6 +37,8 @@ pub struct ServicePolicy {
     pub max_attempts: Option<NonZeroU32>,
     /// When an attempt that takes long is made a second time, elsewhere. `None`: never.
     pub hedge: Option<HedgePolicy>,
+    /// How many requests are let in; the others are shed unsent. Each logical name has a limit like this one. `None`: all.
+    pub limit: Option<LimitPolicy>,
     /// What a failure is, and which ones are retried.
     pub classifier: Arc<dyn HttpClassify>,
     /// Whether a deadline that came with the request is kept: once it has passed, no attempt begins.
@@ -236,9 +240,9 @@ impl Hasher for Fnv {
     }
 }
 
-/// Retries within Linkerd's budget, at once; no hedges; no limit on time; deadlines kept; 5xx a failure that is not
-/// retried; no streams kept, which may be silent for ever; 16 KiB of an answer held back for 100 ms, where its end may
-/// matter.
+/// Retries within Linkerd's budget, at once; no hedges; no limit on requests and time; deadlines kept; 5xx a failure that
+/// is not retried; no streams kept, which may be silent for ever; 16 KiB of an answer held back for 100 ms, where its end
+/// may matter.
 impl Default for ServicePolicy {
     fn default() -> Self {
         Self {
@@ -247,6 +251,7 @@ impl Default for ServicePolicy {
             backoff: linkerd_retry::Backoff::none(),
             max_attempts: None,
             hedge: None,
+            limit: None,
             classifier: Arc::new(HttpClassifier::default()),
             enforce_deadline: true,
             retry_buffer_bytes: 0,
@@ -305,6 +310,7 @@ impl fmt::Debug for ServicePolicy {
             .field("backoff", &self.backoff)
             .field("max_attempts", &self.max_attempts)
             .field("hedge", &self.hedge)
+            .field("limit", &self.limit)
             .field("enforce_deadline", &self.enforce_deadline)
             .field("retry_buffer_bytes", &self.retry_buffer_bytes)
             .field("replay_memory", &self.replay_memory)

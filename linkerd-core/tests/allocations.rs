@@ -7,12 +7,15 @@ use std::{convert::Infallible, future::ready, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, Response, header::HOST};
 use linkerd_core::{
-    Body, Client, Error, HedgePolicy, HttpService, Mesh, MeshBuilder, ServicePolicy, Svc, Uniform,
+    Body, Client, Error, HedgePolicy, HttpService, LimitPolicy, Mesh, MeshBuilder, ServicePolicy, Svc, Uniform,
     balance::{Balance, BalanceService, Policy},
     dtab::{Bound, Endpoint, Path, interpreter::Local, namer::Inet, naming::NamingLayer},
     http::Connect,
     identify::{HeaderToken, PathSegments},
-    retry::{ResponseClass, hedge::HedgeDelay, requeue::RequeueLayer, retry::RetryLayer, timeout::TotalTimeoutLayer},
+    retry::{
+        ResponseClass, hedge::HedgeDelay, limit::WhenFull, requeue::RequeueLayer, retry::RetryLayer,
+        timeout::TotalTimeoutLayer,
+    },
 };
 use tokio::runtime::{Builder, Runtime};
 use tower::{Service, ServiceBuilder, ServiceExt, layer::layer_fn};
@@ -130,6 +133,16 @@ fn a_hedge_costs_nothing_where_there_is_none() {
         per_request(mesh, |mesh| mesh.client("/svc").unwrap(), request)
     };
     assert_eq!(post(hedged(1000)), post(mesh()), "it is never sent twice at once");
+}
+
+#[test]
+fn a_limit_costs_nothing_unless_somebody_waits() {
+    let max = std::num::NonZeroUsize::MIN;
+    let service = ServicePolicy {
+        limit: Some(LimitPolicy::concurrency(max, WhenFull::Queue { capacity: 1, wait: Duration::from_secs(1) })),
+        ..ServicePolicy::default()
+    };
+    assert_eq!(fixed(mesh().policies(Uniform { service, ..Uniform::default() })), 2);
 }
 
 #[test]

@@ -15,6 +15,15 @@ pub fn mesh_state(mesh: &Mesh) -> Value {
         if !path.local.is_empty() {
             shown["local"] = path.local.to_string().into();
         }
+        if let Some(limit) = path.limit {
+            shown["limit"] = json!({
+                "kind": limit.kind,
+                "limit": limit.limit,
+                "inFlight": limit.in_flight,
+                "queued": limit.queued,
+                "shed": limit.shed,
+            });
+        }
         shown
     });
     let clients = mesh.clients().into_iter().map(|client| {

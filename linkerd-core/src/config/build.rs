@@ -16,9 +16,9 @@ use linkerd_retry::{Backoff as RetryBackoff, Budget as RetryBudget, BudgetSettin
 use serde_json::json;
 
 use super::{
-    Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, Hedge, HostConnectionPool, HttpIdentifier,
-    HttpRouter, Interpreter, InterpreterKind, Namer, NamerKind, Problem, Protocol, Retries, Router, Scoped, Server,
-    Service, Session, Transformer, TransformerKind, balancing, check_supported, router::ProtocolKind,
+    Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, HostConnectionPool, HttpIdentifier, HttpRouter,
+    Interpreter, InterpreterKind, Namer, NamerKind, Problem, Protocol, Retries, Router, Scoped, Server, Service,
+    Session, Transformer, TransformerKind, balancing, check_supported, router::ProtocolKind,
 };
 use crate::{
     CacheSettings, ClientPolicy, Mesh, Policies, ServicePolicy,
@@ -459,6 +459,7 @@ impl Policies for FilePolicies {
             enforce_deadline: _, // By its method, which knows the default.
             idle_timeout,
             hedge,
+            limit,
             classification_timeout,
             retry_buffer_size: _, // By its methods, which know the protocol.
         } = &service;
@@ -467,7 +468,8 @@ impl Policies for FilePolicies {
             retry_budget: budget(&retry_budget.clone().unwrap_or_default()),
             backoff: backoff.as_ref().map_or_else(RetryBackoff::none, retry_backoff),
             max_attempts: *max_attempts,
-            hedge: hedge.as_ref().map(Hedge::policy),
+            hedge: *hedge,
+            limit: *limit,
             classifier: Classifier::build(response_classifier.as_ref(), self.protocol),
             enforce_deadline: service.enforces_deadline(),
             retry_buffer_bytes: buffer_bytes.unwrap_or_else(|| service.request_buffer_bytes(self.protocol)),

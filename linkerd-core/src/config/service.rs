@@ -8,12 +8,11 @@ use super::{
     classifier::Classifier,
     client::set,
     decode::{At, Decode, Section},
-    hedge::Hedge,
     retries::{Budget, Retries},
     router::ProtocolKind,
     scoped::Scope,
 };
-use crate::ServicePolicy;
+use crate::{HedgePolicy, LimitPolicy, ServicePolicy};
 
 /// The settings of a service, all optional: of a static service's matching prefixes, later ones override earlier ones
 /// setting by setting.
@@ -34,10 +33,14 @@ pub struct Service {
     ///
     /// Not a key of Linkerd 1.x.
     pub idle_timeout: Option<Duration>,
-    /// `hedge` (http, h2). Default: never.
+    /// `hedge` (http, h2): when an attempt that takes long is made at a second endpoint too. Default: never.
     ///
     /// Not a key of Linkerd 1.x.
-    pub hedge: Option<Hedge>,
+    pub hedge: Option<HedgePolicy>,
+    /// `limit` (http, h2): how many requests are let in; the others are answered by 503. Default: all.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub limit: Option<LimitPolicy>,
     /// `classificationTimeoutMs` (h2): how long to wait for the end of a response to classify it. Default: 100 ms.
     pub classification_timeout: Option<Duration>,
     /// `retryBufferSize` (h2).
@@ -118,6 +121,7 @@ impl Scope for Service {
             service.enforce_deadline = s.get("enforceDeadline");
             service.idle_timeout = s.millis("idleTimeoutMs", 1);
             service.hedge = s.get("hedge");
+            service.limit = s.get("limit");
         }
         if protocol == ProtocolKind::H2 {
             service.classification_timeout = s.millis("classificationTimeoutMs", 0);
@@ -134,6 +138,7 @@ impl Scope for Service {
             enforce_deadline,
             idle_timeout,
             hedge,
+            limit,
             classification_timeout,
             retry_buffer_size,
         } = later.clone();
@@ -147,6 +152,7 @@ impl Scope for Service {
         set(&mut self.enforce_deadline, enforce_deadline);
         set(&mut self.idle_timeout, idle_timeout);
         set(&mut self.hedge, hedge);
+        set(&mut self.limit, limit);
         set(&mut self.classification_timeout, classification_timeout);
         set(&mut self.retry_buffer_size, retry_buffer_size);
     }

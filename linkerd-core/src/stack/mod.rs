@@ -21,6 +21,7 @@ mod endpoints;
 mod fail_fast;
 mod hedge;
 mod hints;
+mod limit;
 mod outgoing;
 mod path;
 mod probe;

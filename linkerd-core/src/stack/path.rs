@@ -23,6 +23,7 @@ use super::{
     Allowance, Binding,
     classified::{Open, success_class},
     hints::{Hints, says_final, says_retryable},
+    limit::{Enter, criticality},
     outgoing::{Outgoing, Replay},
     route::Unbound,
 };
@@ -138,6 +139,10 @@ impl PathStack {
         }
     }
 
+    pub(crate) fn allowance(&self) -> &Allowance {
+        &self.allowance
+    }
+
     pub(super) fn retry_stats(&self) -> &RetryStats {
         &self.stats.retries
     }
@@ -243,21 +248,44 @@ impl PathStack {
         method: &Method,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
-        let Some((until, kind)) = limit else { return self.retries(None, arrived, cx, method, req).await };
+        let Some((until, kind)) = limit else { return self.admit(None, arrived, cx, method, req).await };
         if until <= arrived {
             return Err(Error::new(kind).with_never_sent(true));
         }
         let expired = Expired { kind, deadline: Deadline::at(until), has: AtomicBool::new(false) };
         {
             // Dropped after it is known why.
-            let retries = pin!(self.retries(Some(&expired), arrived, cx, method, req));
-            if let Ok(result) = timeout_at(until.into(), retries).await {
+            let admit = pin!(self.admit(Some(&expired), arrived, cx, method, req));
+            if let Ok(result) = timeout_at(until.into(), admit).await {
                 return result;
             }
             expired.has.store(true, Ordering::Relaxed);
         }
         let log = req.expired(now());
         req.finish(Err(Error::new(kind).with_attempts(log)), false)
+    }
+
+    /// The name's limit: within the time of the request, which it may wait for, and once for all attempts.
+    async fn admit(
+        &self,
+        expired: Option<&Expired>,
+        arrived: Instant,
+        cx: Option<&RequestContext>,
+        method: &Method,
+        req: &mut Outgoing,
+    ) -> Result<Response<Body>, Error> {
+        let entered = match (&self.allowance.limit, req.request()) {
+            (Some(limit), Some(head)) => match limit.enter(criticality(head), expired)? {
+                Enter::Now(entered) => Some(entered),
+                Enter::Later(later) => Some(later.await?),
+            },
+            _ => None,
+        };
+        let result = self.retries(expired, arrived, cx, method, req).await;
+        match entered {
+            Some(entered) => entered.keep(&self.allowance, req.was_retried(), result),
+            None => result,
+        }
     }
 
     /// Retries: above the pick of a name and an endpoint, so that another attempt may go elsewhere.

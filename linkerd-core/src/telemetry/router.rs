@@ -99,6 +99,19 @@ pub struct RetryStats {
     classification_timeout: Seldom,
 }
 
+/// `rt/<label>/service/<path>/limit`: there if it is configured.
+#[derive(Debug)]
+pub struct LimitStats {
+    /// How many requests are let in at a time; of a rate, how many in its time.
+    pub limit: Gauge,
+    /// Requests that were let in and have not ended. Zero for a rate.
+    pub in_flight: Gauge,
+    /// Requests that wait to be let in.
+    pub queued: Gauge,
+    /// Requests that were not let in.
+    pub shed: Counter,
+}
+
 /// `rt/<label>/client/<id>`: attempts to one bound name.
 #[derive(Debug)]
 pub struct ClientStats {
@@ -307,6 +320,18 @@ impl RouterStats {
     #[must_use]
     pub fn service(&self, path: &Path) -> ServiceStats {
         ServiceStats::new(&self.scope.scope("service").scope(&label(path)))
+    }
+
+    /// The metrics of the limit of a logical name.
+    #[must_use]
+    pub fn limit(&self, path: &Path) -> LimitStats {
+        let scope = self.scope.scope("service").scope(&label(path)).scope("limit");
+        LimitStats {
+            limit: scope.gauge("limit"),
+            in_flight: scope.gauge("in_flight"),
+            queued: scope.gauge("queued"),
+            shed: scope.counter("shed"),
+        }
     }
 
     /// The metrics of a bound name.

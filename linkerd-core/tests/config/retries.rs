@@ -1,9 +1,19 @@
 //! What a service says of retries: what arrives, what is refused, and that its page leaves nothing out.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    num::{NonZeroU32, NonZeroUsize},
+    path::Path,
+    time::Duration,
+};
 
 use linkerd_core::{
-    config::{Backoff, Classifier, Config, Delay, Hedge, Service},
+    HedgePolicy, LimitPolicy,
+    config::{Backoff, Classifier, Config, Service},
+    retry::{
+        hedge::HedgeDelay,
+        limit::{AdaptiveSettings, RateSettings, Shares, WhenFull},
+    },
     telemetry::{Reading, Registry},
 };
 
@@ -26,18 +36,49 @@ fn every_key_arrives_and_prefixes_add_up() {
     assert_eq!(web.idle_timeout, Some(Duration::from_secs(30)));
     assert_eq!(web.retries.max_attempts.map(std::num::NonZeroU32::get), Some(4));
     let (min, max) = (Duration::from_millis(10), Duration::from_millis(500));
-    let delay = Delay::Percentile { percentile: 99.5, min, max };
-    assert_eq!(web.hedge, Some(Hedge { delay, max_share: 0.1 }));
+    let hedge = HedgePolicy::new(HedgeDelay::Percentile { percentile: 99.5, min, max });
+    assert_eq!(web.hedge, hedge.and_then(|hedge| hedge.share(0.1)).ok());
     let uploads = service("/svc/uploads");
     assert_eq!(uploads.response_classifier, Some(Classifier::RetryableAll5xx));
     assert_eq!(uploads.retries.backoff, Some(Backoff::Constant { pause: Duration::from_millis(100) }));
     assert_eq!((uploads.retries.buffer_bytes, uploads.retries.hints), (Some(65536), Some(true)));
-    assert_eq!(
-        uploads.hedge,
-        Some(Hedge { delay: Delay::Fixed(Duration::from_millis(250)), max_share: 0.05 }),
-        "as a whole"
-    );
+    let hedge = HedgePolicy::new(HedgeDelay::Fixed(Duration::from_millis(250)));
+    assert_eq!(uploads.hedge, hedge.ok(), "as a whole");
+    let adaptive = AdaptiveSettings { min: 2, initial: 10, max: 500, tolerance: 1.5, window: 100 };
+    assert_eq!(web.limit, LimitPolicy::adaptive(adaptive, WhenFull::Block).ok());
+    let queue = WhenFull::Queue { capacity: 50, wait: Duration::from_millis(100) };
+    let shares = Shares::new([60, 80, 97, 100]).unwrap();
+    let fixed = LimitPolicy::concurrency(NonZeroUsize::new(100).unwrap(), queue).shares(shares);
+    assert_eq!(uploads.limit, Some(fixed), "as a whole");
+    let [requests, burst] = [100, 10].map(|n| NonZeroU32::new(n).unwrap());
+    let max_wait = Duration::from_millis(500);
+    let rate = RateSettings { requests, burst, max_wait, per: Duration::from_secs(1) };
+    assert_eq!(service("/svc/mails").limit, LimitPolicy::rate(rate).ok());
     assert_eq!((uploads.budget().percent_can_retry, uploads.total_timeout()), (0.5, Some(Duration::from_secs(5))));
+}
+
+#[test]
+fn what_a_limit_leaves_out_has_a_default_that_fits() {
+    let limit = |keys: &str| {
+        let config = Config::parse("f", &file(&format!("limit: {{{keys}}}"))).unwrap_or_else(|e| panic!("{keys}: {e}"));
+        config.routers[0].service.for_path(&"/svc/web".parse().unwrap()).limit.unwrap()
+    };
+    let max = NonZeroUsize::new(7).unwrap();
+    assert_eq!(limit("kind: concurrency, max: 7"), LimitPolicy::concurrency(max, WhenFull::Reject));
+    assert_eq!(limit("kind: concurrency, max: 7, whenFull: block"), LimitPolicy::concurrency(max, WhenFull::Block));
+    for (keys, [min, initial, max]) in [
+        ("", [4, 20, 1000]),
+        (", max: 10", [4, 10, 10]),
+        (", max: 2", [2, 2, 2]),
+        (", min: 50", [50, 50, 1000]),
+        (", min: 5000", [5000, 5000, 5000]),
+    ] {
+        let settings = AdaptiveSettings { min, initial, max, ..AdaptiveSettings::default() };
+        assert_eq!(Ok(limit(&format!("kind: adaptive{keys}"))), LimitPolicy::adaptive(settings, WhenFull::Reject));
+    }
+    let settings = RateSettings { burst: NonZeroU32::new(7).unwrap(), ..RateSettings::default() };
+    let settings = RateSettings { requests: settings.burst, max_wait: Duration::ZERO, ..settings };
+    assert_eq!(Ok(limit("kind: rate, perSec: 7")), LimitPolicy::rate(settings));
 }
 
 #[test]
@@ -70,6 +111,33 @@ fn what_is_out_of_range_is_named_with_its_place_and_range() {
         ),
         ("hedge: {delayMs: 5, maxShare: ^1.5}", "hedge.maxShare: must be from 0 to 1, got 1.5"),
         ("hedge: {delayMs: 5, maxShare: ^-0.1}", "hedge.maxShare: must be from 0 to 1, got -0.1"),
+        ("limit: ^{max: 5}", "limit.kind: is required: one of concurrency, adaptive, rate"),
+        ("limit: {kind: concurrency, max: ^0}", "limit.max: must be 1..1000000, got 0"),
+        ("limit: ^{kind: concurrency}", "limit.max: is required"),
+        ("limit: ^{kind: concurrency, max: 5, queue: 5}", "limit.queueWaitMs: is required"),
+        ("limit: ^{kind: concurrency, max: 5, whenFull: queue, queueWaitMs: 5}", "limit.queue: is required"),
+        ("limit: {kind: concurrency, max: 5, queue: ^0, queueWaitMs: 5}", "limit.queue: must be 1..65536, got 0"),
+        (
+            "limit: {kind: concurrency, max: 5, queue: 5, queueWaitMs: ^-5}",
+            "limit.queueWaitMs: must be 1..300000, got -5",
+        ),
+        ("limit: {kind: concurrency, max: 5, whenFull: block, queue: ^5}", "limit.queue: is a key of whenFull queue"),
+        ("limit: {kind: adaptive, min: 9, max: ^8}", "limit.max: must not be less than min 9, got 8"),
+        ("limit: {kind: adaptive, min: 9, initial: ^8}", "limit.initial: must be 9..1000, as min and max are, got 8"),
+        ("limit: {kind: adaptive, tolerance: ^1}", "limit.tolerance: must be from 1.05 to 2, got 1"),
+        ("limit: {kind: adaptive, window: ^9}", "limit.window: must be 10..100000, got 9"),
+        ("limit: ^{kind: rate}", "limit.perSec: is required"),
+        ("limit: {kind: rate, perSec: ^0}", "limit.perSec: must be at least 1, got 0"),
+        ("limit: {kind: rate, perSec: 1, burst: ^0}", "limit.burst: must be at least 1, got 0"),
+        (
+            "limit: {kind: rate, perSec: 65536, queueWaitMs: ^1001}",
+            "limit.queueWaitMs: must be 0..1000, so that no more than 65536 wait, got 1001",
+        ),
+        (
+            "limit: {kind: rate, perSec: 1, shares: ^[9, 8, 7, 6]}",
+            "limit.shares: must be four percentages that do not fall",
+        ),
+        ("limit: {kind: rate, perSec: 1, shares: [^0, 8, 9, 9]}", "limit.shares[0]: must be 1..100, got 0"),
     ] {
         let text = file(keys);
         let column = text.lines().nth(3).unwrap().find('^').expect("a mark") + 1;
@@ -105,8 +173,11 @@ async fn the_example_can_be_used_and_shows_what_it_keeps() {
 }
 
 /// Maps of a service, `...` where a key can stand; what the loader knows there is listed when it meets another.
-const SECTIONS: [&str; 6] = [
+const SECTIONS: [&str; 9] = [
     "...",
+    "limit: {kind: concurrency, max: 1, queue: 1, queueWaitMs: 1, ...}",
+    "limit: {kind: adaptive, ...}",
+    "limit: {kind: rate, perSec: 1, ...}",
     "hedge: {percentile: 95, ...}",
     "retries: {...}",
     "retries: {budget: {...}}",

@@ -1,5 +1,6 @@
 //! The whole engine in memory: a fake namer above, scripted endpoints below, a paused clock.
 
+mod admission;
 mod balance;
 mod balancing;
 mod caches;

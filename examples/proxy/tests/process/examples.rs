@@ -129,6 +129,8 @@ async fn requests_go_where_the_comments_say() {
         ("prometheus.yaml", "web", "web!"),
         ("limits.yaml", "web", "web!"),
         ("retries.yaml", "web", "web!"),
+        ("overload.yaml", "web", "web!"),
+        ("overload.yaml", "users", "users!"),
         ("balancing.yaml", "web", "web!"),
         ("static-configs.yaml", "users", "users!"),
         ("identifiers.yaml", "web", "web!"),

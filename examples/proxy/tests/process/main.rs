@@ -9,6 +9,7 @@ mod balancing_sets;
 mod cli;
 mod examples;
 mod harness;
+mod hedge_limit;
 mod life;
 mod live;
 mod traffic;

@@ -1,0 +1,198 @@
+//! What is let in of a logical name's requests.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use http::{Request, Response, StatusCode};
+use http_body::Body as _;
+use linkerd_dtab::Path;
+use linkerd_retry::limit::{ConcurrencyLimit, Criticality, Outcome, Permit, RateLimit, Turn, WhenFull};
+
+use super::{
+    Allowance,
+    path::{Expired, now},
+};
+use crate::{
+    Body, BoxError, Error, ErrorKind,
+    body::Rider,
+    http::headers::CRITICALITY,
+    mesh::LimitState,
+    policy::{Door, LimitPolicy},
+    telemetry::{LimitStats, RouterStats},
+};
+
+/// The limit of one logical name.
+#[derive(Debug)]
+pub(super) struct Limit {
+    kind: &'static str,
+    door: Door,
+    /// How many wait for their turn, where that is by time.
+    waiting: AtomicUsize,
+    stats: LimitStats,
+}
+
+/// How a request gets in.
+pub(super) enum Enter<'a> {
+    Now(Entered<'a>),
+    Later(Pin<Box<dyn Future<Output = Result<Entered<'a>, Error>> + Send + 'a>>),
+}
+
+/// A request that was let in. It makes room when it is dropped, or when the response that it goes with has ended.
+pub(super) struct Entered<'a> {
+    // None where it counts when a request comes and not how long it stays.
+    permit: Option<Permit>,
+    expired: Option<&'a Expired>,
+}
+
+/// A turn that is given back unless its time comes.
+struct Waiting<'a> {
+    limit: &'a RateLimit,
+    count: &'a AtomicUsize,
+    turn: Option<Turn>,
+}
+
+impl Limit {
+    /// None if the policy cannot be, which was checked when it was made.
+    pub(super) fn new(path: &Path, policy: &LimitPolicy, metrics: &RouterStats) -> Option<Self> {
+        let door = policy.build(path.to_string().into())?;
+        Some(Self { kind: policy.kind(), door, waiting: AtomicUsize::new(0), stats: metrics.limit(path) })
+    }
+
+    /// Lets a request of this class in, now or after a wait.
+    ///
+    /// # Errors
+    ///
+    /// It is shed.
+    pub(super) fn enter<'a>(&'a self, class: Criticality, expired: Option<&'a Expired>) -> Result<Enter<'a>, Error> {
+        match &self.door {
+            Door::AtATime(limit) => match limit.try_acquire(class) {
+                Ok(permit) => Ok(Enter::Now(Entered { permit: Some(permit), expired })),
+                Err(rejected) if limit.when_full() == WhenFull::Reject => Err(self.shed(rejected)),
+                // In a box: it is large, and for few.
+                Err(_) => Ok(Enter::Later(Box::pin(self.queue(limit, class, expired)))),
+            },
+            Door::InATime(limit) => {
+                let now = now();
+                let turn = limit.reserve(class, now).map_err(|limited| self.shed(limited))?;
+                if turn.at() <= now {
+                    return Ok(Enter::Now(Entered { permit: None, expired }));
+                }
+                self.waiting.fetch_add(1, Ordering::Relaxed);
+                let waiting = Waiting { limit, count: &self.waiting, turn: Some(turn) };
+                Ok(Enter::Later(Box::pin(waiting.turn(expired))))
+            }
+        }
+    }
+
+    async fn queue<'a>(
+        &'a self,
+        limit: &'a ConcurrencyLimit,
+        class: Criticality,
+        expired: Option<&'a Expired>,
+    ) -> Result<Entered<'a>, Error> {
+        let permit = limit.acquire(class).await.map_err(|rejected| self.shed(rejected))?;
+        Ok(Entered { permit: Some(permit), expired })
+    }
+
+    fn shed(&self, why: impl Into<BoxError>) -> Error {
+        self.stats.shed.incr();
+        let why = why.into();
+        Error::new(ErrorKind::Overloaded).with_text(why.to_string()).with_source(why)
+    }
+
+    /// What it is at, for people.
+    pub(super) fn state(&self) -> LimitState {
+        // Relaxed: a count orders nothing.
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        let (limit, in_flight, queued) = match &self.door {
+            Door::AtATime(limit) => {
+                let usage = limit.usage();
+                (usage.limit, Some(usage.in_flight), usage.queued)
+            }
+            Door::InATime(limit) => (limit.settings().requests.get() as usize, None, waiting),
+        };
+        LimitState { kind: self.kind, limit, in_flight, queued, shed: self.stats.shed.get() }
+    }
+
+    /// Brings the numbers up to date that are not counted as they happen.
+    pub(super) fn refresh(&self) {
+        let LimitState { limit, in_flight, queued, .. } = self.state();
+        self.stats.limit.set_count(limit as u64);
+        self.stats.in_flight.set_count(in_flight.unwrap_or_default() as u64);
+        self.stats.queued.set_count(queued as u64);
+    }
+}
+
+impl Entered<'_> {
+    /// Stays for as long as the body of the response, and so does the limit.
+    pub(super) fn keep(
+        mut self,
+        allowance: &Arc<Allowance>,
+        was_retried: bool,
+        mut result: Result<Response<Body>, Error>,
+    ) -> Result<Response<Body>, Error> {
+        let Some(mut permit) = self.permit.take() else { return result };
+        permit.report(outcome(was_retried, result.as_ref()));
+        if let Ok(rsp) = &mut result
+            && !rsp.body().is_end_stream()
+        {
+            let held = (permit, Arc::clone(allowance));
+            rsp.body_mut().ride(Rider::Dyn(Box::new(move |_| drop(held))));
+        }
+        result
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        // One that is cancelled says nothing.
+        if let Some(permit) = &mut self.permit
+            && self.expired.and_then(Expired::kind).is_some()
+        {
+            permit.report(Outcome::Overloaded);
+        }
+    }
+}
+
+impl Waiting<'_> {
+    async fn turn(mut self, expired: Option<&Expired>) -> Result<Entered<'_>, Error> {
+        if let Some(turn) = &self.turn {
+            tokio::time::sleep_until(turn.at().into()).await;
+        }
+        self.turn = None;
+        Ok(Entered { permit: None, expired })
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        if let Some(turn) = self.turn.take() {
+            self.limit.cancel(turn, now());
+        }
+    }
+}
+
+/// What a response tells a limit that adapts.
+fn outcome(was_retried: bool, result: Result<&Response<Body>, &Error>) -> Outcome {
+    match result {
+        Ok(rsp) if matches!(rsp.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
+            Outcome::Overloaded
+        }
+        // One that failed may have done so at once, and the time of one that was sent twice has waits in it.
+        Ok(rsp) if !was_retried && !rsp.status().is_server_error() => Outcome::Success,
+        Err(error) if matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::AttemptTimeout) => Outcome::Overloaded,
+        Ok(_) | Err(_) => Outcome::Ignored,
+    }
+}
+
+/// How much a request matters: by its extensions, else by its header.
+pub(super) fn criticality(req: &Request<Body>) -> Criticality {
+    let header = || req.headers().get(CRITICALITY)?.to_str().ok()?.parse().ok();
+    req.extensions().get().copied().or_else(header).unwrap_or_default()
+}
