@@ -31,7 +31,7 @@ pub mod testing;
 pub use body::{Body, IntoBody};
 pub use classify::{HttpClassifier, HttpClassify};
 pub use client::{Client, ResponseFuture, Typed};
-pub use error::{AttemptLog, AttemptOutcome, Attempted, BoxError, Error, ErrorKind};
+pub use error::{AttemptLog, AttemptOutcome, Attempted, BoxError, Error, ErrorKind, Left, TimedOut, Timer};
 pub use mesh::{
     BalancerState, BuildError, BuildProblem, CacheSettings, ClientState, EndpointState, Force, Mesh, MeshBuilder,
     PathState,

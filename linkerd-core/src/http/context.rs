@@ -2,13 +2,14 @@
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use linkerd_dtab::Dtab;
 
-use super::{headers, headers::Scan, trace::TraceId};
+use super::{headers, headers::Scan, overrides::Overrides, trace::TraceId};
 use crate::{Error, ErrorKind};
 
 /// What is known of a request beside the request: where it came from, and what it carries from hop to hop.
@@ -33,6 +34,8 @@ pub struct RequestContext {
     pub version: Version,
     /// When the server that it came to gives up on it, whatever is enforced of the deadline.
     pub(crate) until: Option<Instant>,
+    /// What its sender, who is trusted, says of its timeouts and retries.
+    pub(crate) overrides: Option<Arc<Overrides>>,
 }
 
 /// How a request came.

@@ -80,8 +80,12 @@ fn in_json(report: &str, name: &str) -> Option<f64> {
 /// asked next: `UNKNOWN`, `DEADLINE_EXCEEDED`, `RESOURCE_EXHAUSTED`, `INTERNAL`, `UNAVAILABLE` and `DATA_LOSS`. The others are
 /// the caller's doing, or an answer.
 pub(crate) fn grpc_failure(headers: &HeaderMap) -> bool {
-    let code = headers.get(GRPC_STATUS).and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());
-    code.is_some_and(|code: u32| matches!(code, 2 | 4 | 8 | 13 | 14 | 15))
+    grpc_status(headers).is_some_and(|code| matches!(code, 2 | 4 | 8 | 13 | 14 | 15))
+}
+
+/// The status that the head, or the trailers, of a gRPC answer have.
+pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+    headers.get(GRPC_STATUS)?.to_str().ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]

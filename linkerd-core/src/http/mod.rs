@@ -6,10 +6,13 @@ mod compress;
 pub mod connect;
 pub mod context;
 #[cfg(feature = "server")]
+mod detail;
+#[cfg(feature = "server")]
 mod drain;
 pub mod headers;
 pub(crate) mod hint;
 mod io;
+pub(crate) mod overrides;
 pub(crate) mod pool;
 #[cfg(feature = "server")]
 mod reason;
@@ -27,6 +30,7 @@ mod trace;
 pub use compress::Compression;
 pub use connect::{ClientConfig, Connect, HttpConnect, PoolConfig, SocketOptions};
 pub use context::{Deadline, RequestContext, Scheme};
+pub use overrides::PerRequest;
 #[cfg(feature = "server")]
 pub use server::{Drained, Server, ServerConfig};
 pub use trace::TraceId;

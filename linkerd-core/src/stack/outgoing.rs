@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use linkerd_retry::{
@@ -117,20 +117,16 @@ impl Outgoing {
     }
 
     /// Writes an attempt down that failed.
-    pub(super) fn failed(&mut self, number: u32, result: Result<&Response<Body>, &Error>, took: Duration) {
-        let outcome = match result {
-            Ok(rsp) => AttemptOutcome::Answered(rsp.status()),
-            Err(error) => AttemptOutcome::Failed(error.kind()),
-        };
+    pub(super) fn failed(&mut self, outcome: Result<StatusCode, ErrorKind>, took: Duration) {
+        let outcome = outcome.map_or_else(AttemptOutcome::Failed, AttemptOutcome::Answered);
         let endpoint = self.leave();
-        self.log.push(number, endpoint, outcome, took);
+        self.log.push(endpoint, outcome, took);
     }
 
     /// What was tried, when there is no time for more.
     pub(super) fn expired(&mut self, now: Instant) -> AttemptLog {
         if let Some((endpoint, begun)) = self.at.take() {
-            let last = self.log.tried().last().map_or(0, |attempt| attempt.number);
-            self.log.push(last + 1, Some(endpoint.key.addr), AttemptOutcome::UnderWay, now - begun);
+            self.log.push(Some(endpoint.key.addr), AttemptOutcome::UnderWay, now - begun);
         }
         std::mem::take(&mut self.log)
     }

@@ -26,7 +26,7 @@ use super::{
     route::Unbound,
 };
 use crate::{
-    Body, Error, ErrorKind,
+    AttemptLog, Body, Error, ErrorKind, Left, TimedOut, Timer,
     error::{SharedFailure, twitter_duration},
     http::{context::RequestContext, headers, hint},
     policy::ServicePolicy,
@@ -82,10 +82,13 @@ pub(crate) struct Attempt<'a> {
 /// Whether a limit on the time of a whole request ended it: what is dropped then has failed, and was not cancelled.
 #[derive(Debug)]
 pub(crate) struct Expired {
-    kind: ErrorKind,
+    timer: Timer,
     deadline: Deadline,
     has: AtomicBool,
 }
+
+/// When the time of a whole request is over, and by which timer.
+type Limit = (Instant, Timer);
 
 /// The time, as tokio's clock has it.
 pub(crate) fn now() -> Instant {
@@ -102,7 +105,8 @@ impl Expired {
     /// The limit that ended the request, if one did.
     pub(crate) fn kind(&self) -> Option<ErrorKind> {
         // Relaxed: written and read by the one task that polls the request.
-        self.has.load(Ordering::Relaxed).then_some(self.kind)
+        let kind = if self.timer == Timer::Total { ErrorKind::TotalTimeout } else { ErrorKind::Deadline };
+        self.has.load(Ordering::Relaxed).then_some(kind)
     }
 }
 
@@ -141,8 +145,9 @@ impl PathStack {
         let head = req.request_mut();
         let mut cx = head.and_then(|req| req.extensions_mut().remove::<RequestContext>());
         let limit = self.limit(arrived, cx.as_ref());
-        if let (Some(cx), Some(timeout)) = (&mut cx, info.policy.total_timeout) {
-            cx.expire_after(timeout);
+        let total = self.total(cx.as_ref());
+        if let (Some(cx), Some(total)) = (&mut cx, total) {
+            cx.expire_after(total.limit);
         }
         if info.policy.retry_hints {
             req.heed_hints();
@@ -156,7 +161,8 @@ impl PathStack {
         let result = self.within(limit, arrived, cx.as_ref(), &method, req).await;
         // What the retries left: this is the *logical* outcome.
         let class = info.policy.classifier.classify(&method, result.as_ref());
-        let elapsed = now() - arrived;
+        let ended = now();
+        let elapsed = ended - arrived;
         if class.is_success() {
             self.stats.requests.succeeded(elapsed);
         } else {
@@ -164,6 +170,9 @@ impl PathStack {
         }
         match result {
             Ok(mut rsp) => {
+                if !class.is_success() && rsp.extensions().get::<AttemptLog>().is_some() {
+                    rsp.extensions_mut().insert(self.left(limit, ended));
+                }
                 if info.shared.proxy {
                     write_response(&mut rsp, class);
                 }
@@ -175,7 +184,8 @@ impl PathStack {
                 Ok(rsp)
             }
             Err(error) => {
-                let error = info.explain(error);
+                let error = info.explain(error).with_left(self.left(limit, ended));
+                self.stats.timeouts.record(&error);
                 tracing::debug!(dst = %info.path, kind = error.kind().name(), "request failed: {}", error.text());
                 Err(error)
             }
@@ -193,32 +203,58 @@ impl PathStack {
         }))
     }
 
+    /// What is left to a request that failed at `now`.
+    fn left(&self, limit: Option<Limit>, now: Instant) -> Left {
+        Left {
+            retries: self.retries.budget.balance(now),
+            time: limit.map(|(until, _)| until.saturating_duration_since(now)),
+        }
+    }
+
+    /// How long all of a request may take.
+    fn total(&self, cx: Option<&RequestContext>) -> Option<TimedOut> {
+        let said = cx.and_then(|cx| cx.overrides.as_ref()?.total());
+        said.or_else(|| self.info.policy.total_timeout.map(|timeout| Timer::Total.after(timeout)))
+    }
+
     /// The first limit on the time of the whole request, if there is any.
-    fn limit(&self, arrived: Instant, cx: Option<&RequestContext>) -> Option<(Instant, ErrorKind)> {
+    fn limit(&self, arrived: Instant, cx: Option<&RequestContext>) -> Option<Limit> {
         let policy = &self.info.policy;
-        let total = policy.total_timeout.and_then(|timeout| arrived.checked_add(timeout));
+        let total = self.total(cx).and_then(|total| arrived.checked_add(total.limit));
         let deadline = cx.and_then(|cx| cx.deadline).filter(|_| policy.enforce_deadline);
         let deadline = deadline.and_then(|deadline| arrived.checked_add(deadline.remaining(SystemTime::now())));
-        let until = cx.and_then(|cx| cx.until);
-        let limits = [(total, ErrorKind::TotalTimeout), (deadline, ErrorKind::Deadline), (until, ErrorKind::Deadline)];
+        let server = cx.and_then(|cx| cx.until);
+        let limits = [(total, Timer::Total), (deadline, Timer::Deadline), (server, Timer::Server)];
         // Of two at one time, the first.
-        limits.into_iter().filter_map(|(at, kind)| Some((at?, kind))).min_by_key(|(at, _)| *at)
+        limits.into_iter().filter_map(|(at, timer)| Some((at?, timer))).min_by_key(|(at, _)| *at)
+    }
+
+    /// The time of the whole request was over.
+    fn late(&self, limit: Limit, arrived: Instant, cx: Option<&RequestContext>) -> Error {
+        let (until, timer) = limit;
+        match self.total(cx).filter(|_| timer == Timer::Total) {
+            Some(total) => Error::new(ErrorKind::TotalTimeout).with_timer(total),
+            None => {
+                let limit = until.saturating_duration_since(arrived);
+                Error::new(ErrorKind::Deadline).with_timer(timer.after(limit))
+            }
+        }
     }
 
     /// Bounds the whole: before retries, because they share what time there is.
     async fn within(
         &self,
-        limit: Option<(Instant, ErrorKind)>,
+        limit: Option<Limit>,
         arrived: Instant,
         cx: Option<&RequestContext>,
         method: &Method,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
-        let Some((until, kind)) = limit else { return self.retries(None, arrived, cx, method, req).await };
+        let Some((until, timer)) = limit else { return self.retries(None, arrived, cx, method, req).await };
         if until <= arrived {
-            return Err(Error::new(kind).with_never_sent(true));
+            return Err(self.late((until, timer), arrived, cx).with_never_sent(true));
         }
-        let expired = Expired { kind, deadline: Deadline::at(until), has: AtomicBool::new(false) };
+        let expired = Expired { timer, deadline: Deadline::at(until), has: AtomicBool::new(false) };
         {
             // Dropped after it is known why.
             let retries = pin!(self.retries(Some(&expired), arrived, cx, method, req));
@@ -228,7 +264,7 @@ impl PathStack {
             expired.has.store(true, Ordering::Relaxed);
         }
         let log = req.expired(now());
-        req.finish(Err(Error::new(kind).with_attempts(log)), false)
+        req.finish(Err(self.late((until, timer), arrived, cx).with_attempts(log)), false)
     }
 
     /// Retries: above the pick of a name and an endpoint, so that another attempt may go elsewhere.
@@ -242,6 +278,7 @@ impl PathStack {
     ) -> Result<Response<Body>, Error> {
         let hints = req.hints().cloned();
         let deadline = expired.map(|expired| expired.deadline);
+        let max_attempts = cx.and_then(|cx| cx.overrides.as_ref()?.max_attempts());
         let mut attempts = match &hints {
             Some(hints) if hints.is_retry() => self.retries.start_retry(deadline),
             _ => self.retries.start(deadline, arrived),
@@ -269,9 +306,11 @@ impl PathStack {
                 break result;
             }
             let ended = now();
-            req.failed(attempts.made(), result.as_ref(), ended - begun);
+            req.failed(result.as_ref().map(Response::status).map_err(Error::kind), ended - begun);
             let next = if verdict.class().is_retryable() && !attempt.is_kept() {
                 Err(Stop::NotKept)
+            } else if verdict.class().is_retryable() && max_attempts.is_some_and(|max| attempts.made() >= max.get()) {
+                Err(Stop::MaxAttempts)
             } else {
                 attempts.next(&self.retries, verdict, self.typical.get(), ended, crate::random::next())
             };
@@ -302,7 +341,8 @@ impl PathStack {
             {
                 self.stats.retries.deadline();
                 let log = req.stopped(Stop::Deadline);
-                break req.finish(Err(Error::new(expired.kind).with_attempts(log)), false);
+                let error = self.late((expired.deadline.instant(), expired.timer), arrived, cx);
+                break req.finish(Err(error.with_attempts(log)), false);
             }
             // Of what is retryable there is a copy. Made now, since a request has no room for both while it waits.
             let Some(again) = attempt.replay() else {
@@ -375,10 +415,15 @@ impl Attempt<'_> {
     fn verdict(&self, result: Result<&Response<Body>, &Error>) -> Verdict {
         let classifier = &self.info.policy.classifier;
         let mut verdict = classifier.verdict(self.method, result);
+        let overrides = self.cx.and_then(|cx| cx.overrides.as_ref());
+        let is_listed = overrides.is_some_and(|overrides| overrides.says_which());
+        if let Some(overrides) = overrides {
+            verdict = overrides.verdict(verdict, result);
+        }
         if verdict.class().is_success() {
             return verdict;
         }
-        if !verdict.class().is_retryable() && self.replay.is_some_and(Replay::is_keyed) {
+        if !is_listed && !verdict.class().is_retryable() && self.replay.is_some_and(Replay::is_keyed) {
             // As good as a method that may be repeated.
             let keyed = classifier.verdict(&Method::PUT, result);
             if keyed.class().is_retryable() {
@@ -445,7 +490,8 @@ impl PathInfo {
         let error = Error::new(ErrorKind::Binding);
         match unbound {
             Unbound::Timeout => {
-                let timeout = twitter_duration(self.shared.binding_timeout);
+                let limit = self.shared.binding_timeout;
+                let (timeout, error) = (twitter_duration(limit), error.with_timer(Timer::Binding.after(limit)));
                 error.with_text(format!("Exceeded {timeout} binding timeout while resolving name: {}", self.path))
             }
             Unbound::Failed(failure) => error.with_text(failure.to_string()).with_source(SharedFailure(failure)),
@@ -458,12 +504,19 @@ impl PathInfo {
         match error.kind() {
             ErrorKind::NoSuchName | ErrorKind::NoEndpoints => error.or_text(|| self.no_brokers()),
             ErrorKind::TotalTimeout => {
-                let timeout = twitter_duration(self.policy.total_timeout.unwrap_or_default());
+                let timeout = twitter_duration(error.timer().map(|timer| timer.limit).unwrap_or_default());
                 error.or_text(|| {
                     format!(
                         "exceeded {timeout} to unspecified while waiting for a response for the request, including \
                          retries (if applicable). Remote Info: Not Available"
                     )
+                })
+            }
+            ErrorKind::Deadline => {
+                let Some(TimedOut { limit, set_by, .. }) = error.timer() else { return error };
+                let (limit, path) = (twitter_duration(limit), &self.path);
+                error.or_text(|| {
+                    format!("the deadline of the request to {path} has passed: {set_by} left it {limit} when it came")
                 })
             }
             _ => error,
