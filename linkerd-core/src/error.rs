@@ -1,7 +1,9 @@
 //! Why a request failed.
 
 mod attempts;
+mod delivery;
 mod join;
+mod timer;
 
 use std::{
     error::Error as StdError,
@@ -13,7 +15,10 @@ use std::{
 use http::{Request, StatusCode};
 use linkerd_dtab::Path;
 
-pub use self::attempts::{AttemptLog, AttemptOutcome, Attempted};
+pub use self::{
+    attempts::{AttemptLog, AttemptOutcome, Attempted, Left},
+    timer::{TimedOut, Timer},
+};
 use crate::Body;
 
 /// Any error, as tower boxes it.
@@ -34,6 +39,9 @@ struct Inner {
     never_sent: bool,
     is_lost: bool,
     is_final: bool,
+    timer: Option<TimedOut>,
+    left: Option<Left>,
+    bytes_written: Option<u64>,
     // A request is not `Sync`; nobody ever waits for this lock.
     request: Mutex<Option<Request<Body>>>,
 }
@@ -103,6 +111,9 @@ impl Error {
             never_sent,
             is_lost: false,
             is_final: false,
+            timer: None,
+            left: None,
+            bytes_written: None,
             request: Mutex::new(None),
         }))
     }
@@ -183,6 +194,44 @@ impl Error {
         if !log.tried().is_empty() {
             self.0.attempts = Some(log);
         }
+        self
+    }
+
+    /// The same error with the timer that was over.
+    pub(crate) fn with_timer(mut self, timer: TimedOut) -> Self {
+        self.0.timer = Some(timer);
+        self
+    }
+
+    /// The timer that was over, if one was.
+    #[must_use]
+    pub fn timer(&self) -> Option<TimedOut> {
+        self.0.timer
+    }
+
+    /// The same error with what the request had left.
+    pub(crate) fn with_left(mut self, left: Left) -> Self {
+        self.0.left = Some(left);
+        self
+    }
+
+    /// What the request had left when it failed. `None` if it had no name.
+    #[must_use]
+    pub fn left(&self) -> Option<Left> {
+        self.0.left
+    }
+
+    /// The same error, with how many bytes of the request were written.
+    pub(crate) fn with_bytes_written(mut self, bytes: u64) -> Self {
+        self.0.bytes_written = Some(bytes);
+        self
+    }
+
+    /// This error in the place of one that the time of a server took over from, of the same request.
+    #[cfg(feature = "server")]
+    pub(crate) fn in_place_of(mut self, error: Self) -> Self {
+        let Inner { dst, client, attempts, is_final, left, .. } = *error.0;
+        self.0 = Box::new(Inner { dst, client, attempts, is_final, left, ..*self.0 });
         self
     }
 
@@ -280,7 +329,7 @@ impl Error {
         text
     }
 
-    fn own_text(&self) -> String {
+    pub(crate) fn own_text(&self) -> String {
         if let Some(text) = &self.0.text {
             return text.clone();
         }
@@ -386,8 +435,21 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, dst, client, text, source, attempts, never_sent, is_final, request: _, is_lost: _ } =
-            &*self.0;
+        let Inner {
+            kind,
+            dst,
+            client,
+            text,
+            source,
+            attempts,
+            never_sent,
+            is_final,
+            timer,
+            left,
+            bytes_written,
+            request: _,
+            is_lost: _,
+        } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("dst", dst)
@@ -397,6 +459,9 @@ impl fmt::Debug for Error {
             .field("attempts", attempts)
             .field("never_sent", never_sent)
             .field("is_final", is_final)
+            .field("timer", timer)
+            .field("left", left)
+            .field("bytes_written", bytes_written)
             .finish_non_exhaustive()
     }
 }

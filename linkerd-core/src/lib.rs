@@ -31,7 +31,7 @@ pub mod testing;
 pub use body::{Body, IntoBody};
 pub use classify::{GrpcClassifier, GrpcCode, H2Classifier, HttpClassifier, HttpClassify, Reset, StreamEnd};
 pub use client::{Client, ResponseFuture, Typed};
-pub use error::{AttemptLog, AttemptOutcome, Attempted, BoxError, Error, ErrorKind};
+pub use error::{AttemptLog, AttemptOutcome, Attempted, BoxError, Error, ErrorKind, Left, TimedOut, Timer};
 pub use mesh::{
     BalancerState, BuildError, BuildProblem, CacheSettings, ClientState, EndpointState, Force, LimitState, Mesh,
     MeshBuilder, PathState,

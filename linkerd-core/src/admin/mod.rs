@@ -28,6 +28,7 @@ mod reply;
 mod security;
 mod serve;
 mod target;
+mod timeouts;
 mod watch;
 
 use std::{
@@ -63,6 +64,7 @@ pub use identify::Identify;
 pub use mesh::{mesh_balancers, mesh_clients, mesh_state};
 pub use security::{InvalidPattern, Security};
 pub use serve::serve;
+pub use timeouts::timeouts;
 pub use watch::{addr_state, answer_state, snapshot_state, watch_state};
 
 /// The admin pages. A clone serves the same ones.

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     CacheSettings, ClientPolicy, Mesh, Policies, ServicePolicy,
-    http::{ClientConfig, HttpConnect, PoolConfig, ServerConfig, SocketOptions, respond::ErrorLimits},
+    http::{ClientConfig, HttpConnect, PerRequest, PoolConfig, ServerConfig, SocketOptions, respond::ErrorLimits},
     identify::{self, Identifier},
     telemetry::{Registry, RouterStats},
 };
@@ -404,6 +404,8 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         timeout,
         session: Session { life_time, idle_time },
         clear_context,
+        per_request,
+        error_detail,
         add_forwarded_header: _,
         timestamp_header,
         max_call_depth,
@@ -423,6 +425,10 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         max_concurrent_requests: *max_concurrent_requests,
         timeout: *timeout,
         clear_context: *clear_context,
+        per_request: per_request
+            .as_ref()
+            .map(|bounds| PerRequest { max_timeout: bounds.max_timeout, max_retries: bounds.max_retries }),
+        error_detail: *error_detail,
         timestamp_header: timestamp_header.as_ref().map(|name| name.0.parse().expect(CHECKED)),
         idle_time: *idle_time,
         life_time: *life_time,

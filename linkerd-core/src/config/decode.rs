@@ -153,13 +153,7 @@ impl<'a> At<'a> {
 
     /// The value as a whole number, if it is one; records nothing.
     pub(crate) fn whole(&self) -> Option<i64> {
-        let scalar = self.scalar()?;
-        match scalar.resolve() {
-            Plain::Int(n) => Some(n),
-            Plain::Float(x) => (x.fract() == 0.0 && x.abs() < 1e15).then_some(x as i64),
-            Plain::Text => integer(scalar.text.trim()),
-            Plain::Null | Plain::Bool(_) => None,
-        }
+        self.scalar().and_then(whole)
     }
 
     /// A number, not necessarily whole, for which `valid` holds.
@@ -174,6 +168,16 @@ impl<'a> At<'a> {
             Some(x) if valid(x) => Some(x),
             _ => self.expected(what),
         }
+    }
+}
+
+/// Text as a whole number, if it is one.
+pub(super) fn whole(scalar: &Scalar) -> Option<i64> {
+    match scalar.resolve() {
+        Plain::Int(n) => Some(n),
+        Plain::Float(x) => (x.fract() == 0.0 && x.abs() < 1e15).then_some(x as i64),
+        Plain::Text => integer(scalar.text.trim()),
+        Plain::Null | Plain::Bool(_) => None,
     }
 }
 

@@ -67,6 +67,7 @@ mod server;
 mod service;
 mod set;
 mod telemeter;
+mod timers;
 mod tls;
 mod transformer;
 mod unsupported;
@@ -95,10 +96,11 @@ pub use router::{
     BindingCache, H2Router, HttpRouter, Protocol, ProtocolKind, Router, ThriftProtocol, ThriftRouter, TracePropagator,
 };
 pub use scoped::Scoped;
-pub use server::{AddForwardedHeader, Labeler, Server, SocketOptions};
+pub use server::{AddForwardedHeader, Labeler, PerRequest, Server, SocketOptions};
 pub use service::{RetryBufferSize, Service, TotalTimeout};
 pub use set::{Panic, PanicMode, SlowStart, Zones};
 pub use telemeter::{LogLevel, Telemeter, TelemeterKind};
+pub use timers::{TimerSetting, TimerSource};
 pub use tls::{ClientAuth, ClientTls, ServerTls};
 pub use transformer::{Transformer, TransformerKind};
 pub use unsupported::{NOT_BUILT, check_supported};

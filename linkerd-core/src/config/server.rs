@@ -38,6 +38,15 @@ pub struct Server {
     pub session: Session,
     /// `clearContext`: strip all `l5d-*` headers of requests and responses. Default: false.
     pub clear_context: bool,
+    /// `perRequestPolicy` (http, h2): callers are trusted to say how long a request may take and how often it is retried.
+    /// Default: no, what says so is dropped; `{}` stands for its defaults.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub per_request: Option<PerRequest>,
+    /// `errorDetail` (http, h2): failures come with all that is known of them, in `l5d-err-json`. Default: false.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub error_detail: bool,
     /// `addForwardedHeader` (http, h2). Default: none; `{}` stands for its defaults.
     pub add_forwarded_header: Option<AddForwardedHeader>,
     /// `timestampHeader` (http): a header to write the time of arrival to, in ms since 1970. Default: none.
@@ -73,6 +82,21 @@ pub struct SocketOptions {
     pub keep_alive: Option<bool>,
     /// `backlog` of a listening socket, at least 1. Default: the system's.
     pub backlog: Option<u32>,
+}
+
+/// The `perRequestPolicy` map of a server: how far its callers may go.
+///
+/// ```yaml
+/// perRequestPolicy:
+///   maxTimeoutMs: 30000
+///   maxRetries: 5
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PerRequest {
+    /// `maxTimeoutMs`: the longest timeout, at least 1 ms. Default: 60 s.
+    pub max_timeout: Duration,
+    /// `maxRetries`: the most retries. Default: 10.
+    pub max_retries: u32,
 }
 
 /// The `addForwardedHeader` map of a server.
@@ -115,6 +139,12 @@ impl Default for SocketOptions {
     }
 }
 
+impl Default for PerRequest {
+    fn default() -> Self {
+        Self { max_timeout: Duration::from_mins(1), max_retries: 10 }
+    }
+}
+
 impl Default for AddForwardedHeader {
     fn default() -> Self {
         Self { by: Labeler::RequestRandom, for_: Labeler::RequestRandom }
@@ -135,6 +165,8 @@ impl Server {
             timeout: None,
             session: Session::default(),
             clear_context: false,
+            per_request: None,
+            error_detail: false,
             add_forwarded_header: None,
             timestamp_header: None,
             max_call_depth: 1000,
@@ -165,6 +197,11 @@ impl Server {
         server.clear_context = s.or("clearContext", false);
         if let ProtocolKind::Http | ProtocolKind::H2 = protocol {
             server.add_forwarded_header = s.get("addForwardedHeader");
+            server.per_request = s.get("perRequestPolicy");
+            server.error_detail = s.or("errorDetail", false);
+            if server.clear_context && server.per_request.is_some() {
+                s.problem("perRequestPolicy", "excludes clearContext: a server trusts its callers, or it does not");
+            }
             server.max_call_depth = s.size("maxCallDepth", 1).unwrap_or(server.max_call_depth);
         }
         match protocol {
@@ -206,6 +243,19 @@ impl Decode for SocketOptions {
         };
         s.finish();
         Some(options)
+    }
+}
+
+impl Decode for PerRequest {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let mut s = Section::open(at, "perRequestPolicy")?;
+        let default = Self::default();
+        let policy = Self {
+            max_timeout: s.millis("maxTimeoutMs", 1).unwrap_or(default.max_timeout),
+            max_retries: s.count("maxRetries", 0).unwrap_or(default.max_retries),
+        };
+        s.finish();
+        Some(policy)
     }
 }
 

@@ -22,16 +22,26 @@ pub struct AttemptLog {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Attempted {
-    /// Which one it was. The first is 1.
+    /// Which one it was: retries and requeues count. The first is 1.
     pub number: u32,
     /// Where it went. `None` if it got to no endpoint, or a client layer put another body in the place of the request's.
     pub endpoint: Option<SocketAddr>,
-    /// Whether it is the hedge of the attempt with this number: made because that one took long.
+    /// Whether it was a hedge: made while the one before it went on, because that took long.
     pub is_hedge: bool,
     /// What came of it.
     pub outcome: AttemptOutcome,
     /// How long it took, without the wait before it.
     pub took: Duration,
+}
+
+/// What a request had left when it failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Left {
+    /// How many retries the budget of its name would have paid for then.
+    pub retries: u64,
+    /// How much time there was until the first limit on all of it. `None` if it had none.
+    pub time: Option<Duration>,
 }
 
 /// What came of one attempt.
@@ -73,7 +83,8 @@ impl AttemptLog {
         }
     }
 
-    pub(crate) fn push(&mut self, number: u32, endpoint: Option<SocketAddr>, outcome: AttemptOutcome, took: Duration) {
+    pub(crate) fn push(&mut self, endpoint: Option<SocketAddr>, outcome: AttemptOutcome, took: Duration) {
+        let number = self.tried.last().map_or(1, |last| last.number.saturating_add(1));
         if self.tried.len() == MAX_LOGGED {
             self.tried.remove(0);
             self.omitted = self.omitted.saturating_add(1);
@@ -141,10 +152,10 @@ mod tests {
     fn log(attempts: u32) -> AttemptLog {
         let mut log = AttemptLog::default();
         let addr = Some(([10, 0, 0, 1], 80).into());
-        for number in 1..attempts {
-            log.push(number, addr, AttemptOutcome::Answered(StatusCode::BAD_GATEWAY), Duration::from_micros(5400));
+        for _ in 1..attempts {
+            log.push(addr, AttemptOutcome::Answered(StatusCode::BAD_GATEWAY), Duration::from_micros(5400));
         }
-        log.push(attempts, None, AttemptOutcome::Failed(ErrorKind::Closed), Duration::ZERO);
+        log.push(None, AttemptOutcome::Failed(ErrorKind::Closed), Duration::ZERO);
         log
     }
 

@@ -1,11 +1,11 @@
 //! The client of one endpoint: HTTP/1.1 on a pooled connection.
 
 use std::{
-    io,
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -33,7 +33,7 @@ use super::{
     receive::{Reading, Received, failure, receive},
 };
 use crate::{
-    Body, BoxError, Error, ErrorKind,
+    Body, BoxError, Error, ErrorKind, Timer,
     body::Resend,
     svc::{Call, SvcFuture},
     telemetry::ClientStats,
@@ -54,6 +54,11 @@ impl Client {
     }
 }
 
+/// No connection was there in time.
+#[derive(Debug, thiserror::Error)]
+#[error("no connection within {0:?}")]
+struct ConnectElapsed(Duration);
+
 /// A request that is to go out.
 struct Outbound {
     req: Request<Body>,
@@ -71,6 +76,7 @@ struct Flight {
     resend: Resend,
     is_idempotent: bool,
     read_before: u64,
+    written_before: u64,
 }
 
 impl Call for Client {
@@ -137,13 +143,17 @@ impl Client {
         let connecting = Connecting { stats: self.stats.as_deref(), begun: Instant::now() };
         let result = self.dial().await;
         connecting.end(&result);
-        result.map_err(|error| Error::new(ErrorKind::Connect).with_source(error))
+        result.map_err(|error| {
+            let is_late = error.is::<ConnectElapsed>();
+            let error = Error::new(ErrorKind::Connect).with_source(error);
+            if is_late { error.with_timer(Timer::Connect.after(self.config.connect_timeout)) } else { error }
+        })
     }
 
     async fn dial(&self) -> Result<Conn, BoxError> {
         let stream = tokio::time::timeout(self.config.connect_timeout, self.config.socket.connect(self.addr))
             .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            .map_err(|_| ConnectElapsed(self.config.connect_timeout))??;
         let totals = self
             .stats
             .as_ref()
@@ -282,15 +292,15 @@ fn launch(
     // A connection that was idle may be closing just now.
     let copy = if live.conn.is_reused && resend == Resend::ByClient { copy(&req) } else { None };
     let is_idempotent = req.method().is_idempotent();
-    let read_before = live.conn.traffic.read();
+    let (read_before, written_before) = (live.conn.traffic.read(), live.conn.traffic.written());
     live.conn.traffic.await_head();
     let sent = live.conn.sender.try_send_request(req);
-    (sent, Flight { live, version, extensions, copy, resend, is_idempotent, read_before })
+    (sent, Flight { live, version, extensions, copy, resend, is_idempotent, read_before, written_before })
 }
 
 /// Finds out whether a request that did not get through may go out again.
 fn recover(flight: Flight, mut error: TrySendError<Request<Body>>) -> Result<Outbound, Error> {
-    let Flight { live, extensions, copy, resend, is_idempotent, read_before, .. } = flight;
+    let Flight { live, extensions, copy, resend, is_idempotent, read_before, written_before, .. } = flight;
     if let Some(req) = error.take_message() {
         let outbound = Outbound { req, extensions, resend };
         if live.conn.is_reused {
@@ -299,7 +309,8 @@ fn recover(flight: Flight, mut error: TrySendError<Request<Body>>) -> Result<Out
         }
         return Err(outbound.unsent(Error::new(ErrorKind::Connect).with_source(error.into_error())));
     }
-    let error = failure(error.into_error());
+    let written = live.conn.traffic.written() - written_before;
+    let error = failure(error.into_error()).with_bytes_written(written);
     // The endpoint closed the connection while the request was on its way there.
     let is_lost = error.kind() == ErrorKind::Closed && live.conn.is_reused && live.conn.traffic.read() == read_before;
     match (copy, resend) {

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -12,6 +13,7 @@ use super::{
     deadline::{self, Deadline},
     headers,
     headers::Scan,
+    overrides::Overrides,
     trace::TraceId,
 };
 use crate::{Error, ErrorKind};
@@ -38,6 +40,8 @@ pub struct RequestContext {
     pub version: Version,
     /// When the server that it came to gives up on it, whatever is enforced of the deadline.
     pub(crate) until: Option<Instant>,
+    /// What its sender, who is trusted, says of its timeouts and retries.
+    pub(crate) overrides: Option<Arc<Overrides>>,
 }
 
 /// How a request came.

@@ -37,7 +37,6 @@ impl Traffic {
         self.read.load(Ordering::Relaxed)
     }
 
-    #[cfg(feature = "server")]
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }

@@ -7,10 +7,13 @@ pub mod connect;
 pub mod context;
 pub(crate) mod deadline;
 #[cfg(feature = "server")]
+mod detail;
+#[cfg(feature = "server")]
 mod drain;
 pub mod headers;
 pub(crate) mod hint;
 mod io;
+pub(crate) mod overrides;
 pub(crate) mod pool;
 #[cfg(feature = "server")]
 mod reason;
@@ -29,6 +32,7 @@ pub use compress::Compression;
 pub use connect::{ClientConfig, Connect, HttpConnect, PoolConfig, SocketOptions};
 pub use context::{RequestContext, Scheme};
 pub use deadline::Deadline;
+pub use overrides::PerRequest;
 #[cfg(feature = "server")]
 pub use server::{Drained, Server, ServerConfig};
 pub use trace::TraceId;

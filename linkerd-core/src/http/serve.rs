@@ -26,11 +26,13 @@ use super::compress::Compression;
 use super::{
     RequestContext, ServerConfig,
     client::{host_of, origin_form},
+    detail,
     headers::{self, Scan},
+    overrides::{self, L5D_ERR_DETAIL, Overrides},
     reason,
     respond::{error_response, nack, rejection},
 };
-use crate::{Body, Error, ErrorKind, Svc, error::twitter_duration, svc::SvcFuture, telemetry::ServerStats};
+use crate::{Body, Error, ErrorKind, Svc, Timer, error::twitter_duration, svc::SvcFuture, telemetry::ServerStats};
 
 /// What all connections of a server have in common.
 pub(crate) struct Shared {
@@ -64,6 +66,7 @@ struct Reader {
     takes_trailers: bool,
     #[cfg(feature = "compression")]
     takes_gzip: bool,
+    wants_detail: bool,
 }
 
 /// A request that is being served, for the gauges and the limit that count it.
@@ -100,7 +103,8 @@ pub(crate) fn serve(
     let begun = tokio::time::Instant::now().into_std();
     let (parts, body) = req.into_parts();
     let scan = Scan::of(&parts.headers);
-    let reader = Reader::of(&parts, scan);
+    let mut reader = Reader::of(&parts, scan);
+    reader.wants_detail = peer.shared.config.wants_detail(&parts.headers, scan);
     let mut visit = Visit::begin(peer);
     let is_read_first = peer.shared.reads_whole(&body, scan.saw(Scan::CHUNKED));
     // A client that is slow to send takes no place from others.
@@ -146,7 +150,13 @@ pub(crate) fn serve(
             }
             Err(error) => (shared.failed(&error), Some(error)),
         };
+        if reader.wants_detail {
+            detail::write(&mut rsp, error.as_ref(), shared.config.error_limits.max_header_bytes);
+        }
         if let Some(stats) = &shared.stats {
+            if let Some(error) = error.as_ref().filter(|error| is_ours(error)) {
+                stats.timeouts.record(error);
+            }
             let elapsed = tokio::time::Instant::now().into_std() - begun;
             record(stats, &rsp, error.as_ref(), elapsed);
         }
@@ -295,7 +305,7 @@ impl Peer {
                 headers.append(name, now);
             }
         }
-        let cx = if config.clear_context {
+        let mut cx = if config.clear_context {
             if scan.saw(Scan::L5D) {
                 headers::remove_l5d(headers);
             }
@@ -303,6 +313,10 @@ impl Peer {
         } else {
             RequestContext::read_seen(headers, scan).map_err(Refusal::Failed)?
         };
+        if scan.saw(Scan::L5D) {
+            cx.overrides = config.per_request.and_then(|bounds| Overrides::read(headers, bounds));
+            overrides::strip(headers);
+        }
         Ok(RequestContext { remote: Some(self.remote), local: Some(self.local), version: parts.version, ..cx })
     }
 
@@ -325,28 +339,26 @@ impl Peer {
         let result = tokio::time::timeout(timeout.saturating_add(Duration::from_millis(2)), rsp).await;
         let is_timeout = match &result {
             Ok(Err(error)) => is_ours && error.kind() == ErrorKind::Deadline,
-            Ok(Ok(_)) => false,
-            Err(_) => true,
+            _ => false,
         };
-        if let Ok(result) = result
-            && !is_timeout
-        {
-            result
-        } else {
-            Err(self.too_late())
+        match result {
+            Ok(Err(error)) if is_timeout => Err(self.too_late().in_place_of(error)),
+            Ok(result) => result,
+            Err(_) => Err(self.too_late()),
         }
     }
 
     /// The server's timeout is over.
     fn too_late(&self) -> Error {
+        let timeout = self.shared.config.timeout.unwrap_or_default();
         let text = format!(
             "exceeded {} to {}/{} while waiting for a response for an individual request, excluding retries. \
              Remote Info: Not Available",
-            twitter_duration(self.shared.config.timeout.unwrap_or_default()),
+            twitter_duration(timeout),
             self.local.ip(),
             self.local.port(),
         );
-        Error::new(ErrorKind::AttemptTimeout).with_text(text)
+        Error::new(ErrorKind::AttemptTimeout).with_text(text).with_timer(Timer::Server.after(timeout))
     }
 }
 
@@ -380,6 +392,14 @@ impl Shared {
     }
 }
 
+impl ServerConfig {
+    /// Whether a failure of this request comes with all that is known of it.
+    fn wants_detail(&self, headers: &HeaderMap, scan: Scan) -> bool {
+        self.error_detail
+            || self.per_request.is_some() && scan.saw(Scan::L5D) && headers::is_true(headers, &L5D_ERR_DETAIL)
+    }
+}
+
 impl Reader {
     fn of(parts: &request::Parts, scan: Scan) -> Self {
         let says = |name, word: &str| {
@@ -395,6 +415,7 @@ impl Reader {
             #[cfg(feature = "compression")]
             takes_gzip: scan.saw(Scan::ACCEPT_ENCODING)
                 && super::compress::takes_gzip(&parts.method, parts.version, &parts.headers),
+            wants_detail: false,
         }
     }
 
@@ -472,6 +493,11 @@ fn target(uri: &Uri) -> usize {
     let scheme = uri.scheme_str().map_or(0, |scheme| scheme.len() + "://".len());
     let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
     scheme + authority + uri.path_and_query().map_or(0, |path| path.as_str().len())
+}
+
+/// Whether the time of the server ended a request, and not one further in.
+fn is_ours(error: &Error) -> bool {
+    error.timer().is_some_and(|timer| timer.timer == Timer::Server)
 }
 
 fn record(stats: &ServerStats, rsp: &Response<Body>, error: Option<&Error>, elapsed: Duration) {

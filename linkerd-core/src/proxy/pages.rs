@@ -9,7 +9,7 @@ use crate::{
     Svc,
     admin::{
         Admin, Builder, Identify, InvalidPattern, Logging, Router, Security, answer_state, mesh_balancers,
-        mesh_clients, mesh_state, snapshot_state,
+        mesh_clients, mesh_state, snapshot_state, timeouts,
     },
     config::{AdminSecurity, Config, Errors, Pattern, Plan, Telemeter, TelemeterKind},
     namer::fs,
@@ -71,6 +71,8 @@ pub(super) fn pages(
     admin = admin.json("/admin/balancers.json", move || {
         meshes.iter().map(|(label, mesh)| (label.clone(), mesh_balancers(mesh))).collect()
     });
+    let timers = timeouts(config);
+    admin = admin.json("/admin/timeouts.json", move || timers.clone());
     admin = namers(admin, &plan.fs_namers);
     // Whether it had to be `experimental` was checked.
     for Telemeter { experimental: _, kind } in &config.telemetry {

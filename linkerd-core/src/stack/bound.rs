@@ -18,7 +18,7 @@ use super::{
     path::{Attempt, Expired, now},
 };
 use crate::{
-    Body, Error, ErrorKind,
+    AttemptOutcome, Body, Error, ErrorKind, TimedOut, Timer,
     body::{Resend, Rider},
     error::twitter_duration,
     http::{Connect, headers, hint},
@@ -125,11 +125,12 @@ impl BoundName {
                 Err(error) if error.never_sent() => error,
                 outcome => break outcome,
             };
+            let kind = error.kind();
             match client.may_requeue(balanced, attempt, error, requeues, &mut limit) {
                 Ok(again) => req.put(again),
                 Err(error) => break Err(error),
             }
-            req.leave();
+            req.came_back(AttemptOutcome::Failed(kind), now() - begun);
             requeues += 1;
             // Failures that are there at once must let the timers of the request have their turn.
             tokio::task::yield_now().await;
@@ -160,10 +161,10 @@ impl BoundName {
 
     fn write_headers(&self, attempt: &Attempt<'_>, headers: &mut HeaderMap) {
         // Each attempt is a span of its own.
-        match (attempt.cx, self.client.attempt_timeout) {
+        match (attempt.cx, self.client.attempt_timeout(attempt)) {
             (Some(cx), Some(timeout)) => {
                 let mut cx = cx.clone();
-                cx.expire_after(timeout);
+                cx.expire_after(timeout.limit);
                 cx.write(headers);
             }
             (Some(cx), None) => cx.write(headers),
@@ -278,22 +279,32 @@ impl BoundClient {
         }
     }
 
+    /// How long this attempt may take.
+    fn attempt_timeout(&self, attempt: &Attempt<'_>) -> Option<TimedOut> {
+        let said = attempt.cx.and_then(|cx| cx.overrides.as_ref()?.attempt());
+        said.or_else(|| self.attempt_timeout.map(|timeout| Timer::Attempt.after(timeout)))
+    }
+
     /// Bounds one attempt: below accrual, which has to see that it took too long.
     async fn within_limit(
         &self,
-        attempt: impl Future<Output = Result<Response<Body>, Error>>,
+        attempt: &Attempt<'_>,
+        response: impl Future<Output = Result<Response<Body>, Error>>,
     ) -> Result<Response<Body>, Error> {
-        let Some(timeout) = self.attempt_timeout else { return attempt.await };
-        if let Ok(result) = tokio::time::timeout(timeout, attempt).await {
+        let limit = self.attempt_timeout(attempt).map(|timer| timer.limit);
+        let Some(limit) = limit else { return response.await };
+        if let Ok(result) = tokio::time::timeout(limit, response).await {
             return result;
         }
+        // Asked once more, so that the future has no room for it.
+        let timer = self.attempt_timeout(attempt).unwrap_or(Timer::Attempt.after(limit));
         let id = self.id.to_string();
-        let (timeout, id) = (twitter_duration(timeout), id.trim_start_matches('/'));
+        let (timeout, id) = (twitter_duration(limit), id.trim_start_matches('/'));
         let text = format!(
             "exceeded {timeout} to {id} while waiting for a response for an individual request, excluding retries. \
              Remote Info: Not Available"
         );
-        Err(Error::new(ErrorKind::AttemptTimeout).with_text(text))
+        Err(Error::new(ErrorKind::AttemptTimeout).with_text(text).with_timer(timer))
     }
 
     /// The request again, if it may be sent elsewhere.
@@ -390,7 +401,7 @@ impl UnderWay<'_> {
         let client = &*name.client;
         let pending = client.stats.requests.pending.enter();
         let response = name.response(endpoint, attempt, sent);
-        let result = client.within_limit(response).await.and_then(|rsp| nack(rsp, attempt));
+        let result = client.within_limit(attempt, response).await.and_then(|rsp| nack(rsp, attempt));
         drop(pending);
         let (permit, mut end) = self.held.take().expect("held until here");
         let done = now();
@@ -431,6 +442,7 @@ impl UnderWay<'_> {
                     record(Outcome::Failure);
                     end.end(false, done);
                 }
+                client.stats.timeouts.record(&error);
                 if error.kind() == ErrorKind::Connect {
                     if client.is_fail_fast
                         && let Some(fail_fast) = &endpoint.fail_fast

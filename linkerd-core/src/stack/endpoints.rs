@@ -23,7 +23,7 @@ use super::{
     probe,
 };
 use crate::{
-    Body, Error, ErrorKind, Svc,
+    Body, Error, ErrorKind, Svc, Timer,
     body::Resend,
     error::{SharedFailure, twitter_duration},
     http::Connect,
@@ -213,9 +213,9 @@ impl Balanced {
         if let Ok(result) = tokio::time::timeout_at(after(attempt.arrived, timeout), first).await {
             return result;
         }
-        let (timeout, path) = (twitter_duration(timeout), &attempt.info.path);
+        let (timer, timeout, path) = (Timer::Binding.after(timeout), twitter_duration(timeout), &attempt.info.path);
         let text = format!("Exceeded {timeout} binding timeout while connecting to {id} for name: {path}");
-        Err(Error::new(ErrorKind::Binding).with_text(text))
+        Err(Error::new(ErrorKind::Binding).with_text(text).with_timer(timer))
     }
 
     /// No endpoint may be asked, and why.

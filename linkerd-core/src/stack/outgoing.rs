@@ -162,26 +162,31 @@ impl Outgoing {
     }
 
     /// Writes an attempt down that failed.
-    pub(super) fn failed(&mut self, number: u32, result: Result<&Response<Body>, &Error>, took: Duration) {
+    pub(super) fn failed(&mut self, outcome: AttemptOutcome, took: Duration) {
         let endpoint = self.leave();
         if let Some(trail) = self.trail.take() {
             trail.gather(&mut self.tried);
-            if trail.write_failed(number, &mut self.log) {
+            if trail.write_failed(&mut self.log) {
                 return;
             }
         }
-        self.log.push(number, endpoint, AttemptOutcome::of(result), took);
+        self.log.push(endpoint, outcome, took);
+    }
+
+    /// Writes down that it came back from an endpoint, of which the attempt may have others.
+    pub(super) fn came_back(&mut self, outcome: AttemptOutcome, took: Duration) {
+        let endpoint = self.leave();
+        self.log.push(endpoint, outcome, took);
     }
 
     /// What was tried, when there is no time for more.
     pub(super) fn expired(&mut self, now: Instant) -> AttemptLog {
-        let number = self.log.tried().last().map_or(0, |attempt| attempt.number) + 1;
         let at = self.at.take();
         if let Some(trail) = self.trail.take() {
-            trail.write_failed(number, &mut self.log);
-            trail.write_under_way(number, now, &mut self.log);
+            trail.write_failed(&mut self.log);
+            trail.write_under_way(now, &mut self.log);
         } else if let Some((endpoint, begun)) = at {
-            self.log.push(number, Some(endpoint.key.addr), AttemptOutcome::UnderWay, now - begun);
+            self.log.push(Some(endpoint.key.addr), AttemptOutcome::UnderWay, now - begun);
         }
         std::mem::take(&mut self.log)
     }

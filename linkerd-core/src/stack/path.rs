@@ -28,7 +28,7 @@ use super::{
     route::Unbound,
 };
 use crate::{
-    Body, Error, ErrorKind,
+    AttemptLog, AttemptOutcome, Body, Error, ErrorKind, Left, TimedOut, Timer,
     error::{SharedFailure, twitter_duration},
     http::{context::RequestContext, deadline::GrpcUntil, headers, hint},
     policy::ServicePolicy,
@@ -87,10 +87,13 @@ pub(crate) struct Attempt<'a> {
 /// Whether a limit on the time of a whole request ended it: what is dropped then has failed, and was not cancelled.
 #[derive(Debug)]
 pub(crate) struct Expired {
-    kind: ErrorKind,
+    timer: Timer,
     deadline: Deadline,
     has: AtomicBool,
 }
+
+/// When the time of a whole request is over, and by which timer.
+type Limit = (Instant, Timer);
 
 /// The time, as tokio's clock has it.
 pub(crate) fn now() -> Instant {
@@ -107,7 +110,8 @@ impl Expired {
     /// The limit that ended the request, if one did.
     pub(crate) fn kind(&self) -> Option<ErrorKind> {
         // Relaxed: written and read by the one task that polls the request.
-        self.has.load(Ordering::Relaxed).then_some(self.kind)
+        let kind = if self.timer == Timer::Total { ErrorKind::TotalTimeout } else { ErrorKind::Deadline };
+        self.has.load(Ordering::Relaxed).then_some(kind)
     }
 }
 
@@ -160,13 +164,14 @@ impl PathStack {
         let mut cx = head.and_then(|req| req.extensions_mut().remove::<RequestContext>());
         let grpc = req.request().and_then(|req| GrpcUntil::of(req, arrived));
         let limit = self.limit(arrived, cx.as_ref(), grpc);
-        if let (Some(cx), Some(timeout)) = (&mut cx, info.policy.total_timeout) {
-            cx.expire_after(timeout);
+        let total = self.total(cx.as_ref());
+        if let (Some(cx), Some(total)) = (&mut cx, total) {
+            cx.expire_after(total.limit);
         }
         if info.policy.retry_hints {
             req.heed_hints();
         }
-        req.set_grpc(grpc.map(|grpc| grpc.within(arrived, info.policy.total_timeout, cx.as_ref())));
+        req.set_grpc(grpc.map(|grpc| grpc.within(arrived, total.map(|total| total.limit), cx.as_ref())));
         let method = req.request().map(|req| req.method().clone()).unwrap_or_default();
         if info.shared.proxy
             && let Some(headers) = req.headers_mut()
@@ -177,7 +182,8 @@ impl PathStack {
         // What the retries left: this is the *logical* outcome.
         let class = info.policy.classifier.classify(&method, result.as_ref());
         let is_open = result.as_ref().is_ok_and(|rsp| info.policy.classifier.is_open(rsp));
-        let elapsed = now() - arrived;
+        let ended = now();
+        let elapsed = ended - arrived;
         if is_open {
             // Its end will say.
         } else if class.is_success() {
@@ -187,6 +193,9 @@ impl PathStack {
         }
         match result {
             Ok(mut rsp) => {
+                if !class.is_success() && rsp.extensions().get::<AttemptLog>().is_some() {
+                    rsp.extensions_mut().insert(self.left(limit, ended));
+                }
                 if info.shared.proxy && !is_open {
                     rsp.headers_mut().insert(headers::L5D_SUCCESS_CLASS, success_class(class));
                 }
@@ -202,7 +211,8 @@ impl PathStack {
                 Ok(rsp)
             }
             Err(error) => {
-                let error = info.explain(error);
+                let error = info.explain(error).with_left(self.left(limit, ended));
+                self.stats.timeouts.record(&error);
                 tracing::debug!(dst = %info.path, kind = error.kind().name(), "request failed: {}", error.text());
                 Err(error)
             }
@@ -220,39 +230,60 @@ impl PathStack {
         }))
     }
 
+    /// What is left to a request that failed at `now`.
+    fn left(&self, limit: Option<Limit>, now: Instant) -> Left {
+        Left {
+            retries: self.retries.budget.balance(now),
+            time: limit.map(|(until, _)| until.saturating_duration_since(now)),
+        }
+    }
+
+    /// How long all of a request may take.
+    fn total(&self, cx: Option<&RequestContext>) -> Option<TimedOut> {
+        let said = cx.and_then(|cx| cx.overrides.as_ref()?.total());
+        said.or_else(|| self.info.policy.total_timeout.map(|timeout| Timer::Total.after(timeout)))
+    }
+
     /// The first limit on the time of the whole request, if there is any.
-    fn limit(
-        &self,
-        arrived: Instant,
-        cx: Option<&RequestContext>,
-        grpc: Option<GrpcUntil>,
-    ) -> Option<(Instant, ErrorKind)> {
+    fn limit(&self, arrived: Instant, cx: Option<&RequestContext>, grpc: Option<GrpcUntil>) -> Option<Limit> {
         let policy = &self.info.policy;
-        let total = policy.total_timeout.and_then(|timeout| arrived.checked_add(timeout));
+        let total = self.total(cx).and_then(|total| arrived.checked_add(total.limit));
         let deadline = cx.and_then(|cx| cx.deadline);
         let deadline = deadline.and_then(|deadline| arrived.checked_add(deadline.remaining(SystemTime::now())));
         let deadline = deadline.into_iter().chain(grpc.and_then(GrpcUntil::at)).min();
         let deadline = deadline.filter(|_| policy.enforce_deadline);
-        let until = cx.and_then(|cx| cx.until);
-        let limits = [(total, ErrorKind::TotalTimeout), (deadline, ErrorKind::Deadline), (until, ErrorKind::Deadline)];
+        let server = cx.and_then(|cx| cx.until);
+        let limits = [(total, Timer::Total), (deadline, Timer::Deadline), (server, Timer::Server)];
         // Of two at one time, the first.
-        limits.into_iter().filter_map(|(at, kind)| Some((at?, kind))).min_by_key(|(at, _)| *at)
+        limits.into_iter().filter_map(|(at, timer)| Some((at?, timer))).min_by_key(|(at, _)| *at)
+    }
+
+    /// The time of the whole request was over.
+    fn late(&self, limit: Limit, arrived: Instant, cx: Option<&RequestContext>) -> Error {
+        let (until, timer) = limit;
+        match self.total(cx).filter(|_| timer == Timer::Total) {
+            Some(total) => Error::new(ErrorKind::TotalTimeout).with_timer(total),
+            None => {
+                let limit = until.saturating_duration_since(arrived);
+                Error::new(ErrorKind::Deadline).with_timer(timer.after(limit))
+            }
+        }
     }
 
     /// Bounds the whole: before retries, because they share what time there is.
     async fn within(
         &self,
-        limit: Option<(Instant, ErrorKind)>,
+        limit: Option<Limit>,
         arrived: Instant,
         cx: Option<&RequestContext>,
         method: &Method,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
-        let Some((until, kind)) = limit else { return self.admit(None, arrived, cx, method, req).await };
+        let Some((until, timer)) = limit else { return self.admit(None, arrived, cx, method, req).await };
         if until <= arrived {
-            return Err(Error::new(kind).with_never_sent(true));
+            return Err(self.late((until, timer), arrived, cx).with_never_sent(true));
         }
-        let expired = Expired { kind, deadline: Deadline::at(until), has: AtomicBool::new(false) };
+        let expired = Expired { timer, deadline: Deadline::at(until), has: AtomicBool::new(false) };
         {
             // Dropped after it is known why.
             let admit = pin!(self.admit(Some(&expired), arrived, cx, method, req));
@@ -262,7 +293,7 @@ impl PathStack {
             expired.has.store(true, Ordering::Relaxed);
         }
         let log = req.expired(now());
-        req.finish(Err(Error::new(kind).with_attempts(log)), false)
+        req.finish(Err(self.late((until, timer), arrived, cx).with_attempts(log)), false)
     }
 
     /// The name's limit: within the time of the request, which it may wait for, and once for all attempts.
@@ -299,6 +330,7 @@ impl PathStack {
     ) -> Result<Response<Body>, Error> {
         let hints = req.hints().cloned();
         let deadline = expired.map(|expired| expired.deadline);
+        let max_attempts = cx.and_then(|cx| cx.overrides.as_ref()?.max_attempts());
         let mut attempts = match &hints {
             Some(hints) if hints.is_retry() => self.retries.start_retry(deadline),
             _ => self.retries.start(deadline, arrived),
@@ -333,9 +365,11 @@ impl PathStack {
                 break result;
             }
             let ended = now();
-            req.failed(attempts.made(), result.as_ref(), ended - begun);
+            req.failed(AttemptOutcome::of(result.as_ref()), ended - begun);
             let next = if verdict.class().is_retryable() && !attempt.is_kept() {
                 Err(Stop::NotKept)
+            } else if verdict.class().is_retryable() && max_attempts.is_some_and(|max| attempts.made() >= max.get()) {
+                Err(Stop::MaxAttempts)
             } else {
                 attempts.next(&self.retries, verdict, self.typical.get(), ended, crate::random::next())
             };
@@ -366,7 +400,8 @@ impl PathStack {
             {
                 self.stats.retries.deadline();
                 let log = req.stopped(Stop::Deadline);
-                break req.finish(Err(Error::new(expired.kind).with_attempts(log)), false);
+                let error = self.late((expired.deadline.instant(), expired.timer), arrived, cx);
+                break req.finish(Err(error.with_attempts(log)), false);
             }
             // Of what is retryable there is a copy. Made now, since a request has no room for both while it waits.
             let Some(again) = attempt.replay() else {
@@ -449,10 +484,15 @@ impl Attempt<'_> {
     fn verdict(&self, result: Result<&Response<Body>, &Error>) -> Verdict {
         let classifier = &self.info.policy.classifier;
         let mut verdict = classifier.verdict(self.method, result);
+        let overrides = self.cx.and_then(|cx| cx.overrides.as_ref());
+        let is_listed = overrides.is_some_and(|overrides| overrides.says_which());
+        if let Some(overrides) = overrides {
+            verdict = overrides.verdict(verdict, result);
+        }
         if verdict.class().is_success() {
             return verdict;
         }
-        if !verdict.class().is_retryable() && self.is_keyed() {
+        if !is_listed && !verdict.class().is_retryable() && self.is_keyed() {
             // As good as a method that may be repeated.
             let keyed = classifier.verdict(&Method::PUT, result);
             if keyed.class().is_retryable() {
@@ -529,7 +569,8 @@ impl PathInfo {
         let error = Error::new(ErrorKind::Binding);
         match unbound {
             Unbound::Timeout => {
-                let timeout = twitter_duration(self.shared.binding_timeout);
+                let limit = self.shared.binding_timeout;
+                let (timeout, error) = (twitter_duration(limit), error.with_timer(Timer::Binding.after(limit)));
                 error.with_text(format!("Exceeded {timeout} binding timeout while resolving name: {}", self.path))
             }
             Unbound::Failed(failure) => error.with_text(failure.to_string()).with_source(SharedFailure(failure)),
@@ -542,12 +583,19 @@ impl PathInfo {
         match error.kind() {
             ErrorKind::NoSuchName | ErrorKind::NoEndpoints => error.or_text(|| self.no_brokers()),
             ErrorKind::TotalTimeout => {
-                let timeout = twitter_duration(self.policy.total_timeout.unwrap_or_default());
+                let timeout = twitter_duration(error.timer().map(|timer| timer.limit).unwrap_or_default());
                 error.or_text(|| {
                     format!(
                         "exceeded {timeout} to unspecified while waiting for a response for the request, including \
                          retries (if applicable). Remote Info: Not Available"
                     )
+                })
+            }
+            ErrorKind::Deadline => {
+                let Some(TimedOut { limit, set_by, .. }) = error.timer() else { return error };
+                let (limit, path) = (twitter_duration(limit), &self.path);
+                error.or_text(|| {
+                    format!("the deadline of the request to {path} has passed: {set_by} left it {limit} when it came")
                 })
             }
             _ => error,

@@ -92,10 +92,10 @@ impl Trail {
     }
 
     /// Writes down the legs that failed, if it had two.
-    pub(super) fn write_failed(&self, number: u32, log: &mut AttemptLog) -> bool {
+    pub(super) fn write_failed(&self, log: &mut AttemptLog) -> bool {
         let failed = std::mem::take(&mut self.lock().failed);
         for (leg, addr, outcome, took) in &failed {
-            log.push(number, *addr, *outcome, *took);
+            log.push(*addr, *outcome, *took);
             if *leg == Leg::Hedge {
                 log.mark_hedge();
             }
@@ -104,11 +104,11 @@ impl Trail {
     }
 
     /// Writes down what is under way.
-    pub(super) fn write_under_way(&self, number: u32, now: Instant, log: &mut AttemptLog) {
+    pub(super) fn write_under_way(&self, now: Instant, log: &mut AttemptLog) {
         let at = std::mem::take(&mut self.lock().at);
         for (leg, (key, begun)) in [Leg::First, Leg::Hedge].into_iter().zip(at).filter_map(|(leg, at)| Some((leg, at?)))
         {
-            log.push(number, Some(key.addr), AttemptOutcome::UnderWay, now.saturating_duration_since(begun));
+            log.push(Some(key.addr), AttemptOutcome::UnderWay, now.saturating_duration_since(begun));
             if leg == Leg::Hedge {
                 log.mark_hedge();
             }

@@ -29,6 +29,6 @@ pub use registry::{DEFAULT_LIMIT, DEFAULT_SNAPSHOT_INTERVAL, Hold, Reading, Regi
 pub use request::{Failures, RequestStats, StatusStats};
 pub use router::{
     AccrualStats, BalancerStats, BindCacheStats, CacheStats, ClientStats, FailFastStats, LimitStats, PoolStats,
-    RequeueStats, RetryStats, RouterStats, ServerStats, ServiceStats,
+    RequeueStats, RetryStats, RouterStats, ServerStats, ServiceStats, TimeoutStats,
 };
 pub use stat::{Stat, Summary};

@@ -8,7 +8,7 @@ use std::{
 
 use linkerd_dtab::Path;
 
-use crate::Error;
+use crate::{Error, TimedOut, Timer};
 
 use super::{Counter, Failures, Gauge, Hold, Registry, RequestStats, Scope, Stat, StatusStats};
 
@@ -43,6 +43,8 @@ pub struct ServerStats {
     pub rejected_invalid_header_names: Counter,
     /// Requests refused for a header's value.
     pub rejected_invalid_header_values: Counter,
+    /// Requests that the time of the server ended.
+    pub timeouts: TimeoutStats,
     dropped_trailers: Seldom,
 }
 
@@ -68,6 +70,31 @@ impl Seldom {
     }
 }
 
+/// `timeouts/<timer>`: what each timer ended, there from the first on.
+pub struct TimeoutStats {
+    scope: Scope,
+    by_timer: [OnceLock<Counter>; Timer::ALL.len()],
+}
+
+impl TimeoutStats {
+    fn new(scope: &Scope) -> Self {
+        Self { scope: scope.scope("timeouts"), by_timer: std::array::from_fn(|_| OnceLock::new()) }
+    }
+
+    /// Counts an error, if a timer is why, by [the name of the timer](Timer::name).
+    pub fn record(&self, error: &Error) {
+        if let Some(TimedOut { timer, .. }) = error.timer() {
+            self.by_timer[timer as usize].get_or_init(|| self.scope.counter(timer.name())).incr();
+        }
+    }
+}
+
+impl fmt::Debug for TimeoutStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TimeoutStats").field(&self.scope).finish()
+    }
+}
+
 /// `rt/<label>/service/<path>`: logical requests, retries included.
 #[derive(Debug)]
 pub struct ServiceStats {
@@ -75,6 +102,8 @@ pub struct ServiceStats {
     pub requests: Arc<RequestStats>,
     /// Retries by classification.
     pub retries: RetryStats,
+    /// Requests that a timer ended.
+    pub timeouts: TimeoutStats,
     idle_timeouts: Seldom,
 }
 
@@ -148,6 +177,8 @@ pub struct ClientStats {
     /// Attempts made again because nothing had been sent.
     pub requeues: RequeueStats,
     service_creation: Failures,
+    /// Attempts that a timer ended.
+    pub timeouts: TimeoutStats,
     dropped_trailers: Seldom,
     dropped_interim: Seldom,
     scope: Scope,
@@ -363,6 +394,7 @@ impl ServerStats {
             nonretryable_nacks: scope.counter("nonretryable_nacks"),
             rejected_invalid_header_names: scope.counter("rejected_invalid_header_names"),
             rejected_invalid_header_values: scope.counter("rejected_invalid_header_values"),
+            timeouts: TimeoutStats::new(scope),
             dropped_trailers: Seldom::new(scope, "dropped_trailers"),
         }
     }
@@ -396,6 +428,7 @@ impl ServiceStats {
                 response_stream_too_long: Seldom::new(&retries, "response_stream_too_long"),
                 classification_timeout: Seldom::new(&retries, "classification_timeout"),
             },
+            timeouts: TimeoutStats::new(scope),
             idle_timeouts: Seldom::new(scope, "idle_timeouts"),
         }
     }
@@ -521,6 +554,7 @@ impl ClientStats {
                 not_open: retries.counter("not_open"),
                 cannot_retry: retries.counter("cannot_retry"),
             },
+            timeouts: TimeoutStats::new(scope),
             dropped_trailers: Seldom::new(scope, "dropped_trailers"),
             dropped_interim: Seldom::new(scope, "dropped_interim"),
             scope: scope.clone(),

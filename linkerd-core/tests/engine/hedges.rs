@@ -197,11 +197,11 @@ async fn a_failure_waits_for_the_other_one() {
         log.tried().iter().map(|tried| (tried.number, tried.is_hedge, tried.endpoint, tried.outcome)).collect();
     let busy = AttemptOutcome::Answered(http::StatusCode::SERVICE_UNAVAILABLE);
     let closed = AttemptOutcome::Failed(ErrorKind::Closed);
-    assert_eq!(tried, [(1, false, Some(first), closed), (1, true, Some(other), busy)]);
+    assert_eq!(tried, [(1, false, Some(first), closed), (2, true, Some(other), busy)]);
     assert_eq!((rsp.status().as_u16(), millis, log.stop()), (503, 150, Some(Stop::MaxAttempts)));
     let line = log.to_string();
     let starts = format!("tried 2 times: #1 at {first} closed after 6");
-    assert!(line.starts_with(&starts) && line.contains(&format!("ms, #1 hedged at {other} 503 after 10")), "{line}");
+    assert!(line.starts_with(&starts) && line.contains(&format!("ms, #2 hedged at {other} 503 after 10")), "{line}");
 }
 
 #[tokio::test(start_paused = true)]

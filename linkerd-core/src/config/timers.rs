@@ -1,0 +1,241 @@
+//! Everything that limits or paces something by time: what a file sets, and what is there without it.
+
+use std::time::Duration;
+
+use super::{
+    Config,
+    decode::whole,
+    error::Position,
+    node::{Node, Value},
+};
+use crate::Timer;
+
+/// One timer of a proxy, and where its value comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TimerSetting {
+    /// What sets it: the section and key (`service.totalTimeoutMs`), or the header.
+    pub timer: String,
+    /// The router that it is of; `None` for the process.
+    pub router: Option<String>,
+    /// What of the router: a prefix of names, `*` for all; a server's address.
+    pub scope: Option<String>,
+    /// Its value. `None`: unlimited, or whatever a request says.
+    pub value: Option<Duration>,
+    /// Where the value was set.
+    pub source: TimerSource,
+    /// What an error says of it when it is over, if it ends requests.
+    pub ends: Option<Timer>,
+}
+
+/// Where the value of a timer was set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TimerSource {
+    /// Nowhere: it is what it is without being set.
+    Default,
+    /// Nowhere, and it cannot be.
+    Fixed,
+    /// By each request, in this header.
+    Header,
+    /// In the file, at this key and place.
+    File {
+        /// The key, dotted and indexed: `routers[0].bindingTimeoutMs`.
+        key: String,
+        /// The place of its value.
+        position: Position,
+    },
+}
+
+/// A key, what it is without being set, and what it ends.
+struct Known {
+    key: &'static str,
+    default: Preset,
+    ends: Option<Timer>,
+}
+
+#[derive(Clone, Copy)]
+enum Preset {
+    Ms(u64),
+    Unlimited,
+    /// It is not there without its key.
+    Absent,
+    /// It cannot be set.
+    Fixed(u64),
+}
+
+use Preset::{Absent, Fixed, Ms, Unlimited};
+
+const fn known(key: &'static str, default: Preset) -> Known {
+    Known { key, default, ends: None }
+}
+
+const fn ending(key: &'static str, default: Preset, ends: Timer) -> Known {
+    Known { key, default, ends: Some(ends) }
+}
+
+const PROCESS: &[Known] = &[
+    known("admin.shutdownGraceMs", Ms(10_000)),
+    // Until a server that has no file descriptor left accepts again.
+    known("servers.acceptRetry", Fixed(50)),
+];
+
+const ROUTER: &[Known] =
+    &[ending("bindingTimeoutMs", Ms(10_000), Timer::Binding), known("bindingCache.idleTtlSecs", Ms(600_000))];
+
+const SERVER: &[Known] = &[
+    ending("timeoutMs", Unlimited, Timer::Server),
+    known("serverSession.idleTimeMs", Unlimited),
+    known("serverSession.lifeTimeMs", Unlimited),
+    known("perRequestPolicy.maxTimeoutMs", Absent),
+];
+
+const SERVICE: &[Known] = &[
+    ending("totalTimeoutMs", Unlimited, Timer::Total),
+    known("idleTimeoutMs", Unlimited),
+    known("retries.budget.ttlSecs", Ms(10_000)),
+    known("retries.backoff.ms", Absent),
+    known("retries.backoff.minMs", Absent),
+    known("retries.backoff.maxMs", Absent),
+    // What a retry may wait because its peer asks for it, and how long an answer is read that nobody will see.
+    known("retries.maxPushback", Fixed(300_000)),
+    known("retries.drain", Fixed(20)),
+];
+
+const CLIENT: &[Known] = &[
+    ending("requestAttemptTimeoutMs", Unlimited, Timer::Attempt),
+    ending("connectTimeout", Fixed(1000), Timer::Connect),
+    known("hostConnectionPool.idleTimeMs", Unlimited),
+    known("clientSession.idleTimeMs", Unlimited),
+    known("clientSession.lifeTimeMs", Unlimited),
+    known("requeueBudget.ttlSecs", Ms(10_000)),
+    known("failureAccrual.backoff.ms", Absent),
+    known("failureAccrual.backoff.minMs", Ms(5000)),
+    known("failureAccrual.backoff.maxMs", Ms(300_000)),
+    known("failureAccrual.window", Absent),
+    known("failureAccrual.probe.intervalMs", Absent),
+    known("failureAccrual.probe.timeoutMs", Absent),
+    known("loadBalancer.overlapMs", Ms(0)),
+    known("loadBalancer.returnAfterMs", Absent),
+    known("loadBalancer.smoothWindowMs", Absent),
+    known("loadBalancer.load.longStreamMs", Absent),
+    known("loadBalancer.slowStart.windowMs", Absent),
+];
+
+/// Headers by which a request says how long it may take; the first one from anybody, the others where a server has a
+/// `perRequestPolicy`.
+const HEADERS: [(&str, Timer); 5] = [
+    ("l5d-ctx-deadline", Timer::Deadline),
+    ("l5d-timeout", Timer::Total),
+    ("l5d-request-timeout", Timer::Total),
+    ("l5d-retry-timeout", Timer::Attempt),
+    ("l5d-response-timeout", Timer::Attempt),
+];
+
+impl Config {
+    /// Every timer of the proxy that this file describes, with its value and where that was set.
+    ///
+    /// Of a `service` or `client` section with prefixes: for each prefix what it sets, and first, for `*`, what there is
+    /// without any.
+    pub fn timers(&self) -> Vec<TimerSetting> {
+        let mut list = List { config: self, timers: Vec::new(), router: None };
+        list.add(PROCESS, "", "", None, true);
+        for (i, router) in self.routers.iter().enumerate() {
+            list.router = Some(router.label.clone());
+            let base = format!("routers[{i}]");
+            list.add(ROUTER, "", &base, None, true);
+            for (j, server) in router.servers.iter().enumerate() {
+                let scope = format!("{}/{}", server.ip, server.port);
+                list.add(SERVER, "servers.", &format!("{base}.servers[{j}]"), Some(&scope), true);
+                if server.per_request.is_some() {
+                    list.headers(&HEADERS[1..], Some(&scope));
+                }
+            }
+            list.scoped(SERVICE, "service", &base);
+            list.headers(&HEADERS[..1], None);
+            list.scoped(CLIENT, "client", &base);
+        }
+        list.timers
+    }
+
+    /// The value at a key, if it is in the file.
+    fn find(&self, key: &str) -> Option<&Node> {
+        let mut node = &self.tree;
+        for step in key.split(['.', '[']) {
+            let index = step.strip_suffix(']').and_then(|i| i.parse::<usize>().ok());
+            node = match (index, &node.value) {
+                (Some(i), Value::List(items)) => items.get(i)?,
+                _ => node.get(step)?,
+            };
+        }
+        (!node.is_null()).then_some(node)
+    }
+}
+
+struct List<'a> {
+    config: &'a Config,
+    timers: Vec<TimerSetting>,
+    router: Option<String>,
+}
+
+impl List<'_> {
+    /// A section for all names, or one for each prefix.
+    fn scoped(&mut self, known: &[Known], section: &str, base: &str) {
+        let (prefix, base) = (format!("{section}."), format!("{base}.{section}"));
+        self.add(known, &prefix, &base, Some("*"), true);
+        let configs = self.config.find(&format!("{base}.configs"));
+        let Some(Value::List(configs)) = configs.map(|node| &node.value) else { return };
+        for (i, config) in configs.iter().enumerate() {
+            let scope = match config.get("prefix").map(|prefix| &prefix.value) {
+                Some(Value::Scalar(prefix)) => prefix.text.clone(),
+                _ => continue,
+            };
+            self.add(known, &prefix, &format!("{base}.configs[{i}]"), Some(&scope), false);
+        }
+    }
+
+    /// What stands below `base`, and, `with_presets`, what is there without standing anywhere.
+    fn add(&mut self, known: &[Known], section: &str, base: &str, scope: Option<&str>, with_presets: bool) {
+        for Known { key, default, ends } in known {
+            let full = if base.is_empty() { (*key).to_owned() } else { format!("{base}.{key}") };
+            let node = self.config.find(&full);
+            let (value, source) = match (node, default) {
+                (Some(node), _) => (duration(key, node), TimerSource::File { key: full, position: node.at }),
+                (None, _) if !with_presets => continue,
+                (None, Absent) => continue,
+                (None, Ms(ms)) => (Some(Duration::from_millis(*ms)), TimerSource::Default),
+                (None, Fixed(ms)) => (Some(Duration::from_millis(*ms)), TimerSource::Fixed),
+                (None, Unlimited) => (None, TimerSource::Default),
+            };
+            self.push(format!("{section}{key}"), scope, value, source, *ends);
+        }
+    }
+
+    fn headers(&mut self, headers: &[(&str, Timer)], scope: Option<&str>) {
+        for (header, timer) in headers {
+            self.push((*header).to_owned(), scope, None, TimerSource::Header, Some(*timer));
+        }
+    }
+
+    fn push(
+        &mut self,
+        timer: String,
+        scope: Option<&str>,
+        value: Option<Duration>,
+        source: TimerSource,
+        ends: Option<Timer>,
+    ) {
+        let (router, scope) = (self.router.clone(), scope.map(str::to_owned));
+        self.timers.push(TimerSetting { timer, router, scope, value, source, ends });
+    }
+}
+
+/// The value of a key that was checked; its unit is in its name. A total timeout of zero or less is none.
+fn duration(key: &str, node: &Node) -> Option<Duration> {
+    let Value::Scalar(scalar) = &node.value else { return None };
+    let number = u64::try_from(whole(scalar)?).ok();
+    let is_seconds = key.ends_with("Secs") || key.ends_with("window");
+    match number {
+        None | Some(0) if key == "totalTimeoutMs" => None,
+        Some(number) if is_seconds => Some(Duration::from_secs(number)),
+        number => number.map(Duration::from_millis),
+    }
+}
