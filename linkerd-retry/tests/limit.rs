@@ -230,6 +230,43 @@ fn ten_thousand_idle_ready_clones_hold_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_connection_that_sends_all_and_a_thousand_that_send_one_each_are_shed_alike() {
+    for connections in [1, 1000] {
+        let limit = limit(10, WhenFull::Reject);
+        let layer = LimitLayer::new(limit.clone());
+        let backend = || service_fn(|()| future::pending::<Result<(), BoxError>>());
+        let mut svcs: Vec<_> = (0..connections).map(|_| layer.layer(backend())).collect();
+        let mut calls: Vec<_> = (0..1000).map(|i| task::spawn(svcs[i % connections].call(()))).collect();
+        calls.retain_mut(|rsp| rsp.poll().is_pending());
+        assert_eq!((calls.len(), used(&limit)), (10, (10, 0)), "{connections}");
+    }
+}
+
+/// tower-resilience#368: what threads told a limit at the same time overwrote each other.
+#[test]
+fn tower_resilience_368_of_what_many_threads_report_nothing_is_lost() {
+    let settings = AdaptiveSettings { window: 10_000, ..AdaptiveSettings::default() };
+    let limit = ConcurrencyLimit::adaptive("test", settings, WhenFull::Reject).unwrap();
+    let held: Vec<_> = (0..20).map(|_| limit.try_acquire(TOP).unwrap()).collect();
+    limit.try_acquire(TOP).unwrap_err();
+    drop(held);
+    let report = |times: usize| {
+        for _ in 0..times {
+            limit.try_acquire(TOP).unwrap().report(Outcome::Overloaded);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| report(3333));
+        }
+    });
+    assert_eq!(limit.usage().limit, 20);
+    report(1);
+    assert_eq!(limit.usage().limit, 17);
+    assert_eq!(used(&limit), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_waits_is_sent_when_its_turn_comes_and_not_before() {
     let limit = limit(1, queue(1));
     let (mut svc, mut handle) = mock::spawn_layer::<&str, u32, _>(LimitLayer::new(limit.clone()));

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, atomic::AtomicBool};
 
 use super::*;
-use crate::{Expired, Pushback, Safety, Stop, Until, Verdict};
+use crate::{Expired, Pushback, Safety, Stop, Until, Verdict, timeout::AttemptTimeoutLayer};
 
 /// A request that says where not to go.
 #[derive(Clone, Debug, Default)]
@@ -120,6 +120,41 @@ async fn each_attempt_is_told_the_time_that_is_left_when_it_is_sent() {
     layer(hooks).layer(svc).oneshot(Call::default()).await.unwrap();
     let remaining: Vec<_> = calls.lock().unwrap().iter().map(|call| call.remaining.unwrap()).collect();
     assert_eq!(remaining, [250 * MS, 175 * MS, 100 * MS]);
+}
+
+/// envoy#13196: each attempt was told its own timeout, though there was less time left.
+#[tokio::test(start_paused = true)]
+async fn envoy_13196_attempts_of_100_ms_within_250_ms_are_told_100_and_100_and_50() {
+    #[derive(Clone)]
+    struct Tell;
+    impl Hooks<Call, Reply, Error> for Tell {
+        fn deadline(&self, _: &Call, now: std::time::Instant) -> Option<Until<Error>> {
+            Deadline::after(now, 250 * MS).map(Until::new)
+        }
+
+        fn before(&self, call: &mut Call, attempt: &Attempt<'_>) {
+            let now = Instant::now().into_std();
+            let first = Deadline::first(attempt.deadline, Deadline::after(now, 100 * MS));
+            call.remaining = first.map(|deadline| deadline.remaining(now));
+        }
+    }
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let noted = told.clone();
+    let svc = ServiceBuilder::new()
+        .layer(TotalTimeoutLayer::new(250 * MS))
+        .layer(RetryLayer::new(verdict as Judge).hooks(Tell))
+        .layer(AttemptTimeoutLayer::new(100 * MS))
+        .service(service_fn(move |call: Call| {
+            noted.lock().unwrap().push(call.remaining.unwrap());
+            std::future::pending::<Result<Reply, Error>>()
+        }));
+    assert!(svc.oneshot(Call::default()).await.unwrap_err().is::<Elapsed>());
+    let told = told.lock().unwrap();
+    assert_eq!(told.len(), 3);
+    // A timer may be late by a millisecond, and then there is as much less.
+    for (told, expected) in told.iter().zip([100 * MS, 100 * MS, 50 * MS]) {
+        assert!(*told <= expected && *told + 2 * MS >= expected, "{told:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
