@@ -75,8 +75,8 @@ struct State {
     backoffs: Backoffs,
     rng: SplitMix,
     phase: Phase,
-    // Counts lives and rounds of probes.
-    epoch: u64,
+    // Counts lives and rounds of probes. Only compared, so it may wrap; small, for permits ride on bodies.
+    epoch: u32,
     // How many probes are out, those of earlier rounds included: a round may end before all its probes do.
     out: u32,
     // How many of this round.
@@ -211,7 +211,7 @@ impl Breaker {
                 return false;
             }
             state.phase = Phase::Probing { since: until };
-            state.epoch += 1;
+            state.epoch = state.epoch.wrapping_add(1);
             state.round = 0;
         }
         state.out += 1;
@@ -221,7 +221,7 @@ impl Breaker {
         true
     }
 
-    fn record(&self, epoch: u64, probe: bool, success: bool, now: Instant) {
+    fn record(&self, epoch: u32, probe: bool, success: bool, now: Instant) {
         let mut state = self.lock();
         if probe {
             state.out -= 1;
@@ -266,7 +266,7 @@ impl Breaker {
     }
 
     /// Ends a probe that says nothing.
-    fn release(&self, epoch: u64) {
+    fn release(&self, epoch: u32) {
         let mut state = self.lock();
         state.out -= 1;
         if let Phase::Probing { since } = state.phase
@@ -314,7 +314,7 @@ impl Breaker {
 
     fn back_in_use(&self, state: &mut State, now: Instant) {
         state.phase = Phase::Alive;
-        state.epoch += 1;
+        state.epoch = state.epoch.wrapping_add(1);
         state.opened = None;
         state.accrual.revived(now);
         state.backoffs.reset();

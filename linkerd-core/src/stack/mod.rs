@@ -17,6 +17,7 @@ mod bound;
 mod clients;
 mod endpoints;
 mod fail_fast;
+mod fault;
 mod outgoing;
 mod path;
 mod probe;
@@ -25,6 +26,7 @@ mod share;
 
 pub(crate) use bound::{BoundClient, BoundName};
 pub(crate) use clients::Clients;
+pub(crate) use fault::outcome as grpc_outcome;
 pub(crate) use outgoing::Outgoing;
 pub(crate) use path::{PathInfo, PathStack, Shared, now};
 pub(crate) use route::{Binding, Route};
