@@ -10,6 +10,7 @@ mod drain;
 pub mod headers;
 pub(crate) mod hint;
 mod io;
+mod kept;
 pub(crate) mod pool;
 #[cfg(feature = "server")]
 mod reason;
@@ -27,6 +28,7 @@ mod trace;
 pub use compress::Compression;
 pub use connect::{ClientConfig, Connect, HttpConnect, PoolConfig, SocketOptions};
 pub use context::{Deadline, RequestContext, Scheme};
+pub(crate) use kept::Kept;
 #[cfg(feature = "server")]
 pub use server::{Drained, Server, ServerConfig};
 pub use trace::TraceId;
