@@ -22,7 +22,7 @@ use crate::{
     panic::Unavailable,
     policy::Policy,
     set::{Counts, Node, Set, Slot, Stay},
-    strategy::Draw,
+    strategy::{ApertureWidth, Draw},
     tiers::{TierInfo, TierReason},
     update::Nodes,
     weight::InvalidWeight,
@@ -113,6 +113,13 @@ pub struct Stats {
     pub tier: usize,
     /// What is ejected of what may be, if that is limited.
     pub ejections: Option<EjectionCounts>,
+    /// How many different weights there are.
+    pub weight_classes: usize,
+    /// Picks that compared two endpoints of which neither had any load, so far: a guess, from one pick in sixteen. Zero
+    /// but for [`P2c`](crate::P2c) and what is built on it.
+    pub both_idle: u64,
+    /// The subset that is used, if its width follows the load; of several tiers all together.
+    pub aperture: Option<ApertureWidth>,
 }
 
 /// One endpoint of a [`Balance`], as of one instant.
@@ -295,6 +302,9 @@ where
             refused: count(&counts.refused),
             spilled: count(&counts.spilled),
             ejections: self.0.ejections.as_ref().map(Ejections::counts),
+            weight_classes: weight_classes(&set),
+            both_idle: count(&counts.both_idle),
+            aperture: set.tiers.iter().filter_map(|tier| tier.strategy.aperture()).reduce(ApertureWidth::with),
             ..Stats::default()
         };
         let mut most = 0.0;
@@ -347,8 +357,14 @@ where
     /// The services of its endpoints, in the order of [`endpoints`](Self::endpoints).
     #[must_use]
     pub fn services(&self) -> Vec<(K, S)> {
+        self.first_services(usize::MAX)
+    }
+
+    /// The first so many of [`services`](Self::services).
+    #[must_use]
+    pub fn first_services(&self, max: usize) -> Vec<(K, S)> {
         let set = self.0.set.load();
-        set.slots().map(|slot| (slot.node.tracked.key.clone(), slot.node.svc.clone())).collect()
+        set.slots().take(max).map(|slot| (slot.node.tracked.key.clone(), slot.node.svc.clone())).collect()
     }
 
     /// Its tiers at `now`, best first, and why each has the requests that it has.
@@ -364,7 +380,9 @@ where
         });
         let mut left = 1.0;
         let tiers = set.tiers.iter().map(|tier| {
-            let (size, open) = (tier.slots.len(), tier.seen.open.load(Ordering::Relaxed));
+            let size = tier.slots.len();
+            // With one tier nobody else looks.
+            let open = if set.tiers.len() == 1 { tier.survey(now) } else { tier.seen.open.load(Ordering::Relaxed) };
             let keeps = tier.seen.share(&self.0.policy.tiers, size);
             let reached = left;
             left *= 1.0 - keeps;
@@ -373,14 +391,16 @@ where
                 priority: tier.rank.priority,
                 zone: zone.filter(|_| tier.slots.iter().all(|slot| slot.zone == tier.slots[0].zone)),
                 size,
-                open: if set.tiers.len() == 1 { tier.survey(now) } else { open },
+                open,
                 in_flight: {
                     let pending = tier.slots.iter().map(|slot| slot.node.tracked.load.pending());
                     pending.fold(0, usize::saturating_add)
                 },
                 share: reached * keeps,
                 why: match () {
-                    () if tier.seen.is_left.load(Ordering::Relaxed) => TierReason::Unhealthy { open, size },
+                    () if open == 0 || tier.seen.is_left.load(Ordering::Relaxed) => {
+                        TierReason::Unhealthy { open, size }
+                    }
                     () if reached == 1.0 => no_local.unwrap_or(TierReason::Preferred),
                     () if reached > 0.0 => TierReason::TakesOver,
                     () => TierReason::Standby,
@@ -442,6 +462,16 @@ impl<K, S> Inner<K, S> {
             Err(TryLockError::WouldBlock) => None,
         }
     }
+}
+
+/// How many different weights there are.
+fn weight_classes<K, S>(set: &Set<K, S>) -> usize {
+    let mut weights: Vec<u64> = set.slots().map(|slot| slot.weight.to_bits()).collect();
+    // Most often there is one.
+    weights.dedup();
+    weights.sort_unstable();
+    weights.dedup();
+    weights.len()
 }
 
 /// The time that tokio's tests may pause.

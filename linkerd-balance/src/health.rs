@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -39,16 +39,19 @@ impl fmt::Display for Status {
 #[derive(Clone)]
 pub struct Health(Arc<Inner>);
 
+// In this order, so that the two that each pick reads lie in one cache line.
+#[repr(C)]
 struct Inner {
-    // What `until` counts from. Any instant would do; nothing reads the clock by it.
-    epoch: Instant,
     // The low three bits are a tag, the others nanoseconds since the epoch (signed), so a reader never sees half a change.
     word: AtomicU64,
     link: AtomicU8,
+    // What `until` counts from. Any instant would do; nothing reads the clock by it.
+    epoch: Instant,
     // Without: no limit.
     ejections: Option<Ejections>,
     // Which places among the ejections are this endpoint's.
     places: AtomicU8,
+    on_retire: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 const TAG_BITS: u32 = 3;
@@ -83,7 +86,7 @@ impl Health {
     fn with(ejections: Option<Ejections>) -> Self {
         let epoch = tokio::time::Instant::now().into_std();
         let (word, link, places) = (AtomicU64::new(OPEN), AtomicU8::new(LINK_OPEN), AtomicU8::new(0));
-        Self(Arc::new(Inner { epoch, word, link, ejections, places }))
+        Self(Arc::new(Inner { epoch, word, link, ejections, places, on_retire: OnceLock::new() }))
     }
 
     /// The status at `now`: the worse of what the endpoint's breaker and its [link](Self::set_link) say.
@@ -191,7 +194,18 @@ impl Health {
     ///
     /// Dropping the last clone does the same.
     pub fn retire(&self) {
-        self.0.retire();
+        if self.0.retire()
+            && let Some(retired) = self.0.on_retire.get()
+        {
+            retired();
+        }
+    }
+
+    /// Calls `retired` once the endpoint has [left its set](Self::retire), however long requests that are under way hold
+    /// on to it: to send those on that wait for a turn there. Not if it has left already, nor when a set is dropped
+    /// whole. Called in the midst of an update, which it must not make another of. The first one counts.
+    pub fn on_retire(&self, retired: impl Fn() + Send + Sync + 'static) {
+        let _ = self.0.on_retire.set(Box::new(retired));
     }
 
     /// Takes a place among the ejected, unless it has one. False: there is none.
@@ -254,9 +268,11 @@ impl Inner {
         self.free(had & places);
     }
 
-    fn retire(&self) {
+    /// Whether it had not left before.
+    fn retire(&self) -> bool {
         let had = self.places.swap(RETIRED, Ordering::Acquire);
         self.free(had);
+        had & RETIRED == 0
     }
 
     fn free(&self, places: u8) {

@@ -30,8 +30,8 @@ pub use self::{
     acquire::Acquire,
     balance::{Balance, EndpointInfo, InvalidSet, Stats},
     breaker::{
-        Breaker, BreakerBuilder, BreakerCounters, BreakerFuture, BreakerLayer, BreakerService, Classify, Forced,
-        NextProbe, Outcome, Permit, Phase, Reason, Rejection,
+        Breaker, BreakerBuilder, BreakerCounters, BreakerEvent, BreakerFuture, BreakerLayer, BreakerService, Classify,
+        Forced, NextProbe, Outcome, Permit, Phase, Reason, Rejection,
     },
     connect::{Connected, Connector, InvalidConnector, NotConnected},
     ejections::{EjectionCounts, EjectionLimits, Ejections, InvalidShare},
@@ -45,8 +45,9 @@ pub use self::{
     service::{BalanceService, IsOk, Judge, Keys, MAX_UNREADY, NoKey, ResponseFuture, Verdict},
     slow_start::{InvalidSlowStart, SlowStart},
     strategy::{
-        Aperture, ApertureBuilder, ApertureMeter, Candidates, Draw, Heap, InvalidAperture, InvalidHashing, InvalidPeer,
-        InvalidSubset, Maglev, P2c, Peer, Random, Ring, RoundRobin, StickyPrimary, Strategy, Subset,
+        Aperture, ApertureBuilder, ApertureMeter, ApertureWidth, Candidates, Draw, Heap, InvalidAperture,
+        InvalidHashing, InvalidPeer, InvalidSubset, Maglev, P2c, Peer, Random, Ring, RoundRobin, StickyPrimary,
+        Strategy, Subset,
     },
     tiers::{InvalidTiers, TierInfo, TierReason, Tiers},
     weight::InvalidWeight,

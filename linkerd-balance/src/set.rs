@@ -91,6 +91,7 @@ pub(crate) struct Counts {
     pub(crate) updates: AtomicU64,
     pub(crate) rebuilds: AtomicU64,
     pub(crate) max_effort_exhausted: AtomicU64,
+    pub(crate) both_idle: AtomicU64,
     pub(crate) panics: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) spilled: AtomicU64,
@@ -343,6 +344,10 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
 
     fn gave_up(&self) {
         self.counts.max_effort_exhausted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn both_idle(&self, picks: u64) {
+        self.counts.both_idle.fetch_add(picks, Ordering::Relaxed);
     }
 }
 

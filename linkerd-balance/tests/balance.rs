@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use linkerd_balance::{Balance, Candidates, Draw, Health, LeastLoaded, Policy, Status, Strategy};
+use linkerd_balance::{Aperture, Balance, Candidates, Draw, Health, LeastLoaded, Peer, Policy, Status, Strategy};
 use proptest::{collection::vec, prelude::ProptestConfig, prop_assert, prop_assert_eq, proptest};
 
 const MS: Duration = Duration::from_millis(1);
@@ -155,8 +155,56 @@ fn stats_tell_what_there_is_and_what_happened() {
     let stats = f.balance.stats(f.now);
     assert_eq!((stats.size, stats.available, stats.busy, stats.closed, stats.load), (3, 1, 1, 1, 1));
     assert_eq!((stats.adds, stats.removes, stats.updates, stats.rebuilds), (4, 1, 3, 2));
-    assert_eq!(stats.mean_weight, 2.0);
+    assert_eq!((stats.mean_weight, stats.weight_classes, stats.aperture), (2.0, 3, None));
     drop(lease);
+    f.balance.update([(1, 1.0), (2, 2.0), (4, 1.0)]).unwrap();
+    assert_eq!(f.balance.stats(f.now).weight_classes, 2);
+    let idle = f.balance.stats(f.now).both_idle;
+    for random in 1..=1600 {
+        let _ = f.balance.try_acquire(Draw::new(random), f.now, &[]);
+    }
+    // One in sixteen is counted, for sixteen; nothing is in flight.
+    assert_eq!(f.balance.stats(f.now).both_idle - idle, 1600);
+    assert_eq!(f.balance.first_services(2), f.balance.services()[..2]);
+}
+
+#[test]
+fn each_balancer_has_an_aperture_of_its_own() {
+    let aperture = Aperture::builder().min(2).peer(Peer::new(0, 2).unwrap()).build().unwrap();
+    let policy = Policy::new(aperture, LeastLoaded::new);
+    let (wide, narrow) = (fixture(policy.clone()), fixture(policy));
+    assert_eq!(wide.balance.stats(wide.now).aperture, None, "there is no endpoint yet");
+    wide.update(0..8);
+    narrow.update(0..1);
+    let of = |f: &Fixture| f.balance.stats(f.now).aperture.unwrap();
+    assert_eq!((of(&wide).logical, of(&wide).physical, of(&wide).is_slice), (2, 4, true));
+    assert_eq!((of(&narrow).logical, of(&narrow).physical), (1, 1));
+    let leases: Vec<_> = (0..32).map(|n| wide.balance.try_acquire(Draw::new(n), wide.now, &[]).unwrap()).collect();
+    let later = wide.now + 60_000 * MS;
+    drop(wide.balance.try_acquire(Draw::new(1), later, &[]));
+    let widened = wide.balance.stats(later).aperture.unwrap();
+    assert_eq!((widened.widened, widened.narrowed, of(&narrow).widened), (1, 0, 0));
+    assert!(widened.in_flight > 31.0 && widened.logical == 8, "{widened:?}");
+    drop(leases);
+}
+
+#[test]
+fn who_left_is_told_of_once_however_long_it_is_held() {
+    let told = Arc::new(AtomicUsize::new(0));
+    let shared = Arc::clone(&told);
+    let balance = Balance::new(Policy::least_loaded(), move |_: &u16, health: &Health| {
+        let told = Arc::clone(&shared);
+        health.on_retire(move || _ = told.fetch_add(1, Ordering::Relaxed));
+    });
+    balance.update([(1, 1.0), (2, 1.0)]).unwrap();
+    let lease = balance.try_acquire(Draw::new(1), tokio::time::Instant::now().into_std(), &[2]).unwrap();
+    balance.update([(2, 1.0)]).unwrap();
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+    drop(lease);
+    balance.update([(2, 2.0)]).unwrap();
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+    drop(balance);
+    assert_eq!(told.load(Ordering::Relaxed), 1, "nobody left: all is over");
 }
 
 #[derive(Debug)]

@@ -510,6 +510,11 @@ fn a_local_zone_that_nobody_is_in_is_told() {
     let f = fixture(Policy::least_loaded());
     f.update(members(0..2), f.start);
     assert_eq!(f.balance.tiers(f.start)[0].why, TierReason::Preferred);
+    // There is nobody to leave its requests to, but it is not what one would prefer.
+    f.health(0).set(Status::Closed);
+    assert_eq!(f.balance.tiers(f.start)[0].why, TierReason::Preferred);
+    f.health(1).set(Status::Busy);
+    assert_eq!(f.balance.tiers(f.start)[0].why, TierReason::Unhealthy { open: 0, size: 2 });
 }
 
 #[test]

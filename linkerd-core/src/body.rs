@@ -7,17 +7,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 
-use linkerd_balance::{LeaseEnd, Mark};
+use linkerd_balance::{LeaseEnd, Mark, Outcome, Permit};
 
 use crate::{
     BoxError,
     http::{hint, pool::Live},
-    stack::{Trail, now},
+    stack::{Trail, grpc_outcome, now},
 };
 
 /// The body of a request or a response: nothing, bytes, a stream from a connection, or any other stream in a box.
@@ -77,6 +76,8 @@ pub(crate) enum Rider {
         success: bool,
         /// Whether nothing of the body has come yet, and somebody wants to know when it does.
         awaits_first_byte: bool,
+        /// Whose breaker hears how it went, if only the end of the answer says so.
+        verdict: Option<Permit>,
     },
     /// A connection, which is given back.
     Conn(Live),
@@ -86,23 +87,26 @@ pub(crate) enum Rider {
 
 impl Rider {
     /// The use of an endpoint of which the head of the answer came.
-    pub(crate) fn lease(end: LeaseEnd, success: bool) -> Self {
+    pub(crate) fn lease(end: LeaseEnd, success: bool, verdict: Option<Permit>) -> Self {
         let awaits_first_byte = success && end.needs_time();
-        Self::Lease { end, success, awaits_first_byte }
+        Self::Lease { end, success, awaits_first_byte, verdict }
     }
 
-    /// What gRPC says at the end of a stream.
-    fn trailers(&mut self, trailers: &HeaderMap) {
-        if let Self::Lease { success, .. } = self {
-            *success &= !hint::grpc_failure(trailers);
-        }
-    }
-
-    fn first_byte(&mut self) {
-        if let Self::Lease { end, awaits_first_byte, .. } = self
-            && std::mem::take(awaits_first_byte)
-        {
+    fn frame(&mut self, frame: &Frame<Bytes>) {
+        let Self::Lease { end, success, awaits_first_byte, verdict } = self else { return };
+        if std::mem::take(awaits_first_byte) {
             end.mark(Mark::FirstByte, true, now());
+        }
+        // What gRPC says at the end of a stream.
+        if let Some(trailers) = frame.trailers_ref() {
+            *success &= !hint::grpc_failure(trailers);
+            if let Some(permit) = verdict.take() {
+                permit.record(grpc_outcome(trailers).unwrap_or(Outcome::Success), now());
+            }
+        } else if let Some(probe) = verdict.take_if(|permit| permit.is_probe()) {
+            // A stream may last for days, and until the probe is over nobody else is let through. That it answers is what
+            // was to be found out.
+            probe.record(Outcome::Success, now());
         }
     }
 
@@ -110,8 +114,12 @@ impl Rider {
         match self {
             // Nobody wants it any more: that is not the endpoint's fault, and how long it took says nothing.
             Self::Lease { end, success: true, .. } if how == BodyEnd::Dropped && end.needs_time() => drop(end),
-            Self::Lease { end, success, .. } => {
+            Self::Lease { end, success, verdict, .. } => {
                 let success = success && how != BodyEnd::Failed;
+                // Of one that is not wanted any more nothing is known.
+                if let Some(permit) = verdict.filter(|_| how != BodyEnd::Dropped) {
+                    permit.record(success, now());
+                }
                 // A look at the clock costs as much as the rest.
                 let now = if success && !end.needs_time() { end.begun() } else { now() };
                 end.end(success, now);
@@ -239,10 +247,7 @@ impl HttpBody for Body {
         };
         if let Some(Ok(frame)) = &frame {
             for rider in this.riders.iter_mut().flatten() {
-                rider.first_byte();
-                if let Some(trailers) = frame.trailers_ref() {
-                    rider.trailers(trailers);
-                }
+                rider.frame(frame);
             }
         }
         match &frame {

@@ -12,7 +12,7 @@ use std::{
 use http::{Request, Response};
 use tower_service::Service;
 
-use crate::{Body, BoxError, Client, Error};
+use crate::{Body, BoxError, Client, Error, http::Kept};
 
 /// The future of a [`Svc`].
 pub type SvcFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
@@ -45,6 +45,11 @@ pub(crate) trait Call: Send + Sync + 'static {
 
     /// The endpoint behind it has left its set: what waits for a turn there should go elsewhere.
     fn left(&self) {}
+
+    /// What connects to the endpoint behind it ahead of requests, if that is wanted.
+    fn kept(self: Arc<Self>) -> Option<Kept> {
+        None
+    }
 }
 
 struct Tower<S>(S);
@@ -84,6 +89,10 @@ impl Svc {
 
     pub(crate) fn left(&self) {
         self.0.left();
+    }
+
+    pub(crate) fn kept(&self) -> Option<Kept> {
+        Arc::clone(&self.0).kept()
     }
 
     pub(crate) fn from_arc(call: Arc<dyn Call>) -> Self {

@@ -1,10 +1,10 @@
 //! What a breaker is made of.
 
-use std::{num::NonZeroU32, sync::Arc};
+use std::{fmt, num::NonZeroU32, sync::Arc};
 
 use tokio::sync::Notify;
 
-use super::{Breaker, BreakerCounters, Inner, Phase, State};
+use super::{Breaker, BreakerCounters, BreakerEvent, Inner, Phase, State, event::Observer};
 use crate::{
     accrual::{Accrual, Backoff},
     health::Health,
@@ -17,7 +17,6 @@ use crate::{
 /// # Defaults
 ///
 /// Linkerd's backoff, one probe at a time, a health and counters of its own, chance as the jitter's seed, no id.
-#[derive(Debug)]
 #[must_use = "a builder does nothing unless built"]
 pub struct BreakerBuilder {
     accrual: Box<dyn Accrual>,
@@ -27,6 +26,19 @@ pub struct BreakerBuilder {
     max_probes: NonZeroU32,
     seed: u64,
     id: Option<Arc<str>>,
+    observer: Option<Observer>,
+}
+
+impl fmt::Debug for BreakerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BreakerBuilder")
+            .field("accrual", &self.accrual)
+            .field("backoff", &self.backoff)
+            .field("health", &self.health)
+            .field("max_probes", &self.max_probes)
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
 }
 
 impl BreakerBuilder {
@@ -39,6 +51,7 @@ impl BreakerBuilder {
             max_probes: NonZeroU32::MIN,
             seed: rng::thread(),
             id: None,
+            observer: None,
         }
     }
 
@@ -73,10 +86,16 @@ impl BreakerBuilder {
         Self { id: Some(id.into()), ..self }
     }
 
+    /// Tells `observer` when the endpoint is given up and when it is back, to log it. Called in the midst of a call's end:
+    /// it must not take long, nor ask the breaker anything.
+    pub fn on_event(self, observer: impl Fn(&BreakerEvent) + Send + Sync + 'static) -> Self {
+        Self { observer: Some(Arc::new(observer)), ..self }
+    }
+
     /// A breaker of an endpoint that is alive, from now on.
     #[must_use]
     pub fn build(self) -> Breaker {
-        let Self { mut accrual, backoff, health, counters, max_probes, seed, id } = self;
+        let Self { mut accrual, backoff, health, counters, max_probes, seed, id, observer } = self;
         accrual.revived(tokio::time::Instant::now().into_std());
         let state = State {
             accrual,
@@ -92,6 +111,6 @@ impl BreakerBuilder {
             active_probe: None,
         };
         let (max_probes, state) = (max_probes.get(), Mutex::new(state));
-        Breaker(Arc::new(Inner { id, health, counters, max_probes, state, died: Notify::new() }))
+        Breaker(Arc::new(Inner { id, health, counters, max_probes, state, died: Notify::new(), observer }))
     }
 }

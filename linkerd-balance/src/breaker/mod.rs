@@ -17,6 +17,7 @@ use crate::{
 
 mod builder;
 mod counters;
+mod event;
 mod force;
 mod permit;
 mod probed;
@@ -27,6 +28,7 @@ pub(crate) use self::probed::Probed;
 pub use self::{
     builder::BreakerBuilder,
     counters::BreakerCounters,
+    event::BreakerEvent,
     force::Forced,
     permit::{Outcome, Permit},
     rejection::{NextProbe, Reason, Rejection},
@@ -65,6 +67,7 @@ struct Inner {
     state: Mutex<State>,
     // For an active prober: the endpoint was given up.
     died: Notify,
+    observer: Option<event::Observer>,
 }
 
 struct State {
@@ -72,8 +75,8 @@ struct State {
     backoffs: Backoffs,
     rng: SplitMix,
     phase: Phase,
-    // Counts lives and rounds of probes.
-    epoch: u64,
+    // Counts lives and rounds of probes. Only compared, so it may wrap; small, for permits ride on bodies.
+    epoch: u32,
     // How many probes are out, those of earlier rounds included: a round may end before all its probes do.
     out: u32,
     // How many of this round.
@@ -208,7 +211,7 @@ impl Breaker {
                 return false;
             }
             state.phase = Phase::Probing { since: until };
-            state.epoch += 1;
+            state.epoch = state.epoch.wrapping_add(1);
             state.round = 0;
         }
         state.out += 1;
@@ -218,7 +221,7 @@ impl Breaker {
         true
     }
 
-    fn record(&self, epoch: u64, probe: bool, success: bool, now: Instant) {
+    fn record(&self, epoch: u32, probe: bool, success: bool, now: Instant) {
         let mut state = self.lock();
         if probe {
             state.out -= 1;
@@ -242,6 +245,13 @@ impl Breaker {
             }
             Phase::Probing { .. } if probe && success => {
                 self.0.counters.revived();
+                if let Some(opened) = &state.opened {
+                    self.observe(&BreakerEvent::Revived {
+                        since: opened.since,
+                        probes: opened.failed_probes + 1,
+                        at: now,
+                    });
+                }
                 self.back_in_use(state, now);
             }
             Phase::Probing { .. } if probe => {
@@ -256,7 +266,7 @@ impl Breaker {
     }
 
     /// Ends a probe that says nothing.
-    fn release(&self, epoch: u64) {
+    fn release(&self, epoch: u32) {
         let mut state = self.lock();
         state.out -= 1;
         if let Phase::Probing { since } = state.phase
@@ -277,24 +287,34 @@ impl Breaker {
         }
         self.0.counters.removed();
         state.opened = Some(Opened { since: now, tripped, failed_probes: 0 });
-        self.leave_alone(state, now);
+        let until = self.leave_alone(state, now);
+        self.observe(&BreakerEvent::Removed { reason: tripped, until, at: now });
         if state.probers > 0 {
             self.0.died.notify_one();
         }
     }
 
-    fn leave_alone(&self, state: &mut State, now: Instant) {
+    fn observe(&self, event: &BreakerEvent) {
+        if let Some(observer) = &self.0.observer {
+            observer(event);
+        }
+    }
+
+    /// Until when.
+    fn leave_alone(&self, state: &mut State, now: Instant) -> Instant {
         let random = state.rng.next();
         let wait = state.backoffs.next(random);
-        state.phase = Phase::Dead { until: after(now, wait) };
+        let until = after(now, wait);
+        state.phase = Phase::Dead { until };
         self.0.health.end_probe();
         self.0.counters.waits(wait);
         self.publish(state);
+        until
     }
 
     fn back_in_use(&self, state: &mut State, now: Instant) {
         state.phase = Phase::Alive;
-        state.epoch += 1;
+        state.epoch = state.epoch.wrapping_add(1);
         state.opened = None;
         state.accrual.revived(now);
         state.backoffs.reset();
@@ -426,6 +446,32 @@ mod tests {
         assert_eq!(breaker.phase(), Phase::Alive);
         breaker.admit(now).record(false, now);
         assert_eq!(breaker.phase(), Phase::Dead { until: now + 10 * MS });
+    }
+
+    #[test]
+    fn what_happens_is_told_as_often_as_it_is_counted() {
+        let told = std::sync::Arc::<std::sync::Mutex<Vec<_>>>::default();
+        let seen = std::sync::Arc::clone(&told);
+        let accrual = ConsecutiveFailures::new(NonZeroU32::MIN);
+        let breaker = Breaker::builder(Box::new(accrual))
+            .backoff(Backoff::constant(10 * MS).unwrap())
+            .on_event(move |event| seen.lock().unwrap().push(*event))
+            .build();
+        let now = tokio::time::Instant::now().into_std();
+        breaker.admit(now).record(false, now);
+        breaker.admit(now).record(false, now);
+        breaker.admit(now + 10 * MS).record(false, now + 10 * MS);
+        breaker.admit(now + 20 * MS).record(true, now + 20 * MS);
+        // Somebody's wish is no event.
+        breaker.force_open(10 * MS, now + 20 * MS);
+        breaker.reset(now + 20 * MS);
+        let reason = Tripped::Consecutive { failures: 1 };
+        let expected = [
+            BreakerEvent::Removed { reason, until: now + 10 * MS, at: now },
+            BreakerEvent::Revived { since: now, probes: 2, at: now + 20 * MS },
+        ];
+        assert_eq!(*told.lock().unwrap(), expected);
+        assert_eq!((breaker.counters().removals(), breaker.counters().revivals()), (1, 1));
     }
 
     #[test]

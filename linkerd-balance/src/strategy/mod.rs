@@ -21,7 +21,7 @@ mod subset;
 mod testing;
 
 pub use self::{
-    aperture::{Aperture, ApertureBuilder, ApertureMeter, InvalidAperture},
+    aperture::{Aperture, ApertureBuilder, ApertureMeter, ApertureWidth, InvalidAperture},
     hashing::InvalidHashing,
     heap::Heap,
     maglev::Maglev,
@@ -97,6 +97,12 @@ pub trait Candidates {
 
     /// Told by a strategy that tried as often as it may and found no open endpoint. Counted, nothing more.
     fn gave_up(&self) {}
+
+    /// Told by a strategy that compared two of which neither had any load. It is told once in a while, and stands for so
+    /// many picks. Counted, nothing more.
+    fn both_idle(&self, picks: u64) {
+        let _ = picks;
+    }
 }
 
 /// What decides a pick, apart from the endpoints: passed in, so that a pick can be repeated.
@@ -159,6 +165,11 @@ pub trait Strategy: fmt::Debug + Send + Sync + 'static {
     fn uses(&self, nodes: &dyn Candidates, i: usize) -> bool {
         let _ = (nodes, i);
         true
+    }
+
+    /// The subset that picks meet, where its width follows the load. For people and metrics.
+    fn aperture(&self) -> Option<ApertureWidth> {
+        None
     }
 }
 

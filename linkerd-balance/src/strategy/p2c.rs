@@ -25,6 +25,9 @@ pub struct P2c {
     max_effort: NonZeroUsize,
 }
 
+/// One in so many picks is counted, as so many: a count that all threads share costs more than the rest of a pick.
+const SAMPLE: u64 = 16;
+
 impl P2c {
     /// Five pairs at most: Linkerd's `maxEffort`.
     pub const DEFAULT_MAX_EFFORT: NonZeroUsize = NonZeroUsize::new(5).unwrap();
@@ -59,8 +62,12 @@ impl Strategy for P2c {
             return 0;
         }
         let mut rng = SplitMix::new(draw.random);
+        let mut is_sampled = draw.random.is_multiple_of(SAMPLE);
         for _ in 0..effort(self.max_effort, nodes.len()) {
             let (a, b) = pair(nodes, &mut rng);
+            if std::mem::take(&mut is_sampled) && nodes.load(a, 0) == 0.0 && nodes.load(b, 0) == 0.0 {
+                nodes.both_idle(SAMPLE);
+            }
             let (i, status) = nodes.better(a, b);
             if status == Status::Open {
                 return i;
@@ -138,6 +145,23 @@ mod tests {
         assert_eq!((seen[0], seen[2]), (0, 0));
         assert!((4_800..5_200).contains(&seen[1]), "{seen:?}");
         assert_eq!(none.gave_up.get(), 10_000);
+    }
+
+    #[test]
+    fn pairs_without_load_are_counted_by_sample() {
+        let count = |nodes: &Nodes| {
+            let mut rng = SplitMix::new(7);
+            for _ in 0..16_000 {
+                P2c::new().pick(nodes, Draw::new(rng.next()));
+            }
+            nodes.both_idle.get()
+        };
+        let mut nodes = Nodes::open(2);
+        assert!((14_000..18_000).contains(&count(&nodes)), "{}", nodes.both_idle.get());
+        // One of a pair is enough.
+        nodes = Nodes::open(2);
+        nodes.load[1] = 0.5;
+        assert_eq!(count(&nodes), 0);
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub(crate) struct Nodes {
     pub(crate) excluded: Vec<usize>,
     pub(crate) now: Instant,
     pub(crate) gave_up: Cell<usize>,
+    pub(crate) both_idle: Cell<u64>,
     /// What `draw` gives, last first, before chance does.
     pub(crate) script: RefCell<Vec<usize>>,
 }
@@ -44,6 +45,7 @@ impl Nodes {
             excluded: Vec::new(),
             now: tokio::time::Instant::now().into_std(),
             gave_up: Cell::new(0),
+            both_idle: Cell::new(0),
             script: RefCell::default(),
         }
     }
@@ -131,6 +133,10 @@ impl Candidates for Nodes {
 
     fn gave_up(&self) {
         self.gave_up.set(self.gave_up.get() + 1);
+    }
+
+    fn both_idle(&self, picks: u64) {
+        self.both_idle.set(self.both_idle.get() + picks);
     }
 }
 

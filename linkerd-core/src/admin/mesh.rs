@@ -93,6 +93,16 @@ pub fn mesh_balancers(mesh: &Mesh) -> Value {
             "adds": stats.adds,
             "removes": stats.removes,
             "used": stats.in_use,
+            "aperture": stats.aperture.map(|width| {
+                json!({
+                    "logical": width.logical,
+                    "physical": width.physical,
+                    "load": width.in_flight,
+                    "widened": width.widened,
+                    "narrowed": width.narrowed,
+                    "slice": width.is_slice,
+                })
+            }),
             "leaving": stats.stays,
             "ejections": stats.ejections.map(|ejections| {
                 json!({"ejected": ejections.ejected, "allowed": ejections.allowed, "denied": ejections.denied})

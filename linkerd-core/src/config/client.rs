@@ -52,7 +52,7 @@ pub struct Client {
 /// The `hostConnectionPool` map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostConnectionPool {
-    /// `minSize`: idle connections that are kept. Default: 0.
+    /// `minSize`: connections that are kept, whether somebody asks or not. Default: 0.
     pub min_size: usize,
     /// `maxSize`: connections at most, at least 1 and not less than `minSize`. Default: unlimited.
     pub max_size: Option<usize>,

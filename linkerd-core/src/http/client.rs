@@ -26,7 +26,7 @@ use pin_project::pin_project;
 use tokio::time::Instant;
 
 use super::{
-    ClientConfig,
+    ClientConfig, Kept,
     headers::{self, Room},
     io::{Counted, Totals},
     pool::{Checkout, Conn, Grant, Live, Pool, TooManyWaiters},
@@ -43,7 +43,7 @@ use crate::{
 pub(crate) struct Client {
     addr: SocketAddr,
     config: Arc<ClientConfig>,
-    pool: Arc<Pool>,
+    pub(super) pool: Arc<Pool>,
     stats: Option<Arc<ClientStats>>,
 }
 
@@ -97,6 +97,10 @@ impl Call for Client {
     fn left(&self) {
         self.pool.dismiss();
     }
+
+    fn kept(self: Arc<Self>) -> Option<Kept> {
+        Kept::of(self)
+    }
 }
 
 impl Client {
@@ -139,7 +143,7 @@ impl Client {
         if outbound.resend == Resend::Never { self.pool.checkout_new() } else { self.pool.checkout() }
     }
 
-    async fn open(&self) -> Result<Conn, Error> {
+    pub(super) async fn open(&self) -> Result<Conn, Error> {
         let connecting = Connecting { stats: self.stats.as_deref(), begun: Instant::now() };
         let result = self.dial().await;
         connecting.end(&result);

@@ -11,7 +11,7 @@ use crate::{Svc, telemetry::ClientStats};
 
 /// Makes the service that reaches one endpoint: the network, or what a test puts in its place.
 pub trait Connect: Send + Sync + 'static {
-    /// The service of one endpoint. It connects when it is called, not before.
+    /// The service of one endpoint. It connects when it is called, not before; but for [`PoolConfig::min_size`].
     fn connect(&self, endpoint: &Endpoint) -> Svc;
 
     /// The same, for who counts connections too. By default they are not counted.
@@ -62,7 +62,8 @@ pub struct ClientConfig {
 /// How many connections there are to an endpoint.
 #[derive(Clone, Debug)]
 pub struct PoolConfig {
-    /// So many are kept open even when they are idle for long. 0.
+    /// So many are kept open: made when the endpoint comes, in a task of its own, and again when they end, whether somebody
+    /// asks or not. Not closed when they are idle for long. Not more than `max_size`. 0.
     pub min_size: usize,
     /// The most that are open at a time. `usize::MAX`.
     pub max_size: usize,

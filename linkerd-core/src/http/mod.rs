@@ -13,6 +13,7 @@ mod drain;
 pub mod headers;
 pub(crate) mod hint;
 mod io;
+mod kept;
 pub(crate) mod overrides;
 pub(crate) mod pool;
 #[cfg(feature = "server")]
@@ -32,6 +33,7 @@ pub use compress::Compression;
 pub use connect::{ClientConfig, Connect, HttpConnect, PoolConfig, SocketOptions};
 pub use context::{RequestContext, Scheme};
 pub use deadline::Deadline;
+pub(crate) use kept::Kept;
 pub use overrides::PerRequest;
 #[cfg(feature = "server")]
 pub use server::{Drained, Server, ServerConfig};

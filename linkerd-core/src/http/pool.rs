@@ -7,7 +7,11 @@ use std::{
 };
 
 use hyper::client::conn::http1::SendRequest;
-use tokio::{runtime::Handle, sync::oneshot, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, oneshot},
+    time::Instant,
+};
 
 use super::{PoolConfig, io::Traffic};
 use crate::{
@@ -23,6 +27,8 @@ pub(crate) struct Pool {
     config: PoolConfig,
     state: Mutex<State>,
     stats: Option<Arc<ClientStats>>,
+    // Fewer are open than are to be kept.
+    missing: Notify,
 }
 
 #[derive(Default)]
@@ -91,7 +97,7 @@ pub(crate) struct TooManyWaiters;
 
 impl Pool {
     pub(crate) fn new(config: PoolConfig, stats: Option<Arc<ClientStats>>) -> Arc<Self> {
-        Arc::new(Self { config, state: Mutex::default(), stats })
+        Arc::new(Self { config, state: Mutex::default(), stats, missing: Notify::new() })
     }
 
     fn stats(&self) -> Option<&PoolStats> {
@@ -119,7 +125,7 @@ impl Pool {
             if conn.sender.is_ready() && !self.is_too_old(&conn) {
                 return Ok(Checkout::Now(Grant::Live(Live { conn, place: self.place() })));
             }
-            state.open -= 1;
+            self.closed(&mut state, 1);
             dead.push(conn);
         }
         self.place_or_turn(state)
@@ -171,6 +177,40 @@ impl Pool {
         Place { pool: Arc::clone(self), is_held: true }
     }
 
+    /// So many connections are no more.
+    fn closed(&self, state: &mut State, connections: usize) {
+        state.open -= connections;
+        if state.open < self.kept() {
+            self.missing.notify_one();
+        }
+    }
+
+    /// How many are kept.
+    fn kept(&self) -> usize {
+        self.config.min_size.min(self.config.max_size)
+    }
+
+    pub(super) fn keeps_some(&self) -> bool {
+        self.kept() > 0
+    }
+
+    /// Waits until fewer are open than are to be kept.
+    pub(super) async fn missing(&self) {
+        while self.state().open >= self.kept() {
+            self.missing.notified().await;
+        }
+    }
+
+    /// A place for one that is to be kept, if one is missing.
+    pub(super) fn place_to_keep(self: &Arc<Self>) -> Option<Place> {
+        let mut state = self.state();
+        if state.open >= self.kept() {
+            return None;
+        }
+        state.open += 1;
+        Some(self.place())
+    }
+
     fn is_too_old(&self, conn: &Conn) -> bool {
         self.config.max_age.is_some_and(|max| conn.born.elapsed() >= max)
     }
@@ -192,7 +232,7 @@ impl Pool {
         let before = state.idle.len();
         state.idle.retain(|idle| !idle.conn.sender.is_closed());
         let closed = before - state.idle.len();
-        state.open -= closed;
+        self.closed(&mut state, closed);
         self.uncached(closed);
     }
 
@@ -266,7 +306,8 @@ impl Drop for Place {
         if self.is_held
             && let Some(Grant::Place(place)) = self.pool.hand_over(Grant::Place(self.pool.place()))
         {
-            place.leave().state().open -= 1;
+            let pool = place.leave();
+            pool.closed(&mut pool.state(), 1);
         }
     }
 }

@@ -14,6 +14,7 @@ use linkerd_retry::Budget;
 
 use super::{
     endpoints::{Balanced, EndpointClient},
+    fault,
     outgoing::Outgoing,
     path::{Attempt, Expired, now},
 };
@@ -355,6 +356,11 @@ impl BoundClient {
         balancer.updates.advance_to(stats.updates);
         balancer.rebuilds.advance_to(stats.rebuilds);
         balancer.meanweight.set_count(stats.mean_weight.round() as u64);
+        balancer.weight_classes.set_count(stats.weight_classes as u64);
+        balancer.both_idle(stats.both_idle);
+        if let Some(width) = &stats.aperture {
+            balancer.aperture(width);
+        }
         balancer.in_use.set_count(stats.in_use as u64);
         balancer.leaving.set_count(stats.stays as u64);
         balancer.panicked.set(i64::from(stats.in_panic));
@@ -406,14 +412,9 @@ impl UnderWay<'_> {
         let (permit, mut end) = self.held.take().expect("held until here");
         let done = now();
         let success = attempt.classify(result.as_ref()).is_success();
-        let record = |outcome: Outcome| {
-            if let Some(permit) = permit {
-                permit.record(outcome, done);
-            }
-        };
         match result {
             Ok(mut rsp) => {
-                record(success.into());
+                let verdict = fault::judge(permit, success, &rsp, done);
                 client.count(service, success, None, done - begun);
                 client.stats.status.record(Some(rsp.status()), done - begun);
                 if success {
@@ -431,20 +432,23 @@ impl UnderWay<'_> {
                     }
                 }
                 end.mark(Mark::Headers, welcome, done);
-                rsp.body_mut().ride(Rider::lease(end, success));
+                rsp.body_mut().ride(Rider::lease(end, success, verdict));
                 Ok(rsp)
             }
             Err(error) => {
-                // That our own pool is full, or our caller's stream broke, is not the endpoint's fault.
-                if matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::RequestBody) {
-                    record(Outcome::Neutral);
-                } else {
-                    record(Outcome::Failure);
+                // That our own pool is full, or our caller's stream broke, is not the endpoint's fault: what is held is
+                // given back as if it had never been taken.
+                if !matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::RequestBody) {
+                    if let Some(permit) = permit {
+                        permit.record(Outcome::Failure, done);
+                    }
                     end.end(false, done);
                 }
                 client.stats.timeouts.record(&error);
                 if error.kind() == ErrorKind::Connect {
+                    // Of a single one it would only be known that there is nobody else.
                     if client.is_fail_fast
+                        && balanced.balance.len() > 1
                         && let Some(fail_fast) = &endpoint.fail_fast
                     {
                         fail_fast.failed();

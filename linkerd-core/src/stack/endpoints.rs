@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -11,7 +11,8 @@ use std::{
 
 use http::Request;
 use linkerd_balance::{
-    ActiveProbe, Balance, Breaker, BreakerCounters, Event, Forced, Health, Member, Panic, Phase, Status, Unavailable,
+    ActiveProbe, Balance, Breaker, BreakerCounters, BreakerEvent, Event, Forced, Health, Member, Panic, Phase, Status,
+    Unavailable,
 };
 use linkerd_dtab::{Activity, Addr, Bound, Endpoint, Failure, Path, State};
 use tokio::{sync::watch, task::AbortHandle};
@@ -55,8 +56,6 @@ pub(super) struct Balanced {
 pub(crate) struct EndpointClient {
     pub(super) key: EndpointKey,
     pub(super) svc: Svc,
-    // Below all layers.
-    network: Svc,
     // None if it is never taken out.
     pub(super) breaker: Option<Breaker>,
     pub(super) fail_fast: Option<Arc<FailFast>>,
@@ -121,39 +120,48 @@ impl Balanced {
         let counters = breakers.clone();
         let connect = policy.connect.clone().unwrap_or(connect);
         let client_stats = Arc::clone(stats);
-        // Both are about connections that nobody asked for: of endpoints that could not be reached, and of those that
-        // take the place of others.
+        // All three are about connections that nobody asked for: to endpoints that could not be reached, to those that take
+        // the place of others, and those that are kept.
         let overlaps = !policy.balancer.longest_overlap().is_zero();
-        let fail_fast_stats = (policy.fail_fast || overlaps).then(|| Arc::new(stats.fail_fast()));
+        let is_watched = policy.fail_fast || overlaps;
+        let fail_fast_stats = OnceLock::new();
         let progress = Arc::new(Progress {
             is_known: AtomicBool::new(false),
             failure: watch::Sender::new(None),
             source: Mutex::new(0),
         });
         let known = Arc::clone(&progress);
+        let id = bound.id.clone();
         let new_endpoint = move |key: &EndpointKey, health: &Health| {
             let mut endpoint = Endpoint::new(key.addr);
             endpoint.generation = key.generation;
             endpoint.authority.clone_from(&key.authority);
             let network = connect.connect_counted(&endpoint, &client_stats);
-            let svc = network.clone();
-            let svc = layers.iter().fold(svc, |svc, wrap| wrap(svc));
+            let svc = layers.iter().fold(network.clone(), |svc, wrap| wrap(svc));
             let is_layered = !layers.is_empty();
-            let breaker = accrual.breaker(key.addr.to_string(), health, &counters);
+            let kept = network.kept();
+            // Whoever waits in line there goes to another one.
+            health.on_retire(move || network.left());
+            let (client, addr) = (id.clone(), key.addr);
+            let breaker =
+                accrual.breaker(addr.to_string(), health, &counters, move |event| log_breaker(&client, addr, event));
             let authority = key.authority.as_deref().map_or_else(|| key.addr.to_string(), str::to_owned);
             let probe = accrual.probe.as_ref().zip(breaker.as_ref());
             let probe = probe.and_then(|(probe, breaker)| probe::spawn(probe, &authority, svc.clone(), breaker));
-            let fail_fast = fail_fast_stats
-                .as_ref()
-                .map(|stats| FailFast::new(health.clone(), endpoint.clone(), Arc::clone(&connect), Arc::clone(stats)));
-            // The first ones replace nobody.
-            if overlaps
-                && known.is_known.load(Ordering::Acquire)
-                && let Some(fail_fast) = &fail_fast
-            {
-                fail_fast.check_first();
+            let fail_fast = (is_watched || kept.is_some()).then(|| {
+                let stats = fail_fast_stats.get_or_init(|| Arc::new(client_stats.fail_fast()));
+                FailFast::new(id.clone(), health.clone(), endpoint.clone(), Arc::clone(&connect), Arc::clone(stats))
+            });
+            if let Some(fail_fast) = &fail_fast {
+                // The first ones replace nobody.
+                if overlaps && known.is_known.load(Ordering::Acquire) {
+                    fail_fast.check_first();
+                }
+                if let Some(kept) = kept {
+                    fail_fast.keep(kept);
+                }
             }
-            Arc::new(EndpointClient { key: key.clone(), svc, network, breaker, fail_fast, _probe: probe, is_layered })
+            Arc::new(EndpointClient { key: key.clone(), svc, breaker, fail_fast, _probe: probe, is_layered })
         };
         let algorithm = policy.balancer.algorithm();
         stats.algorithm(&algorithm);
@@ -226,15 +234,19 @@ impl Balanced {
             return Error::new(ErrorKind::NoEndpoints);
         }
         let now = now();
-        let services = self.balance.services();
+        // Requests that are refused come by the thousand, and endpoints may be as many.
+        let services = self.balance.first_services(TOLD);
         let reasons = services.iter().map(|(key, svc)| {
             let why = svc.why(Status::Busy, now);
             // A breaker is called by its endpoint's address.
             if why.starts_with("breaker ") { why } else { format!("{} {why}", key.addr) }
         });
-        let reasons: Vec<_> = reasons.take(TOLD).collect();
-        let text = format!("{unavailable}: {}", reasons.join("; "));
-        Error::from(unavailable).with_text(text)
+        let reasons = reasons.collect::<Vec<_>>().join("; ");
+        let more = match self.balance.len().saturating_sub(TOLD) {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
+        Error::from(unavailable).with_text(format!("{unavailable}: {reasons}{more}"))
     }
 
     /// The text that Linkerd 1.x has for an endpoint that could not be reached.
@@ -271,6 +283,20 @@ fn log(client: &Path, event: &Event) {
             tracing::info!(%client, tier, "{open} of a tier's {size} endpoints are open: it has its requests back");
         }
         event => tracing::info!(%client, "{event:?}"),
+    }
+}
+
+/// Tells them what became of an endpoint. As often as that happens: at most once for each backoff.
+fn log_breaker(client: &Path, endpoint: SocketAddr, event: &BreakerEvent) {
+    let between = |from: &Instant, to: &Instant| Duration::from_millis((*to - *from).as_millis() as u64);
+    match event {
+        BreakerEvent::Removed { reason, until, at, .. } => {
+            tracing::warn!(%client, %endpoint, "an endpoint is left alone for {:?}: {reason}", between(at, until));
+        }
+        BreakerEvent::Revived { since, probes, at, .. } => {
+            tracing::info!(%client, %endpoint, probes, "an endpoint is back after {:?}", between(since, at));
+        }
+        event => tracing::info!(%client, %endpoint, "{event:?}"),
     }
 }
 
@@ -322,9 +348,8 @@ fn publish(state: State<Addr>, balance: &Balance<EndpointKey, Arc<EndpointClient
                 member.zone.clone_from(&endpoint.zone);
                 member
             });
-            let before = balance.services();
             match guarded(|| balance.update(keyed)) {
-                Ok(Ok(())) => dismiss_waiters(&before, balance),
+                Ok(Ok(())) => {}
                 Ok(Err(error)) => return tracing::warn!("endpoints not taken over: {error}"),
                 Err(panicked) => {
                     progress.failure.send_replace(Some(panicked));
@@ -335,14 +360,6 @@ fn publish(state: State<Addr>, balance: &Balance<EndpointKey, Arc<EndpointClient
             progress.is_known.store(true, Ordering::Release);
             progress.failure.send_replace(None);
         }
-    }
-}
-
-/// Whoever waits in line at an endpoint that is gone goes to another one.
-fn dismiss_waiters(before: &[(EndpointKey, Arc<EndpointClient>)], balance: &Balance<EndpointKey, Arc<EndpointClient>>) {
-    let stays: std::collections::HashSet<_> = balance.services().iter().map(|(_, svc)| Arc::as_ptr(svc)).collect();
-    for (_, svc) in before.iter().filter(|(_, svc)| !stays.contains(&Arc::as_ptr(svc))) {
-        svc.network.left();
     }
 }
 

@@ -1,46 +1,57 @@
-//! What is done about an endpoint that cannot be connected to: nobody asks it until a connection succeeds.
+//! What is known of an endpoint's connections apart from requests: one that cannot be connected to is asked by nobody until
+//! it can.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use linkerd_balance::{Health, Status};
-use linkerd_dtab::Endpoint;
-use tokio::task::AbortHandle;
+use linkerd_dtab::{Endpoint, Path};
+use tokio::{runtime::Handle, task::AbortHandle};
 
 use super::path::now;
-use crate::{http::Connect, telemetry::FailFastStats};
+use crate::{
+    http::{Connect, Kept},
+    telemetry::FailFastStats,
+};
 
 /// The waits before each try, the last one for ever: Finagle's.
 const WAITS: [u64; 6] = [1, 2, 4, 8, 16, 32];
 /// The same, but at once the first time.
 const WAITS_OF_NEWCOMERS: [u64; 7] = [0, 1, 2, 4, 8, 16, 32];
+/// Connections that are kept are made again at most so often: an endpoint may accept them and hang up.
+const REST: Duration = Duration::from_secs(1);
 
 /// One endpoint's watch over its own connections.
 pub(super) struct FailFast {
+    client: Path,
     health: Health,
     endpoint: Endpoint,
     connect: Arc<dyn Connect>,
     stats: Arc<FailFastStats>,
     down: Mutex<Option<Down>>,
+    keeper: OnceLock<AbortHandle>,
 }
 
 struct Down {
     since: Instant,
     // Nobody has tried yet.
     is_new: bool,
-    task: AbortHandle,
+    // Tries until it can be connected to. None if those tries are the keeper's.
+    task: Option<AbortHandle>,
 }
 
 impl FailFast {
     pub(super) fn new(
+        client: Path,
         health: Health,
         endpoint: Endpoint,
         connect: Arc<dyn Connect>,
         stats: Arc<FailFastStats>,
     ) -> Arc<Self> {
-        Arc::new(Self { health, endpoint, connect, stats, down: Mutex::default() })
+        let (down, keeper) = (Mutex::default(), OnceLock::new());
+        Arc::new(Self { client, health, endpoint, connect, stats, down, keeper })
     }
 
     /// A request found that it cannot be connected to.
@@ -53,13 +64,42 @@ impl FailFast {
         self.watch(Status::Closed, &WAITS_OF_NEWCOMERS);
     }
 
+    /// Makes connections, now and when they end, whether somebody asks or not. While that fails, nobody is sent there.
+    pub(super) fn keep(self: &Arc<Self>, kept: Kept) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        let watch = Arc::downgrade(self);
+        let task = runtime.spawn(async move {
+            let mut tries = 0;
+            loop {
+                kept.missing().await;
+                let filled = kept.fill().await;
+                // Gone with its endpoint.
+                let Some(watch) = watch.upgrade() else { return };
+                let wait = if filled.is_ok() {
+                    tries = 0;
+                    watch.back();
+                    REST
+                } else {
+                    watch.not_kept();
+                    let wait = wait(&WAITS, tries);
+                    tries += 1;
+                    wait
+                };
+                drop(watch);
+                tokio::time::sleep(wait).await;
+            }
+        });
+        // Once for each endpoint.
+        let _ = self.keeper.set(task.abort_handle());
+    }
+
     fn watch(self: &Arc<Self>, link: Status, waits: &'static [u64]) {
         let mut down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that were on their way when the first one failed.
         if down.is_some() {
             return;
         }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let Ok(runtime) = Handle::try_current() else { return };
         self.health.set_link(link);
         let is_new = link == Status::Closed;
         if !is_new {
@@ -69,7 +109,7 @@ impl FailFast {
         let (connect, endpoint) = (Arc::clone(&self.connect), self.endpoint.clone());
         let task = runtime.spawn(async move {
             for tries in 0.. {
-                tokio::time::sleep(Duration::from_secs(waits[usize::min(tries, waits.len() - 1)])).await;
+                tokio::time::sleep(wait(waits, tries)).await;
                 let reached = connect.dial(&endpoint).await;
                 // Gone with its endpoint.
                 let Some(watch) = watch.upgrade() else { return };
@@ -82,11 +122,27 @@ impl FailFast {
                 watch.still_down();
             }
         });
-        *down = Some(Down { since: now(), is_new, task: task.abort_handle() });
+        *down = Some(Down { since: now(), is_new, task: Some(task.abort_handle()) });
+    }
+
+    /// A connection that is to be kept could not be made.
+    fn not_kept(&self) {
+        {
+            let mut down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
+            if down.is_none() {
+                self.health.set_link(Status::Busy);
+                self.mark_dead();
+                *down = Some(Down { since: now(), is_new: false, task: None });
+                return;
+            }
+        }
+        self.stats.tries.incr();
+        self.still_down();
     }
 
     fn mark_dead(&self) {
-        tracing::info!("{} cannot be connected to: left alone until it can", self.endpoint.addr);
+        let (client, addr) = (&self.client, self.endpoint.addr);
+        tracing::info!(%client, "{addr} cannot be connected to: left alone until it can");
         self.stats.marked_dead.incr();
         self.stats.unhealthy.incr();
     }
@@ -101,13 +157,16 @@ impl FailFast {
 
     fn back(&self) {
         let mut down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(down) = down.take() {
-            self.health.set_link(Status::Open);
-            if !down.is_new {
-                tracing::info!("{} can be connected to again", self.endpoint.addr);
-                self.stats.marked_available.incr();
-                self.stats.unhealthy.decr();
-            }
+        let Some(Down { is_new, task, .. }) = down.take() else { return };
+        self.health.set_link(Status::Open);
+        // Who of the two that try comes second has nothing to do any more.
+        if let Some(task) = task {
+            task.abort();
+        }
+        if !is_new {
+            tracing::info!(client = %self.client, "{} can be connected to again", self.endpoint.addr);
+            self.stats.marked_available.incr();
+            self.stats.unhealthy.decr();
         }
     }
 
@@ -125,10 +184,19 @@ impl FailFast {
     }
 }
 
+fn wait(waits: &[u64], tries: usize) -> Duration {
+    Duration::from_secs(waits[tries.min(waits.len() - 1)])
+}
+
 impl Drop for FailFast {
     fn drop(&mut self) {
+        if let Some(keeper) = self.keeper.get() {
+            keeper.abort();
+        }
         if let Some(down) = self.down.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
-            down.task.abort();
+            if let Some(task) = down.task {
+                task.abort();
+            }
             if !down.is_new {
                 self.stats.unhealthy.decr();
             }

@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use linkerd_balance::ApertureWidth;
 use linkerd_dtab::Path;
 
 use crate::{Error, TimedOut, Timer};
@@ -238,6 +239,22 @@ pub struct BalancerStats {
     pub spilled: Counter,
     /// The tier that most requests are meant for, from 0.
     pub tier: Gauge,
+    /// Different weights.
+    pub weight_classes: Gauge,
+    both_idle: OnceLock<Counter>,
+    aperture: OnceLock<ApertureStats>,
+    scope: Scope,
+}
+
+/// What a balancer that uses a subset adds to its metrics.
+#[derive(Debug)]
+struct ApertureStats {
+    logical: Gauge,
+    physical: Gauge,
+    is_ordered: Gauge,
+    load: Gauge,
+    widened: Counter,
+    narrowed: Counter,
 }
 
 /// `failure_accrual` of a client.
@@ -535,6 +552,10 @@ impl ClientStats {
                 refused: balancer.counter("refused"),
                 spilled: balancer.counter("spilled"),
                 tier: balancer.gauge("tier"),
+                weight_classes: balancer.gauge("num_weight_classes"),
+                both_idle: OnceLock::new(),
+                aperture: OnceLock::new(),
+                scope: balancer,
             },
             failure_accrual: AccrualStats {
                 removals: accrual.counter("removals"),
@@ -606,6 +627,38 @@ impl ClientStats {
     /// Says in `loadbalancer/algorithm/<name>` how endpoints are picked, `p2c_least_loaded` for example.
     pub fn algorithm(&self, name: &str) {
         self.scope.scope("loadbalancer").scope("algorithm").gauge(name).set(1);
+    }
+}
+
+impl BalancerStats {
+    /// Says in `p2c/zero` how many picks, about, compared two endpoints of which neither had anything to do. There from
+    /// the first on.
+    pub fn both_idle(&self, picks: u64) {
+        if picks > 0 {
+            self.both_idle.get_or_init(|| self.scope.scope("p2c").counter("zero")).advance_to(picks);
+        }
+    }
+
+    /// Says in `logical_aperture`, `physical_aperture`, `use_deterministic_ordering` and `loadband/*` how wide the subset
+    /// is that is used. There from the first time on.
+    pub fn aperture(&self, width: &ApertureWidth) {
+        let stats = self.aperture.get_or_init(|| {
+            let band = self.scope.scope("loadband");
+            ApertureStats {
+                logical: self.scope.gauge("logical_aperture"),
+                physical: self.scope.gauge("physical_aperture"),
+                is_ordered: self.scope.gauge("use_deterministic_ordering"),
+                load: band.gauge("offered_load_ema"),
+                widened: band.counter("widen"),
+                narrowed: band.counter("narrow"),
+            }
+        });
+        stats.logical.set_count(width.logical as u64);
+        stats.physical.set_count(width.physical as u64);
+        stats.is_ordered.set(i64::from(width.is_slice));
+        stats.load.set_count(width.in_flight.round() as u64);
+        stats.widened.advance_to(width.widened);
+        stats.narrowed.advance_to(width.narrowed);
     }
 }
 

@@ -375,6 +375,22 @@ fn numbers_of_an_accrual_are_in_range() {
     assert_eq!(problem("thrift", "failureAccrual", keys), "probe: is an HTTP request, for the protocols http and h2");
 }
 
+#[test]
+fn numbers_of_connections_are_in_range() {
+    for (section, keys, expected) in [
+        ("hostConnectionPool", "minSize: ^-1", "minSize: must be at least 0, got -1"),
+        ("hostConnectionPool", "maxSize: ^0", "maxSize: must be at least 1, got 0"),
+        ("hostConnectionPool", "minSize: 3, maxSize: ^2", "maxSize: must not be less than minSize 3, got 2"),
+        ("hostConnectionPool", "idleTimeMs: ^0", "idleTimeMs: must be at least 1, got 0"),
+        ("hostConnectionPool", "maxWaiters: ^-1", "maxWaiters: must be at least 0, got -1"),
+        ("hostConnectionPool", "^minsize: 1", "minsize: unknown key; did you mean `minSize`?"),
+        ("requeueBudget", "ttlSecs: ^0", "ttlSecs: must be 1..60, got 0"),
+        ("requeueBudget", "percentCanRetry: ^.nan", "percentCanRetry: must be from 0 to 1000, got '.nan'"),
+    ] {
+        assert_eq!(problem("http", section, keys), expected, "{keys}");
+    }
+}
+
 /// What the loader says it knows in a section, when it comes upon a key like no other.
 fn known(section: &str, keys: &str) -> BTreeSet<String> {
     let text = file("http", section, &keys.replace("...", "qqqqqqqqqqqq: 1"));
@@ -383,8 +399,8 @@ fn known(section: &str, keys: &str) -> BTreeSet<String> {
     known.split(", ").map(str::to_owned).collect()
 }
 
-/// Every section that may stand in the two, with what it needs.
-const SECTIONS: [(&str, &str); 19] = [
+/// Every section that may stand in them, with what it needs.
+const SECTIONS: [(&str, &str); 20] = [
     ("loadBalancer", "kind: p2c, load: ewma, ..."),
     ("loadBalancer", "kind: ewma, ..."),
     ("loadBalancer", "kind: aperture, ..."),
@@ -404,6 +420,7 @@ const SECTIONS: [(&str, &str); 19] = [
     ("failureAccrual", "kind: io.l5d.successRateWindowed, successRate: 1, window: 1, ..."),
     ("failureAccrual", "kind: io.l5d.unified, ..."),
     ("failureAccrual", "kind: none, probe: {path: /, ...}"),
+    ("hostConnectionPool", "..."),
 ];
 
 #[test]

@@ -3,21 +3,22 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex},
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Frame;
 use linkerd_core::{
     AccrualPolicy, BoxError, ErrorKind, Force, Svc,
     balance::{
-        LeastLoaded, Measure, P2c, PeakEwma, Policy, Status,
+        Aperture, LeastLoaded, Measure, P2c, PeakEwma, Peer, Policy, Status,
         accrual::{ConsecutiveFailures, SuccessRate, SuccessRateWindowed, Unified},
     },
     dtab::Endpoint,
     http::Connect,
-    retry::Budget,
+    retry::{Budget, BudgetSettings},
     testing::Reply,
 };
 use tokio::time::advance;
@@ -191,6 +192,212 @@ async fn an_answer_that_breaks_is_a_failure_where_its_end_is_measured() {
     let body = client.send(get()).await.unwrap().into_body();
     assert!(body.collect().await.is_err());
     assert!(latency(&world) > 4000.0, "{}", latency(&world));
+}
+
+/// Answers as a gRPC server does: with so many messages, and a status in the head or at the end.
+#[derive(Clone, Default)]
+struct Grpc(Arc<Mutex<Said>>);
+
+#[derive(Clone, Default)]
+struct Said {
+    messages: usize,
+    head: Option<u32>,
+    trailers: Option<u32>,
+    breaks: bool,
+    kind: Option<&'static str>,
+}
+
+impl Grpc {
+    fn says(&self, said: Said) {
+        *self.0.lock().unwrap() = said;
+    }
+}
+
+impl Connect for Grpc {
+    fn connect(&self, _: &Endpoint) -> Svc {
+        let said = Arc::clone(&self.0);
+        Svc::new(tower::service_fn(move |_: Request<Body>| {
+            let Said { messages, head, trailers, breaks, kind } = said.lock().unwrap().clone();
+            let status = |code: u32| (HeaderName::from_static("grpc-status"), code.into());
+            let mut frames: VecDeque<_> = (0..messages).map(|_| Ok(Frame::data(Bytes::from_static(b"x")))).collect();
+            frames.extend(trailers.map(|code| Ok(Frame::trailers(HeaderMap::from_iter([status(code)])))));
+            frames.extend(breaks.then(|| Err("broken".into())));
+            let mut rsp = Response::new(Body::new(Frames(frames)));
+            rsp.headers_mut()
+                .insert("content-type", HeaderValue::from_static(kind.unwrap_or("application/grpc+proto")));
+            rsp.headers_mut().extend(head.map(status));
+            std::future::ready(Ok::<_, BoxError>(rsp))
+        }))
+    }
+}
+
+fn grpc() -> (World, Client, Grpc) {
+    let server = Grpc::default();
+    let policy = ClientPolicy {
+        balancer: in_flight(),
+        accrual: AccrualPolicy::new(ConsecutiveFailures::new(std::num::NonZeroU32::MIN)),
+        connect: Some(Arc::new(server.clone())),
+        ..ClientPolicy::default()
+    };
+    let world = World::policies(ServicePolicy::default(), policy);
+    world.namer.endpoints("/users", [ep(1)]);
+    let client = world.client("/svc/users");
+    (world, client, server)
+}
+
+/// One call, read to its end.
+async fn call(client: &Client) {
+    let rsp = client.send(get()).await.unwrap();
+    assert_eq!(rsp.status(), 200);
+    let _ = rsp.into_body().collect().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_the_grpc_codes_those_of_the_endpoint_count_wherever_they_are_said() {
+    // OK, CANCELLED, UNKNOWN, INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED,
+    // RESOURCE_EXHAUSTED, FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS,
+    // UNAUTHENTICATED.
+    let counts = |code: u32| matches!(code, 2 | 4 | 13 | 14 | 15);
+    for code in 0..17 {
+        for said in [
+            Said { head: Some(code), ..Said::default() },
+            Said { trailers: Some(code), ..Said::default() },
+            Said { messages: 2, trailers: Some(code), ..Said::default() },
+        ] {
+            let (world, client, server) = grpc();
+            let place = (said.messages, said.head.is_some());
+            server.says(said.clone());
+            for _ in 0..3 {
+                call(&client).await;
+            }
+            let status = state(&world, 1).status;
+            assert_eq!(status == Status::Busy, counts(code), "{code} {place:?}: {status}");
+            assert_eq!(world.bound("failure_accrual/removals"), u64::from(counts(code)), "{code} {place:?}");
+
+            // Nor does a caller's fault bring it back, which a success does.
+            server.says(Said { trailers: Some(14), ..Said::default() });
+            call(&client).await;
+            assert_eq!(state(&world, 1).status, Status::Busy, "{code} {place:?}");
+            advance(300 * SEC).await;
+            let before = world.bound("failure_accrual/revivals");
+            server.says(Said { messages: 0, ..said });
+            call(&client).await;
+            assert_eq!(world.bound("failure_accrual/revivals") - before, u64::from(code == 0), "{code} {place:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_call_counts_and_no_end_does_not() {
+    let (world, client, server) = grpc();
+    // Given up in the midst: nobody knows.
+    server.says(Said { messages: 2, trailers: Some(14), ..Said::default() });
+    for _ in 0..3 {
+        let mut body = client.send(get()).await.unwrap().into_body();
+        body.frame().await.unwrap().unwrap();
+        assert_eq!(state(&world, 1).status, Status::Open, "it did not end yet");
+        drop(body);
+    }
+    assert_eq!(world.bound("failure_accrual/removals"), 0);
+    // Gone without a word is a success, as its head was.
+    server.says(Said { messages: 2, ..Said::default() });
+    call(&client).await;
+    assert_eq!(state(&world, 1).status, Status::Open);
+    // What is not gRPC was decided by its head, whatever comes then.
+    for kind in ["text/plain", "application/grpc-web"] {
+        server.says(Said { messages: 1, trailers: Some(14), breaks: true, kind: Some(kind), ..Said::default() });
+        call(&client).await;
+        assert_eq!(state(&world, 1).status, Status::Open, "{kind}");
+    }
+    server.says(Said { messages: 1, breaks: true, ..Said::default() });
+    call(&client).await;
+    assert_eq!(state(&world, 1).status, Status::Busy, "it broke");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_without_an_end_brings_an_endpoint_back_with_its_first_message() {
+    let (world, client, server) = grpc();
+    server.says(Said { trailers: Some(14), ..Said::default() });
+    call(&client).await;
+    advance(5 * SEC).await;
+    server.says(Said { messages: 3, trailers: Some(0), ..Said::default() });
+    let mut body = client.send(get()).await.unwrap().into_body();
+    assert_eq!(state(&world, 1).status, Status::Busy, "it is being tried");
+    body.frame().await.unwrap().unwrap();
+    assert_eq!((state(&world, 1).status, state(&world, 1).pending), (Status::Open, 1));
+    drop(body);
+    assert_eq!((state(&world, 1).status, state(&world, 1).pending), (Status::Open, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_names_a_few_endpoints_of_many() {
+    let balancer = in_flight().panic(linkerd_core::balance::Panic::FailFast);
+    let world = World::policies(ServicePolicy::default(), ClientPolicy { balancer, ..ClientPolicy::default() });
+    world.namer.endpoints("/users", (1..=8).map(ep));
+    let client = world.client("/svc/users");
+    status(&client).await;
+    assert_eq!(force(&world, None, Force::Open(10 * SEC)), 8);
+    let text = error(&client).await.text().to_owned();
+    assert!(text.starts_with("0 of 8 endpoints are open (8 left alone or full, 0 closed), "), "{text}");
+    assert_eq!(text.matches("has been forced open").count(), 5, "{text}");
+    assert!(text.ends_with("; and 3 more"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_balancer_knows_is_in_its_metrics() {
+    let aperture = Aperture::builder().min(2).peer(Peer::new(1, 2).unwrap()).build().unwrap();
+    let balancer = Policy::new(aperture, LeastLoaded::new);
+    let world = World::policies(ServicePolicy::default(), ClientPolicy { balancer, ..ClientPolicy::default() });
+    world.namer.endpoints("/users", (1..=8).map(ep));
+    let client = world.client("/svc/users");
+    let metric = |name: &str| world.metric(&format!("client/#/fake/users/loadbalancer/{name}"));
+    assert_eq!(metric("p2c/zero"), None);
+    for _ in 0..500 {
+        status(&client).await;
+    }
+    let names = ["num_weight_classes", "logical_aperture", "physical_aperture", "use_deterministic_ordering"];
+    assert_eq!(names.map(metric), [1, 2, 4, 1].map(|n| Some(f64::from(n))));
+    assert_eq!(["widen", "narrow", "offered_load_ema"].map(|name| metric(&format!("loadband/{name}"))), [Some(0.0); 3]);
+    // One after the other: none has ever anything to do. Counted by sample.
+    let idle = metric("p2c/zero").unwrap();
+    assert!((250.0..800.0).contains(&idle), "{idle}");
+
+    // It widens under load, and says so.
+    for n in 1..=8 {
+        world.endpoints.script(ep(n), [Reply::hang()]);
+    }
+    let mut waiting: Vec<_> = (0..40).map(|_| sending(&client, get())).collect();
+    for rsp in &mut waiting {
+        assert!(rsp.poll().is_pending());
+        advance(SEC).await;
+    }
+    assert_eq!(metric("logical_aperture"), Some(8.0));
+    assert!(metric("loadband/widen") >= Some(1.0) && metric("loadband/offered_load_ema") > Some(20.0));
+
+    // A balancer of another kind has none of it.
+    let (world, client) = one(Policy::new(linkerd_core::balance::Heap::new(), LeastLoaded::new), AccrualPolicy::off());
+    status(&client).await;
+    let metric = |name: &str| world.metric(&format!("client/#/fake/users/loadbalancer/{name}"));
+    assert_eq!(["num_weight_classes", "logical_aperture", "p2c/zero"].map(metric), [Some(1.0), None, None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn turns_of_the_dead_go_round_among_the_living() {
+    let balancer = Policy::new(linkerd_core::balance::RoundRobin::new(), LeastLoaded::new);
+    let budget = BudgetSettings { min_per_sec: 100, ..BudgetSettings::default() };
+    let client = ClientPolicy { balancer, requeue_budget: Budget::new(budget).unwrap(), ..steady() };
+    let world = World::policies(ServicePolicy::default(), client);
+    world.namer.endpoints("/users", (1..=5).map(ep));
+    // Two in a row, perhaps: the order is drawn.
+    for n in [2, 3] {
+        world.endpoints.script(ep(n), [Reply::unsent()]);
+    }
+    let client = world.client("/svc/users");
+    for _ in 0..300 {
+        assert_eq!(status(&client).await, 200);
+    }
+    let served = [1, 4, 5].map(|n| world.endpoints.count(ep(n)));
+    assert!(served.iter().all(|count| (99..=101).contains(count)), "{served:?}");
 }
 
 fn force(world: &World, addr: Option<SocketAddr>, force: Force) -> usize {

@@ -41,6 +41,8 @@ struct Told {
     reply: Mutex<Reply>,
     requests: AtomicUsize,
     probes: AtomicUsize,
+    // Those that are open.
+    conns: AtomicUsize,
 }
 
 /// How an endpoint answers.
@@ -74,6 +76,7 @@ impl Backend {
             reply: Mutex::new(Reply::status(200)),
             requests: AtomicUsize::new(0),
             probes: AtomicUsize::new(0),
+            conns: AtomicUsize::new(0),
         };
         Self { addr: port.local_addr().unwrap(), told: Arc::new(told), running: None, _port: port }
     }
@@ -100,6 +103,7 @@ impl Backend {
         let running = self.running.take().expect("it runs");
         running.abort();
         let _ = running.await;
+        self.told.conns.store(0, Ordering::SeqCst);
     }
 
     pub(crate) fn reply(&self, reply: Reply) {
@@ -109,6 +113,11 @@ impl Backend {
     /// Requests so far, without probes.
     pub(crate) fn requests(&self) -> usize {
         self.told.requests.load(Ordering::SeqCst)
+    }
+
+    /// Connections that are open.
+    pub(crate) fn conns(&self) -> usize {
+        self.told.conns.load(Ordering::SeqCst)
     }
 
     /// Requests for its health so far.
@@ -138,9 +147,11 @@ async fn run(listener: TcpListener, told: Arc<Told>) {
     while let Ok((stream, _)) = listener.accept().await {
         stream.set_nodelay(true).unwrap();
         let told = Arc::clone(&told);
+        told.conns.fetch_add(1, Ordering::SeqCst);
         conns.spawn(async move {
             let service = service_fn(|req| answer(req, &told));
             let _ = server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            told.conns.fetch_sub(1, Ordering::SeqCst);
         });
         while conns.try_join_next().is_some() {}
     }

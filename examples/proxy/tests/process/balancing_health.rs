@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use tokio::{io::AsyncWriteExt, net::TcpStream, time::sleep};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
 
 use crate::{
-    balancing_backend::{Backend, Counts, Proxy, Reply, until_served_by},
+    balancing_backend::{Backend, Counts, Proxy, Reply, line, until_served_by},
     harness::eventually,
 };
 
@@ -38,6 +42,9 @@ async fn an_endpoint_that_fails_is_taken_out_probed_and_revived() {
         assert_eq!(proxy.metric(metric).await, expected, "{metric}");
     }
 
+    let logged = proxy.linkerd.logged("an endpoint is left alone for 800ms: 3 consecutive failures").await;
+    assert!(logged.contains(&a.addr.to_string()) && logged.contains("/#/io.l5d.fs/web"), "{logged}");
+
     // The probe is a request; it fails, which says so.
     eventually("a probe that fails", async || {
         proxy.send(1, 1).await;
@@ -55,6 +62,8 @@ async fn an_endpoint_that_fails_is_taken_out_probed_and_revived() {
     assert_eq!((&shown["status"], &shown["why"]), (&"open".into(), &"open".into()), "{shown:#}");
     assert_eq!(proxy.metric("failure_accrual/revivals").await, 1);
     assert!(proxy.metric("failure_accrual/removed_for_ms").await >= 800);
+    let logged = proxy.linkerd.logged("an endpoint is back after ").await;
+    assert!(logged.contains(&a.addr.to_string()) && logged.contains("/#/io.l5d.fs/web"), "{logged}");
     let mut counts = Counts::of([&a, &b]);
     proxy.serves(20).await;
     assert_eq!(counts.take(), [10, 10]);
@@ -155,6 +164,93 @@ async fn with_all_of_them_out_requests_fail_fast_and_say_why() {
     let balancer = proxy.balancer().await;
     assert_eq!(balancer["panic"]["active"], true, "{balancer:#}");
     assert_eq!(balancer["panic"]["refused"], 1, "{balancer:#}");
+}
+
+#[tokio::test]
+async fn what_an_operator_forces_is_done_shown_and_ends() {
+    let [a, b] = Backend::several();
+    let proxy = Proxy::start("loadBalancer: {kind: roundRobin}", &[&a, &b]).await;
+    proxy.serves(4).await;
+    let force = async |more: &str| {
+        let form = format!("client=/%23/io.l5d.fs/web&endpoint={}&router=http&by=ann&{more}", a.addr);
+        let answer = proxy.linkerd.post("/admin/breakers", "application/x-www-form-urlencoded", &form).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        serde_json::from_str::<serde_json::Value>(&answer.body).unwrap()
+    };
+
+    let done = force("action=open&ttl=1.minute").await;
+    assert_eq!(
+        (&done["breakers"], &done["ttlMs"], &done["by"]),
+        (&1.into(), &60_000.into(), &"ann".into()),
+        "{done:#}"
+    );
+    let shown = proxy.endpoint(&a).await;
+    assert_eq!(shown["status"], "busy", "{shown:#}");
+    let why = shown["why"].as_str().unwrap();
+    let begins = format!("breaker {} has been forced open for ", a.addr);
+    assert!(why.starts_with(&begins) && why.contains(", and is for another 59."), "{why}");
+    let mut counts = Counts::of([&a, &b]);
+    proxy.serves(50).await;
+    assert_eq!(counts.take(), [0, 50]);
+    assert_eq!(proxy.metric("failure_accrual/removals").await, 0, "that was a wish");
+
+    // The last word counts, and ends by itself.
+    force("action=open&ttl=300").await;
+    until_served_by(&proxy, &a).await;
+    let shown = proxy.endpoint(&a).await;
+    assert_eq!((&shown["status"], &shown["why"]), (&"open".into(), &"open".into()), "{shown:#}");
+    counts.take();
+    proxy.serves(20).await;
+    assert_eq!(counts.take(), [10, 10]);
+
+    // So does what is forced closed, whatever it answers.
+    a.reply(Reply::status(503));
+    force("action=closed").await;
+    assert_eq!(proxy.send(40, 1).await.iter().filter(|status| **status == 503).count(), 20);
+    assert!(proxy.endpoint(&a).await["why"].as_str().unwrap().starts_with("forced closed for another "));
+    let done = force("action=reset").await;
+    assert_eq!(done["ttlMs"], serde_json::Value::Null);
+    proxy.send(20, 1).await;
+    assert_eq!(proxy.endpoint(&a).await["status"], "busy");
+
+    let audit = proxy.linkerd.json("/admin/breakers").await;
+    let actions: Vec<_> = audit.as_array().unwrap().iter().map(|entry| entry["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["open", "open", "closed", "reset"], "{audit:#}");
+    proxy.linkerd.logged("circuit breakers are forced").await;
+}
+
+#[tokio::test]
+async fn what_grpc_says_at_the_end_is_heard() {
+    let [mut a] = Backend::several();
+    // In place of the other one: it answers each call with a message, and then says that it cannot.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut buf = vec![0; 4096];
+                while matches!(stream.read(&mut buf).await, Ok(1..)) {
+                    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ntransfer-encoding: chunked\r\n";
+                    let end = format!("{head}\r\n1\r\nx\r\n0\r\ngrpc-status: 14\r\n\r\n");
+                    stream.write_all(end.as_bytes()).await.unwrap();
+                }
+            });
+        }
+    });
+    let client = "loadBalancer: {kind: roundRobin}, failureAccrual: {kind: io.l5d.consecutiveFailures, failures: 3}";
+    let proxy = Proxy::start(client, &[&a]).await;
+    let text = line(&a, "") + &format!("{} {}\n", addr.ip(), addr.port());
+    proxy.serves(1).await;
+    proxy.relist(&text, |balancer| balancer["size"] == 2).await;
+    let statuses = proxy.send(20, 1).await;
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    let balancer = proxy.balancer().await;
+    let broken = balancer["endpoints"].as_array().unwrap().iter().find(|shown| shown["addr"] == addr.to_string());
+    let why = broken.unwrap()["why"].as_str().unwrap();
+    assert!(why.contains(": 3 consecutive failures; next probe in "), "{why}");
+    assert_eq!(proxy.metric("failure_accrual/removals").await, 1);
+    assert_eq!(a.requests(), 1 + 20 - 3);
+    a.stop().await;
 }
 
 #[tokio::test]

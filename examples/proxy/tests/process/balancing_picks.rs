@@ -134,6 +134,13 @@ async fn at_low_load_an_aperture_is_narrow() {
     let shown = proxy.balancer().await["used"].as_u64().unwrap();
     assert!((1..=3).contains(&shown), "{shown}");
     assert_eq!(proxy.metric("loadbalancer/size").await, 8);
+    let metrics = ["logical_aperture", "physical_aperture", "use_deterministic_ordering", "num_weight_classes"];
+    for (metric, expected) in metrics.into_iter().zip([2, 2, 0, 1]) {
+        assert_eq!(proxy.metric(&format!("loadbalancer/{metric}")).await, expected, "{metric}");
+    }
+    assert_eq!(proxy.metric("loadbalancer/loadband/widen").await, 0);
+    assert!(proxy.metric("loadbalancer/p2c/zero").await > 0);
+    assert_eq!(proxy.balancer().await["aperture"]["logical"], 2);
 
     // With more to do it widens.
     let client = "loadBalancer: {kind: aperture, minAperture: 1, smoothWindowMs: 1}, failureAccrual: {kind: none}";
@@ -147,6 +154,7 @@ async fn at_low_load_an_aperture_is_narrow() {
         (used >= 6).then_some(())
     })
     .await;
+    assert!(proxy.metric("loadbalancer/loadband/widen").await > 0);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod admin;
 mod balancing;
 mod balancing_backend;
+mod balancing_connections;
 mod balancing_health;
 mod balancing_picks;
 mod balancing_sets;

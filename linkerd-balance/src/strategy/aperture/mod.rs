@@ -119,6 +119,24 @@ pub enum InvalidAperture {
 #[derive(Clone, Debug, Default)]
 pub struct ApertureMeter(Arc<Counters>);
 
+/// How wide the [`Aperture`] of a balancer is, as of one instant: what its [`ApertureMeter`] has, for one balancer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct ApertureWidth {
+    /// How many open endpoints the load asks for: Finagle's `logical_aperture`.
+    pub logical: usize,
+    /// How many endpoints are in use, with those that are not open: Finagle's `physical_aperture`.
+    pub physical: usize,
+    /// Requests in flight in the aperture, averaged: Finagle's `loadband/offered_load_ema`.
+    pub in_flight: f64,
+    /// How often the load widened it, so far: Finagle's `loadband/widen`.
+    pub widened: u64,
+    /// How often the load narrowed it, so far: Finagle's `loadband/narrow`.
+    pub narrowed: u64,
+    /// Whether it is the slice of a [`peer`](ApertureBuilder::peer): Finagle's `use_deterministic_ordering`.
+    pub is_slice: bool,
+}
+
 #[derive(Debug, Default)]
 struct Counters {
     logical: AtomicUsize,
@@ -146,7 +164,8 @@ struct Settings {
 #[derive(Debug)]
 struct Bound {
     settings: Settings,
-    meter: ApertureMeter,
+    // The aperture's, and this balancer's own.
+    meters: [ApertureMeter; 2],
     // Handed on from set to set. Held for the arithmetic of one look; whoever finds it held goes on without.
     band: Arc<Mutex<Band>>,
     layout: Layout,
@@ -302,6 +321,20 @@ impl ApertureMeter {
     }
 }
 
+impl ApertureWidth {
+    /// Both together.
+    pub(crate) fn with(self, other: Self) -> Self {
+        Self {
+            logical: self.logical + other.logical,
+            physical: self.physical + other.physical,
+            in_flight: self.in_flight + other.in_flight,
+            widened: self.widened + other.widened,
+            narrowed: self.narrowed + other.narrowed,
+            is_slice: self.is_slice || other.is_slice,
+        }
+    }
+}
+
 impl Strategy for Aperture {
     fn name(&self) -> &'static str {
         "aperture"
@@ -314,7 +347,8 @@ impl Strategy for Aperture {
 
     fn rebuild(&self, nodes: &dyn Candidates) -> Option<Arc<dyn Strategy>> {
         let band = Arc::new(Mutex::new(self.settings.band.clone()));
-        Some(Arc::new(Bound::new(&self.settings, &self.meter, band, nodes)))
+        let meters = [self.meter.clone(), ApertureMeter::default()];
+        Some(Arc::new(Bound::new(&self.settings, meters, band, nodes)))
     }
 }
 
@@ -338,7 +372,19 @@ impl Strategy for Bound {
     }
 
     fn rebuild(&self, nodes: &dyn Candidates) -> Option<Arc<dyn Strategy>> {
-        Some(Arc::new(Self::new(&self.settings, &self.meter, Arc::clone(&self.band), nodes)))
+        Some(Arc::new(Self::new(&self.settings, self.meters.clone(), Arc::clone(&self.band), nodes)))
+    }
+
+    fn aperture(&self) -> Option<ApertureWidth> {
+        let [_, meter] = &self.meters;
+        Some(ApertureWidth {
+            logical: meter.logical(),
+            physical: meter.physical(),
+            in_flight: meter.in_flight(),
+            widened: meter.widened(),
+            narrowed: meter.narrowed(),
+            is_slice: matches!(self.settings.order, Order::Ring(_)),
+        })
     }
 
     fn uses(&self, nodes: &dyn Candidates, i: usize) -> bool {
@@ -351,14 +397,14 @@ impl Strategy for Bound {
 }
 
 impl Bound {
-    fn new(settings: &Settings, meter: &ApertureMeter, band: Arc<Mutex<Band>>, nodes: &dyn Candidates) -> Self {
+    fn new(settings: &Settings, meters: [ApertureMeter; 2], band: Arc<Mutex<Band>>, nodes: &dyn Candidates) -> Self {
         let layout = match settings.order {
             Order::Hash(seed) => Layout::by_hash(nodes, seed),
             Order::Ring(peer) => Layout::on_ring(nodes, peer),
         };
         let bound = Self {
             settings: settings.clone(),
-            meter: meter.clone(),
+            meters,
             layout,
             width: AtomicUsize::new(0),
             heaviest: Heaviest::default(),
@@ -399,12 +445,13 @@ impl Bound {
         let (logical, average) = (band.width(), band.in_flight());
         drop(band);
 
-        let counters = &self.meter.0;
-        counters.in_flight.store(average.to_bits(), Ordering::Relaxed);
-        match change {
-            Change::Wider => _ = counters.widened.fetch_add(1, Ordering::Relaxed),
-            Change::Narrower => _ = counters.narrowed.fetch_add(1, Ordering::Relaxed),
-            Change::None => {}
+        for ApertureMeter(counters) in &self.meters {
+            counters.in_flight.store(average.to_bits(), Ordering::Relaxed);
+            match change {
+                Change::Wider => _ = counters.widened.fetch_add(1, Ordering::Relaxed),
+                Change::Narrower => _ = counters.narrowed.fetch_add(1, Ordering::Relaxed),
+                Change::None => {}
+            }
         }
         self.cover(nodes, logical);
     }
@@ -417,8 +464,10 @@ impl Bound {
         let (_, members) = self.layout.slice(width);
         let weights = self.layout.order[..members].iter().map(|i| nodes.weight(*i as usize));
         self.heaviest.set(weights.fold(0.0, f64::max));
-        self.meter.0.logical.store(logical, Ordering::Relaxed);
-        self.meter.0.physical.store(members, Ordering::Relaxed);
+        for ApertureMeter(counters) in &self.meters {
+            counters.logical.store(logical, Ordering::Relaxed);
+            counters.physical.store(members, Ordering::Relaxed);
+        }
     }
 }
 

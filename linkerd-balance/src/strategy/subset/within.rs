@@ -114,6 +114,10 @@ impl Candidates for Within<'_> {
             self.all.gave_up();
         }
     }
+
+    fn both_idle(&self, picks: u64) {
+        self.all.both_idle(picks);
+    }
 }
 
 impl Slice {
