@@ -35,6 +35,10 @@ loom *args:
 sim:
     SIM_WRITE=1 cargo test -p linkerd-balance --test sim report -- --nocapture
 
+# Cuts the connection to an origin at every byte, under each classifier and in each way. The tests have a third of it.
+cuts:
+    CUTS=all cargo test -p linkerd-core --all-features --test http cuts -- --nocapture
+
 # Licences, advisories, sources. Needs `cargo install --locked cargo-deny`.
 deny:
     cargo deny --all-features check
