@@ -10,6 +10,10 @@ mod cli;
 mod examples;
 mod harness;
 mod hedge_limit;
+mod hops;
 mod life;
 mod live;
+mod load;
 mod traffic;
+#[cfg(target_os = "linux")]
+mod upload;
