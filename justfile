@@ -39,6 +39,10 @@ sim:
 amplification:
     AMPLIFICATION_SECS=30 cargo test --release -p linkerd --test process retries_of -- --nocapture --test-threads=1
 
+# Ten seconds of three times what a backend can do, through a limit.
+overload:
+    OVERLOAD_SECS=10 cargo test --release -p linkerd --test process overload -- --nocapture
+
 # Uploads of a gibibyte whose first endpoint refuses them: they go to the other one, and none of it is kept.
 upload:
     UPLOAD_MIB=1024 cargo test --release -p linkerd --test process upload -- --nocapture

@@ -14,6 +14,7 @@ mod hops;
 mod life;
 mod live;
 mod load;
+mod overload;
 mod traffic;
 #[cfg(target_os = "linux")]
 mod upload;
