@@ -216,8 +216,7 @@ impl Tally {
 enum Outcome {
     Answered,
     BadGateway,
-    /// It began as a success, and does not pass for a whole one. Where its body ends before its head was written, only
-    /// the connection's end is seen.
+    /// It began as a success, and does not pass for a whole one.
     BrokenOff,
     Other,
 }
@@ -227,7 +226,6 @@ impl Outcome {
         match rsp {
             Some(rsp) if rsp.status() == 200 && rsp.is_whole && rsp.body == b"world" => Self::Answered,
             Some(rsp) if rsp.status() == 200 && !rsp.is_whole => Self::BrokenOff,
-            None => Self::BrokenOff,
             Some(rsp) if rsp.status() == 502 && rsp.is_whole && rsp.get("l5d-err").is_some() => Self::BadGateway,
             _ => Self::Other,
         }
