@@ -35,6 +35,22 @@ loom *args:
 sim:
     SIM_WRITE=1 cargo test -p linkerd-balance --test sim report -- --nocapture
 
+# Three proxies in a row before a backend that fails everything for half a minute: how many requests it sees for each.
+amplification:
+    AMPLIFICATION_SECS=30 cargo test --release -p linkerd --test process retries_of -- --nocapture --test-threads=1
+
+# Ten seconds of three times what a backend can do, through a limit.
+overload:
+    OVERLOAD_SECS=10 cargo test --release -p linkerd --test process overload -- --nocapture
+
+# Uploads of a gibibyte whose first endpoint refuses them: they go to the other one, and none of it is kept.
+upload:
+    UPLOAD_MIB=1024 cargo test --release -p linkerd --test process upload -- --nocapture
+
+# Cuts the connection to an origin at every byte, under each classifier and in each way. The tests have a third of it.
+cuts:
+    CUTS=all cargo test -p linkerd-core --all-features --test http cuts -- --nocapture
+
 # Licences, advisories, sources. Needs `cargo install --locked cargo-deny`.
 deny:
     cargo deny --all-features check

@@ -30,6 +30,8 @@ pub struct Body {
     pub(crate) resend: Resend,
     // Below client layers: where its request is to keep out of the way. Lost like `resend`.
     pub(crate) trail: Option<Trail>,
+    // Of a response, which has not failed yet.
+    is_answer: bool,
 }
 
 #[derive(Default)]
@@ -39,6 +41,8 @@ enum Inner {
     Once(Bytes),
     Incoming(Incoming),
     Prefixed(Bytes, Incoming),
+    /// What is left of an answer that broke off.
+    Failed(BoxError),
     Dyn(UnsyncBoxBody<Bytes, BoxError>),
 }
 
@@ -167,9 +171,18 @@ impl Body {
         if body.is_end_stream() { Self::empty() } else { Inner::Incoming(body).into() }
     }
 
-    /// A stream from a connection of which something was read already.
+    /// What an endpoint answers.
+    pub(crate) fn answer(body: Incoming) -> Self {
+        let mut answer = Self::incoming(body);
+        answer.is_answer = true;
+        answer
+    }
+
+    /// What an endpoint answers, of which something was read already.
     pub(crate) fn prefixed(start: Bytes, rest: Incoming) -> Self {
-        Inner::Prefixed(start, rest).into()
+        let mut answer = Self::from(Inner::Prefixed(start, rest));
+        answer.is_answer = true;
+        answer
     }
 
     /// The bytes, if they are all here already, or nothing is to come.
@@ -177,7 +190,7 @@ impl Body {
         match &self.inner {
             Inner::Empty => Some(Bytes::new()),
             Inner::Once(bytes) => Some(bytes.clone()),
-            Inner::Incoming(_) | Inner::Prefixed(..) | Inner::Dyn(_) => None,
+            Inner::Incoming(_) | Inner::Prefixed(..) | Inner::Failed(_) | Inner::Dyn(_) => None,
         }
     }
 
@@ -210,7 +223,7 @@ impl Body {
 
 impl From<Inner> for Body {
     fn from(inner: Inner) -> Self {
-        Self { inner, riders: [None, None], resend: Resend::default(), trail: None }
+        Self { inner, riders: [None, None], resend: Resend::default(), trail: None, is_answer: false }
     }
 }
 
@@ -244,6 +257,20 @@ impl HttpBody for Body {
                 }
             }
             Inner::Dyn(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Inner::Failed(_) => {
+                let Inner::Failed(error) = std::mem::take(&mut this.inner) else { return Poll::Ready(None) };
+                Some(Err(error))
+            }
+        };
+        let frame = match frame {
+            // Whoever passes it on may not have written what came before, its head perhaps, and would not any more: to
+            // the client it would seem that nothing ever came, and that the request may be sent again.
+            Some(Err(error)) if std::mem::take(&mut this.is_answer) => {
+                this.inner = Inner::Failed(error);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            frame => frame,
         };
         if let Some(Ok(frame)) = &frame {
             for rider in this.riders.iter_mut().flatten() {
@@ -264,7 +291,7 @@ impl HttpBody for Body {
             Inner::Empty => true,
             Inner::Once(bytes) => bytes.is_empty(),
             Inner::Incoming(body) => body.is_end_stream(),
-            Inner::Prefixed(..) => false,
+            Inner::Prefixed(..) | Inner::Failed(_) => false,
             Inner::Dyn(body) => body.is_end_stream(),
         }
     }
@@ -274,7 +301,7 @@ impl HttpBody for Body {
             Inner::Empty => SizeHint::with_exact(0),
             Inner::Once(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Inner::Incoming(body) => body.size_hint(),
-            Inner::Prefixed(..) => SizeHint::default(),
+            Inner::Prefixed(..) | Inner::Failed(_) => SizeHint::default(),
             Inner::Dyn(body) => body.size_hint(),
         }
     }
@@ -287,6 +314,7 @@ impl fmt::Debug for Body {
             Inner::Once(_) => "bytes",
             Inner::Incoming(_) | Inner::Prefixed(..) => "incoming",
             Inner::Dyn(_) => "stream",
+            Inner::Failed(_) => "failed",
         };
         f.debug_struct("Body").field("kind", &kind).field("size", &self.size_hint()).finish_non_exhaustive()
     }

@@ -3,6 +3,12 @@
 
 #[path = "http/client.rs"]
 mod client;
+#[cfg(feature = "admin")]
+#[path = "http/cuts.rs"]
+mod cuts;
+#[cfg(feature = "admin")]
+#[path = "http/cuts_origin.rs"]
+mod cuts_origin;
 #[path = "http/peers.rs"]
 mod peers;
 #[path = "http/relay.rs"]

@@ -69,7 +69,7 @@ pub(crate) fn receive(
         None => limit == usize::MAX || parts.version == Version::HTTP_10,
     };
     if !is_short {
-        let mut body = Body::incoming(incoming);
+        let mut body = Body::answer(incoming);
         body.ride(Rider::Conn(live));
         return Ok(Received::Now(Response::from_parts(parts, body)));
     }

@@ -270,6 +270,24 @@ async fn a_megabyte_passes_both_ways_and_back_pressure_too() {
 }
 
 #[tokio::test]
+async fn a_response_that_breaks_off_at_once_begins_all_the_same() {
+    // What ends without a byte of an answer passes for a connection that was closed before the request came.
+    for answer in
+        ["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\nx"]
+    {
+        let mut backend = Backend::new().await;
+        let (mut client, _proxy) = through(backend.addr).await;
+        client.write("GET / HTTP/1.1\r\nHost: web\r\n\r\n").await;
+        let mut conn = backend.accept().await;
+        conn.message(false).await.unwrap();
+        conn.write(answer).await;
+        drop(conn);
+        let rsp = client.message(false).await.expect("the head of a response");
+        assert_eq!((rsp.status(), rsp.is_whole), (200, false));
+    }
+}
+
+#[tokio::test]
 async fn chunks_are_passed_on_as_they_come() {
     let mut backend = Backend::new().await;
     let (mut client, _proxy) = through(backend.addr).await;

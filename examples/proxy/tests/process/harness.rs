@@ -162,8 +162,12 @@ impl Linkerd {
         self.log.borrow().clone()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     pub(crate) async fn signal(&self, name: &str) {
-        let id = self.child.id().expect("it runs").to_string();
+        let id = self.pid().to_string();
         assert!(Command::new("kill").args([name, &id]).status().await.unwrap().success());
     }
 

@@ -11,6 +11,11 @@ mod cli;
 mod examples;
 mod harness;
 mod hedge_limit;
+mod hops;
 mod life;
 mod live;
+mod load;
+mod overload;
 mod traffic;
+#[cfg(target_os = "linux")]
+mod upload;
