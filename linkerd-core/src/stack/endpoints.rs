@@ -141,7 +141,7 @@ impl Balanced {
             let is_layered = !layers.is_empty();
             let kept = network.kept();
             // Whoever waits in line there goes to another one.
-            health.on_retire(move || network.left());
+            health.on_retire(network.on_left());
             let (client, addr) = (id.clone(), key.addr);
             let breaker =
                 accrual.breaker(addr.to_string(), health, &counters, move |event| log_breaker(&client, addr, event));

@@ -337,7 +337,7 @@ async fn a_refusal_names_a_few_endpoints_of_many() {
     let client = world.client("/svc/users");
     status(&client).await;
     assert_eq!(force(&world, None, Force::Open(10 * SEC)), 8);
-    let text = error(&client).await.text().to_owned();
+    let text = error(&client).await.text();
     assert!(text.starts_with("0 of 8 endpoints are open (8 left alone or full, 0 closed), "), "{text}");
     assert_eq!(text.matches("has been forced open").count(), 5, "{text}");
     assert!(text.ends_with("; and 3 more"), "{text}");

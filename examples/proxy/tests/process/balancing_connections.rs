@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+use tokio::task::JoinSet;
+
 use crate::{
-    balancing_backend::{Backend, Counts, Proxy, Reply, lines},
-    harness::eventually,
+    balancing_backend::{Backend, Counts, Proxy, Reply, endpoint, lines},
+    harness::{LONG, eventually},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -80,6 +83,31 @@ async fn a_pool_has_no_more_than_it_may_and_keeps_no_less_than_it_should() {
     assert_eq!(proxy.metric("pool_cached").await, 1);
     proxy.serves(1).await;
     assert!(proxy.metric("connects").await <= 3);
+}
+
+#[tokio::test]
+async fn who_waits_at_an_endpoint_that_leaves_goes_to_another() {
+    // At once, or when the one that stays for it is open.
+    for overlap in [0, 60_000] {
+        let [a, b] = Backend::several();
+        a.reply(Reply::status(200).after(LONG));
+        let client = format!("loadBalancer: {{kind: p2c, overlapMs: {overlap}}}, hostConnectionPool: {{maxSize: 1}}");
+        let proxy = Proxy::start(&client, &[&a]).await;
+        let mut sending = JoinSet::new();
+        for _ in 0..4 {
+            let mut conn = proxy.conn().await;
+            sending.spawn(async move { conn.get("/", "web", &[]).await });
+        }
+        eventually("a line", async || (proxy.metric("pool_waiters").await == 3).then_some(())).await;
+        let is_b = |balancer: &Value| balancer["size"] == 1 && endpoint(balancer, &b).is_some();
+        proxy.relist(&lines(&[&b]), is_b).await;
+        for _ in 0..3 {
+            let answer = sending.join_next().await.unwrap().unwrap();
+            assert_eq!((answer.status.as_u16(), answer.body.as_str()), (200, "b1"), "{overlap}");
+        }
+        // The one that it had begun to serve stays there.
+        assert_eq!((a.requests(), b.requests()), (1, 3), "{overlap}");
+    }
 }
 
 #[tokio::test]
