@@ -180,14 +180,14 @@ pub struct Reply {
 
 #[derive(Clone, Debug)]
 enum What {
-    Respond { status: StatusCode, headers: HeaderMap, body: Bytes, streamed: Option<Duration>, end: Option<StreamEnd> },
+    Respond { status: StatusCode, headers: HeaderMap, body: Bytes, streamed: Option<Duration>, end: Option<Ending> },
     Fail { kind: ErrorKind, never_sent: bool, hands_back: bool },
     Hang,
     Panic,
 }
 
-/// How a body ends that does not just end.
-type StreamEnd = Result<HeaderMap, Reset>;
+/// How a body ends that does not just end. In a box: few have one.
+type Ending = Box<Result<HeaderMap, Reset>>;
 
 /// A request as an endpoint saw it.
 #[derive(Clone, Debug)]
@@ -414,9 +414,9 @@ impl Reply {
     #[must_use]
     pub fn trailer(mut self, name: &'static str, value: &'static str) -> Self {
         if let What::Respond { end, .. } = &mut self.what {
-            let mut trailers = end.take().and_then(Result::ok).unwrap_or_default();
+            let mut trailers = end.take().and_then(|end| end.ok()).unwrap_or_default();
             trailers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-            *end = Some(Ok(trailers));
+            *end = Some(Box::new(Ok(trailers)));
         }
         self
     }
@@ -425,7 +425,7 @@ impl Reply {
     #[must_use]
     pub fn reset(mut self, reset: Reset) -> Self {
         if let What::Respond { end, .. } = &mut self.what {
-            *end = Some(Err(reset));
+            *end = Some(Box::new(Err(reset)));
         }
         self
     }

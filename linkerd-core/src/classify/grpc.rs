@@ -1,6 +1,6 @@
 //! Classes by `grpc-status`, wherever it is said.
 
-use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::Body as _;
 use linkerd_retry::{Classifier, ResponseClass, Safety, Verdict};
 
@@ -70,9 +70,16 @@ impl GrpcCode {
     /// What a head or trailers say, if they say any.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Option<Self> {
-        let value = headers.get(GRPC_STATUS)?;
-        let code = value.to_str().ok().and_then(|text| text.trim().parse().ok());
-        Some(code.map_or(Self::UNKNOWN, Self))
+        headers.get(GRPC_STATUS).map(|value| Self::parse(value).unwrap_or(Self::UNKNOWN))
+    }
+
+    /// What a head or trailers say of the endpoint: only what is a number counts.
+    pub(crate) fn of_endpoint(headers: &HeaderMap) -> Option<Self> {
+        headers.get(GRPC_STATUS).and_then(Self::parse)
+    }
+
+    fn parse(value: &HeaderValue) -> Option<Self> {
+        value.to_str().ok()?.trim().parse().ok().map(Self)
     }
 
     /// What an HTTP status means that came without one: gRPC's own table.

@@ -574,3 +574,39 @@ impl std::fmt::Debug for Plan {
         f.debug_struct("Plan").field("routers", &self.routers).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(protocol: ProtocolKind, service: &str) -> ServicePolicy {
+        let name = if protocol == ProtocolKind::H2 { "h2" } else { "http" };
+        let text = format!("routers: [{{protocol: {name}, servers: [{{}}], service: {{{service}}}}}]");
+        let config = Config::parse("f", &text).unwrap_or_else(|errors| panic!("{errors}"));
+        let Router { service, client, .. } = config.routers[0].clone();
+        let wire = Wire {
+            max_header_bytes: 0,
+            max_initial_line_bytes: 0,
+            max_error_bytes: 0,
+            aggregate_up_to: 0,
+            #[cfg(feature = "compression")]
+            compression: crate::http::Compression::default(),
+        };
+        let policies = FilePolicies { service, client, protocol, wire, memory: ReplayMemory::default() };
+        policies.service(&"/svc/web".parse().unwrap())
+    }
+
+    #[test]
+    fn a_service_of_h2_keeps_requests_and_holds_back_responses() {
+        let sizes = |protocol, keys| {
+            let policy = policy(protocol, keys);
+            (policy.retry_buffer_bytes, policy.response_buffer_bytes, policy.classification_timeout.as_millis())
+        };
+        let (h2, http) = (ProtocolKind::H2, ProtocolKind::Http);
+        assert_eq!(sizes(h2, ""), (16383, 16383, 100));
+        assert_eq!(sizes(h2, "classificationTimeoutMs: 0, retryBufferSize: {requestBytes: 1}"), (1, 16383, 0));
+        assert_eq!(sizes(h2, "retryBufferSize: {requestBytes: 0, responseBytes: 2}"), (0, 2, 100));
+        assert_eq!(sizes(h2, "retries: {bufferBytes: 3}, retryBufferSize: {requestBytes: 1}").0, 3);
+        assert_eq!((sizes(http, "").0, sizes(http, "retries: {bufferBytes: 3}").0), (0, 3));
+    }
+}

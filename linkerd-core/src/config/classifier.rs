@@ -129,3 +129,68 @@ impl GrpcRetry {
 fn codes(at: &At<'_>) -> Option<Vec<u32>> {
     at.list(|at| at.int(&(0..=MAX_INT)).map(|n| n as u32))
 }
+
+#[cfg(test)]
+mod tests {
+    use ::http::{HeaderMap, HeaderValue, Method, Response};
+    use linkerd_retry::ResponseClass;
+
+    use super::*;
+    use crate::{Body, BoxError, config::Config};
+
+    fn built(protocol: ProtocolKind, classifier: &str) -> Arc<dyn HttpClassify> {
+        let name = if protocol == ProtocolKind::H2 { "h2" } else { "http" };
+        let text =
+            format!("routers: [{{protocol: {name}, servers: [{{}}], service: {{responseClassifier: {classifier}}}}}]");
+        let config = Config::parse("f", &text).unwrap_or_else(|errors| panic!("{errors}"));
+        let service = config.routers[0].service.for_path(&"/svc/web".parse().unwrap());
+        Classifier::build(service.response_classifier.as_ref(), protocol)
+    }
+
+    /// `+` a success, `-` a failure, `r` one that is retried: a GET, PUT and POST with 503, the same breaking off, and
+    /// statuses 0, 2, 5 and 14 in trailers.
+    fn classes(classifier: &dyn HttpClassify) -> String {
+        let methods = [Method::GET, Method::PUT, Method::POST];
+        let failed = Response::builder().status(503).body(Body::from("x")).unwrap();
+        let heads = methods.iter().map(|method| classifier.classify(method, Ok(&failed)));
+        let broken: BoxError = "broken off".into();
+        let ends = methods.iter().map(|method| classifier.classify_end(method, Err(&broken)));
+        let codes = ["0", "2", "5", "14"].into_iter().map(|code| {
+            let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static(code))]);
+            classifier.classify_end(&Method::POST, Ok(Some(&trailers)))
+        });
+        let letter = |class| match class {
+            ResponseClass::Success => '+',
+            class if class.is_retryable() => 'r',
+            _ => '-',
+        };
+        heads.chain(ends).chain(codes).map(letter).collect()
+    }
+
+    #[test]
+    fn every_kind_of_h2_is_the_classifier_that_it_says() {
+        for (classifier, expected) in [
+            ("null", "------++++"),
+            ("{kind: io.l5d.h2.nonRetryable5XX}", "------++++"),
+            ("{kind: io.l5d.h2.retryableRead5XX}", "r--r--++++"),
+            ("{kind: io.l5d.h2.retryableIdempotent5XX}", "rr-rr-++++"),
+            ("{kind: io.l5d.h2.retryableAll5XX}", "rrrrrr++++"),
+            ("{kind: io.l5d.h2.allSuccessful}", "+++---++++"),
+            ("{kind: io.l5d.h2.grpc.default}", "------+--r"),
+            ("{kind: io.l5d.h2.grpc.default, successStatusCodes: [0, 5]}", "------+-+r"),
+            ("{kind: io.l5d.h2.grpc.compliant}", "rrr---+--r"),
+            ("{kind: io.l5d.h2.grpc.alwaysRetryable}", "------+rrr"),
+            ("{kind: io.l5d.h2.grpc.neverRetryable}", "------+---"),
+            ("{kind: io.l5d.h2.grpc.retryableStatusCodes, retryableStatusCodes: [2, 5]}", "------+rr-"),
+        ] {
+            assert_eq!(classes(&*built(ProtocolKind::H2, classifier)), expected, "{classifier}");
+        }
+    }
+
+    #[test]
+    fn those_of_http_go_by_the_head_alone() {
+        let open = Response::new(Body::from("x"));
+        assert!(!built(ProtocolKind::Http, "{kind: io.l5d.http.retryableRead5XX}").is_open(&open));
+        assert!(built(ProtocolKind::H2, "{kind: io.l5d.h2.retryableRead5XX}").is_open(&open));
+    }
+}

@@ -80,7 +80,7 @@ fn in_json(report: &str, name: &str) -> Option<f64> {
 /// Whether the head, or the trailers, of a gRPC answer say that this endpoint cannot serve, so that another one should be
 /// asked next.
 pub(crate) fn grpc_failure(headers: &HeaderMap) -> bool {
-    GrpcCode::of(headers).is_some_and(GrpcCode::is_endpoints_fault)
+    GrpcCode::of_endpoint(headers).is_some_and(GrpcCode::is_endpoints_fault)
 }
 
 #[cfg(test)]
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn a_head_that_says_so_is_a_reason_to_go_elsewhere() {
         let said = |text| grpc_failure(&headers("grpc-status", text));
-        assert_eq!(["0", "5", "14", "fourteen"].map(said), [false, false, true, true]);
+        assert_eq!(["0", "5", "14", "fourteen"].map(said), [false, false, true, false]);
         assert!(!grpc_failure(&HeaderMap::new()));
     }
 

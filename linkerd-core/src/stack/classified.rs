@@ -72,41 +72,49 @@ struct Held {
     read: VecDeque<Frame<Bytes>>,
     bytes: usize,
     rest: Body,
-    /// How it ended, if it did.
-    ended: Option<Option<BoxError>>,
+    ending: Ending,
+}
+
+enum Ending {
+    /// There may be more.
+    Open,
+    /// There is no more.
+    Whole,
+    /// There is no more, because of this.
+    Broken(BoxError),
 }
 
 impl Held {
     fn new(rest: Body) -> Self {
-        Self { read: VecDeque::new(), bytes: 0, rest, ended: None }
+        Self { read: VecDeque::new(), bytes: 0, rest, ending: Ending::Open }
     }
 
     /// Reads to the end: whether it came before so many bytes.
     async fn fill(&mut self, most: usize) -> bool {
-        while self.ended.is_none() {
+        while matches!(self.ending, Ending::Open) {
             let to_come = usize::try_from(self.rest.size_hint().lower()).unwrap_or(usize::MAX);
             if self.bytes.saturating_add(to_come) > most || self.read.len() == MAX_FRAMES {
                 return false;
             }
             match self.rest.frame().await {
-                None => self.ended = Some(None),
+                None => self.ending = Ending::Whole,
                 Some(Ok(frame)) => {
                     self.bytes += frame.data_ref().map_or(0, Bytes::len);
                     self.read.push_back(frame);
                     if self.rest.is_end_stream() {
-                        self.ended = Some(None);
+                        self.ending = Ending::Whole;
                     }
                 }
-                Some(Err(error)) => self.ended = Some(Some(error)),
+                Some(Err(error)) => self.ending = Ending::Broken(error),
             }
         }
         self.bytes <= most
     }
 
     fn end(&self) -> StreamEnd<'_> {
-        match &self.ended {
-            Some(Some(error)) => Err(error),
-            _ => Ok(self.read.back().and_then(Frame::trailers_ref)),
+        match &self.ending {
+            Ending::Broken(error) => Err(error),
+            Ending::Open | Ending::Whole => Ok(self.read.back().and_then(Frame::trailers_ref)),
         }
     }
 }
@@ -120,16 +128,21 @@ impl http_body::Body for Held {
             self.bytes -= frame.data_ref().map_or(0, Bytes::len);
             return Poll::Ready(Some(Ok(frame)));
         }
-        match &mut self.ended {
-            Some(error) => Poll::Ready(error.take().map(Err)),
-            None => Pin::new(&mut self.rest).poll_frame(cx),
+        match std::mem::replace(&mut self.ending, Ending::Whole) {
+            Ending::Whole => Poll::Ready(None),
+            Ending::Broken(error) => Poll::Ready(Some(Err(error))),
+            Ending::Open => {
+                self.ending = Ending::Open;
+                Pin::new(&mut self.rest).poll_frame(cx)
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        let is_over = match &self.ended {
-            Some(error) => error.is_none(),
-            None => self.rest.is_end_stream(),
+        let is_over = match &self.ending {
+            Ending::Whole => true,
+            Ending::Broken(_) => false,
+            Ending::Open => self.rest.is_end_stream(),
         };
         self.read.is_empty() && is_over
     }

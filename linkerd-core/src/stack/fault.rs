@@ -12,7 +12,12 @@ use crate::{Body, GrpcCode, http::deadline::is_grpc};
 /// what comes back is to be told then.
 pub(super) fn judge(permit: Option<Permit>, success: bool, rsp: &Response<Body>, done: Instant) -> Option<Permit> {
     let permit = permit?;
-    let by_head = if success && is_grpc(rsp.headers()) { outcome(rsp.headers()) } else { Some(success.into()) };
+    let by_head = match is_grpc(rsp.headers()).then(|| outcome(rsp.headers())) {
+        // What the classifier calls a failure may be the caller's doing.
+        Some(Some(outcome)) => Some(outcome),
+        Some(None) if success => None,
+        _ => Some(success.into()),
+    };
     match by_head {
         Some(outcome) => permit.record(outcome, done),
         None if rsp.body().is_end_stream() => permit.record(success, done),

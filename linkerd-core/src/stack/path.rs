@@ -261,13 +261,11 @@ impl PathStack {
     /// The time of the whole request was over.
     fn late(&self, limit: Limit, arrived: Instant, cx: Option<&RequestContext>) -> Error {
         let (until, timer) = limit;
-        match self.total(cx).filter(|_| timer == Timer::Total) {
-            Some(total) => Error::new(ErrorKind::TotalTimeout).with_timer(total),
-            None => {
-                let limit = until.saturating_duration_since(arrived);
-                Error::new(ErrorKind::Deadline).with_timer(timer.after(limit))
-            }
+        if let Some(total) = self.total(cx).filter(|_| timer == Timer::Total) {
+            return Error::new(ErrorKind::TotalTimeout).with_timer(total);
         }
+        let limit = until.saturating_duration_since(arrived);
+        Error::new(ErrorKind::Deadline).with_timer(timer.after(limit))
     }
 
     /// Bounds the whole: before retries, because they share what time there is.

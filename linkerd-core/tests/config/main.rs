@@ -2,6 +2,7 @@
 #![cfg(feature = "config")]
 
 mod balancing;
+mod classifiers;
 mod errors;
 mod examples;
 mod laws;

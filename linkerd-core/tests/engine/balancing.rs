@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Frame;
 use linkerd_core::{
-    AccrualPolicy, BoxError, ErrorKind, Force, Svc,
+    AccrualPolicy, BoxError, ErrorKind, Force, GrpcClassifier, HttpClassifier, HttpClassify, Svc,
     balance::{
         Aperture, LeastLoaded, Measure, P2c, PeakEwma, Peer, Policy, Status,
         accrual::{ConsecutiveFailures, SuccessRate, SuccessRateWindowed, Unified},
@@ -232,6 +232,10 @@ impl Connect for Grpc {
 }
 
 fn grpc() -> (World, Client, Grpc) {
+    grpc_by(ServicePolicy::default())
+}
+
+fn grpc_by(service: ServicePolicy) -> (World, Client, Grpc) {
     let server = Grpc::default();
     let policy = ClientPolicy {
         balancer: in_flight(),
@@ -239,7 +243,7 @@ fn grpc() -> (World, Client, Grpc) {
         connect: Some(Arc::new(server.clone())),
         ..ClientPolicy::default()
     };
-    let world = World::policies(ServicePolicy::default(), policy);
+    let world = World::policies(service, policy);
     world.namer.endpoints("/users", [ep(1)]);
     let client = world.client("/svc/users");
     (world, client, server)
@@ -258,13 +262,17 @@ async fn of_the_grpc_codes_those_of_the_endpoint_count_wherever_they_are_said() 
     // RESOURCE_EXHAUSTED, FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS,
     // UNAUTHENTICATED.
     let counts = |code: u32| matches!(code, 2 | 4 | 13 | 14 | 15);
-    for code in 0..17 {
+    // Whose fault it is does not depend on what is called a failure.
+    let classifiers: [Arc<dyn HttpClassify>; 2] =
+        [Arc::new(HttpClassifier::default()), Arc::new(GrpcClassifier::never())];
+    for (code, classifier) in (0..17).flat_map(|code| classifiers.iter().map(move |classifier| (code, classifier))) {
         for said in [
             Said { head: Some(code), ..Said::default() },
             Said { trailers: Some(code), ..Said::default() },
             Said { messages: 2, trailers: Some(code), ..Said::default() },
         ] {
-            let (world, client, server) = grpc();
+            let (world, client, server) =
+                grpc_by(ServicePolicy { classifier: Arc::clone(classifier), ..ServicePolicy::default() });
             let place = (said.messages, said.head.is_some());
             server.says(said.clone());
             for _ in 0..3 {
