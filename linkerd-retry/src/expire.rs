@@ -1,4 +1,29 @@
 //! Ends requests at their deadlines, and drops what comes too late before anybody works on it.
+//!
+//! Work for somebody who has gone keeps others waiting until they go too. A [`DeadlineLayer`] asks each request for its
+//! [`Deadline`], and from that instant on nothing is done for it:
+//!
+//! | the deadline | then | [counted](Stats) as |
+//! |---|---|---|
+//! | has passed when the request comes | [`Expired`], and the service never sees it | `late`, `dropped` |
+//! | passes while the service works | [`Expired`], and what was under way is dropped | `late`, `dropped`, `cut` |
+//! | passes, but the [cap](DeadlineLayer::max_share) is used up | the request is served as if it had none | `late` |
+//! | passes together with the response | the response | - |
+//!
+//! | setting | [`new`](DeadlineLayer::new) | [`server`](DeadlineLayer::server) | range |
+//! |---|---|---|---|
+//! | [`tolerance`](DeadlineLayer::tolerance), added to each deadline | 0 | 170 ms | any |
+//! | [`max_share`](DeadlineLayer::max_share) of the requests of 10 s that may be ended | 1 | 0.2 | 0 to 1 |
+//!
+//! **Where.** At a client, above everything, with `new`: its own clock made the deadline. At a server, above the handler and
+//! below what must see every request, with `server`: the deadline came as a time of another machine's clock, and clocks
+//! differ; so some lateness is let pass, and not everything is dropped even if everything is late.
+//!
+//! What is below needs the deadline as well, so as not to begin anything that would be dropped: see
+//! [`Hooks::deadline`](crate::retry::Hooks::deadline), [`Unsent::deadline`](crate::requeue::Unsent::deadline),
+//! [`HedgeRequest::deadline`](crate::hedge::HedgeRequest::deadline) and [`Classify::deadline`](crate::limit::Classify::deadline).
+//! What is sent on should tell the next one the [time that is left](Deadline::remaining) when it is sent, and of two
+//! deadlines the [first](Deadline::first).
 
 use std::{
     fmt,

@@ -22,6 +22,8 @@
 //! | send a body again that is still being received | `ReplayBody`, feature `body` | `replay` |
 //! | bound requests, attempts and silence | [`TotalTimeoutLayer`](timeout::TotalTimeoutLayer), [`AttemptTimeoutLayer`](timeout::AttemptTimeoutLayer), `IdleBody` | [`timeout`] |
 //! | drop what comes too late | [`DeadlineLayer`](expire::DeadlineLayer) | [`expire`] |
+//! | ask a second endpoint when the first takes long | [`HedgeLayer`](hedge::HedgeLayer) | [`hedge`] |
+//! | let in no more than can be served | [`LimitLayer`](limit::LimitLayer), [`RateLimitLayer`](limit::RateLimitLayer) | [`limit`] |
 //! | have all that in one line | [`RetryPolicy::standard`] and its presets | [`RetryPolicy`] |
 //!
 //! ```

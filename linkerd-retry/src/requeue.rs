@@ -1,4 +1,24 @@
 //! Sends again what was never sent.
+//!
+//! A connection that is refused costs its request nothing but time: not one byte was written, so it may go to another
+//! endpoint whatever it is, a POST or an upload of a GiB, and nothing need be kept for that. The error [brings the request
+//! back](Unsent). It is tried again at once, without a classifier, as often as all of these allow:
+//!
+//! | limit | default | then | [counted](Stats) as |
+//! |---|---|---|---|
+//! | the [bound](RequeueLayer::bound) is 0: there is nowhere to go | no bound | the error as it came | `cannot_retry` |
+//! | the [deadline](Unsent::deadline) of the request | none | the error, [given up](Unsent::give_up) | `deadline` |
+//! | the bound: the endpoints there are, say | no bound | the same | `request_limit` |
+//! | a fifth of what the budget held when it first failed | 20 for a cold service | the same | `request_limit` |
+//! | a [budget](RequeueLayer::budget) of its own | 20 % and 10 a second | the same | `budget_exhausted` |
+//!
+//! **Where.** Below [`Retry`](crate::retry), so that an attempt is the same whichever endpoint it ends up at, and above
+//! whatever picks one. An [`AttemptTimeout`](crate::timeout::AttemptTimeout) above it bounds all of these together, one
+//! below it each. Give it another [`Budget`] than the retries: endpoints that are down should not use up what is there
+//! for those that fail.
+//!
+//! **Given up**, an error should say so, for a retry layer above would only begin anew. An error that was not given up,
+//! because there was nowhere to go, may be retried later.
 
 use std::{
     fmt,

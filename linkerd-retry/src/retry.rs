@@ -1,5 +1,34 @@
 //! Sends a request again when its outcome says that this may help, its budget says that it may be, and its deadline that
 //! there is time.
+//!
+//! After each attempt these are asked, in this order, and the first that says no ends it; the last outcome is passed on
+//! as it came:
+//!
+//! | asked | says no when | [counted](Stats) as |
+//! |---|---|---|
+//! | the [classifier](crate::Classifier) | it succeeded; or it failed and may not, or need not, be sent again | - |
+//! | the [copy](CopyRequest) | there is none, or it has lost its beginning | - |
+//! | the peer | it [pushed back](crate::Pushback) for good | `pushed_back` |
+//! | [`max_attempts`](RetryLayer::max_attempts), none by default | there were as many | `max_attempts` |
+//! | the [deadline](Hooks::deadline), none by default | the wait, and an attempt of the usual time, end after it | `deadline` |
+//! | the [budget](RetryLayer::budget), 20 % and 10 a second by default | it is used up | `budget_exhausted` |
+//!
+//! What remains is paid for, and counts as a retry (`total`). Then comes the wait: the [backoff](RetryLayer::backoff),
+//! none by default, or what the peer asks for if that is longer; five minutes at most. Meanwhile the response that nobody
+//! will see is dropped, or [drained](Hooks::discard) for a while.
+//!
+//! **Where.** Below a [`TotalTimeout`](crate::timeout::TotalTimeout) and a [`DeadlineLayer`](crate::expire::DeadlineLayer),
+//! which end what is under way; above [hedges](crate::hedge), [requeues](crate::requeue), an
+//! [`AttemptTimeout`](crate::timeout::AttemptTimeout) and whatever picks an endpoint or looks up a name, so that each
+//! attempt may go elsewhere. To send it elsewhere, have [`Hooks::before`] write on the request where it was
+//! ([`Log::endpoints`]), and the picker avoid these while two are left.
+//!
+//! **Elsewhere.** Layers above retry too, perhaps in other processes. So that they do not multiply, tell them:
+//! [`Hooks::end`] knows that the [budget](crate::Stop::BudgetExhausted) ended it, and can write that on the outcome, and
+//! their classifier makes [`Pushback::Never`](crate::Pushback::Never) of it.
+//!
+//! A body that can be sent only once goes into a `ReplayBody` of the module `replay`. The service is [`Retry`]; without one,
+//! [`Attempts`](crate::Attempts) decides the same.
 
 mod future;
 mod hooks;

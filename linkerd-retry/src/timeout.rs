@@ -8,6 +8,20 @@
 //!
 //! The first belongs above the retries and the second below them. A deadline is neither: it comes with the request, and
 //! a [`DeadlineLayer`](crate::expire::DeadlineLayer) sees to it.
+//!
+//! What ends when, with a total of 500 ms, an attempt of 200 ms, an idle of 300 ms, three attempts at most, and retries of
+//! attempts that timed out (`tests/timeouts.rs` has all combinations):
+//!
+//! | | none | total | attempt | idle | total and attempt |
+//! |---|---|---|---|---|---|
+//! | the first attempt hangs | never | [`Elapsed`] | the second answers | never | the second answers |
+//! | all attempts hang | never | [`Elapsed`] | [`AttemptElapsed`], of the third | never | [`Elapsed`] |
+//! | a body falls silent | never | never | never | `IdleElapsed` | never |
+//! | a body is slow and long | at its end | at its end | at its end | at its end | at its end |
+//!
+//! None of them has a default, for nobody likes timeouts that he did not set. Zero ends what is not there at once; what is
+//! longer than the clock can count is no limit. A timer is armed when there is something to wait for, and not before. All
+//! errors are told apart by their type, name the time, and [say](crate::Delivery) that the request may have been processed.
 
 #[cfg(feature = "body")]
 mod idle;

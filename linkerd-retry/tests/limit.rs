@@ -13,15 +13,15 @@ use std::{
 };
 
 use linkerd_retry::{
-    Deadline, Delivery, Sent,
+    Delivery, Sent,
     limit::{
-        Acquire, AdaptiveSettings, Classify, ConcurrencyLimit, Criticality, LimitLayer, Outcome, Permit, Reason,
-        Rejected, Shares, WhenFull,
+        Acquire, AdaptiveSettings, ConcurrencyLimit, Criticality, LimitLayer, Outcome, Permit, Reason, Rejected,
+        Shares, WhenFull,
     },
 };
 use proptest::prelude::*;
 use tokio::time;
-use tokio_test::{assert_pending, assert_ready_eq, assert_ready_err, assert_ready_ok, task};
+use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_layer::Layer;
 use tower_test::mock;
@@ -114,54 +114,6 @@ async fn a_full_queue_rejects_and_no_queue_is_no_wait() {
     let none = limit(1, queue(0));
     let _permit = none.try_acquire(TOP).unwrap();
     assert_eq!(assert_ready_err!(acquire(&none, TOP).poll()).reason, Reason::Full);
-}
-
-/// Requests that are deadlines.
-#[derive(Clone)]
-struct Itself;
-
-impl Classify<Deadline> for Itself {
-    fn classify(&self, _: &Deadline) -> Criticality {
-        TOP
-    }
-
-    fn deadline(&self, req: &Deadline) -> Option<Deadline> {
-        Some(*req)
-    }
-}
-
-fn within(time: Duration) -> Deadline {
-    Deadline::after(time::Instant::now().into_std(), time).unwrap()
-}
-
-#[tokio::test(start_paused = true)]
-async fn nobody_waits_past_a_deadline_nor_is_sent_after_it() {
-    // When the deadline is, when the permit is free, and what comes of it when somebody looks at that time.
-    for (deadline, free, outcome) in [(50, 49, Ok(())), (50, 50, Err(Reason::Late)), (50, 60, Err(Reason::Late))] {
-        for when_full in [queue(1), WhenFull::Block] {
-            let limit = limit(1, when_full);
-            let permit = limit.try_acquire(TOP).unwrap();
-            let calls = Arc::new(AtomicUsize::new(0));
-            let counted = calls.clone();
-            let svc = LimitLayer::new(limit.clone()).classify_with(Itself).layer(service_fn(move |_: Deadline| {
-                counted.fetch_add(1, Ordering::SeqCst);
-                future::ready(Ok::<_, BoxError>(()))
-            }));
-            let mut rsp = task::spawn(svc.oneshot(within(deadline * MS)));
-            assert_pending!(rsp.poll());
-            time::advance(free * MS).await;
-            drop(permit);
-            let reason = |err: BoxError| err.downcast::<Rejected>().unwrap().reason;
-            assert_ready_eq!(rsp.poll().map(|rsp| rsp.map_err(reason)), outcome, "{deadline} {free} {when_full:?}");
-            assert_eq!(calls.load(Ordering::SeqCst), usize::from(outcome.is_ok()));
-            assert_eq!(used(&limit), (0, 0));
-        }
-    }
-    // Its wait ends with its deadline, whoever looks.
-    let limit = limit(1, WhenFull::Block);
-    let _permit = limit.try_acquire(TOP).unwrap();
-    let (start, err) = (time::Instant::now(), limit.acquire(TOP).until(within(50 * MS)).await.unwrap_err());
-    assert_eq!((err.reason, start.elapsed()), (Reason::Late, 50 * MS));
 }
 
 #[tokio::test(start_paused = true)]

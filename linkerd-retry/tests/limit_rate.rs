@@ -7,8 +7,8 @@ use std::{
 };
 
 use linkerd_retry::{
-    Deadline, Delivery, Sent,
-    limit::{Classify, Criticality, InvalidRate, RateLimit, RateLimitLayer, RateLimited, RateSettings, Shares, Turn},
+    Delivery, Sent,
+    limit::{Criticality, InvalidRate, RateLimit, RateLimitLayer, RateLimited, RateSettings, Shares, Turn},
 };
 use proptest::prelude::*;
 use tokio::time;
@@ -138,46 +138,6 @@ async fn a_request_goes_at_its_turn_and_not_before() {
     assert!(calls[1].is_woken());
     assert_pending!(calls[1].poll());
     assert_eq!(handle.next_request().await.unwrap().0, 2);
-}
-
-/// Requests that are deadlines.
-#[derive(Clone)]
-struct Itself;
-
-impl Classify<Deadline> for Itself {
-    fn classify(&self, _: &Deadline) -> Criticality {
-        TOP
-    }
-
-    fn deadline(&self, req: &Deadline) -> Option<Deadline> {
-        Some(*req)
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_turn_after_the_deadline_is_not_waited_for_nor_used() {
-    // When the deadline is, when somebody looks, and whether it was sent; its turn is at 100 ms.
-    for (deadline, looks, sent) in [(101, 100, true), (100, 100, false), (110, 110, false)] {
-        let limit = limit(10, 1, Duration::from_secs(1));
-        limit.try_acquire(TOP, now()).unwrap();
-        let layer = RateLimitLayer::new(limit.clone()).classify_with(Itself);
-        let mut svc = layer.layer(service_fn(|_| future::ready(Ok::<(), RateLimited>(()))));
-        let mut rsp = task::spawn(svc.call(Deadline::after(now(), deadline * MS).unwrap()));
-        if deadline == 100 {
-            let limited = assert_ready_err!(rsp.poll());
-            assert_eq!((limited.retry_after, limited.sent()), (100 * MS, Sent::Never));
-            // The turn is the next one's.
-            assert_eq!(limit.reserve(TOP, now()).unwrap().at(), now() + 100 * MS);
-            continue;
-        }
-        assert_pending!(rsp.poll());
-        time::advance(looks * MS).await;
-        if sent {
-            assert_ready_ok!(rsp.poll());
-        } else {
-            assert_eq!(assert_ready_err!(rsp.poll()).retry_after, Duration::ZERO);
-        }
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::InvalidHedge;
+
 /// Buckets for each doubling: an estimate is at most a sixteenth too high.
 const STEPS: usize = 16;
 /// From a microsecond to 2^32 of them, which is more than an hour.
@@ -30,10 +32,17 @@ pub struct Percentile {
 }
 
 impl Percentile {
-    /// This percentile, from 0 to 100, as soon as there are `min_count` durations.
-    #[must_use]
-    pub fn new(percentile: f64, min_count: u32) -> Self {
-        Self {
+    /// This percentile, above 0 and up to 100, as soon as there are `min_count` durations. 0 of them are as 1.
+    ///
+    /// # Errors
+    ///
+    /// If the percentile is out of range.
+    pub fn new(percentile: f64, min_count: u32) -> Result<Self, InvalidHedge> {
+        // NaN is in no range.
+        if !(percentile > 0.0 && percentile <= 100.0) {
+            return Err(InvalidHedge::Percentile(percentile));
+        }
+        Ok(Self {
             percent: percentile,
             min_count: min_count.max(1),
             halves: [Box::new([0; BUCKETS]), Box::new([0; BUCKETS])],
@@ -41,7 +50,7 @@ impl Percentile {
             began: None,
             estimate: None,
             stale: 0,
-        }
+        })
     }
 
     /// Notes a duration.
@@ -128,7 +137,7 @@ mod tests {
     #[test]
     fn a_percentile_is_at_most_a_sixteenth_too_high() {
         for (percentile, exact) in [(50.0, 500), (95.0, 950), (99.0, 990), (100.0, 1000)] {
-            let (mut latency, now) = (Percentile::new(percentile, 1), now());
+            let (mut latency, now) = (Percentile::new(percentile, 1).unwrap(), now());
             for i in 0..1000 {
                 // In an order that is not theirs.
                 latency.record(MS * (i * 7 % 1000 + 1), now);
@@ -144,7 +153,7 @@ mod tests {
 
     #[test]
     fn too_few_say_nothing_and_what_is_old_is_forgotten() {
-        let (mut latency, start) = (Percentile::new(50.0, 10), now());
+        let (mut latency, start) = (Percentile::new(50.0, 10).unwrap(), now());
         assert_eq!(latency.get(start), None);
         for _ in 0..9 {
             latency.record(MS, start);
@@ -158,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_change_is_seen_after_a_minute_at_the_latest() {
-        let (mut latency, start) = (Percentile::new(50.0, 10), now());
+        let (mut latency, start) = (Percentile::new(50.0, 10).unwrap(), now());
         for i in 0..60_000 {
             latency.record(MS, start + MS * i);
         }

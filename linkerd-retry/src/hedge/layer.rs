@@ -137,9 +137,10 @@ impl<H> HedgeLayer<H> {
     ///
     /// If `delay` is out of range.
     pub fn new(request: H, delay: HedgeDelay) -> Result<Self, InvalidHedge> {
-        let percentile = match delay.check()? {
+        let percentile = match delay {
             HedgeDelay::Fixed(_) => None,
-            HedgeDelay::Percentile { percentile, .. } => Some(Mutex::new(Percentile::new(percentile, MIN_COUNT))),
+            HedgeDelay::Percentile { min, max, .. } if min > max => return Err(InvalidHedge::Delay { min, max }),
+            HedgeDelay::Percentile { percentile, .. } => Some(Mutex::new(Percentile::new(percentile, MIN_COUNT)?)),
         };
         let (share, stats) = (share(DEFAULT_SHARE)?, Stats::default());
         Ok(Self { shared: Arc::new(Shared { request, delay, latency: percentile, share, budget: None, stats }) })

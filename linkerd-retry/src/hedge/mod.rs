@@ -8,6 +8,7 @@
 //! | second requests, whatever happens | a [share](HedgeLayer::share) of the requests of the last 10 s, 5 % by default | the first goes on alone, counted as `budget_exhausted` |
 //! | together with the retries | their [budget](HedgeLayer::budget), if it is given | the same |
 //! | for one request | one | - |
+//! | after the request's [deadline](HedgeRequest::deadline), if that is known | none | the same, and no timer |
 //! | memory of latencies | 4 KiB for a layer, 30 s to 60 s | what is older is forgotten |
 //! | what is hedged | requests of which [`HedgeRequest::copy`] makes a copy | others are sent once |
 //!

@@ -81,19 +81,6 @@ pub enum InvalidHedge {
     Share(f64),
 }
 
-impl HedgeDelay {
-    pub(super) fn check(self) -> Result<Self, InvalidHedge> {
-        match self {
-            // NaN is in no range.
-            Self::Percentile { percentile, .. } if !(percentile > 0.0 && percentile <= 100.0) => {
-                Err(InvalidHedge::Percentile(percentile))
-            }
-            Self::Percentile { min, max, .. } if min > max => Err(InvalidHedge::Delay { min, max }),
-            _ => Ok(self),
-        }
-    }
-}
-
 impl<F, Req, Rsp, E> HedgeRequest<Req, Rsp, E> for F
 where
     F: Fn(&Req) -> Option<Req>,

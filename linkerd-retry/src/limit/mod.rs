@@ -13,7 +13,8 @@
 //!
 //! All of them belong to everybody who has a clone, are taken in the response future and not in `poll_ready`, and are given
 //! back when that is dropped. A number of requests that the service can take need not be known:
-//! [`ConcurrencyLimit::adaptive`] finds it.
+//! [`ConcurrencyLimit::adaptive`] finds it. No wait lasts longer than until the request's deadline, if
+//! [`Classify::deadline`] knows it: then it is [`Reason::Late`], or [`RateLimited`] at once.
 //!
 //! ```
 //! use linkerd_retry::limit::{AdaptiveSettings, ConcurrencyLimit, Criticality, LimitLayer, Outcome, WhenFull};
