@@ -78,8 +78,11 @@ pub struct ClientPolicy {
     pub connect: Option<Arc<dyn Connect>>,
     /// What requests have in common that should meet the same endpoint, where the balancer hashes. `None`: nothing.
     pub hash_on: Option<HashOn>,
-    /// Whether an endpoint that cannot be connected to is left alone until a connection of a task of its own, after 1 s,
-    /// 2 s, and so on up to 32 s, has succeeded: Linkerd's `failFast`.
+    /// Whether an endpoint that a request could not connect to is left alone until a connection of a task of its own, after
+    /// 1 s, 2 s, and so on up to 32 s, has succeeded: Linkerd's `failFast`. The only endpoint of a set is not. Off by
+    /// default: what could not be connected to is avoided for its load anyway, by a balancer with a failure penalty, and
+    /// one refusal in passing should not cost a second. Where connections are
+    /// [kept](crate::http::PoolConfig::min_size) it is always so of those.
     pub fail_fast: bool,
     /// Whether the load of an endpoint heeds what it says of itself: `Retry-After` and `grpc-retry-pushback-ms` with an
     /// answer that is a failure or 429, and `endpoint-load-metrics` (an ORCA report as text or JSON) with any.
