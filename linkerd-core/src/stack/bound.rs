@@ -420,9 +420,10 @@ impl UnderWay<'_> {
                 if success {
                     client.requeues.deposit(done);
                 }
+                let served = success || fault::is_callers(&rsp);
                 // Too many requests: no fault, but a reason to go elsewhere. So is what gRPC says in place of a body.
                 let welcome =
-                    success && rsp.status() != StatusCode::TOO_MANY_REQUESTS && !hint::grpc_failure(rsp.headers());
+                    served && rsp.status() != StatusCode::TOO_MANY_REQUESTS && !hint::grpc_failure(rsp.headers());
                 if client.heeds_hints && !rsp.headers().is_empty() {
                     if !welcome && let Some(push_back) = hint::push_back(rsp.headers()) {
                         end.hint(push_back, done);
@@ -432,7 +433,7 @@ impl UnderWay<'_> {
                     }
                 }
                 end.mark(Mark::Headers, welcome, done);
-                rsp.body_mut().ride(Rider::lease(end, success, verdict));
+                rsp.body_mut().ride(Rider::lease(end, served, verdict));
                 Ok(rsp)
             }
             Err(error) => {

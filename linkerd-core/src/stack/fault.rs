@@ -26,6 +26,11 @@ pub(super) fn judge(permit: Option<Permit>, success: bool, rsp: &Response<Body>,
     None
 }
 
+/// Whether the head of a gRPC answer has a code that says nothing of the endpoint.
+pub(super) fn is_callers(rsp: &Response<Body>) -> bool {
+    is_grpc(rsp.headers()) && outcome(rsp.headers()) == Some(Outcome::Neutral)
+}
+
 /// What the head, or the trailers, of a gRPC answer say of the endpoint; `None` if they do not.
 ///
 /// What a caller can bring about (not found, not allowed, malformed, cancelled) says nothing of it.

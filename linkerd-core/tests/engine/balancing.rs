@@ -222,7 +222,8 @@ impl Connect for Grpc {
             let mut frames: VecDeque<_> = (0..messages).map(|_| Ok(Frame::data(Bytes::from_static(b"x")))).collect();
             frames.extend(trailers.map(|code| Ok(Frame::trailers(HeaderMap::from_iter([status(code)])))));
             frames.extend(breaks.then(|| Err("broken".into())));
-            let mut rsp = Response::new(Body::new(Frames(frames)));
+            let body = if frames.is_empty() { Body::empty() } else { Body::new(Frames(frames)) };
+            let mut rsp = Response::new(body);
             rsp.headers_mut()
                 .insert("content-type", HeaderValue::from_static(kind.unwrap_or("application/grpc+proto")));
             rsp.headers_mut().extend(head.map(status));
@@ -232,13 +233,13 @@ impl Connect for Grpc {
 }
 
 fn grpc() -> (World, Client, Grpc) {
-    grpc_by(ServicePolicy::default())
+    grpc_by(ServicePolicy::default(), in_flight())
 }
 
-fn grpc_by(service: ServicePolicy) -> (World, Client, Grpc) {
+fn grpc_by(service: ServicePolicy, balancer: Policy) -> (World, Client, Grpc) {
     let server = Grpc::default();
     let policy = ClientPolicy {
-        balancer: in_flight(),
+        balancer,
         accrual: AccrualPolicy::new(ConsecutiveFailures::new(std::num::NonZeroU32::MIN)),
         connect: Some(Arc::new(server.clone())),
         ..ClientPolicy::default()
@@ -272,7 +273,7 @@ async fn of_the_grpc_codes_those_of_the_endpoint_count_wherever_they_are_said() 
             Said { messages: 2, trailers: Some(code), ..Said::default() },
         ] {
             let (world, client, server) =
-                grpc_by(ServicePolicy { classifier: Arc::clone(classifier), ..ServicePolicy::default() });
+                grpc_by(ServicePolicy { classifier: Arc::clone(classifier), ..ServicePolicy::default() }, in_flight());
             let place = (said.messages, said.head.is_some());
             server.says(said.clone());
             for _ in 0..3 {
@@ -291,6 +292,23 @@ async fn of_the_grpc_codes_those_of_the_endpoint_count_wherever_they_are_said() 
             server.says(Said { messages: 0, ..said });
             call(&client).await;
             assert_eq!(world.bound("failure_accrual/revivals") - before, u64::from(code == 0), "{code} {place:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_class_of_grpcs_own_makes_no_fault_of_a_callers() {
+    for (code, is_fault) in [(0, false), (3, false), (5, false), (7, false), (12, false), (16, false), (13, true)] {
+        for said in [Said { head: Some(code), ..Said::default() }, Said { trailers: Some(code), ..Said::default() }] {
+            let place = said.head.is_some();
+            let service = ServicePolicy { classifier: Arc::new(GrpcClassifier::never()), ..ServicePolicy::default() };
+            let (world, client, server) = grpc_by(service, measured(Measure::Headers));
+            server.says(said);
+            call(&client).await;
+            assert_eq!(world.service("failures"), u64::from(code != 0), "{code} {place}");
+            assert_eq!(state(&world, 1).status == Status::Busy, is_fault, "{code} {place}");
+            // Nor does it cost what a failure does.
+            assert_eq!(latency(&world) > 4000.0, is_fault, "{code} {place}: {}", latency(&world));
         }
     }
 }
