@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::Request;
 use linkerd_core::{
     Body, ClientPolicy, Mesh, MeshBuilder, ServicePolicy, Svc, Uniform,
-    http::{ClientConfig, HttpConnect, PoolConfig, ServerConfig},
+    http::{ClientConfig, HttpConnect, PoolConfig, ServerConfig, respond::ErrorLimits},
     retry::{Budget, BudgetSettings},
     telemetry::{Reading, Registry, RouterStats},
     testing::{FakeNamer, Reply, Scripted},
@@ -45,7 +45,8 @@ impl Hop {
         let mesh = more(builder).build().unwrap();
         namer.endpoints("/users", [ep()]);
         let client = mesh.client("/svc/users").unwrap();
-        let config = ServerConfig { stats: Some(stats), error_detail: true, ..server };
+        let error_limits = ErrorLimits { detail: true, ..ErrorLimits::default() };
+        let config = ServerConfig { stats: Some(stats), error_limits, ..server };
         Self { namer, endpoints, registry, proxy: proxy(config, Svc::new(client)) }
     }
 
@@ -240,4 +241,18 @@ async fn without_being_asked_for_no_details_are_told() {
     let proxy = proxy(ServerConfig::default(), Svc::new(failing));
     let rsp = Wire::connect(proxy.addr).await.ask("GET / HTTP/1.1\r\nHost: web\r\nl5d-err-detail: true\r\n\r\n").await;
     assert_eq!((rsp.status(), rsp.get("l5d-err-json")), (502, None));
+}
+
+#[test]
+fn every_row_of_the_page_on_timeouts_that_names_a_test_has_it() {
+    let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/http");
+    let page = std::fs::read_to_string(tests.join("../../../docs/timeouts.md")).unwrap();
+    let named = page.lines().filter_map(|line| line.strip_suffix("` |")?.rsplit('`').next()?.split_once("::"));
+    let mut rows = 0;
+    for (file, test) in named {
+        let source = std::fs::read_to_string(tests.join(file).with_extension("rs")).unwrap();
+        assert!(source.contains(&format!("fn {test}(")), "{file}::{test}");
+        rows += 1;
+    }
+    assert_eq!(rows, 18);
 }

@@ -35,8 +35,9 @@ fn trusting() -> Hop {
 }
 
 async fn ask(hop: &Hop, method: &str, headers: &[&str]) -> Message {
-    let lines: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
-    hop.ask(&format!("{method} / HTTP/1.1\r\nHost: web\r\nContent-Length: 0\r\n{lines}\r\n")).await
+    let mut lines = vec!["Content-Length: 0"];
+    lines.extend(headers);
+    hop.ask(&format!("{method} / HTTP/1.1\r\nHost: web\r\n{}\r\n\r\n", lines.join("\r\n"))).await
 }
 
 #[tokio::test]
