@@ -9,6 +9,10 @@ mod cuts;
 #[cfg(feature = "admin")]
 #[path = "http/cuts_origin.rs"]
 mod cuts_origin;
+#[path = "http/expiry.rs"]
+mod expiry;
+#[path = "http/overrides.rs"]
+mod overrides;
 #[path = "http/peers.rs"]
 mod peers;
 #[path = "http/relay.rs"]

@@ -419,7 +419,11 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         socket: socket_options(options),
         max_initial_line_bytes: wire.max_initial_line_bytes,
         max_header_bytes: wire.max_header_bytes,
-        error_limits: ErrorLimits { max_header_bytes: wire.max_header_bytes, max_body_bytes: wire.max_error_bytes },
+        error_limits: ErrorLimits {
+            max_header_bytes: wire.max_header_bytes,
+            max_body_bytes: wire.max_error_bytes,
+            detail: *error_detail,
+        },
         aggregate_up_to: wire.aggregate_up_to,
         max_call_depth: *max_call_depth,
         max_concurrent_requests: *max_concurrent_requests,
@@ -428,7 +432,6 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         per_request: per_request
             .as_ref()
             .map(|bounds| PerRequest { max_timeout: bounds.max_timeout, max_retries: bounds.max_retries }),
-        error_detail: *error_detail,
         timestamp_header: timestamp_header.as_ref().map(|name| name.0.parse().expect(CHECKED)),
         idle_time: *idle_time,
         life_time: *life_time,

@@ -17,6 +17,7 @@ use super::{
 
 /// One server of a router: a port to listen on.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "the file has them")]
 pub struct Server {
     /// `port`. Default by protocol: http 4140, h2 4142, thrift 4114, mux 4141, thriftmux 4144.
     pub port: u16,

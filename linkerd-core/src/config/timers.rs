@@ -56,13 +56,17 @@ struct Known {
 enum Preset {
     Ms(u64),
     Unlimited,
+    /// This, if the map that it stands in is there.
+    Within(u64),
+    /// This, if the map that it stands in is not there.
+    Without(u64),
     /// It is not there without its key.
     Absent,
     /// It cannot be set.
     Fixed(u64),
 }
 
-use Preset::{Absent, Fixed, Ms, Unlimited};
+use Preset::{Absent, Fixed, Ms, Unlimited, Within, Without};
 
 const fn known(key: &'static str, default: Preset) -> Known {
     Known { key, default, ends: None }
@@ -85,7 +89,7 @@ const SERVER: &[Known] = &[
     ending("timeoutMs", Unlimited, Timer::Server),
     known("serverSession.idleTimeMs", Unlimited),
     known("serverSession.lifeTimeMs", Unlimited),
-    known("perRequestPolicy.maxTimeoutMs", Absent),
+    known("perRequestPolicy.maxTimeoutMs", Within(60_000)),
 ];
 
 const SERVICE: &[Known] = &[
@@ -108,11 +112,11 @@ const CLIENT: &[Known] = &[
     known("clientSession.lifeTimeMs", Unlimited),
     known("requeueBudget.ttlSecs", Ms(10_000)),
     known("failureAccrual.backoff.ms", Absent),
-    known("failureAccrual.backoff.minMs", Ms(5000)),
-    known("failureAccrual.backoff.maxMs", Ms(300_000)),
+    known("failureAccrual.backoff.minMs", Without(5000)),
+    known("failureAccrual.backoff.maxMs", Without(300_000)),
     known("failureAccrual.window", Absent),
-    known("failureAccrual.probe.intervalMs", Absent),
-    known("failureAccrual.probe.timeoutMs", Absent),
+    known("failureAccrual.probe.intervalMs", Within(5000)),
+    known("failureAccrual.probe.timeoutMs", Within(1000)),
     known("loadBalancer.overlapMs", Ms(0)),
     known("loadBalancer.returnAfterMs", Absent),
     known("loadBalancer.smoothWindowMs", Absent),
@@ -194,14 +198,18 @@ impl List<'_> {
 
     /// What stands below `base`, and, `with_presets`, what is there without standing anywhere.
     fn add(&mut self, known: &[Known], section: &str, base: &str, scope: Option<&str>, with_presets: bool) {
+        let config = self.config;
+        let has_map = |full: &str| full.rsplit_once('.').is_some_and(|(map, _)| config.find(map).is_some());
         for Known { key, default, ends } in known {
             let full = if base.is_empty() { (*key).to_owned() } else { format!("{base}.{key}") };
             let node = self.config.find(&full);
             let (value, source) = match (node, default) {
                 (Some(node), _) => (duration(key, node), TimerSource::File { key: full, position: node.at }),
+                (None, Within(ms)) if has_map(&full) => (Some(Duration::from_millis(*ms)), TimerSource::Default),
+                (None, Without(_)) if has_map(&full) => continue,
+                (None, Absent | Within(_)) => continue,
                 (None, _) if !with_presets => continue,
-                (None, Absent) => continue,
-                (None, Ms(ms)) => (Some(Duration::from_millis(*ms)), TimerSource::Default),
+                (None, Ms(ms) | Without(ms)) => (Some(Duration::from_millis(*ms)), TimerSource::Default),
                 (None, Fixed(ms)) => (Some(Duration::from_millis(*ms)), TimerSource::Fixed),
                 (None, Unlimited) => (None, TimerSource::Default),
             };

@@ -32,7 +32,7 @@ pub const L5D_DST_RESIDUAL: HeaderName = HeaderName::from_static("l5d-dst-residu
 pub const L5D_REQID: HeaderName = HeaderName::from_static("l5d-reqid");
 /// Why a response is not the endpoint's own.
 pub const L5D_ERR: HeaderName = HeaderName::from_static("l5d-err");
-/// All that is known of a failure, as JSON: where a server [says so](super::ServerConfig::error_detail).
+/// All that is known of a failure, as JSON: where a server [says so](super::respond::ErrorLimits::detail).
 pub const L5D_ERR_JSON: HeaderName = HeaderName::from_static("l5d-err-json");
 /// On a request: sending it twice is as good as once, because its server knows it again by this.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");

@@ -246,6 +246,7 @@ mod tests {
 
     #[test]
     fn what_is_retried_is_what_is_listed() {
+        const FAILED: ResponseClass = ResponseClass::RETRYABLE;
         let verdict = |overrides: &Overrides, status: u16, grpc: Option<&'static str>, class: ResponseClass| {
             let mut rsp = Response::builder().status(status);
             if let Some(grpc) = grpc {
@@ -253,7 +254,6 @@ mod tests {
             }
             overrides.verdict(class.into(), Ok(&rsp.body(Body::empty()).unwrap())).class()
         };
-        const FAILED: ResponseClass = ResponseClass::RETRYABLE;
         let http = read(&[("l5d-retry-http", "gateway-error, 429,x,600, 510-505,590-599")]).unwrap();
         for (status, class, expected) in [
             (502, ResponseClass::NON_RETRYABLE, FAILED),

@@ -16,11 +16,13 @@ pub struct ErrorLimits {
     pub max_header_bytes: usize,
     /// The longest body, in bytes. 5 MiB.
     pub max_body_bytes: usize,
+    /// Whether a server tells all that is known of it too, as JSON in `l5d-err-json`. Off.
+    pub detail: bool,
 }
 
 impl Default for ErrorLimits {
     fn default() -> Self {
-        Self { max_header_bytes: 8 * 1024, max_body_bytes: 5 * 1024 * 1024 }
+        Self { max_header_bytes: 8 * 1024, max_body_bytes: 5 * 1024 * 1024, detail: false }
     }
 }
 

@@ -66,7 +66,6 @@ struct Reader {
     takes_trailers: bool,
     #[cfg(feature = "compression")]
     takes_gzip: bool,
-    wants_detail: bool,
 }
 
 /// A request that is being served, for the gauges and the limit that count it.
@@ -103,8 +102,8 @@ pub(crate) fn serve(
     let begun = tokio::time::Instant::now().into_std();
     let (parts, body) = req.into_parts();
     let scan = Scan::of(&parts.headers);
-    let mut reader = Reader::of(&parts, scan);
-    reader.wants_detail = peer.shared.config.wants_detail(&parts.headers, scan);
+    let reader = Reader::of(&parts, scan);
+    let wants_detail = peer.shared.config.wants_detail(&parts.headers, scan);
     let mut visit = Visit::begin(peer);
     let is_read_first = peer.shared.reads_whole(&body, scan.saw(Scan::CHUNKED));
     // A client that is slow to send takes no place from others.
@@ -150,7 +149,7 @@ pub(crate) fn serve(
             }
             Err(error) => (shared.failed(&error), Some(error)),
         };
-        if reader.wants_detail {
+        if wants_detail {
             detail::write(&mut rsp, error.as_ref(), shared.config.error_limits.max_header_bytes);
         }
         if let Some(stats) = &shared.stats {
@@ -395,7 +394,7 @@ impl Shared {
 impl ServerConfig {
     /// Whether a failure of this request comes with all that is known of it.
     fn wants_detail(&self, headers: &HeaderMap, scan: Scan) -> bool {
-        self.error_detail
+        self.error_limits.detail
             || self.per_request.is_some() && scan.saw(Scan::L5D) && headers::is_true(headers, &L5D_ERR_DETAIL)
     }
 }
@@ -415,7 +414,6 @@ impl Reader {
             #[cfg(feature = "compression")]
             takes_gzip: scan.saw(Scan::ACCEPT_ENCODING)
                 && super::compress::takes_gzip(&parts.method, parts.version, &parts.headers),
-            wants_detail: false,
         }
     }
 

@@ -77,8 +77,6 @@ pub struct ServerConfig {
     /// Callers are trusted to say for each request how long it may take and how often it is retried, within these bounds,
     /// and to ask for the details of its failure by `l5d-err-detail: true`. Off: the headers that say so are dropped.
     pub per_request: Option<PerRequest>,
-    /// Failures come with all that is known of them, as JSON in `l5d-err-json`. Off.
-    pub error_detail: bool,
     /// Drop all `l5d-*` headers: of requests, so that outsiders steer nothing, and of responses. Off.
     pub clear_context: bool,
     /// With `clear_context`, also leave out the bodies of errors. Off.
@@ -123,7 +121,6 @@ impl Default for ServerConfig {
             max_concurrent_requests: None,
             timeout: None,
             per_request: None,
-            error_detail: false,
             clear_context: false,
             clear_error_bodies: false,
             timestamp_header: None,

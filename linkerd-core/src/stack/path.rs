@@ -253,6 +253,8 @@ impl PathStack {
         let deadline = deadline.into_iter().chain(grpc.and_then(GrpcUntil::at)).min();
         let deadline = deadline.filter(|_| policy.enforce_deadline);
         let server = cx.and_then(|cx| cx.until);
+        // A server writes its time into the deadline too, by another clock.
+        let deadline = deadline.filter(|at| server.is_none_or(|server| *at + Duration::from_millis(2) < server));
         let limits = [(total, Timer::Total), (deadline, Timer::Deadline), (server, Timer::Server)];
         // Of two at one time, the first.
         limits.into_iter().filter_map(|(at, timer)| Some((at?, timer))).min_by_key(|(at, _)| *at)

@@ -9,3 +9,4 @@ mod laws;
 mod recorded;
 mod render;
 mod retries;
+mod timers;

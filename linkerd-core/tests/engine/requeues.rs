@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http_body_util::StreamBody;
 use linkerd_core::{
-    BoxError, ErrorKind,
+    AttemptOutcome, BoxError, ErrorKind,
     retry::{Budget, BudgetSettings},
     testing::Reply,
 };
@@ -176,4 +176,25 @@ async fn other_503s_and_those_to_streams_pass_as_they_came() {
     assert_eq!(rsp.headers()["finagle-http-nack"], "true");
     assert_eq!(text(rsp).await, "why");
     assert_eq!(world.endpoints.count(ep(1)), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_is_in_the_log_and_has_its_number() {
+    let world = World::policies(ServicePolicy::default(), steady());
+    world.namer.endpoints("/users", [1, 2].map(ep));
+    for n in [1, 2] {
+        world.endpoints.script(ep(n), [Reply::unsent().after(5 * MS), Reply::closed()]);
+    }
+    let error = error(&world.client("/svc/users")).await;
+    let log = error.attempts().unwrap();
+    let tried: Vec<_> = log.tried().iter().map(|tried| (tried.number, tried.outcome, tried.took.as_millis())).collect();
+    let unsent = AttemptOutcome::Failed(ErrorKind::Connect);
+    // Two that were not sent, each elsewhere, and one that was.
+    assert_eq!(tried.len(), 3, "{log}");
+    assert!(tried[..2].iter().zip(1..).all(|(tried, n)| (tried.0, tried.1) == (n, unsent) && tried.2 >= 5), "{log}");
+    assert_eq!((tried[2].0, tried[2].1), (3, AttemptOutcome::Failed(ErrorKind::Closed)));
+    assert_ne!(log.tried()[0].endpoint, log.tried()[1].endpoint);
+    assert_eq!(world.bound("retries/requeues"), 2);
+    let left = error.left().unwrap();
+    assert_eq!((left.retries, left.time), (100, None));
 }

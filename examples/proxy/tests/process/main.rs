@@ -16,6 +16,7 @@ mod life;
 mod live;
 mod load;
 mod overload;
+mod timeouts;
 mod traffic;
 #[cfg(target_os = "linux")]
 mod upload;

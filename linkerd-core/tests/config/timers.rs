@@ -1,0 +1,161 @@
+//! Every timer is listed, with its value and where it was set.
+
+use std::{fs, path::Path, time::Duration};
+
+use linkerd_core::config::{Config, PerRequest, TimerSetting, TimerSource};
+
+const EXAMPLE: &str = include_str!("timers.yaml");
+
+const BARE: &str = "routers:\n- protocol: http\n  servers: [{}]\n";
+
+/// Where a timer was set, in short.
+fn source(setting: &TimerSetting) -> String {
+    match &setting.source {
+        TimerSource::Default => "default".to_owned(),
+        TimerSource::Fixed => "fixed".to_owned(),
+        TimerSource::Header => "header".to_owned(),
+        TimerSource::File { key, position } => format!("{key}@{position}"),
+    }
+}
+
+/// Its scope, timer, milliseconds and source.
+fn rows(text: &str) -> Vec<String> {
+    let config = Config::parse("f", text).unwrap_or_else(|errors| panic!("{errors}"));
+    let row = |setting: &TimerSetting| {
+        let ms = setting.value.map_or("-".to_owned(), |value| value.as_millis().to_string());
+        let (router, scope) = (setting.router.as_deref(), setting.scope.as_deref());
+        format!("{}|{}|{}|{ms}|{}", router.unwrap_or(""), scope.unwrap_or(""), setting.timer, source(setting))
+    };
+    config.timers().iter().map(row).collect()
+}
+
+#[test]
+fn without_a_word_of_it_there_are_these() {
+    let expected = "\
+||admin.shutdownGraceMs|10000|default
+||servers.acceptRetry|50|fixed
+http||bindingTimeoutMs|10000|default
+http||bindingCache.idleTtlSecs|600000|default
+http|127.0.0.1/4140|servers.timeoutMs|-|default
+http|127.0.0.1/4140|servers.serverSession.idleTimeMs|-|default
+http|127.0.0.1/4140|servers.serverSession.lifeTimeMs|-|default
+http|*|service.totalTimeoutMs|-|default
+http|*|service.idleTimeoutMs|-|default
+http|*|service.retries.budget.ttlSecs|10000|default
+http|*|service.retries.maxPushback|300000|fixed
+http|*|service.retries.drain|20|fixed
+http||l5d-ctx-deadline|-|header
+http|*|client.requestAttemptTimeoutMs|-|default
+http|*|client.connectTimeout|1000|fixed
+http|*|client.hostConnectionPool.idleTimeMs|-|default
+http|*|client.clientSession.idleTimeMs|-|default
+http|*|client.clientSession.lifeTimeMs|-|default
+http|*|client.requeueBudget.ttlSecs|10000|default
+http|*|client.failureAccrual.backoff.minMs|5000|default
+http|*|client.failureAccrual.backoff.maxMs|300000|default
+http|*|client.loadBalancer.overlapMs|0|default";
+    assert_eq!(rows(BARE).join("\n"), expected);
+}
+
+#[test]
+fn what_a_file_sets_has_its_key_and_place() {
+    let rows = rows(EXAMPLE);
+    let expected = [
+        "||admin.shutdownGraceMs|2000|admin.shutdownGraceMs@2:35",
+        "web||bindingTimeoutMs|5000|routers[0].bindingTimeoutMs@6:21",
+        "web|127.0.0.1/0|servers.timeoutMs|4000|routers[0].servers[0].timeoutMs@9:16",
+        "web|127.0.0.1/0|servers.perRequestPolicy.maxTimeoutMs|30000|routers[0].servers[0].perRequestPolicy.maxTimeoutMs@10:38",
+        "web|127.0.0.1/0|l5d-timeout|-|header",
+        "web|*|service.totalTimeoutMs|-|default",
+        "web|/svc|service.totalTimeoutMs|2000|routers[0].service.configs[0].totalTimeoutMs@15:23",
+        "web|/svc/slow|service.totalTimeoutMs|-|routers[0].service.configs[1].totalTimeoutMs@17:23",
+        "web|/svc/slow|service.idleTimeoutMs|1000|routers[0].service.configs[1].idleTimeoutMs@18:22",
+        "web|/svc/slow|service.retries.backoff.maxMs|500|routers[0].service.configs[1].retries.backoff.maxMs@19:62",
+        "web|*|client.requestAttemptTimeoutMs|500|routers[0].client.requestAttemptTimeoutMs@21:30",
+        "web|*|client.failureAccrual.window|30000|routers[0].client.failureAccrual.window@22:82",
+        "web|*|client.failureAccrual.probe.intervalMs|5000|default",
+        "web|*|client.failureAccrual.backoff.ms|100|routers[0].client.failureAccrual.backoff.ms@24:37",
+        "web|*|client.failureAccrual.probe.timeoutMs|200|routers[0].client.failureAccrual.probe.timeoutMs@23:41",
+    ];
+    for row in expected {
+        assert!(rows.iter().any(|found| found == row), "no {row} in {rows:#?}");
+    }
+    assert!(!rows.iter().any(|row| row.contains("failureAccrual.backoff.minMs")), "{rows:#?}");
+    assert_eq!(rows.iter().filter(|row| row.contains("|/svc|")).count(), 1, "a prefix has what it sets");
+}
+
+/// Keys that mean a time, by what reads them in the source.
+fn time_keys(source: &str) -> impl Iterator<Item = &str> {
+    ["millis(\"", "seconds(\""]
+        .into_iter()
+        .flat_map(|read| source.split(read).skip(1).filter_map(|rest| rest.split('"').next()))
+}
+
+#[test]
+fn no_key_for_a_time_is_left_out() {
+    // Of sections that are refused at start-up, and of metrics.
+    const NO_TIMERS: [&str; 12] = [
+        "baseSeconds",
+        "maxSeconds",
+        "minPeriodMs",
+        "closeTimeoutMs",
+        "refreshIntervalSeconds",
+        "maxWait",
+        "ttlMs",
+        "writeTimeoutMs",
+        "readTimeoutMs",
+        "classificationTimeoutMs",
+        "gaugeIntervalMs",
+        "maxTimeoutMs",
+    ];
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config");
+    let list = fs::read_to_string(folder.join("timers.rs")).unwrap();
+    let mut found = 0;
+    for file in fs::read_dir(&folder).unwrap() {
+        let source = fs::read_to_string(file.unwrap().path()).unwrap();
+        for key in time_keys(&source).filter(|key| !NO_TIMERS.contains(key)) {
+            found += 1;
+            let listed = [format!("\"{key}\""), format!(".{key}\"")];
+            assert!(listed.iter().any(|listed| list.contains(listed)), "{key} is not in timers.rs");
+        }
+    }
+    assert!(found > 10, "{found}");
+}
+
+#[test]
+fn presets_are_what_the_sections_have() {
+    let config = Config::parse("f", BARE).unwrap();
+    let preset = |timer: &str| {
+        let timers = config.timers();
+        timers.into_iter().find(|setting| setting.timer == timer).and_then(|setting| setting.value)
+    };
+    let router = &config.routers[0];
+    assert_eq!(preset("bindingTimeoutMs"), Some(router.binding_timeout));
+    assert_eq!(preset("bindingCache.idleTtlSecs"), Some(router.binding_cache.idle_ttl));
+    assert_eq!(preset("admin.shutdownGraceMs"), Some(config.admin.shutdown_grace));
+    let path = "/svc/web".parse().unwrap();
+    assert_eq!(preset("service.retries.budget.ttlSecs"), Some(router.service.for_path(&path).budget().ttl));
+    assert_eq!(preset("client.requeueBudget.ttlSecs"), Some(router.client.for_path(&path).requeue_budget().ttl));
+    assert_eq!(preset("client.connectTimeout"), Some(linkerd_core::http::ClientConfig::default().connect_timeout));
+    assert_eq!(preset("service.retries.maxPushback"), Some(linkerd_core::retry::MAX_PUSHBACK));
+    assert_eq!(preset("client.loadBalancer.overlapMs"), Some(Duration::ZERO));
+}
+
+#[test]
+fn a_server_that_trusts_its_callers_has_bounds() {
+    let server = |keys: &str| format!("routers:\n- protocol: http\n  servers:\n  - {{port: 0, {keys}}}\n");
+    let parsed = |keys: &str| Config::parse("f", &server(keys)).map(|config| config.routers[0].servers[0].clone());
+    assert_eq!(parsed("ip: 127.0.0.1").unwrap().per_request, None);
+    let given = parsed("perRequestPolicy: {}, errorDetail: true").unwrap();
+    assert!(given.error_detail);
+    assert_eq!(given.per_request, Some(PerRequest { max_timeout: Duration::from_mins(1), max_retries: 10 }));
+    for (keys, problem) in [
+        ("perRequestPolicy: {maxTimeoutMs: 0}", "perRequestPolicy.maxTimeoutMs: must be at least 1, got 0"),
+        ("perRequestPolicy: {maxRetries: -1}", "perRequestPolicy.maxRetries: must be at least 0, got -1"),
+        ("perRequestPolicy: {}, clearContext: true", "perRequestPolicy: excludes clearContext"),
+        ("errorDetail: some", "errorDetail: must be true or false"),
+    ] {
+        let errors = parsed(keys).expect_err(keys).to_string();
+        assert!(errors.contains(&format!("routers[0].servers[0].{problem}")), "{errors}");
+    }
+}
