@@ -85,10 +85,12 @@ impl Trail {
         }
     }
 
-    /// Notes that this leg failed, which may not be the end of the attempt.
+    /// Notes that this leg failed, which may not be the end of the attempt. A hedge that got to no endpoint was none.
     pub(super) fn fail(&self, outcome: AttemptOutcome, took: Duration) {
         let addr = self.leave();
-        self.lock().failed.push((self.leg, addr, outcome, took));
+        if self.leg == Leg::First || self.is_hedged() {
+            self.lock().failed.push((self.leg, addr, outcome, took));
+        }
     }
 
     /// Writes down the legs that failed, if it had two.

@@ -270,6 +270,15 @@ async fn with_one_endpoint_nothing_is_hedged() {
     world.endpoints.script(ep(1), [Reply::ok("").after(SEC)]);
     assert_eq!(status(&world.client("/svc/users")).await, 200);
     assert_eq!((world.endpoints.count(ep(1)), hedges(&world)[0]), (1, 0));
+
+    // Nor does the log of a failure have one.
+    let service = ServicePolicy { total_timeout: Some(SEC), ..policy() };
+    let world = World::policies(service, steady());
+    world.namer.endpoints("/users", [ep(1)]);
+    world.endpoints.script(ep(1), [Reply::hang()]);
+    let error = world.client("/svc/users").send(get()).await.unwrap_err();
+    let tried: Vec<_> = error.attempts().unwrap().tried().iter().map(|tried| (tried.is_hedge, tried.outcome)).collect();
+    assert_eq!(tried, [(false, AttemptOutcome::UnderWay)]);
 }
 
 #[tokio::test(start_paused = true)]
