@@ -12,15 +12,13 @@ use linkerd_balance::{
 };
 
 use crate::{
-    model::{Fault, Key, Nanos, World},
+    model::{Fault, Key, Nanos, SECOND, World},
     policies::Setup,
     rng::Rng,
     server::{Reply, Server},
     watch::{Ended, Outcome, Picked, Watch},
 };
 
-/// Sessions that requests belong to, for strategies that hash.
-const SESSIONS: u64 = 10_000;
 /// What zones are called.
 pub(crate) const ZONES: [&str; 3] = ["a", "b", "c"];
 
@@ -168,6 +166,10 @@ impl<'w> Sim<'w> {
         }
     }
 
+    pub(crate) fn world(&self) -> &World {
+        self.world
+    }
+
     pub(crate) fn now(&self) -> Nanos {
         self.now
     }
@@ -258,7 +260,7 @@ impl<'w> Sim<'w> {
     fn arrive(&mut self, client: usize, watch: &mut impl Watch) {
         self.requests_so_far += 1;
         let (now, instant) = (self.now, self.instant());
-        let draw = Draw::new(self.rng.next()).with_key(Rng::new(self.rng.below(SESSIONS)).next());
+        let draw = Draw::new(self.rng.next()).with_key(Rng::new(self.rng.below(self.world.sessions)).next());
         let balance = &self.clients[client].balance;
         let lease = match balance.try_acquire(draw, instant, &[]) {
             Ok(lease) => lease,
@@ -386,7 +388,7 @@ impl<'w> Sim<'w> {
     }
 
     fn plan_arrival(&mut self, client: usize) {
-        let mean = 1_000_000_000 * self.world.clients as u64 / self.world.rate;
+        let mean = SECOND * self.world.clients as u64 / self.world.rate;
         let at = self.now + self.rng.gap(mean);
         if at < self.world.length {
             self.plan(at, Event::Arrival { client });

@@ -1,5 +1,7 @@
 //! What a world is made of.
 
+use std::fmt;
+
 use crate::rng::Rng;
 
 /// Virtual time since the world began, or a stretch of it.
@@ -12,7 +14,7 @@ pub(crate) const MS: Nanos = 1_000 * US;
 pub(crate) const SECOND: Nanos = 1_000 * MS;
 
 /// How long a request takes once it has a slot.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Service {
     Constant(Nanos),
     /// `slow` for so many of a thousand.
@@ -46,7 +48,7 @@ pub(crate) enum Fault {
 }
 
 /// The first requests of a process that just started take longer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct WarmUp {
     pub(crate) lasts: Nanos,
     /// How many times the usual, at the very start; from there straight down to once.
@@ -54,13 +56,13 @@ pub(crate) struct WarmUp {
 }
 
 /// Some answers have a body that takes long to arrive.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Streams {
     pub(crate) per_mille: u64,
     pub(crate) mean: Nanos,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Endpoint {
     pub(crate) service: Service,
     /// Requests served at once.
@@ -95,6 +97,8 @@ pub(crate) struct World {
     pub(crate) timeout: Nanos,
     /// So many of a thousand requests are given up by their callers, soon or late.
     pub(crate) cancel_per_mille: u64,
+    /// How many sessions requests belong to, for strategies that hash.
+    pub(crate) sessions: u64,
     pub(crate) length: Nanos,
 }
 
@@ -110,6 +114,7 @@ impl World {
             rate,
             timeout: SECOND,
             cancel_per_mille: 0,
+            sessions: 10_000,
             length,
         }
     }
@@ -120,10 +125,40 @@ impl World {
         self
     }
 
+    /// Who is in the set at `at`.
+    pub(crate) fn set_at(&self, at: Nanos) -> &[Key] {
+        self.sets.iter().take_while(|(from, _)| *from <= at).last().map_or(&[], |(_, set)| set)
+    }
+
     /// Whether something is wrong with `key` at `at`.
     pub(crate) fn is_faulty(&self, key: Key, at: Nanos) -> bool {
         let of_key = self.faults.iter().filter(|(from, of, _)| *of == key && *from <= at);
         of_key.max_by_key(|(from, ..)| *from).is_some_and(|(.., fault)| fault.is_some())
+    }
+}
+
+/// Lines that are told of a list: enough to see what is going on, of 500 endpoints too.
+const TOLD: usize = 30;
+
+/// For people who look at what failed.
+impl fmt::Display for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoints, sets, faults, clients, rate, timeout, cancel_per_mille, sessions, length } = self;
+        write!(f, "{length} ns of {rate} requests a second by {clients} clients, {timeout} ns timeout, ")?;
+        writeln!(f, "{cancel_per_mille} of 1000 cancelled, {sessions} sessions, {} endpoints:", endpoints.len())?;
+        let mut key = 0;
+        for alike in endpoints.chunk_by(PartialEq::eq).take(TOLD) {
+            writeln!(f, "    from {key} on: {:?}", alike[0])?;
+            key += alike.len();
+        }
+        for (at, set) in sets.iter().take(TOLD) {
+            writeln!(f, "    set of {} from {at} ns on: {:?}", set.len(), &set[..set.len().min(TOLD)])?;
+        }
+        for (at, key, fault) in faults.iter().take(TOLD) {
+            let fault = fault.map_or_else(|| "well".to_owned(), |fault| format!("{fault:?}"));
+            writeln!(f, "    {key} from {at} ns on: {fault}")?;
+        }
+        Ok(())
     }
 }
 
@@ -139,6 +174,17 @@ impl Service {
                 }
             }
             Self::Pareto { least, most } => rng.pareto(least, most),
+        }
+    }
+
+    /// So many times as fast.
+    pub(crate) const fn faster(self, times: u64) -> Self {
+        match self {
+            Self::Constant(nanos) => Self::Constant(nanos / times),
+            Self::Bimodal { fast, slow, slow_per_mille } => {
+                Self::Bimodal { fast: fast / times, slow: slow / times, slow_per_mille }
+            }
+            Self::Pareto { least, most } => Self::Pareto { least: least / times, most: most / times },
         }
     }
 

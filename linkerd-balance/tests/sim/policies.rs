@@ -18,7 +18,7 @@ pub(crate) struct Setup {
     /// Whether scenarios are told with it: not if it would say nothing new.
     pub(crate) is_told: bool,
     /// Of the client with this ordinal, of so many.
-    pub(crate) policy: Arc<dyn Fn(usize, usize) -> Policy>,
+    pub(crate) policy: Arc<dyn Fn(usize, usize) -> Policy + Send + Sync>,
     pub(crate) accrual: fn() -> Box<dyn Accrual>,
     pub(crate) backoff: Backoff,
 }
@@ -108,7 +108,11 @@ pub(crate) fn least_loaded() -> Setup {
 }
 
 /// With Linkerd's breaker: five failures in a row, 5 s to 300 s.
-pub(crate) fn setup(name: &'static str, avoids: Avoids, policy: impl Fn(usize, usize) -> Policy + 'static) -> Setup {
+pub(crate) fn setup(
+    name: &'static str,
+    avoids: Avoids,
+    policy: impl Fn(usize, usize) -> Policy + Send + Sync + 'static,
+) -> Setup {
     let accrual = || Box::new(ConsecutiveFailures::default()) as Box<dyn Accrual>;
     Setup {
         name,
@@ -135,6 +139,11 @@ impl Setup {
         self.shares != Shares::Few
     }
 
+    /// Whether it goes by latency.
+    pub(crate) fn judges_speed(&self) -> bool {
+        matches!(self.avoids, Avoids::Speed | Avoids::Latency)
+    }
+
     pub(crate) fn hashes(&self) -> bool {
         self.shares == Shares::Hashed
     }
@@ -144,7 +153,7 @@ impl Setup {
     }
 
     /// The same with a policy that is changed in some way.
-    pub(crate) fn with(mut self, change: impl Fn(Policy) -> Policy + 'static) -> Self {
+    pub(crate) fn with(mut self, change: impl Fn(Policy) -> Policy + Send + Sync + 'static) -> Self {
         let policy = self.policy;
         self.policy = Arc::new(move |ordinal, of| change(policy(ordinal, of)));
         self

@@ -57,7 +57,9 @@ pub(crate) fn backoff(rng: &mut Rng) -> Backoff {
 }
 
 /// The same with any of what a policy may have besides strategy and load, but for what asks closed endpoints on purpose.
-pub(crate) fn features(rng: &mut Rng, setup: Setup) -> Setup {
+///
+/// Says what it does in a panic.
+pub(crate) fn features(rng: &mut Rng, setup: Setup) -> (Setup, Panic) {
     let slow_start = rng.chance(300).then(|| {
         let slow = SlowStart::new(Duration::from_secs(rng.within(1, 20))).expect("not zero");
         slow.min_share(0.05 * rng.within(1, 10) as f64).expect("a share")
@@ -68,20 +70,18 @@ pub(crate) fn features(rng: &mut Rng, setup: Setup) -> Setup {
         let tiers = tiers.min_open(leave, leave.midpoint(1.0)).expect("in order");
         if rng.chance(500) { tiers.spill_load(rng.within(1, 20) as f64).expect("above zero") } else { tiers }
     });
-    let fails_fast = rng.chance(300);
+    let panic = if rng.chance(300) { Panic::FailFast } else { Panic::LastPick };
     let (probation, overlap) = (rng.one_of(&[0, 0, 1, 10]), Duration::from_secs(rng.one_of(&[0, 0, 1, 10])));
-    setup.with(move |mut policy| {
+    let setup = setup.with(move |mut policy| {
         if let Some(slow_start) = slow_start {
             policy = policy.slow_start(slow_start);
         }
         if let Some(tiers) = &tiers {
             policy = policy.tiers(tiers.clone());
         }
-        if fails_fast {
-            policy = policy.panic(Panic::FailFast);
-        }
-        policy.probation(probation).overlap(overlap)
-    })
+        policy.panic(panic).probation(probation).overlap(overlap)
+    });
+    (setup, panic)
 }
 
 /// Anything may happen: clients, endpoints, capacities, weights, zones, faults, churn, impatient callers.

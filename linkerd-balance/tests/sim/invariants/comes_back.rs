@@ -1,39 +1,48 @@
 //! **An endpoint that is well again comes back**: from its bound on, for 20 s, it has at least a quarter of its share.
 //! The bound counts from when it is well:
 //!
-//! - for its breaker, one backoff as long as they get, and half a second to be asked in;
+//! - for its breaker, one backoff as long as they get (after the last request that hung timed out), and half a second
+//!   to be asked in;
 //! - for peak EWMA, the time in which what it remembers of the bad times, at least the failure penalty, decays to what
-//!   the others are like: `decay * ln(1 + remembered / usual)`.
+//!   the others are like: `decay * ln(1 + remembered / usual)`. With a heavy tail a slow answer of its own may keep
+//!   it away once more, for as long as `starvation` says; that is not looked at here.
 //!
-//! **All come back without a restart**: with every endpoint bad for 30 s, the first success comes within one backoff of
-//! the end, and from the bound on every request succeeds.
+//! **All come back without a restart**: with every endpoint bad for 20 s, the first success comes within one backoff
+//! and a second of the end, and from the bound on every request succeeds.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
-use linkerd_balance::{Load, P2c, PeakEwma, Policy, accrual::Backoff};
+use linkerd_balance::{Load, P2c, Panic, PeakEwma, Policy, accrual::Backoff};
 
-use super::{caught, over};
+use super::{Invariant, Trial, fails, holds};
 use crate::{
     engine::Sim,
     model::{Endpoint, Fault, Key, MS, Nanos, SECOND, Service, US, World},
     policies::{self, Avoids, Setup},
     rng::Rng,
     tally::Tally,
-    watch::{Ended, Outcome, Watch},
+    topology,
+    watch::{Ended, Outcome, Picked, Watch},
 };
 
-const FROM: Nanos = 5 * SECOND;
+const FROM: Nanos = 3 * SECOND;
 const FOR: Nanos = 20 * SECOND;
 const BAD: Key = 0;
 const LONGEST_BACKOFF: Nanos = 4 * SECOND;
 
+/// A backoff as long as they get, which begins when a probe times out that was sent before all was well.
+const fn longest_absence(fault: Fault, world: &World) -> Nanos {
+    LONGEST_BACKOFF + if matches!(fault, Fault::Hangs) { world.timeout } else { 0 }
+}
+
+/// When it is back, counted from when it is well.
 fn bound(setup: &Setup, fault: Fault, world: &World) -> Nanos {
-    let breaker = LONGEST_BACKOFF + SECOND / 2;
+    let breaker = longest_absence(fault, world) + SECOND / 2;
     let remembered = match fault {
-        _ if matches!(setup.avoids, Avoids::Nothing | Avoids::Pending) => return breaker,
+        _ if !setup.judges_speed() => return breaker,
         Fault::Slow(more) => more,
         Fault::Hangs => world.timeout.max(PeakEwma::DEFAULT_FAILURE_PENALTY.as_nanos() as Nanos),
         _ => PeakEwma::DEFAULT_FAILURE_PENALTY.as_nanos() as Nanos,
@@ -58,74 +67,101 @@ fn backoff(rng: &mut Rng) -> Backoff {
     Backoff::equal_jittered(Duration::from_millis(rng.within(200, 4_000)), most).expect("in order")
 }
 
-fn one_comes_back(mut rng: Rng, setup: &Setup) -> Result<(), String> {
-    let setup = setup.clone().backoff(backoff(&mut rng));
-    let n = rng.within(3, 8);
-    let service = Service::Constant(rng.within(1, 10) * MS);
-    let (fault, to) = (fault(&mut rng), FROM + rng.within(2, 12) * SECOND);
-    let mut world = World::new(vec![Endpoint::new(service); n as usize], 20 * n, 0).fault(FROM, to, BAD, fault);
+/// Requests a second for each of `n`: 80 or more while its share is looked at.
+const fn each(n: usize) -> u64 {
+    if n > 12 { 4 } else { 10 }
+}
+
+/// The share of the one that was bad, when it should be back.
+#[derive(Debug)]
+struct Returns(Tally, Fault);
+
+impl Watch for Returns {
+    fn picked(&mut self, picked: Picked) {
+        self.0.picked(picked);
+    }
+}
+
+impl Invariant for Returns {
+    fn verdict(&mut self, sim: &Sim<'_>) -> Result<(), String> {
+        let (share, fair) = (self.0.share(BAD), 1.0 / sim.world().endpoints.len() as f64);
+        if share < fair / 4.0 {
+            return Err(format!("{share:.4} instead of {fair:.4} after {:?}", self.1));
+        }
+        Ok(())
+    }
+}
+
+/// One of 3 to 30 endpoints.
+fn one_comes_back(rng: &mut Rng, setup: &Setup) -> Trial {
+    let setup = setup.clone().backoff(backoff(rng));
+    let n = topology::size(rng).clamp(3, 30);
+    let service = match topology::service(rng) {
+        Service::Pareto { .. } if setup.judges_speed() => Service::Constant(rng.within(1, 10) * MS),
+        service => service,
+    };
+    let (fault, to) = (fault(rng), FROM + rng.within(2, 12) * SECOND);
+    let mut world = World::new(vec![Endpoint::new(service); n], each(n) * n as u64, 0).fault(FROM, to, BAD, fault);
     let from = to + bound(&setup, fault, &world);
     world.length = from + FOR;
-    let mut tally = Tally::new(n as usize, from, world.length);
-    Sim::new(&world, &setup, rng.next()).finish(&mut tally);
-    let (share, fair) = (tally.share(BAD), 1.0 / n as f64);
-    if share < fair / 4.0 {
-        return Err(format!("{}: {share:.4} instead of {fair:.4} after {fault:?}", setup.name));
-    }
-    Ok(())
+    let returns = Returns(Tally::new(n, from, world.length), fault);
+    Trial::new(world, setup).and(returns)
 }
 
 #[test]
 fn an_endpoint_that_is_well_again_comes_back() {
-    for setup in policies::all().into_iter().filter(Setup::spreads) {
-        over("an_endpoint_that_is_well_again_comes_back", 20, |rng| one_comes_back(rng, &setup));
-    }
+    let policies: Vec<Setup> = policies::all().into_iter().filter(Setup::spreads).collect();
+    holds("an_endpoint_that_is_well_again_comes_back", &policies, one_comes_back);
 }
 
-#[derive(Debug, Default)]
-struct Successes {
+/// When the first success came after the outage of all, and how many failures there were when all should be well.
+#[derive(Debug)]
+struct Recovers {
     after: Nanos,
+    latest: Nanos,
     first: Option<Nanos>,
+    tally: Tally,
 }
 
-impl Watch for Successes {
+impl Watch for Recovers {
     fn ended(&mut self, ended: Ended) {
+        self.tally.ended(ended);
         if ended.begun >= self.after && ended.outcome == Outcome::Success {
             self.first = self.first.or(Some(ended.now));
         }
     }
 }
 
-fn all_come_back(mut rng: Rng, setup: &Setup) -> Result<(), String> {
-    let setup = setup.clone().backoff(backoff(&mut rng));
-    let n = rng.within(1, 8);
-    let service = Service::Constant(rng.within(1, 10) * MS);
-    let (fault, to) = (fault(&mut rng), FROM + 30 * SECOND);
-    let mut world = World::new(vec![Endpoint::new(service); n as usize], 20 * n, 0);
+impl Invariant for Recovers {
+    fn verdict(&mut self, _: &Sim<'_>) -> Result<(), String> {
+        let Self { latest, first, tally, .. } = self;
+        if first.is_some_and(|first| first <= *latest) && tally.failures == 0 {
+            return Ok(());
+        }
+        let (failed, all) = (tally.failures, tally.failures + tally.successes);
+        Err(format!("first success {first:?}, at the latest {latest}; then {failed} of {all} failed"))
+    }
+}
+
+/// From 1 to 30 endpoints that are all bad in the same way for 20 s.
+fn all_come_back(rng: &mut Rng, setup: &Setup) -> Trial {
+    let panic = rng.one_of(&[Panic::LastPick, Panic::FailFast]);
+    let setup = setup.clone().backoff(backoff(rng)).with(move |policy| policy.panic(panic));
+    let n = topology::size(rng).min(30);
+    let (fault, to) = (fault(rng), FROM + 20 * SECOND);
+    let mut world = World::new(vec![Endpoint::new(topology::service(rng)); n], each(n) * n as u64, 0);
     for key in 0..n as Key {
         world = world.fault(FROM, to, key, fault);
     }
     let from = to + bound(&setup, fault, &world);
-    world.length = from + FOR;
-    let (mut first, mut tally) = (Successes { after: to, first: None }, Tally::new(n as usize, from, world.length));
-    Sim::new(&world, &setup, rng.next()).finish(&mut (&mut first, &mut tally));
-    let latest = to + LONGEST_BACKOFF;
-    match first.first {
-        Some(first) if first <= latest && tally.failures == 0 => Ok(()),
-        first => Err(format!(
-            "{}: first success {first:?}, at the latest {latest}; {} of {} failures after {fault:?} of {n}",
-            setup.name,
-            tally.failures,
-            tally.total()
-        )),
-    }
+    world.length = from + 5 * SECOND;
+    let (latest, tally) = (to + longest_absence(fault, &world) + SECOND, Tally::new(n, from, world.length));
+    Trial::new(world, setup).and(Recovers { after: to, latest, first: None, tally })
 }
 
 #[test]
 fn all_come_back_without_a_restart() {
-    for setup in policies::all() {
-        over("all_come_back_without_a_restart", 20, |rng| all_come_back(rng, &setup));
-    }
+    holds("all_come_back_without_a_restart", &policies::all(), all_come_back);
 }
 
 /// Never asks an endpoint again that failed, while there is another.
@@ -160,5 +196,15 @@ impl Load for Unforgiving {
 #[test]
 fn a_load_that_never_forgives_is_caught() {
     let broken = policies::setup("unforgiving", Avoids::Pending, |_, _| Policy::new(P2c::new(), Unforgiving::default));
-    assert!(caught(10, |rng| one_comes_back(rng, &broken)));
+    assert!(fails(10, &broken, one_comes_back));
+}
+
+#[test]
+fn a_backoff_that_is_too_long_is_caught() {
+    let long = |rng: &mut Rng, setup: &Setup| {
+        let long = Backoff::constant(Duration::from_secs(15)).expect("above zero");
+        let setup = setup.clone().with(|policy| policy.panic(Panic::FailFast));
+        all_come_back(rng, &setup).by(|setup| setup.backoff(long))
+    };
+    assert!(fails(10, &policies::all()[0], long));
 }

@@ -1,7 +1,7 @@
 //! **One of N endpoints that goes moves at most 1.2/N of the keys**, and comes back to just what it had. All clients
 //! agree on where a key belongs, and while an endpoint is not open only its keys are elsewhere.
 //!
-//! N is up to 100 for a ring. Maglev's table is 65,537 entries by default, which is enough for 20 (see its docs); here it
+//! Chance apart: three standard deviations of what 10,000 keys tell. N is up to 100 for a ring. Maglev's table is 65,537 entries by default, which is enough for 20 (see its docs); here it
 //! has 655,373 beyond that.
 
 use std::sync::{Arc, Mutex};
@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use linkerd_balance::{Balance, Candidates, Draw, Health, LeastLoaded, Maglev, Policy, Ring, Status, Strategy};
 
 use super::{caught, over};
-use crate::rng::Rng;
+use crate::{rng::Rng, topology};
 
-const KEYS: u64 = 20_000;
+const KEYS: u64 = 10_000;
 
 struct Client {
     balance: Balance<u32, ()>,
@@ -48,7 +48,7 @@ fn moved(before: &[u32], after: &[u32]) -> u64 {
 }
 
 fn check(mut rng: Rng, policy: impl Fn(u64) -> Policy) -> Result<(), String> {
-    let n = rng.within(2, 100);
+    let n = topology::size(&mut rng).clamp(2, 100) as u64;
     let (one, other) = (Client::new(policy(n)), Client::new(policy(n)));
     let all = 0..n as u32;
     one.update(all.clone());
@@ -69,7 +69,8 @@ fn check(mut rng: Rng, policy: impl Fn(u64) -> Policy) -> Result<(), String> {
 
     one.update(all.clone().filter(|key| *key != gone));
     let without = moved(&before, &one.places());
-    if without < its || without * n * 10 > KEYS * 12 {
+    let part = 1.2 * KEYS as f64 / n as f64;
+    if without < its || without as f64 > part + 3.0 * part.sqrt() {
         return Err(format!("{without} of {KEYS} keys moved when one of {n} went that had {its}"));
     }
     one.update(all);
@@ -90,8 +91,7 @@ fn maglev(n: u64) -> Policy {
 
 #[test]
 fn few_keys_move() {
-    over("few_keys_move", 30, |rng| check(rng, ring));
-    over("few_keys_move", 10, |rng| check(rng, maglev));
+    over("few_keys_move", |seed| check(Rng::new(seed), if seed % 10 == 0 { maglev } else { ring }));
 }
 
 /// The remainder decides: nearly all keys move.

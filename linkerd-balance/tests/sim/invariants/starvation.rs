@@ -7,7 +7,7 @@
 
 use linkerd_balance::{Candidates, Draw, LeastLoaded, Policy, Strategy};
 
-use super::{caught, over};
+use super::{Invariant, Trial, fails, holds};
 use crate::{
     engine::Sim,
     model::{Endpoint, Nanos, SECOND, World},
@@ -39,36 +39,32 @@ impl Watch for Hunger {
     }
 }
 
-fn check(mut rng: Rng, setup: &Setup) -> Result<(), String> {
-    let n = rng.within(2, 12) as usize;
-    let service = topology::service(&mut rng);
-    let faster = |service, by| match service {
-        crate::model::Service::Constant(nanos) => crate::model::Service::Constant(nanos / by),
-        crate::model::Service::Pareto { least, most } => {
-            crate::model::Service::Pareto { least: least / by, most: most / by }
+impl Invariant for Hunger {
+    fn verdict(&mut self, sim: &Sim<'_>) -> Result<(), String> {
+        let n = sim.world().endpoints.len();
+        for key in 0..n {
+            self.feed(key, sim.world().length);
         }
-        other @ crate::model::Service::Bimodal { .. } => other,
-    };
-    let endpoints = (0..n).map(|_| Endpoint::new(faster(service, rng.within(1, 4)))).collect();
-    let world = World::new(endpoints, rng.within(5, 15) * n as u64, 100 * SECOND);
-    let mut hunger = Hunger { last: vec![0; n], longest: vec![0; n] };
-    Sim::new(&world, setup, rng.next()).finish(&mut hunger);
-    for key in 0..n {
-        hunger.feed(key, world.length);
+        match (0..n).find(|key| self.longest[*key] > STRETCH) {
+            Some(key) => Err(format!("{key} of {n} was not picked for {} s", self.longest[key] / SECOND)),
+            None => Ok(()),
+        }
     }
-    let (key, longest) = (0..).zip(hunger.longest).max_by_key(|(_, longest)| *longest).unwrap_or_default();
-    if longest > STRETCH {
-        let seconds = longest / SECOND;
-        return Err(format!("{}: {key} of {n} was not picked for {seconds} s", setup.name));
-    }
-    Ok(())
+}
+
+fn trial(rng: &mut Rng, setup: &Setup) -> Trial {
+    let n = topology::size(rng).clamp(2, 50);
+    let service = topology::service(rng);
+    let endpoints = (0..n).map(|_| Endpoint::new(service.faster(rng.within(1, 4)))).collect();
+    let each = if n > 12 { 5 } else { rng.within(5, 15) };
+    let world = World::new(endpoints, each * n as u64, 100 * SECOND);
+    Trial::new(world, setup.clone()).and(Hunger { last: vec![0; n], longest: vec![0; n] })
 }
 
 #[test]
 fn no_endpoint_starves() {
-    for setup in policies::all().iter().filter(|setup| setup.spreads()) {
-        over("no_endpoint_starves", 15, |rng| check(rng, setup));
-    }
+    let policies: Vec<Setup> = policies::all().into_iter().filter(Setup::spreads).collect();
+    holds("no_endpoint_starves", &policies, trial);
 }
 
 /// The first of those with the lowest load, which an idle pool always has at its head.
@@ -84,5 +80,5 @@ impl Strategy for First {
 #[test]
 fn a_tie_that_always_goes_to_the_first_is_caught() {
     let broken = policies::setup("first", Avoids::Pending, |_, _| Policy::new(First, LeastLoaded::new));
-    assert!(caught(10, |rng| check(rng, &broken)));
+    assert!(fails(10, &broken, trial));
 }

@@ -1,45 +1,56 @@
-//! **Long streams spread**: with streams of 30 s among requests of 5 ms, each endpoint has on average within 15 % of what
+//! **Long streams spread**: with streams of 3 s among requests of some ms, each endpoint has on average within 15 % of what
 //! the others have in flight, by least loaded and by peak EWMA.
 
 use linkerd_balance::{LeastLoaded, Measure, P2c, PeakEwma, Policy, Random};
 
-use super::{caught, over};
+use super::{Invariant, Trial, fails, holds};
 use crate::{
     engine::Sim,
     model::{Endpoint, MS, SECOND, Service, Streams, World},
     policies::{self, Avoids, Setup},
     rng::Rng,
+    topology,
+    watch::Watch,
 };
 
 /// How far from the mean an endpoint may be, in parts of it.
 const IMBALANCE: f64 = 0.15;
-const LOOKS: u64 = 200;
+const LENGTH: u64 = 24 * SECOND;
 
-fn check(mut rng: Rng, setup: &Setup) -> Result<(), String> {
-    let n = rng.within(4, 12);
-    let endpoint = Endpoint {
-        streams: Some(Streams { per_mille: 20, mean: 30 * SECOND }),
-        ..Endpoint::new(Service::Constant(5 * MS))
-    };
-    // Ten to thirty streams each, once they are as many as there will be.
-    let rate = n * rng.within(10, 30) * 1000 / 20 / 30;
-    let world = World::new(vec![endpoint; n as usize], rate, 240 * SECOND);
-    let mut sim = Sim::new(&world, setup, rng.next());
-    let mut sums = vec![0; n as usize];
-    for look in 0..LOOKS {
-        sim.run(120 * SECOND + 120 * SECOND * look / LOOKS, &mut ());
-        for (key, pending, _) in sim.in_flight(0) {
-            sums[key as usize] += pending;
+/// What each endpoint has in flight, added up over the second half of the looks.
+#[derive(Debug)]
+struct Spread(Vec<usize>);
+
+impl Watch for Spread {}
+
+impl Invariant for Spread {
+    fn look(&mut self, sim: &Sim<'_>) -> Result<(), String> {
+        if sim.now() >= LENGTH / 2 {
+            for (key, pending, _) in sim.in_flight(0) {
+                self.0[key as usize] += pending;
+            }
+        }
+        Ok(())
+    }
+
+    fn verdict(&mut self, _: &Sim<'_>) -> Result<(), String> {
+        let mean = self.0.iter().sum::<usize>() as f64 / self.0.len() as f64;
+        match self.0.iter().find(|sum| (**sum as f64 - mean).abs() > IMBALANCE * mean) {
+            Some(sum) => Err(format!("{:.2} times the mean in flight on one", *sum as f64 / mean)),
+            None => Ok(()),
         }
     }
-    let mean = sums.iter().sum::<usize>() as f64 / n as f64;
-    match sums.iter().find(|sum| (**sum as f64 - mean).abs() > IMBALANCE * mean) {
-        None => Ok(()),
-        Some(sum) => {
-            let (one, mean) = (*sum as f64 / LOOKS as f64, mean / LOOKS as f64);
-            Err(format!("{}: {one:.1} in flight on one of {n}, {mean:.1} on average", setup.name))
-        }
-    }
+}
+
+/// Fifteen to thirty streams on each endpoint, once they are as many as there will be.
+fn trial(rng: &mut Rng, setup: &Setup) -> Trial {
+    let n = topology::size(rng).clamp(2, 12);
+    let (mean, each) = (3 * SECOND, rng.within(15, 30));
+    let streams = Streams { per_mille: rng.within(100, 300), mean };
+    let rate = n as u64 * each * 1_000 / streams.per_mille / (mean / SECOND);
+    let head = Service::Constant(rng.within(1, 10) * MS);
+    let world = World::new(vec![Endpoint { streams: Some(streams), ..Endpoint::new(head) }; n], rate, LENGTH);
+    Trial::new(world, setup.clone()).and(Spread(vec![0; n])).looks(200)
 }
 
 #[test]
@@ -49,13 +60,11 @@ fn long_streams_spread() {
     });
     let told = ["p2c, least loaded", "heap, least loaded", "p2c, peak EWMA", "heap, peak EWMA"];
     let policies = policies::all().into_iter().filter(|setup| told.contains(&setup.name));
-    for setup in policies.chain([pending_only]) {
-        over("long_streams_spread", 8, |rng| check(rng, &setup));
-    }
+    holds("long_streams_spread", &policies.chain([pending_only]).collect::<Vec<_>>(), trial);
 }
 
 #[test]
 fn chance_is_caught() {
     let chance = policies::setup("chance", Avoids::Nothing, |_, _| Policy::new(Random::new(), LeastLoaded::new));
-    assert!(caught(2, |rng| check(rng, &chance)));
+    assert!(fails(5, &chance, trial));
 }

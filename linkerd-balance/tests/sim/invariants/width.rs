@@ -5,55 +5,79 @@ use std::time::Duration;
 
 use linkerd_balance::{Aperture, ApertureBuilder, ApertureMeter, LeastLoaded, Policy};
 
-use super::{caught, over};
+use super::{Invariant, Trial, over};
 use crate::{
     engine::Sim,
-    model::{Endpoint, MS, SECOND, Service, World},
-    policies::{self, Avoids, Setup},
+    model::{Endpoint, MS, Nanos, SECOND, Service, World},
+    policies::{self, Avoids},
     rng::Rng,
+    topology,
+    watch::Watch,
 };
 
-/// A policy of this aperture, and where its width can be read.
-fn metered(builder: &ApertureBuilder) -> (Setup, ApertureMeter) {
-    let aperture = builder.clone().client(7).build().expect("valid");
+const SETTLED: Nanos = 10 * SECOND;
+const LENGTH: Nanos = 20 * SECOND;
+
+/// How often it widened and narrowed until it had settled, and since.
+#[derive(Debug)]
+struct Steady {
+    meter: ApertureMeter,
+    settled: Option<(u64, u64)>,
+}
+
+impl Watch for Steady {}
+
+impl Invariant for Steady {
+    fn look(&mut self, sim: &Sim<'_>) -> Result<(), String> {
+        let turns = (self.meter.widened(), self.meter.narrowed());
+        let settled = *self.settled.get_or_insert(turns);
+        if sim.now() <= SETTLED {
+            self.settled = Some(turns);
+            return Ok(());
+        }
+        let (widened, narrowed) = (turns.0 - settled.0, turns.1 - settled.1);
+        if widened > 0 && narrowed > 0 {
+            return Err(format!("widened {widened} times, narrowed {narrowed}"));
+        }
+        let (width, in_flight) = (self.meter.physical(), self.meter.in_flight());
+        let each = in_flight / width as f64;
+        if sim.now() == LENGTH && width < sim.world().endpoints.len() && !(0.45..=2.2).contains(&each) {
+            return Err(format!("{each:.2} in flight for each of {width}"));
+        }
+        Ok(())
+    }
+
+    fn verdict(&mut self, _: &Sim<'_>) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// A load that some part of the endpoints can bear, and an aperture of which the width can be read.
+fn trial(rng: &mut Rng, builder: &ApertureBuilder) -> Trial {
+    let aperture = builder.clone().client(rng.below(1_000)).build().expect("valid");
     let meter = aperture.meter();
     let setup =
         policies::setup("aperture", Avoids::Pending, move |_, _| Policy::new(aperture.clone(), LeastLoaded::new));
-    (setup, meter)
-}
-
-fn check(mut rng: Rng, builder: &ApertureBuilder) -> Result<(), String> {
-    let (setup, meter) = metered(builder);
-    let mean = rng.within(5, 20) * MS;
-    let n = rng.within(20, 200);
-    // In flight as much as some part of the endpoints can bear.
-    let in_flight = rng.within(2, n);
-    let rate = in_flight * SECOND / mean;
-    let mut world = World::new(vec![Endpoint::new(Service::Constant(mean)); n as usize], rate, 50 * SECOND);
-    // No more than 40,000 requests.
-    world.length = world.length.min(40_000 * SECOND / rate + 12 * SECOND);
-    let mut sim = Sim::new(&world, &setup, rng.next());
-    sim.run(10 * SECOND, &mut ());
-    let settled = (meter.widened(), meter.narrowed());
-    sim.run(world.length, &mut ());
-    let (widened, narrowed) = (meter.widened() - settled.0, meter.narrowed() - settled.1);
-    if widened > 0 && narrowed > 0 {
-        return Err(format!("widened {widened} times, narrowed {narrowed}, with {in_flight} in flight on {n}"));
-    }
-    let each = meter.in_flight() / meter.physical() as f64;
-    if meter.physical() < n as usize && !(0.45..=2.2).contains(&each) {
-        return Err(format!("{each:.2} in flight for each of {}", meter.physical()));
-    }
-    Ok(())
+    let mean = rng.within(50, 200) * MS;
+    let service = rng.one_of(&[
+        Service::Constant(mean),
+        Service::Pareto { least: mean / 2, most: 5 * mean },
+        Service::Bimodal { fast: mean / 2, slow: 5 * mean, slow_per_mille: 100 },
+    ]);
+    let n = topology::size(rng).max(20);
+    let in_flight = rng.within(2, n.min(100) as u64);
+    let mut world = World::new(vec![Endpoint::new(service); n], in_flight * SECOND / mean, LENGTH);
+    world.timeout = 10 * SECOND;
+    Trial::new(world, setup).and(Steady { meter, settled: None })
 }
 
 #[test]
 fn a_steady_load_has_a_steady_width() {
-    over("a_steady_load_has_a_steady_width", 20, |rng| check(rng, &Aperture::builder()));
+    over("a_steady_load_has_a_steady_width", |seed| trial(&mut Rng::new(seed), &Aperture::builder()).play(seed));
 }
 
 #[test]
 fn a_band_of_no_width_is_caught() {
     let nervous = Aperture::builder().loads(0.99, 1.0).window(Duration::from_millis(100));
-    assert!(caught(5, |rng| check(rng, &nervous)));
+    assert!((0..5).any(|seed| trial(&mut Rng::new(seed), &nervous).play(seed).is_err()));
 }

@@ -19,20 +19,23 @@ use linkerd_balance::{
     accrual::{Backoff, Never},
 };
 
-use super::{caught, over};
+use super::{Invariant, Trial, fails, holds};
 use crate::{
     engine::Sim,
     model::{Endpoint, Fault, Key, MS, Nanos, SECOND, Service, World},
     policies::{self, Setup},
     rng::Rng,
     tally::Tally,
+    watch::{Ended, Picked, Watch},
 };
 
 const LONGEST_BACKOFF: Nanos = 4 * SECOND;
 
+type Events = Arc<Mutex<Vec<Event>>>;
+
 /// Prefers zone a; tells of tiers that are left and taken back.
-fn zoned(setup: &Setup, tiers: Tiers) -> (Setup, Arc<Mutex<Vec<Event>>>) {
-    let events: Arc<Mutex<Vec<Event>>> = Arc::default();
+fn zoned(setup: &Setup, tiers: Tiers) -> (Setup, Events) {
+    let events = Events::default();
     let told = Arc::clone(&events);
     let backoff = Backoff::equal_jittered(Duration::from_millis(500), Duration::from_nanos(LONGEST_BACKOFF));
     let setup = setup.clone().backoff(backoff.expect("in order")).with(move |policy| {
@@ -49,76 +52,124 @@ fn two_zones(n: Key, service: Service, rate: u64, length: Nanos) -> World {
     World::new(endpoints, rate, length)
 }
 
-/// The share of picks that met the first `n`.
-fn local_share(tally: &Tally, n: Key) -> f64 {
-    tally.picks[..n as usize].iter().sum::<u64>() as f64 / tally.total() as f64
+/// What is local of one stretch of time: the first half of the endpoints.
+#[derive(Debug)]
+struct Local(Tally);
+
+impl Local {
+    fn share(&self) -> f64 {
+        let n = self.0.picks.len() / 2;
+        self.0.picks[..n].iter().sum::<u64>() as f64 / self.0.total() as f64
+    }
 }
 
-fn outage(mut rng: Rng, setup: &Setup, tiers: Tiers) -> Result<(), String> {
-    const WELL: Nanos = 10 * SECOND;
-    let (n, lasts) = (rng.within(2, 6) as Key, rng.one_of(&[20, 60, 600]) * SECOND);
-    let (setup, events) = zoned(setup, tiers);
+/// An outage of the local zone.
+#[derive(Debug)]
+struct LeftOnce {
+    before: Local,
+    during: Local,
+    after: Local,
+    events: Events,
+}
+
+impl Watch for LeftOnce {
+    fn picked(&mut self, picked: Picked) {
+        for Local(tally) in [&mut self.before, &mut self.during, &mut self.after] {
+            tally.picked(picked);
+        }
+    }
+}
+
+impl Invariant for LeftOnce {
+    fn verdict(&mut self, sim: &Sim<'_>) -> Result<(), String> {
+        let probes = sim.counters(0).probes() as f64 / self.during.0.total() as f64;
+        let (was, is, will) = (self.before.share(), self.during.share(), self.after.share());
+        let left = |event: &&Event| matches!(event, Event::TierLeft { tier: 0, .. });
+        let returned = |event: &&Event| matches!(event, Event::TierBack { tier: 0, .. });
+        let events = self.events.lock().expect("not poisoned");
+        let turns = (events.iter().filter(left).count(), events.iter().filter(returned).count());
+        if was < 1.0 || is > 0.001 + probes || will < 1.0 || turns != (1, 1) {
+            return Err(format!("shares {was:.4}, {is:.4}, {will:.4}; left and taken back {turns:?}"));
+        }
+        Ok(())
+    }
+}
+
+fn outage(rng: &mut Rng, setup: &Setup, tiers: &Tiers) -> Trial {
+    const WELL: Nanos = 5 * SECOND;
+    let n = rng.within(2, 12) as Key;
+    // Ten minutes at times, with fewer requests: five failures of each endpoint in 3 s still.
+    let (lasts, each) = if rng.chance(50) { (600 * SECOND, 10) } else { (rng.within(5, 40) * SECOND, 30) };
+    let (setup, events) = zoned(setup, tiers.clone());
     let heals = WELL + lasts;
     let back = heals + LONGEST_BACKOFF + SECOND / 2 + SECOND;
-    let rate = 40 * u64::from(n);
-    let mut world = two_zones(n, Service::Constant(rng.within(1, 10) * MS), rate, back + 5 * SECOND);
+    let length = back + 3 * SECOND;
+    let mut world = two_zones(n, Service::Constant(rng.within(1, 10) * MS), each * u64::from(n), length);
     let fault = rng.one_of(&[Fault::Refuses, Fault::Dies, Fault::Fails(MS)]);
     for key in 0..n {
         world = world.fault(WELL, heals, key, fault);
     }
-    let all = world.endpoints.len();
-    let (mut before, mut during) = (Tally::new(all, 0, WELL), Tally::new(all, WELL + 3 * SECOND, heals));
-    let mut after = Tally::new(all, back, world.length);
-    let mut sim = Sim::new(&world, &setup, rng.next());
-    sim.finish(&mut (&mut before, (&mut during, &mut after)));
-    let probes = sim.counters(0).probes() as f64 / during.total() as f64;
-    let (was, is, will) = (local_share(&before, n), local_share(&during, n), local_share(&after, n));
-    let left = |event: &&Event| matches!(event, Event::TierLeft { tier: 0, .. });
-    let returned = |event: &&Event| matches!(event, Event::TierBack { tier: 0, .. });
-    let events = events.lock().expect("not poisoned");
-    let turns = (events.iter().filter(left).count(), events.iter().filter(returned).count());
-    if was < 1.0 || is > 0.001 + probes || will < 1.0 || turns != (1, 1) {
-        let shares = format_args!("shares {was:.4}, {is:.4}, {will:.4}; left and taken back {turns:?}");
-        return Err(format!("{}: {fault:?} for {} s of {n}: {shares}", setup.name, lasts / SECOND));
-    }
-    Ok(())
+    let stretch = |from, to| Local(Tally::new(2 * n as usize, from, to));
+    let (before, during) = (stretch(0, WELL), stretch(WELL + 3 * SECOND, heals));
+    let after = stretch(back, length);
+    Trial::new(world, setup).and(LeftOnce { before, during, after, events })
 }
 
-fn dies(mut rng: Rng, setup: &Setup, tiers: Tiers) -> Result<(), String> {
+/// Fewer than so many requests fail, and so much of what comes stays local.
+#[derive(Debug)]
+struct FewFail {
+    tally: Local,
+    most: u64,
+    local: f64,
+}
+
+impl Watch for FewFail {
+    fn picked(&mut self, picked: Picked) {
+        self.tally.0.picked(picked);
+    }
+
+    fn ended(&mut self, ended: Ended) {
+        self.tally.0.ended(ended);
+    }
+}
+
+impl Invariant for FewFail {
+    fn verdict(&mut self, _: &Sim<'_>) -> Result<(), String> {
+        let (failed, local) = (self.tally.0.failures, self.tally.share());
+        if failed >= self.most || local < self.local {
+            return Err(format!("{failed} failed, not {}; {local:.3} of requests are local", self.most));
+        }
+        Ok(())
+    }
+}
+
+/// The local zone dies, 250 requests a second for each of its endpoints, and the other has twice the slots that it takes.
+fn dies(rng: &mut Rng, setup: &Setup, tiers: &Tiers) -> Trial {
     let n = rng.within(2, 6) as Key;
-    let (mut setup, _) = zoned(setup, tiers);
+    let (mut setup, _) = zoned(setup, tiers.clone());
     setup.backoff = Backoff::default();
-    let mut world = two_zones(n, Service::Constant(5 * MS), 250 * u64::from(n), 60 * SECOND);
-    // Twice the slots that it takes.
+    // The rest of a minute would be like the last seconds.
+    let (rate, dies, length) = (250 * u64::from(n), 3 * SECOND, 15 * SECOND);
+    let mut world = two_zones(n, Service::Constant(rng.within(2, 6) * MS), rate, length);
     world.endpoints.iter_mut().for_each(|endpoint| (endpoint.slots, endpoint.queue) = (4, 20));
     for key in 0..n {
-        world = world.fault(20 * SECOND, 60 * SECOND, key, Fault::Dies);
+        world = world.fault(dies, length, key, Fault::Dies);
     }
-    let mut tally = Tally::new(world.endpoints.len(), 0, world.length);
-    Sim::new(&world, &setup, rng.next()).finish(&mut tally);
-    failures(&setup, &tally)
+    let tally = Local(Tally::new(2 * n as usize, 0, length));
+    Trial::new(world, setup).and(FewFail { tally, most: rate * 60 / 1000, local: 0.0 })
 }
 
 /// The local zone has slots for half of what comes.
-fn overload(mut rng: Rng, setup: &Setup, tiers: Tiers) -> Result<(), String> {
+fn overload(rng: &mut Rng, setup: &Setup, tiers: &Tiers) -> Trial {
     let n = rng.within(2, 6) as Key;
-    let (setup, _) = zoned(setup, tiers);
-    let mut world = two_zones(n, Service::Constant(10 * MS), 800 * u64::from(n), 10 * SECOND);
+    let (setup, _) = zoned(setup, tiers.clone());
+    let (rate, length) = (800 * u64::from(n), 4 * SECOND);
+    let mut world = two_zones(n, Service::Constant(10 * MS), rate, length);
     for (endpoint, local) in world.endpoints.iter_mut().zip((0..2 * n).map(|key| key < n)) {
         (endpoint.slots, endpoint.queue) = (if local { 4 } else { 16 }, 20);
     }
-    let mut tally = Tally::new(world.endpoints.len(), 0, world.length);
-    Sim::new(&world, &setup, rng.next()).finish(&mut tally);
-    let local = local_share(&tally, n);
-    if local < 0.3 {
-        return Err(format!("{}: only {local:.3} of requests are local", setup.name));
-    }
-    failures(&setup, &tally)
-}
-
-fn failures(setup: &Setup, tally: &Tally) -> Result<(), String> {
-    let (failed, all) = (tally.failures, tally.failures + tally.successes);
-    if failed * 1000 >= all { Err(format!("{}: {failed} of {all} failed", setup.name)) } else { Ok(()) }
+    let tally = Local(Tally::new(2 * n as usize, 0, length));
+    Trial::new(world, setup).and(FewFail { tally, most: rate * 4 / 1000, local: 0.3 })
 }
 
 fn local() -> Tiers {
@@ -129,38 +180,34 @@ fn spilling() -> Tiers {
     local().spill_load(6.0).expect("above zero")
 }
 
-fn with_breakers() -> impl Iterator<Item = Setup> {
-    policies::all().into_iter().filter(Setup::has_breaker)
+fn those(which: impl Fn(&Setup) -> bool) -> Vec<Setup> {
+    policies::all().into_iter().filter(which).collect()
 }
 
 #[test]
 fn a_zone_is_left_once_and_taken_back_once() {
-    for setup in with_breakers() {
-        over("a_zone_is_left_once_and_taken_back_once", 10, |rng| outage(rng, &setup, local()));
-    }
+    let name = "a_zone_is_left_once_and_taken_back_once";
+    holds(name, &those(Setup::has_breaker), |rng, setup| outage(rng, setup, &local()));
 }
 
 #[test]
 fn without_hysteresis_or_zones_is_caught() {
     let setup = policies::least_loaded();
-    assert!(caught(5, |rng| outage(rng, &setup, Tiers::new())));
-    let eager = Tiers::new().local("a").min_open(1.0, 1.0).expect("shares");
-    assert!(caught(20, |rng| outage(rng, &setup.clone().accrual(|| Box::new(Never)), eager.clone())));
+    assert!(fails(5, &setup, |rng, setup| outage(rng, setup, &Tiers::new())));
+    let (eager, blind) = (local().min_open(1.0, 1.0).expect("shares"), setup.accrual(|| Box::new(Never)));
+    assert!(fails(20, &blind, |rng, setup| outage(rng, setup, &eager)));
 }
 
 #[test]
 fn a_dead_zone_costs_next_to_nothing() {
-    for setup in with_breakers().filter(Setup::spreads) {
-        over("a_dead_zone_costs_next_to_nothing", 4, |rng| dies(rng, &setup, local()));
-    }
-    let setup = policies::least_loaded().accrual(|| Box::new(Never));
-    assert!(caught(1, |rng| dies(rng, &setup, local())), "without anybody who looks it costs a lot");
+    let policies = those(|setup| setup.has_breaker() && setup.spreads());
+    holds("a_dead_zone_costs_next_to_nothing", &policies, |rng, setup| dies(rng, setup, &local()));
+    let blind = policies::least_loaded().accrual(|| Box::new(Never));
+    assert!(fails(1, &blind, |rng, setup| dies(rng, setup, &local())), "without anybody who looks it costs a lot");
 }
 
 #[test]
 fn a_full_zone_spills() {
-    for setup in policies::all().into_iter().filter(Setup::spreads) {
-        over("a_full_zone_spills", 6, |rng| overload(rng, &setup, spilling()));
-    }
-    assert!(caught(1, |rng| overload(rng, &policies::least_loaded(), local())), "unless it may not");
+    holds("a_full_zone_spills", &those(Setup::spreads), |rng, setup| overload(rng, setup, &spilling()));
+    assert!(fails(1, &policies::least_loaded(), |rng, setup| overload(rng, setup, &local())), "unless it may not");
 }
