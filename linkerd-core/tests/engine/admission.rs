@@ -3,7 +3,7 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 
 use linkerd_core::{
-    CacheSettings, ErrorKind, HedgePolicy, LimitPolicy, LimitState,
+    CacheSettings, ErrorKind, HedgePolicy, LimitPolicy, LimitState, Timer,
     retry::{
         Backoff,
         hedge::HedgeDelay,
@@ -124,7 +124,11 @@ async fn requests_queue_for_their_time_and_the_requests() {
     assert!(text.starts_with("limit /svc/users has a full queue: 1 of 1 in flight, 2 queued"), "{text}");
     assert_eq!(first.await.unwrap().unwrap().status(), 200);
     // The third has waited as long as one may.
-    let text = is_shed(third.await.unwrap());
+    let error = third.await.unwrap().unwrap_err();
+    let timer = error.timer().unwrap();
+    assert_eq!((timer.timer, timer.limit, timer.set_by), (Timer::Queue, 200 * MS, "service.limit.queueWaitMs"));
+    assert_eq!(world.service("timeouts/queue"), 1);
+    let text = is_shed(Err(error));
     assert!(text.starts_with("limit /svc/users was full for 200ms"), "{text}");
     // The second was let in with half of its time gone, and got no answer in what was left.
     assert_eq!(second.await.unwrap().unwrap_err().kind(), ErrorKind::TotalTimeout);
@@ -285,6 +289,36 @@ async fn a_rate_may_be_waited_for() {
     // Its turn is given back.
     assert_eq!(status(&client).await, 200);
     assert!(begun.elapsed() >= 100 * MS && begun.elapsed() < 110 * MS, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_let_in_by_its_deadline_is_shed_by_then() {
+    let timed = |limit| ServicePolicy { total_timeout: Some(300 * MS), ..policy(limit) };
+    // Who is let in with a body that never ends has its place for ever.
+    let world = self::world(timed(at_a_time(1, WhenFull::Block)), Reply::ok("long").streamed(SEC));
+    let _held = world.client("/svc/users").send(get()).await.unwrap();
+    let begun = Instant::now();
+    let text = is_shed(world.client("/svc/users").send(get()).await);
+    assert!(text.starts_with("limit /svc/users ") && text.contains("1 of 1 in flight"), "{text}");
+    assert!(begun.elapsed() >= 300 * MS && begun.elapsed() < 310 * MS);
+    assert_eq!((used(&world), world.service("limit/shed")), ([1, 0], 1));
+
+    let settings = RateSettings {
+        requests: NonZeroU32::MIN,
+        burst: NonZeroU32::MIN,
+        max_wait: 10 * SEC,
+        ..RateSettings::default()
+    };
+    let world = self::world(timed(LimitPolicy::rate(settings).unwrap()), Reply::ok(""));
+    let client = world.client("/svc/users");
+    assert_eq!(status(&client).await, 200);
+    let begun = Instant::now();
+    for _ in 0..3 {
+        assert!(is_shed(client.send(get()).await).contains("no turn before the deadline"));
+    }
+    assert_eq!(begun.elapsed(), Duration::ZERO, "which is known at once");
+    tokio::time::sleep(SEC).await;
+    assert_eq!(status(&client).await, 200, "nobody took the turn");
 }
 
 #[tokio::test(start_paused = true)]
