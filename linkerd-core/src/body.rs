@@ -3,6 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -16,7 +17,7 @@ use linkerd_balance::{LeaseEnd, Mark, Outcome, Permit};
 use crate::{
     BoxError,
     http::{hint, pool::Live},
-    stack::{Trail, grpc_outcome, now},
+    stack::{Leg, Places, Trail, grpc_outcome, now},
 };
 
 /// The body of a request or a response: nothing, bytes, a stream from a connection, or any other stream in a box.
@@ -28,8 +29,9 @@ pub struct Body {
     inner: Inner,
     riders: [Option<Rider>; 2],
     pub(crate) resend: Resend,
-    // Below client layers: where its request is to keep out of the way. Lost like `resend`.
-    pub(crate) trail: Option<Trail>,
+    // Below client layers: what its request has to know of where it is. Lost like `resend`. In two, which takes less room.
+    trail: Option<Arc<Places>>,
+    leg: Leg,
     // Of a response, which has not failed yet.
     is_answer: bool,
 }
@@ -212,6 +214,16 @@ impl Body {
         }
     }
 
+    /// Lets the trail of the request go with it.
+    pub(crate) fn set_trail(&mut self, trail: Trail) {
+        let (places, leg) = trail.into_parts();
+        (self.trail, self.leg) = (Some(places), leg);
+    }
+
+    pub(crate) fn take_trail(&mut self) -> Option<Trail> {
+        self.trail.take().map(|places| Trail::from_parts(places, self.leg))
+    }
+
     fn end(&mut self, how: BodyEnd) {
         for place in &mut self.riders {
             if let Some(rider) = place.take() {
@@ -223,7 +235,7 @@ impl Body {
 
 impl From<Inner> for Body {
     fn from(inner: Inner) -> Self {
-        Self { inner, riders: [None, None], resend: Resend::default(), trail: None, is_answer: false }
+        Self { inner, riders: [None, None], resend: Resend::default(), trail: None, leg: Leg::First, is_answer: false }
     }
 }
 

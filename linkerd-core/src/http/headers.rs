@@ -19,7 +19,7 @@ pub const L5D_CTX_ATTEMPT: HeaderName = HeaderName::from_static("l5d-ctx-attempt
 /// The caller's span.
 pub const L5D_CTX_TRACE: HeaderName = HeaderName::from_static("l5d-ctx-trace");
 /// How much the request matters: `sheddable`, `sheddable_plus`, `critical`, `critical_plus`, or 0 to 3. Passed on as it came.
-pub const CRITICALITY: HeaderName = HeaderName::from_static("l5d-ctx-criticality");
+pub const L5D_CTX_CRITICALITY: HeaderName = HeaderName::from_static("l5d-ctx-criticality");
 /// The share of requests to trace, from 0 to 1.
 pub const L5D_SAMPLE: HeaderName = HeaderName::from_static("l5d-sample");
 /// The logical name that a request was routed by.

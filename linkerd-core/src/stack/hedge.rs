@@ -8,7 +8,10 @@ use std::{
 
 use futures::FutureExt;
 use http::Response;
-use linkerd_retry::hedge::{HedgeLayer, HedgeRequest};
+use linkerd_retry::{
+    Deadline,
+    hedge::{HedgeLayer, HedgeRequest},
+};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -35,7 +38,7 @@ struct Legs<'a> {
 
 /// What a leg is made of. The hedge's request is made when it is due.
 enum Request<'a> {
-    First(&'a mut Outgoing),
+    First(&'a mut Outgoing, Option<Deadline>),
     Hedge,
 }
 
@@ -78,9 +81,9 @@ impl Hedges {
         let trail = req.trail().clone();
         let mut count = Count { stats: stack.retry_stats(), trail: trail.clone(), won: false };
         let mut legs = self.0.layer(Legs { stack, attempt, trail });
-        Box::pin(legs.call(Request::First(req)).map(move |ended| match ended {
+        Box::pin(legs.call(Request::First(req, attempt.deadline())).map(move |ended| match ended {
             Ok(Ended { leg, result, is_success }) => {
-                // By name, so that all of it is moved in here.
+                // As a whole: its `Drop` is what counts, and has to be in here.
                 let count = &mut count;
                 count.won = leg == Leg::Hedge && is_success;
                 result
@@ -95,12 +98,12 @@ impl Legs<'_> {
         let Self { stack, attempt, trail } = self;
         let begun = now();
         let (trail, result) = match req {
-            Request::First(req) => (trail, stack.attempt_once(attempt, req).await),
+            Request::First(req, _) => (trail, stack.attempt(attempt, req).await),
             Request::Hedge => {
                 let trail = trail.of_hedge();
                 tracing::debug!(dst = %stack.info().path, "no answer yet: a second attempt is made elsewhere");
                 let result = match attempt.replay() {
-                    Some(again) => stack.attempt_once(attempt, &mut Outgoing::on(again, Some(trail.clone()))).await,
+                    Some(again) => stack.attempt(attempt, &mut Outgoing::on(again, Some(trail.clone()))).await,
                     None => Err(Error::not_kept()),
                 };
                 (trail, result)
@@ -132,6 +135,13 @@ impl<'a> Service<Request<'a>> for Legs<'a> {
 impl<'a> HedgeRequest<Request<'a>, Ended, Infallible> for Choice {
     fn copy(&self, _: &mut Request<'a>) -> Option<Request<'a>> {
         Some(Request::Hedge)
+    }
+
+    fn deadline(&self, first: &Request<'a>) -> Option<Deadline> {
+        match first {
+            Request::First(_, deadline) => *deadline,
+            Request::Hedge => None,
+        }
     }
 
     fn wins(&self, outcome: Result<&Ended, &Infallible>) -> bool {

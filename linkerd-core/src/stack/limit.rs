@@ -20,7 +20,7 @@ use super::{
 use crate::{
     Body, BoxError, Error, ErrorKind,
     body::Rider,
-    http::headers::CRITICALITY,
+    http::{headers::L5D_CTX_CRITICALITY, hint},
     mesh::LimitState,
     policy::{Door, LimitPolicy},
     telemetry::{LimitStats, RouterStats},
@@ -63,12 +63,17 @@ impl Limit {
         Some(Self { kind: policy.kind(), door, waiting: AtomicUsize::new(0), stats: metrics.limit(path) })
     }
 
-    /// Lets a request of this class in, now or after a wait.
+    /// Lets a request in, now or after a wait.
     ///
     /// # Errors
     ///
     /// It is shed.
-    pub(super) fn enter<'a>(&'a self, class: Criticality, expired: Option<&'a Expired>) -> Result<Enter<'a>, Error> {
+    pub(super) fn enter<'a>(
+        &'a self,
+        req: Option<&Request<Body>>,
+        expired: Option<&'a Expired>,
+    ) -> Result<Enter<'a>, Error> {
+        let class = req.map(criticality).unwrap_or_default();
         match &self.door {
             Door::AtATime(limit) => match limit.try_acquire(class) {
                 Ok(permit) => Ok(Enter::Now(Entered { permit: Some(permit), expired })),
@@ -82,8 +87,17 @@ impl Limit {
                 if turn.at() <= now {
                     return Ok(Enter::Now(Entered { permit: None, expired }));
                 }
+                let at = turn.at();
+                // Relaxed: a count orders nothing.
                 self.waiting.fetch_add(1, Ordering::Relaxed);
                 let waiting = Waiting { limit, count: &self.waiting, turn: Some(turn) };
+                if expired.is_some_and(|expired| expired.deadline().has_passed(at)) {
+                    let text = format!(
+                        "rate limit {} has no turn before the deadline; nothing of the request was sent",
+                        limit.name()
+                    );
+                    return Err(self.shed(text));
+                }
                 Ok(Enter::Later(Box::pin(waiting.turn(expired))))
             }
         }
@@ -95,7 +109,8 @@ impl Limit {
         class: Criticality,
         expired: Option<&'a Expired>,
     ) -> Result<Entered<'a>, Error> {
-        let permit = limit.acquire(class).await.map_err(|rejected| self.shed(rejected))?;
+        let until = expired.map(Expired::deadline);
+        let permit = limit.acquire(class).until(until).await.map_err(|rejected| self.shed(rejected))?;
         Ok(Entered { permit: Some(permit), expired })
     }
 
@@ -107,7 +122,7 @@ impl Limit {
 
     /// What it is at, for people.
     pub(super) fn state(&self) -> LimitState {
-        // Relaxed: a count orders nothing.
+        // Relaxed: see `enter`.
         let waiting = self.waiting.load(Ordering::Relaxed);
         let (limit, in_flight, queued) = match &self.door {
             Door::AtATime(limit) => {
@@ -171,6 +186,7 @@ impl Waiting<'_> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        // Relaxed: see `enter`.
         self.count.fetch_sub(1, Ordering::Relaxed);
         if let Some(turn) = self.turn.take() {
             self.limit.cancel(turn, now());
@@ -185,14 +201,16 @@ fn outcome(was_retried: bool, result: Result<&Response<Body>, &Error>) -> Outcom
             Outcome::Overloaded
         }
         // One that failed may have done so at once, and the time of one that was sent twice has waits in it.
-        Ok(rsp) if !was_retried && !rsp.status().is_server_error() => Outcome::Success,
+        Ok(rsp) if !was_retried && !rsp.status().is_server_error() && !hint::grpc_failure(rsp.headers()) => {
+            Outcome::Success
+        }
         Err(error) if matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::AttemptTimeout) => Outcome::Overloaded,
         Ok(_) | Err(_) => Outcome::Ignored,
     }
 }
 
 /// How much a request matters: by its extensions, else by its header.
-pub(super) fn criticality(req: &Request<Body>) -> Criticality {
-    let header = || req.headers().get(CRITICALITY)?.to_str().ok()?.parse().ok();
+fn criticality(req: &Request<Body>) -> Criticality {
+    let header = || req.headers().get(L5D_CTX_CRITICALITY)?.to_str().ok()?.parse().ok();
     req.extensions().get().copied().or_else(header).unwrap_or_default()
 }

@@ -37,7 +37,7 @@ pub(crate) use fault::outcome as grpc_outcome;
 pub(crate) use outgoing::Outgoing;
 pub(crate) use path::{PathInfo, PathStack, Shared, now};
 pub(crate) use route::{Binding, Route};
-pub(crate) use trail::Trail;
+pub(crate) use trail::{Leg, Places, Trail};
 
 /// Somebody's layer, policy or connector panicked when a stack was built.
 #[derive(Debug, thiserror::Error)]

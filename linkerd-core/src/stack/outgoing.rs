@@ -143,11 +143,6 @@ impl Outgoing {
         Some(endpoint.key.addr)
     }
 
-    /// Whether an attempt failed that was not the last one.
-    pub(super) fn was_retried(&self) -> bool {
-        !self.log.tried().is_empty()
-    }
-
     /// Where it came to nothing, and where its other leg is.
     pub(super) fn tried(&mut self) -> &[EndpointKey] {
         if let Some(trail) = &self.trail {

@@ -22,8 +22,9 @@ use tokio::time::timeout_at;
 use super::{
     Allowance, Binding,
     classified::{Open, success_class},
+    hedge::Hedges,
     hints::{Hints, says_final, says_retryable},
-    limit::{Enter, criticality},
+    limit::Enter,
     outgoing::{Outgoing, Replay},
     route::Unbound,
 };
@@ -107,6 +108,11 @@ pub(crate) fn after(arrived: Instant, timeout: Duration) -> tokio::time::Instant
 }
 
 impl Expired {
+    /// By when the request must be over.
+    pub(super) fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
     /// The limit that ended the request, if one did.
     pub(crate) fn kind(&self) -> Option<ErrorKind> {
         // Relaxed: written and read by the one task that polls the request.
@@ -279,44 +285,21 @@ impl PathStack {
         method: &Method,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
-        let Some((until, timer)) = limit else { return self.admit(None, arrived, cx, method, req).await };
+        let Some((until, timer)) = limit else { return self.retries(None, arrived, cx, method, req).await };
         if until <= arrived {
             return Err(self.late((until, timer), arrived, cx).with_never_sent(true));
         }
         let expired = Expired { timer, deadline: Deadline::at(until), has: AtomicBool::new(false) };
         {
             // Dropped after it is known why.
-            let admit = pin!(self.admit(Some(&expired), arrived, cx, method, req));
-            if let Ok(result) = timeout_at(until.into(), admit).await {
+            let retries = pin!(self.retries(Some(&expired), arrived, cx, method, req));
+            if let Ok(result) = timeout_at(until.into(), retries).await {
                 return result;
             }
             expired.has.store(true, Ordering::Relaxed);
         }
         let log = req.expired(now());
         req.finish(Err(self.late((until, timer), arrived, cx).with_attempts(log)), false)
-    }
-
-    /// The name's limit: within the time of the request, which it may wait for, and once for all attempts.
-    async fn admit(
-        &self,
-        expired: Option<&Expired>,
-        arrived: Instant,
-        cx: Option<&RequestContext>,
-        method: &Method,
-        req: &mut Outgoing,
-    ) -> Result<Response<Body>, Error> {
-        let entered = match (&self.allowance.limit, req.request()) {
-            (Some(limit), Some(head)) => match limit.enter(criticality(head), expired)? {
-                Enter::Now(entered) => Some(entered),
-                Enter::Later(later) => Some(later.await?),
-            },
-            _ => None,
-        };
-        let result = self.retries(expired, arrived, cx, method, req).await;
-        match entered {
-            Some(entered) => entered.keep(&self.allowance, req.was_retried(), result),
-            None => result,
-        }
     }
 
     /// Retries: above the pick of a name and an endpoint, so that another attempt may go elsewhere.
@@ -328,6 +311,14 @@ impl PathStack {
         method: &Method,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
+        // Within the time of the request, which it may wait for, and once for all attempts.
+        let entered = match &self.allowance.limit {
+            None => None,
+            Some(limit) => match limit.enter(req.request(), expired)? {
+                Enter::Now(entered) => Some(entered),
+                Enter::Later(later) => Some(later.await?),
+            },
+        };
         let hints = req.hints().cloned();
         let deadline = expired.map(|expired| expired.deadline);
         let max_attempts = cx.and_then(|cx| cx.overrides.as_ref()?.max_attempts());
@@ -350,7 +341,10 @@ impl PathStack {
                 expired,
                 hints: hints.as_ref(),
             };
-            let mut result = self.attempt(&attempt, req).await;
+            let mut result = match self.hedges(&attempt) {
+                None => self.attempt(&attempt, req).await,
+                Some(hedges) => hedges.send(self, &attempt, req).await,
+            };
             let verdict = match &mut result {
                 // Seldom, and large: not part of every request's future.
                 Ok(rsp) if attempt.waits_for_end(rsp) && !self.retries.is_off() => {
@@ -412,7 +406,10 @@ impl PathStack {
             req.put(again);
         };
         self.stats.retries.per_request.record(u64::from(attempts.made() - 1));
-        outcome
+        match entered {
+            None => outcome,
+            Some(entered) => entered.keep(&self.allowance, attempts.made() > 1, outcome),
+        }
     }
 
     /// The last outcome, with what was tried where there was more to try.
@@ -449,19 +446,13 @@ impl PathStack {
         }
     }
 
-    async fn attempt(&self, attempt: &Attempt<'_>, req: &mut Outgoing) -> Result<Response<Body>, Error> {
-        match &self.allowance.hedges {
-            Some(hedges) if attempt.replay.is_some_and(Replay::may_be_hedged) => hedges.send(self, attempt, req).await,
-            _ => self.attempt_once(attempt, req).await,
-        }
+    /// What may make an attempt a second time, if anything may.
+    fn hedges(&self, attempt: &Attempt<'_>) -> Option<&Hedges> {
+        self.allowance.hedges.as_ref().filter(|_| attempt.replay.is_some_and(Replay::may_be_hedged))
     }
 
     /// Sends a request by the name as it is bound now.
-    pub(super) async fn attempt_once(
-        &self,
-        attempt: &Attempt<'_>,
-        req: &mut Outgoing,
-    ) -> Result<Response<Body>, Error> {
+    pub(super) async fn attempt(&self, attempt: &Attempt<'_>, req: &mut Outgoing) -> Result<Response<Body>, Error> {
         let timeout = self.info.shared.binding_timeout;
         let route = match self.binding.route(attempt.arrived, timeout).await {
             Ok(route) => route,

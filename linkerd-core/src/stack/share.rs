@@ -60,7 +60,7 @@ impl Share {
                     grpc.write(sent.headers_mut(), now(), None);
                     sent.extensions_mut().insert(grpc);
                 }
-                sent.body_mut().trail = Some(req.trail().clone());
+                sent.body_mut().set_trail(req.trail().clone());
                 svc.send(sent).await
             }
         }
@@ -74,7 +74,7 @@ impl Call for ShareCall {
             let arrived = now();
             let cx = req.extensions_mut().remove::<RequestContext>();
             let hints = self.info.policy.retry_hints.then(|| Hints::take(&mut req));
-            let trail = req.body_mut().trail.take();
+            let trail = req.body_mut().take_trail();
             let grpc = req.extensions_mut().remove::<GrpcUntil>().or_else(|| GrpcUntil::of(&req, arrived));
             let method = req.method().clone();
             let replay = Replay::of(&req);

@@ -15,21 +15,26 @@ use crate::{AttemptLog, AttemptOutcome};
 /// way, and of what is below a client layer, of which those above it know nothing else. A clone is the same trail.
 #[derive(Clone)]
 pub(crate) struct Trail {
-    places: Arc<Mutex<Places>>,
+    places: Arc<Places>,
     leg: Leg,
 }
 
+/// What the legs share.
+#[derive(Default)]
+pub(crate) struct Places(Mutex<Steps>);
+
 /// One of the two at once that an attempt may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Leg {
     /// The attempt itself.
+    #[default]
     First,
     /// Its hedge.
     Hedge,
 }
 
 #[derive(Default)]
-struct Places {
+struct Steps {
     /// Where it came to nothing.
     been: Vec<EndpointKey>,
     /// Where each leg is.
@@ -42,13 +47,21 @@ struct Places {
 impl Trail {
     /// Of a request that came to nothing at `been`.
     pub(super) fn new(been: &[EndpointKey]) -> Self {
-        let places = Places { been: been.to_vec(), ..Places::default() };
-        Self { places: Arc::new(Mutex::new(places)), leg: Leg::First }
+        let steps = Steps { been: been.to_vec(), ..Steps::default() };
+        Self { places: Arc::new(Places(Mutex::new(steps))), leg: Leg::First }
     }
 
     /// The same, as its hedge leaves it.
     pub(super) fn of_hedge(&self) -> Self {
         Self { places: Arc::clone(&self.places), leg: Leg::Hedge }
+    }
+
+    pub(crate) fn from_parts(places: Arc<Places>, leg: Leg) -> Self {
+        Self { places, leg }
+    }
+
+    pub(crate) fn into_parts(self) -> (Arc<Places>, Leg) {
+        (self.places, self.leg)
     }
 
     pub(super) fn leg(&self) -> Leg {
@@ -117,9 +130,9 @@ impl Trail {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Places> {
+    fn lock(&self) -> MutexGuard<'_, Steps> {
         // Each operation leaves it whole.
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

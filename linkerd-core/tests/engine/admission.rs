@@ -288,6 +288,36 @@ async fn a_rate_may_be_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_not_let_in_by_its_deadline_is_shed_by_then() {
+    let timed = |limit| ServicePolicy { total_timeout: Some(300 * MS), ..policy(limit) };
+    // Who is let in with a body that never ends has its place for ever.
+    let world = self::world(timed(at_a_time(1, WhenFull::Block)), Reply::ok("long").streamed(SEC));
+    let _held = world.client("/svc/users").send(get()).await.unwrap();
+    let begun = Instant::now();
+    let text = is_shed(world.client("/svc/users").send(get()).await);
+    assert!(text.starts_with("limit /svc/users ") && text.contains("1 of 1 in flight"), "{text}");
+    assert!(begun.elapsed() >= 300 * MS && begun.elapsed() < 310 * MS);
+    assert_eq!((used(&world), world.service("limit/shed")), ([1, 0], 1));
+
+    let settings = RateSettings {
+        requests: NonZeroU32::MIN,
+        burst: NonZeroU32::MIN,
+        max_wait: 10 * SEC,
+        ..RateSettings::default()
+    };
+    let world = self::world(timed(LimitPolicy::rate(settings).unwrap()), Reply::ok(""));
+    let client = world.client("/svc/users");
+    assert_eq!(status(&client).await, 200);
+    let begun = Instant::now();
+    for _ in 0..3 {
+        assert!(is_shed(client.send(get()).await).contains("no turn before the deadline"));
+    }
+    assert_eq!(begun.elapsed(), Duration::ZERO, "which is known at once");
+    tokio::time::sleep(SEC).await;
+    assert_eq!(status(&client).await, 200, "nobody took the turn");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_adaptive_limit_follows_what_is_served_and_what_is_not() {
     let settings = AdaptiveSettings { initial: 20, window: 10, ..AdaptiveSettings::default() };
     let adaptive = || policy(LimitPolicy::adaptive(settings, WhenFull::Reject).unwrap());
