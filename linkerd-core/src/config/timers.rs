@@ -99,6 +99,10 @@ const SERVICE: &[Known] = &[
     known("retries.backoff.ms", Absent),
     known("retries.backoff.minMs", Absent),
     known("retries.backoff.maxMs", Absent),
+    known("hedge.delayMs", Absent),
+    known("hedge.minDelayMs", Absent),
+    known("hedge.maxDelayMs", Absent),
+    ending("limit.queueWaitMs", Absent, Timer::Queue),
     // What a retry may wait because its peer asks for it, and how long an answer is read that nobody will see.
     known("retries.maxPushback", Fixed(300_000)),
     known("retries.drain", Fixed(20)),

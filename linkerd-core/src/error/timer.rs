@@ -18,6 +18,8 @@ pub enum Timer {
     Server,
     /// Connecting to an endpoint.
     Connect,
+    /// Until a request is let in by the limit of its name.
+    Queue,
 }
 
 /// A timer that was over: why there is no answer.
@@ -34,7 +36,8 @@ pub struct TimedOut {
 
 impl Timer {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Binding, Self::Total, Self::Deadline, Self::Attempt, Self::Server, Self::Connect];
+    pub const ALL: [Self; 7] =
+        [Self::Binding, Self::Total, Self::Deadline, Self::Attempt, Self::Server, Self::Connect, Self::Queue];
 
     /// A short name, as metrics and the details of an error have it.
     #[must_use]
@@ -46,6 +49,7 @@ impl Timer {
             Self::Attempt => "attempt",
             Self::Server => "server",
             Self::Connect => "connect",
+            Self::Queue => "queue",
         }
     }
 
@@ -59,6 +63,7 @@ impl Timer {
             Self::Attempt => "client.requestAttemptTimeoutMs",
             Self::Server => "servers.timeoutMs",
             Self::Connect => "client.connectTimeout",
+            Self::Queue => "service.limit.queueWaitMs",
         }
     }
 

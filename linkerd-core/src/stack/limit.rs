@@ -11,14 +11,14 @@ use std::{
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use linkerd_dtab::Path;
-use linkerd_retry::limit::{ConcurrencyLimit, Criticality, Outcome, Permit, RateLimit, Turn, WhenFull};
+use linkerd_retry::limit::{ConcurrencyLimit, Criticality, Outcome, Permit, RateLimit, Reason, Turn, WhenFull};
 
 use super::{
     Allowance,
     path::{Expired, now},
 };
 use crate::{
-    Body, BoxError, Error, ErrorKind,
+    Body, BoxError, Error, ErrorKind, Timer,
     body::Rider,
     http::{headers::L5D_CTX_CRITICALITY, hint},
     mesh::LimitState,
@@ -110,7 +110,10 @@ impl Limit {
         expired: Option<&'a Expired>,
     ) -> Result<Entered<'a>, Error> {
         let until = expired.map(Expired::deadline);
-        let permit = limit.acquire(class).until(until).await.map_err(|rejected| self.shed(rejected))?;
+        let permit = limit.acquire(class).until(until).await.map_err(|rejected| match rejected.reason {
+            Reason::Waited(wait) => self.shed(rejected).with_timer(Timer::Queue.after(wait)),
+            _ => self.shed(rejected),
+        })?;
         Ok(Entered { permit: Some(permit), expired })
     }
 

@@ -58,6 +58,20 @@ fn every_key_arrives_and_prefixes_add_up() {
 }
 
 #[test]
+fn the_waits_of_hedges_and_limits_are_listed_with_their_place() {
+    let config = Config::parse("retries.yaml", EXAMPLE).unwrap();
+    let timers = config.timers();
+    let listed = |name: &str| {
+        let of = timers.iter().filter(|timer| timer.timer == format!("service.{name}"));
+        of.map(|timer| (timer.scope.clone().unwrap(), timer.value.unwrap().as_millis())).collect::<Vec<_>>()
+    };
+    let of = |prefix: &str, ms| (prefix.to_owned(), ms);
+    assert_eq!(listed("hedge.delayMs"), [of("/svc/uploads", 250)]);
+    assert_eq!((listed("hedge.minDelayMs"), listed("hedge.maxDelayMs")), (vec![of("/svc", 10)], vec![of("/svc", 500)]));
+    assert_eq!(listed("limit.queueWaitMs"), [of("/svc/uploads", 100), of("/svc/mails", 500)]);
+}
+
+#[test]
 fn what_a_limit_leaves_out_has_a_default_that_fits() {
     let limit = |keys: &str| {
         let config = Config::parse("f", &file(&format!("limit: {{{keys}}}"))).unwrap_or_else(|e| panic!("{keys}: {e}"));

@@ -3,7 +3,7 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 
 use linkerd_core::{
-    CacheSettings, ErrorKind, HedgePolicy, LimitPolicy, LimitState,
+    CacheSettings, ErrorKind, HedgePolicy, LimitPolicy, LimitState, Timer,
     retry::{
         Backoff,
         hedge::HedgeDelay,
@@ -124,7 +124,11 @@ async fn requests_queue_for_their_time_and_the_requests() {
     assert!(text.starts_with("limit /svc/users has a full queue: 1 of 1 in flight, 2 queued"), "{text}");
     assert_eq!(first.await.unwrap().unwrap().status(), 200);
     // The third has waited as long as one may.
-    let text = is_shed(third.await.unwrap());
+    let error = third.await.unwrap().unwrap_err();
+    let timer = error.timer().unwrap();
+    assert_eq!((timer.timer, timer.limit, timer.set_by), (Timer::Queue, 200 * MS, "service.limit.queueWaitMs"));
+    assert_eq!(world.service("timeouts/queue"), 1);
+    let text = is_shed(Err(error));
     assert!(text.starts_with("limit /svc/users was full for 200ms"), "{text}");
     // The second was let in with half of its time gone, and got no answer in what was left.
     assert_eq!(second.await.unwrap().unwrap_err().kind(), ErrorKind::TotalTimeout);
