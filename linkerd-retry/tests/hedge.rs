@@ -328,6 +328,34 @@ async fn no_second_request_begins_after_the_deadline_even_if_the_timer_is_late()
     }
 }
 
+/// Copies everything, and sends nothing a second time.
+#[derive(Clone)]
+struct Unwanted;
+
+impl HedgeRequest<&'static str, u32, BoxError> for Unwanted {
+    fn copy(&self, first: &mut &'static str) -> Option<&'static str> {
+        Some(*first)
+    }
+
+    fn is_wanted(&self, second: &&'static str) -> bool {
+        second.starts_with("put")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_wanted_when_it_is_due_is_not_paid_for() {
+    let layer = HedgeLayer::new(Unwanted, HedgeDelay::Fixed(DELAY)).unwrap().share(1.0).unwrap();
+    let slow = service_fn(async |_: &'static str| {
+        time::sleep(2 * DELAY).await;
+        Ok::<_, BoxError>(1)
+    });
+    let mut svc = layer.layer(slow);
+    assert_eq!(svc.call("get").await.unwrap(), 1);
+    assert_eq!((layer.stats().sent(), layer.stats().budget_exhausted()), (0, 0));
+    assert_eq!(svc.call("put").await.unwrap(), 1);
+    assert_eq!(layer.stats().sent(), 1);
+}
+
 #[test]
 fn settings_out_of_range_are_refused() {
     let refused = |delay| HedgeLayer::new(get as Get, delay).unwrap_err();

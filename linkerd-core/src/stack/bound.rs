@@ -101,6 +101,7 @@ impl BoundName {
         let client = &*self.client;
         let mut requeues = 0;
         let mut limit = None;
+        req.choose(balanced.balance.len() > 1);
         // Before it is sent: what is sent again has the same key.
         let key = client.hash_on.as_ref().and_then(|on| on.key(req.request()?, attempt.cx));
         let outcome = loop {

@@ -33,13 +33,12 @@ pub(super) struct Hedges(HedgeLayer<Choice>);
 struct Legs<'a> {
     stack: &'a PathStack,
     attempt: &'a Attempt<'a>,
-    trail: Trail,
 }
 
 /// What a leg is made of. The hedge's request is made when it is due.
 enum Request<'a> {
     First(&'a mut Outgoing, Option<Deadline>),
-    Hedge,
+    Hedge(Trail),
 }
 
 /// What came of one leg.
@@ -49,7 +48,7 @@ struct Ended {
     is_success: bool,
 }
 
-/// Every attempt that gets here may be hedged, and a success wins.
+/// Every attempt that gets here may be hedged, if there is somewhere else to go, and a success wins.
 #[derive(Clone, Copy, Debug)]
 struct Choice;
 
@@ -78,9 +77,8 @@ impl Hedges {
         attempt: &'a Attempt<'a>,
         req: &'a mut Outgoing,
     ) -> Boxed<'a, Result<Response<Body>, Error>> {
-        let trail = req.trail().clone();
-        let mut count = Count { stats: stack.retry_stats(), trail: trail.clone(), won: false };
-        let mut legs = self.0.layer(Legs { stack, attempt, trail });
+        let mut count = Count { stats: stack.retry_stats(), trail: req.trail().clone(), won: false };
+        let mut legs = self.0.layer(Legs { stack, attempt });
         Box::pin(legs.call(Request::First(req, attempt.deadline())).map(move |ended| match ended {
             Ok(Ended { leg, result, is_success }) => {
                 // As a whole: its `Drop` is what counts, and has to be in here.
@@ -95,12 +93,14 @@ impl Hedges {
 
 impl Legs<'_> {
     async fn send(self, req: Request<'_>) -> Ended {
-        let Self { stack, attempt, trail } = self;
+        let Self { stack, attempt } = self;
         let begun = now();
         let (trail, result) = match req {
-            Request::First(req, _) => (trail, stack.attempt(attempt, req).await),
-            Request::Hedge => {
-                let trail = trail.of_hedge();
+            Request::First(req, _) => {
+                let trail = req.trail().clone();
+                (trail, stack.attempt(attempt, req).await)
+            }
+            Request::Hedge(trail) => {
                 tracing::debug!(dst = %stack.info().path, "no answer yet: a second attempt is made elsewhere");
                 let result = match attempt.replay() {
                     Some(again) => stack.attempt(attempt, &mut Outgoing::on(again, Some(trail.clone()))).await,
@@ -110,7 +110,7 @@ impl Legs<'_> {
             }
         };
         let is_success = attempt.classify(result.as_ref()).is_success();
-        if !is_success {
+        if !is_success && trail.has_arrived() {
             trail.fail(AttemptOutcome::of(result.as_ref()), now() - begun);
         }
         Ended { leg: trail.leg(), result, is_success }
@@ -133,14 +133,24 @@ impl<'a> Service<Request<'a>> for Legs<'a> {
 }
 
 impl<'a> HedgeRequest<Request<'a>, Ended, Infallible> for Choice {
-    fn copy(&self, _: &mut Request<'a>) -> Option<Request<'a>> {
-        Some(Request::Hedge)
+    fn copy(&self, first: &mut Request<'a>) -> Option<Request<'a>> {
+        match first {
+            Request::First(req, _) => Some(Request::Hedge(req.trail().of_hedge())),
+            Request::Hedge(_) => None,
+        }
     }
 
     fn deadline(&self, first: &Request<'a>) -> Option<Deadline> {
         match first {
             Request::First(_, deadline) => *deadline,
-            Request::Hedge => None,
+            Request::Hedge(_) => None,
+        }
+    }
+
+    fn is_wanted(&self, second: &Request<'a>) -> bool {
+        match second {
+            Request::First(..) => false,
+            Request::Hedge(trail) => trail.has_elsewhere(),
         }
     }
 

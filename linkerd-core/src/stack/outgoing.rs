@@ -151,6 +151,13 @@ impl Outgoing {
         &self.tried
     }
 
+    /// Notes whether there is more than one place to go.
+    pub(super) fn choose(&self, has_elsewhere: bool) {
+        if let Some(trail) = &self.trail {
+            trail.choose(has_elsewhere);
+        }
+    }
+
     /// Whether it has no business at an endpoint: it is a hedge, which is for elsewhere or not at all.
     pub(super) fn keeps_off(&mut self, key: &EndpointKey) -> bool {
         self.trail.as_ref().is_some_and(|trail| trail.leg() == Leg::Hedge) && self.tried().contains(key)

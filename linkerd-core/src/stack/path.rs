@@ -458,6 +458,7 @@ impl PathStack {
             Ok(route) => route,
             Err(unbound) => return Err(self.info.unbound(unbound)),
         };
+        req.choose(route.is_union());
         match route.pick(crate::random::next()) {
             Some(share) => share.send(attempt, req).await,
             None => Err(Error::new(ErrorKind::NoSuchName)),

@@ -134,6 +134,11 @@ impl Route {
         Self { shares, _tree: tree }
     }
 
+    /// Whether there is more than one place to go.
+    pub(crate) fn is_union(&self) -> bool {
+        self.shares.leaves().len() > 1
+    }
+
     /// Where one request goes, drawn by weight. `None`: to what has no endpoints.
     pub(crate) fn pick(&self, random: u64) -> Option<&Share> {
         self.shares.pick(random)

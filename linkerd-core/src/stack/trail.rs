@@ -42,6 +42,8 @@ struct Steps {
     /// The legs that failed, in order. Empty unless there were two.
     failed: Vec<(Leg, Option<SocketAddr>, AttemptOutcome, Duration)>,
     is_hedged: bool,
+    /// Whether there is more than one place to go.
+    has_elsewhere: bool,
 }
 
 impl Trail {
@@ -71,6 +73,20 @@ impl Trail {
     /// Whether there was a hedge that got to an endpoint.
     pub(super) fn is_hedged(&self) -> bool {
         self.lock().is_hedged
+    }
+
+    /// Whether this leg got to an endpoint: the first always has what came of it written down.
+    pub(super) fn has_arrived(&self) -> bool {
+        self.leg == Leg::First || self.is_hedged()
+    }
+
+    /// Notes whether there was more than one place to go.
+    pub(super) fn choose(&self, has_elsewhere: bool) {
+        self.lock().has_elsewhere |= has_elsewhere;
+    }
+
+    pub(super) fn has_elsewhere(&self) -> bool {
+        self.lock().has_elsewhere
     }
 
     /// Notes where this leg is, and since when.

@@ -269,7 +269,17 @@ async fn with_one_endpoint_nothing_is_hedged() {
     world.namer.endpoints("/users", [ep(1)]);
     world.endpoints.script(ep(1), [Reply::ok("").after(SEC)]);
     assert_eq!(status(&world.client("/svc/users")).await, 200);
-    assert_eq!((world.endpoints.count(ep(1)), hedges(&world)[0]), (1, 0));
+    assert_eq!((world.endpoints.count(ep(1)), hedges(&world)), (1, [0; 3]));
+    assert_eq!(world.metric("service/svc/users/retries/budget"), Some(100.0), "nor paid for");
+    // Another branch of a union is elsewhere, too.
+    world.namer.addrs("/others", [ep(2)]);
+    world.namer.tree("/users", "/users & /others");
+    settle().await;
+    let client = world.client("/svc/users");
+    for _ in 0..20 {
+        assert_eq!(status(&client).await, 200);
+    }
+    assert!(hedges(&world)[1] > 0);
 
     // Nor does the log of a failure have one.
     let service = ServicePolicy { total_timeout: Some(SEC), ..policy() };

@@ -315,7 +315,8 @@ where
                     }
                     ready!(sleep.as_pin_mut().expect("armed above").poll(cx));
                     // A timer is late at times, and then that of the deadline may be due too.
-                    let request = request.take().filter(Again::is_in_time);
+                    let wanted = |again: &Again<S, Req>| again.is_in_time() && shared.request.is_wanted(&again.req);
+                    let request = request.take().filter(wanted);
                     let paid = request.is_some() && shared.try_pay();
                     this.second.set(if paid { Second::Ready(request) } else { Second::Never });
                 }

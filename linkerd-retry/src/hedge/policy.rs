@@ -24,6 +24,13 @@ pub trait HedgeRequest<Req, Rsp, E> {
         None
     }
 
+    /// Whether the second request should be sent, now that it is due and before it is paid for: not if there is nowhere
+    /// else for it to go, say. Always by default.
+    fn is_wanted(&self, second: &Req) -> bool {
+        let _ = second;
+        true
+    }
+
     /// Puts the context into the second request, just before it is sent. Does nothing by default.
     fn prepare(&self, second: &mut Req, context: HedgeContext) {
         let _ = (second, context);
