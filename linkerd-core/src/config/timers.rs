@@ -95,6 +95,7 @@ const SERVER: &[Known] = &[
 const SERVICE: &[Known] = &[
     ending("totalTimeoutMs", Unlimited, Timer::Total),
     known("idleTimeoutMs", Unlimited),
+    known("classificationTimeoutMs", Absent),
     known("retries.budget.ttlSecs", Ms(10_000)),
     known("retries.backoff.ms", Absent),
     known("retries.backoff.minMs", Absent),
@@ -124,14 +125,15 @@ const CLIENT: &[Known] = &[
     known("loadBalancer.overlapMs", Ms(0)),
     known("loadBalancer.returnAfterMs", Absent),
     known("loadBalancer.smoothWindowMs", Absent),
-    known("loadBalancer.load.longStreamMs", Absent),
+    known("loadBalancer.longStreamMs", Absent),
     known("loadBalancer.slowStart.windowMs", Absent),
 ];
 
-/// Headers by which a request says how long it may take; the first one from anybody, the others where a server has a
+/// Headers by which a request says how long it may take; the first two from anybody, the others where a server has a
 /// `perRequestPolicy`.
-const HEADERS: [(&str, Timer); 5] = [
+const HEADERS: [(&str, Timer); 6] = [
     ("l5d-ctx-deadline", Timer::Deadline),
+    ("grpc-timeout", Timer::GrpcTimeout),
     ("l5d-timeout", Timer::Total),
     ("l5d-request-timeout", Timer::Total),
     ("l5d-retry-timeout", Timer::Attempt),
@@ -154,11 +156,11 @@ impl Config {
                 let scope = format!("{}/{}", server.ip, server.port);
                 list.add(SERVER, "servers.", &format!("{base}.servers[{j}]"), Some(&scope), true);
                 if server.per_request.is_some() {
-                    list.headers(&HEADERS[1..], Some(&scope));
+                    list.headers(&HEADERS[2..], Some(&scope));
                 }
             }
             list.scoped(SERVICE, "service", &base);
-            list.headers(&HEADERS[..1], None);
+            list.headers(&HEADERS[..2], None);
             list.scoped(CLIENT, "client", &base);
         }
         list.timers

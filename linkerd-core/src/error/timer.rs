@@ -12,6 +12,8 @@ pub enum Timer {
     Total,
     /// The deadline that came with a request.
     Deadline,
+    /// The time that came with a gRPC call.
+    GrpcTimeout,
     /// One attempt.
     Attempt,
     /// A request in a server, from when its head is here.
@@ -36,8 +38,16 @@ pub struct TimedOut {
 
 impl Timer {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Binding, Self::Total, Self::Deadline, Self::Attempt, Self::Server, Self::Connect, Self::Queue];
+    pub const ALL: [Self; 8] = [
+        Self::Binding,
+        Self::Total,
+        Self::Deadline,
+        Self::GrpcTimeout,
+        Self::Attempt,
+        Self::Server,
+        Self::Connect,
+        Self::Queue,
+    ];
 
     /// A short name, as metrics and the details of an error have it.
     #[must_use]
@@ -46,6 +56,7 @@ impl Timer {
             Self::Binding => "binding",
             Self::Total => "total",
             Self::Deadline => "deadline",
+            Self::GrpcTimeout => "grpc_timeout",
             Self::Attempt => "attempt",
             Self::Server => "server",
             Self::Connect => "connect",
@@ -60,6 +71,7 @@ impl Timer {
             Self::Binding => "bindingTimeoutMs",
             Self::Total => "service.totalTimeoutMs",
             Self::Deadline => "l5d-ctx-deadline",
+            Self::GrpcTimeout => "grpc-timeout",
             Self::Attempt => "client.requestAttemptTimeoutMs",
             Self::Server => "servers.timeoutMs",
             Self::Connect => "client.connectTimeout",

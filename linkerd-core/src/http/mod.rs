@@ -34,6 +34,7 @@ pub use connect::{ClientConfig, Connect, HttpConnect, PoolConfig, SocketOptions}
 pub use context::{RequestContext, Scheme};
 pub use deadline::Deadline;
 pub(crate) use kept::Kept;
+#[cfg(feature = "server")]
 pub use overrides::PerRequest;
 #[cfg(feature = "server")]
 pub use server::{Drained, Server, ServerConfig};

@@ -19,7 +19,7 @@ use super::path::{Attempt, PathInfo, after, now};
 use crate::{
     Body, BoxError, Error, ErrorKind,
     classify::StreamEnd,
-    http::{headers, hint},
+    http::{headers, hint, overrides::Overrides},
     telemetry::{RequestStats, RetryStats},
 };
 
@@ -29,7 +29,9 @@ impl Attempt<'_> {
         let classifier = &self.info.policy.classifier;
         classifier.is_open(rsp)
             && self.is_kept()
-            && (classifier.may_retry_end(self.method) || self.is_keyed() && classifier.may_retry_end(&Method::PUT))
+            && (classifier.may_retry_end(self.method)
+                || self.is_keyed() && classifier.may_retry_end(&Method::PUT)
+                || self.overrides().is_some_and(Overrides::says_which))
     }
 
     /// Holds an answer back until its end says what it is; or until it is longer, or takes longer, than is waited for:
@@ -61,7 +63,10 @@ impl Attempt<'_> {
         if !class.is_success() && !class.is_retryable() && self.is_keyed() {
             class = classifier.classify_end(&Method::PUT, end);
         }
-        let verdict = Verdict::from(class);
+        let verdict = match (self.overrides(), end) {
+            (Some(overrides), Ok(Some(trailers))) => overrides.end_verdict(class.into(), trailers),
+            _ => Verdict::from(class),
+        };
         let pushback = end.ok().flatten().and_then(hint::retry);
         pushback.map_or(verdict, |pushback| verdict.push_back(pushback))
     }

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     AttemptLog, AttemptOutcome, Body, Error, ErrorKind, Left, TimedOut, Timer,
     error::{SharedFailure, twitter_duration},
-    http::{context::RequestContext, deadline::GrpcUntil, headers, hint},
+    http::{context::RequestContext, deadline::GrpcUntil, headers, hint, overrides::Overrides},
     policy::ServicePolicy,
     svc::{Call, SvcFuture},
     telemetry::{RetryStats, ServiceStats},
@@ -256,14 +256,16 @@ impl PathStack {
         let total = self.total(cx).and_then(|total| arrived.checked_add(total.limit));
         let deadline = cx.and_then(|cx| cx.deadline);
         let deadline = deadline.and_then(|deadline| arrived.checked_add(deadline.remaining(SystemTime::now())));
-        let deadline = deadline.into_iter().chain(grpc.and_then(GrpcUntil::at)).min();
-        let deadline = deadline.filter(|_| policy.enforce_deadline);
+        let [deadline, grpc] =
+            [deadline, grpc.and_then(GrpcUntil::at)].map(|at| at.filter(|_| policy.enforce_deadline));
         let server = cx.and_then(|cx| cx.until);
-        // A server writes its time into the deadline too, by another clock.
-        let deadline = deadline.filter(|at| server.is_none_or(|server| *at + Duration::from_millis(2) < server));
-        let limits = [(total, Timer::Total), (deadline, Timer::Deadline), (server, Timer::Server)];
+        // Both are in the deadline too, by another clock.
+        let named = [grpc, server].into_iter().flatten().min();
+        let deadline = deadline.filter(|at| named.is_none_or(|named| *at + Duration::from_millis(2) < named));
+        let deadlines = [(deadline, Timer::Deadline), (grpc, Timer::GrpcTimeout), (server, Timer::Server)];
         // Of two at one time, the first.
-        limits.into_iter().filter_map(|(at, timer)| Some((at?, timer))).min_by_key(|(at, _)| *at)
+        let limits = [(total, Timer::Total)].into_iter().chain(deadlines);
+        limits.filter_map(|(at, timer)| Some((at?, timer))).min_by_key(|(at, _)| *at)
     }
 
     /// The time of the whole request was over.
@@ -476,8 +478,8 @@ impl Attempt<'_> {
     fn verdict(&self, result: Result<&Response<Body>, &Error>) -> Verdict {
         let classifier = &self.info.policy.classifier;
         let mut verdict = classifier.verdict(self.method, result);
-        let overrides = self.cx.and_then(|cx| cx.overrides.as_ref());
-        let is_listed = overrides.is_some_and(|overrides| overrides.says_which());
+        let overrides = self.overrides();
+        let is_listed = overrides.is_some_and(Overrides::says_which);
         if let Some(overrides) = overrides {
             verdict = overrides.verdict(verdict, result);
         }
@@ -499,6 +501,11 @@ impl Attempt<'_> {
             verdict = Verdict::failure(Safety::Refused);
         }
         hint::retry(rsp.headers()).map_or(verdict, |pushback| verdict.push_back(pushback))
+    }
+
+    /// What its sender says of its timeouts and retries, if it is trusted.
+    pub(super) fn overrides(&self) -> Option<&Overrides> {
+        self.cx?.overrides.as_deref()
     }
 
     /// Whether its sender says that it may be sent twice, though its method does not.
@@ -585,6 +592,7 @@ impl PathInfo {
             }
             ErrorKind::Deadline => {
                 let Some(TimedOut { limit, set_by, .. }) = error.timer() else { return error };
+                let limit = Duration::from_millis(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
                 let (limit, path) = (twitter_duration(limit), &self.path);
                 error.or_text(|| {
                     format!("the deadline of the request to {path} has passed: {set_by} left it {limit} when it came")

@@ -1,12 +1,12 @@
 //! What a caller gets when a timer is over: the table of `docs/timeouts.md`, row by row.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use http::Request;
 use linkerd_core::{
-    Body, ClientPolicy, Mesh, MeshBuilder, ServicePolicy, Svc, Uniform,
+    Body, ClientPolicy, LimitPolicy, Mesh, MeshBuilder, ServicePolicy, Svc, Uniform,
     http::{ClientConfig, HttpConnect, PoolConfig, ServerConfig, respond::ErrorLimits},
-    retry::{Budget, BudgetSettings},
+    retry::{Budget, BudgetSettings, limit::WhenFull},
     telemetry::{Reading, Registry, RouterStats},
     testing::{FakeNamer, Reply, Scripted},
 };
@@ -141,6 +141,33 @@ async fn a_deadline_that_passes_during_a_request_is_503() {
 }
 
 #[tokio::test]
+async fn the_time_of_a_grpc_call_is_503() {
+    let hop = hanging(ServicePolicy::default(), ClientPolicy::default());
+    let call = "POST / HTTP/1.1\r\nHost: web\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\ngrpc-timeout: 50m\r\n\r\n";
+    let rsp = hop.ask(call).await;
+    assert_expired(&rsp, 503, "deadline", "grpc_timeout", "grpc-timeout");
+    assert_eq!((&detail(&rsp)["timer"]["ms"], hop.count("timeouts/grpc_timeout")), (&50.into(), 1));
+}
+
+#[tokio::test]
+async fn a_wait_in_the_line_of_a_limit_is_503_and_may_be_sent_again() {
+    let queue = WhenFull::Queue { capacity: 1, wait: SOON };
+    let limit = LimitPolicy::concurrency(NonZeroUsize::MIN, queue);
+    let service = ServicePolicy { limit: Some(limit), total_timeout: Some(10 * SOON), ..ServicePolicy::default() };
+    let hop = Arc::new(hanging(service, ClientPolicy::default()));
+    let inside = Arc::clone(&hop);
+    let first = tokio::spawn(async move { inside.ask(GET).await });
+    while hop.endpoints.count(ep()) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let rsp = hop.ask(GET).await;
+    assert_eq!((rsp.status(), rsp.get("l5d-retryable")), (503, Some("true")));
+    let timer = serde_json::json!({"name": "queue", "ms": 30, "setBy": "service.limit.queueWaitMs"});
+    assert_eq!((&detail(&rsp)["kind"], &detail(&rsp)["timer"]), (&"overloaded".into(), &timer));
+    assert_eq!((first.await.unwrap().status(), hop.endpoints.count(ep())), (503, 1));
+}
+
+#[tokio::test]
 async fn the_time_of_a_server_is_503_and_tells_what_was_tried() {
     let server = ServerConfig { timeout: Some(SOON), ..ServerConfig::default() };
     let hop = Hop::new(server, ServicePolicy::default(), ClientPolicy::default(), |builder| builder);
@@ -254,5 +281,5 @@ fn every_row_of_the_page_on_timeouts_that_names_a_test_has_it() {
         assert!(source.contains(&format!("fn {test}(")), "{file}::{test}");
         rows += 1;
     }
-    assert_eq!(rows, 18);
+    assert_eq!(rows, 20);
 }
