@@ -4,7 +4,8 @@
 //! event. Everything is drawn from one seed, so a run can be repeated. `invariants` hold in every world, `scenarios`
 //! are ten worlds with names, whose table and plots are `docs/balancing.md`.
 //!
-//! A failing seed names itself; `SIM_SEED=17 cargo test -p linkerd-balance --test sim NAME` runs it alone.
+//! A failing seed names itself and tells its world; `SIM_SEED=17 cargo test -p linkerd-balance --test sim NAME` runs it
+//! alone, `SIM_WORLDS=100000` so many in place of a thousand.
 
 mod engine;
 mod invariants;

@@ -36,7 +36,7 @@ const BOUND: f64 = 0.005;
 const FEW: u64 = 8;
 const WITHIN: Nanos = 2 * SECOND;
 const FROM: Nanos = 3 * SECOND;
-const TO: Nanos = 15 * SECOND;
+const TO: Nanos = 12 * SECOND;
 
 /// The share that one of so many bad endpoints may have; `None` where the policy promises nothing.
 fn bound(setup: &Setup, fault: Fault, bad: Key, world: &World) -> Option<f64> {
@@ -112,10 +112,10 @@ fn fault(rng: &mut Rng, usual: Nanos) -> Fault {
 fn trial(rng: &mut Rng, setup: &Setup) -> Trial {
     let n = topology::size(rng).max(3);
     let service = topology::service(rng);
-    // Enough that each endpoint is asked ten times a second by each client, up to where its fair share is 0.5 %.
+    // Enough that each endpoint is asked ten times a second by each client, up to where its fair share is not much more than 0.5 %.
     let clients = if n <= 30 { rng.within(1, 3) } else { 1 };
     let each = if n <= 30 { rng.within(10, 30) } else { 10 };
-    let rate = each * n.min(200) as u64 * clients;
+    let rate = each * n.min(120) as u64 * clients;
     let mut world = World::new(vec![Endpoint::new(service); n], rate, TO);
     (world.clients, world.timeout) = (clients as usize, rng.within(500, 1_000) * MS);
     let bad = if setup.spreads() { rng.within(1, (n as u64 / 3).min(10)) as Key } else { 1 };

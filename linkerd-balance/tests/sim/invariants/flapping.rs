@@ -122,7 +122,7 @@ fn steady(rng: &mut Rng, setup: &Setup) -> Trial {
         Service::Pareto { .. } if setup.judges_speed() => Service::Constant(rng.within(1, 10) * MS),
         service => service,
     };
-    let world = World::new(vec![Endpoint::new(service); n], 30 * n as u64, STRETCHES as Nanos * STRETCH);
+    let world = World::new(vec![Endpoint::new(service); n], 20 * n as u64, STRETCHES as Nanos * STRETCH);
     Trial::new(world, setup.clone()).and(Alike(vec![vec![0; n]; STRETCHES]))
 }
 

@@ -72,15 +72,27 @@ pub(crate) fn over(name: &str, check: impl Fn(u64) -> Result<(), String> + Sync)
     });
     let mut failed = failed.into_inner().expect("not poisoned");
     failed.sort_unstable();
+    assert!(failed.is_empty(), "{} of {} worlds{}", failed.len(), seeds.end - seeds.start, told(name, &failed));
+}
+
+/// The first of those that failed, and how to play them again.
+fn told(name: &str, failed: &[(u64, String)]) -> String {
     let mut report = String::new();
     for (seed, what) in failed.iter().take(3) {
         let again = format_args!("SIM_SEED={seed} cargo test -p linkerd-balance --test sim {name}");
         let _ = write!(report, "\nseed {seed}: {what}\n  {again}");
     }
-    assert!(failed.is_empty(), "{} of {} worlds{report}", failed.len(), seeds.end - seeds.start);
+    report
 }
 
 /// Whether `check` finds something wrong in any of so many worlds.
 pub(crate) fn caught(worlds: u64, check: impl Fn(Rng) -> Result<(), String>) -> bool {
     (0..worlds).any(|seed| check(Rng::new(seed)).is_err())
+}
+
+#[test]
+fn a_failure_can_be_played_again() {
+    let report = told("few_keys_move", &[(17, "too many".to_owned()), (23, "far too many".to_owned())]);
+    assert!(report.contains("seed 17: too many\n  SIM_SEED=17 cargo test -p linkerd-balance --test sim few_keys_move"));
+    assert!(report.contains("SIM_SEED=23"));
 }

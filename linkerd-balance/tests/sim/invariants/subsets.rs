@@ -3,7 +3,7 @@
 //! connections of subsets of these, and in smaller fleets, where chance has more to say, 2.5 times what a server has; of apertures, whose rims all move a little and which may have to be one
 //! peer wider then, at most two connections of each client and a peer's part of the servers.
 //!
-//! Fleets are of 16 to 48 clients and 17 to 80 servers, and a few of 200 and 300: each client works out the subsets of
+//! Fleets are of 16 to 32 clients and 17 to 60 servers, and a few of 200 and 300: each client works out the subsets of
 //! all, which takes its time. Not among these are the numbers of servers at which bounds have their steps, see
 //! [`Subset`].
 
@@ -55,13 +55,13 @@ struct Fleet {
 
 impl Fleet {
     fn random(rng: &mut Rng) -> Self {
-        let (clients, servers) = if rng.chance(4) {
+        let (clients, servers) = if rng.chance(2) {
             (200, 300)
         } else {
-            let servers = rng.within(17, 80);
+            let servers = rng.within(17, 60);
             // What follows from the four highest bits alone changes at a multiple of the rest.
             let step = 1_u64 << (60 - servers.leading_zeros());
-            (rng.within(16, 48) as usize, (servers + u64::from(servers.is_multiple_of(step))) as usize)
+            (rng.within(16, 32) as usize, (servers + u64::from(servers.is_multiple_of(step))) as usize)
         };
         let least = (8 * servers).div_ceil(clients);
         let size = rng.within(least as u64, (3 * least).min(servers - 1) as u64) as usize;

@@ -76,11 +76,15 @@ impl Trial {
 
 impl Watch for Vec<Box<dyn Invariant>> {
     fn picked(&mut self, picked: Picked) {
-        self.iter_mut().for_each(|invariant| invariant.picked(picked));
+        for invariant in self {
+            invariant.picked(picked);
+        }
     }
 
     fn ended(&mut self, ended: Ended) {
-        self.iter_mut().for_each(|invariant| invariant.ended(ended));
+        for invariant in self {
+            invariant.ended(ended);
+        }
     }
 }
 
@@ -95,4 +99,29 @@ pub(crate) fn holds(name: &str, policies: &[Setup], draw: impl Fn(&mut Rng, &Set
 /// Whether something does not hold in one of so many worlds.
 pub(crate) fn fails(worlds: u64, setup: &Setup, draw: impl Fn(&mut Rng, &Setup) -> Trial) -> bool {
     super::caught(worlds, |mut rng| draw(&mut rng, setup).play(rng.next()))
+}
+
+#[test]
+fn a_failure_tells_by_whom_and_where() {
+    use crate::{
+        model::{Endpoint, Fault, SECOND, Service},
+        policies,
+    };
+
+    #[derive(Debug)]
+    struct Impossible;
+
+    impl Watch for Impossible {}
+
+    impl Invariant for Impossible {
+        fn verdict(&mut self, _: &Sim<'_>) -> Result<(), String> {
+            Err("pigs fly".to_owned())
+        }
+    }
+
+    let world = World::new(vec![Endpoint::new(Service::Constant(1)); 3], 10, SECOND).fault(0, SECOND, 2, Fault::Hangs);
+    let what = Trial::new(world, policies::least_loaded()).and(Impossible).play(1).expect_err("they do not");
+    for told in ["p2c, least loaded: pigs fly", "3 endpoints", "Constant(1)", "set of 3", "2 from 0 ns on: Hangs"] {
+        assert!(what.contains(told), "{told:?} in {what}");
+    }
 }

@@ -29,6 +29,7 @@ use crate::{
 };
 
 const PICKS: u64 = 15_000;
+const MANY_POINTS: usize = 16_384;
 const TOLERANCE: f64 = 0.02;
 /// Where a request more or less decides.
 const FEW_TOLERANCE: f64 = 0.06;
@@ -83,9 +84,9 @@ impl Invariant for Weighed {
     }
 }
 
-/// From 2 to `most` endpoints.
-fn trial(rng: &mut Rng, setup: &Setup, most: usize, points: Option<f64>) -> Trial {
-    let n = topology::size(rng).clamp(2, most);
+/// From 2 to 500 endpoints.
+fn trial(rng: &mut Rng, setup: &Setup) -> Trial {
+    let n = topology::size(rng).max(2);
     let service = match topology::service(rng) {
         service if setup.judges_speed() => Service::Constant(service.mean()),
         service => service,
@@ -109,31 +110,34 @@ fn trial(rng: &mut Rng, setup: &Setup, most: usize, points: Option<f64>) -> Tria
     };
     // Before the first answers, latency is anybody's guess.
     let tally = Tally::new(n, world.length / 10, world.length);
-    // All have as many as they have for the mean weight, by the power of two next to it.
-    let points = points.map(|points| points * n as f64 / std::f64::consts::SQRT_2);
+    // The mean weight may be that much above the power of two next to it.
+    let points = points(setup, n).map(|points| (points * n) as f64 / std::f64::consts::SQRT_2);
     Trial::new(world, setup.clone()).and(Weighed { tally, few: differ && few.contains(&in_flight), points })
 }
 
-/// The points of an endpoint of setups that are rings.
-fn points(setup: &Setup) -> Option<f64> {
-    (setup.name == "ring").then_some(Ring::DEFAULT_POINTS as f64)
+/// With points enough, and where no load has a say.
+fn ring_of_many_points() -> Setup {
+    policies::setup("ring of 16,384 points", Avoids::Nothing, |_, _| {
+        let ring = Ring::new().points(MANY_POINTS).expect("in range").load_factor(None).expect("none");
+        Policy::new(ring, LeastLoaded::new)
+    })
+}
+
+/// The points of each of `n` endpoints of mean weight, for setups that are rings.
+fn points(setup: &Setup, n: usize) -> Option<usize> {
+    let points = match setup.name {
+        "ring" => Ring::DEFAULT_POINTS,
+        "ring of 16,384 points" => MANY_POINTS,
+        _ => return None,
+    };
+    Some(points.min(Ring::DEFAULT_MAX_SIZE / n / 2))
 }
 
 #[test]
 fn shares_are_weights() {
     let is_weighed = |setup: &Setup| matches!(setup.shares, Shares::Weighed | Shares::Hashed);
-    let policies: Vec<Setup> = policies::all().into_iter().filter(is_weighed).collect();
-    holds("shares_are_weights", &policies, |rng, setup| trial(rng, setup, 500, points(setup)));
-}
-
-/// No load has a say, and there are points enough.
-#[test]
-fn a_ring_of_many_points_keeps_weights_without_exception() {
-    let ring = policies::setup("ring of 16,384 points", Avoids::Nothing, |_, _| {
-        let ring = Ring::new().points(16_384).expect("in range").load_factor(None).expect("none");
-        Policy::new(ring, LeastLoaded::new)
-    });
-    holds("a_ring_of_many_points_keeps_weights_without_exception", &[ring], |rng, setup| trial(rng, setup, 8, None));
+    let policies = policies::all().into_iter().filter(is_weighed).chain([ring_of_many_points()]);
+    holds("shares_are_weights", &policies.collect::<Vec<_>>(), trial);
 }
 
 /// Draws one of all alike.
@@ -149,7 +153,7 @@ impl Strategy for Unweighted {
 #[test]
 fn a_strategy_that_ignores_weights_is_caught() {
     let broken = policies::setup("unweighted", Avoids::Nothing, |_, _| Policy::new(Unweighted, LeastLoaded::new));
-    assert!(fails(20, &broken, |rng, setup| trial(rng, setup, 500, None)));
+    assert!(fails(20, &broken, trial));
 }
 
 /// Draws by weights that are a bit wrong: each twentieth request by none.
@@ -165,5 +169,5 @@ impl Strategy for Careless {
 #[test]
 fn a_strategy_that_is_a_little_off_is_caught() {
     let broken = policies::setup("careless", Avoids::Nothing, |_, _| Policy::new(Careless, LeastLoaded::new));
-    assert!(fails(5, &broken, |rng, setup| trial(rng, setup, 500, None)));
+    assert!(fails(5, &broken, trial));
 }

@@ -163,13 +163,13 @@ fn dies(rng: &mut Rng, setup: &Setup, tiers: &Tiers) -> Trial {
 fn overload(rng: &mut Rng, setup: &Setup, tiers: &Tiers) -> Trial {
     let n = rng.within(2, 6) as Key;
     let (setup, _) = zoned(setup, tiers.clone());
-    let (rate, length) = (800 * u64::from(n), 4 * SECOND);
+    let (rate, length) = (800 * u64::from(n), 3 * SECOND);
     let mut world = two_zones(n, Service::Constant(10 * MS), rate, length);
     for (endpoint, local) in world.endpoints.iter_mut().zip((0..2 * n).map(|key| key < n)) {
         (endpoint.slots, endpoint.queue) = (if local { 4 } else { 16 }, 20);
     }
     let tally = Local(Tally::new(2 * n as usize, 0, length));
-    Trial::new(world, setup).and(FewFail { tally, most: rate * 4 / 1000, local: 0.3 })
+    Trial::new(world, setup).and(FewFail { tally, most: rate * 3 / 1000, local: 0.3 })
 }
 
 fn local() -> Tiers {
