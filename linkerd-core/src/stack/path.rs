@@ -22,6 +22,7 @@ use tokio::time::timeout_at;
 use super::{
     Allowance, Binding,
     classified::{Open, success_class},
+    discard::{Discarded, discard},
     hedge::Hedges,
     hints::{Hints, says_final, says_retryable},
     limit::Enter,
@@ -331,7 +332,7 @@ impl PathStack {
         let policy = &self.info.policy;
         let keep = |req| Replay::keep(req, policy.retry_buffer_bytes, &policy.replay_memory);
         let replay = req.request_mut().and_then(keep);
-        let mut begun = arrived;
+        let (mut begun, mut aside) = (arrived, None::<Discarded>);
         let outcome = loop {
             let attempt = Attempt {
                 arrived,
@@ -343,9 +344,11 @@ impl PathStack {
                 expired,
                 hints: hints.as_ref(),
             };
-            let mut result = match self.hedges(&attempt) {
-                None => self.attempt(&attempt, req).await,
-                Some(hedges) => hedges.send(self, &attempt, req).await,
+            let mut result = match (self.hedges(&attempt), aside.take()) {
+                (None, None) => self.attempt(&attempt, req).await,
+                (Some(hedges), None) => hedges.send(self, &attempt, req).await,
+                (None, Some(aside)) => Box::pin(aside.beside(self.attempt(&attempt, req))).await,
+                (Some(hedges), Some(aside)) => aside.beside(hedges.send(self, &attempt, req)).await,
             };
             let verdict = match &mut result {
                 // Seldom, and large: not part of every request's future.
@@ -374,14 +377,13 @@ impl PathStack {
                 Err(stop) => break self.stopped(result, req, stop),
             };
             self.stats.retries.total.incr();
-            let left = expired.map(|expired| expired.deadline.remaining(ended).saturating_sub(wait));
-            let spare = left.map(|left| left.saturating_sub(self.typical.get()) / 2);
-            match result {
+            if let Ok(rsp) = result
+                && !rsp.body().is_end_stream()
+            {
+                let left = expired.map(|expired| expired.deadline.remaining(ended).saturating_sub(wait));
+                let spare = left.map(|left| left.saturating_sub(self.typical.get()) / 2);
                 // Seldom, and large: not part of every request's future.
-                Ok(rsp) if !rsp.body().is_end_stream() => {
-                    Box::pin(discard(rsp.into_body(), spare.map_or(LONGEST, |spare| LONGEST.min(wait + spare)))).await;
-                }
-                _ => {}
+                aside = Box::pin(discard(rsp.into_body(), wait, spare)).await;
             }
             if wait.is_zero() {
                 // A failure that is there at once would never let the timer of the whole request have its turn.
@@ -527,28 +529,6 @@ impl Attempt<'_> {
     pub(crate) fn is_kept(&self) -> bool {
         self.replay.is_some_and(Replay::is_whole)
     }
-}
-
-/// How long a response is read that nobody will see.
-const LONGEST: Duration = Duration::from_millis(20);
-
-/// Reads what is left of a response that nobody will see, so that its connection can be used again; but not for long.
-async fn discard(mut body: Body, longest: Duration) {
-    const MOST: u64 = 64 * 1024;
-    if body.size_hint().lower() > MOST {
-        return;
-    }
-    let drain = async {
-        let mut read = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            read += frame.data_ref().map_or(0, |data| data.len() as u64);
-            if read > MOST {
-                break;
-            }
-        }
-    };
-    // On time or not, what is not read by then ends with its connection.
-    let _ = tokio::time::timeout(longest, drain).await;
 }
 
 impl PathInfo {

@@ -159,7 +159,7 @@ async fn an_attempt_that_would_take_too_long_as_others_did_is_not_begun() {
 async fn the_total_time_ends_while_a_response_is_thrown_away() {
     let world = timed(None, Some(15 * MS));
     world.namer.endpoints("/users", [ep(1)]);
-    world.endpoints.script(ep(1), [Reply::status(500).body("slow").streamed(5 * SEC)]);
+    world.endpoints.script(ep(1), [Reply::status(500).body("slow").streamed(5 * SEC), Reply::hang()]);
     assert_eq!(error(&world.client("/svc/users")).await.kind(), ErrorKind::TotalTimeout);
     assert_eq!(world.endpoints.seen(ep(1))[0].end, End::Dropped);
     assert_eq!(world.mesh.clients()[0].endpoints[0].pending, 0);

@@ -131,10 +131,28 @@ async fn a_discarded_response_is_read_to_its_end() {
     let world = World::retrying(HttpClassifier::RetryableRead5xx);
     let slow = Reply::status(500).body("a body that takes for ever").streamed(10 * MS);
     let quick = Reply::status(500).body("some").streamed(Duration::ZERO);
-    let client = users(&world, [quick, slow, Reply::status(500).body("whole"), Reply::ok("")]);
+    // Streams are read beside what is sent next: nobody knows when they end.
+    let whole = Reply::status(500).body("whole").after(5 * MS);
+    let client = users(&world, [slow, whole, quick, Reply::ok("").after(5 * MS)]);
+    let begun = tokio::time::Instant::now();
     assert_eq!(status(&client).await, 200);
+    assert!(begun.elapsed() < 15 * MS, "{:?}", begun.elapsed());
     let ends: Vec<_> = world.endpoints.seen(ep(1)).iter().map(|seen| seen.end).collect();
-    assert_eq!(ends, [End::Complete, End::Dropped, End::Complete, End::Complete]);
+    assert_eq!(ends, [End::Dropped, End::Complete, End::Complete, End::Complete]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_discarded_stream_is_read_during_the_wait_for_its_retry() {
+    let policy = ServicePolicy { backoff: Backoff::constant(50 * MS), ..service(HttpClassifier::RetryableRead5xx) };
+    let world = World::policies(policy, steady());
+    let short = Reply::status(500).body("ab").streamed(5 * MS);
+    let long = Reply::status(500).body("a body that takes for ever").streamed(10 * MS);
+    let client = users(&world, [short, long, Reply::ok("")]);
+    let begun = tokio::time::Instant::now();
+    assert_eq!(status(&client).await, 200);
+    assert!(begun.elapsed() < 110 * MS, "{:?}", begun.elapsed());
+    let ends: Vec<_> = world.endpoints.seen(ep(1)).iter().map(|seen| seen.end).collect();
+    assert_eq!(ends, [End::Complete, End::Dropped, End::Complete]);
 }
 
 #[tokio::test(start_paused = true)]
