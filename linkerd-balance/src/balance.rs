@@ -17,14 +17,16 @@ use crate::{
     acquire::Acquire,
     ejections::{EjectionCounts, Ejections},
     health::{Health, Status},
-    lease::{Gone, Lease, Tracked},
-    member::{Member, stable_id},
+    lease::{Lease, Tracked},
+    member::Member,
+    nodes::Nodes,
     panic::Unavailable,
     policy::Policy,
-    set::{Counts, Node, Set, Slot, Stay},
+    set::{Counts, Set, Slot, Stay},
+    standing::Place,
     strategy::Draw,
     tiers::{TierInfo, TierReason},
-    update::Nodes,
+    update::Changed,
     weight::InvalidWeight,
 };
 
@@ -41,15 +43,15 @@ pub(crate) struct Inner<K, S> {
     // The lock is held by updates only.
     nodes: Mutex<Nodes<K, S>>,
     pub(crate) policy: Policy,
-    pub(crate) new_node: NewNode<K, S>,
+    pub(crate) new_endpoint: NewEndpoint<K, S>,
     pub(crate) ejections: Option<Ejections>,
     changed: Arc<Notify>,
     pub(crate) in_panic: AtomicBool,
     pub(crate) counts: Counts,
 }
 
-/// Makes the node of a key that came at the given time, if it starts slowly.
-type NewNode<K, S> = Box<dyn Fn(&K, Option<Instant>) -> Node<K, S> + Send + Sync>;
+/// Makes what there is once of each endpoint that comes.
+type NewEndpoint<K, S> = Box<dyn Fn(K) -> (Arc<Tracked<K>>, S) + Send + Sync>;
 
 /// A balancer of a fixed set that cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
@@ -156,17 +158,17 @@ where
         let new_load = Arc::clone(&policy.new_load);
         let ejections = policy.ejections.map(Ejections::new);
         let within = ejections.clone();
-        let new_node = move |key: &K, ramp_from| {
-            let health = within.clone().map_or_else(Health::new, Health::within);
-            let svc = new_endpoint(key, &health);
-            let tracked = Arc::new(Tracked { key: key.clone(), load: new_load(), gone: Gone::default() });
-            Node { tracked, id: stable_id(key), health, svc, ramp_from }
+        let new_endpoint = move |key| {
+            let tracked = Arc::new(Tracked::new(key, new_load(), within.clone()));
+            let place: Arc<dyn Place> = Arc::<Tracked<K>>::clone(&tracked);
+            let svc = new_endpoint(&tracked.key, &Health::of(place));
+            (tracked, svc)
         };
         Self(Arc::new(Inner {
             set: ArcSwap::from_pointee(Set::empty(clock())),
             nodes: Mutex::default(),
             policy,
-            new_node: Box::new(new_node),
+            new_endpoint: Box::new(new_endpoint),
             ejections,
             changed: Arc::default(),
             in_panic: AtomicBool::new(false),
@@ -225,10 +227,38 @@ where
         endpoints: impl IntoIterator<Item = M>,
         now: Instant,
     ) -> Result<(), InvalidWeight> {
-        if self.0.update(endpoints.into_iter().map(Into::into), now)? {
+        self.change(endpoints, now).map(drop)
+    }
+
+    /// [`update_at`](Self::update_at) that gives back the services of the endpoints that left, for those who have to tell
+    /// somebody: requests that wait there for a connection, for example.
+    ///
+    /// An endpoint that discovery dropped and that [stays](Policy::probation) for now has not left. When it leaves it is
+    /// among those of the next update, if it is an update that finds it has no reason to stay any more; a pick or
+    /// [`stats`](Self::stats) that finds it first gives back nothing.
+    ///
+    /// # Errors
+    ///
+    /// As `update`.
+    pub fn exchange_at<M: Into<Member<K>>>(
+        &self,
+        endpoints: impl IntoIterator<Item = M>,
+        now: Instant,
+    ) -> Result<Vec<(K, S)>, InvalidWeight> {
+        let left = self.change(endpoints, now)?;
+        Ok(left.iter().map(|slot| (slot.tracked.key.clone(), slot.svc.clone())).collect())
+    }
+
+    fn change<M: Into<Member<K>>>(
+        &self,
+        endpoints: impl IntoIterator<Item = M>,
+        now: Instant,
+    ) -> Result<Vec<Arc<Slot<K, S>>>, InvalidWeight> {
+        let Changed { is_new, left } = self.0.update(endpoints.into_iter().map(Into::into), now)?;
+        if is_new {
             self.0.changed.notify_waiters();
         }
-        Ok(())
+        Ok(left)
     }
 
     /// Leases an endpoint.
@@ -306,11 +336,11 @@ where
                 (most, stats.tier) = (share, i);
             }
             let view = self.0.view(tier, now, &[]);
-            for (i, Slot { node, stay, .. }) in tier.slots.iter().enumerate() {
-                stats.load = stats.load.saturating_add(node.tracked.load.pending());
+            for (i, slot) in tier.slots.iter().enumerate() {
+                stats.load = stats.load.saturating_add(slot.tracked.load.pending());
                 stats.in_use += usize::from(tier.strategy.uses(&view, i));
-                stats.stays += usize::from(*stay != Stay::Member);
-                match node.health.status(now) {
+                stats.stays += usize::from(slot.stay != Stay::Member);
+                match slot.tracked.standing.status(now) {
                     Status::Open => stats.available += 1,
                     Status::Busy => stats.busy += 1,
                     Status::Closed => stats.closed += 1,
@@ -327,15 +357,15 @@ where
         let tiers = set.tiers.iter().enumerate().flat_map(|(t, tier)| {
             let view = self.0.view(tier, now, &[]);
             let infos = tier.slots.iter().enumerate().map(move |(i, slot)| EndpointInfo {
-                key: slot.node.tracked.key.clone(),
+                key: slot.tracked.key.clone(),
                 weight: slot.weight,
-                status: slot.node.health.status(now),
-                load: slot.node.tracked.load.score(now, tier.weights.relative(i), 0),
-                pending: slot.node.tracked.load.pending(),
+                status: slot.tracked.standing.status(now),
+                load: slot.tracked.load.score(now, tier.weights.relative(i), 0),
+                pending: slot.tracked.load.pending(),
                 zone: slot.zone.clone(),
                 tier: t,
-                ramp: slot.node.ramp(self.0.policy.slow_start.as_ref(), now),
-                is_due: slot.node.health.is_due(now),
+                ramp: slot.ramp(self.0.policy.slow_start.as_ref(), now),
+                is_due: slot.tracked.standing.is_due(now),
                 is_used: tier.strategy.uses(&view, i),
                 is_leaving: slot.stay != Stay::Member,
             });
@@ -348,7 +378,7 @@ where
     #[must_use]
     pub fn services(&self) -> Vec<(K, S)> {
         let set = self.0.set.load();
-        set.slots().map(|slot| (slot.node.tracked.key.clone(), slot.node.svc.clone())).collect()
+        set.slots().map(|slot| (slot.tracked.key.clone(), slot.svc.clone())).collect()
     }
 
     /// Its tiers at `now`, best first, and why each has the requests that it has.
@@ -375,7 +405,7 @@ where
                 size,
                 open: if set.tiers.len() == 1 { tier.survey(now) } else { open },
                 in_flight: {
-                    let pending = tier.slots.iter().map(|slot| slot.node.tracked.load.pending());
+                    let pending = tier.slots.iter().map(|slot| slot.tracked.load.pending());
                     pending.fold(0, usize::saturating_add)
                 },
                 share: reached * keeps,
@@ -393,7 +423,7 @@ where
     /// Whether any endpoint is open at `now`. Looks no further than the first.
     #[must_use]
     pub fn has_open(&self, now: Instant) -> bool {
-        self.0.set.load().slots().any(|slot| slot.node.health.status(now) == Status::Open)
+        self.0.set.load().slots().any(|slot| slot.tracked.standing.status(now) == Status::Open)
     }
 
     /// How many endpoints there are.
@@ -420,7 +450,7 @@ impl<K, S> Balance<K, S> {
         K: Eq,
     {
         let set = self.0.set.load();
-        set.slots().find(|slot| slot.node.tracked.key == *key).map(|slot| slot.node.health.link())
+        set.slots().find(|slot| slot.tracked.key == *key).map(|slot| slot.tracked.standing.link())
     }
 
     /// Woken by every change of the set.
@@ -458,7 +488,7 @@ impl<K, S> Clone for Balance<K, S> {
 impl<K: fmt::Debug, S> fmt::Debug for Balance<K, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let set = self.0.set.load();
-        let keys = set.slots().map(|slot| &slot.node.tracked.key);
+        let keys = set.slots().map(|slot| &slot.tracked.key);
         f.write_str("Balance ")?;
         f.debug_list().entries(keys).finish()
     }

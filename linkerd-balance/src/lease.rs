@@ -12,7 +12,11 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::load::{Hint, Load, Mark};
+use crate::{
+    ejections::Ejections,
+    load::{AnyLoad, Hint, Mark},
+    standing::{Place, Standing},
+};
 
 /// One use of an endpoint: its service, and the duty to say how it went.
 ///
@@ -31,10 +35,15 @@ pub struct Lease<K, S> {
 pub struct LeaseEnd(Guard<dyn Tracks + Send + Sync>);
 
 /// What outlives an endpoint's stack for as long as a lease of it does.
+///
+/// All that a pick compares and a lease writes, the count of leases in its `Arc` included, in this order: it fits into two
+/// lines of the cache, and what two threads wait for is these two of the same endpoint.
+#[repr(C)]
 pub(crate) struct Tracked<K> {
-    pub(crate) key: K,
-    pub(crate) load: Arc<dyn Load>,
+    pub(crate) standing: Standing,
+    pub(crate) load: AnyLoad,
     pub(crate) gone: Gone,
+    pub(crate) key: K,
 }
 
 /// Whether an endpoint has left its set, for those who wait for it.
@@ -58,7 +67,7 @@ impl Gone {
 }
 
 trait Tracks {
-    fn load(&self) -> &dyn Load;
+    fn load(&self) -> &AnyLoad;
 }
 
 struct Guard<T: Tracks + ?Sized> {
@@ -235,8 +244,20 @@ impl<T: Tracks + ?Sized> Drop for Guard<T> {
 }
 
 impl<K> Tracks for Tracked<K> {
-    fn load(&self) -> &dyn Load {
-        &*self.load
+    fn load(&self) -> &AnyLoad {
+        &self.load
+    }
+}
+
+impl<K> Tracked<K> {
+    pub(crate) fn new(key: K, load: AnyLoad, ejections: Option<Ejections>) -> Self {
+        Self { standing: Standing::new(ejections), load, gone: Gone::default(), key }
+    }
+}
+
+impl<K: Send + Sync> Place for Tracked<K> {
+    fn standing(&self) -> &Standing {
+        &self.standing
     }
 }
 
@@ -271,14 +292,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::load::PeakEwma;
+    use crate::load::{Load, PeakEwma};
 
     const MS: Duration = Duration::from_millis(1);
 
+    fn tracked(load: impl Load) -> Arc<Tracked<&'static str>> {
+        Arc::new(Tracked::new("a", AnyLoad::new(load), None))
+    }
+
     fn lease() -> (Lease<&'static str, u32>, Arc<Tracked<&'static str>>, Instant) {
-        let load = Arc::new(PeakEwma::default());
-        let (tracked, now) =
-            (Arc::new(Tracked { key: "a", load, gone: Gone::default() }), tokio::time::Instant::now().into_std());
+        let (tracked, now) = (tracked(PeakEwma::default()), tokio::time::Instant::now().into_std());
         (Lease::new(7, Arc::clone(&tracked), now), tracked, now)
     }
 
@@ -343,9 +366,7 @@ mod tests {
     fn a_failure_counts_once_wherever_it_shows() {
         // Under a load that sums up failures.
         let least = || {
-            let now = tokio::time::Instant::now().into_std();
-            let tracked =
-                Arc::new(Tracked { key: "a", load: Arc::new(crate::LeastLoaded::new()), gone: Gone::default() });
+            let (tracked, now) = (tracked(crate::LeastLoaded::new()), tokio::time::Instant::now().into_std());
             (Lease::new(7, Arc::clone(&tracked), now), tracked, now)
         };
         let (lease, tracked, now) = least();
@@ -390,7 +411,7 @@ mod tests {
     #[test]
     fn a_load_without_marks_is_told_all_at_the_end() {
         let now = tokio::time::Instant::now().into_std();
-        let tracked = Arc::new(Tracked { key: "a", load: Arc::new(Ends::default()), gone: Gone::default() });
+        let tracked = tracked(Ends::default());
         let mut lease = Lease::new(7, Arc::clone(&tracked), now);
         lease.hint(Hint::Utilization(0.5), now);
         lease.mark(Mark::Headers, false, now);

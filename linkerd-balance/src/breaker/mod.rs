@@ -162,7 +162,7 @@ impl Breaker {
     pub fn why(&self, now: Instant) -> Option<Rejection> {
         let state = self.lock();
         let may_probe = self.may_admit_probe(&state, now)
-            && (matches!(state.phase, Phase::Probing { .. }) || self.0.health.may_probe());
+            && (matches!(state.phase, Phase::Probing { .. }) || self.0.health.standing().may_probe());
         if may_probe { None } else { self.rejection(&state, now) }
     }
 
@@ -204,7 +204,7 @@ impl Breaker {
     /// From `Dead`, begins a round of probes if the set has one left.
     fn take_probe(&self, state: &mut State) -> bool {
         if let Phase::Dead { until } = state.phase {
-            if !self.0.health.try_probe() {
+            if !self.0.health.standing().try_probe() {
                 return false;
             }
             state.phase = Phase::Probing { since: until };
@@ -265,14 +265,14 @@ impl Breaker {
             state.round -= 1;
             if state.round == 0 {
                 state.phase = Phase::Dead { until: since };
-                self.0.health.end_probe();
+                self.0.health.standing().end_probe();
             }
         }
         self.publish(&state);
     }
 
     fn give_up(&self, state: &mut State, tripped: Tripped, now: Instant) {
-        if state.is_forced(false, now) || !self.0.health.try_eject() {
+        if state.is_forced(false, now) || !self.0.health.standing().try_eject() {
             return;
         }
         self.0.counters.removed();
@@ -287,7 +287,7 @@ impl Breaker {
         let random = state.rng.next();
         let wait = state.backoffs.next(random);
         state.phase = Phase::Dead { until: after(now, wait) };
-        self.0.health.end_probe();
+        self.0.health.standing().end_probe();
         self.0.counters.waits(wait);
         self.publish(state);
     }
@@ -298,7 +298,7 @@ impl Breaker {
         state.opened = None;
         state.accrual.revived(now);
         state.backoffs.reset();
-        self.0.health.give_back();
+        self.0.health.standing().give_back();
         self.publish(state);
     }
 

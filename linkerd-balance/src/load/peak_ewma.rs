@@ -10,7 +10,7 @@ use super::{
     decaying::{Decaying, Sampled},
     hint::Hints,
     penalty::Penalty,
-    time::{Clock, Decay, nanos},
+    time::{Decay, nanos, stamp, whole_nanos},
 };
 
 /// Peak-sensitive moving average of an endpoint's latency, times its requests in flight plus one.
@@ -37,16 +37,18 @@ use super::{
 /// Decay 10 s (Linkerd's `decayTimeMs`), failure penalty 5 s: beyond what most callers wait for. Latency is measured to
 /// the head of the response, a stream is long after 10 s, and nothing is known at the start.
 #[derive(Debug)]
+// In this order: what each request writes lies together, and before what is only read.
+#[repr(C)]
 pub struct PeakEwma {
-    decay: Decay,
-    penalty: Penalty,
-    measure: Measure,
-    long_stream: Duration,
     pending: AtomicUsize,
     // Nanoseconds, and when that was true. Zero: nothing is known. Below zero: guessed, not observed.
     average: Decaying,
-    clock: Clock,
+    penalty: Penalty,
     hints: Hints,
+    decay: Decay,
+    // In nanoseconds.
+    long_stream: i64,
+    measure: Measure,
 }
 
 /// A decay that is not from [`PeakEwma::MIN_DECAY`] to [`PeakEwma::MAX_DECAY`].
@@ -85,14 +87,13 @@ impl PeakEwma {
             return Err(InvalidDecay(decay));
         }
         Ok(Self {
-            decay: Decay::new(decay),
-            penalty: Penalty::new(Self::DEFAULT_FAILURE_PENALTY),
-            measure: Measure::default(),
-            long_stream: Self::DEFAULT_LONG_STREAM,
             pending: AtomicUsize::new(0),
             average: Decaying::new(0.0, 0),
-            clock: Clock::new(),
+            penalty: Penalty::new(Self::DEFAULT_FAILURE_PENALTY),
             hints: Hints::new(),
+            decay: Decay::new(decay),
+            long_stream: whole_nanos(Self::DEFAULT_LONG_STREAM),
+            measure: Measure::default(),
         })
     }
 
@@ -128,7 +129,7 @@ impl PeakEwma {
     /// that of heads.
     #[must_use]
     pub fn long_stream(mut self, longest: Duration) -> Self {
-        self.long_stream = longest;
+        self.long_stream = whole_nanos(longest);
         self
     }
 
@@ -138,14 +139,14 @@ impl PeakEwma {
     /// cold.
     #[must_use]
     pub fn start_latency(self, latency: Duration) -> Self {
-        let at = self.clock.at(tokio::time::Instant::now().into_std());
+        let at = stamp(tokio::time::Instant::now().into_std());
         self.average.update(|_| Sampled { value: -nanos(latency), at });
         self
     }
 
     /// Takes a latency into the average.
     fn observe(&self, sample: f64, now: Instant) {
-        let now = self.clock.at(now);
+        let now = stamp(now);
         // Nothing takes no time; and zero is for those of which nothing is known.
         let sample = sample.max(1.0);
         self.average.update(|Sampled { value: cost, at }| {
@@ -174,7 +175,7 @@ impl Load for PeakEwma {
 
     /// Nanoseconds.
     fn score(&self, now: Instant, weight: f64, more: usize) -> f64 {
-        let now = self.clock.at(now);
+        let now = stamp(now);
         let Sampled { value, at } = self.average.get();
         let mut cost = (value.abs() * self.decay.left(at, now)).max(self.penalty.left(now));
         if self.measure == Measure::PendingOnly {
@@ -200,11 +201,11 @@ impl Load for PeakEwma {
             self.fail(begun, now);
             return;
         }
-        self.penalty.succeeded(self.clock, begun);
+        self.penalty.succeeded(begun);
         let observed = now.saturating_duration_since(begun);
         let counts = match self.measure {
             Measure::Headers => true,
-            Measure::FirstByte | Measure::EndOfStream => observed <= self.long_stream,
+            Measure::FirstByte | Measure::EndOfStream => whole_nanos(observed) <= self.long_stream,
             Measure::PendingOnly => false,
         };
         if counts {
@@ -218,7 +219,7 @@ impl Load for PeakEwma {
 
     fn mark(&self, begun: Instant, now: Instant, mark: Mark) -> bool {
         let observed = now.saturating_duration_since(begun);
-        let long = observed > self.long_stream;
+        let long = whole_nanos(observed) > self.long_stream;
         let (taken, counts) = match (self.measure, mark) {
             (Measure::Headers, _) => (true, true),
             // A head as late as that is a slow answer, whatever comes after it.
@@ -227,7 +228,7 @@ impl Load for PeakEwma {
             (Measure::EndOfStream, Mark::FirstByte) | (Measure::PendingOnly, _) => (false, false),
         };
         if taken {
-            self.penalty.succeeded(self.clock, begun);
+            self.penalty.succeeded(begun);
         }
         if counts {
             self.observe(nanos(observed), now);
@@ -239,23 +240,23 @@ impl Load for PeakEwma {
         let observed = now.saturating_duration_since(begun);
         // A failure that took longer than what is known says that much: a timeout must not look like an answer in time.
         let Sampled { value, at } = self.average.get();
-        let known = value.abs() * self.decay.left(at, self.clock.at(now));
+        let known = value.abs() * self.decay.left(at, stamp(now));
         let is_peak = self.measure != Measure::PendingOnly && value != 0.0 && nanos(observed) > known;
         if is_peak || self.penalty.is_reached(observed) {
             self.observe(nanos(observed), now);
         }
-        self.penalty.failed(self.clock.at(begun), self.clock.at(now));
+        self.penalty.failed(stamp(begun), stamp(now));
         true
     }
 
     fn hint(&self, hint: Hint, now: Instant) {
-        self.hints.take(hint, self.clock, now);
+        self.hints.take(hint, now);
     }
 
     fn typical(&self, now: Instant) -> Option<f64> {
         let Sampled { value, at } = self.average.get();
         // A guess is not passed on as if it were known.
-        let cost = value * self.decay.left(at, self.clock.at(now));
+        let cost = value * self.decay.left(at, stamp(now));
         (cost > 0.0).then_some(cost)
     }
 
@@ -264,7 +265,7 @@ impl Load for PeakEwma {
         if !(typical.is_finite() && typical > 0.0) || self.measure == Measure::PendingOnly {
             return;
         }
-        let now = self.clock.at(now);
+        let now = stamp(now);
         self.average.update(|old| if old.value > 0.0 { old } else { Sampled { value: -typical, at: now } });
     }
 

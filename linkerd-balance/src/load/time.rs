@@ -1,6 +1,9 @@
 //! Time as loads reckon it: instants as numbers, and how things fade.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
 /// Loses all but one part in e of what was there, each time this long passes.
 #[derive(Clone, Copy, Debug)]
@@ -35,30 +38,28 @@ fn fallen(x: f64) -> f64 {
     (-x).exp()
 }
 
-/// Instants as nanoseconds from one of them, so that they fit into an atomic.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock(Instant);
-
-impl Clock {
-    /// Any instant would do: nothing is judged by it.
-    pub(crate) fn new() -> Self {
-        Self(tokio::time::Instant::now().into_std())
+/// An instant as nanoseconds from another one that is the same for all, so that it fits into an atomic: at most 292 years
+/// either way.
+#[inline]
+pub(crate) fn stamp(instant: Instant) -> i64 {
+    let epoch = epoch();
+    match instant.checked_duration_since(epoch) {
+        Some(after) => whole_nanos(after),
+        None => before(epoch, instant),
     }
+}
 
-    /// At most 292 years either way.
-    #[inline]
-    pub(crate) fn at(self, instant: Instant) -> i64 {
-        match instant.checked_duration_since(self.0) {
-            Some(after) => whole_nanos(after),
-            None => self.before(instant),
-        }
-    }
+/// Any instant would do: nothing is judged by it. One for the process, and no endpoint has to keep its own.
+#[inline]
+fn epoch() -> Instant {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    *EPOCH.get_or_init(|| tokio::time::Instant::now().into_std())
+}
 
-    #[cold]
-    #[inline(never)]
-    fn before(self, instant: Instant) -> i64 {
-        -whole_nanos(self.0.duration_since(instant))
-    }
+#[cold]
+#[inline(never)]
+fn before(epoch: Instant, instant: Instant) -> i64 {
+    -whole_nanos(epoch.duration_since(instant))
 }
 
 /// Without the way through 128 bits that `as_nanos` takes.
@@ -97,10 +98,9 @@ mod tests {
 
     #[test]
     fn instants_before_the_first_one_count_too() {
-        let clock = Clock::new();
-        let later = clock.0 + Duration::from_millis(1_500);
-        assert_eq!((clock.at(clock.0), clock.at(later)), (0, 1_500_000_000));
-        assert_eq!(Clock(later).at(clock.0), -1_500_000_000);
+        let (epoch, apart) = (epoch(), Duration::from_millis(1_500));
+        assert_eq!((stamp(epoch), stamp(epoch + apart)), (0, 1_500_000_000));
+        assert_eq!(stamp(epoch.checked_sub(apart).unwrap()), -1_500_000_000);
         assert_eq!(whole_nanos(Duration::MAX), i64::MAX);
     }
 }
