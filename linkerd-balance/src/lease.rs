@@ -292,12 +292,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::load::{Load, PeakEwma};
+    use crate::load::{Load, Now, PeakEwma};
 
     const MS: Duration = Duration::from_millis(1);
 
     fn tracked(load: impl Load) -> Arc<Tracked<&'static str>> {
         Arc::new(Tracked::new("a", AnyLoad::new(load), None))
+    }
+
+    fn score(tracked: &Tracked<&'static str>, now: Instant, weight: f64, more: usize) -> f64 {
+        tracked.load.score(&Now::new(now), weight, more)
     }
 
     fn lease() -> (Lease<&'static str, u32>, Arc<Tracked<&'static str>>, Instant) {
@@ -313,14 +317,14 @@ mod tests {
         assert_eq!(*lease, 8);
         lease.end(true, now + MS);
         assert_eq!(tracked.load.pending(), 0);
-        assert_eq!(tracked.load.score(now + MS, 1.0, 0), MS.as_nanos() as f64);
+        assert_eq!(score(&tracked, now + MS, 1.0, 0), MS.as_nanos() as f64);
     }
 
     #[test]
     fn dropped_it_was_cancelled() {
         let (lease, tracked, now) = lease();
         drop(lease);
-        assert_eq!((tracked.load.pending(), tracked.load.score(now + MS, 1.0, 0)), (0, 0.0));
+        assert_eq!((tracked.load.pending(), score(&tracked, now + MS, 1.0, 0)), (0, 0.0));
     }
 
     #[test]
@@ -331,7 +335,7 @@ mod tests {
         // As on a response body, in another task.
         std::thread::spawn(move || end.end(true, now + MS)).join().unwrap();
         assert_eq!(tracked.load.pending(), 0);
-        assert!(tracked.load.score(now + MS, 1.0, 0) > 0.0);
+        assert!(score(&tracked, now + MS, 1.0, 0) > 0.0);
     }
 
     #[test]
@@ -339,7 +343,7 @@ mod tests {
         let (lease, tracked, now) = lease();
         let (_svc, end) = lease.into_parts();
         drop(end);
-        assert_eq!((tracked.load.pending(), tracked.load.score(now + MS, 1.0, 0)), (0, 0.0));
+        assert_eq!((tracked.load.pending(), score(&tracked, now + MS, 1.0, 0)), (0, 0.0));
     }
 
     #[test]
@@ -371,21 +375,21 @@ mod tests {
         };
         let (lease, tracked, now) = least();
         lease.end(false, now);
-        assert_eq!((tracked.load.pending(), tracked.load.score(now, 1.0, 0)), (0, 1.0));
+        assert_eq!((tracked.load.pending(), score(&tracked, now, 1.0, 0)), (0, 1.0));
 
         let (mut lease, tracked, now) = least();
         lease.mark(Mark::Headers, true, now);
         lease.mark(Mark::FirstByte, false, now);
-        assert_eq!(tracked.load.score(now, 1.0, 0), 2.0, "in flight, and failed");
+        assert_eq!(score(&tracked, now, 1.0, 0), 2.0, "in flight, and failed");
         lease.mark(Mark::FirstByte, false, now);
         lease.end(false, now);
-        assert_eq!((tracked.load.pending(), tracked.load.score(now, 1.0, 0)), (0, 1.0));
+        assert_eq!((tracked.load.pending(), score(&tracked, now, 1.0, 0)), (0, 1.0));
 
         let (mut lease, tracked, now) = super::tests::lease();
         lease.mark(Mark::Headers, true, now + MS);
         lease.end(false, now + 2 * MS);
         assert_eq!(tracked.load.pending(), 0);
-        assert!(tracked.load.score(now + 2 * MS, 1.0, 0) >= 4e9, "a stream that breaks after its head");
+        assert!(score(&tracked, now + 2 * MS, 1.0, 0) >= 4e9, "a stream that breaks after its head");
     }
 
     /// Knows of nothing but the end, as loads did before there were marks.
@@ -429,10 +433,10 @@ mod tests {
         lease.hint(Hint::Utilization(0.5), now);
         let (_svc, end) = lease.into_parts();
         end.hint(Hint::Backoff(MS), now);
-        let score = tracked.load.score(now, 1.0, 0);
+        let both = score(&tracked, now, 1.0, 0);
         end.end(true, now + MS);
-        assert!(score > 1e15, "{score}");
-        assert!((tracked.load.score(now + MS, 1.0, 0) / 2e6 - 1.0).abs() < 1e-3);
+        assert!(both > 1e15, "{both}");
+        assert!((score(&tracked, now + MS, 1.0, 0) / 2e6 - 1.0).abs() < 1e-3);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod rng;
 mod service;
 mod set;
 mod slow_start;
+mod stamp;
 mod standing;
 mod strategy;
 mod sync;

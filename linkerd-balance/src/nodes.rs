@@ -25,9 +25,11 @@ pub(crate) struct Nodes<K, S> {
 }
 
 /// What an update names, each key once, with what was said of it last.
-pub(crate) struct Named<K> {
+pub(crate) struct Named<K, S> {
     pub(crate) members: Vec<Member<K>>,
-    /// Theirs.
+    /// Theirs. None: it has none yet.
+    pub(crate) slots: Vec<Option<Arc<Slot<K, S>>>>,
+    /// Theirs, and after them those of others that are kept.
     pub(crate) labels: Vec<u32>,
     // By label: the place among the members.
     places: Vec<u32>,
@@ -53,64 +55,95 @@ impl<K, S> Nodes<K, S> {
 }
 
 impl<K: Eq + Hash + Clone, S> Nodes<K, S> {
-    /// Finds out who these are. Those that are not known have a label from now on, and no slot until one is
-    /// [set](Self::set).
-    pub(crate) fn name(&mut self, members: Vec<Member<K>>) -> Named<K> {
+    /// Finds out who these are, and takes their slots; where a member says something else of an endpoint than its slot
+    /// does, the one that `changed` makes of both. Those that are not known have a label from now on, and no slot until
+    /// one is [set](Self::set).
+    pub(crate) fn name(
+        &mut self,
+        members: Vec<Member<K>>,
+        changed: impl Fn(&Slot<K, S>, &Member<K>) -> Arc<Slot<K, S>>,
+    ) -> Named<K, S> {
         let more = members.len().saturating_sub(self.len());
         self.slots.reserve_exact(more.saturating_sub(self.free.len()));
         self.labels.reserve(more);
         let mut places = Vec::with_capacity(self.slots.len() + more);
         places.resize(self.slots.len(), NOWHERE);
-        let labels = Vec::with_capacity(members.len());
-        let mut named = Named { members, labels, places, added: 0 };
+        let (slots, labels) = (Vec::with_capacity(members.len()), Vec::with_capacity(members.len()));
+        let mut named = Named { members, slots, labels, places, added: 0 };
         // Where in the order the next one is expected, and where each one is: made when first asked for.
         let (mut expected, mut positions) = (0, Vec::new());
-        let mut end = 0;
-        for at in 0..named.members.len() {
-            let key = &named.members[at].key;
+        let mut at = 0;
+        while at < named.members.len() {
+            let same = self.take_same(&mut named, at, expected);
+            (at, expected) = (at + same, expected + same);
+            let Some(Member { key, .. }) = named.members.get(at) else { break };
             let label = if let Some(position) = self.is_at(expected, key) {
                 expected = position + 1;
                 self.order[position]
             } else if let Some(label) = self.find(key, &named) {
-                if positions.is_empty() {
-                    positions = self.positions();
-                }
-                if let Some(&position) = positions.get(label as usize).filter(|position| **position != NOWHERE) {
-                    expected = position as usize + 1;
-                }
+                expected = self.position(label, &mut positions).map_or(expected, |position| position + 1);
                 label
             } else {
                 named.added += 1;
+                named.places.push(NOWHERE);
                 self.add(key)
             };
-            if named.places.len() <= label as usize {
-                named.places.push(NOWHERE);
-            }
-            match &mut named.places[label as usize] {
-                place if *place == NOWHERE => {
-                    *place = end as u32;
-                    named.labels.push(label);
-                    named.members.swap(end, at);
-                    end += 1;
+            let place = named.take_place(label, at);
+            let member = &named.members[place];
+            let slot = match self.slot(label) {
+                Some(slot) if slot.is_as(member) => Some(Arc::clone(slot)),
+                Some(slot) => {
+                    let slot = changed(slot, member);
+                    self.set(&slot);
+                    Some(slot)
                 }
-                // What was said last is what counts; what was said before is left behind.
-                place => named.members.swap(*place as usize, at),
+                None => None,
+            };
+            if place < named.slots.len() {
+                named.slots[place] = slot;
+            } else {
+                named.slots.push(slot);
             }
+            at += 1;
         }
-        named.members.truncate(end);
+        named.members.truncate(named.labels.len());
         named
     }
 
-    /// Whether this is the next one of the order, or the one after that, as where one was removed.
-    fn is_at(&self, expected: usize, key: &K) -> Option<usize> {
-        let next = self.order.get(expected..)?.iter().take(2);
-        next.enumerate().find_map(|(ahead, &label)| {
-            let slot = self.slot(label)?;
-            (slot.tracked.key == *key).then_some(expected + ahead)
-        })
+    /// Takes as many as are named just as they were, in the same order: mostly all. How many these are.
+    fn take_same(&self, named: &mut Named<K, S>, at: usize, expected: usize) -> usize {
+        // Behind a key that was named twice places differ.
+        if named.labels.len() != at {
+            return 0;
+        }
+        let rest = self.order.get(expected..).unwrap_or_default();
+        let mut same = 0;
+        for ((member, &label), place) in named.members[at..].iter().zip(rest).zip(at as u32..) {
+            let Some(slot) = self.slot(label) else { break };
+            let known = &mut named.places[label as usize];
+            if slot.tracked.key != member.key || !slot.is_as(member) || *known != NOWHERE {
+                break;
+            }
+            *known = place;
+            named.slots.push(Some(Arc::clone(slot)));
+            same += 1;
+        }
+        named.labels.extend_from_slice(&rest[..same]);
+        same
     }
 
-    fn find(&self, key: &K, named: &Named<K>) -> Option<u32> {
+    /// Whether this is the next one of the order, or the one after that, as where one was removed.
+    #[inline]
+    fn is_at(&self, expected: usize, key: &K) -> Option<usize> {
+        let is = |at: &usize| {
+            let label = self.order.get(*at);
+            label.and_then(|label| self.slot(*label)).is_some_and(|slot| slot.tracked.key == *key)
+        };
+        Some(expected).filter(is).or_else(|| Some(expected + 1).filter(is))
+    }
+
+    #[cold]
+    fn find(&self, key: &K, named: &Named<K, S>) -> Option<u32> {
         let is_key = |label: &u32| match self.slot(*label) {
             Some(slot) => slot.tracked.key == *key,
             None => named.place(*label).is_some_and(|place| named.members[place].key == *key),
@@ -119,12 +152,16 @@ impl<K: Eq + Hash + Clone, S> Nodes<K, S> {
         label.or_else(|| if self.twins.is_empty() { None } else { self.twins.get(key).copied() })
     }
 
-    fn positions(&self) -> Vec<u32> {
-        let mut positions = vec![NOWHERE; self.slots.len()];
-        for (position, &label) in (0..).zip(&self.order) {
-            positions[label as usize] = position;
+    /// Where in the order it is; `positions` by label, once it was asked for any.
+    fn position(&self, label: u32, positions: &mut Vec<u32>) -> Option<usize> {
+        if positions.is_empty() {
+            positions.resize(self.slots.len(), NOWHERE);
+            for (position, &label) in (0..).zip(&self.order) {
+                positions[label as usize] = position;
+            }
         }
-        positions
+        let position = positions.get(label as usize).filter(|position| **position != NOWHERE)?;
+        Some(*position as usize)
     }
 
     fn add(&mut self, key: &K) -> u32 {
@@ -178,7 +215,22 @@ impl<K: Eq + Hash + Clone, S> Nodes<K, S> {
     }
 }
 
-impl<K> Named<K> {
+impl<K, S> Named<K, S> {
+    /// The place of the member at `at`, which has this label. What was said of it before is left behind.
+    #[inline]
+    fn take_place(&mut self, label: u32, at: usize) -> usize {
+        let place = &mut self.places[label as usize];
+        if *place == NOWHERE {
+            *place = self.labels.len() as u32;
+            self.labels.push(label);
+        }
+        let place = *place as usize;
+        if place != at {
+            self.members.swap(place, at);
+        }
+        place
+    }
+
     /// Takes this one for named, after all others.
     pub(crate) fn keep(&mut self, label: u32) {
         self.places[label as usize] = self.labels.len() as u32;

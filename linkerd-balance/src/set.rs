@@ -11,6 +11,8 @@ use std::{
 use crate::{
     health::Status,
     lease::{Lease, Tracked},
+    load::Now,
+    member::Member,
     rng::{self, SplitMix},
     slow_start::SlowStart,
     strategy::{Candidates, Strategy},
@@ -95,7 +97,7 @@ pub(crate) struct Counts {
 pub(crate) struct View<'a, K, S> {
     tier: &'a Tier<K, S>,
     slow_start: Option<&'a SlowStart>,
-    now: Instant,
+    now: Now,
     exclude: &'a [K],
     ignores_health: bool,
     counts: &'a Counts,
@@ -113,6 +115,17 @@ impl<K, S> Set<K, S> {
 
     pub(crate) fn slots(&self) -> impl Iterator<Item = &Arc<Slot<K, S>>> {
         self.tiers.iter().flat_map(|tier| &tier.slots)
+    }
+
+    /// Whether it is just these, in this order.
+    pub(crate) fn is_of(&self, slots: &[Arc<Slot<K, S>>]) -> bool {
+        let mut left = slots;
+        let mut is_next = |tier: &Tier<K, S>| {
+            let Some((next, after)) = left.split_at_checked(tier.slots.len()) else { return false };
+            left = after;
+            tier.slots.iter().zip(next).all(|(a, b)| Arc::ptr_eq(a, b))
+        };
+        self.size == slots.len() && self.tiers.iter().all(&mut is_next)
     }
 
     /// Whether it is time for another look at all endpoints. True for one caller only.
@@ -158,7 +171,8 @@ impl<K, S> Tier<K, S> {
 
     /// Whether these have the weights of the endpoints of this tier, one by one.
     pub(crate) fn weighs_as(&self, slots: &[Arc<Slot<K, S>>]) -> bool {
-        self.slots.len() == slots.len() && self.slots.iter().zip(slots).all(|(a, b)| a.weight == b.weight)
+        let mut pairs = self.slots.iter().zip(slots);
+        self.slots.len() == slots.len() && pairs.all(|(a, b)| Arc::ptr_eq(a, b) || a.weight == b.weight)
     }
 
     /// Requests in flight, as if every endpoint had the mean weight.
@@ -181,6 +195,16 @@ impl<K, S> Slot<K, S> {
             (Some(slow), Some(from)) => slow.share(from, now),
             _ => 1.0,
         }
+    }
+
+    /// Whether nothing changes if it is named so.
+    #[inline]
+    pub(crate) fn is_as(&self, member: &Member<K>) -> bool {
+        // The rank follows from priority and zone.
+        self.weight == member.weight
+            && self.rank.priority == member.priority
+            && self.zone == member.zone
+            && self.stay == Stay::Member
     }
 
     /// Says that it is not in the set any more.
@@ -224,7 +248,7 @@ impl<'a, K: Eq, S> View<'a, K, S> {
     ) -> Self {
         // Past the last ramp nobody looks at one again.
         let slow_start = slow_start.filter(|_| tier.ramps_until.is_some_and(|until| now < until));
-        Self { tier, slow_start, now, exclude, ignores_health: false, counts }
+        Self { tier, slow_start, now: Now::new(now), exclude, ignores_health: false, counts }
     }
 
     pub(crate) fn ignoring_health(mut self) -> Self {
@@ -253,7 +277,7 @@ impl<'a, K: Eq, S> View<'a, K, S> {
             return Status::Open;
         }
         let slot = &self.tier.slots[i];
-        match slot.tracked.standing.status(self.now) {
+        match slot.tracked.standing.status(self.now.instant) {
             Status::Open => Status::Open,
             // It stayed because it worked.
             _ if slot.stay != Stay::Member => Status::Closed,
@@ -266,11 +290,11 @@ impl<'a, K: Eq, S> View<'a, K, S> {
     fn load_worked_out(&self, i: usize, more: usize) -> f64 {
         let slot = &self.tier.slots[i];
         // Whoever comes upon it sends the probe, however bad it was when it was last seen.
-        if slot.tracked.standing.is_due(self.now) {
+        if slot.tracked.standing.is_due(self.now.instant) {
             return -1.0;
         }
         let weight = self.tier.weights.relative(i) * self.ramp(i);
-        slot.tracked.load.score(self.now, weight, more)
+        slot.tracked.load.score(&self.now, weight, more)
     }
 
     #[cold]
@@ -292,7 +316,7 @@ impl<'a, K: Eq, S> View<'a, K, S> {
     fn ramp(&self, i: usize) -> f64 {
         match self.slow_start {
             None => 1.0,
-            slow => self.tier.slots[i].ramp(slow, self.now),
+            slow => self.tier.slots[i].ramp(slow, self.now.instant),
         }
     }
 }
@@ -314,7 +338,7 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
     fn load(&self, i: usize, more: usize) -> f64 {
         let tracked = &self.tier.slots[i].tracked;
         if tracked.standing.is_plainly_open() && self.slow_start.is_none() {
-            return tracked.load.score(self.now, self.tier.weights.relative(i), more);
+            return tracked.load.score(&self.now, self.tier.weights.relative(i), more);
         }
         self.load_worked_out(i, more)
     }
@@ -350,7 +374,7 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
     }
 
     fn now(&self) -> Instant {
-        self.now
+        self.now.instant
     }
 
     fn gave_up(&self) {

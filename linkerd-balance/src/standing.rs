@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{
     ejections::Ejections,
     health::Status,
-    load::stamp,
+    stamp::stamp,
     sync::{AtomicU8, AtomicU64, Ordering},
 };
 

@@ -15,7 +15,7 @@ use crate::{
     member::{Member, stable_id},
     nodes::{Named, Nodes},
     set::{Set, Slot, Stay, Tier, View},
-    weight::{InvalidWeight, Weights},
+    weight::{self, InvalidWeight, Weights},
 };
 
 /// What an update led to.
@@ -24,13 +24,6 @@ pub(crate) struct Changed<K, S> {
     pub(crate) is_new: bool,
     /// Those that were in the set before and are not now.
     pub(crate) left: Vec<Arc<Slot<K, S>>>,
-}
-
-/// How those begin that come with an update.
-struct Begin {
-    now: Instant,
-    ramp_from: Option<Instant>,
-    typical: Option<f64>,
 }
 
 /// Of how many survivors the typical load is asked for: their median is as good as that of all.
@@ -43,29 +36,23 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         now: Instant,
     ) -> Result<Changed<K, S>, InvalidWeight> {
         let members: Vec<Member<K>> = members.collect();
-        for (index, member) in members.iter().enumerate() {
-            if !(member.weight.is_finite() && member.weight > 0.0) {
-                return Err(InvalidWeight { index, weight: member.weight });
-            }
-        }
+        weight::check(members.iter().map(|member| member.weight))?;
         let mut nodes = self.lock();
         let current = self.set.load_full();
         nodes.settle(&current);
         nodes.unsettled = true;
-        let mut named = nodes.name(members);
-        let added = named.added;
-        let begin = self.begin(&nodes, &named, now);
+        let rank = |member: &Member<K>| self.policy.tiers.rank(member.priority, member.zone.as_ref());
+        let changed = |slot: &Slot<K, S>, member: &Member<K>| {
+            slot.with(member.weight, rank(member), member.zone.clone(), Stay::Member)
+        };
+        let mut named = nodes.name(members, changed);
         if let Some(ejections) = &self.ejections {
             // Before those that come: none of them may be denied for want of room that they bring along.
             ejections.resize(nodes.len());
         }
-        let members = std::mem::take(&mut named.members);
-        let mut slots = Vec::with_capacity(members.len());
-        for (member, &label) in members.into_iter().zip(&named.labels) {
-            slots.push(self.slot(&mut nodes, label, member, &begin));
-        }
+        let mut slots = self.with_newcomers(&mut nodes, &mut named, now);
+        let (added, members) = (named.added, slots.len());
         let mut left = Vec::new();
-        let members = slots.len();
         if nodes.len() > members {
             for stay in self.stays(&current, &slots, |slot| named.has(slot.label), now) {
                 nodes.set(&stay);
@@ -88,40 +75,30 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         Ok(Changed { is_new, left })
     }
 
-    fn begin(&self, nodes: &Nodes<K, S>, named: &Named<K>, now: Instant) -> Begin {
-        if named.added == 0 {
-            return Begin { now, ramp_from: None, typical: None };
-        }
-        let slow = self.policy.slow_start.as_ref();
-        let survivors = || named.labels.iter().filter_map(|label| nodes.slot(*label));
-        let established = slow.is_some() && survivors().any(|slot| slot.ramp(slow, now) == 1.0);
-        Begin { now, ramp_from: established.then_some(now), typical: typical(survivors(), now) }
-    }
-
-    /// The slot of a member: the one that it has, if it says the same.
-    fn slot(&self, nodes: &mut Nodes<K, S>, label: u32, member: Member<K>, begin: &Begin) -> Arc<Slot<K, S>> {
-        let Member { key, weight, zone, priority } = member;
-        let rank = self.policy.tiers.rank(priority, zone.as_ref());
-        let slot = match nodes.slot(label) {
-            Some(slot)
-                if slot.weight == weight && slot.rank == rank && slot.zone == zone && slot.stay == Stay::Member =>
-            {
-                return Arc::clone(slot);
-            }
-            Some(slot) => slot.with(weight, rank, zone, Stay::Member),
-            // Made now that it is known how it begins.
-            None => {
-                let id = stable_id(&key);
-                let (tracked, svc) = (self.new_endpoint)(key);
-                if let Some(typical) = begin.typical {
-                    tracked.load.start_from(typical, begin.now);
+    /// The slots of all that are named: those that have none get theirs.
+    fn with_newcomers(&self, nodes: &mut Nodes<K, S>, named: &mut Named<K, S>, now: Instant) -> Vec<Arc<Slot<K, S>>> {
+        let mut slots = std::mem::take(&mut named.slots);
+        if named.added > 0 {
+            let slow = self.policy.slow_start.as_ref();
+            let established = slow.is_some() && slots.iter().flatten().any(|slot| slot.ramp(slow, now) == 1.0);
+            let ramp_from = established.then_some(now);
+            let typical = typical(&slots, slots.len() - named.added, now);
+            let new = slots.iter_mut().zip(&named.members).zip(&named.labels).filter(|((slot, _), _)| slot.is_none());
+            for ((slot, member), &label) in new {
+                let (id, rank) =
+                    (stable_id(&member.key), self.policy.tiers.rank(member.priority, member.zone.as_ref()));
+                let (tracked, svc) = (self.new_endpoint)(member.key.clone());
+                if let Some(typical) = typical {
+                    tracked.load.start_from(typical, now);
                 }
-                let (stay, ramp_from) = (Stay::Member, begin.ramp_from);
-                Arc::new(Slot { tracked, svc, id, label, rank, weight, zone, stay, ramp_from })
+                let (weight, zone, stay) = (member.weight, member.zone.clone(), Stay::Member);
+                let newcomer = Arc::new(Slot { tracked, svc, id, label, rank, weight, zone, stay, ramp_from });
+                nodes.set(&newcomer);
+                *slot = Some(newcomer);
             }
-        };
-        nodes.set(&slot);
-        slot
+        }
+        // In place.
+        slots.into_iter().flatten().collect()
     }
 
     /// Lets go of endpoints that stayed and have no reason to any more.
@@ -199,8 +176,10 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
             ejections.resize(slots.len());
         }
         // Stable: within a tier the order of the update.
-        slots.sort_by_key(|slot| slot.rank);
-        if current.size == slots.len() && current.slots().zip(&slots).all(|(a, b)| Arc::ptr_eq(a, b)) {
+        if !slots.is_sorted_by_key(|slot| slot.rank) {
+            slots.sort_by_key(|slot| slot.rank);
+        }
+        if current.is_of(&slots) {
             return false;
         }
         self.counts.rebuilds.fetch_add(1, Ordering::Relaxed);
@@ -219,8 +198,7 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         let was = current.tiers.iter().find(|tier| tier.rank == slots[0].rank);
         let weights = match was {
             Some(was) if was.weighs_as(&slots) => Arc::clone(&was.weights),
-            // Checked when they came.
-            _ => Arc::new(Weights::new(slots.iter().map(|slot| slot.weight)).unwrap_or_default()),
+            _ => Arc::new(Weights::new(slots.iter().map(|slot| slot.weight).collect())),
         };
         let strategy = was.map_or(&self.policy.strategy, |tier| &tier.strategy);
         let slow = self.policy.slow_start.as_ref();
@@ -268,10 +246,10 @@ fn let_go<T>(set: Arc<T>, mut pause: impl FnMut(u32)) {
     drop(set);
 }
 
-/// The median of what the endpoints in use are like.
-fn typical<'a, K: 'a, S: 'a>(slots: impl Iterator<Item = &'a Arc<Slot<K, S>>> + Clone, now: Instant) -> Option<f64> {
-    let step = slots.clone().count().div_ceil(TYPICAL_OF).max(1);
-    let known = slots.step_by(step).filter(|slot| slot.tracked.standing.status(now) == Status::Open);
+/// The median of what the endpoints are like that there are already.
+fn typical<K, S>(slots: &[Option<Arc<Slot<K, S>>>], survivors: usize, now: Instant) -> Option<f64> {
+    let step = survivors.div_ceil(TYPICAL_OF).max(1);
+    let known = slots.iter().step_by(step).flatten().filter(|slot| slot.tracked.standing.status(now) == Status::Open);
     let mut known: Vec<f64> = known.filter_map(|slot| slot.tracked.load.typical(now)).collect();
     let middle = known.len().checked_sub(1)? / 2;
     let (_, median, _) = known.select_nth_unstable_by(middle, f64::total_cmp);

@@ -29,23 +29,24 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    pub(crate) fn new(weights: impl ExactSizeIterator<Item = f64> + Clone) -> Result<Self, InvalidWeight> {
-        for (index, weight) in weights.clone().enumerate() {
-            if !(weight.is_finite() && weight > 0.0) {
-                return Err(InvalidWeight { index, weight });
-            }
-        }
-        let Some(first) = weights.clone().next() else { return Ok(Self::default()) };
+    /// So many of one weight.
+    pub(crate) fn equal(len: usize, weight: f64) -> Self {
+        Self { len, mean: weight, ..Self::default() }
+    }
+
+    /// Of weights that are [valid](check). There is at least one.
+    pub(crate) fn new(weights: Vec<f64>) -> Self {
         let len = weights.len();
-        if weights.clone().all(|w| w == first) {
-            return Ok(Self { len, mean: first, ..Self::default() });
+        if weights.iter().all(|w| *w == weights[0]) {
+            return Self::equal(len, weights[0]);
         }
         // Divided by the greatest first: a sum of finite numbers may be infinite.
-        let max = weights.clone().fold(0.0, f64::max);
-        let mean = weights.clone().map(|w| w / max).sum::<f64>() / len as f64;
-        let relative: Vec<f64> = weights.map(|w| (w / max / mean).max(LEAST)).collect();
+        let max = weights.iter().copied().fold(0.0, f64::max);
+        let mean = weights.iter().map(|w| w / max).sum::<f64>() / len as f64;
+        let mut relative = weights;
+        relative.iter_mut().for_each(|w| *w = (*w / max / mean).max(LEAST));
         let (keep, other) = alias(&relative);
-        Ok(Self { len, relative, keep, other, mean: mean * max })
+        Self { len, relative, keep, other, mean: mean * max }
     }
 
     /// The weight of `i` divided by the mean.
@@ -67,6 +68,18 @@ impl Weights {
             _ => i,
         }
     }
+}
+
+/// # Errors
+///
+/// The first that is no weight.
+pub(crate) fn check(weights: impl Iterator<Item = f64>) -> Result<(), InvalidWeight> {
+    for (index, weight) in weights.enumerate() {
+        if !(weight.is_finite() && weight > 0.0) {
+            return Err(InvalidWeight { index, weight });
+        }
+    }
+    Ok(())
 }
 
 /// The columns: how much of each is its own, and whose the rest is.
@@ -97,8 +110,8 @@ mod tests {
 
     use super::*;
 
-    fn new(weights: &[f64]) -> Result<Weights, InvalidWeight> {
-        Weights::new(weights.iter().copied())
+    fn new(weights: &[f64]) -> Weights {
+        Weights::new(weights.to_vec())
     }
 
     /// The probability of each index, read off the table.
@@ -115,14 +128,14 @@ mod tests {
     #[test]
     fn weights_that_are_no_weights_are_named() {
         for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            let err = new(&[1.0, bad]).unwrap_err();
+            let err = check([1.0, bad].into_iter()).unwrap_err();
             assert_eq!(err.to_string(), format!("endpoint 1 has weight {bad}, not a finite number above zero"));
         }
     }
 
     #[test]
     fn equal_weights_need_no_table() {
-        let weights = new(&[0.3; 7]).unwrap();
+        let weights = new(&[0.3; 7]);
         assert!(weights.keep.is_empty());
         assert_eq!(weights.relative(3), 1.0);
         assert_eq!(weights.mean(), 0.3);
@@ -136,7 +149,7 @@ mod tests {
 
     #[test]
     fn drawing_follows_the_table() {
-        let weights = new(&[1.0, 2.0, 3.0, 4.0]).unwrap();
+        let weights = new(&[1.0, 2.0, 3.0, 4.0]);
         assert_eq!(weights.mean(), 2.5);
         let mut rng = SplitMix::new(1);
         let mut seen = [0_u32; 4];
@@ -151,7 +164,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_table_gives_each_its_share(weights in prop::collection::vec(1e-3..1e3_f64, 1..50)) {
-            let table = new(&weights).unwrap();
+            let table = new(&weights);
             prop_assume!(!table.keep.is_empty());
             let total: f64 = weights.iter().sum();
             for (share, weight) in shares(&table).into_iter().zip(weights) {
@@ -164,7 +177,7 @@ mod tests {
             weights in prop::collection::vec(prop_oneof![1.0..2.0_f64, Just(f64::MAX), Just(f64::MIN_POSITIVE)], 1..9),
             random: u64,
         ) {
-            let table = new(&weights).unwrap();
+            let table = new(&weights);
             prop_assert!(table.draw(random) < weights.len());
             prop_assert!(table.mean() > 0.0);
             for i in 0..weights.len() {

@@ -2,8 +2,6 @@
 
 use std::{num::NonZeroU32, sync::Arc};
 
-use tokio::sync::Notify;
-
 use super::{Breaker, BreakerCounters, Inner, Phase, State};
 use crate::{
     accrual::{Accrual, Backoff},
@@ -88,10 +86,9 @@ impl BreakerBuilder {
             round: 0,
             opened: None,
             forced: None,
-            probers: 0,
-            active_probe: None,
+            probers: None,
         };
         let (max_probes, state) = (max_probes.get(), Mutex::new(state));
-        Breaker(Arc::new(Inner { id, health, counters, max_probes, state, died: Notify::new() }))
+        Breaker(Arc::new(Inner { id, health, counters, max_probes, state }))
     }
 }

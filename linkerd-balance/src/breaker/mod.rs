@@ -6,8 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::Notify;
-
 use crate::{
     accrual::{Accrual, Backoff, Backoffs, Tripped},
     health::{Health, Status},
@@ -63,8 +61,6 @@ struct Inner {
     counters: BreakerCounters,
     max_probes: u32,
     state: Mutex<State>,
-    // For an active prober: the endpoint was given up.
-    died: Notify,
 }
 
 struct State {
@@ -80,11 +76,10 @@ struct State {
     round: u32,
     // None while alive.
     opened: Option<Opened>,
-    forced: Option<force::Force>,
-    // How many active probers there are. While there are any, no call is a probe.
-    probers: u32,
-    // When one of them means to try next.
-    active_probe: Option<Instant>,
+    // Seldom there, so they take no room in the meantime.
+    forced: Option<Box<force::Force>>,
+    // While there are active probers, no call is a probe.
+    probers: Option<Box<probed::Probers>>,
 }
 
 #[derive(Clone, Copy)]
@@ -194,7 +189,7 @@ impl Breaker {
             Phase::Dead { until } => now >= until,
             Phase::Probing { .. } => true,
         };
-        may && state.out < self.0.max_probes && state.probers == 0 && !state.is_forced(true, now)
+        may && state.out < self.0.max_probes && state.probers.is_none() && !state.is_forced(true, now)
     }
 
     fn admit_probe(&self, state: &mut State, now: Instant) -> bool {
@@ -278,8 +273,8 @@ impl Breaker {
         self.0.counters.removed();
         state.opened = Some(Opened { since: now, tripped, failed_probes: 0 });
         self.leave_alone(state, now);
-        if state.probers > 0 {
-            self.0.died.notify_one();
+        if let Some(probers) = &state.probers {
+            probers.died.notify_one();
         }
     }
 
@@ -305,7 +300,7 @@ impl Breaker {
     /// Writes what the state means into the health, its changes with time included.
     fn publish(&self, state: &State) {
         let health = &self.0.health;
-        let forced = state.forced.filter(|force| force.open).map(|force| force.until);
+        let forced = state.forced.as_ref().filter(|force| force.open).map(|force| force.until);
         let not_before = |at: Instant| forced.map_or(at, |until| until.max(at));
         match state.phase {
             Phase::Alive => match forced {
@@ -313,7 +308,7 @@ impl Breaker {
                 Some(until) => health.busy_until(until),
             },
             // It is for the prober, or for the probes that are out, to say when this ends.
-            _ if state.probers > 0 || state.out >= self.0.max_probes => health.set(Status::Busy),
+            _ if state.probers.is_some() || state.out >= self.0.max_probes => health.set(Status::Busy),
             // Of a round of probes there may be more to send.
             Phase::Dead { until: from } | Phase::Probing { since: from } => health.probe_from(not_before(from)),
         }
@@ -322,7 +317,9 @@ impl Breaker {
     /// Why a call that is no probe is rejected.
     fn rejection(&self, state: &State, now: Instant) -> Option<Rejection> {
         let breaker = self.0.id.clone();
-        if let Some(force::Force { open: true, since, until }) = state.forced.filter(|force| now < force.until) {
+        if let Some(&force::Force { open: true, since, until }) = state.forced.as_deref()
+            && now < until
+        {
             let reason = Reason::ForcedOpen { until };
             return Some(Rejection { breaker, at: now, since, reason, next_probe: None });
         }
@@ -333,8 +330,8 @@ impl Breaker {
         };
         let next_probe = match state.phase {
             Phase::Alive => return None,
-            Phase::Dead { until } if state.probers > 0 => {
-                NextProbe::At(state.active_probe.map_or(until, |at| at.max(until)))
+            Phase::Dead { until } if let Some(probers) = &state.probers => {
+                NextProbe::At(probers.next.map_or(until, |at| at.max(until)))
             }
             Phase::Dead { until } if now < until => NextProbe::At(until),
             Phase::Dead { .. } if state.out < self.0.max_probes => NextProbe::AfterOthers,

@@ -2,7 +2,7 @@
 
 use std::{any::Any, ops::Deref, time::Instant};
 
-use super::{LeastLoaded, Load, PeakEwma};
+use super::{LeastLoaded, Load, PeakEwma, time::Now};
 
 /// The load of one endpoint: in place if it is one of ours, so that a pick has no pointer to follow and no table to call
 /// through; what a lease counts lies beside what it is counted by.
@@ -28,11 +28,11 @@ impl AnyLoad {
     }
 
     #[inline]
-    pub(crate) fn score(&self, now: Instant, weight: f64, more: usize) -> f64 {
+    pub(crate) fn score(&self, now: &Now, weight: f64, more: usize) -> f64 {
         match self {
-            Self::PeakEwma(load) => load.score(now, weight, more),
-            Self::LeastLoaded(load) => load.score(now, weight, more),
-            Self::Other(load) => load.score(now, weight, more),
+            Self::PeakEwma(load) => load.score_at(now.stamp(), weight, more),
+            Self::LeastLoaded(load) => load.score(now.instant, weight, more),
+            Self::Other(load) => load.score(now.instant, weight, more),
         }
     }
 
@@ -88,11 +88,11 @@ mod tests {
             fn cancel(&self) {}
         }
 
-        let now = tokio::time::Instant::now().into_std();
+        let now = Now::new(tokio::time::Instant::now().into_std());
         assert!(matches!(AnyLoad::new(PeakEwma::default()), AnyLoad::PeakEwma(_)));
         assert!(matches!(AnyLoad::new(LeastLoaded::new()), AnyLoad::LeastLoaded(_)));
         let theirs = AnyLoad::new(Theirs);
-        assert_eq!((theirs.score(now, 2.0, 1), theirs.pending(), theirs.name()), (3.0, 7, "custom"));
+        assert_eq!((theirs.score(&now, 2.0, 1), theirs.pending(), theirs.name()), (3.0, 7, "custom"));
         // A load inside a load is somebody's own, too.
         assert!(matches!(AnyLoad::new(Wrapped(PeakEwma::default())), AnyLoad::Other(_)));
     }

@@ -10,8 +10,9 @@ use std::{
 
 use super::{
     decaying::{Decaying, Sampled},
-    time::{Decay, stamp, whole_nanos},
+    time::Decay,
 };
+use crate::stamp::{stamp, whole_nanos};
 
 /// What an endpoint says of its own load, in its answers.
 ///

@@ -9,8 +9,9 @@ use super::{
     Hint, Load, MAX_PENALTY, Mark,
     decaying::{Decaying, Sampled},
     hint::Hints,
-    time::{Decay, stamp},
+    time::Decay,
 };
+use crate::stamp::stamp;
 
 /// Counts requests in flight: the load of Linkerd's `p2c`.
 ///

@@ -14,7 +14,7 @@ mod peak_ewma;
 mod penalty;
 mod time;
 
-pub(crate) use self::{any::AnyLoad, time::stamp};
+pub(crate) use self::{any::AnyLoad, time::Now};
 pub use self::{
     hint::Hint,
     least_loaded::LeastLoaded,

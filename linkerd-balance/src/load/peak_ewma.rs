@@ -10,8 +10,9 @@ use super::{
     decaying::{Decaying, Sampled},
     hint::Hints,
     penalty::Penalty,
-    time::{Decay, nanos, stamp, whole_nanos},
+    time::{Decay, nanos},
 };
+use crate::stamp::{stamp, whole_nanos};
 
 /// Peak-sensitive moving average of an endpoint's latency, times its requests in flight plus one.
 ///
@@ -144,6 +145,19 @@ impl PeakEwma {
         self
     }
 
+    /// The score as of this stamp.
+    #[inline]
+    pub(super) fn score_at(&self, now: i64, weight: f64, more: usize) -> f64 {
+        let Sampled { value, at } = self.average.get();
+        let mut cost = (value.abs() * self.decay.left(at, now)).max(self.penalty.left(now));
+        if self.measure == Measure::PendingOnly {
+            cost += UNMEASURED;
+        }
+        let pending = (self.pending() + more) as f64 / weight;
+        let score = if cost == 0.0 && pending > 0.0 { COLD + pending } else { cost * (pending + 1.0) };
+        self.hints.apply(score, now, BACKOFF)
+    }
+
     /// Takes a latency into the average.
     fn observe(&self, sample: f64, now: Instant) {
         let now = stamp(now);
@@ -175,15 +189,7 @@ impl Load for PeakEwma {
 
     /// Nanoseconds.
     fn score(&self, now: Instant, weight: f64, more: usize) -> f64 {
-        let now = stamp(now);
-        let Sampled { value, at } = self.average.get();
-        let mut cost = (value.abs() * self.decay.left(at, now)).max(self.penalty.left(now));
-        if self.measure == Measure::PendingOnly {
-            cost += UNMEASURED;
-        }
-        let pending = (self.pending() + more) as f64 / weight;
-        let score = if cost == 0.0 && pending > 0.0 { COLD + pending } else { cost * (pending + 1.0) };
-        self.hints.apply(score, now, BACKOFF)
+        self.score_at(stamp(now), weight, more)
     }
 
     fn pending(&self) -> usize {

@@ -5,10 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    decaying::{Decaying, Sampled},
-    time::{stamp, whole_nanos},
-};
+use super::decaying::{Decaying, Sampled};
+use crate::stamp::{stamp, whole_nanos};
 
 /// After a failure an endpoint is as good as one that answers when the penalty is over.
 ///

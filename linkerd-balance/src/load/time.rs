@@ -1,9 +1,11 @@
 //! Time as loads reckon it: instants as numbers, and how things fade.
 
 use std::{
-    sync::OnceLock,
+    cell::Cell,
     time::{Duration, Instant},
 };
+
+use crate::stamp::stamp;
 
 /// Loses all but one part in e of what was there, each time this long passes.
 #[derive(Clone, Copy, Debug)]
@@ -38,40 +40,26 @@ fn fallen(x: f64) -> f64 {
     (-x).exp()
 }
 
-/// An instant as nanoseconds from another one that is the same for all, so that it fits into an atomic: at most 292 years
-/// either way.
-#[inline]
-pub(crate) fn stamp(instant: Instant) -> i64 {
-    let epoch = epoch();
-    match instant.checked_duration_since(epoch) {
-        Some(after) => whole_nanos(after),
-        None => before(epoch, instant),
+/// The time of a pick, and its stamp, which several endpoints are compared by and is worked out for the first of them.
+pub(crate) struct Now {
+    pub(crate) instant: Instant,
+    stamp: Cell<Option<i64>>,
+}
+
+impl Now {
+    #[inline]
+    pub(crate) const fn new(instant: Instant) -> Self {
+        Self { instant, stamp: Cell::new(None) }
     }
-}
 
-/// Any instant would do: nothing is judged by it. One for the process, and no endpoint has to keep its own.
-#[inline]
-fn epoch() -> Instant {
-    static EPOCH: OnceLock<Instant> = OnceLock::new();
-    *EPOCH.get_or_init(|| tokio::time::Instant::now().into_std())
-}
-
-#[cold]
-#[inline(never)]
-fn before(epoch: Instant, instant: Instant) -> i64 {
-    -whole_nanos(epoch.duration_since(instant))
-}
-
-/// Without the way through 128 bits that `as_nanos` takes.
-#[inline]
-pub(crate) fn whole_nanos(duration: Duration) -> i64 {
-    // With more seconds than that there are too many nanoseconds.
-    const MOST: u64 = i64::MAX as u64 / 1_000_000_000;
-    let secs = duration.as_secs();
-    if secs > MOST {
-        return i64::MAX;
+    #[inline]
+    pub(crate) fn stamp(&self) -> i64 {
+        self.stamp.get().unwrap_or_else(|| {
+            let stamp = stamp(self.instant);
+            self.stamp.set(Some(stamp));
+            stamp
+        })
     }
-    (secs.cast_signed() * 1_000_000_000).saturating_add(i64::from(duration.subsec_nanos()))
 }
 
 /// The same for durations of any length.
@@ -94,13 +82,5 @@ mod tests {
         }
         assert_eq!(decay.left(5, 4), 1.0);
         assert_eq!(decay.left(i64::MIN, i64::MAX), 0.0);
-    }
-
-    #[test]
-    fn instants_before_the_first_one_count_too() {
-        let (epoch, apart) = (epoch(), Duration::from_millis(1_500));
-        assert_eq!((stamp(epoch), stamp(epoch + apart)), (0, 1_500_000_000));
-        assert_eq!(stamp(epoch.checked_sub(apart).unwrap()), -1_500_000_000);
-        assert_eq!(whole_nanos(Duration::MAX), i64::MAX);
     }
 }
