@@ -23,7 +23,7 @@ use crate::{
     nodes::Nodes,
     panic::Unavailable,
     policy::Policy,
-    set::{Counts, Set, Slot, Stay},
+    set::{Counts, Set, Slot},
     standing::Place,
     strategy::Draw,
     tiers::{TierInfo, TierReason},
@@ -273,7 +273,7 @@ where
     pub fn try_acquire(&self, draw: Draw, now: Instant, exclude: &[K]) -> Result<Lease<K, S>, Unavailable> {
         let set = self.0.set.load();
         let slot = self.0.pick(&set, draw, now, exclude)?.slot(&set);
-        if set.has_stays && slot.stay != Stay::Member && set.is_prunable(now) {
+        if set.has_stays && !slot.is_member() && set.is_prunable(now) {
             drop(set);
             return self.acquire_pruned(draw, now, exclude);
         }
@@ -340,7 +340,7 @@ where
             for (i, slot) in tier.slots.iter().enumerate() {
                 stats.load = stats.load.saturating_add(slot.tracked.load.pending());
                 stats.in_use += usize::from(tier.strategy.uses(&view, i));
-                stats.stays += usize::from(slot.stay != Stay::Member);
+                stats.stays += usize::from(!slot.is_member());
                 match slot.tracked.standing.status(now) {
                     Status::Open => stats.available += 1,
                     Status::Busy => stats.busy += 1,
@@ -368,7 +368,7 @@ where
                 ramp: slot.ramp(self.0.policy.slow_start.as_ref(), now),
                 is_due: slot.tracked.standing.is_due(now),
                 is_used: tier.strategy.uses(&view, i),
-                is_leaving: slot.stay != Stay::Member,
+                is_leaving: !slot.is_member(),
             });
             infos.collect::<Vec<_>>()
         });

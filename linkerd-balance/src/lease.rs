@@ -4,8 +4,8 @@ use std::{
     fmt,
     ops::{Deref, DerefMut},
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, OnceLock,
+        atomic::{Ordering, fence},
     },
     time::Instant,
 };
@@ -42,28 +42,9 @@ pub struct LeaseEnd(Guard<dyn Tracks + Send + Sync>);
 pub(crate) struct Tracked<K> {
     pub(crate) standing: Standing,
     pub(crate) load: AnyLoad,
-    pub(crate) gone: Gone,
+    // Made for the first one who waits until it leaves the set: few ever do.
+    left: OnceLock<Box<Notify>>,
     pub(crate) key: K,
-}
-
-/// Whether an endpoint has left its set, for those who wait for it.
-#[derive(Debug, Default)]
-pub(crate) struct Gone {
-    is_gone: AtomicBool,
-    told: Notify,
-}
-
-impl Gone {
-    /// It has left.
-    pub(crate) fn set(&self) {
-        // Release: whoever is woken, or comes later, sees it.
-        self.is_gone.store(true, Ordering::Release);
-        self.told.notify_waiters();
-    }
-
-    fn is_set(&self) -> bool {
-        self.is_gone.load(Ordering::Acquire)
-    }
 }
 
 trait Tracks {
@@ -104,7 +85,7 @@ impl<K: Send + Sync + 'static, S> Lease<K, S> {
 
     /// Whether the endpoint has left the set. What waits for it should go to another.
     pub fn is_gone(&self) -> bool {
-        self.guard.tracked.as_ref().is_some_and(|tracked| tracked.gone.is_set())
+        self.guard.tracked.as_ref().is_some_and(|tracked| tracked.standing.has_left())
     }
 
     /// Waits until the endpoint leaves the set: for ever, if it does not.
@@ -116,14 +97,7 @@ impl<K: Send + Sync + 'static, S> Lease<K, S> {
         let tracked = self.guard.tracked.clone();
         async move {
             let Some(tracked) = tracked else { return std::future::pending().await };
-            loop {
-                // From its making on it hears of it, so look once more before waiting.
-                let told = tracked.gone.told.notified();
-                if tracked.gone.is_set() {
-                    return;
-                }
-                told.await;
-            }
+            tracked.left().await;
         }
     }
 
@@ -251,7 +225,31 @@ impl<K> Tracks for Tracked<K> {
 
 impl<K> Tracked<K> {
     pub(crate) fn new(key: K, load: AnyLoad, ejections: Option<Ejections>) -> Self {
-        Self { standing: Standing::new(ejections), load, gone: Gone::default(), key }
+        Self { standing: Standing::new(ejections), load, left: OnceLock::new(), key }
+    }
+
+    /// Says that the endpoint has left its set.
+    pub(crate) fn leave(&self) {
+        self.standing.leave();
+        // SeqCst, here and below: of this one, who says so and then looks who waits, and of that one, who says that it
+        // waits and then looks whether it is so, at least the later one sees what the other did.
+        fence(Ordering::SeqCst);
+        if let Some(left) = self.left.get() {
+            left.notify_waiters();
+        }
+    }
+
+    /// Waits until then.
+    async fn left(&self) {
+        loop {
+            // From its making on it hears of it, so look once more before waiting.
+            let left = self.left.get_or_init(Box::default).notified();
+            fence(Ordering::SeqCst);
+            if self.standing.has_left() {
+                return;
+            }
+            left.await;
+        }
     }
 }
 

@@ -14,9 +14,9 @@ pub(crate) struct Nodes<K, S> {
     // most.
     slots: Vec<Option<Arc<Slot<K, S>>>>,
     free: Vec<u32>,
-    // By id: half the size of a key, and hashed already.
-    labels: HashMap<u64, u32, Seed>,
-    // Of those whose id another one has: by an accident of one in 2⁶⁴.
+    // By half of the id: a fraction of a key, and hashed already.
+    labels: HashMap<u32, u32, Seed>,
+    // Of those that have it in common with another one: of ten thousand there is one in a hundred sets.
     twins: HashMap<K, u32, Seed>,
     // Labels as they were named last. Discovery names most of them again, in the same order: those are not looked up.
     order: Vec<u32>,
@@ -38,6 +38,10 @@ pub(crate) struct Named<K, S> {
 }
 
 const NOWHERE: u32 = u32::MAX;
+
+const fn half(id: u64) -> u32 {
+    (id >> 32) as u32
+}
 
 impl<K, S> Nodes<K, S> {
     /// How many there are.
@@ -148,7 +152,7 @@ impl<K: Eq + Hash + Clone, S> Nodes<K, S> {
             Some(slot) => slot.tracked.key == *key,
             None => named.place(*label).is_some_and(|place| named.members[place].key == *key),
         };
-        let label = self.labels.get(&stable_id(key)).copied().filter(is_key);
+        let label = self.labels.get(&half(stable_id(key))).copied().filter(is_key);
         label.or_else(|| if self.twins.is_empty() { None } else { self.twins.get(key).copied() })
     }
 
@@ -174,7 +178,7 @@ impl<K: Eq + Hash + Clone, S> Nodes<K, S> {
     }
 
     fn enter(&mut self, id: u64, key: &K, label: u32) {
-        if *self.labels.entry(id).or_insert(label) != label {
+        if *self.labels.entry(half(id)).or_insert(label) != label {
             self.twins.insert(key.clone(), label);
         }
     }
@@ -189,8 +193,8 @@ impl<K: Eq + Hash + Clone, S> Nodes<K, S> {
     }
 
     fn remove(&mut self, slot: &Slot<K, S>) {
-        if self.labels.get(&slot.id) == Some(&slot.label) {
-            self.labels.remove(&slot.id);
+        if self.labels.get(&half(slot.id)) == Some(&slot.label) {
+            self.labels.remove(&half(slot.id));
         } else {
             self.twins.remove(&slot.tracked.key);
         }

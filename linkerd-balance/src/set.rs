@@ -15,6 +15,7 @@ use crate::{
     member::Member,
     rng::{self, SplitMix},
     slow_start::SlowStart,
+    stamp::Stamp,
     strategy::{Candidates, Strategy},
     tiers::{Rank, Tiers},
     weight::Weights,
@@ -65,19 +66,18 @@ pub(crate) struct Slot<K, S> {
     pub(crate) rank: Rank,
     pub(crate) weight: f64,
     pub(crate) zone: Option<Arc<str>>,
-    pub(crate) stay: Stay,
+    /// None: discovery has it, as mostly; so it takes little room.
+    pub(crate) stay: Option<Box<Stay>>,
     /// When it came, if it starts slowly.
-    pub(crate) ramp_from: Option<Instant>,
+    pub(crate) ramp_from: Option<Stamp>,
 }
 
-/// Why an endpoint is in the set.
+/// Why an endpoint is in the set that discovery dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stay {
-    /// Discovery has it.
-    Member,
-    /// Discovery dropped it, but it works.
+    /// It works.
     Probation,
-    /// Discovery dropped it, but none of those that took its place is open yet. Until then at most.
+    /// None of those that took its place is open yet. Until then at most.
     Overlap(Instant),
 }
 
@@ -148,7 +148,7 @@ impl<K, S> Tier<K, S> {
     ) -> Self {
         let ends = slow_start
             .into_iter()
-            .flat_map(|slow| slots.iter().filter_map(move |slot| slot.ramp_from.map(|from| slow.end(from))));
+            .flat_map(|slow| slots.iter().filter_map(move |slot| slot.ramp_from.map(|from| slow.end(from.instant()))));
         let ramps_until = ends.max();
         Self { rank: slots[0].rank, slots, weights, strategy, seen: Seen::default(), ramps_until }
     }
@@ -192,9 +192,15 @@ impl<K, S> Slot<K, S> {
     /// The part of its weight that it has at `now`.
     pub(crate) fn ramp(&self, slow_start: Option<&SlowStart>, now: Instant) -> f64 {
         match (slow_start, self.ramp_from) {
-            (Some(slow), Some(from)) => slow.share(from, now),
+            (Some(slow), Some(from)) => slow.share(from.instant(), now),
             _ => 1.0,
         }
+    }
+
+    /// Whether discovery has it.
+    #[inline]
+    pub(crate) fn is_member(&self) -> bool {
+        self.stay.is_none()
     }
 
     /// Whether nothing changes if it is named so.
@@ -204,13 +210,12 @@ impl<K, S> Slot<K, S> {
         self.weight == member.weight
             && self.rank.priority == member.priority
             && self.zone == member.zone
-            && self.stay == Stay::Member
+            && self.is_member()
     }
 
     /// Says that it is not in the set any more.
     pub(crate) fn leave(&self) {
-        self.tracked.standing.retire();
-        self.tracked.gone.set();
+        self.tracked.leave();
     }
 
     /// Whether it is open, and not only by guess.
@@ -221,9 +226,9 @@ impl<K, S> Slot<K, S> {
 
 impl<K, S: Clone> Slot<K, S> {
     /// The same endpoint, of which something else is said.
-    pub(crate) fn with(&self, weight: f64, rank: Rank, zone: Option<Arc<str>>, stay: Stay) -> Arc<Self> {
+    pub(crate) fn with(&self, weight: f64, rank: Rank, zone: Option<Arc<str>>, stay: Option<Stay>) -> Arc<Self> {
         let Self { ref tracked, ref svc, id, label, ramp_from, .. } = *self;
-        let (tracked, svc) = (Arc::clone(tracked), svc.clone());
+        let (tracked, svc, stay) = (Arc::clone(tracked), svc.clone(), stay.map(Box::new));
         Arc::new(Self { tracked, svc, id, label, rank, weight, zone, stay, ramp_from })
     }
 }
@@ -280,7 +285,7 @@ impl<'a, K: Eq, S> View<'a, K, S> {
         match slot.tracked.standing.status(self.now.instant) {
             Status::Open => Status::Open,
             // It stayed because it worked.
-            _ if slot.stay != Stay::Member => Status::Closed,
+            _ if !slot.is_member() => Status::Closed,
             status => status,
         }
     }

@@ -56,6 +56,13 @@ impl Stamp {
         Self(NonZeroI64::new(stamp(instant)).unwrap_or(const { NonZeroI64::new(1).unwrap() }))
     }
 
+    pub(crate) fn instant(self) -> Instant {
+        let (epoch, apart) = (epoch(), Duration::from_nanos(self.0.get().unsigned_abs()));
+        let instant = if self.0.get() < 0 { epoch.checked_sub(apart) } else { epoch.checked_add(apart) };
+        // It was one.
+        instant.unwrap_or(epoch)
+    }
+
     /// The nanoseconds from `earlier` on; none if it is later.
     pub(crate) fn since(self, earlier: Self) -> u64 {
         u64::try_from(self.0.get().saturating_sub(earlier.0.get())).unwrap_or(0)
@@ -87,6 +94,9 @@ mod tests {
         let (first, second) = (Stamp::of(epoch), Stamp::of(epoch + Duration::from_secs(1)));
         assert!(first < second && second.since(first) <= 1_000_000_000 && second.since(first) >= 999_999_999);
         assert_eq!(first.since(second), 0);
+        for instant in [epoch + Duration::from_nanos(77), epoch.checked_sub(Duration::from_secs(5)).unwrap()] {
+            assert_eq!(Stamp::of(instant).instant(), instant);
+        }
         assert_eq!(nanos_of(Duration::MAX), u64::MAX);
     }
 }

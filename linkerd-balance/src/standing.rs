@@ -6,7 +6,7 @@ use crate::{
     ejections::Ejections,
     health::Status,
     stamp::stamp,
-    sync::{AtomicU8, AtomicU64, Ordering},
+    sync::{AtomicBool, AtomicU8, AtomicU64, Ordering},
 };
 
 /// How an endpoint is: what a [`Health`](crate::Health) leads to.
@@ -18,6 +18,8 @@ pub(crate) struct Standing {
     link: AtomicU8,
     // Which places among the ejections are this endpoint's.
     places: AtomicU8,
+    // Whether it has left its set.
+    has_left: AtomicBool,
     // Without: no limit.
     ejections: Option<Ejections>,
 }
@@ -44,7 +46,7 @@ impl Standing {
     /// Open, and one of a set of which only so many may be left alone, if it is said of which.
     pub(crate) fn new(ejections: Option<Ejections>) -> Self {
         let (word, link, places) = (AtomicU64::new(OPEN), AtomicU8::new(LINK_OPEN), AtomicU8::new(0));
-        Self { word, link, places, ejections }
+        Self { word, link, places, has_left: AtomicBool::new(false), ejections }
     }
 
     #[inline]
@@ -158,6 +160,17 @@ impl Standing {
     /// Gives back both places, as far as it has them.
     pub(crate) fn give_back(&self) {
         self.clear(EJECTED | PROBING);
+    }
+
+    /// Says that the endpoint has left its set, and [retires](Self::retire) it.
+    pub(crate) fn leave(&self) {
+        self.retire();
+        // Release: who sees it, or is woken for it, sees what was before.
+        self.has_left.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_left(&self) -> bool {
+        self.has_left.load(Ordering::Acquire)
     }
 
     pub(crate) fn retire(&self) {

@@ -15,6 +15,7 @@ use crate::{
     member::{Member, stable_id},
     nodes::{Named, Nodes},
     set::{Set, Slot, Stay, Tier, View},
+    stamp::Stamp,
     weight::{self, InvalidWeight, Weights},
 };
 
@@ -42,9 +43,8 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         nodes.settle(&current);
         nodes.unsettled = true;
         let rank = |member: &Member<K>| self.policy.tiers.rank(member.priority, member.zone.as_ref());
-        let changed = |slot: &Slot<K, S>, member: &Member<K>| {
-            slot.with(member.weight, rank(member), member.zone.clone(), Stay::Member)
-        };
+        let changed =
+            |slot: &Slot<K, S>, member: &Member<K>| slot.with(member.weight, rank(member), member.zone.clone(), None);
         let mut named = nodes.name(members, changed);
         if let Some(ejections) = &self.ejections {
             // Before those that come: none of them may be denied for want of room that they bring along.
@@ -81,7 +81,7 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         if named.added > 0 {
             let slow = self.policy.slow_start.as_ref();
             let established = slow.is_some() && slots.iter().flatten().any(|slot| slot.ramp(slow, now) == 1.0);
-            let ramp_from = established.then_some(now);
+            let ramp_from = established.then(|| Stamp::of(now));
             let typical = typical(&slots, slots.len() - named.added, now);
             let new = slots.iter_mut().zip(&named.members).zip(&named.labels).filter(|((slot, _), _)| slot.is_none());
             for ((slot, member), &label) in new {
@@ -91,7 +91,7 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
                 if let Some(typical) = typical {
                     tracked.load.start_from(typical, now);
                 }
-                let (weight, zone, stay) = (member.weight, member.zone.clone(), Stay::Member);
+                let (weight, zone, stay) = (member.weight, member.zone.clone(), None);
                 let newcomer = Arc::new(Slot { tracked, svc, id, label, rank, weight, zone, stay, ramp_from });
                 nodes.set(&newcomer);
                 *slot = Some(newcomer);
@@ -119,7 +119,7 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
             return;
         }
         nodes.settle(&current);
-        let is_member = |slot: &Slot<K, S>| slot.stay == Stay::Member;
+        let is_member = Slot::is_member;
         let mut slots: Vec<_> = current.slots().filter(|slot| is_member(slot)).cloned().collect();
         let stays = self.stays(&current, &slots, is_member, now);
         let kept: HashSet<_> = stays.iter().map(|slot| slot.label).collect();
@@ -153,19 +153,20 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         let gone = current.slots().filter(|slot| !is_member(slot) && slot.works(now));
         let mut on_probation = 0;
         let stay = |slot: &Arc<Slot<K, S>>| {
-            let stay = match slot.stay {
+            let known = slot.stay.as_deref().copied();
+            let stay = match known {
                 _ if on_probation < policy.probation => {
                     on_probation += 1;
                     Stay::Probation
                 }
-                Stay::Overlap(until) if waits && now < until => Stay::Overlap(until),
-                Stay::Member if waits => Stay::Overlap(after(now, policy.overlap)),
+                Some(Stay::Overlap(until)) if waits && now < until => Stay::Overlap(until),
+                None if waits => Stay::Overlap(after(now, policy.overlap)),
                 _ => return None,
             };
-            if slot.stay == stay {
+            if known == Some(stay) {
                 return Some(Arc::clone(slot));
             }
-            Some(slot.with(slot.weight, slot.rank, slot.zone.clone(), stay))
+            Some(slot.with(slot.weight, slot.rank, slot.zone.clone(), Some(stay)))
         };
         gone.filter_map(stay).collect()
     }
@@ -218,14 +219,14 @@ impl<K, S> Set<K, S> {
     /// Whether somebody stays who has no reason to any more.
     #[cold]
     pub(crate) fn is_prunable(&self, now: Instant) -> bool {
-        let members = || self.slots().filter(|slot| slot.stay == Stay::Member);
+        let members = || self.slots().filter(|slot| slot.is_member());
         let waits = || members().next().is_some() && !members().any(|slot| slot.works(now));
-        let ends = |slot: &Arc<Slot<K, S>>| match slot.stay {
-            Stay::Member => false,
-            Stay::Probation => !slot.works(now),
-            Stay::Overlap(until) => !slot.works(now) || now >= until,
+        let ends = |slot: &Arc<Slot<K, S>>| match slot.stay.as_deref() {
+            None => false,
+            Some(Stay::Probation) => !slot.works(now),
+            Some(Stay::Overlap(until)) => !slot.works(now) || now >= *until,
         };
-        let overlaps = |slot: &Arc<Slot<K, S>>| matches!(slot.stay, Stay::Overlap(_));
+        let overlaps = |slot: &Arc<Slot<K, S>>| matches!(slot.stay.as_deref(), Some(Stay::Overlap(_)));
         self.slots().any(ends) || (self.slots().any(overlaps) && !waits())
     }
 }

@@ -2,11 +2,12 @@
 
 use std::{num::NonZeroU32, sync::Arc};
 
-use super::{Breaker, BreakerCounters, Inner, Phase, State};
+use super::{Breaker, BreakerCounters, Inner, Stage, State};
 use crate::{
     accrual::{Accrual, Backoff},
     health::Health,
     rng::{self, SplitMix},
+    stamp::Stamp,
     sync::Mutex,
 };
 
@@ -75,20 +76,23 @@ impl BreakerBuilder {
     #[must_use]
     pub fn build(self) -> Breaker {
         let Self { mut accrual, backoff, health, counters, max_probes, seed, id } = self;
-        accrual.revived(tokio::time::Instant::now().into_std());
+        let now = tokio::time::Instant::now().into_std();
+        accrual.revived(now);
         let state = State {
             accrual,
             backoffs: backoff.start(),
             rng: SplitMix::new(seed),
-            phase: Phase::Alive,
+            stage: Stage::Alive,
+            until: Stamp::of(now),
             epoch: 0,
+            max_probes: max_probes.get(),
             out: 0,
             round: 0,
+            failed_probes: 0,
             opened: None,
             forced: None,
             probers: None,
         };
-        let (max_probes, state) = (max_probes.get(), Mutex::new(state));
-        Breaker(Arc::new(Inner { id, health, counters, max_probes, state }))
+        Breaker(Arc::new(Inner { id, health, counters, state: Mutex::new(state) }))
     }
 }

@@ -61,7 +61,7 @@ impl Breaker {
     fn force(&self, open: bool, ttl: Duration, now: Instant) {
         let mut state = self.lock();
         state.forced = Some(Box::new(Force { open, since: now, until: after(now, ttl) }));
-        if open || state.phase == Phase::Alive {
+        if open || state.phase() == Phase::Alive {
             self.publish(&state);
         } else {
             self.back_in_use(&mut state, now);

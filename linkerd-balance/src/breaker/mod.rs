@@ -10,6 +10,7 @@ use crate::{
     accrual::{Accrual, Backoff, Backoffs, Tripped},
     health::{Health, Status},
     rng::SplitMix,
+    stamp::Stamp,
     sync::{Mutex, MutexGuard},
 };
 
@@ -59,21 +60,26 @@ struct Inner {
     id: Option<Arc<str>>,
     health: Health,
     counters: BreakerCounters,
-    max_probes: u32,
     state: Mutex<State>,
 }
 
+// There is one for each endpoint: what can be told in few bytes is.
 struct State {
     accrual: Box<dyn Accrual>,
     backoffs: Backoffs,
     rng: SplitMix,
-    phase: Phase,
-    // Counts lives and rounds of probes.
-    epoch: u64,
+    stage: Stage,
+    // The end of its backoff, unless it is alive.
+    until: Stamp,
+    // Counts lives and rounds of probes, round and round.
+    epoch: u32,
+    max_probes: u32,
     // How many probes are out, those of earlier rounds included: a round may end before all its probes do.
     out: u32,
     // How many of this round.
     round: u32,
+    // How many failed since it was opened.
+    failed_probes: u32,
     // None while alive.
     opened: Option<Opened>,
     // Seldom there, so they take no room in the meantime.
@@ -83,10 +89,16 @@ struct State {
 }
 
 #[derive(Clone, Copy)]
+enum Stage {
+    Alive,
+    Dead,
+    Probing,
+}
+
+#[derive(Clone, Copy)]
 struct Opened {
-    since: Instant,
+    since: Stamp,
     tripped: Tripped,
-    failed_probes: u32,
 }
 
 /// What a [`Breaker`] is doing.
@@ -157,14 +169,14 @@ impl Breaker {
     pub fn why(&self, now: Instant) -> Option<Rejection> {
         let state = self.lock();
         let may_probe = self.may_admit_probe(&state, now)
-            && (matches!(state.phase, Phase::Probing { .. }) || self.0.health.standing().may_probe());
+            && (matches!(state.phase(), Phase::Probing { .. }) || self.0.health.standing().may_probe());
         if may_probe { None } else { self.rejection(&state, now) }
     }
 
     /// What it is doing. That it is forced to do something else lies on top of this.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        self.lock().phase
+        self.lock().phase()
     }
 
     /// Which one it is, if it was told.
@@ -184,12 +196,12 @@ impl Breaker {
     }
 
     fn may_admit_probe(&self, state: &State, now: Instant) -> bool {
-        let may = match state.phase {
+        let may = match state.phase() {
             Phase::Alive => false,
             Phase::Dead { until } => now >= until,
             Phase::Probing { .. } => true,
         };
-        may && state.out < self.0.max_probes && state.probers.is_none() && !state.is_forced(true, now)
+        may && state.out < state.max_probes && state.probers.is_none() && !state.is_forced(true, now)
     }
 
     fn admit_probe(&self, state: &mut State, now: Instant) -> bool {
@@ -198,12 +210,12 @@ impl Breaker {
 
     /// From `Dead`, begins a round of probes if the set has one left.
     fn take_probe(&self, state: &mut State) -> bool {
-        if let Phase::Dead { until } = state.phase {
+        if let Phase::Dead { until } = state.phase() {
             if !self.0.health.standing().try_probe() {
                 return false;
             }
-            state.phase = Phase::Probing { since: until };
-            state.epoch += 1;
+            state.enter(Phase::Probing { since: until });
+            state.epoch = state.epoch.wrapping_add(1);
             state.round = 0;
         }
         state.out += 1;
@@ -213,7 +225,7 @@ impl Breaker {
         true
     }
 
-    fn record(&self, epoch: u64, probe: bool, success: bool, now: Instant) {
+    fn record(&self, epoch: u32, probe: bool, success: bool, now: Instant) {
         let mut state = self.lock();
         if probe {
             state.out -= 1;
@@ -229,7 +241,7 @@ impl Breaker {
     }
 
     fn learn(&self, state: &mut State, probe: bool, success: bool, now: Instant) {
-        match state.phase {
+        match state.phase() {
             Phase::Alive => {
                 if let Some(tripped) = state.accrual.record(success, now) {
                     self.give_up(state, tripped, now);
@@ -240,9 +252,7 @@ impl Breaker {
                 self.back_in_use(state, now);
             }
             Phase::Probing { .. } if probe => {
-                if let Some(opened) = &mut state.opened {
-                    opened.failed_probes = opened.failed_probes.saturating_add(1);
-                }
+                state.failed_probes = state.failed_probes.saturating_add(1);
                 self.leave_alone(state, now);
             }
             // Sent before it died, or because all others are dead too: only a probe decides, and only the first.
@@ -251,15 +261,15 @@ impl Breaker {
     }
 
     /// Ends a probe that says nothing.
-    fn release(&self, epoch: u64) {
+    fn release(&self, epoch: u32) {
         let mut state = self.lock();
         state.out -= 1;
-        if let Phase::Probing { since } = state.phase
+        if let Phase::Probing { since } = state.phase()
             && epoch == state.epoch
         {
             state.round -= 1;
             if state.round == 0 {
-                state.phase = Phase::Dead { until: since };
+                state.enter(Phase::Dead { until: since });
                 self.0.health.standing().end_probe();
             }
         }
@@ -271,7 +281,8 @@ impl Breaker {
             return;
         }
         self.0.counters.removed();
-        state.opened = Some(Opened { since: now, tripped, failed_probes: 0 });
+        state.opened = Some(Opened { since: Stamp::of(now), tripped });
+        state.failed_probes = 0;
         self.leave_alone(state, now);
         if let Some(probers) = &state.probers {
             probers.died.notify_one();
@@ -281,15 +292,15 @@ impl Breaker {
     fn leave_alone(&self, state: &mut State, now: Instant) {
         let random = state.rng.next();
         let wait = state.backoffs.next(random);
-        state.phase = Phase::Dead { until: after(now, wait) };
+        state.enter(Phase::Dead { until: after(now, wait) });
         self.0.health.standing().end_probe();
         self.0.counters.waits(wait);
         self.publish(state);
     }
 
     fn back_in_use(&self, state: &mut State, now: Instant) {
-        state.phase = Phase::Alive;
-        state.epoch += 1;
+        state.enter(Phase::Alive);
+        state.epoch = state.epoch.wrapping_add(1);
         state.opened = None;
         state.accrual.revived(now);
         state.backoffs.reset();
@@ -302,13 +313,13 @@ impl Breaker {
         let health = &self.0.health;
         let forced = state.forced.as_ref().filter(|force| force.open).map(|force| force.until);
         let not_before = |at: Instant| forced.map_or(at, |until| until.max(at));
-        match state.phase {
+        match state.phase() {
             Phase::Alive => match forced {
                 None => health.set(Status::Open),
                 Some(until) => health.busy_until(until),
             },
             // It is for the prober, or for the probes that are out, to say when this ends.
-            _ if state.probers.is_some() || state.out >= self.0.max_probes => health.set(Status::Busy),
+            _ if state.probers.is_some() || state.out >= state.max_probes => health.set(Status::Busy),
             // Of a round of probes there may be more to send.
             Phase::Dead { until: from } | Phase::Probing { since: from } => health.probe_from(not_before(from)),
         }
@@ -323,18 +334,19 @@ impl Breaker {
             let reason = Reason::ForcedOpen { until };
             return Some(Rejection { breaker, at: now, since, reason, next_probe: None });
         }
-        let Opened { since, tripped, failed_probes } = state.opened?;
-        let reason = match failed_probes {
+        let Opened { since, tripped } = state.opened?;
+        let since = since.instant();
+        let reason = match state.failed_probes {
             0 => Reason::Tripped(tripped),
             probes => Reason::ProbeFailed { tripped, probes },
         };
-        let next_probe = match state.phase {
+        let next_probe = match state.phase() {
             Phase::Alive => return None,
             Phase::Dead { until } if let Some(probers) = &state.probers => {
                 NextProbe::At(probers.next.map_or(until, |at| at.max(until)))
             }
             Phase::Dead { until } if now < until => NextProbe::At(until),
-            Phase::Dead { .. } if state.out < self.0.max_probes => NextProbe::AfterOthers,
+            Phase::Dead { .. } if state.out < state.max_probes => NextProbe::AfterOthers,
             Phase::Dead { .. } | Phase::Probing { .. } => NextProbe::UnderWay,
         };
         Some(Rejection { breaker, at: now, since, reason, next_probe: Some(next_probe) })
@@ -342,6 +354,24 @@ impl Breaker {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn phase(&self) -> Phase {
+        match self.stage {
+            Stage::Alive => Phase::Alive,
+            Stage::Dead => Phase::Dead { until: self.until.instant() },
+            Stage::Probing => Phase::Probing { since: self.until.instant() },
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        (self.stage, self.until) = match phase {
+            Phase::Alive => (Stage::Alive, self.until),
+            Phase::Dead { until } => (Stage::Dead, Stamp::of(until)),
+            Phase::Probing { since } => (Stage::Probing, Stamp::of(since)),
+        };
     }
 }
 
@@ -355,7 +385,7 @@ impl fmt::Debug for Breaker {
         let state = self.lock();
         f.debug_struct("Breaker")
             .field("id", &self.0.id)
-            .field("phase", &state.phase)
+            .field("phase", &state.phase())
             .field("accrual", &state.accrual)
             .finish_non_exhaustive()
     }

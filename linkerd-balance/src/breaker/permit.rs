@@ -12,7 +12,7 @@ use super::Breaker;
 pub struct Permit {
     pub(super) breaker: Breaker,
     // Which life, or which round of probes, it belongs to: what comes later than that is about another one.
-    pub(super) epoch: u64,
+    pub(super) epoch: u32,
     pub(super) probe: bool,
 }
 

@@ -44,15 +44,15 @@ impl Probed {
     /// Takes the probe, if the backoff is over and the set has one left.
     pub(crate) fn begin(&self, now: Instant) -> Option<Permit> {
         let mut state = self.breaker.lock();
-        let is_due = matches!(state.phase, Phase::Dead { until } if now >= until);
-        let has_room = state.out < self.breaker.0.max_probes;
+        let is_due = matches!(state.phase(), Phase::Dead { until } if now >= until);
+        let has_room = state.out < state.max_probes;
         (is_due && has_room && self.breaker.take_probe(&mut state)).then(|| self.breaker.permit(&state, true))
     }
 
     /// Gives up an endpoint that is in use, as far as its set allows.
     pub(crate) fn give_up(&self, failures: u32, now: Instant) {
         let mut state = self.breaker.lock();
-        if state.phase == Phase::Alive {
+        if state.phase() == Phase::Alive {
             self.breaker.give_up(&mut state, Tripped::Probes { failures }, now);
         }
     }

@@ -41,7 +41,7 @@ struct Spot {
 }
 
 /// About so many points make a page: few enough to copy it for one of them, enough to copy a list of all pages.
-const PAGE: usize = 512;
+const PAGE: usize = 1024;
 /// A set that changes more than one of so many points has all made anew.
 const FEW: usize = 4;
 
@@ -259,6 +259,8 @@ impl Page {
 
     fn insert(&mut self, bucket: usize, point: u32, is_before: impl Fn(u32) -> bool) {
         let at = self.first(bucket, is_before);
+        // One more at a time, not twice as many: a page is copied anyway.
+        self.points.reserve_exact(1);
         self.points.insert(at, point);
         self.starts[bucket + 1..].iter_mut().for_each(|start| *start += 1);
     }
