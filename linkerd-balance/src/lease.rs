@@ -36,12 +36,12 @@ pub struct LeaseEnd(Guard<dyn Tracks + Send + Sync>);
 
 /// What outlives an endpoint's stack for as long as a lease of it does.
 ///
-/// All that a pick compares and a lease writes, the count of leases in its `Arc` included, in this order: it fits into two
-/// lines of the cache, and what two threads wait for is these two of the same endpoint.
+/// In this order: what a lease writes, the count of leases in its `Arc` included, is in one line of the cache or in two, and
+/// is all that two threads wait for that use the same endpoint.
 #[repr(C)]
 pub(crate) struct Tracked<K> {
-    pub(crate) standing: Standing,
     pub(crate) load: AnyLoad,
+    pub(crate) standing: Standing,
     // Made for the first one who waits until it leaves the set: few ever do.
     left: OnceLock<Box<Notify>>,
     pub(crate) key: K,

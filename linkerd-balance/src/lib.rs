@@ -8,6 +8,7 @@ mod breaker;
 mod connect;
 mod ejections;
 mod health;
+mod info;
 mod lease;
 mod load;
 mod member;
@@ -31,7 +32,7 @@ mod weight;
 pub use self::{
     accrual::Accrual,
     acquire::Acquire,
-    balance::{Balance, EndpointInfo, InvalidSet, Stats},
+    balance::{Balance, InvalidSet},
     breaker::{
         Breaker, BreakerBuilder, BreakerCounters, BreakerFuture, BreakerLayer, BreakerService, Classify, Forced,
         NextProbe, Outcome, Permit, Phase, Reason, Rejection,
@@ -39,6 +40,7 @@ pub use self::{
     connect::{Connected, Connector, InvalidConnector, NotConnected},
     ejections::{EjectionCounts, EjectionLimits, Ejections, InvalidShare},
     health::{Health, Status},
+    info::{EndpointInfo, Stats},
     lease::{Lease, LeaseEnd},
     load::{Hint, InvalidDecay, LeastLoaded, Load, Mark, Measure, PeakEwma},
     member::Member,

@@ -134,13 +134,11 @@ impl<K: Eq, S> Inner<K, S> {
     fn wanted_tier(&self, set: &Set<K, S>, draw: Draw) -> usize {
         // Other bits than the strategy's, which begins with the same seed.
         let mut left = rng::unit(SplitMix::new(!draw.key.unwrap_or(draw.random)).next());
-        for (i, tier) in set.tiers.iter().enumerate() {
-            let share = tier.seen.share(&self.policy.tiers, tier.slots.len());
-            if left < share {
+        for (i, share) in set.shares(&self.policy.tiers).enumerate() {
+            if left < share.kept {
                 return i;
             }
-            // What is left of the unit interval is for those that come after.
-            left = (left - share) / (1.0 - share);
+            left -= share.kept;
         }
         0
     }

@@ -54,6 +54,13 @@ pub(crate) struct Seen {
     pub(crate) is_left: AtomicBool,
 }
 
+/// A tier's part of all requests, from 0 to 1: what the better ones leave to it, and what it keeps of that.
+#[derive(Clone, Copy)]
+pub(crate) struct Share {
+    pub(crate) reached: f64,
+    pub(crate) kept: f64,
+}
+
 /// An endpoint as a set has it: one for as long as nothing is said of it that changes, so that the next set takes a
 /// pointer to it and nothing else.
 pub(crate) struct Slot<K, S> {
@@ -117,6 +124,19 @@ impl<K, S> Set<K, S> {
         self.tiers.iter().flat_map(|tier| &tier.slots)
     }
 
+    /// The shares of its tiers, best first, as of the last survey.
+    pub(crate) fn shares(&self, tiers: &Tiers) -> impl Iterator<Item = Share> {
+        let mut reached = 1.0;
+        self.tiers.iter().map(move |tier| {
+            let seen = &tier.seen;
+            let (is_left, open) = (seen.is_left.load(Ordering::Relaxed), seen.open.load(Ordering::Relaxed));
+            let kept = reached * tiers.keeps(is_left, open, tier.slots.len());
+            let share = Share { reached, kept };
+            reached -= kept;
+            share
+        })
+    }
+
     /// Whether it is just these, in this order.
     pub(crate) fn is_of(&self, slots: &[Arc<Slot<K, S>>]) -> bool {
         let mut left = slots;
@@ -178,13 +198,6 @@ impl<K, S> Tier<K, S> {
     /// Requests in flight, as if every endpoint had the mean weight.
     pub(crate) fn load_of(&self, i: usize) -> f64 {
         self.slots[i].tracked.load.pending() as f64 / self.weights.relative(i)
-    }
-}
-
-impl Seen {
-    /// How much of what reaches it the tier keeps.
-    pub(crate) fn share(&self, tiers: &Tiers, size: usize) -> f64 {
-        tiers.keeps(self.is_left.load(Ordering::Relaxed), self.open.load(Ordering::Relaxed), size)
     }
 }
 

@@ -126,7 +126,9 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         let leaves = |slot: &&Arc<Slot<K, S>>| !is_member(slot) && !kept.contains(&slot.label);
         let left: Vec<_> = current.slots().filter(leaves).cloned().collect();
         slots.extend(stays);
-        slots.iter().for_each(|slot| nodes.set(slot));
+        for slot in &slots {
+            nodes.set(slot);
+        }
         let order = slots.iter().map(|slot| slot.label).collect();
         let is_new = self.replace(&current, slots, !kept.is_empty(), now);
         nodes.end(order, &left);

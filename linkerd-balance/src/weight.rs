@@ -44,7 +44,9 @@ impl Weights {
         let max = weights.iter().copied().fold(0.0, f64::max);
         let mean = weights.iter().map(|w| w / max).sum::<f64>() / len as f64;
         let mut relative = weights;
-        relative.iter_mut().for_each(|w| *w = (*w / max / mean).max(LEAST));
+        for w in &mut relative {
+            *w = (*w / max / mean).max(LEAST);
+        }
         let (keep, other) = alias(&relative);
         Self { len, relative, keep, other, mean: mean * max }
     }

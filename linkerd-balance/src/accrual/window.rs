@@ -9,7 +9,7 @@ use crate::stamp::{Stamp, nanos_of};
 #[derive(Clone, Debug)]
 pub(super) struct Window<const N: usize> {
     // In nanoseconds.
-    window: u64,
+    whole: u64,
     // Set by the first result, if nobody said when it begins.
     start: Option<Stamp>,
     // The running slice, counted from the start.
@@ -32,12 +32,12 @@ struct Slice {
 
 impl<const N: usize> Window<N> {
     pub(super) fn new(window: Duration) -> Self {
-        Self { window: nanos_of(window), start: None, head: 0, slices: [Slice::default(); N] }
+        Self { whole: nanos_of(window), start: None, head: 0, slices: [Slice::default(); N] }
     }
 
     /// How long it is, in nanoseconds.
     pub(super) const fn nanos(&self) -> u64 {
-        self.window
+        self.whole
     }
 
     /// Begins anew at `now`.
@@ -48,7 +48,7 @@ impl<const N: usize> Window<N> {
     pub(super) fn record(&mut self, success: bool, now: Instant) {
         let now = Stamp::of(now);
         let start = *self.start.get_or_insert(now);
-        let at = now.since(start) / (self.window / N as u64).max(1);
+        let at = now.since(start) / (self.whole / N as u64).max(1);
         // A result from before the running slice, which another thread began, counts in that one.
         let passed = at.saturating_sub(self.head).min(N as u64);
         for _ in 0..passed {

@@ -2,7 +2,10 @@
 
 use std::{num::NonZeroU32, sync::Arc};
 
-use super::{Breaker, BreakerCounters, Inner, Stage, State};
+use super::{
+    Breaker, BreakerCounters, Inner,
+    state::{Stage, State},
+};
 use crate::{
     accrual::{Accrual, Backoff},
     health::Health,

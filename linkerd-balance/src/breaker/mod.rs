@@ -7,9 +7,8 @@ use std::{
 };
 
 use crate::{
-    accrual::{Accrual, Backoff, Backoffs, Tripped},
+    accrual::{Accrual, Backoff, Tripped},
     health::{Health, Status},
-    rng::SplitMix,
     stamp::Stamp,
     sync::{Mutex, MutexGuard},
 };
@@ -21,8 +20,10 @@ mod permit;
 mod probed;
 mod rejection;
 mod service;
+mod state;
 
 pub(crate) use self::probed::Probed;
+use self::state::{Opened, State};
 pub use self::{
     builder::BreakerBuilder,
     counters::BreakerCounters,
@@ -61,44 +62,6 @@ struct Inner {
     health: Health,
     counters: BreakerCounters,
     state: Mutex<State>,
-}
-
-// There is one for each endpoint: what can be told in few bytes is.
-struct State {
-    accrual: Box<dyn Accrual>,
-    backoffs: Backoffs,
-    rng: SplitMix,
-    stage: Stage,
-    // The end of its backoff, unless it is alive.
-    until: Stamp,
-    // Counts lives and rounds of probes, round and round.
-    epoch: u32,
-    max_probes: u32,
-    // How many probes are out, those of earlier rounds included: a round may end before all its probes do.
-    out: u32,
-    // How many of this round.
-    round: u32,
-    // How many failed since it was opened.
-    failed_probes: u32,
-    // None while alive.
-    opened: Option<Opened>,
-    // Seldom there, so they take no room in the meantime.
-    forced: Option<Box<force::Force>>,
-    // While there are active probers, no call is a probe.
-    probers: Option<Box<probed::Probers>>,
-}
-
-#[derive(Clone, Copy)]
-enum Stage {
-    Alive,
-    Dead,
-    Probing,
-}
-
-#[derive(Clone, Copy)]
-struct Opened {
-    since: Stamp,
-    tripped: Tripped,
 }
 
 /// What a [`Breaker`] is doing.
@@ -168,7 +131,7 @@ impl Breaker {
     #[must_use]
     pub fn why(&self, now: Instant) -> Option<Rejection> {
         let state = self.lock();
-        let may_probe = self.may_admit_probe(&state, now)
+        let may_probe = state.may_admit_probe(now)
             && (matches!(state.phase(), Phase::Probing { .. }) || self.0.health.standing().may_probe());
         if may_probe { None } else { self.rejection(&state, now) }
     }
@@ -195,17 +158,8 @@ impl Breaker {
         Permit { breaker: self.clone(), epoch: state.epoch, probe }
     }
 
-    fn may_admit_probe(&self, state: &State, now: Instant) -> bool {
-        let may = match state.phase() {
-            Phase::Alive => false,
-            Phase::Dead { until } => now >= until,
-            Phase::Probing { .. } => true,
-        };
-        may && state.out < state.max_probes && state.probers.is_none() && !state.is_forced(true, now)
-    }
-
     fn admit_probe(&self, state: &mut State, now: Instant) -> bool {
-        self.may_admit_probe(state, now) && self.take_probe(state)
+        state.may_admit_probe(now) && self.take_probe(state)
     }
 
     /// From `Dead`, begins a round of probes if the set has one left.
@@ -357,24 +311,6 @@ impl Breaker {
     }
 }
 
-impl State {
-    fn phase(&self) -> Phase {
-        match self.stage {
-            Stage::Alive => Phase::Alive,
-            Stage::Dead => Phase::Dead { until: self.until.instant() },
-            Stage::Probing => Phase::Probing { since: self.until.instant() },
-        }
-    }
-
-    fn enter(&mut self, phase: Phase) {
-        (self.stage, self.until) = match phase {
-            Phase::Alive => (Stage::Alive, self.until),
-            Phase::Dead { until } => (Stage::Dead, Stamp::of(until)),
-            Phase::Probing { since } => (Stage::Probing, Stamp::of(since)),
-        };
-    }
-}
-
 /// Beyond what the clock can express, a year is as good as never.
 pub(crate) fn after(now: Instant, wait: Duration) -> Instant {
     now.checked_add(wait).unwrap_or(now + Duration::from_hours(365 * 24))
@@ -392,150 +328,4 @@ impl fmt::Debug for Breaker {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use std::num::NonZeroU32;
-
-    use super::*;
-    use crate::accrual::{ConsecutiveFailures, Never};
-
-    const MS: Duration = Duration::from_millis(1);
-
-    /// Dies of the second failure in a row; left alone for 10 ms, then 20, then 20.
-    fn breaker() -> (Breaker, Health, Instant) {
-        let health = Health::new();
-        let accrual = ConsecutiveFailures::new(NonZeroU32::new(2).unwrap());
-        let backoff = Backoff::equal_jittered(10 * MS, 20 * MS).unwrap();
-        let breaker = Breaker::new(Box::new(accrual), backoff, health.clone());
-        (breaker, health, tokio::time::Instant::now().into_std())
-    }
-
-    fn dead() -> (Breaker, Health, Instant) {
-        let (breaker, health, now) = breaker();
-        breaker.admit(now).record(false, now);
-        breaker.admit(now).record(false, now);
-        (breaker, health, now)
-    }
-
-    #[test]
-    fn an_endpoint_that_fails_enough_is_busy_for_its_backoff() {
-        let (breaker, health, now) = breaker();
-        breaker.admit(now).record(false, now);
-        assert_eq!((health.status(now), breaker.phase()), (Status::Open, Phase::Alive));
-        breaker.admit(now).record(false, now);
-        assert_eq!(breaker.phase(), Phase::Dead { until: now + 10 * MS });
-        assert_eq!(health.status(now + 9 * MS), Status::Busy);
-        assert_eq!(health.status(now + 10 * MS), Status::Open);
-        assert_eq!((breaker.counters().removals(), breaker.counters().removed_for()), (1, 10 * MS));
-    }
-
-    #[test]
-    fn the_first_call_after_the_backoff_is_the_only_probe() {
-        let (breaker, health, now) = dead();
-        assert!(!breaker.admit(now + 9 * MS).is_probe());
-        let now = now + 10 * MS;
-        let probe = breaker.clone().admit(now);
-        assert!(probe.is_probe());
-        assert_eq!(health.status(now), Status::Busy);
-        assert!(!breaker.admit(now).is_probe());
-        assert_eq!(breaker.counters().probes(), 1);
-        probe.record(true, now);
-    }
-
-    #[test]
-    fn a_probe_that_succeeds_revives_and_forgets() {
-        let (breaker, health, now) = dead();
-        let now = now + 10 * MS;
-        breaker.admit(now).record(true, now);
-        assert_eq!((health.status(now), breaker.phase()), (Status::Open, Phase::Alive));
-        assert_eq!(breaker.counters().revivals(), 1);
-        // Two failures again, and the first backoff again.
-        breaker.admit(now).record(false, now);
-        assert_eq!(breaker.phase(), Phase::Alive);
-        breaker.admit(now).record(false, now);
-        assert_eq!(breaker.phase(), Phase::Dead { until: now + 10 * MS });
-    }
-
-    #[test]
-    fn a_probe_that_fails_waits_for_the_next_backoff() {
-        let (breaker, health, now) = dead();
-        let now = now + 10 * MS;
-        breaker.admit(now).record(false, now);
-        let Phase::Dead { until } = breaker.phase() else { panic!("not dead") };
-        assert!(until >= now + 10 * MS && until <= now + 20 * MS);
-        assert_eq!(health.status(until.checked_sub(MS).unwrap()), Status::Busy);
-        let counters = breaker.counters();
-        assert_eq!((counters.removals(), counters.revivals(), counters.probes()), (1, 0, 1));
-        assert_eq!(counters.removed_for(), 10 * MS + (until - now));
-    }
-
-    #[test]
-    fn a_dropped_probe_lets_the_next_call_probe() {
-        let (breaker, health, now) = dead();
-        let now = now + 10 * MS;
-        drop(breaker.admit(now));
-        assert_eq!(health.status(now), Status::Open);
-        let probe = breaker.admit(now);
-        assert!(probe.is_probe());
-        probe.record(true, now);
-        assert_eq!(breaker.phase(), Phase::Alive);
-    }
-
-    #[test]
-    fn calls_that_are_not_the_probe_decide_nothing_while_it_is_dead() {
-        let (breaker, health, now) = dead();
-        // It failed open, and that went well.
-        breaker.admit(now).record(true, now);
-        assert_eq!(health.status(now), Status::Busy);
-        let late = breaker.admit(now);
-        let now = now + 10 * MS;
-        let probe = breaker.admit(now);
-        late.record(true, now);
-        assert_eq!(health.status(now), Status::Busy);
-        breaker.admit(now).record(false, now);
-        assert_eq!(breaker.phase(), Phase::Probing { since: now });
-        probe.record(true, now);
-        assert_eq!(breaker.phase(), Phase::Alive);
-    }
-
-    #[test]
-    fn a_dropped_permit_that_is_no_probe_changes_nothing() {
-        let (breaker, health, now) = dead();
-        let other = breaker.admit(now);
-        let now = now + 10 * MS;
-        let probe = breaker.admit(now);
-        drop(other);
-        assert_eq!((health.status(now), breaker.phase()), (Status::Busy, Phase::Probing { since: now }));
-        drop(probe);
-    }
-
-    #[test]
-    fn never_never_gives_up() {
-        let (health, now) = (Health::new(), tokio::time::Instant::now().into_std());
-        let breaker = Breaker::new(Box::new(Never), Backoff::default(), health.clone());
-        for _ in 0..1000 {
-            breaker.admit(now).record(false, now);
-        }
-        assert_eq!(health.status(now), Status::Open);
-    }
-
-    #[test]
-    fn a_backoff_beyond_the_clock_does_not_panic() {
-        let (health, now) = (Health::new(), tokio::time::Instant::now().into_std());
-        let accrual = ConsecutiveFailures::new(NonZeroU32::MIN);
-        let backoff = Backoff::constant(Duration::MAX).unwrap();
-        let breaker = Breaker::new(Box::new(accrual), backoff, health.clone());
-        breaker.admit(now).record(false, now);
-        assert_eq!(health.status(now + Duration::from_hours(24)), Status::Busy);
-    }
-
-    #[test]
-    fn one_of_many_threads_gets_the_probe() {
-        let (breaker, _health, now) = dead();
-        let now = now + 10 * MS;
-        let permits: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| breaker.admit(now))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        assert_eq!(permits.iter().filter(|permit| permit.is_probe()).count(), 1);
-    }
-}
+mod tests;

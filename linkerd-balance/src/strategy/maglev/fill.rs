@@ -66,11 +66,13 @@ impl Free {
     /// Takes the first that is free from `next` on, in steps of `skip`. There is one.
     fn take(&mut self, next: u32, skip: u32) -> u32 {
         self.left -= 1;
-        if self.left >= self.few {
-            return self.walk(next, skip);
-        }
+        if self.left >= self.few { self.walk(next, skip) } else { self.ask(next, skip) }
+    }
+
+    #[cold]
+    fn ask(&mut self, next: u32, skip: u32) -> u32 {
         if self.last.is_empty() {
-            self.last = (0..self.size).filter(|at| !self.is_taken(*at)).collect();
+            self.last = (0..self.size).filter(|at| !is_taken(&self.taken, *at)).collect();
         }
         // How many steps it is to each of them: the size is a prime, so that there is one way.
         let back = u64::from(inverse(skip, self.size));
@@ -79,21 +81,21 @@ impl Free {
         self.last.swap_remove(nearest)
     }
 
+    #[inline]
     fn walk(&mut self, mut next: u32, skip: u32) -> u32 {
-        while self.is_taken(next) {
-            next += skip;
-            if next >= self.size {
-                next -= self.size;
-            }
+        let (taken, size) = (&mut *self.taken, self.size);
+        while is_taken(taken, next) {
+            let after = next + skip;
+            next = if after >= size { after - size } else { after };
         }
-        self.taken[next as usize / 64] |= 1 << (next % 64);
+        taken[next as usize / 64] |= 1 << (next % 64);
         next
     }
+}
 
-    #[inline]
-    fn is_taken(&self, at: u32) -> bool {
-        self.taken[at as usize / 64] >> (at % 64) & 1 == 1
-    }
+#[inline]
+fn is_taken(taken: &[u64], at: u32) -> bool {
+    taken[at as usize / 64] >> (at % 64) & 1 == 1
 }
 
 /// The number that times `n` is 1, modulo a prime: the extended Euclidean algorithm.

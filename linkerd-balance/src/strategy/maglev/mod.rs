@@ -175,7 +175,9 @@ mod tests {
         let by_id: Vec<_> = weights.iter().enumerate().map(|(i, w)| (i as u64, *w)).collect();
         let mut seen = vec![0; weights.len()];
         let Table::Few(table) = Table::new(&by_id, size) else { panic!("so few") };
-        table.into_iter().for_each(|place| seen[usize::from(place)] += 1);
+        for place in table {
+            seen[usize::from(place)] += 1;
+        }
         seen
     }
 

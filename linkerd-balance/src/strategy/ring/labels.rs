@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::strategy::Candidates;
+use crate::{member::Seed, strategy::Candidates};
 
 /// A label for each endpoint of a set, the same for as long as it is there: what is made of labels stays good when others
 /// come and go.
@@ -13,7 +13,7 @@ pub(super) struct Labels {
     // By label: the endpoint's place in the set; `FREE` if nobody has the label.
     places: Vec<u32>,
     // By place in the set: the label.
-    labels: Vec<u32>,
+    by_place: Vec<u32>,
 }
 
 /// Who is not there any more: label and id. The label may be another one's by now.
@@ -25,7 +25,7 @@ impl Labels {
     pub(super) fn new(nodes: &dyn Candidates) -> Self {
         let n = nodes.len() as u32;
         let ids = (0..nodes.len()).map(|i| nodes.id(i)).collect();
-        Self { ids, places: (0..n).collect(), labels: (0..n).collect() }
+        Self { ids, places: (0..n).collect(), by_place: (0..n).collect() }
     }
 
     /// Those of another set: who was in this one has the label that it had.
@@ -33,26 +33,26 @@ impl Labels {
         let mut next = Self {
             ids: self.ids.clone(),
             places: vec![FREE; self.places.len()],
-            labels: Vec::with_capacity(nodes.len()),
+            by_place: Vec::with_capacity(nodes.len()),
         };
         let (mut expected, mut strangers) = (0, Vec::new());
         for (place, i) in (0..).zip(0..nodes.len()) {
             let id = nodes.id(i);
             // Mostly it is the next one, or the one after that, as where one was removed.
             let is = |at: &usize| {
-                let label = self.labels.get(*at).map(|label| *label as usize);
+                let label = self.by_place.get(*at).map(|label| *label as usize);
                 label.is_some_and(|label| self.ids[label] == id && next.places[label] == FREE)
             };
             let label = if let Some(at) = Some(expected).filter(is).or_else(|| Some(expected + 1).filter(is)) {
                 expected = at + 1;
-                let label = self.labels[at];
+                let label = self.by_place[at];
                 next.places[label as usize] = place;
                 label
             } else {
                 strangers.push(i);
                 FREE
             };
-            next.labels.push(label);
+            next.by_place.push(label);
         }
         let left = next.introduce(self, nodes, &strangers);
         (next, left)
@@ -61,8 +61,8 @@ impl Labels {
     /// Gives those a label that were not where they were expected. Who left.
     fn introduce(&mut self, before: &Self, nodes: &dyn Candidates, strangers: &[usize]) -> Left {
         let is_missing = |label: &&u32| self.places[**label as usize] == FREE;
-        let missing = before.labels.iter().filter(is_missing);
-        let mut missing: HashMap<u64, u32> = missing.map(|&label| (before.ids[label as usize], label)).collect();
+        let missing = before.by_place.iter().filter(is_missing);
+        let mut missing: HashMap<u64, u32, Seed> = missing.map(|&label| (before.ids[label as usize], label)).collect();
         let mut new = Vec::new();
         for &i in strangers {
             match missing.remove(&nodes.id(i)) {
@@ -90,7 +90,7 @@ impl Labels {
 
     fn set(&mut self, label: u32, place: usize) {
         self.places[label as usize] = place as u32;
-        self.labels[place] = label;
+        self.by_place[place] = label;
     }
 
     /// How many labels there are, those included that nobody has.
@@ -100,7 +100,7 @@ impl Labels {
 
     /// By place in the set.
     pub(super) fn labels(&self) -> &[u32] {
-        &self.labels
+        &self.by_place
     }
 
     pub(super) fn id(&self, label: u32) -> u64 {

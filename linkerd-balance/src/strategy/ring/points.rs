@@ -1,6 +1,6 @@
 //! The points of a ring, of which a change of the set changes few.
 
-use std::sync::Arc;
+use std::{iter, sync::Arc};
 
 use super::labels::Labels;
 use crate::{rng::SplitMix, strategy::Candidates};
@@ -140,6 +140,11 @@ fn counts(nodes: &dyn Candidates, points: usize, max_size: usize) -> Vec<u32> {
         let points = points as f64 * about * (weight / mean).min(n);
         (points.round() as u32).max(1)
     };
+    if weights.iter().all(|weight| *weight == weights[0]) {
+        let fits = |points: &usize| *points == 1 || of(*points, weights[0]) as usize * weights.len() <= max_size;
+        let points = iter::successors(Some(points), |points| Some(points / 2)).find(fits).unwrap_or(1);
+        return vec![of(points, weights[0]); weights.len()];
+    }
     // Neighbours mostly weigh the same.
     let each = |points: usize| {
         let mut last = (f64::NAN, 0);
