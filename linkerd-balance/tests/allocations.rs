@@ -166,3 +166,23 @@ fn a_change_of_one_makes_nothing_anew_for_the_others() {
         assert!(measured.bytes_current.unsigned_abs() <= 64 * u64::from(MANY), "{what}: {measured:?}");
     }
 }
+
+#[test]
+fn who_comes_and_goes_leaves_nothing_behind() {
+    for strategy in [|| Policy::peak_ewma(), || Policy::new(Ring::new(), PeakEwma::default)] {
+        let (policy, mut members) = (strategy(), members(1_000, 1.0));
+        let (name, balance) = (policy.algorithm(), Balance::new(policy, |_, _| ()));
+        balance.update(members.iter().copied()).unwrap();
+        let mut next = MANY;
+        let mut replace = |times: u32| {
+            for i in 0..times {
+                members[(i * 7 % 1_000) as usize].0 = addr(next);
+                next += 1;
+                balance.update(members.iter().copied()).unwrap();
+            }
+        };
+        replace(100);
+        let more = allocation_counter::measure(|| replace(1_000)).bytes_current;
+        assert!(more <= 64 * 1_000, "{name}: {more} bytes more for 1,000 endpoints");
+    }
+}

@@ -72,7 +72,9 @@ impl Free {
     #[cold]
     fn ask(&mut self, next: u32, skip: u32) -> u32 {
         if self.last.is_empty() {
-            self.last = (0..self.size).filter(|at| !is_taken(&self.taken, *at)).collect();
+            let words = (0..self.size).step_by(64).zip(&self.taken).filter(|(_, taken)| **taken != u64::MAX);
+            let free = words.flat_map(|(first, _)| first..self.size.min(first + 64));
+            self.last = free.filter(|at| !is_taken(&self.taken, *at)).collect();
         }
         // How many steps it is to each of them: the size is a prime, so that there is one way.
         let back = u64::from(inverse(skip, self.size));

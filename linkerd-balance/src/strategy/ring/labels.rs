@@ -60,16 +60,19 @@ impl Labels {
 
     /// Gives those a label that were not where they were expected. Who left.
     fn introduce(&mut self, before: &Self, nodes: &dyn Candidates, strangers: &[usize]) -> Left {
-        let is_missing = |label: &&u32| self.places[**label as usize] == FREE;
-        let missing = before.by_place.iter().filter(is_missing);
-        let mut missing: HashMap<u64, u32, Seed> = missing.map(|&label| (before.ids[label as usize], label)).collect();
+        let is_free = |next: &Self, label: u32| next.places[label as usize] == FREE;
+        let missing: Vec<u32> = before.by_place.iter().copied().filter(|&label| is_free(self, label)).collect();
+        let mut by_id: HashMap<u64, u32, Seed> =
+            missing.iter().map(|&label| (before.ids[label as usize], label)).collect();
         let mut new = Vec::new();
         for &i in strangers {
-            match missing.remove(&nodes.id(i)) {
+            match by_id.remove(&nodes.id(i)) {
                 Some(label) => self.set(label, i),
                 None => new.push(i),
             }
         }
+        let left = missing.into_iter().filter(|&label| is_free(self, label));
+        let left = left.map(|label| (label, before.ids[label as usize])).collect();
         let free: Vec<u32> = if new.is_empty() {
             Vec::new()
         } else {
@@ -85,7 +88,7 @@ impl Labels {
             self.ids[label as usize] = nodes.id(i);
             self.set(label, i);
         }
-        missing.into_iter().map(|(id, label)| (label, id)).collect()
+        left
     }
 
     fn set(&mut self, label: u32, place: usize) {
@@ -157,11 +160,15 @@ mod tests {
     fn two_that_share_an_id_by_accident_have_a_label_each() {
         let labels = Labels::new(&nodes(&[7, 7, 8]));
         for set in [[8, 7, 7], [7, 8, 7]] {
-            let (next, _) = labels.next(&nodes(&set));
+            let (next, left) = labels.next(&nodes(&set));
             let mut seen = next.labels().to_vec();
             seen.sort_unstable();
             seen.dedup();
             assert_eq!(seen.len(), 3);
+            assert!(left.len() <= 1, "one of the two may have the place of the other");
         }
+        let (_, mut left) = labels.next(&nodes(&[8]));
+        left.sort_unstable();
+        assert_eq!(left, [(0, 7), (1, 7)]);
     }
 }
