@@ -2,13 +2,16 @@
 
 use std::{fmt, num::NonZeroU32, sync::Arc};
 
-use tokio::sync::Notify;
-
-use super::{Breaker, BreakerCounters, BreakerEvent, Inner, Phase, State, event::Observer};
+use super::{
+    Breaker, BreakerCounters, BreakerEvent, Inner,
+    event::Observer,
+    state::{Stage, State},
+};
 use crate::{
     accrual::{Accrual, Backoff},
     health::Health,
     rng::{self, SplitMix},
+    stamp::Stamp,
     sync::Mutex,
 };
 
@@ -96,21 +99,23 @@ impl BreakerBuilder {
     #[must_use]
     pub fn build(self) -> Breaker {
         let Self { mut accrual, backoff, health, counters, max_probes, seed, id, observer } = self;
-        accrual.revived(tokio::time::Instant::now().into_std());
+        let now = tokio::time::Instant::now().into_std();
+        accrual.revived(now);
         let state = State {
             accrual,
             backoffs: backoff.start(),
             rng: SplitMix::new(seed),
-            phase: Phase::Alive,
+            stage: Stage::Alive,
+            until: Stamp::of(now),
             epoch: 0,
+            max_probes: max_probes.get(),
             out: 0,
             round: 0,
+            failed_probes: 0,
             opened: None,
             forced: None,
-            probers: 0,
-            active_probe: None,
+            probers: None,
         };
-        let (max_probes, state) = (max_probes.get(), Mutex::new(state));
-        Breaker(Arc::new(Inner { id, health, counters, max_probes, state, died: Notify::new(), observer }))
+        Breaker(Arc::new(Inner { id, health, counters, state: Mutex::new(state), observer: observer.map(Box::new) }))
     }
 }

@@ -4,9 +4,10 @@ use super::Peer;
 use crate::strategy::{
     Candidates,
     aperture::layout::{by_position, position},
+    spread,
 };
 
-/// About how many pairs of a peer and a server are weighed at most, unless there are more servers: 4 MiB for as long as
+/// About how many pairs of a peer and a server are weighed at most, unless there are more servers: 8 MiB for as long as
 /// an update takes. Peers beyond that are dealt out to several matchings.
 const MAX_PAIRS: usize = 1 << 18;
 
@@ -46,9 +47,9 @@ fn peers_of_one_matching(peer: Peer, servers: usize) -> (Vec<u64>, usize) {
 fn assign(ids: &[u64], size: usize, peers: &[u64]) -> Vec<Vec<u32>> {
     let mut pairs = Vec::with_capacity(ids.len() * peers.len());
     for (row, peer) in (0_u32..).zip(peers) {
-        pairs.extend((0_u32..).zip(ids).map(|(server, id)| (position(*peer, *id), row, server)));
+        pairs.extend((0_u32..).zip(ids).map(|(server, id)| (position(*peer, *id), (row, server))));
     }
-    pairs.sort_unstable();
+    let mut pairs = spread::sorted(pairs);
 
     let wanted = peers.len() as u128 * size as u128;
     let mean = wanted.div_ceil(ids.len() as u128) as usize;
@@ -60,7 +61,7 @@ fn assign(ids: &[u64], size: usize, peers: &[u64]) -> Vec<Vec<u32>> {
     let mut degrees = vec![0; ids.len()];
     // The last pass is for peers whose remaining servers are all at the cap, as happens where the mean is small.
     for limit in [floor, cap, usize::MAX] {
-        pairs.retain(|&(_, row, server)| {
+        pairs.retain(|&(_, (row, server))| {
             let (row, degree) = (&mut rows[row as usize], &mut degrees[server as usize]);
             if row.len() == size || *degree >= limit {
                 return row.len() < size;
