@@ -47,20 +47,19 @@ fn main() {
 }
 
 fn print_leases(time: Duration) {
-    println!("| endpoints | policy | one thread, ns | two threads, ns | ratio | pairs at the same time |");
-    println!("|--:|---|--:|--:|--:|--:|");
+    println!("| endpoints | policy | one thread, ns | two, a balancer each, ns | two, the same balancer, ns | of one thread | pairs |");
+    println!("|--:|---|--:|--:|--:|--:|--:|");
     for endpoints in [1, 10, 100, 1000, 10_000] {
         for name in ["p2c", "ewma"] {
-            let balance = balance(name, endpoints);
-            let (one, two) = (on_one(&balance, time), on_two(&balance, time));
+            let (shared, other) = (balance(name, endpoints), balance(name, endpoints));
+            let one = on_one(&shared, time);
+            // What the machine makes of two threads that have nothing in common.
+            let (apart, together) = (on_two([&shared, &other], time), on_two([&shared, &shared], time));
             let nanos = |best: &Best| best.run.as_secs_f64() * 1e9 / f64::from(LEASES);
-            let (one, pairs) = (nanos(&one), two.of);
-            if pairs == 0 {
-                println!("| {endpoints} | {name} | {one:.0} | none at the same time | | 0 |");
-                continue;
-            }
-            let two = nanos(&two);
-            println!("| {endpoints} | {name} | {one:.0} | {two:.0} | {:.1} | {pairs} |", two / one);
+            let cell = |best: &Best| if best.of == 0 { "never".to_owned() } else { format!("{:.0}", nanos(best)) };
+            let ratio = if together.of == 0 { "?".to_owned() } else { format!("{:.1}", nanos(&together) / nanos(&one)) };
+            let (pairs, one, apart, together) = (together.of, cell(&one), cell(&apart), cell(&together));
+            println!("| {endpoints} | {name} | {one} | {apart} | {together} | {ratio} | {pairs} |");
         }
     }
 }
@@ -130,11 +129,11 @@ fn on_one(balance: &Balance<SocketAddr, ()>, time: Duration) -> Best {
 }
 
 /// The longer one of two runs at the same time; of all pairs of runs the shortest.
-fn on_two(balance: &Balance<SocketAddr, ()>, time: Duration) -> Best {
+fn on_two([here, there]: [&Balance<SocketAddr, ()>; 2], time: Duration) -> Best {
     let now = Instant::now().into_std();
     let (round, done) = (AtomicU32::new(0), AtomicBool::new(false));
     let (epoch, other) = (Instant::now(), Mutex::new((Duration::ZERO, Duration::ZERO)));
-    let timed = || {
+    let timed = |balance| {
         let start = epoch.elapsed();
         leases(balance, now);
         (start, epoch.elapsed().saturating_sub(start))
@@ -158,7 +157,7 @@ fn on_two(balance: &Balance<SocketAddr, ()>, time: Duration) -> Best {
                 if done.load(Ordering::SeqCst) {
                     return;
                 }
-                let run = timed();
+                let run = timed(there);
                 *other.lock().expect("no panic") = run;
                 meet(met + 4);
                 met += 4;
@@ -171,7 +170,7 @@ fn on_two(balance: &Balance<SocketAddr, ()>, time: Duration) -> Best {
             if done.load(Ordering::SeqCst) {
                 return;
             }
-            let (start, run) = timed();
+            let (start, run) = timed(here);
             meet(met + 4);
             let (other_start, other_run) = *other.lock().expect("no panic");
             // One after the other is not at the same time.

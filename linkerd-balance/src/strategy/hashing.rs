@@ -169,7 +169,7 @@ pub(super) struct Prepared<T> {
 impl<T> Prepared<T> {
     /// Prepares a table of the endpoints' ids and full weights, unless `before` has it already.
     pub(super) fn new(nodes: &dyn Candidates, before: Option<&Self>, table: impl FnOnce(&[(u64, f64)]) -> T) -> Self {
-        let order = spread::sorted((0..nodes.len()).map(|i| (nodes.id(i), i as u32)).collect());
+        let order = spread::sorted((0..nodes.len()).map(|i| (nodes.id(i), i as u32)));
         let by_id: Vec<_> = order.iter().map(|&(id, i)| (id, nodes.full_weight(i as usize))).collect();
         let index = order.into_iter().map(|(_, i)| i).collect();
         let table = match before {

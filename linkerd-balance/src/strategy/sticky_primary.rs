@@ -213,7 +213,7 @@ impl Strategy for StickyPrimary {
     fn rebuild(&self, nodes: &dyn Candidates) -> Option<Arc<dyn Strategy>> {
         let mut order: Vec<_> = (0..nodes.len()).collect();
         if !self.in_order {
-            let by_id = spread::sorted(order.into_iter().map(|i| (!nodes.id(i), i)).collect());
+            let by_id = spread::sorted(order.into_iter().map(|i| (!nodes.id(i), i)));
             order = by_id.into_iter().map(|(_, i)| i).collect();
             // Stable, and mostly all weigh the same.
             order.sort_by(|&a, &b| nodes.full_weight(b).total_cmp(&nodes.full_weight(a)));

@@ -40,7 +40,7 @@ pub(in crate::strategy) fn by_position(nodes: &dyn Candidates, seed: u64) -> Vec
         let id = nodes.id(i);
         (position(seed, id), (id, i as u32))
     });
-    spread::sorted(by_hash.collect()).into_iter().map(|(_, (_, i))| i).collect()
+    spread::sorted(by_hash).into_iter().map(|(_, (_, i))| i).collect()
 }
 
 /// For each index its place in the order.

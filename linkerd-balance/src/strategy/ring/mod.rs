@@ -30,8 +30,9 @@ mod points;
 /// # Cost
 ///
 /// A pick searches the ring, `O(log points)`, and with a load factor adds up what is in flight unless its endpoint is
-/// idle: `O(n)` up to 64 endpoints, from there 16 for each pick. A new set takes sorting all points, tens of milliseconds
-/// for a million, off the path of requests. 8 bytes for each point.
+/// idle: `O(n)` up to 64 endpoints, from there 16 for each pick. A set that changes by one
+/// takes some 0.3 ms whatever its size, as only what is near that one's points is copied; one that changes by more than a
+/// quarter sorts all points, about 10 ms for a million. Both are off the path of requests. 4 bytes for each point.
 ///
 /// # Defaults
 ///
