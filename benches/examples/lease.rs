@@ -47,7 +47,9 @@ fn main() {
 }
 
 fn print_leases(time: Duration) {
-    println!("| endpoints | policy | one thread, ns | two, a balancer each, ns | two, the same balancer, ns | of one thread | pairs |");
+    println!(
+        "| endpoints | policy | one thread, ns | two, a balancer each, ns | two, the same balancer, ns | of one thread | pairs |"
+    );
     println!("|--:|---|--:|--:|--:|--:|--:|");
     for endpoints in [1, 10, 100, 1000, 10_000] {
         for name in ["p2c", "ewma"] {
@@ -57,7 +59,8 @@ fn print_leases(time: Duration) {
             let (apart, together) = (on_two([&shared, &other], time), on_two([&shared, &shared], time));
             let nanos = |best: &Best| best.run.as_secs_f64() * 1e9 / f64::from(LEASES);
             let cell = |best: &Best| if best.of == 0 { "never".to_owned() } else { format!("{:.0}", nanos(best)) };
-            let ratio = if together.of == 0 { "?".to_owned() } else { format!("{:.1}", nanos(&together) / nanos(&one)) };
+            let ratio =
+                if together.of == 0 { "?".to_owned() } else { format!("{:.1}", nanos(&together) / nanos(&one)) };
             let (pairs, one, apart, together) = (together.of, cell(&one), cell(&apart), cell(&together));
             println!("| {endpoints} | {name} | {one} | {apart} | {together} | {ratio} | {pairs} |");
         }

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, atomic::AtomicBool},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -22,7 +22,6 @@ use crate::{
     set::{Counts, Set, Slot},
     standing::Place,
     strategy::Draw,
-    update::Changed,
     weight::InvalidWeight,
 };
 
@@ -42,9 +41,13 @@ pub(crate) struct Inner<K, S> {
     pub(crate) new_endpoint: NewEndpoint<K, S>,
     pub(crate) ejections: Option<Ejections>,
     changed: Arc<Notify>,
+    on_left: OnceLock<OnLeft<K, S>>,
     pub(crate) in_panic: AtomicBool,
     pub(crate) counts: Counts,
 }
+
+/// Is told who left.
+type OnLeft<K, S> = Box<dyn Fn(&K, &S) + Send + Sync>;
 
 /// Makes what there is once of each endpoint that comes.
 type NewEndpoint<K, S> = Box<dyn Fn(K) -> (Arc<Tracked<K>>, S) + Send + Sync>;
@@ -91,6 +94,7 @@ where
         Self(Arc::new(Inner {
             set: ArcSwap::from_pointee(Set::empty(clock())),
             nodes: Mutex::default(),
+            on_left: OnceLock::new(),
             policy,
             new_endpoint: Box::new(new_endpoint),
             ejections,
@@ -151,38 +155,17 @@ where
         endpoints: impl IntoIterator<Item = M>,
         now: Instant,
     ) -> Result<(), InvalidWeight> {
-        self.change(endpoints, now).map(drop)
-    }
-
-    /// [`update_at`](Self::update_at) that gives back the services of the endpoints that left, for those who have to tell
-    /// somebody: requests that wait there for a connection, for example.
-    ///
-    /// An endpoint that discovery dropped and that [stays](Policy::probation) for now has not left. When it leaves it is
-    /// among those of the next update, if it is an update that finds it has no reason to stay any more; a pick or
-    /// [`stats`](Self::stats) that finds it first gives back nothing.
-    ///
-    /// # Errors
-    ///
-    /// As `update`.
-    pub fn exchange_at<M: Into<Member<K>>>(
-        &self,
-        endpoints: impl IntoIterator<Item = M>,
-        now: Instant,
-    ) -> Result<Vec<(K, S)>, InvalidWeight> {
-        let left = self.change(endpoints, now)?;
-        Ok(left.iter().map(|slot| (slot.tracked.key.clone(), slot.svc.clone())).collect())
-    }
-
-    fn change<M: Into<Member<K>>>(
-        &self,
-        endpoints: impl IntoIterator<Item = M>,
-        now: Instant,
-    ) -> Result<Vec<Arc<Slot<K, S>>>, InvalidWeight> {
-        let Changed { is_new, left } = self.0.update(endpoints.into_iter().map(Into::into), now)?;
-        if is_new {
+        if self.0.update(endpoints.into_iter().map(Into::into), now)? {
             self.0.changed.notify_waiters();
         }
-        Ok(left)
+        Ok(())
+    }
+
+    /// Tells `left` of each endpoint that leaves, however long requests that are under way hold on to it: to send those on
+    /// that wait for a turn there, for example. One that discovery dropped and that [stays](Policy::probation) for now has
+    /// not left. Nobody leaves when the balancer is dropped. The first `left` counts; it must not take long.
+    pub fn on_left(&self, left: impl Fn(&K, &S) + Send + Sync + 'static) {
+        let _ = self.0.on_left.set(Box::new(left));
     }
 
     /// Leases an endpoint.
@@ -267,6 +250,15 @@ impl<K, S> Balance<K, S> {
 impl<K, S> Inner<K, S> {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Nodes<K, S>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells who asked for it that these left.
+    pub(crate) fn tell_left(&self, left: &[Arc<Slot<K, S>>]) {
+        if let Some(on_left) = self.on_left.get() {
+            for slot in left {
+                on_left(&slot.tracked.key, &slot.svc);
+            }
+        }
     }
 
     /// None while somebody else has it.

@@ -125,13 +125,6 @@ impl Health {
     pub fn retire(&self) {
         self.standing().retire();
     }
-
-    /// Calls `retired` once the endpoint has [left its set](Self::retire), however long requests that are under way hold
-    /// on to it: to send those on that wait for a turn there. Not if it has left already, nor when a set is dropped
-    /// whole. Called in the midst of an update, which it must not make another of. The first one counts.
-    pub fn on_retire(&self, retired: impl Fn() + Send + Sync + 'static) {
-        self.standing().on_retire(Box::new(retired));
-    }
 }
 
 impl Default for Health {

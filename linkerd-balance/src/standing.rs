@@ -1,9 +1,6 @@
 //! How an endpoint is, in two words that every pick reads.
 
-use std::{
-    sync::OnceLock,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use crate::{
     ejections::Ejections,
@@ -25,11 +22,7 @@ pub(crate) struct Standing {
     has_left: AtomicBool,
     // Without: no limit.
     ejections: Option<Ejections>,
-    // Whom to tell that it has left. Seldom somebody, so a thin pointer.
-    on_retire: OnceLock<Box<OnRetire>>,
 }
-
-type OnRetire = Box<dyn Fn() + Send + Sync>;
 
 /// Where a [`Standing`] is: with all that a balancer keeps of its endpoint, or alone.
 pub(crate) trait Place: Send + Sync {
@@ -53,7 +46,7 @@ impl Standing {
     /// Open, and one of a set of which only so many may be left alone, if it is said of which.
     pub(crate) fn new(ejections: Option<Ejections>) -> Self {
         let (word, link, places) = (AtomicU64::new(OPEN), AtomicU8::new(LINK_OPEN), AtomicU8::new(0));
-        Self { word, link, places, has_left: AtomicBool::new(false), ejections, on_retire: OnceLock::new() }
+        Self { word, link, places, has_left: AtomicBool::new(false), ejections }
     }
 
     #[inline]
@@ -180,24 +173,9 @@ impl Standing {
         self.has_left.load(Ordering::Acquire)
     }
 
-    /// Says that the endpoint counts no more among those of its set.
     pub(crate) fn retire(&self) {
-        if self.retire_quietly()
-            && let Some(retired) = self.on_retire.get()
-        {
-            retired();
-        }
-    }
-
-    pub(crate) fn on_retire(&self, retired: OnRetire) {
-        let _ = self.on_retire.set(Box::new(retired));
-    }
-
-    /// Whether it had not before.
-    fn retire_quietly(&self) -> bool {
         let had = self.places.swap(RETIRED, Ordering::Acquire);
         self.free(had);
-        had & RETIRED == 0
     }
 
     fn try_take(&self, place: u8, take: fn(&Ejections) -> bool, give_back: fn(&Ejections)) -> bool {
@@ -241,7 +219,7 @@ fn offset(at: Instant) -> i64 {
 
 impl Drop for Standing {
     fn drop(&mut self) {
-        self.retire_quietly();
+        self.retire();
     }
 }
 

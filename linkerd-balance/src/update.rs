@@ -19,23 +19,11 @@ use crate::{
     weight::{self, InvalidWeight, Weights},
 };
 
-/// What an update led to.
-pub(crate) struct Changed<K, S> {
-    /// Whether there is another set.
-    pub(crate) is_new: bool,
-    /// Those that were in the set before and are not now.
-    pub(crate) left: Vec<Arc<Slot<K, S>>>,
-}
-
 /// Of how many survivors the typical load is asked for: their median is as good as that of all.
 const TYPICAL_OF: usize = 64;
 
 impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'static> Inner<K, S> {
-    pub(crate) fn update(
-        &self,
-        members: impl Iterator<Item = Member<K>>,
-        now: Instant,
-    ) -> Result<Changed<K, S>, InvalidWeight> {
+    pub(crate) fn update(&self, members: impl Iterator<Item = Member<K>>, now: Instant) -> Result<bool, InvalidWeight> {
         let members: Vec<Member<K>> = members.collect();
         weight::check(members.iter().map(|member| member.weight))?;
         let mut nodes = self.lock();
@@ -69,10 +57,11 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         self.counts.adds.fetch_add(added as u64, Ordering::Relaxed);
         self.counts.removes.fetch_add(left.len() as u64, Ordering::Relaxed);
         drop(nodes);
+        self.tell_left(&left);
         if is_new {
             let_go(current, pause);
         }
-        Ok(Changed { is_new, left })
+        Ok(is_new)
     }
 
     /// The slots of all that are named: those that have none get theirs.
@@ -134,6 +123,7 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         nodes.end(order, &left);
         self.counts.removes.fetch_add(left.len() as u64, Ordering::Relaxed);
         drop(nodes);
+        self.tell_left(&left);
         if is_new {
             let_go(current, pause);
         }

@@ -4,7 +4,10 @@ use std::{
     cell::Cell,
     collections::HashMap,
     hash::{Hash, Hasher},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -32,6 +35,18 @@ impl Hash for Key {
 fn balance(policy: Policy) -> Balance<Key, u32> {
     let made = AtomicU32::new(0);
     Balance::new(policy, move |_: &Key, _| made.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Those that left since it was looked at last.
+fn told<K, S>(balance: &Balance<K, S>) -> Arc<Mutex<Vec<(K, S)>>>
+where
+    K: Eq + Hash + Copy + Send + Sync + 'static,
+    S: Copy + Send + Sync + 'static,
+{
+    let left = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&left);
+    balance.on_left(move |key, made| told.lock().unwrap().push((*key, *made)));
+    left
 }
 
 /// What an update does to those that are there: keys and services, in their order.
@@ -111,9 +126,11 @@ proptest! {
     ) {
         let policy = if ring { Policy::new(Ring::new(), linkerd_balance::PeakEwma::default) } else { Policy::default() };
         let (balance, mut model, mut members) = (balance(policy), Model::default(), Vec::new());
+        let left = told(&balance);
         for step in steps {
             apply(step, &mut members, hashes);
-            let mut left = balance.exchange_at(members.iter().copied(), now()).unwrap();
+            balance.update(members.iter().copied()).unwrap();
+            let mut left = std::mem::take(&mut *left.lock().unwrap());
             let mut expected = model.update(&members);
             left.sort_unstable_by_key(|(_, made)| *made);
             expected.sort_unstable_by_key(|(_, made)| *made);
@@ -155,7 +172,11 @@ fn who_stays_on_probation_has_not_left_until_it_fails() {
         kept.lock().unwrap().insert(*key, health.clone());
         *key
     });
-    let all = |keys: &[u8]| balance.exchange_at(keys.iter().map(|key| (*key, 1.0)), now()).unwrap();
+    let left = told(&balance);
+    let all = |keys: &[u8]| {
+        balance.update(keys.iter().map(|key| (*key, 1.0))).unwrap();
+        std::mem::take(&mut *left.lock().unwrap())
+    };
     assert_eq!(all(&[1, 2, 3]), []);
     assert_eq!(all(&[1, 2]), []);
     assert_eq!(balance.len(), 3);

@@ -1,10 +1,9 @@
 //! What a breaker is made of.
 
-use std::{fmt, num::NonZeroU32, sync::Arc};
+use std::{num::NonZeroU32, sync::Arc};
 
 use super::{
-    Breaker, BreakerCounters, BreakerEvent, Inner,
-    event::Observer,
+    Breaker, BreakerCounters, Inner,
     state::{Stage, State},
 };
 use crate::{
@@ -20,6 +19,7 @@ use crate::{
 /// # Defaults
 ///
 /// Linkerd's backoff, one probe at a time, a health and counters of its own, chance as the jitter's seed, no id.
+#[derive(Debug)]
 #[must_use = "a builder does nothing unless built"]
 pub struct BreakerBuilder {
     accrual: Box<dyn Accrual>,
@@ -29,19 +29,6 @@ pub struct BreakerBuilder {
     max_probes: NonZeroU32,
     seed: u64,
     id: Option<Arc<str>>,
-    observer: Option<Observer>,
-}
-
-impl fmt::Debug for BreakerBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BreakerBuilder")
-            .field("accrual", &self.accrual)
-            .field("backoff", &self.backoff)
-            .field("health", &self.health)
-            .field("max_probes", &self.max_probes)
-            .field("id", &self.id)
-            .finish_non_exhaustive()
-    }
 }
 
 impl BreakerBuilder {
@@ -54,7 +41,6 @@ impl BreakerBuilder {
             max_probes: NonZeroU32::MIN,
             seed: rng::thread(),
             id: None,
-            observer: None,
         }
     }
 
@@ -89,16 +75,10 @@ impl BreakerBuilder {
         Self { id: Some(id.into()), ..self }
     }
 
-    /// Tells `observer` when the endpoint is given up and when it is back, to log it. Called in the midst of a call's end:
-    /// it must not take long, nor ask the breaker anything.
-    pub fn on_event(self, observer: impl Fn(&BreakerEvent) + Send + Sync + 'static) -> Self {
-        Self { observer: Some(Arc::new(observer)), ..self }
-    }
-
     /// A breaker of an endpoint that is alive, from now on.
     #[must_use]
     pub fn build(self) -> Breaker {
-        let Self { mut accrual, backoff, health, counters, max_probes, seed, id, observer } = self;
+        let Self { mut accrual, backoff, health, counters, max_probes, seed, id } = self;
         let now = tokio::time::Instant::now().into_std();
         accrual.revived(now);
         let state = State {
@@ -116,6 +96,6 @@ impl BreakerBuilder {
             forced: None,
             probers: None,
         };
-        Breaker(Arc::new(Inner { id, health, counters, state: Mutex::new(state), observer: observer.map(Box::new) }))
+        Breaker(Arc::new(Inner { id, health, counters, state: Mutex::new(state) }))
     }
 }

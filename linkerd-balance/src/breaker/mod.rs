@@ -64,8 +64,6 @@ struct Inner {
     health: Health,
     counters: BreakerCounters,
     state: Mutex<State>,
-    // Seldom there, so a thin pointer.
-    observer: Option<Box<event::Observer>>,
 }
 
 /// What a [`Breaker`] is doing.
@@ -208,7 +206,7 @@ impl Breaker {
             Phase::Probing { .. } if probe && success => {
                 self.0.counters.revived();
                 if let Some(opened) = &state.opened {
-                    self.observe(&BreakerEvent::Revived {
+                    self.tell(&BreakerEvent::Revived {
                         since: opened.since.instant(),
                         probes: state.failed_probes + 1,
                         at: now,
@@ -249,16 +247,14 @@ impl Breaker {
         state.opened = Some(Opened { since: Stamp::of(now), tripped });
         state.failed_probes = 0;
         let until = self.leave_alone(state, now);
-        self.observe(&BreakerEvent::Removed { reason: tripped, until, at: now });
+        self.tell(&BreakerEvent::Removed { reason: tripped, until, at: now });
         if let Some(probers) = &state.probers {
             probers.died.notify_one();
         }
     }
 
-    fn observe(&self, event: &BreakerEvent) {
-        if let Some(observer) = &self.0.observer {
-            observer(event);
-        }
+    fn tell(&self, event: &BreakerEvent) {
+        self.0.counters.tell(self.0.id.as_deref(), event);
     }
 
     /// Until when.

@@ -151,7 +151,10 @@ fn what_happens_is_told_as_often_as_it_is_counted() {
     let accrual = ConsecutiveFailures::new(NonZeroU32::MIN);
     let breaker = Breaker::builder(Box::new(accrual))
         .backoff(Backoff::constant(10 * MS).unwrap())
-        .on_event(move |event| seen.lock().unwrap().push(*event))
+        .counters(BreakerCounters::observed(move |id, event| {
+            seen.lock().unwrap().push((id.map(str::to_owned), *event));
+        }))
+        .id("a")
         .build();
     let now = tokio::time::Instant::now().into_std();
     breaker.admit(now).record(false, now);
@@ -166,6 +169,6 @@ fn what_happens_is_told_as_often_as_it_is_counted() {
         BreakerEvent::Removed { reason, until: now + 10 * MS, at: now },
         BreakerEvent::Revived { since: now, probes: 2, at: now + 20 * MS },
     ];
-    assert_eq!(*told.lock().unwrap(), expected);
+    assert_eq!(*told.lock().unwrap(), expected.map(|event| (Some("a".to_owned()), event)));
     assert_eq!((breaker.counters().removals(), breaker.counters().revivals()), (1, 1));
 }
