@@ -25,6 +25,8 @@ use tokio::time::Instant;
 /// Leases in a run.
 const LEASES: u32 = 1_000;
 
+type Members = Vec<(SocketAddr, f64)>;
+
 /// The best of several runs, and of how many that could be it.
 struct Best {
     run: Duration,
@@ -47,7 +49,9 @@ fn main() {
 }
 
 fn print_leases(time: Duration) {
-    println!("| endpoints | policy | one thread, ns | two, a balancer each, ns | two, the same balancer, ns | of one thread | pairs |");
+    println!(
+        "| endpoints | policy | one thread, ns | two, a balancer each, ns | two, the same balancer, ns | of one thread | pairs |"
+    );
     println!("|--:|---|--:|--:|--:|--:|--:|");
     for endpoints in [1, 10, 100, 1000, 10_000] {
         for name in ["p2c", "ewma"] {
@@ -57,7 +61,8 @@ fn print_leases(time: Duration) {
             let (apart, together) = (on_two([&shared, &other], time), on_two([&shared, &shared], time));
             let nanos = |best: &Best| best.run.as_secs_f64() * 1e9 / f64::from(LEASES);
             let cell = |best: &Best| if best.of == 0 { "never".to_owned() } else { format!("{:.0}", nanos(best)) };
-            let ratio = if together.of == 0 { "?".to_owned() } else { format!("{:.1}", nanos(&together) / nanos(&one)) };
+            let ratio =
+                if together.of == 0 { "?".to_owned() } else { format!("{:.1}", nanos(&together) / nanos(&one)) };
             let (pairs, one, apart, together) = (together.of, cell(&one), cell(&apart), cell(&together));
             println!("| {endpoints} | {name} | {one} | {apart} | {together} | {ratio} | {pairs} |");
         }
@@ -71,7 +76,7 @@ fn print_updates(time: Duration) {
         for endpoints in [100, 1000, 10_000] {
             let plain: Vec<_> = addrs(endpoints).map(|addr| (addr, 1.0)).collect();
             let middle = plain.len() / 2;
-            let update = |change: &dyn Fn(&mut Vec<(SocketAddr, f64)>)| {
+            let update = |change: &dyn Fn(&mut Members)| {
                 let (balance, mut other) = (balance(name, endpoints), plain.clone());
                 change(&mut other);
                 let both = best(time, || {
@@ -83,7 +88,9 @@ fn print_updates(time: Duration) {
             };
             let weight = update(&|members| members[middle].1 = 2.0);
             let endpoint = update(&|members| members[middle].0 = SocketAddr::from(([11, 0, 0, 1], 80)));
-            let fewer = update(&|members| drop(members.remove(middle)));
+            let fewer = update(&|members| {
+                members.remove(middle);
+            });
             println!("| {name} | {endpoints} | {weight:.0} | {endpoint:.0} | {fewer:.0} |");
         }
     }
