@@ -31,7 +31,9 @@ fn main() {
         }
         "weight" => other[middle].1 = 2.0,
         "endpoint" => other[middle].0 = SocketAddr::from(([11, 0, 0, 1], 80)),
-        "gone" => drop(other.remove(middle)),
+        "gone" => {
+            other.remove(middle);
+        }
         "turned" => other.reverse(),
         what => panic!("nothing is called {what}"),
     }

@@ -25,6 +25,8 @@ use tokio::time::Instant;
 /// Leases in a run.
 const LEASES: u32 = 1_000;
 
+type Members = Vec<(SocketAddr, f64)>;
+
 /// The best of several runs, and of how many that could be it.
 struct Best {
     run: Duration,
@@ -74,7 +76,7 @@ fn print_updates(time: Duration) {
         for endpoints in [100, 1000, 10_000] {
             let plain: Vec<_> = addrs(endpoints).map(|addr| (addr, 1.0)).collect();
             let middle = plain.len() / 2;
-            let update = |change: &dyn Fn(&mut Vec<(SocketAddr, f64)>)| {
+            let update = |change: &dyn Fn(&mut Members)| {
                 let (balance, mut other) = (balance(name, endpoints), plain.clone());
                 change(&mut other);
                 let both = best(time, || {
@@ -86,7 +88,9 @@ fn print_updates(time: Duration) {
             };
             let weight = update(&|members| members[middle].1 = 2.0);
             let endpoint = update(&|members| members[middle].0 = SocketAddr::from(([11, 0, 0, 1], 80)));
-            let fewer = update(&|members| drop(members.remove(middle)));
+            let fewer = update(&|members| {
+                members.remove(middle);
+            });
             println!("| {name} | {endpoints} | {weight:.0} | {endpoint:.0} | {fewer:.0} |");
         }
     }
