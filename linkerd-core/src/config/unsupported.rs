@@ -22,12 +22,14 @@ pub const NOT_BUILT: &[&str] = &[
     "namers.kind=io.l5d.serversets",
     "namers.kind=io.l5d.zkLeader",
     "routers.announcers",
+    #[cfg(not(feature = "tls"))]
     "routers.client.forwardClientCert=true",
     "routers.client.headerTableBytes",
     "routers.client.initialStreamWindowBytes",
     "routers.client.maxFrameBytes",
     "routers.client.maxHeaderListBytes",
     "routers.client.requestAuthorizers",
+    #[cfg(not(feature = "tls"))]
     "routers.client.tls",
     "routers.client.windowUpdateRatio",
     "routers.h2AccessLog",
@@ -57,6 +59,7 @@ pub const NOT_BUILT: &[&str] = &[
     "routers.servers.maxConcurrentStreamsPerConnection",
     "routers.servers.maxFrameBytes",
     "routers.servers.maxHeaderListBytes",
+    #[cfg(not(feature = "tls"))]
     "routers.servers.tls",
     "routers.servers.upgrades=true",
     "routers.servers.windowUpdateRatio",

@@ -86,7 +86,7 @@ routers:
   client:
     kind: io.l5d.static
     configs:
-    - {prefix: /, loadBalancer: {kind: heap, enableProbation: no}, forwardClientCert: yes}
+    - {prefix: /, loadBalancer: {kind: heap, enableProbation: no}}
 ";
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a");
@@ -101,7 +101,6 @@ routers:
             "f:1:14: admin.tls: is not supported yet",
             "f:2:17: namers[0].kind: 'io.l5d.consul' is not supported yet",
             "f:7:59: routers[0].servers[0].socketOptions.readTimeoutMs: is not supported yet",
-            "f:11:87: routers[0].client.configs[0].forwardClientCert: 'true' is not supported yet",
         ]
     );
 }
