@@ -1,5 +1,5 @@
 //! TLS on either side, on loopback sockets.
-#![cfg(all(feature = "config", any(feature = "ring", feature = "aws-lc-rs")))]
+#![cfg(all(feature = "admin", any(feature = "ring", feature = "aws-lc-rs")))]
 
 mod client;
 mod files;

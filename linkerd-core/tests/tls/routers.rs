@@ -10,9 +10,10 @@ use linkerd_core::{
     http::{ClientConfig, Connect, HttpConnect, Server, ServerConfig},
     proxy::Proxy,
     telemetry::Registry,
+    tls::{Connector, Metrics},
 };
 
-use super::pki::Pki;
+use super::pki::{Pki, der, shake};
 
 /// Serves a configuration, in which `{dir}` is the folder of the certificates.
 async fn proxy(pki: &Pki, text: &str) -> Vec<SocketAddr> {
@@ -193,6 +194,33 @@ routers:
         let (status, body) = get(outer, host).await;
         assert_eq!(status, expected, "{host}: {body}");
     }
+}
+
+#[tokio::test]
+async fn the_admin_pages_are_served_through_tls_alone() {
+    let pki = Pki::new();
+    let files = pki.issue("admin", &["admin.mesh"]);
+    let text = "
+admin: {port: 0, tls: {certPath: '{dir}/admin.pem', keyPath: '{dir}/admin.key'}}
+routers:
+- {protocol: http, servers: [{port: 0}]}
+";
+    let config = Config::parse("f", &text.replace("{dir}", pki.dir.path().to_str().unwrap()));
+    let config = config.unwrap_or_else(|errors| panic!("{errors}"));
+    let proxy = Proxy::builder(&config).build().unwrap_or_else(|errors| panic!("{errors}")).bind().unwrap();
+    let addr = proxy.admin_addr();
+    let serving = tokio::spawn(proxy.serve());
+    let shaken = shake(addr, "admin.mesh", &pki.raw(&[])).await.unwrap();
+    assert_eq!(shaken.leaf(), der(&files.cert));
+    let tls = Connector::load(pki.trusting(), &Metrics::default()).unwrap().named("admin.mesh");
+    let config = ClientConfig { tls: Some(tls), ..ClientConfig::default() };
+    let svc = HttpConnect::new(config).connect(&Endpoint::new(addr));
+    let req = || Request::get("/admin/ping").header(HOST, "admin").body(Body::empty()).unwrap();
+    let rsp = svc.send(req()).await.unwrap();
+    let body = http_body_util::BodyExt::collect(rsp.into_body()).await.unwrap().to_bytes();
+    assert_eq!(body, "pong");
+    assert!(HttpConnect::default().connect(&Endpoint::new(addr)).send(req()).await.is_err());
+    serving.abort();
 }
 
 #[tokio::test]
