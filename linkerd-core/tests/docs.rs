@@ -92,6 +92,9 @@ async fn every_yaml_block_of_the_documentation_is_a_configuration() {
 
     let mut found = 0;
     for document in documents {
+        if document.ends_with("tls.md") && !cfg!(any(feature = "ring", feature = "aws-lc-rs")) {
+            continue;
+        }
         let text = fs::read_to_string(&document).unwrap();
         let name = document.strip_prefix(root()).unwrap().display();
         for block in blocks(&text) {

@@ -260,8 +260,12 @@ async fn secure(shared: Arc<Shared>, stream: TcpStream, ends: Ends, mut watch: W
             if let Some(stats) = &shared.stats {
                 stats.handshake_failed();
             }
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::info!(%error, cause, remote = %ends.remote, "a client's connection could not be made secure");
+            let (cause, remote) = (std::error::Error::source(&error).map(ToString::to_string), ends.remote);
+            if error.is_hang_up() {
+                tracing::debug!(%error, cause, %remote, "a client went away instead of a TLS handshake");
+            } else {
+                tracing::info!(%error, cause, %remote, "a client's connection could not be made secure");
+            }
         }
     }
 }

@@ -171,6 +171,13 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
+    /// Whether the peer said nothing that could be wrong, as probes of a port do.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_hang_up(&self) -> bool {
+        use io::ErrorKind::{ConnectionReset, UnexpectedEof};
+        matches!(self, Self::Failed(error) if matches!(error.kind(), UnexpectedEof | ConnectionReset))
+    }
+
     /// What a failed handshake means; `name` is the peer's, if it has one.
     pub(super) fn of(error: io::Error, name: &str) -> Self {
         use rustls::{CertificateError, Error};

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use linkerd_core::{
     ErrorKind,
-    tls::{ClientSettings, Connector, IdentityFiles, Metrics},
+    tls::{Acceptor, Alpn, ClientSettings, Connector, IdentityFiles, Metrics},
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 use tokio_rustls::TlsAcceptor;
 
 use super::pki::{Pki, chain, client, data, get, ok, provider, serve, settings};
@@ -87,4 +90,38 @@ async fn a_chain_is_sent_whole() {
     assert_eq!(shaken.conn().peer_certificates().unwrap().len(), 2);
     let identity = IdentityFiles::new(pki.path("web.pem"), pki.path("web.key"));
     assert_eq!(identity.intermediates, None);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_while_it_was_idle_costs_no_request() {
+    let pki = Pki::new();
+    let tls = settings(pki.issue("web", &["web"]));
+    let acceptor = Acceptor::load(tls, &Metrics::default()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (closed, mut was_closed) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        for i in 0.. {
+            let Ok((tcp, _)) = listener.accept().await else { return };
+            let (mut stream, negotiated) = acceptor.accept(tcp).await.unwrap();
+            assert_eq!(negotiated.alpn, Some(Alpn::Http1));
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                stream.read_buf(&mut head).await.unwrap();
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+            stream.flush().await.unwrap();
+            if i % 2 == 0 {
+                // As TLS wants it; otherwise the connection just ends.
+                stream.shutdown().await.unwrap();
+            }
+            drop(stream);
+            closed.send(()).await.unwrap();
+        }
+    });
+    let svc = client(addr, connector(pki.trusting()).named("web"));
+    for _ in 0..20 {
+        assert_eq!(get(&svc).await.unwrap(), "ok");
+        was_closed.recv().await.unwrap();
+    }
 }
