@@ -27,6 +27,9 @@ pub mod telemetry;
 #[cfg(feature = "test-util")]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub mod testing;
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub mod tls;
 
 pub use body::{Body, IntoBody};
 pub use classify::{GrpcClassifier, GrpcCode, H2Classifier, HttpClassifier, HttpClassify, Reset, StreamEnd};

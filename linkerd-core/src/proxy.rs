@@ -34,10 +34,12 @@ use tokio::{
     task::JoinSet,
 };
 
+#[cfg(feature = "tls")]
+use crate::tls::{Alpn, Metrics};
 use crate::{
     Svc,
-    admin::{Logging, serve as serve_admin},
-    config::{Admin, Config, Errors, Plan, socket_options},
+    admin::{Logging, Through, serve as serve_admin, serve_through},
+    config::{Admin, Config, Errors, Plan, ServerTls, socket_options},
     http::{Drained, Server, SocketOptions},
     telemetry::{Registry, process},
 };
@@ -101,6 +103,7 @@ struct AdminSettings {
     addr: SocketAddr,
     identifier: Option<SocketAddr>,
     socket: SocketOptions,
+    through: Through,
     threads: usize,
 }
 
@@ -117,6 +120,7 @@ struct AdminServer {
     // Of the standard library: they are served on another runtime than the one that they were bound in.
     listener: std::net::TcpListener,
     identifier: Option<std::net::TcpListener>,
+    through: Through,
     pages: Pages,
     threads: usize,
 }
@@ -181,7 +185,7 @@ impl Builder<'_> {
             ip,
             port,
             shutdown_grace: _, // Of the shutdown.
-            tls: _,            // Refused.
+            tls,
             socket_options: options,
             worker_threads,
             http_identifier_port,
@@ -191,10 +195,27 @@ impl Builder<'_> {
             addr: SocketAddr::new(*ip, *port),
             identifier: http_identifier_port.map(|port| SocketAddr::new(*ip, port)),
             socket: socket_options(options),
+            through: through(config, tls.as_ref(), &registry)?,
             threads: (*worker_threads).max(1),
         };
         Ok(Proxy { plan, registry, pages, shutdown, admin })
     }
+}
+
+/// What connections to the admin pages go through.
+#[cfg(feature = "tls")]
+fn through(config: &Config, tls: Option<&ServerTls>, registry: &Registry) -> Result<Through, Errors> {
+    let Some(tls) = tls else { return Ok(Through::Clear) };
+    tls.acceptor(&[Alpn::Http1], &Metrics::new(registry))
+        .map(Through::Tls)
+        .map_err(|error| Errors::from(config.problem("admin.tls", error.to_string())))
+}
+
+/// The same, without what TLS needs: it was refused.
+#[cfg(not(feature = "tls"))]
+#[allow(clippy::unnecessary_wraps, reason = "with TLS it can fail")]
+fn through(_: &Config, _: Option<&ServerTls>, _: &Registry) -> Result<Through, Errors> {
+    Ok(Through::Clear)
 }
 
 impl Bound {
@@ -318,11 +339,12 @@ impl AdminServer {
             }
             None => (None, None),
         };
-        Some(Self { addr, identifier_addr, listener, identifier, pages, threads: settings.threads })
+        let (through, threads) = (settings.through.clone(), settings.threads);
+        Some(Self { addr, identifier_addr, listener, identifier, through, pages, threads })
     }
 
     async fn serve(self) -> io::Result<ServingAdmin> {
-        let Self { addr, listener, identifier, pages, threads, .. } = self;
+        let Self { addr, listener, identifier, through, pages, threads, .. } = self;
         let (end, told) = oneshot::channel::<()>();
         let (done, ended) = oneshot::channel::<()>();
         let (start, started) = oneshot::channel();
@@ -348,7 +370,7 @@ impl AdminServer {
                     async move { drop(closed.changed().await) }
                 };
                 let identifier = identifier.map(|listener| tokio::spawn(serve_admin(listener, pages.names, closed())));
-                let pages = tokio::spawn(serve_admin(listener, pages.admin, closed()));
+                let pages = tokio::spawn(serve_through(listener, through, pages.admin, closed()));
                 // Ends when the sender is dropped, too.
                 drop(told.await);
                 drop(closing);

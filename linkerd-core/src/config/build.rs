@@ -15,11 +15,15 @@ use linkerd_retry::{Backoff as RetryBackoff, Budget as RetryBudget, BudgetSettin
 
 use serde_json::json;
 
+#[cfg(feature = "tls")]
+use super::tls::Connectors;
 use super::{
     Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, HostConnectionPool, HttpIdentifier, HttpRouter,
     Interpreter, InterpreterKind, Namer, NamerKind, Problem, Protocol, Retries, Router, Scoped, Server, Service,
     Session, Transformer, TransformerKind, balancing, check_supported, router::ProtocolKind,
 };
+#[cfg(feature = "tls")]
+use crate::tls::{self, Alpn};
 use crate::{
     CacheSettings, ClientPolicy, Mesh, Policies, ServicePolicy,
     http::{ClientConfig, HttpConnect, PerRequest, PoolConfig, ServerConfig, SocketOptions, respond::ErrorLimits},
@@ -63,6 +67,8 @@ struct FilePolicies {
     protocol: ProtocolKind,
     wire: Wire,
     memory: ReplayMemory,
+    #[cfg(feature = "tls")]
+    connectors: Connectors,
 }
 
 /// What the servers and the clients of a router have in common.
@@ -271,6 +277,8 @@ impl Builder<'_> {
             stats.originator();
         }
         let wire = Wire::of(http);
+        #[cfg(feature = "tls")]
+        let connectors = self.connectors(i, client);
         let mesh = Mesh::builder()
             .interpreter(Arc::clone(&interpreter))
             .dtab(dtab.clone())
@@ -280,6 +288,8 @@ impl Builder<'_> {
                 protocol: ProtocolKind::Http,
                 wire,
                 memory: self.memory.clone(),
+                #[cfg(feature = "tls")]
+                connectors,
             })
             .binding_timeout(*binding_timeout)
             .caches(CacheSettings {
@@ -302,8 +312,40 @@ impl Builder<'_> {
         let identifier: Arc<dyn Identifier> = Arc::new(identifier);
         let client = mesh.router(Arc::clone(&identifier));
         let grace = self.config.admin.shutdown_grace;
-        let servers = servers.iter().map(|server| server_config(server, &wire, &stats, grace)).collect();
-        Some(RouterPlan { label: label.clone(), dtab: dtab.clone(), interpreter, mesh, identifier, client, servers })
+        let configs = servers.iter().map(|server| server_config(server, &wire, &stats, grace)).collect();
+        #[cfg(feature = "tls")]
+        let configs = self.secure(i, servers, configs);
+        Some(RouterPlan {
+            label: label.clone(),
+            dtab: dtab.clone(),
+            interpreter,
+            mesh,
+            identifier,
+            client,
+            servers: configs,
+        })
+    }
+
+    /// What makes the connections of a router's clients secure.
+    #[cfg(feature = "tls")]
+    fn connectors(&mut self, i: usize, client: &Scoped<Client>) -> Connectors {
+        let Self { config, registry, problems, .. } = self;
+        let problem =
+            |key: &str, message| problems.push(config.problem(&format!("routers[{i}].client.{key}"), message));
+        Connectors::build(client, &[Alpn::Http1], || tls::Metrics::new(registry), problem)
+    }
+
+    /// Puts what makes connections secure into the servers that ask for it.
+    #[cfg(feature = "tls")]
+    fn secure(&mut self, i: usize, servers: &[Server], mut configs: Vec<ServerConfig>) -> Vec<ServerConfig> {
+        for (j, (server, config)) in servers.iter().zip(&mut configs).enumerate() {
+            let Some(tls) = &server.tls else { continue };
+            match tls.acceptor(&[Alpn::Http1], &tls::Metrics::new(self.registry)) {
+                Ok(acceptor) => config.tls = Some(acceptor),
+                Err(error) => self.problem(&format!("routers[{i}].servers[{j}].tls"), error.to_string()),
+            }
+        }
+        configs
     }
 
     fn identifiers(&mut self, i: usize, router: &Router, http: &HttpRouter) -> Option<Vec<Box<dyn Identifier>>> {
@@ -397,7 +439,7 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         port,
         ip,
         label: _,
-        tls: _,
+        tls: _, // Of the builder, which tells what is wrong with it.
         socket_options: options,
         max_concurrent_requests,
         announce: _,
@@ -491,8 +533,11 @@ impl Policies for FilePolicies {
     }
 
     fn client(&self, id: &Path) -> ClientPolicy {
+        let settings = self.client.for_path(id);
+        #[cfg(feature = "tls")]
+        let tls = settings.tls().and_then(|tls| self.connectors.of(tls));
         let Client {
-            tls: _,
+            tls: _, // By its method: it may be off.
             load_balancer,
             failure_accrual,
             fail_fast,
@@ -502,11 +547,14 @@ impl Policies for FilePolicies {
             session,
             socket_options: options,
             request_authorizers: _,
-            forward_client_cert: _,
+            forward_client_cert,
             h2: _,
             thrift_framed: _,
             attempt_ttwitter_upgrade: _,
-        } = self.client.for_path(id);
+        } = settings;
+        // Refused, if it is on.
+        #[cfg(not(feature = "tls"))]
+        let _ = forward_client_cert;
         let HostConnectionPool { min_size, max_size, idle_time, max_waiters } =
             host_connection_pool.clone().unwrap_or_default();
         let Session { life_time, idle_time: session_idle_time } = session.unwrap_or_default();
@@ -521,6 +569,10 @@ impl Policies for FilePolicies {
             socket: options.as_ref().map(socket_options).unwrap_or_default(),
             max_header_bytes: self.wire.max_header_bytes,
             aggregate_up_to: self.wire.aggregate_up_to,
+            #[cfg(feature = "tls")]
+            tls,
+            #[cfg(feature = "tls")]
+            forward_client_cert: forward_client_cert.unwrap_or(false),
             ..ClientConfig::default()
         };
         let shown = [
@@ -595,7 +647,15 @@ mod tests {
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::default(),
         };
-        let policies = FilePolicies { service, client, protocol, wire, memory: ReplayMemory::default() };
+        let policies = FilePolicies {
+            service,
+            client,
+            protocol,
+            wire,
+            memory: ReplayMemory::default(),
+            #[cfg(feature = "tls")]
+            connectors: Connectors::default(),
+        };
         policies.service(&"/svc/web".parse().unwrap())
     }
 

@@ -10,6 +10,7 @@ use super::{
 /// A line is a key, with list indices and `configs` left out, or a key and a value of it; `*.` at the beginning stands
 /// for any place. A key counts as used unless its value is absent or an empty list.
 pub const NOT_BUILT: &[&str] = &[
+    #[cfg(not(feature = "tls"))]
     "admin.tls",
     "namers.kind=io.l5d.consul",
     "namers.kind=io.l5d.curator",
@@ -22,12 +23,14 @@ pub const NOT_BUILT: &[&str] = &[
     "namers.kind=io.l5d.serversets",
     "namers.kind=io.l5d.zkLeader",
     "routers.announcers",
+    #[cfg(not(feature = "tls"))]
     "routers.client.forwardClientCert=true",
     "routers.client.headerTableBytes",
     "routers.client.initialStreamWindowBytes",
     "routers.client.maxFrameBytes",
     "routers.client.maxHeaderListBytes",
     "routers.client.requestAuthorizers",
+    #[cfg(not(feature = "tls"))]
     "routers.client.tls",
     "routers.client.windowUpdateRatio",
     "routers.h2AccessLog",
@@ -57,6 +60,7 @@ pub const NOT_BUILT: &[&str] = &[
     "routers.servers.maxConcurrentStreamsPerConnection",
     "routers.servers.maxFrameBytes",
     "routers.servers.maxHeaderListBytes",
+    #[cfg(not(feature = "tls"))]
     "routers.servers.tls",
     "routers.servers.upgrades=true",
     "routers.servers.windowUpdateRatio",

@@ -23,7 +23,10 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use pin_project::pin_project;
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 
 use super::{
     ClientConfig, Kept,
@@ -83,6 +86,10 @@ impl Call for Client {
     fn call(self: Arc<Self>, mut req: Request<Body>) -> SvcFuture {
         let extensions = std::mem::take(req.extensions_mut());
         prepare(&mut req);
+        #[cfg(feature = "tls")]
+        if self.config.forward_client_cert {
+            headers::forward_client_cert(req.headers_mut(), &extensions);
+        }
         let outbound = Outbound { resend: req.body().resend, req, extensions };
         match self.checkout(&outbound) {
             // Most requests. Sent before there is a future, so that it need not hold the request.
@@ -158,6 +165,20 @@ impl Client {
         let stream = tokio::time::timeout(self.config.connect_timeout, self.config.socket.connect(self.addr))
             .await
             .map_err(|_| ConnectElapsed(self.config.connect_timeout))??;
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.config.tls {
+            // Boxed: what connects in the clear has no room for it.
+            let (stream, _) = Box::pin(tls.connect(self.addr.ip(), stream)).await?;
+            return self.begin(stream).await;
+        }
+        self.begin(stream).await
+    }
+
+    /// Begins to speak HTTP on a connection.
+    async fn begin<I>(&self, stream: I) -> Result<Conn, BoxError>
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let totals = self
             .stats
             .as_ref()

@@ -49,6 +49,15 @@ pub const NONRETRYABLE_NACK: HeaderName = HeaderName::from_static("finagle-http-
 /// On a request: its body is here whole, so that it can be sent again.
 pub const RETRYABLE_REQUEST: HeaderName = HeaderName::from_static("finagle-http-retryable-request");
 
+/// Says who the client is, if it showed a certificate, in place of whatever it says itself.
+#[cfg(feature = "tls")]
+pub(crate) fn forward_client_cert(headers: &mut HeaderMap, extensions: &http::Extensions) {
+    headers.remove(&FORWARDED_CLIENT_CERT);
+    if let Some(identity) = extensions.get::<crate::tls::PeerIdentity>() {
+        headers.insert(FORWARDED_CLIENT_CERT, identity.forwarded().clone());
+    }
+}
+
 /// What one pass over the headers saw, so that nothing is looked up that is not there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Scan {

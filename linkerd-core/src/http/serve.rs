@@ -24,7 +24,7 @@ use hyper::body::Incoming;
 #[cfg(feature = "compression")]
 use super::compress::Compression;
 use super::{
-    RequestContext, ServerConfig,
+    RequestContext, Scheme, ServerConfig,
     client::{host_of, origin_form},
     detail,
     headers::{self, Scan},
@@ -45,9 +45,18 @@ pub(crate) struct Shared {
 /// What all requests of a connection have in common.
 pub(crate) struct Peer {
     pub(crate) shared: Arc<Shared>,
+    ends: Ends,
+    has_nothing: AtomicBool,
+}
+
+/// Whom a connection is between, and what it goes through.
+pub(crate) struct Ends {
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
-    has_nothing: AtomicBool,
+    pub(crate) scheme: Scheme,
+    /// Who the client is, if it showed a certificate.
+    #[cfg(feature = "tls")]
+    pub(crate) identity: Option<crate::tls::PeerIdentity>,
 }
 
 /// Why a request gets no further.
@@ -212,9 +221,22 @@ impl Drop for Visit {
     }
 }
 
+impl Ends {
+    /// Of a connection in the clear.
+    pub(crate) fn clear(remote: SocketAddr, local: SocketAddr) -> Self {
+        Self {
+            remote,
+            local,
+            scheme: Scheme::Http,
+            #[cfg(feature = "tls")]
+            identity: None,
+        }
+    }
+}
+
 impl Peer {
-    pub(crate) fn new(shared: Arc<Shared>, remote: SocketAddr, local: SocketAddr) -> Self {
-        Self { shared, remote, local, has_nothing: AtomicBool::new(true) }
+    pub(crate) fn new(shared: Arc<Shared>, ends: Ends) -> Self {
+        Self { shared, ends, has_nothing: AtomicBool::new(true) }
     }
 
     /// Whether nothing would be lost with the connection but a request that is not all here: none was ever, or its
@@ -239,6 +261,10 @@ impl Peer {
             Err(Refusal::Unreadable(status)) => return Stage::Refused(Box::new(rejection(status))),
             Err(Refusal::Failed(error)) => return Stage::Failed(error),
         };
+        #[cfg(feature = "tls")]
+        if let Some(identity) = &self.ends.identity {
+            parts.extensions.insert(identity.clone());
+        }
         if is_read_first {
             let shared = Arc::clone(&self.shared);
             return Stage::Reading(Box::pin(async move {
@@ -316,7 +342,8 @@ impl Peer {
             cx.overrides = config.per_request.and_then(|bounds| Overrides::read(headers, bounds));
             overrides::strip(headers);
         }
-        Ok(RequestContext { remote: Some(self.remote), local: Some(self.local), version: parts.version, ..cx })
+        let Ends { remote, local, scheme, .. } = self.ends;
+        Ok(RequestContext { remote: Some(remote), local: Some(local), scheme, version: parts.version, ..cx })
     }
 
     /// Sends a request that was here for so long already.
@@ -354,8 +381,8 @@ impl Peer {
             "exceeded {} to {}/{} while waiting for a response for an individual request, excluding retries. \
              Remote Info: Not Available",
             twitter_duration(timeout),
-            self.local.ip(),
-            self.local.port(),
+            self.ends.local.ip(),
+            self.ends.local.port(),
         );
         Error::new(ErrorKind::AttemptTimeout).with_text(text).with_timer(Timer::Server.after(timeout))
     }

@@ -24,6 +24,8 @@ use tokio::{
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
+#[cfg(feature = "tls")]
+use super::Scheme;
 #[cfg(feature = "compression")]
 use super::compress::Compression;
 use super::{
@@ -33,7 +35,7 @@ use super::{
     headers::Room,
     io::{Counted, Totals, Traffic},
     respond::ErrorLimits,
-    serve::{Peer, Shared, serve},
+    serve::{Ends, Peer, Shared, serve},
 };
 use crate::{Body, Svc, telemetry::RouterStats};
 
@@ -92,6 +94,10 @@ pub struct ServerConfig {
     pub grace: Duration,
     /// Write on requests and responses that they came by here, in `Via`. On; off for what answers itself.
     pub via: bool,
+    /// Takes connections through TLS alone. Off.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub tls: Option<crate::tls::Acceptor>,
     /// Which responses are compressed for clients that take gzip. None; `compressionLevel` of a Linkerd 1 file is -1 by
     /// default, which is [`Compression::Text`].
     #[cfg(feature = "compression")]
@@ -128,6 +134,8 @@ impl Default for ServerConfig {
             life_time: None,
             grace: Duration::from_secs(10),
             via: true,
+            #[cfg(feature = "tls")]
+            tls: None,
             #[cfg(feature = "compression")]
             compression: Compression::Off,
             stats: None,
@@ -224,14 +232,50 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, 
     }
     // Behind a wildcard address each connection has one of its own.
     let local = stream.local_addr().unwrap_or(local);
-    serve_stream(shared, stream, remote, local, watch).await;
+    let ends = Ends::clear(remote, local);
+    #[cfg(feature = "tls")]
+    if shared.config.tls.is_some() {
+        // Boxed: a connection in the clear has no room for it.
+        return Box::pin(secure(shared, stream, ends, watch)).await;
+    }
+    serve_stream(shared, stream, ends, watch).await;
+}
+
+/// Serves one connection through TLS. A handshake that is not over when the server ends is given up.
+#[cfg(feature = "tls")]
+async fn secure(shared: Arc<Shared>, stream: TcpStream, ends: Ends, mut watch: Watch) {
+    let Some(tls) = shared.config.tls.clone() else { return };
+    let mut handshake = pin!(tls.accept(stream));
+    let ended = std::future::poll_fn(|cx| if watch.poll(cx) { Poll::Ready(()) } else { Poll::Pending });
+    let accepted = tokio::select! {
+        accepted = &mut handshake => accepted,
+        () = ended => return,
+    };
+    match accepted {
+        Ok((stream, negotiated)) => {
+            let ends = Ends { scheme: Scheme::Https, identity: negotiated.peer, ..ends };
+            serve_stream(shared, stream, ends, watch).await;
+        }
+        Err(error) => {
+            if let Some(stats) = &shared.stats {
+                stats.handshake_failed();
+            }
+            let (cause, remote) = (std::error::Error::source(&error).map(ToString::to_string), ends.remote);
+            if error.is_hang_up() {
+                tracing::debug!(%error, cause, %remote, "a client went away instead of a TLS handshake");
+            } else {
+                tracing::info!(%error, cause, %remote, "a client's connection could not be made secure");
+            }
+        }
+    }
 }
 
 /// Serves the requests of one connection until it ends.
-pub(crate) async fn serve_stream<I>(shared: Arc<Shared>, stream: I, remote: SocketAddr, local: SocketAddr, watch: Watch)
+pub(crate) async fn serve_stream<I>(shared: Arc<Shared>, stream: I, ends: Ends, watch: Watch)
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
+    let remote = ends.remote;
     let open = Open::new(&shared);
     let totals = shared
         .stats
@@ -239,7 +283,7 @@ where
         .map(|stats| Totals { received: stats.received_bytes.clone(), sent: stats.sent_bytes.clone() });
     let (stream, traffic) = Counted::new(stream, totals);
     let (idle_time, life_time) = (shared.config.idle_time, shared.config.life_time);
-    let peer = Arc::new(Peer::new(Arc::clone(&shared), remote, local));
+    let peer = Arc::new(Peer::new(Arc::clone(&shared), ends));
     let served = Arc::clone(&peer);
     let service = service_fn(move |req: Request<Incoming>| serve(&served, req));
     let room = Room::of(shared.config.max_header_bytes, shared.config.max_initial_line_bytes);

@@ -47,6 +47,7 @@ pub struct ServerStats {
     /// Requests that the time of the server ended.
     pub timeouts: TimeoutStats,
     dropped_trailers: Seldom,
+    handshake_failures: Seldom,
 }
 
 /// A counter that is there from the first event on: Linkerd has none of its name.
@@ -413,7 +414,14 @@ impl ServerStats {
             rejected_invalid_header_values: scope.counter("rejected_invalid_header_values"),
             timeouts: TimeoutStats::new(scope),
             dropped_trailers: Seldom::new(scope, "dropped_trailers"),
+            handshake_failures: Seldom::new(&scope.scope("tls"), "handshake_failures"),
         }
+    }
+
+    /// Counts a connection whose TLS handshake failed or took too long, in `tls/handshake_failures`, which is there from the
+    /// first on.
+    pub fn handshake_failed(&self) {
+        self.handshake_failures.add(1);
     }
 
     /// Counts a message whose trailers are not passed on, in `dropped_trailers`, which is there from the first on: a
