@@ -22,7 +22,7 @@ use crate::{
     AttemptOutcome, Body, Error, ErrorKind, TimedOut, Timer,
     body::{Resend, Rider},
     error::twitter_duration,
-    http::{Connect, headers, hint},
+    http::{Connect, TraceId, headers, hint},
     mesh::{BalancerState, ClientState, EndpointState, Force, Wrap},
     policy::{ClientPolicy, HashOn},
     svc::SvcFuture,
@@ -161,17 +161,18 @@ impl BoundName {
         Ok(endpoint.svc.send(again))
     }
 
-    fn write_headers(&self, attempt: &Attempt<'_>, headers: &mut HeaderMap) {
+    /// Writes what an attempt carries; returns its span, if it has one.
+    fn write_headers(&self, attempt: &Attempt<'_>, headers: &mut HeaderMap) -> Option<TraceId> {
         // Each attempt is a span of its own.
-        match (attempt.cx, self.client.attempt_timeout(attempt)) {
+        let span = match (attempt.cx, self.client.attempt_timeout(attempt)) {
             (Some(cx), Some(timeout)) => {
                 let mut cx = cx.clone();
                 cx.expire_after(timeout.limit);
-                cx.write(headers);
+                Some(cx.write(headers))
             }
-            (Some(cx), None) => cx.write(headers),
-            (None, _) => {}
-        }
+            (Some(cx), None) => Some(cx.write(headers)),
+            (None, _) => None,
+        };
         if let Some(hints) = attempt.hints {
             hints.write(headers);
         }
@@ -179,7 +180,7 @@ impl BoundName {
             grpc.write(headers, now(), self.client.attempt_timeout);
         }
         if !attempt.info.shared.proxy {
-            return;
+            return span;
         }
         if let Some(client) = &self.dst_client {
             headers.insert(headers::L5D_DST_CLIENT, client.clone());
@@ -189,6 +190,7 @@ impl BoundName {
             // A caller's own would pass for ours.
             None => drop(headers.remove(headers::L5D_DST_RESIDUAL)),
         }
+        span
     }
 }
 
