@@ -16,7 +16,7 @@ use super::{
     overrides::Overrides,
     trace::{Propagation, TraceId},
 };
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, span::Recording};
 
 /// What is known of a request beside the request: where it came from, and what it carries from hop to hop.
 ///
@@ -42,6 +42,8 @@ pub struct RequestContext {
     pub version: Version,
     /// When the server that it came to gives up on it, whatever is enforced of the deadline.
     pub(crate) until: Option<Instant>,
+    /// The span that it is served in, if it is recorded.
+    pub(crate) recording: Option<Recording>,
     /// What its sender, who is trusted, says of its timeouts and retries.
     pub(crate) overrides: Option<Arc<Overrides>>,
 }
@@ -134,7 +136,18 @@ impl RequestContext {
     /// Writes the context onto one attempt: `l5d-ctx-dtab` and `l5d-ctx-deadline` if there are any, and a span of its own,
     /// which is returned, by its [propagation](Self::propagation).
     pub fn write(&self, headers: &mut HeaderMap) -> TraceId {
-        let span = self.trace.map_or_else(TraceId::root, TraceId::child);
+        let span = self.next_span();
+        self.write_span(span, headers);
+        span
+    }
+
+    /// A span for one attempt.
+    pub(crate) fn next_span(&self) -> TraceId {
+        self.trace.map_or_else(TraceId::root, TraceId::child)
+    }
+
+    /// Writes the context onto one attempt, which is this span.
+    pub(crate) fn write_span(&self, span: TraceId, headers: &mut HeaderMap) {
         self.propagation.write(span, headers);
         if let Some(deadline) = self.deadline.and_then(Deadline::encode) {
             headers.insert(headers::L5D_CTX_DEADLINE, deadline);
@@ -145,7 +158,6 @@ impl RequestContext {
         {
             headers.insert(headers::L5D_CTX_DTAB, dtab);
         }
-        span
     }
 }
 
