@@ -21,6 +21,7 @@ mod policy;
 #[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
 pub mod proxy;
 mod random;
+pub mod span;
 mod stack;
 mod svc;
 pub mod telemetry;
@@ -59,3 +60,8 @@ struct Readme;
 #[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../../docs/compose.md")]
 struct Compose;
+
+/// And what `docs/tracing.md` shows.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../../docs/tracing.md")]
+struct Tracing;

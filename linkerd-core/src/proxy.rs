@@ -33,6 +33,7 @@ use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
 };
+use tower_layer::Layer;
 
 #[cfg(feature = "tls")]
 use crate::tls::{Alpn, Metrics};
@@ -41,6 +42,7 @@ use crate::{
     admin::{Logging, Through, serve as serve_admin, serve_through},
     config::{Admin, Config, Errors, Plan, ServerTls, socket_options},
     http::{Drained, Server, SocketOptions},
+    span::{SpanLayer, Tracer},
     telemetry::{Registry, process},
 };
 use pages::{Pages, pages};
@@ -51,6 +53,7 @@ use pages::{Pages, pages};
 pub struct Builder<'a> {
     config: &'a Config,
     logging: Option<Logging>,
+    tracer: Option<Tracer>,
 }
 
 /// A proxy of which everything was built but the sockets.
@@ -61,6 +64,7 @@ pub struct Proxy {
     pages: Pages,
     shutdown: Shutdown,
     admin: AdminSettings,
+    tracer: Option<Tracer>,
 }
 
 /// A proxy that listens on all of its sockets. Connections wait there until it [serves](Self::serve) them.
@@ -128,7 +132,7 @@ struct AdminServer {
 impl Proxy {
     /// What `config` says.
     pub fn builder(config: &Config) -> Builder<'_> {
-        Builder { config, logging: None }
+        Builder { config, logging: None, tracer: None }
     }
 
     /// Binds every socket.
@@ -137,7 +141,7 @@ impl Proxy {
     ///
     /// Every address that cannot be listened on. None is listened on then.
     pub fn bind(self) -> Result<Bound, BindErrors> {
-        let Self { plan, registry, pages, shutdown, admin } = self;
+        let Self { plan, registry, pages, shutdown, admin, tracer } = self;
         let mut problems = Vec::new();
         let admin = AdminServer::bind(&admin, pages, &mut problems);
         let mut servers = Vec::new();
@@ -145,7 +149,12 @@ impl Proxy {
             for config in &router.servers {
                 match Server::bind(config.clone()) {
                     Ok(server) => {
-                        servers.push(BoundServer { label: router.label.clone(), server, svc: router.service() });
+                        let mut svc = router.service();
+                        if let Some(tracer) = &tracer {
+                            let spans = SpanLayer::new(tracer.clone(), &router.label).at(server.local_addr());
+                            svc = Svc::new(spans.layer(svc));
+                        }
+                        servers.push(BoundServer { label: router.label.clone(), server, svc });
                     }
                     Err(source) => {
                         let who = format!("router {}", router.label);
@@ -165,6 +174,12 @@ impl Builder<'_> {
     /// The loggers that the admin pages show and set. Default: the pages are not there.
     pub fn logging(mut self, logging: Logging) -> Self {
         self.logging = Some(logging);
+        self
+    }
+
+    /// Where the spans of requests go. Default: none are recorded.
+    pub fn tracer(mut self, tracer: Tracer) -> Self {
+        self.tracer = Some(tracer);
         self
     }
 
@@ -198,7 +213,7 @@ impl Builder<'_> {
             through: through(config, tls.as_ref(), &registry)?,
             threads: (*worker_threads).max(1),
         };
-        Ok(Proxy { plan, registry, pages, shutdown, admin })
+        Ok(Proxy { plan, registry, pages, shutdown, admin, tracer: self.tracer })
     }
 }
 

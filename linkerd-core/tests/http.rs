@@ -19,3 +19,5 @@ mod peers;
 mod relay;
 #[path = "http/server.rs"]
 mod server;
+#[path = "http/spans.rs"]
+mod spans;

@@ -26,7 +26,10 @@ use super::{
 use crate::tls::{self, Alpn};
 use crate::{
     CacheSettings, ClientPolicy, Mesh, Policies, ServicePolicy,
-    http::{ClientConfig, HttpConnect, PerRequest, PoolConfig, ServerConfig, SocketOptions, respond::ErrorLimits},
+    http::{
+        ClientConfig, HttpConnect, PerRequest, PoolConfig, Propagation, ServerConfig, SocketOptions,
+        respond::ErrorLimits,
+    },
     identify::{self, Identifier},
     telemetry::{Registry, RouterStats},
 };
@@ -78,6 +81,7 @@ struct Wire {
     max_initial_line_bytes: usize,
     max_error_bytes: usize,
     aggregate_up_to: usize,
+    propagation: Propagation,
     #[cfg(feature = "compression")]
     compression: crate::http::Compression,
 }
@@ -418,7 +422,7 @@ impl Wire {
             streaming_enabled,
             stream_after_content_length_kb,
             compression_level,
-            trace_propagator: _,
+            trace_propagator,
         } = http;
         // Refused, or the default.
         #[cfg(not(feature = "compression"))]
@@ -427,6 +431,7 @@ impl Wire {
             max_header_bytes: max_headers_kb * 1024,
             max_initial_line_bytes: max_initial_line_kb * 1024,
             max_error_bytes: max_err_response_kb * 1024,
+            propagation: trace_propagator.propagation(),
             aggregate_up_to: if *streaming_enabled { stream_after_content_length_kb * 1024 } else { usize::MAX },
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::from_level(*compression_level),
@@ -474,6 +479,7 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         per_request: per_request
             .as_ref()
             .map(|bounds| PerRequest { max_timeout: bounds.max_timeout, max_retries: bounds.max_retries }),
+        propagation: wire.propagation,
         timestamp_header: timestamp_header.as_ref().map(|name| name.0.parse().expect(CHECKED)),
         idle_time: *idle_time,
         life_time: *life_time,
@@ -643,6 +649,7 @@ mod tests {
             max_header_bytes: 0,
             max_initial_line_bytes: 0,
             max_error_bytes: 0,
+            propagation: Propagation::DEFAULT,
             aggregate_up_to: 0,
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::default(),

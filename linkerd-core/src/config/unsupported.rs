@@ -64,7 +64,6 @@ pub const NOT_BUILT: &[&str] = &[
     "routers.servers.tls",
     "routers.servers.upgrades=true",
     "routers.servers.windowUpdateRatio",
-    "routers.tracePropagator.kind=io.l5d.zipkin",
     "telemetry.kind=io.l5d.influxdb",
     "telemetry.kind=io.l5d.recentRequests",
     "telemetry.kind=io.l5d.statsd",

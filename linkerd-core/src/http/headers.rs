@@ -79,6 +79,8 @@ impl Scan {
     pub(crate) const CONNECTION: u16 = 1 << 9;
     pub(crate) const ACCEPT_ENCODING: u16 = 1 << 10;
     pub(crate) const GRPC_TIMEOUT: u16 = 1 << 11;
+    /// A trace, in another way than Linkerd's.
+    pub(crate) const TRACE: u16 = 1 << 15;
 
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut scan = Self::default();
@@ -97,7 +99,9 @@ impl Scan {
                 "grpc-timeout" => Self::GRPC_TIMEOUT,
                 "content-length" => Self::CONTENT_LENGTH,
                 "x-forwarded-client-cert" => Self::CLIENT_CERT,
+                "traceparent" | "tracestate" | "b3" => Self::TRACE,
                 _ if name.starts_with("l5d-") => Self::L5D,
+                _ if name.starts_with("x-b3-") => Self::TRACE,
                 _ => 0,
             };
         }

@@ -38,4 +38,4 @@ pub(crate) use kept::Kept;
 pub use overrides::PerRequest;
 #[cfg(feature = "server")]
 pub use server::{Drained, Server, ServerConfig};
-pub use trace::TraceId;
+pub use trace::{InvalidPropagation, Propagation, TraceFormat, TraceId};

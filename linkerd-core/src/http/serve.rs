@@ -334,9 +334,12 @@ impl Peer {
             if scan.saw(Scan::L5D) {
                 headers::remove_l5d(headers);
             }
-            RequestContext::default()
+            if scan.saw(Scan::TRACE) {
+                config.propagation.clear(headers, false);
+            }
+            RequestContext { propagation: config.propagation, ..RequestContext::default() }
         } else {
-            RequestContext::read_seen(headers, scan).map_err(Refusal::Failed)?
+            RequestContext::read_seen(headers, scan, config.propagation).map_err(Refusal::Failed)?
         };
         if scan.saw(Scan::L5D) {
             cx.overrides = config.per_request.and_then(|bounds| Overrides::read(headers, bounds));

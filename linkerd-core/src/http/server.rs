@@ -29,7 +29,7 @@ use super::Scheme;
 #[cfg(feature = "compression")]
 use super::compress::Compression;
 use super::{
-    PerRequest,
+    PerRequest, Propagation,
     connect::SocketOptions,
     drain::{Drain, Watch},
     headers::Room,
@@ -83,6 +83,8 @@ pub struct ServerConfig {
     pub clear_context: bool,
     /// With `clear_context`, also leave out the bodies of errors. Off.
     pub clear_error_bodies: bool,
+    /// Which headers carry traces, in and out. `l5d-ctx-trace`.
+    pub propagation: Propagation,
     /// Add the time of arrival, in milliseconds since 1970, to requests in this header. Off.
     pub timestamp_header: Option<HeaderName>,
     /// For how long a connection may be idle before it is closed; up to a quarter longer. A request that is not
@@ -129,6 +131,7 @@ impl Default for ServerConfig {
             per_request: None,
             clear_context: false,
             clear_error_bodies: false,
+            propagation: Propagation::DEFAULT,
             timestamp_header: None,
             idle_time: None,
             life_time: None,

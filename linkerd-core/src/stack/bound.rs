@@ -22,9 +22,10 @@ use crate::{
     AttemptOutcome, Body, Error, ErrorKind, TimedOut, Timer,
     body::{Resend, Rider},
     error::twitter_duration,
-    http::{Connect, headers, hint},
+    http::{Connect, RequestContext, TraceId, headers, hint},
     mesh::{BalancerState, ClientState, EndpointState, Force, Wrap},
     policy::{ClientPolicy, HashOn},
+    span::ClientSpan,
     svc::SvcFuture,
     telemetry::{ClientStats, RequestStats},
 };
@@ -116,12 +117,15 @@ impl BoundName {
                 let text = "there is no other endpoint to hedge at";
                 break Err(Error::new(ErrorKind::NoEndpoints).with_text(text));
             }
+            // Each attempt is a span of its own.
+            let id = attempt.cx.map(RequestContext::next_span);
+            let span = self.span(attempt, id, &endpoint, req);
             if let Some(headers) = req.headers_mut() {
-                self.write_headers(attempt, headers);
+                self.write_headers(attempt, id, headers);
             }
             let begun = end.begun();
             let permit = endpoint.breaker.as_ref().map(|breaker| breaker.admit(begun));
-            let under_way = UnderWay { name: self, service, attempt, begun, held: Some((permit, end)) };
+            let under_way = UnderWay { name: self, service, attempt, begun, span, held: Some((permit, end)) };
             let sent = endpoint.send(attempt, req.take()?);
             let error = match under_way.outcome(balanced, req.arrive(endpoint, begun), sent).await {
                 Err(error) if error.never_sent() => error,
@@ -146,30 +150,52 @@ impl BoundName {
         &self,
         endpoint: &EndpointClient,
         attempt: &Attempt<'_>,
+        span: Option<&ClientSpan>,
         sent: SvcFuture,
     ) -> Result<Response<Body>, Error> {
         match sent.await {
-            Err(error) if error.is_lost() => self.send_again(endpoint, attempt, error)?.await,
+            Err(error) if error.is_lost() => self.send_again(endpoint, attempt, span, error)?.await,
             outcome => outcome,
         }
     }
 
-    fn send_again(&self, endpoint: &EndpointClient, attempt: &Attempt<'_>, error: Error) -> Result<SvcFuture, Error> {
+    fn send_again(
+        &self,
+        endpoint: &EndpointClient,
+        attempt: &Attempt<'_>,
+        span: Option<&ClientSpan>,
+        error: Error,
+    ) -> Result<SvcFuture, Error> {
         let Some(mut again) = attempt.replay() else { return Err(error) };
-        self.write_headers(attempt, again.headers_mut());
+        // The same attempt, as far as anybody can see.
+        let id = span.map(ClientSpan::id).or_else(|| attempt.cx.map(RequestContext::next_span));
+        self.write_headers(attempt, id, again.headers_mut());
         again.body_mut().resend = Resend::Never;
         Ok(endpoint.svc.send(again))
     }
 
-    fn write_headers(&self, attempt: &Attempt<'_>, headers: &mut HeaderMap) {
-        // Each attempt is a span of its own.
-        match (attempt.cx, self.client.attempt_timeout(attempt)) {
-            (Some(cx), Some(timeout)) => {
+    /// The span of an attempt, if it is recorded.
+    fn span(
+        &self,
+        attempt: &Attempt<'_>,
+        id: Option<TraceId>,
+        endpoint: &EndpointClient,
+        req: &Outgoing,
+    ) -> Option<ClientSpan> {
+        let recording = attempt.cx?.recording.as_ref()?;
+        let residual = self.dst_residual.as_ref().and_then(|residual| residual.to_str().ok()).unwrap_or("/");
+        Some(recording.attempt(id?, &self.client.id, residual, endpoint.key.addr, req.request()?))
+    }
+
+    /// Writes what an attempt carries.
+    fn write_headers(&self, attempt: &Attempt<'_>, id: Option<TraceId>, headers: &mut HeaderMap) {
+        match (attempt.cx.zip(id), self.client.attempt_timeout(attempt)) {
+            (Some((cx, id)), Some(timeout)) => {
                 let mut cx = cx.clone();
                 cx.expire_after(timeout.limit);
-                cx.write(headers);
+                cx.write_span(id, headers);
             }
-            (Some(cx), None) => cx.write(headers),
+            (Some((cx, id)), None) => cx.write_span(id, headers),
             (None, _) => {}
         }
         if let Some(hints) = attempt.hints {
@@ -392,6 +418,8 @@ struct UnderWay<'a> {
     service: &'a RequestStats,
     attempt: &'a Attempt<'a>,
     begun: Instant,
+    // If it is recorded.
+    span: Option<ClientSpan>,
     // `None` once there is an outcome.
     held: Option<(Option<Permit>, LeaseEnd)>,
 }
@@ -407,12 +435,16 @@ impl UnderWay<'_> {
         let Self { name, service, attempt, begun, .. } = self;
         let client = &*name.client;
         let pending = client.stats.requests.pending.enter();
-        let response = name.response(endpoint, attempt, sent);
+        let response = name.response(endpoint, attempt, self.span.as_ref(), sent);
         let result = client.within_limit(attempt, response).await.and_then(|rsp| nack(rsp, attempt));
         drop(pending);
         let (permit, mut end) = self.held.take().expect("held until here");
         let done = now();
-        let success = attempt.classify(result.as_ref()).is_success();
+        let class = attempt.classify(result.as_ref());
+        if let Some(span) = self.span.take() {
+            span.end(result.as_ref(), class);
+        }
+        let success = class.is_success();
         match result {
             Ok(mut rsp) => {
                 let verdict = fault::judge(permit, success, &rsp, done);
@@ -473,6 +505,9 @@ impl Drop for UnderWay<'_> {
         let Some((permit, end)) = self.held.take() else { return };
         let client = &self.name.client;
         let Some(kind) = self.attempt.expired.and_then(Expired::kind) else { return };
+        if let Some(span) = &mut self.span {
+            span.fail(kind.name());
+        }
         let done = now();
         if let Some(permit) = permit {
             permit.record(false, done);

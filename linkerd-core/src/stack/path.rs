@@ -179,6 +179,9 @@ impl PathStack {
             req.heed_hints();
         }
         req.set_grpc(grpc.map(|grpc| grpc.within(arrived, total.map(|total| total.limit), cx.as_ref())));
+        if let Some(recording) = cx.as_ref().and_then(|cx| cx.recording.as_ref()) {
+            recording.named(&info.path, &info.shared.base, &info.local);
+        }
         let method = req.request().map(|req| req.method().clone()).unwrap_or_default();
         if info.shared.proxy
             && let Some(headers) = req.headers_mut()
@@ -377,6 +380,7 @@ impl PathStack {
                 Err(stop) => break self.stopped(result, req, stop),
             };
             self.stats.retries.total.incr();
+            attempt.event("finagle.retry");
             if let Ok(rsp) = result
                 && !rsp.body().is_end_stream()
             {
@@ -460,8 +464,12 @@ impl PathStack {
         let timeout = self.info.shared.binding_timeout;
         let route = match self.binding.route(attempt.arrived, timeout).await {
             Ok(route) => route,
-            Err(unbound) => return Err(self.info.unbound(unbound)),
+            Err(unbound) => {
+                attempt.event("namer.failure");
+                return Err(self.info.unbound(unbound));
+            }
         };
+        attempt.event("namer.success");
         req.choose(route.is_union());
         match route.pick(crate::random::next()) {
             Some(share) => share.send(attempt, req).await,
@@ -503,6 +511,13 @@ impl Attempt<'_> {
             verdict = Verdict::failure(Safety::Refused);
         }
         hint::retry(rsp.headers()).map_or(verdict, |pushback| verdict.push_back(pushback))
+    }
+
+    /// Notes what happened in the span of the request, if it is recorded.
+    fn event(&self, event: &'static str) {
+        if let Some(recording) = self.cx.and_then(|cx| cx.recording.as_ref()) {
+            recording.event(event);
+        }
     }
 
     /// What its sender says of its timeouts and retries, if it is trusted.
