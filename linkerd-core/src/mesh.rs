@@ -423,8 +423,14 @@ impl MeshBuilder {
             metrics: metrics.clone(),
         };
         let inner = Arc::new(Inner {
-            interpreter,
-            shared: Arc::new(Shared { base: self.dtab, binding_timeout: self.binding_timeout, proxy: self.proxy }),
+            interpreter: Arc::clone(&interpreter),
+            shared: Arc::new(Shared {
+                base: self.dtab,
+                binding_timeout: self.binding_timeout,
+                proxy: self.proxy,
+                label: Arc::clone(metrics.label()),
+                interpreter,
+            }),
             policies: self.policies,
             clients: Arc::new(clients),
             path_layers: self.path_layers,

@@ -11,6 +11,8 @@ mod cuts;
 mod cuts_origin;
 #[path = "http/expiry.rs"]
 mod expiry;
+#[path = "http/forwarded.rs"]
+mod forwarded;
 #[path = "http/overrides.rs"]
 mod overrides;
 #[path = "http/peers.rs"]

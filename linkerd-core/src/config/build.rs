@@ -16,13 +16,17 @@ use linkerd_retry::{Backoff as RetryBackoff, Budget as RetryBudget, BudgetSettin
 use serde_json::json;
 
 use super::{
-    Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, HostConnectionPool, HttpIdentifier, HttpRouter,
-    Interpreter, InterpreterKind, Namer, NamerKind, Problem, Protocol, Retries, Router, Scoped, Server, Service,
-    Session, Transformer, TransformerKind, balancing, check_supported, router::ProtocolKind,
+    AddForwardedHeader, Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, HostConnectionPool,
+    HttpIdentifier, HttpRouter, Interpreter, InterpreterKind, Labeler, Namer, NamerKind, Problem, Protocol, Retries,
+    Router, Scoped, Server, Service, Session, Transformer, TransformerKind, balancing, check_supported,
+    router::ProtocolKind,
 };
 use crate::{
     CacheSettings, ClientPolicy, Mesh, Policies, ServicePolicy,
-    http::{ClientConfig, HttpConnect, PerRequest, PoolConfig, ServerConfig, SocketOptions, respond::ErrorLimits},
+    http::{
+        ClientConfig, Forwarded, ForwardedLabel, HttpConnect, PerRequest, PoolConfig, ServerConfig, SocketOptions,
+        respond::ErrorLimits,
+    },
     identify::{self, Identifier},
     telemetry::{Registry, RouterStats},
 };
@@ -406,7 +410,7 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         clear_context,
         per_request,
         error_detail,
-        add_forwarded_header: _,
+        add_forwarded_header,
         timestamp_header,
         max_call_depth,
         upgrades: _,
@@ -433,6 +437,7 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
             .as_ref()
             .map(|bounds| PerRequest { max_timeout: bounds.max_timeout, max_retries: bounds.max_retries }),
         timestamp_header: timestamp_header.as_ref().map(|name| name.0.parse().expect(CHECKED)),
+        forwarded: add_forwarded_header.as_ref().map(|header| forwarded(header, stats.label())),
         idle_time: *idle_time,
         life_time: *life_time,
         #[cfg(feature = "compression")]
@@ -441,6 +446,18 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         stats: Some(stats.clone()),
         ..ServerConfig::default()
     }
+}
+
+fn forwarded(header: &AddForwardedHeader, router: &str) -> Forwarded {
+    let label = |labeler: &Labeler| match labeler {
+        Labeler::Ip => ForwardedLabel::Ip,
+        Labeler::IpPort => ForwardedLabel::IpPort,
+        Labeler::ConnectionRandom => ForwardedLabel::ConnectionRandom,
+        Labeler::RequestRandom => ForwardedLabel::RequestRandom,
+        Labeler::Router => ForwardedLabel::Fixed(router.to_owned()),
+        Labeler::Static(label) => ForwardedLabel::Fixed(label.clone()),
+    };
+    Forwarded { by: label(&header.by), for_: label(&header.for_) }
 }
 
 /// The socket options of a section, as the engine has them.
@@ -597,6 +614,23 @@ mod tests {
         };
         let policies = FilePolicies { service, client, protocol, wire, memory: ReplayMemory::default() };
         policies.service(&"/svc/web".parse().unwrap())
+    }
+
+    #[test]
+    fn each_labeler_is_what_it_says() {
+        let text = "
+routers:
+- protocol: http
+  servers:
+  - addForwardedHeader: {by: {kind: router}, for: {kind: static, label: x}}
+  - {port: 1, addForwardedHeader: {}}
+";
+        let config = Config::parse("f", text).unwrap();
+        let built = |i: usize| forwarded(config.routers[0].servers[i].add_forwarded_header.as_ref().unwrap(), "edge");
+        let fixed = |label: &str| ForwardedLabel::Fixed(label.to_owned());
+        assert_eq!(built(0), Forwarded { by: fixed("edge"), for_: fixed("x") });
+        let random = ForwardedLabel::RequestRandom;
+        assert_eq!(built(1), Forwarded { by: random.clone(), for_: random });
     }
 
     #[test]

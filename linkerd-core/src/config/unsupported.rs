@@ -50,7 +50,6 @@ pub const NOT_BUILT: &[&str] = &[
     "routers.protocol=mux",
     "routers.protocol=thrift",
     "routers.protocol=thriftmux",
-    "routers.servers.addForwardedHeader",
     "routers.servers.announce",
     "routers.servers.headerTableBytes",
     "routers.servers.initialStreamWindowBytes",

@@ -34,6 +34,8 @@ pub const L5D_REQID: HeaderName = HeaderName::from_static("l5d-reqid");
 pub const L5D_ERR: HeaderName = HeaderName::from_static("l5d-err");
 /// All that is known of a failure, as JSON: where a server [says so](super::respond::ErrorLimits::detail).
 pub const L5D_ERR_JSON: HeaderName = HeaderName::from_static("l5d-err-json");
+/// On a `TRACE`: the answer tells how the request was named and where it went.
+pub const L5D_ADD_CONTEXT: HeaderName = HeaderName::from_static("l5d-add-context");
 /// On a request: sending it twice is as good as once, because its server knows it again by this.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// On a response: `true` if the request may be sent again; `false` if it was, as often as it should be.

@@ -10,10 +10,13 @@ pub(crate) mod deadline;
 mod detail;
 #[cfg(feature = "server")]
 mod drain;
+#[cfg(feature = "server")]
+mod forwarded;
 pub mod headers;
 pub(crate) mod hint;
 mod io;
 mod kept;
+pub(crate) mod max_forwards;
 pub(crate) mod overrides;
 pub(crate) mod pool;
 #[cfg(feature = "server")]
@@ -33,6 +36,8 @@ pub use compress::Compression;
 pub use connect::{ClientConfig, Connect, HttpConnect, PoolConfig, SocketOptions};
 pub use context::{RequestContext, Scheme};
 pub use deadline::Deadline;
+#[cfg(feature = "server")]
+pub use forwarded::{Forwarded, ForwardedLabel};
 pub(crate) use kept::Kept;
 #[cfg(feature = "server")]
 pub use overrides::PerRequest;

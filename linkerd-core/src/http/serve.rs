@@ -27,6 +27,7 @@ use super::{
     RequestContext, ServerConfig,
     client::{host_of, origin_form},
     detail,
+    forwarded::Ids,
     headers::{self, Scan},
     overrides::{self, L5D_ERR_DETAIL, Overrides},
     reason,
@@ -47,6 +48,7 @@ pub(crate) struct Peer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
+    forwarded_ids: Ids,
     has_nothing: AtomicBool,
 }
 
@@ -214,7 +216,8 @@ impl Drop for Visit {
 
 impl Peer {
     pub(crate) fn new(shared: Arc<Shared>, remote: SocketAddr, local: SocketAddr) -> Self {
-        Self { shared, remote, local, has_nothing: AtomicBool::new(true) }
+        let forwarded_ids = shared.config.forwarded.as_ref().map(|_| Ids::random()).unwrap_or_default();
+        Self { shared, remote, local, forwarded_ids, has_nothing: AtomicBool::new(true) }
     }
 
     /// Whether nothing would be lost with the connection but a request that is not all here: none was ever, or its
@@ -270,6 +273,7 @@ impl Peer {
                 Error::new(ErrorKind::BadRequest).with_text("CONNECT is not supported: there are no tunnels here");
             return Err(Refusal::Failed(error));
         }
+        let forwarded = config.forwarded.as_ref().map(|forwarded| (forwarded, parts.uri.scheme().cloned()));
         if parts.uri.scheme().is_some() || parts.uri.authority().is_some() {
             if let Some(host) = host_of(&parts.uri) {
                 parts.headers.insert(HOST, host);
@@ -297,6 +301,9 @@ impl Peer {
         }
         if scan.saw(Scan::CLIENT_CERT) {
             headers.remove(&headers::FORWARDED_CLIENT_CERT);
+        }
+        if let Some((forwarded, scheme)) = forwarded {
+            forwarded.write(headers, scheme.as_ref(), self.local, self.remote, self.forwarded_ids);
         }
         if let Some(name) = &config.timestamp_header {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -27,7 +27,7 @@ use tokio::{
 #[cfg(feature = "compression")]
 use super::compress::Compression;
 use super::{
-    PerRequest,
+    Forwarded, PerRequest,
     connect::SocketOptions,
     drain::{Drain, Watch},
     headers::Room,
@@ -83,6 +83,8 @@ pub struct ServerConfig {
     pub clear_error_bodies: bool,
     /// Add the time of arrival, in milliseconds since 1970, to requests in this header. Off.
     pub timestamp_header: Option<HeaderName>,
+    /// Write on requests who passed them on and for whom, in `Forwarded`. Off.
+    pub forwarded: Option<Forwarded>,
     /// For how long a connection may be idle before it is closed; up to a quarter longer. A request that is not
     /// all here yet is given up, unless its body is passed on as it comes. No limit.
     pub idle_time: Option<Duration>,
@@ -124,6 +126,7 @@ impl Default for ServerConfig {
             clear_context: false,
             clear_error_bodies: false,
             timestamp_header: None,
+            forwarded: None,
             idle_time: None,
             life_time: None,
             grace: Duration::from_secs(10),

@@ -83,7 +83,11 @@ impl BoundName {
                 Ok(rsp)
             }
             Endpoints::Balanced(balanced) => match balanced.wait(attempt, &self.client.id).await {
-                Ok(()) => self.requeue(balanced, attempt, service, req).await,
+                Ok(()) => match Self::asks_for_its_way(attempt, req) {
+                    None => self.requeue(balanced, attempt, service, req).await,
+                    // Seldom, and large: not part of every request's future.
+                    Some(trace) => Box::pin(self.trace(trace, balanced, attempt, service, req)).await,
+                },
                 Err(error) => Err(error),
             },
         };
@@ -91,7 +95,7 @@ impl BoundName {
     }
 
     /// The requeue: above the pick, so that another endpoint gets the next try; below the retries, which need a class.
-    async fn requeue(
+    pub(super) async fn requeue(
         &self,
         balanced: &Balanced,
         attempt: &Attempt<'_>,

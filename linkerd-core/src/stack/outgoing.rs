@@ -135,6 +135,11 @@ impl Outgoing {
         &self.at.insert((endpoint, begun)).0
     }
 
+    /// Where it is, or was last.
+    pub(super) fn endpoint(&self) -> Option<SocketAddr> {
+        self.at.as_ref().map(|(endpoint, _)| endpoint.key.addr)
+    }
+
     /// Notes that it came to nothing where it was: another endpoint is preferred from now on.
     pub(super) fn leave(&mut self) -> Option<SocketAddr> {
         let left = self.trail.as_ref().and_then(Trail::leave);

@@ -16,6 +16,7 @@ use super::{Counter, Failures, Gauge, Hold, Registry, RequestStats, Scope, Stat,
 /// Makes the metrics of one router: everything below `rt/<label>`.
 #[derive(Clone, Debug)]
 pub struct RouterStats {
+    label: Arc<str>,
     scope: Scope,
 }
 
@@ -344,7 +345,13 @@ impl RouterStats {
     /// The metrics of the router of this label.
     #[must_use]
     pub fn new(registry: &Registry, label: &str) -> Self {
-        Self { scope: registry.root().scope("rt").scope(label) }
+        Self { label: label.into(), scope: registry.root().scope("rt").scope(label) }
+    }
+
+    /// The router's label.
+    #[must_use]
+    pub fn label(&self) -> &Arc<str> {
+        &self.label
     }
 
     /// The router's own scope, `rt/<label>`.
