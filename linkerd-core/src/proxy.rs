@@ -36,6 +36,7 @@ use tokio::{
 
 use crate::{
     Svc,
+    access_log::AccessLog,
     admin::{Logging, serve as serve_admin},
     config::{Admin, Config, Errors, Plan, socket_options},
     http::{Drained, Server, SocketOptions},
@@ -69,7 +70,7 @@ pub struct Bound {
     shutdown: Shutdown,
     admin: AdminServer,
     // The meshes, by way of the routers: they end with the proxy.
-    _plan: Plan,
+    plan: Plan,
 }
 
 /// Ends a proxy. A clone ends the same one.
@@ -151,7 +152,7 @@ impl Proxy {
             }
         }
         match admin {
-            Some(admin) if problems.is_empty() => Ok(Bound { servers, registry, shutdown, admin, _plan: plan }),
+            Some(admin) if problems.is_empty() => Ok(Bound { servers, registry, shutdown, admin, plan }),
             _ => Err(BindErrors(problems)),
         }
     }
@@ -198,6 +199,11 @@ impl Builder<'_> {
 }
 
 impl Bound {
+    /// The access logs of its routers, to be [reopened](AccessLog::reopen) when somebody moved them away.
+    pub fn access_logs(&self) -> Vec<AccessLog> {
+        self.plan.routers.iter().filter_map(|router| router.access_log.clone()).collect()
+    }
+
     /// Where the admin pages are.
     #[must_use]
     pub fn admin_addr(&self) -> SocketAddr {
@@ -235,7 +241,7 @@ impl Bound {
     ///
     /// Dropping the future cuts off every connection of the routers.
     pub async fn serve(self) -> io::Result<Drained> {
-        let Self { servers, registry, shutdown, admin, _plan } = self;
+        let Self { servers, registry, shutdown, admin, plan: _plan } = self;
         let admin = admin.serve().await?;
         let mut serving = JoinSet::new();
         for BoundServer { label, server, svc } in servers {

@@ -18,11 +18,12 @@ use serde_json::json;
 use super::{
     AddForwardedHeader, Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, HostConnectionPool,
     HttpIdentifier, HttpRouter, Interpreter, InterpreterKind, Labeler, Namer, NamerKind, Problem, Protocol, Retries,
-    Router, Scoped, Server, Service, Session, Transformer, TransformerKind, balancing, check_supported,
+    RollPolicy, Router, Scoped, Server, Service, Session, Transformer, TransformerKind, balancing, check_supported,
     router::ProtocolKind,
 };
 use crate::{
     CacheSettings, ClientPolicy, Mesh, Policies, ServicePolicy,
+    access_log::{AccessLog, AccessLogSettings, Roll},
     http::{
         ClientConfig, Forwarded, ForwardedLabel, HttpConnect, PerRequest, PoolConfig, ServerConfig, SocketOptions,
         respond::ErrorLimits,
@@ -57,6 +58,8 @@ pub struct RouterPlan {
     pub client: crate::Client,
     /// What is to listen, and how.
     pub servers: Vec<ServerConfig>,
+    /// Where its requests are logged.
+    pub access_log: Option<AccessLog>,
 }
 
 /// The policies of a router, as its file has them.
@@ -275,7 +278,11 @@ impl Builder<'_> {
             stats.originator();
         }
         let wire = Wire::of(http);
-        let mesh = Mesh::builder()
+        let log = match &http.access_log {
+            Some(settings) => Some(self.access_log(i, settings, &stats)?),
+            None => None,
+        };
+        let mut mesh = Mesh::builder()
             .interpreter(Arc::clone(&interpreter))
             .dtab(dtab.clone())
             .policies(FilePolicies {
@@ -294,9 +301,11 @@ impl Builder<'_> {
                 idle_ttl: *idle_ttl,
             })
             .metrics(stats.clone())
-            .proxy(true)
-            .build();
-        let mesh = match mesh {
+            .proxy(true);
+        if let Some(log) = &log {
+            mesh = mesh.access_log(log.clone());
+        }
+        let mesh = match mesh.build() {
             Ok(mesh) => mesh,
             Err(error) => {
                 self.problem(&format!("routers[{i}]"), error.to_string());
@@ -306,8 +315,48 @@ impl Builder<'_> {
         let identifier: Arc<dyn Identifier> = Arc::new(identifier);
         let client = mesh.router(Arc::clone(&identifier));
         let grace = self.config.admin.shutdown_grace;
-        let servers = servers.iter().map(|server| server_config(server, &wire, &stats, grace)).collect();
-        Some(RouterPlan { label: label.clone(), dtab: dtab.clone(), interpreter, mesh, identifier, client, servers })
+        let servers = servers
+            .iter()
+            .map(|server| ServerConfig { access_log: log.clone(), ..server_config(server, &wire, &stats, grace) });
+        let servers = servers.collect();
+        Some(RouterPlan {
+            label: label.clone(),
+            dtab: dtab.clone(),
+            interpreter,
+            mesh,
+            identifier,
+            client,
+            servers,
+            access_log: log,
+        })
+    }
+
+    fn access_log(&mut self, i: usize, settings: &super::AccessLog, stats: &RouterStats) -> Option<AccessLog> {
+        let is_h2 = self.config.routers[i].protocol.kind() == ProtocolKind::H2;
+        let super::AccessLog { file, roll_policy, append, format, rotate_count } = settings;
+        let roll = match *roll_policy {
+            RollPolicy::Never => Roll::Never,
+            RollPolicy::Hourly => Roll::Hourly,
+            RollPolicy::Daily => Roll::Daily,
+            RollPolicy::Weekly(day) => Roll::Weekly(day),
+            RollPolicy::MaxSize(bytes) => Roll::Size(bytes),
+        };
+        let settings = AccessLogSettings {
+            file: file.clone(),
+            roll,
+            append: *append,
+            keep: *rotate_count,
+            format: format.clone(),
+            is_h2,
+        };
+        match AccessLog::open(settings, stats) {
+            Ok(log) => Some(log),
+            Err(error) => {
+                let key = format!("routers[{i}].{}AccessLog", if is_h2 { "h2" } else { "http" });
+                self.problem(&key, format!("{}: {error}", file.display()));
+                None
+            }
+        }
     }
 
     fn identifiers(&mut self, i: usize, router: &Router, http: &HttpRouter) -> Option<Vec<Box<dyn Identifier>>> {

@@ -7,7 +7,7 @@ pub mod connect;
 pub mod context;
 pub(crate) mod deadline;
 #[cfg(feature = "server")]
-mod detail;
+pub(crate) mod detail;
 #[cfg(feature = "server")]
 mod drain;
 #[cfg(feature = "server")]

@@ -33,7 +33,10 @@ use super::{
     reason,
     respond::{error_response, nack, rejection},
 };
-use crate::{Body, Error, ErrorKind, Svc, Timer, error::twitter_duration, svc::SvcFuture, telemetry::ServerStats};
+use crate::{
+    Body, Error, ErrorKind, Svc, Timer, access_log::Record, error::twitter_duration, svc::SvcFuture,
+    telemetry::ServerStats,
+};
 
 /// What all connections of a server have in common.
 pub(crate) struct Shared {
@@ -106,12 +109,14 @@ pub(crate) fn serve(
     let scan = Scan::of(&parts.headers);
     let reader = Reader::of(&parts, scan);
     let wants_detail = peer.shared.config.wants_detail(&parts.headers, scan);
+    let log = peer.shared.config.access_log.as_ref();
+    let mut noted = log.and_then(|log| log.begin(&parts, peer.remote, begun));
     let mut visit = Visit::begin(peer);
     let is_read_first = peer.shared.reads_whole(&body, scan.saw(Scan::CHUNKED));
     // A client that is slow to send takes no place from others.
     let may_stay = if is_read_first { visit.finds_room() } else { visit.take_place() };
     let stage = if may_stay {
-        peer.begin(parts, body, scan, is_read_first)
+        peer.begin(parts, body, scan, is_read_first, noted.as_deref_mut())
     } else {
         Stage::Refused(Box::new(peer.turn_away(&parts.method, reader)))
     };
@@ -120,7 +125,7 @@ pub(crate) fn serve(
     async move {
         let mut is_unread = false;
         let sent = match stage {
-            Stage::Refused(rsp) => return Ok(*rsp),
+            Stage::Refused(rsp) => return Ok(refused(*rsp, noted)),
             Stage::Failed(error) => Err(error),
             Stage::Sent(sent) => Ok(sent),
             Stage::Reading(reading) => {
@@ -130,8 +135,8 @@ pub(crate) fn serve(
                     Ok(req) if visit.take_place() => {
                         Ok(visit.peer.send(req, tokio::time::Instant::now().into_std() - begun))
                     }
-                    Ok(req) => return Ok(visit.peer.turn_away(req.method(), reader)),
-                    Err(Unread::Broken) => return Ok(rejection(StatusCode::BAD_REQUEST)),
+                    Ok(req) => return Ok(refused(visit.peer.turn_away(req.method(), reader), noted)),
+                    Err(Unread::Broken) => return Ok(refused(rejection(StatusCode::BAD_REQUEST), noted)),
                     Err(Unread::TooLate) => {
                         is_unread = true;
                         Err(visit.peer.too_late())
@@ -165,6 +170,9 @@ pub(crate) fn serve(
         if is_unread {
             // The next request cannot be told from what is left of this one.
             rsp.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some(noted) = noted {
+            noted.answered(&mut rsp, error.as_ref());
         }
         #[cfg(feature = "compression")]
         if reader.takes_gzip && shared.config.compression != Compression::Off {
@@ -236,9 +244,21 @@ impl Peer {
         rsp
     }
 
-    fn begin(self: &Arc<Self>, mut parts: request::Parts, body: Incoming, scan: Scan, is_read_first: bool) -> Stage {
+    fn begin(
+        self: &Arc<Self>,
+        mut parts: request::Parts,
+        body: Incoming,
+        scan: Scan,
+        is_read_first: bool,
+        noted: Option<&mut Record>,
+    ) -> Stage {
         match self.admit(&mut parts, scan) {
-            Ok(cx) => parts.extensions.insert(cx),
+            Ok(cx) => {
+                if let Some(noted) = noted {
+                    noted.carries(&cx);
+                }
+                parts.extensions.insert(cx)
+            }
             Err(Refusal::Unreadable(status)) => return Stage::Refused(Box::new(rejection(status))),
             Err(Refusal::Failed(error)) => return Stage::Failed(error),
         };
@@ -458,6 +478,14 @@ async fn read_whole(mut body: Incoming, stats: Option<&ServerStats>) -> Result<B
         whole.extend_from_slice(&data);
     }
     Ok(if whole.is_empty() { start } else { whole.freeze() }.into())
+}
+
+/// The answer to a request that goes no further.
+fn refused(rsp: Response<Body>, noted: Option<Box<Record>>) -> Response<Body> {
+    if let Some(mut noted) = noted {
+        noted.refused(&rsp);
+    }
+    rsp
 }
 
 /// A response on its way to the client: what ends at this hop is out, and the way it came is in.

@@ -35,7 +35,7 @@ use super::{
     respond::ErrorLimits,
     serve::{Peer, Shared, serve},
 };
-use crate::{Body, Svc, telemetry::RouterStats};
+use crate::{Body, Svc, access_log::AccessLog, telemetry::RouterStats};
 
 /// An HTTP/1.1 server that is bound to its address.
 #[derive(Debug)]
@@ -99,6 +99,8 @@ pub struct ServerConfig {
     #[cfg(feature = "compression")]
     #[cfg_attr(docsrs, doc(cfg(feature = "compression")))]
     pub compression: Compression,
+    /// Where requests are logged, if the log is one of requests and not of attempts. Nowhere.
+    pub access_log: Option<AccessLog>,
     /// Where its metrics go. Nowhere.
     pub stats: Option<RouterStats>,
 }
@@ -133,6 +135,7 @@ impl Default for ServerConfig {
             via: true,
             #[cfg(feature = "compression")]
             compression: Compression::Off,
+            access_log: None,
             stats: None,
         }
     }

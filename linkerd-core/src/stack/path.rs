@@ -30,6 +30,8 @@ use super::{
     outgoing::{Outgoing, Replay},
     route::Unbound,
 };
+#[cfg(feature = "server")]
+use crate::access_log::{AccessLog, Served};
 use crate::{
     AttemptLog, AttemptOutcome, Body, Error, ErrorKind, Left, TimedOut, Timer,
     error::{SharedFailure, twitter_duration},
@@ -49,6 +51,9 @@ pub(crate) struct Shared {
     pub(crate) proxy: bool,
     /// The router's label.
     pub(crate) label: Arc<str>,
+    /// Where attempts are logged, if they are; or who wants to know where requests went.
+    #[cfg(feature = "server")]
+    pub(crate) access_log: Option<AccessLog>,
     /// Explains names.
     pub(crate) interpreter: Arc<dyn Interpreter>,
 }
@@ -212,6 +217,11 @@ impl PathStack {
             Ok(mut rsp) => {
                 if !class.is_success() && rsp.extensions().get::<AttemptLog>().is_some() {
                     rsp.extensions_mut().insert(self.left(limit, ended));
+                }
+                #[cfg(feature = "server")]
+                if info.shared.access_log.as_ref().is_some_and(AccessLog::is_by_request) {
+                    let served = rsp.extensions_mut().get_or_insert_default::<Served>();
+                    (served.path, served.attempts) = (Some(info.path.clone()), req.made() + 1);
                 }
                 if info.shared.proxy && !is_open {
                     rsp.headers_mut().insert(headers::L5D_SUCCESS_CLASS, success_class(class));
