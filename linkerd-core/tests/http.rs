@@ -21,3 +21,5 @@ mod peers;
 mod relay;
 #[path = "http/server.rs"]
 mod server;
+#[path = "http/tunnel.rs"]
+mod tunnel;

@@ -462,7 +462,7 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         add_forwarded_header,
         timestamp_header,
         max_call_depth,
-        upgrades: _,
+        upgrades,
         h2: _,
         max_concurrent_streams: _,
         thrift_framed: _,
@@ -487,6 +487,7 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
             .map(|bounds| PerRequest { max_timeout: bounds.max_timeout, max_retries: bounds.max_retries }),
         timestamp_header: timestamp_header.as_ref().map(|name| name.0.parse().expect(CHECKED)),
         forwarded: add_forwarded_header.as_ref().map(|header| forwarded(header, stats.label())),
+        upgrades: *upgrades,
         idle_time: *idle_time,
         life_time: *life_time,
         #[cfg(feature = "compression")]

@@ -53,7 +53,6 @@ pub const NOT_BUILT: &[&str] = &[
     "routers.servers.maxFrameBytes",
     "routers.servers.maxHeaderListBytes",
     "routers.servers.tls",
-    "routers.servers.upgrades=true",
     "routers.servers.windowUpdateRatio",
     "routers.tracePropagator.kind=io.l5d.zipkin",
     "telemetry.kind=io.l5d.influxdb",

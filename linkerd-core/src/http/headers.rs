@@ -72,6 +72,7 @@ impl Scan {
     pub(crate) const CONNECTION: u16 = 1 << 9;
     pub(crate) const ACCEPT_ENCODING: u16 = 1 << 10;
     pub(crate) const GRPC_TIMEOUT: u16 = 1 << 11;
+    pub(crate) const UPGRADE: u16 = 1 << 12;
 
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut scan = Self::default();
@@ -83,7 +84,8 @@ impl Scan {
                 "te" => Self::HOP_BY_HOP | Self::TE,
                 "trailer" => Self::HOP_BY_HOP | Self::TRAILER,
                 "transfer-encoding" => Self::HOP_BY_HOP | Self::CHUNKED,
-                "upgrade" | "proxy-authenticate" | "proxy-authorization" => Self::HOP_BY_HOP,
+                "upgrade" => Self::HOP_BY_HOP | Self::UPGRADE,
+                "proxy-authenticate" | "proxy-authorization" => Self::HOP_BY_HOP,
                 "via" => Self::VIA,
                 "expect" => Self::EXPECT,
                 "accept-encoding" => Self::ACCEPT_ENCODING,
@@ -160,6 +162,14 @@ pub fn append_via(headers: &mut HeaderMap, version: Version) {
             }
         }
     }
+}
+
+/// Whether one of the words of a header, over all its lines, is this one, in any case of letters.
+#[cfg(feature = "server")]
+pub(crate) fn names(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    let values = headers.get_all(name).iter();
+    let mut words = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    words.any(|said| said.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// Whether a header says `true`, in any case of letters.

@@ -29,6 +29,8 @@ mod serve;
 #[cfg(feature = "server")]
 mod server;
 mod trace;
+#[cfg(feature = "server")]
+mod tunnel;
 
 #[cfg(all(feature = "server", feature = "compression"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "compression")))]

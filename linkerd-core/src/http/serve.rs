@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,12 +14,12 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER},
+    header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, UPGRADE},
     request,
 };
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 
 #[cfg(feature = "compression")]
 use super::compress::Compression;
@@ -32,6 +32,7 @@ use super::{
     overrides::{self, L5D_ERR_DETAIL, Overrides},
     reason,
     respond::{error_response, nack, rejection},
+    tunnel::{self, Tunnel},
 };
 use crate::{
     Body, Error, ErrorKind, Svc, Timer, access_log::Record, error::twitter_duration, svc::SvcFuture,
@@ -52,6 +53,7 @@ pub(crate) struct Peer {
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
     forwarded_ids: Ids,
+    tunnel: Mutex<Option<Box<Tunnel<Visit>>>>,
     has_nothing: AtomicBool,
 }
 
@@ -74,7 +76,7 @@ struct Reader {
 }
 
 /// A request that is being served, for the gauges and the limit that count it.
-struct Visit {
+pub(crate) struct Visit {
     peer: Arc<Peer>,
     has_place: bool,
 }
@@ -105,8 +107,9 @@ pub(crate) fn serve(
     req: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
     let begun = tokio::time::Instant::now().into_std();
-    let (parts, body) = req.into_parts();
+    let (mut parts, body) = req.into_parts();
     let scan = Scan::of(&parts.headers);
+    let switch = if scan.saw(Scan::UPGRADE) { parts.extensions.remove::<OnUpgrade>() } else { None };
     let reader = Reader::of(&parts, scan);
     let wants_detail = peer.shared.config.wants_detail(&parts.headers, scan);
     let log = peer.shared.config.access_log.as_ref();
@@ -150,6 +153,11 @@ pub(crate) fn serve(
             Err(error) => Err(error),
         };
         let (mut rsp, error) = match result {
+            Ok(rsp) if rsp.status() == StatusCode::SWITCHING_PROTOCOLS && switch.is_none() => {
+                let error =
+                    Error::new(ErrorKind::BadResponse).with_text("the protocol was switched, which nobody asked for");
+                (shared.failed(&error), Some(error))
+            }
             Ok(mut rsp) => {
                 pass(&mut rsp, reader, shared);
                 (rsp, None)
@@ -173,6 +181,13 @@ pub(crate) fn serve(
         }
         if let Some(noted) = noted {
             noted.answered(&mut rsp, error.as_ref());
+        }
+        if rsp.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(client) = switch
+        {
+            let peer = Arc::clone(&visit.peer);
+            peer.switch(Tunnel::open(client, &mut rsp, visit));
+            return Ok(rsp);
         }
         #[cfg(feature = "compression")]
         if reader.takes_gzip && shared.config.compression != Compression::Off {
@@ -225,13 +240,23 @@ impl Drop for Visit {
 impl Peer {
     pub(crate) fn new(shared: Arc<Shared>, remote: SocketAddr, local: SocketAddr) -> Self {
         let forwarded_ids = shared.config.forwarded.as_ref().map(|_| Ids::random()).unwrap_or_default();
-        Self { shared, remote, local, forwarded_ids, has_nothing: AtomicBool::new(true) }
+        Self { shared, remote, local, forwarded_ids, tunnel: Mutex::default(), has_nothing: AtomicBool::new(true) }
     }
 
     /// Whether nothing would be lost with the connection but a request that is not all here: none was ever, or its
     /// body is still being read. Once one is here this is false until the next is, as its answer may be on its way out.
     pub(crate) fn has_nothing(&self) -> bool {
         self.has_nothing.load(Ordering::Relaxed)
+    }
+
+    /// Notes what the connection becomes when its answer is written.
+    fn switch(&self, tunnel: Option<Tunnel<Visit>>) {
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = tunnel.map(Box::new);
+    }
+
+    /// What the connection became, once its last message was written.
+    pub(crate) fn tunnel(&self) -> Option<Box<Tunnel<Visit>>> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// One request too many.
@@ -307,8 +332,13 @@ impl Peer {
             return Err(Refusal::Failed(Error::new(ErrorKind::TooManyHops).with_text(text)));
         }
         if scan.saw(Scan::HOP_BY_HOP) {
+            let may_switch = config.upgrades && scan.saw(Scan::UPGRADE);
+            let protocol = may_switch.then(|| tunnel::asked(headers, parts.version)).flatten();
             // hyper writes those trailers that are announced, so a stream keeps its announcement.
             strip(headers, scan.saw(Scan::TRAILER) && scan.saw(Scan::CHUNKED));
+            if let Some(protocol) = protocol {
+                tunnel::write(headers, protocol);
+            }
         }
         if config.via {
             headers::append_via(headers, parts.version);
@@ -428,11 +458,7 @@ impl ServerConfig {
 
 impl Reader {
     fn of(parts: &request::Parts, scan: Scan) -> Self {
-        let says = |name, word: &str| {
-            let values = parts.headers.get_all(name).iter();
-            let mut words = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-            words.any(|said| said.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
-        };
+        let says = |name, word: &str| headers::names(&parts.headers, &name, word);
         Self {
             version: parts.version,
             keeps_alive: parts.version != Version::HTTP_10
@@ -490,11 +516,12 @@ fn refused(rsp: Response<Body>, noted: Option<Box<Record>>) -> Response<Body> {
 
 /// A response on its way to the client: what ends at this hop is out, and the way it came is in.
 fn pass(rsp: &mut Response<Body>, reader: Reader, shared: &Shared) {
-    let version = rsp.version();
+    let (version, status) = (rsp.version(), rsp.status());
     let is_stream = rsp.body().size_hint().exact().is_none();
     let headers = rsp.headers_mut();
     let scan = Scan::of(headers);
     if scan.saw(Scan::HOP_BY_HOP) {
+        let protocol = if status == StatusCode::SWITCHING_PROTOCOLS { headers.get(UPGRADE).cloned() } else { None };
         let has_trailers = scan.saw(Scan::TRAILER) && is_stream;
         strip(headers, has_trailers && reader.takes_trailers);
         if has_trailers
@@ -502,6 +529,9 @@ fn pass(rsp: &mut Response<Body>, reader: Reader, shared: &Shared) {
             && let Some(stats) = &shared.stats
         {
             stats.trailers_dropped();
+        }
+        if let Some(protocol) = protocol {
+            tunnel::write(headers, protocol);
         }
     }
     if shared.config.via {

@@ -35,7 +35,11 @@ use super::{
     respond::ErrorLimits,
     serve::{Peer, Shared, serve},
 };
-use crate::{Body, Svc, access_log::AccessLog, telemetry::RouterStats};
+use crate::{
+    Body, Svc,
+    access_log::AccessLog,
+    telemetry::{RouterStats, ServerStats},
+};
 
 /// An HTTP/1.1 server that is bound to its address.
 #[derive(Debug)]
@@ -51,6 +55,7 @@ pub struct Server {
 ///
 /// Linkerd 1's.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct ServerConfig {
     /// Where it listens. `127.0.0.1:4140`; port 0 takes a free one.
     pub addr: SocketAddr,
@@ -99,6 +104,10 @@ pub struct ServerConfig {
     #[cfg(feature = "compression")]
     #[cfg_attr(docsrs, doc(cfg(feature = "compression")))]
     pub compression: Compression,
+    /// Pass on that a client asks for another protocol by `Upgrade`, as WebSocket does, and its bytes both ways once the
+    /// endpoint has switched. `h2c` is never passed on. A tunnel is a request that is served and a connection of the server
+    /// for as long as it lasts: the idle time, the life time and the grace period end it. On.
+    pub upgrades: bool,
     /// Where requests are logged, if the log is one of requests and not of attempts. Nowhere.
     pub access_log: Option<AccessLog>,
     /// Where its metrics go. Nowhere.
@@ -135,6 +144,7 @@ impl Default for ServerConfig {
             via: true,
             #[cfg(feature = "compression")]
             compression: Compression::Off,
+            upgrades: true,
             access_log: None,
             stats: None,
         }
@@ -236,7 +246,7 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, 
 /// Serves the requests of one connection until it ends.
 pub(crate) async fn serve_stream<I>(shared: Arc<Shared>, stream: I, remote: SocketAddr, local: SocketAddr, watch: Watch)
 where
-    I: AsyncRead + AsyncWrite + Unpin,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let open = Open::new(&shared);
     let totals = shared
@@ -256,10 +266,16 @@ where
     if let Some(buf) = room.buf {
         builder.max_buf_size(buf);
     }
-    let conn = builder.serve_connection(TokioIo::new(stream), service);
+    let conn = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let limits = Limits::new(idle_time, life_time, traffic);
-    if let Err(error) = (Connection { conn, peer, watch, limits, is_ending: false }).await {
+    let mut conn = pin!(Connection { conn, peer: Arc::clone(&peer), watch, limits, is_ending: false });
+    if let Err(error) = conn.as_mut().await {
         tracing::debug!(%error, %remote, "a client's connection failed");
+    } else if let Some(tunnel) = peer.tunnel() {
+        let limits = conn.project().limits.take();
+        let gauge = shared.stats.as_ref().map(ServerStats::tunnel);
+        // Seldom, and large: not part of every connection's future.
+        Box::pin(tunnel.run(gauge, limits)).await;
     }
     drop(open);
 }
@@ -271,7 +287,7 @@ where
     S: HttpService<Incoming>,
 {
     #[pin]
-    conn: http1::Connection<I, S>,
+    conn: http1::UpgradeableConnection<I, S>,
     peer: Arc<Peer>,
     watch: Watch,
     limits: Option<Pin<Box<Limits>>>,
@@ -280,7 +296,7 @@ where
 
 impl<I, S> Future for Connection<I, S>
 where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     S: HttpService<Incoming, ResBody = Body, Error = std::convert::Infallible>,
     S: hyper::service::Service<Request<Incoming>, Response = Response<Body>>,
 {

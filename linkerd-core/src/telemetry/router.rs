@@ -48,6 +48,8 @@ pub struct ServerStats {
     /// Requests that the time of the server ended.
     pub timeouts: TimeoutStats,
     dropped_trailers: Seldom,
+    upgrades: Seldom,
+    tunnels: OnceLock<Gauge>,
 }
 
 /// A counter that is there from the first event on: Linkerd has none of its name.
@@ -420,6 +422,8 @@ impl ServerStats {
             rejected_invalid_header_values: scope.counter("rejected_invalid_header_values"),
             timeouts: TimeoutStats::new(scope),
             dropped_trailers: Seldom::new(scope, "dropped_trailers"),
+            upgrades: Seldom::new(scope, "upgrades"),
+            tunnels: OnceLock::new(),
         }
     }
 
@@ -428,6 +432,13 @@ impl ServerStats {
     /// nobody announced are dropped by hyper, unseen.
     pub fn trailers_dropped(&self) {
         self.dropped_trailers.add(1);
+    }
+
+    /// Counts a connection that became a tunnel, in `upgrades`; the gauge of those that are open is `tunnels`. Both are
+    /// there from the first on.
+    pub fn tunnel(&self) -> Gauge {
+        self.upgrades.add(1);
+        self.tunnels.get_or_init(|| self.upgrades.scope.gauge("tunnels")).clone()
     }
 }
 
