@@ -39,6 +39,7 @@ use tower_layer::Layer;
 use crate::tls::{Alpn, Metrics};
 use crate::{
     Svc,
+    access_log::AccessLog,
     admin::{Logging, Through, serve as serve_admin, serve_through},
     config::{Admin, Config, Errors, Plan, ServerTls, socket_options},
     http::{Drained, Server, SocketOptions},
@@ -75,7 +76,7 @@ pub struct Bound {
     shutdown: Shutdown,
     admin: AdminServer,
     // The meshes, by way of the routers: they end with the proxy.
-    _plan: Plan,
+    plan: Plan,
 }
 
 /// Ends a proxy. A clone ends the same one.
@@ -164,7 +165,7 @@ impl Proxy {
             }
         }
         match admin {
-            Some(admin) if problems.is_empty() => Ok(Bound { servers, registry, shutdown, admin, _plan: plan }),
+            Some(admin) if problems.is_empty() => Ok(Bound { servers, registry, shutdown, admin, plan }),
             _ => Err(BindErrors(problems)),
         }
     }
@@ -234,6 +235,11 @@ fn through(_: &Config, _: Option<&ServerTls>, _: &Registry) -> Result<Through, E
 }
 
 impl Bound {
+    /// The access logs of its routers, to be [reopened](AccessLog::reopen) when somebody moved them away.
+    pub fn access_logs(&self) -> Vec<AccessLog> {
+        self.plan.routers.iter().filter_map(|router| router.access_log.clone()).collect()
+    }
+
     /// Where the admin pages are.
     #[must_use]
     pub fn admin_addr(&self) -> SocketAddr {
@@ -271,7 +277,7 @@ impl Bound {
     ///
     /// Dropping the future cuts off every connection of the routers.
     pub async fn serve(self) -> io::Result<Drained> {
-        let Self { servers, registry, shutdown, admin, _plan } = self;
+        let Self { servers, registry, shutdown, admin, plan: _plan } = self;
         let admin = admin.serve().await?;
         let mut serving = JoinSet::new();
         for BoundServer { label, server, svc } in servers {

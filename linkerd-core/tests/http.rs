@@ -11,6 +11,8 @@ mod cuts;
 mod cuts_origin;
 #[path = "http/expiry.rs"]
 mod expiry;
+#[path = "http/forwarded.rs"]
+mod forwarded;
 #[path = "http/overrides.rs"]
 mod overrides;
 #[path = "http/peers.rs"]
@@ -21,3 +23,5 @@ mod relay;
 mod server;
 #[path = "http/spans.rs"]
 mod spans;
+#[path = "http/tunnel.rs"]
+mod tunnel;

@@ -18,17 +18,19 @@ use serde_json::json;
 #[cfg(feature = "tls")]
 use super::tls::Connectors;
 use super::{
-    Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, HostConnectionPool, HttpIdentifier, HttpRouter,
-    Interpreter, InterpreterKind, Namer, NamerKind, Problem, Protocol, Retries, Router, Scoped, Server, Service,
-    Session, Transformer, TransformerKind, balancing, check_supported, router::ProtocolKind,
+    AddForwardedHeader, Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, HostConnectionPool,
+    HttpIdentifier, HttpRouter, Interpreter, InterpreterKind, Labeler, Namer, NamerKind, Problem, Protocol, Retries,
+    RollPolicy, Router, Scoped, Server, Service, Session, Transformer, TransformerKind, balancing, check_supported,
+    router::ProtocolKind,
 };
 #[cfg(feature = "tls")]
 use crate::tls::{self, Alpn};
 use crate::{
     CacheSettings, ClientPolicy, Mesh, Policies, ServicePolicy,
+    access_log::{AccessLog, AccessLogSettings, Roll},
     http::{
-        ClientConfig, HttpConnect, PerRequest, PoolConfig, Propagation, ServerConfig, SocketOptions,
-        respond::ErrorLimits,
+        ClientConfig, Forwarded, ForwardedLabel, HttpConnect, PerRequest, PoolConfig, Propagation, ServerConfig,
+        SocketOptions, respond::ErrorLimits,
     },
     identify::{self, Identifier},
     telemetry::{Registry, RouterStats},
@@ -60,6 +62,8 @@ pub struct RouterPlan {
     pub client: crate::Client,
     /// What is to listen, and how.
     pub servers: Vec<ServerConfig>,
+    /// Where its requests are logged.
+    pub access_log: Option<AccessLog>,
 }
 
 /// The policies of a router, as its file has them.
@@ -283,7 +287,11 @@ impl Builder<'_> {
         let wire = Wire::of(http);
         #[cfg(feature = "tls")]
         let connectors = self.connectors(i, client);
-        let mesh = Mesh::builder()
+        let log = match &http.access_log {
+            Some(settings) => Some(self.access_log(i, settings, &stats)?),
+            None => None,
+        };
+        let mut mesh = Mesh::builder()
             .interpreter(Arc::clone(&interpreter))
             .dtab(dtab.clone())
             .policies(FilePolicies {
@@ -304,9 +312,11 @@ impl Builder<'_> {
                 idle_ttl: *idle_ttl,
             })
             .metrics(stats.clone())
-            .proxy(true)
-            .build();
-        let mesh = match mesh {
+            .proxy(true);
+        if let Some(log) = &log {
+            mesh = mesh.access_log(log.clone());
+        }
+        let mesh = match mesh.build() {
             Ok(mesh) => mesh,
             Err(error) => {
                 self.problem(&format!("routers[{i}]"), error.to_string());
@@ -316,7 +326,10 @@ impl Builder<'_> {
         let identifier: Arc<dyn Identifier> = Arc::new(identifier);
         let client = mesh.router(Arc::clone(&identifier));
         let grace = self.config.admin.shutdown_grace;
-        let configs = servers.iter().map(|server| server_config(server, &wire, &stats, grace)).collect();
+        let configs = servers
+            .iter()
+            .map(|server| ServerConfig { access_log: log.clone(), ..server_config(server, &wire, &stats, grace) });
+        let configs = configs.collect();
         #[cfg(feature = "tls")]
         let configs = self.secure(i, servers, configs);
         Some(RouterPlan {
@@ -327,6 +340,7 @@ impl Builder<'_> {
             identifier,
             client,
             servers: configs,
+            access_log: log,
         })
     }
 
@@ -350,6 +364,34 @@ impl Builder<'_> {
             }
         }
         configs
+    }
+
+    fn access_log(&mut self, i: usize, settings: &super::AccessLog, stats: &RouterStats) -> Option<AccessLog> {
+        let is_h2 = self.config.routers[i].protocol.kind() == ProtocolKind::H2;
+        let super::AccessLog { file, roll_policy, append, format, rotate_count } = settings;
+        let roll = match *roll_policy {
+            RollPolicy::Never => Roll::Never,
+            RollPolicy::Hourly => Roll::Hourly,
+            RollPolicy::Daily => Roll::Daily,
+            RollPolicy::Weekly(day) => Roll::Weekly(day),
+            RollPolicy::MaxSize(bytes) => Roll::Size(bytes),
+        };
+        let settings = AccessLogSettings {
+            file: file.clone(),
+            roll,
+            append: *append,
+            keep: *rotate_count,
+            format: format.clone(),
+            is_h2,
+        };
+        match AccessLog::open(settings, stats) {
+            Ok(log) => Some(log),
+            Err(error) => {
+                let key = format!("routers[{i}].{}AccessLog", if is_h2 { "h2" } else { "http" });
+                self.problem(&key, format!("{}: {error}", file.display()));
+                None
+            }
+        }
     }
 
     fn identifiers(&mut self, i: usize, router: &Router, http: &HttpRouter) -> Option<Vec<Box<dyn Identifier>>> {
@@ -453,10 +495,10 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         clear_context,
         per_request,
         error_detail,
-        add_forwarded_header: _,
+        add_forwarded_header,
         timestamp_header,
         max_call_depth,
-        upgrades: _,
+        upgrades,
         h2: _,
         max_concurrent_streams: _,
         thrift_framed: _,
@@ -481,6 +523,8 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
             .map(|bounds| PerRequest { max_timeout: bounds.max_timeout, max_retries: bounds.max_retries }),
         propagation: wire.propagation,
         timestamp_header: timestamp_header.as_ref().map(|name| name.0.parse().expect(CHECKED)),
+        forwarded: add_forwarded_header.as_ref().map(|header| forwarded(header, stats.label())),
+        upgrades: *upgrades,
         idle_time: *idle_time,
         life_time: *life_time,
         #[cfg(feature = "compression")]
@@ -489,6 +533,18 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         stats: Some(stats.clone()),
         ..ServerConfig::default()
     }
+}
+
+fn forwarded(header: &AddForwardedHeader, router: &str) -> Forwarded {
+    let label = |labeler: &Labeler| match labeler {
+        Labeler::Ip => ForwardedLabel::Ip,
+        Labeler::IpPort => ForwardedLabel::IpPort,
+        Labeler::ConnectionRandom => ForwardedLabel::ConnectionRandom,
+        Labeler::RequestRandom => ForwardedLabel::RequestRandom,
+        Labeler::Router => ForwardedLabel::Fixed(router.to_owned()),
+        Labeler::Static(label) => ForwardedLabel::Fixed(label.clone()),
+    };
+    Forwarded { by: label(&header.by), for_: label(&header.for_) }
 }
 
 /// The socket options of a section, as the engine has them.
@@ -664,6 +720,23 @@ mod tests {
             connectors: Connectors::default(),
         };
         policies.service(&"/svc/web".parse().unwrap())
+    }
+
+    #[test]
+    fn each_labeler_is_what_it_says() {
+        let text = "
+routers:
+- protocol: http
+  servers:
+  - addForwardedHeader: {by: {kind: router}, for: {kind: static, label: x}}
+  - {port: 1, addForwardedHeader: {}}
+";
+        let config = Config::parse("f", text).unwrap();
+        let built = |i: usize| forwarded(config.routers[0].servers[i].add_forwarded_header.as_ref().unwrap(), "edge");
+        let fixed = |label: &str| ForwardedLabel::Fixed(label.to_owned());
+        assert_eq!(built(0), Forwarded { by: fixed("edge"), for_: fixed("x") });
+        let random = ForwardedLabel::RequestRandom;
+        assert_eq!(built(1), Forwarded { by: random.clone(), for_: random });
     }
 
     #[test]

@@ -346,6 +346,7 @@ const HTTP_LOG: Keys = Keys {
     file: "httpAccessLog",
     roll_policy: "httpAccessLogRollPolicy",
     append: "httpAccessLogAppend",
+    format: "httpAccessLogFormat",
     rotate_count: "httpAccessLogRotateCount",
 };
 
@@ -353,6 +354,7 @@ const H2_LOG: Keys = Keys {
     file: "h2AccessLog",
     roll_policy: "h2AccessLogRollPolicy",
     append: "h2AccessLogAppend",
+    format: "h2AccessLogFormat",
     rotate_count: "h2AccessLogRotateCount",
 };
 

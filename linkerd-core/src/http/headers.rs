@@ -34,6 +34,8 @@ pub const L5D_REQID: HeaderName = HeaderName::from_static("l5d-reqid");
 pub const L5D_ERR: HeaderName = HeaderName::from_static("l5d-err");
 /// All that is known of a failure, as JSON: where a server [says so](super::respond::ErrorLimits::detail).
 pub const L5D_ERR_JSON: HeaderName = HeaderName::from_static("l5d-err-json");
+/// On a `TRACE`: the answer tells how the request was named and where it went.
+pub const L5D_ADD_CONTEXT: HeaderName = HeaderName::from_static("l5d-add-context");
 /// On a request: sending it twice is as good as once, because its server knows it again by this.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// On a response: `true` if the request may be sent again; `false` if it was, as often as it should be.
@@ -81,6 +83,7 @@ impl Scan {
     pub(crate) const GRPC_TIMEOUT: u16 = 1 << 11;
     /// A trace, in another way than Linkerd's.
     pub(crate) const TRACE: u16 = 1 << 15;
+    pub(crate) const UPGRADE: u16 = 1 << 12;
 
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut scan = Self::default();
@@ -92,7 +95,8 @@ impl Scan {
                 "te" => Self::HOP_BY_HOP | Self::TE,
                 "trailer" => Self::HOP_BY_HOP | Self::TRAILER,
                 "transfer-encoding" => Self::HOP_BY_HOP | Self::CHUNKED,
-                "upgrade" | "proxy-authenticate" | "proxy-authorization" => Self::HOP_BY_HOP,
+                "upgrade" => Self::HOP_BY_HOP | Self::UPGRADE,
+                "proxy-authenticate" | "proxy-authorization" => Self::HOP_BY_HOP,
                 "via" => Self::VIA,
                 "expect" => Self::EXPECT,
                 "accept-encoding" => Self::ACCEPT_ENCODING,
@@ -171,6 +175,14 @@ pub fn append_via(headers: &mut HeaderMap, version: Version) {
             }
         }
     }
+}
+
+/// Whether one of the words of a header, over all its lines, is this one, in any case of letters.
+#[cfg(feature = "server")]
+pub(crate) fn names(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    let values = headers.get_all(name).iter();
+    let mut words = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    words.any(|said| said.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// Whether a header says `true`, in any case of letters.

@@ -7,13 +7,16 @@ pub mod connect;
 pub mod context;
 pub(crate) mod deadline;
 #[cfg(feature = "server")]
-mod detail;
+pub(crate) mod detail;
 #[cfg(feature = "server")]
 mod drain;
+#[cfg(feature = "server")]
+mod forwarded;
 pub mod headers;
 pub(crate) mod hint;
 mod io;
 mod kept;
+pub(crate) mod max_forwards;
 pub(crate) mod overrides;
 pub(crate) mod pool;
 #[cfg(feature = "server")]
@@ -26,6 +29,8 @@ mod serve;
 #[cfg(feature = "server")]
 mod server;
 mod trace;
+#[cfg(feature = "server")]
+mod tunnel;
 
 #[cfg(all(feature = "server", feature = "compression"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "compression")))]
@@ -33,6 +38,8 @@ pub use compress::Compression;
 pub use connect::{ClientConfig, Connect, HttpConnect, PoolConfig, SocketOptions};
 pub use context::{RequestContext, Scheme};
 pub use deadline::Deadline;
+#[cfg(feature = "server")]
+pub use forwarded::{Forwarded, ForwardedLabel};
 pub(crate) use kept::Kept;
 #[cfg(feature = "server")]
 pub use overrides::PerRequest;

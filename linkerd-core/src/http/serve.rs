@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,12 +14,12 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER},
+    header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, UPGRADE},
     request,
 };
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 
 #[cfg(feature = "compression")]
 use super::compress::Compression;
@@ -27,12 +27,17 @@ use super::{
     RequestContext, Scheme, ServerConfig,
     client::{host_of, origin_form},
     detail,
+    forwarded::Ids,
     headers::{self, Scan},
     overrides::{self, L5D_ERR_DETAIL, Overrides},
     reason,
     respond::{error_response, nack, rejection},
+    tunnel::{self, Tunnel},
 };
-use crate::{Body, Error, ErrorKind, Svc, Timer, error::twitter_duration, svc::SvcFuture, telemetry::ServerStats};
+use crate::{
+    Body, Error, ErrorKind, Svc, Timer, access_log::Record, error::twitter_duration, svc::SvcFuture,
+    telemetry::ServerStats,
+};
 
 /// What all connections of a server have in common.
 pub(crate) struct Shared {
@@ -46,6 +51,8 @@ pub(crate) struct Shared {
 pub(crate) struct Peer {
     pub(crate) shared: Arc<Shared>,
     ends: Ends,
+    forwarded_ids: Ids,
+    tunnel: Mutex<Option<Box<Tunnel<Visit>>>>,
     has_nothing: AtomicBool,
 }
 
@@ -78,7 +85,7 @@ struct Reader {
 }
 
 /// A request that is being served, for the gauges and the limit that count it.
-struct Visit {
+pub(crate) struct Visit {
     peer: Arc<Peer>,
     has_place: bool,
 }
@@ -109,16 +116,19 @@ pub(crate) fn serve(
     req: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
     let begun = tokio::time::Instant::now().into_std();
-    let (parts, body) = req.into_parts();
+    let (mut parts, body) = req.into_parts();
     let scan = Scan::of(&parts.headers);
+    let switch = if scan.saw(Scan::UPGRADE) { parts.extensions.remove::<OnUpgrade>() } else { None };
     let reader = Reader::of(&parts, scan);
     let wants_detail = peer.shared.config.wants_detail(&parts.headers, scan);
+    let log = peer.shared.config.access_log.as_ref();
+    let mut noted = log.and_then(|log| log.begin(&parts, peer.ends.remote, begun));
     let mut visit = Visit::begin(peer);
     let is_read_first = peer.shared.reads_whole(&body, scan.saw(Scan::CHUNKED));
     // A client that is slow to send takes no place from others.
     let may_stay = if is_read_first { visit.finds_room() } else { visit.take_place() };
     let stage = if may_stay {
-        peer.begin(parts, body, scan, is_read_first)
+        peer.begin(parts, body, scan, is_read_first, noted.as_deref_mut())
     } else {
         Stage::Refused(Box::new(peer.turn_away(&parts.method, reader)))
     };
@@ -127,7 +137,7 @@ pub(crate) fn serve(
     async move {
         let mut is_unread = false;
         let sent = match stage {
-            Stage::Refused(rsp) => return Ok(*rsp),
+            Stage::Refused(rsp) => return Ok(refused(*rsp, noted)),
             Stage::Failed(error) => Err(error),
             Stage::Sent(sent) => Ok(sent),
             Stage::Reading(reading) => {
@@ -137,8 +147,8 @@ pub(crate) fn serve(
                     Ok(req) if visit.take_place() => {
                         Ok(visit.peer.send(req, tokio::time::Instant::now().into_std() - begun))
                     }
-                    Ok(req) => return Ok(visit.peer.turn_away(req.method(), reader)),
-                    Err(Unread::Broken) => return Ok(rejection(StatusCode::BAD_REQUEST)),
+                    Ok(req) => return Ok(refused(visit.peer.turn_away(req.method(), reader), noted)),
+                    Err(Unread::Broken) => return Ok(refused(rejection(StatusCode::BAD_REQUEST), noted)),
                     Err(Unread::TooLate) => {
                         is_unread = true;
                         Err(visit.peer.too_late())
@@ -152,6 +162,11 @@ pub(crate) fn serve(
             Err(error) => Err(error),
         };
         let (mut rsp, error) = match result {
+            Ok(rsp) if rsp.status() == StatusCode::SWITCHING_PROTOCOLS && switch.is_none() => {
+                let error =
+                    Error::new(ErrorKind::BadResponse).with_text("the protocol was switched, which nobody asked for");
+                (shared.failed(&error), Some(error))
+            }
             Ok(mut rsp) => {
                 pass(&mut rsp, reader, shared);
                 (rsp, None)
@@ -172,6 +187,16 @@ pub(crate) fn serve(
         if is_unread {
             // The next request cannot be told from what is left of this one.
             rsp.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some(noted) = noted {
+            noted.answered(&mut rsp, error.as_ref());
+        }
+        if rsp.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(client) = switch
+        {
+            let peer = Arc::clone(&visit.peer);
+            peer.switch(Tunnel::open(client, &mut rsp, visit));
+            return Ok(rsp);
         }
         #[cfg(feature = "compression")]
         if reader.takes_gzip && shared.config.compression != Compression::Off {
@@ -236,13 +261,24 @@ impl Ends {
 
 impl Peer {
     pub(crate) fn new(shared: Arc<Shared>, ends: Ends) -> Self {
-        Self { shared, ends, has_nothing: AtomicBool::new(true) }
+        let forwarded_ids = shared.config.forwarded.as_ref().map(|_| Ids::random()).unwrap_or_default();
+        Self { shared, ends, forwarded_ids, tunnel: Mutex::default(), has_nothing: AtomicBool::new(true) }
     }
 
     /// Whether nothing would be lost with the connection but a request that is not all here: none was ever, or its
     /// body is still being read. Once one is here this is false until the next is, as its answer may be on its way out.
     pub(crate) fn has_nothing(&self) -> bool {
         self.has_nothing.load(Ordering::Relaxed)
+    }
+
+    /// Notes what the connection becomes when its answer is written.
+    fn switch(&self, tunnel: Option<Tunnel<Visit>>) {
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = tunnel.map(Box::new);
+    }
+
+    /// What the connection became, once its last message was written.
+    pub(crate) fn tunnel(&self) -> Option<Box<Tunnel<Visit>>> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// One request too many.
@@ -255,9 +291,21 @@ impl Peer {
         rsp
     }
 
-    fn begin(self: &Arc<Self>, mut parts: request::Parts, body: Incoming, scan: Scan, is_read_first: bool) -> Stage {
+    fn begin(
+        self: &Arc<Self>,
+        mut parts: request::Parts,
+        body: Incoming,
+        scan: Scan,
+        is_read_first: bool,
+        noted: Option<&mut Record>,
+    ) -> Stage {
         match self.admit(&mut parts, scan) {
-            Ok(cx) => parts.extensions.insert(cx),
+            Ok(cx) => {
+                if let Some(noted) = noted {
+                    noted.carries(&cx);
+                }
+                parts.extensions.insert(cx)
+            }
             Err(Refusal::Unreadable(status)) => return Stage::Refused(Box::new(rejection(status))),
             Err(Refusal::Failed(error)) => return Stage::Failed(error),
         };
@@ -296,6 +344,7 @@ impl Peer {
                 Error::new(ErrorKind::BadRequest).with_text("CONNECT is not supported: there are no tunnels here");
             return Err(Refusal::Failed(error));
         }
+        let forwarded = config.forwarded.as_ref().map(|forwarded| (forwarded, parts.uri.scheme().cloned()));
         if parts.uri.scheme().is_some() || parts.uri.authority().is_some() {
             if let Some(host) = host_of(&parts.uri) {
                 parts.headers.insert(HOST, host);
@@ -309,8 +358,13 @@ impl Peer {
             return Err(Refusal::Failed(Error::new(ErrorKind::TooManyHops).with_text(text)));
         }
         if scan.saw(Scan::HOP_BY_HOP) {
+            let may_switch = config.upgrades && scan.saw(Scan::UPGRADE);
+            let protocol = may_switch.then(|| tunnel::asked(headers, parts.version)).flatten();
             // hyper writes those trailers that are announced, so a stream keeps its announcement.
             strip(headers, scan.saw(Scan::TRAILER) && scan.saw(Scan::CHUNKED));
+            if let Some(protocol) = protocol {
+                tunnel::write(headers, protocol);
+            }
         }
         if config.via {
             headers::append_via(headers, parts.version);
@@ -323,6 +377,9 @@ impl Peer {
         }
         if scan.saw(Scan::CLIENT_CERT) {
             headers.remove(&headers::FORWARDED_CLIENT_CERT);
+        }
+        if let Some((forwarded, scheme)) = forwarded {
+            forwarded.write(headers, scheme.as_ref(), self.ends.local, self.ends.remote, self.forwarded_ids);
         }
         if let Some(name) = &config.timestamp_header {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -431,11 +488,7 @@ impl ServerConfig {
 
 impl Reader {
     fn of(parts: &request::Parts, scan: Scan) -> Self {
-        let says = |name, word: &str| {
-            let values = parts.headers.get_all(name).iter();
-            let mut words = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-            words.any(|said| said.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
-        };
+        let says = |name, word: &str| headers::names(&parts.headers, &name, word);
         Self {
             version: parts.version,
             keeps_alive: parts.version != Version::HTTP_10
@@ -483,13 +536,22 @@ async fn read_whole(mut body: Incoming, stats: Option<&ServerStats>) -> Result<B
     Ok(if whole.is_empty() { start } else { whole.freeze() }.into())
 }
 
+/// The answer to a request that goes no further.
+fn refused(rsp: Response<Body>, noted: Option<Box<Record>>) -> Response<Body> {
+    if let Some(mut noted) = noted {
+        noted.refused(&rsp);
+    }
+    rsp
+}
+
 /// A response on its way to the client: what ends at this hop is out, and the way it came is in.
 fn pass(rsp: &mut Response<Body>, reader: Reader, shared: &Shared) {
-    let version = rsp.version();
+    let (version, status) = (rsp.version(), rsp.status());
     let is_stream = rsp.body().size_hint().exact().is_none();
     let headers = rsp.headers_mut();
     let scan = Scan::of(headers);
     if scan.saw(Scan::HOP_BY_HOP) {
+        let protocol = if status == StatusCode::SWITCHING_PROTOCOLS { headers.get(UPGRADE).cloned() } else { None };
         let has_trailers = scan.saw(Scan::TRAILER) && is_stream;
         strip(headers, has_trailers && reader.takes_trailers);
         if has_trailers
@@ -497,6 +559,9 @@ fn pass(rsp: &mut Response<Body>, reader: Reader, shared: &Shared) {
             && let Some(stats) = &shared.stats
         {
             stats.trailers_dropped();
+        }
+        if let Some(protocol) = protocol {
+            tunnel::write(headers, protocol);
         }
     }
     if shared.config.via {

@@ -29,7 +29,7 @@ use super::Scheme;
 #[cfg(feature = "compression")]
 use super::compress::Compression;
 use super::{
-    PerRequest, Propagation,
+    Forwarded, PerRequest, Propagation,
     connect::SocketOptions,
     drain::{Drain, Watch},
     headers::Room,
@@ -37,7 +37,11 @@ use super::{
     respond::ErrorLimits,
     serve::{Ends, Peer, Shared, serve},
 };
-use crate::{Body, Svc, telemetry::RouterStats};
+use crate::{
+    Body, Svc,
+    access_log::AccessLog,
+    telemetry::{RouterStats, ServerStats},
+};
 
 /// An HTTP/1.1 server that is bound to its address.
 #[derive(Debug)]
@@ -53,6 +57,7 @@ pub struct Server {
 ///
 /// Linkerd 1's.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct ServerConfig {
     /// Where it listens. `127.0.0.1:4140`; port 0 takes a free one.
     pub addr: SocketAddr,
@@ -87,6 +92,8 @@ pub struct ServerConfig {
     pub propagation: Propagation,
     /// Add the time of arrival, in milliseconds since 1970, to requests in this header. Off.
     pub timestamp_header: Option<HeaderName>,
+    /// Write on requests who passed them on and for whom, in `Forwarded`. Off.
+    pub forwarded: Option<Forwarded>,
     /// For how long a connection may be idle before it is closed; up to a quarter longer. A request that is not
     /// all here yet is given up, unless its body is passed on as it comes. No limit.
     pub idle_time: Option<Duration>,
@@ -105,6 +112,12 @@ pub struct ServerConfig {
     #[cfg(feature = "compression")]
     #[cfg_attr(docsrs, doc(cfg(feature = "compression")))]
     pub compression: Compression,
+    /// Pass on that a client asks for another protocol by `Upgrade`, as WebSocket does, and its bytes both ways once the
+    /// endpoint has switched. `h2c` is never passed on. A tunnel is a request that is served and a connection of the server
+    /// for as long as it lasts: the idle time, the life time and the grace period end it. On.
+    pub upgrades: bool,
+    /// Where requests are logged, if the log is one of requests and not of attempts. Nowhere.
+    pub access_log: Option<AccessLog>,
     /// Where its metrics go. Nowhere.
     pub stats: Option<RouterStats>,
 }
@@ -133,6 +146,7 @@ impl Default for ServerConfig {
             clear_error_bodies: false,
             propagation: Propagation::DEFAULT,
             timestamp_header: None,
+            forwarded: None,
             idle_time: None,
             life_time: None,
             grace: Duration::from_secs(10),
@@ -141,6 +155,8 @@ impl Default for ServerConfig {
             tls: None,
             #[cfg(feature = "compression")]
             compression: Compression::Off,
+            upgrades: true,
+            access_log: None,
             stats: None,
         }
     }
@@ -276,7 +292,7 @@ async fn secure(shared: Arc<Shared>, stream: TcpStream, ends: Ends, mut watch: W
 /// Serves the requests of one connection until it ends.
 pub(crate) async fn serve_stream<I>(shared: Arc<Shared>, stream: I, ends: Ends, watch: Watch)
 where
-    I: AsyncRead + AsyncWrite + Unpin,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let remote = ends.remote;
     let open = Open::new(&shared);
@@ -297,10 +313,16 @@ where
     if let Some(buf) = room.buf {
         builder.max_buf_size(buf);
     }
-    let conn = builder.serve_connection(TokioIo::new(stream), service);
+    let conn = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let limits = Limits::new(idle_time, life_time, traffic);
-    if let Err(error) = (Connection { conn, peer, watch, limits, is_ending: false }).await {
+    let mut conn = pin!(Connection { conn, peer: Arc::clone(&peer), watch, limits, is_ending: false });
+    if let Err(error) = conn.as_mut().await {
         tracing::debug!(%error, %remote, "a client's connection failed");
+    } else if let Some(tunnel) = peer.tunnel() {
+        let limits = conn.project().limits.take();
+        let gauge = shared.stats.as_ref().map(ServerStats::tunnel);
+        // Seldom, and large: not part of every connection's future.
+        Box::pin(tunnel.run(gauge, limits)).await;
     }
     drop(open);
 }
@@ -312,7 +334,7 @@ where
     S: HttpService<Incoming>,
 {
     #[pin]
-    conn: http1::Connection<I, S>,
+    conn: http1::UpgradeableConnection<I, S>,
     peer: Arc<Peer>,
     watch: Watch,
     limits: Option<Pin<Box<Limits>>>,
@@ -321,7 +343,7 @@ where
 
 impl<I, S> Future for Connection<I, S>
 where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     S: HttpService<Incoming, ResBody = Body, Error = std::convert::Infallible>,
     S: hyper::service::Service<Request<Incoming>, Response = Response<Body>>,
 {

@@ -18,6 +18,8 @@ use super::{
     outgoing::Outgoing,
     path::{Attempt, Expired, now},
 };
+#[cfg(feature = "server")]
+use crate::access_log::{AccessLog, Served};
 use crate::{
     AttemptOutcome, Body, Error, ErrorKind, TimedOut, Timer,
     body::{Resend, Rider},
@@ -65,8 +67,43 @@ impl BoundName {
         Self { client, dst_client, dst_residual }
     }
 
-    /// Sends a request to one of the endpoints; to another one if nothing was sent.
+    /// Sends a request to one of the endpoints; to another one if nothing was sent. Above the requeues, because an access log
+    /// has a line for each attempt and not for each of those.
     pub(crate) async fn send(
+        &self,
+        attempt: &Attempt<'_>,
+        service: &RequestStats,
+        req: &mut Outgoing,
+    ) -> Result<Response<Body>, Error> {
+        #[cfg(feature = "server")]
+        if let Some(log) = &attempt.info.shared.access_log {
+            // Seldom, and large: not part of every request's future.
+            return Box::pin(self.send_logged(log, attempt, service, req)).await;
+        }
+        self.send_once(attempt, service, req).await
+    }
+
+    #[cfg(feature = "server")]
+    async fn send_logged(
+        &self,
+        log: &AccessLog,
+        attempt: &Attempt<'_>,
+        service: &RequestStats,
+        req: &mut Outgoing,
+    ) -> Result<Response<Body>, Error> {
+        let asked = req.request().and_then(|req| log.asked(req, attempt.cx));
+        let mut rsp = self.send_once(attempt, service, req).await?;
+        if let Some(asked) = asked {
+            log.answered(&asked, &rsp);
+        } else {
+            let (client, endpoint) = (Some(self.client.id.clone()), req.endpoint());
+            let hedges = u32::from(req.is_hedge());
+            rsp.extensions_mut().insert(Served { client, endpoint, hedges, ..Served::default() });
+        }
+        Ok(rsp)
+    }
+
+    async fn send_once(
         &self,
         attempt: &Attempt<'_>,
         service: &RequestStats,
@@ -84,7 +121,11 @@ impl BoundName {
                 Ok(rsp)
             }
             Endpoints::Balanced(balanced) => match balanced.wait(attempt, &self.client.id).await {
-                Ok(()) => self.requeue(balanced, attempt, service, req).await,
+                Ok(()) => match Self::asks_for_its_way(attempt, req) {
+                    None => self.requeue(balanced, attempt, service, req).await,
+                    // Seldom, and large: not part of every request's future.
+                    Some(trace) => Box::pin(self.trace(trace, balanced, attempt, service, req)).await,
+                },
                 Err(error) => Err(error),
             },
         };
@@ -92,7 +133,7 @@ impl BoundName {
     }
 
     /// The requeue: above the pick, so that another endpoint gets the next try; below the retries, which need a class.
-    async fn requeue(
+    pub(super) async fn requeue(
         &self,
         balanced: &Balanced,
         attempt: &Attempt<'_>,

@@ -252,13 +252,18 @@ impl Balanced {
         Error::from(unavailable).with_text(format!("{unavailable}: {reasons}{more}"))
     }
 
+    /// The addresses of all endpoints, as texts have them.
+    pub(super) fn addrs(&self) -> String {
+        let mut addrs: Vec<_> = self.balance.endpoints(now()).iter().map(|endpoint| endpoint.key.addr).collect();
+        addrs.sort_unstable();
+        addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
     /// The text that Linkerd 1.x has for an endpoint that could not be reached.
     pub(super) fn unreachable(&self, error: Error, key: &EndpointKey, attempt: &Attempt<'_>, id: &Path) -> Error {
         let (addr, path) = (key.addr, &attempt.info.path);
         error.or_text(|| {
-            let mut addrs: Vec<_> = self.balance.endpoints(now()).iter().map(|endpoint| endpoint.key.addr).collect();
-            addrs.sort_unstable();
-            let addrs = addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let addrs = self.addrs();
             format!(
                 "Unable to establish connection to {addr}.\n\nservice name: {path}\nclient name: {id}\naddresses: \
                  [{addrs}]\nselected address: {addr}\n"
