@@ -64,6 +64,11 @@ struct Readme;
 #[doc = include_str!("../../docs/compose.md")]
 struct Compose;
 
+/// And what `docs/context.md` shows.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../../docs/context.md")]
+struct ContextPage;
+
 /// And what `docs/tracing.md` shows.
 #[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../../docs/tracing.md")]

@@ -3,6 +3,8 @@
 
 #[path = "http/client.rs"]
 mod client;
+#[path = "http/context.rs"]
+mod context;
 #[cfg(feature = "admin")]
 #[path = "http/cuts.rs"]
 mod cuts;

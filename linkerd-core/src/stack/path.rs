@@ -26,7 +26,7 @@ use super::{
     discard::{Discarded, discard},
     hedge::Hedges,
     hints::{Hints, says_final, says_retryable},
-    limit::Enter,
+    limit::{self, Enter},
     outgoing::{Outgoing, Replay},
     route::Unbound,
 };
@@ -198,10 +198,11 @@ impl PathStack {
             recording.named(&info.path, &info.shared.base, &info.local);
         }
         let method = req.request().map(|req| req.method().clone()).unwrap_or_default();
-        if info.shared.proxy
-            && let Some(req) = req.request_mut()
-        {
-            info.write_request(req);
+        if let Some(req) = req.request_mut() {
+            limit::write_criticality(req);
+            if info.shared.proxy {
+                info.write_request(req);
+            }
         }
         let result = self.within(limit, arrived, cx.as_ref(), &method, req).await;
         // What the retries left: this is the *logical* outcome.

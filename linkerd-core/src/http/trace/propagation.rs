@@ -91,6 +91,9 @@ impl Propagation {
     /// `l5d-ctx-trace` and `l5d-sample` are taken off unread.
     pub const ZIPKIN: Self = Self::one(TraceFormat::B3, true);
 
+    /// Leaves the headers as they are.
+    pub(crate) const NOTHING: Self = Self { read: [None; 4], write: [None; 4], is_zipkin: false };
+
     const fn one(format: TraceFormat, is_zipkin: bool) -> Self {
         let formats = [Some(format), None, None, None];
         Self { read: formats, write: formats, is_zipkin }
