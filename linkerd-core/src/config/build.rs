@@ -16,13 +16,14 @@ use linkerd_retry::{Backoff as RetryBackoff, Budget as RetryBudget, BudgetSettin
 use serde_json::json;
 
 use super::{
-    Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, HostConnectionPool, HttpIdentifier, HttpRouter,
+    Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, H2Identifier, H2Router, H2Settings,
+    HostConnectionPool, HttpIdentifier, HttpRouter,
     Interpreter, InterpreterKind, Namer, NamerKind, Problem, Protocol, Retries, Router, Scoped, Server, Service,
     Session, Transformer, TransformerKind, balancing, check_supported, router::ProtocolKind,
 };
 use crate::{
     CacheSettings, ClientPolicy, Mesh, Policies, ServicePolicy,
-    http::{ClientConfig, HttpConnect, PerRequest, PoolConfig, ServerConfig, SocketOptions, respond::ErrorLimits},
+    http::{self, ClientConfig, H2Config, HttpConnect, PerRequest, PoolConfig, ServerConfig, SocketOptions, respond::ErrorLimits},
     identify::{self, Identifier},
     telemetry::{Registry, RouterStats},
 };
@@ -74,6 +75,7 @@ struct Wire {
     aggregate_up_to: usize,
     #[cfg(feature = "compression")]
     compression: crate::http::Compression,
+    protocol: ProtocolKind,
 }
 
 impl Config {
@@ -105,8 +107,18 @@ impl Config {
 
     /// Whether any service keeps bodies that stream.
     fn keeps_streams(&self) -> bool {
-        let mut services = self.routers.iter().flat_map(|router| router.service.iter());
-        services.any(|(_, service)| service.retries.buffer_bytes.is_some_and(|bytes| bytes > 0))
+        let keeps = |router: &Router| {
+            let protocol = router.protocol.kind();
+            // Without settings there is no service, and the defaults hold.
+            let default = Service::default().request_buffer_bytes(protocol);
+            let mut services = router.service.iter();
+            default > 0
+                || services.any(|(_, service)| {
+                    let kept = service.retries.buffer_bytes;
+                    kept.unwrap_or_else(|| service.request_buffer_bytes(protocol)) > 0
+                })
+        };
+        self.routers.iter().any(keeps)
     }
 }
 
@@ -256,28 +268,30 @@ impl Builder<'_> {
             // Only another protocol has to be.
             experimental: _,
         } = router;
-        let Protocol::Http(http) = protocol else {
-            self.problem(&format!("routers[{i}].protocol"), "is not supported yet");
-            return None;
-        };
         #[cfg(not(feature = "compression"))]
-        if http.compression_level > 0 {
+        if matches!(protocol, Protocol::Http(http) if http.compression_level > 0) {
             self.problem(&format!("routers[{i}].compressionLevel"), "is not supported: built without compression");
         }
         let interpreter = self.interpreter(i, router, namers)?;
-        let identifier = self.identifiers(i, router, http)?;
+        let (identifier, wire) = match protocol {
+            Protocol::Http(http) => (self.identifiers(i, router, http)?, Wire::of(http)),
+            Protocol::H2(h2) => (self.h2_identifiers(i, router, h2)?, Wire::h2()),
+            Protocol::Thrift(_) | Protocol::Mux | Protocol::ThriftMux(_) => {
+                self.problem(&format!("routers[{i}].protocol"), "is not supported yet");
+                return None;
+            }
+        };
         let stats = RouterStats::new(self.registry, label);
         if *originator {
             stats.originator();
         }
-        let wire = Wire::of(http);
         let mesh = Mesh::builder()
             .interpreter(Arc::clone(&interpreter))
             .dtab(dtab.clone())
             .policies(FilePolicies {
                 service: service.clone(),
                 client: client.clone(),
-                protocol: ProtocolKind::Http,
+                protocol: protocol.kind(),
                 wire,
                 memory: self.memory.clone(),
             })
@@ -325,6 +339,33 @@ impl Builder<'_> {
                 }
                 HttpIdentifier::Static { path } => Ok(Box::new(identify::Fixed::new(&prefix(), path))),
                 HttpIdentifier::Ingress(_) | HttpIdentifier::Istio(_) | HttpIdentifier::IstioIngress(..) => {
+                    Err("is not supported yet".to_owned())
+                }
+            };
+            match named {
+                Ok(identifier) => built.push(identifier),
+                Err(problem) => {
+                    self.problem(&format!("routers[{i}].identifier"), problem);
+                    return None;
+                }
+            }
+        }
+        Some(built)
+    }
+
+    fn h2_identifiers(&mut self, i: usize, router: &Router, h2: &H2Router) -> Option<Vec<Box<dyn Identifier>>> {
+        let H2Router { identifiers, access_log: _, trace_propagator: _ } = h2;
+        let prefix = || router.dst_prefix.clone();
+        let mut built: Vec<Box<dyn Identifier>> = Vec::new();
+        for identifier in identifiers {
+            let named: Result<Box<dyn Identifier>, String> = match identifier {
+                H2Identifier::HeaderToken { header } => identify::H2Token::new(prefix(), &header.0)
+                    .map(|identifier| Box::new(identifier) as _)
+                    .map_err(|_| format!("'{header}' cannot be the name of a header")),
+                H2Identifier::HeaderPath { header, segments } => identify::H2Path::new(prefix(), &header.0, *segments)
+                    .map(|identifier| Box::new(identifier) as _)
+                    .map_err(|_| format!("'{header}' cannot be the name of a header")),
+                H2Identifier::Ingress(_) | H2Identifier::Istio(_) | H2Identifier::IstioIngress(..) => {
                     Err("is not supported yet".to_owned())
                 }
             };
@@ -388,7 +429,45 @@ impl Wire {
             aggregate_up_to: if *streaming_enabled { stream_after_content_length_kb * 1024 } else { usize::MAX },
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::from_level(*compression_level),
+            protocol: ProtocolKind::Http,
         }
+    }
+
+    /// What bounds heads and bodies there are keys of HTTP/2's own, or none.
+    fn h2() -> Self {
+        Self {
+            max_header_bytes: usize::MAX,
+            max_initial_line_bytes: usize::MAX,
+            max_error_bytes: ErrorLimits::default().max_body_bytes,
+            aggregate_up_to: 0,
+            #[cfg(feature = "compression")]
+            compression: crate::http::Compression::Off,
+            protocol: ProtocolKind::H2,
+        }
+    }
+
+    /// What is spoken, with these settings if they are about it.
+    fn speaks(&self, h2: &H2Settings, max_concurrent_streams: Option<u32>) -> http::Wire {
+        if self.protocol != ProtocolKind::H2 {
+            return http::Wire::Http1;
+        }
+        let H2Settings {
+            initial_stream_window_bytes,
+            header_table_bytes,
+            max_frame_bytes,
+            max_header_list_bytes,
+            // Warned of.
+            window_update_ratio: _,
+        } = *h2;
+        let default = H2Config::default();
+        http::Wire::H2(H2Config {
+            initial_stream_window_bytes: initial_stream_window_bytes.unwrap_or(default.initial_stream_window_bytes),
+            header_table_bytes: header_table_bytes.unwrap_or(default.header_table_bytes),
+            max_frame_bytes: max_frame_bytes.unwrap_or(default.max_frame_bytes),
+            max_header_list_bytes: max_header_list_bytes.unwrap_or(default.max_header_list_bytes),
+            max_concurrent_streams: max_concurrent_streams.unwrap_or(default.max_concurrent_streams),
+            ..default
+        })
     }
 }
 
@@ -410,16 +489,18 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         timestamp_header,
         max_call_depth,
         upgrades: _,
-        h2: _,
-        max_concurrent_streams: _,
+        h2,
+        max_concurrent_streams,
         thrift_framed: _,
     } = server;
     ServerConfig {
         addr: SocketAddr::new(*ip, *port),
         socket: socket_options(options),
+        wire: wire.speaks(h2, Some(*max_concurrent_streams)),
         max_initial_line_bytes: wire.max_initial_line_bytes,
         max_header_bytes: wire.max_header_bytes,
         error_limits: ErrorLimits {
+            // Those of h2 are cut by nobody.
             max_header_bytes: wire.max_header_bytes,
             max_body_bytes: wire.max_error_bytes,
             detail: *error_detail,
@@ -503,7 +584,7 @@ impl Policies for FilePolicies {
             socket_options: options,
             request_authorizers: _,
             forward_client_cert: _,
-            h2: _,
+            h2,
             thrift_framed: _,
             attempt_ttwitter_upgrade: _,
         } = self.client.for_path(id);
@@ -511,6 +592,7 @@ impl Policies for FilePolicies {
             host_connection_pool.clone().unwrap_or_default();
         let Session { life_time, idle_time: session_idle_time } = session.unwrap_or_default();
         let config = ClientConfig {
+            wire: self.wire.speaks(&h2, None),
             pool: PoolConfig {
                 min_size,
                 max_size: max_size.unwrap_or(usize::MAX),

@@ -1,4 +1,4 @@
-//! HTTP/1.1 on the wire: the client of one endpoint, the server, and what headers mean.
+//! HTTP/1.1 and HTTP/2 on the wire: the client of one endpoint, the server, and what headers mean.
 
 mod client;
 #[cfg(all(feature = "server", feature = "compression"))]
@@ -10,6 +10,7 @@ pub(crate) mod deadline;
 mod detail;
 #[cfg(feature = "server")]
 mod drain;
+pub(crate) mod h2;
 pub mod headers;
 pub(crate) mod hint;
 mod io;
@@ -33,6 +34,7 @@ pub use compress::Compression;
 pub use connect::{ClientConfig, Connect, HttpConnect, PoolConfig, SocketOptions};
 pub use context::{RequestContext, Scheme};
 pub use deadline::Deadline;
+pub use h2::{H2Config, Wire};
 pub(crate) use kept::Kept;
 #[cfg(feature = "server")]
 pub use overrides::PerRequest;

@@ -51,7 +51,7 @@ pub(crate) struct Peer {
 }
 
 /// Why a request gets no further.
-enum Refusal {
+pub(super) enum Refusal {
     /// It is no request that can be understood; the connection ends.
     Unreadable(StatusCode),
     /// It can be answered.
@@ -69,7 +69,7 @@ struct Reader {
 }
 
 /// A request that is being served, for the gauges and the limit that count it.
-struct Visit {
+pub(super) struct Visit {
     peer: Arc<Peer>,
     has_place: bool,
 }
@@ -174,7 +174,7 @@ pub(crate) fn serve(
 }
 
 impl Visit {
-    fn begin(peer: &Arc<Peer>) -> Self {
+    pub(super) fn begin(peer: &Arc<Peer>) -> Self {
         let shared = &peer.shared;
         if let Some(stats) = &shared.stats {
             stats.requests.pending.incr();
@@ -189,7 +189,7 @@ impl Visit {
     }
 
     /// Takes a place, if there is one.
-    fn take_place(&mut self) -> bool {
+    pub(super) fn take_place(&mut self) -> bool {
         let shared = &self.peer.shared;
         let Some(max) = shared.config.max_concurrent_requests else { return true };
         // Relaxed: a count, which orders nothing.
@@ -254,7 +254,7 @@ impl Peer {
     }
 
     /// Checks the head of a request, takes out what ends at this hop, and reads what it carries.
-    fn admit(&self, parts: &mut request::Parts, scan: Scan) -> Result<RequestContext, Refusal> {
+    pub(super) fn admit(&self, parts: &mut request::Parts, scan: Scan) -> Result<RequestContext, Refusal> {
         let config = &self.shared.config;
         if initial_line(parts) > config.max_initial_line_bytes {
             return Err(Refusal::Unreadable(StatusCode::URI_TOO_LONG));
@@ -270,7 +270,9 @@ impl Peer {
                 Error::new(ErrorKind::BadRequest).with_text("CONNECT is not supported: there are no tunnels here");
             return Err(Refusal::Failed(error));
         }
-        if parts.uri.scheme().is_some() || parts.uri.authority().is_some() {
+        // In HTTP/2 the target has them, and what ends at a hop is no header.
+        let is_http1 = parts.version != Version::HTTP_2;
+        if is_http1 && (parts.uri.scheme().is_some() || parts.uri.authority().is_some()) {
             if let Some(host) = host_of(&parts.uri) {
                 parts.headers.insert(HOST, host);
             }
@@ -282,14 +284,15 @@ impl Peer {
             let text = format!("Maximum number of calls ({max}) has been exceeded. Please check for proxy loops.");
             return Err(Refusal::Failed(Error::new(ErrorKind::TooManyHops).with_text(text)));
         }
-        if scan.saw(Scan::HOP_BY_HOP) {
+        if is_http1 && scan.saw(Scan::HOP_BY_HOP) {
             // hyper writes those trailers that are announced, so a stream keeps its announcement.
             strip(headers, scan.saw(Scan::TRAILER) && scan.saw(Scan::CHUNKED));
         }
         if config.via {
             headers::append_via(headers, parts.version);
         }
-        if scan.saw(Scan::EXPECT)
+        if is_http1
+            && scan.saw(Scan::EXPECT)
             && headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
         {
             // hyper answers it when the body is first read.
@@ -320,7 +323,7 @@ impl Peer {
     }
 
     /// Sends a request that was here for so long already.
-    fn send(self: &Arc<Self>, req: Request<Body>, spent: Duration) -> SvcFuture {
+    pub(super) fn send(self: &Arc<Self>, req: Request<Body>, spent: Duration) -> SvcFuture {
         match self.shared.config.timeout {
             None => self.shared.svc.send(req),
             Some(timeout) => Box::pin(Arc::clone(self).send_within(timeout.saturating_sub(spent), req)),
@@ -372,12 +375,19 @@ impl Shared {
         is_short && !body.is_end_stream()
     }
 
-    fn failed(&self, error: &Error) -> Response<Body> {
+    pub(super) fn failed(&self, error: &Error) -> Response<Body> {
         tracing::debug!(%error, "request failed");
         error_response(error, self.config.error_limits)
     }
 
     fn complete(&self, rsp: &mut Response<Body>, reader: Reader) {
+        self.clear(rsp);
+        reason::set(rsp);
+        reader.suit(rsp);
+    }
+
+    /// Takes out what is nobody's business outside.
+    pub(super) fn clear(&self, rsp: &mut Response<Body>) {
         if self.config.clear_context {
             let is_error = rsp.headers().contains_key(&headers::L5D_ERR);
             headers::remove_l5d(rsp.headers_mut());
@@ -386,14 +396,12 @@ impl Shared {
                 *rsp.body_mut() = Body::empty();
             }
         }
-        reason::set(rsp);
-        reader.suit(rsp);
     }
 }
 
 impl ServerConfig {
     /// Whether a failure of this request comes with all that is known of it.
-    fn wants_detail(&self, headers: &HeaderMap, scan: Scan) -> bool {
+    pub(super) fn wants_detail(&self, headers: &HeaderMap, scan: Scan) -> bool {
         self.error_limits.detail
             || self.per_request.is_some() && scan.saw(Scan::L5D) && headers::is_true(headers, &L5D_ERR_DETAIL)
     }
@@ -494,7 +502,7 @@ fn target(uri: &Uri) -> usize {
 }
 
 /// Whether the time of the server ended a request, and not one further in.
-fn is_ours(error: &Error) -> bool {
+pub(super) fn is_ours(error: &Error) -> bool {
     error.timer().is_some_and(|timer| timer.timer == Timer::Server)
 }
 

@@ -30,6 +30,7 @@ use super::{
     PerRequest,
     connect::SocketOptions,
     drain::{Drain, Watch},
+    h2::{self, Wire},
     headers::Room,
     io::{Counted, Totals, Traffic},
     respond::ErrorLimits,
@@ -37,7 +38,7 @@ use super::{
 };
 use crate::{Body, Svc, telemetry::RouterStats};
 
-/// An HTTP/1.1 server that is bound to its address.
+/// An HTTP server that is bound to its address.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
@@ -56,6 +57,8 @@ pub struct ServerConfig {
     pub addr: SocketAddr,
     /// How sockets are set up.
     pub socket: SocketOptions,
+    /// What clients speak. HTTP/1.1.
+    pub wire: Wire,
     /// The longest first line of a request; above it 414. 4 KiB; hyper's own limit for a target is 64 KiB.
     pub max_initial_line_bytes: usize,
     /// The most bytes of headers; above it 431. 8 KiB. Up to that at most 100 headers are taken, also 431; with a
@@ -113,6 +116,7 @@ impl Default for ServerConfig {
         Self {
             addr: SocketAddr::from(([127, 0, 0, 1], 4140)),
             socket: SocketOptions::default(),
+            wire: Wire::default(),
             max_initial_line_bytes: 4 * 1024,
             max_header_bytes: 8 * 1024,
             error_limits: ErrorLimits::default(),
@@ -240,9 +244,22 @@ where
     let (stream, traffic) = Counted::new(stream, totals);
     let (idle_time, life_time) = (shared.config.idle_time, shared.config.life_time);
     let peer = Arc::new(Peer::new(Arc::clone(&shared), remote, local));
+    let limits = Limits::new(idle_time, life_time, traffic);
+    match &shared.config.wire {
+        Wire::Http1 => serve_http1(stream, peer, watch, limits).await,
+        Wire::H2(config) => h2::serve(stream, peer, config, watch, limits).await,
+    }
+    drop(open);
+}
+
+async fn serve_http1<I>(stream: I, peer: Arc<Peer>, watch: Watch, limits: Option<Pin<Box<Limits>>>)
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let (config, remote) = (&peer.shared.config, peer.remote);
     let served = Arc::clone(&peer);
     let service = service_fn(move |req: Request<Incoming>| serve(&served, req));
-    let room = Room::of(shared.config.max_header_bytes, shared.config.max_initial_line_bytes);
+    let room = Room::of(config.max_header_bytes, config.max_initial_line_bytes);
     let mut builder = http1::Builder::new();
     if let Some(headers) = room.headers {
         builder.max_headers(headers);
@@ -251,11 +268,9 @@ where
         builder.max_buf_size(buf);
     }
     let conn = builder.serve_connection(TokioIo::new(stream), service);
-    let limits = Limits::new(idle_time, life_time, traffic);
     if let Err(error) = (Connection { conn, peer, watch, limits, is_ending: false }).await {
         tracing::debug!(%error, %remote, "a client's connection failed");
     }
-    drop(open);
 }
 
 /// A connection that is told when the server ends.
@@ -300,7 +315,7 @@ where
 
 /// When a connection has been idle, or alive, for long enough.
 #[pin_project]
-struct Limits {
+pub(super) struct Limits {
     #[pin]
     sleep: Sleep,
     tick: Option<Duration>,
