@@ -17,13 +17,16 @@ use serde_json::json;
 
 use super::{
     Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, H2Identifier, H2Router, H2Settings,
-    HostConnectionPool, HttpIdentifier, HttpRouter,
-    Interpreter, InterpreterKind, Namer, NamerKind, Problem, Protocol, Retries, Router, Scoped, Server, Service,
-    Session, Transformer, TransformerKind, balancing, check_supported, router::ProtocolKind,
+    HostConnectionPool, HttpIdentifier, HttpRouter, Interpreter, InterpreterKind, Namer, NamerKind, Problem, Protocol,
+    Retries, Router, Scoped, Server, Service, Session, Transformer, TransformerKind, balancing, check_supported,
+    router::ProtocolKind,
 };
 use crate::{
     CacheSettings, ClientPolicy, Mesh, Policies, ServicePolicy,
-    http::{self, ClientConfig, H2Config, HttpConnect, PerRequest, PoolConfig, ServerConfig, SocketOptions, respond::ErrorLimits},
+    http::{
+        self, ClientConfig, H2Config, HttpConnect, PerRequest, PoolConfig, ServerConfig, SocketOptions,
+        respond::ErrorLimits,
+    },
     identify::{self, Identifier},
     telemetry::{Registry, RouterStats},
 };

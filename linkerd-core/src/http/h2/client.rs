@@ -6,7 +6,7 @@ use bytes::Bytes;
 use h2::{Reason, client::SendRequest};
 use http::{
     HeaderValue, Method, Request, Response, Uri, Version,
-    header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
     request,
     uri::{Authority, Scheme},
 };
@@ -16,10 +16,11 @@ use super::{
     H2Config, Stream,
     conns::{Conns, Slot},
     fault::failure,
+    is_of_a_connection,
     pipe::Pipe,
 };
 use crate::{
-    Body, Error, ErrorKind,
+    Body, Error, ErrorKind, Reset,
     body::Rider,
     http::ClientConfig,
     svc::{Call, SvcFuture},
@@ -76,7 +77,7 @@ impl Call for Client {
 async fn send(mut sender: SendRequest<Bytes>, mut slot: Slot, req: Request<Body>) -> Result<Response<Body>, Error> {
     let (parts, body) = req.into_parts();
     let is_whole = body.is_end_stream();
-    let head = head(parts, &body);
+    let head = head(parts);
     let sent = sender.send_request(head, is_whole);
     let (response, stream) = sent.map_err(|error| failure(error).with_never_sent(true))?;
     drop(sender);
@@ -93,6 +94,10 @@ async fn send(mut sender: SendRequest<Bytes>, mut slot: Slot, req: Request<Body>
     let rsp = response.await.map_err(failure)?;
     awaiting.came();
     let (parts, recv) = rsp.into_parts();
+    if is_of_a_connection(&parts.headers) {
+        let error = Error::new(ErrorKind::BadResponse).with_source(Reset(Reason::PROTOCOL_ERROR.into()));
+        return Err(error.with_text("a header of the response belongs to a connection, and has no place on a stream"));
+    }
     if recv.is_end_stream() {
         slot.complete();
         return Ok(Response::from_parts(parts, Body::empty()));
@@ -103,7 +108,7 @@ async fn send(mut sender: SendRequest<Bytes>, mut slot: Slot, req: Request<Body>
 }
 
 /// The head as it goes out on a stream: what belongs to a connection is out, and the host is in the target.
-fn head(mut parts: request::Parts, body: &Body) -> Request<()> {
+fn head(mut parts: request::Parts) -> Request<()> {
     const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
     const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
     let headers = &mut parts.headers;
@@ -115,11 +120,6 @@ fn head(mut parts: request::Parts, body: &Body) -> Request<()> {
         if headers.get(TE).is_some_and(|te| te != "trailers") {
             headers.remove(TE);
         }
-    }
-    if let Some(len) = body.size_hint().exact().filter(|len| *len > 0)
-        && !headers.contains_key(CONTENT_LENGTH)
-    {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
     }
     if parts.method != Method::CONNECT && parts.uri.authority().is_none() {
         parts.uri = absolute(parts.uri, host.as_ref());

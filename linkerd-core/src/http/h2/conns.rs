@@ -248,7 +248,8 @@ impl Conns {
     async fn dial(self: &Arc<Self>) -> Result<Conn, BoxError> {
         let timeout = self.config.connect_timeout;
         let connecting = self.config.socket.connect(self.addr);
-        let stream: TcpStream = tokio::time::timeout(timeout, connecting).await.map_err(|_| ConnectElapsed(timeout))??;
+        let stream: TcpStream =
+            tokio::time::timeout(timeout, connecting).await.map_err(|_| ConnectElapsed(timeout))??;
         let totals = self
             .stats
             .as_ref()

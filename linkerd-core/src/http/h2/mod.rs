@@ -18,6 +18,11 @@ pub(crate) use conns::Slot;
 pub(super) use server::serve;
 pub(crate) use stream::Stream;
 
+use http::{
+    HeaderMap,
+    header::{PROXY_AUTHENTICATE, TRAILER},
+};
+
 /// How connections are set up that speak HTTP/2.
 ///
 /// # Defaults
@@ -52,6 +57,12 @@ pub enum Wire {
     Http1,
     /// HTTP/2, from the first byte on.
     H2(H2Config),
+}
+
+/// Whether there is a header that has no place on a stream, as Linkerd 1 has it. The others of that kind h2 refuses
+/// itself.
+fn is_of_a_connection(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRAILER) || headers.contains_key(PROXY_AUTHENTICATE)
 }
 
 impl Default for H2Config {

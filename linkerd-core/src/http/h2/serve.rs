@@ -12,11 +12,11 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{CONTENT_LENGTH, PROXY_AUTHENTICATE, TRAILER},
+    header::{CONTENT_LENGTH, TE},
 };
 use http_body::Body as _;
 
-use super::{Stream, fault, pipe::Pipe};
+use super::{Stream, fault, is_of_a_connection, pipe::Pipe};
 use crate::{
     Body, Error, ErrorKind,
     http::{
@@ -94,6 +94,8 @@ async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) ->
         return Answer::Reset(Reason::PROTOCOL_ERROR, None);
     }
     let scan = Scan::of(&parts.headers);
+    // The only value that h2 lets through.
+    let takes_trailers = scan.saw(Scan::TE);
     let wants_detail = shared.config.wants_detail(&parts.headers, scan);
     let body = Body::stream(Stream::new(recv, &parts.headers));
     let result = match peer.admit(&mut parts, scan) {
@@ -110,7 +112,7 @@ async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) ->
     };
     let (mut rsp, error) = match result {
         Ok(mut rsp) => {
-            pass(&mut rsp, shared);
+            pass(&mut rsp, shared, takes_trailers);
             (rsp, None)
         }
         Err(error) => {
@@ -149,16 +151,12 @@ fn reset(error: &Error) -> Option<Reason> {
     }
 }
 
-/// Whether there is a header that has no place on a stream. The others of that kind h2 refuses itself.
-fn is_of_a_connection(headers: &HeaderMap) -> bool {
-    headers.contains_key(TRAILER) || headers.contains_key(PROXY_AUTHENTICATE)
-}
-
 /// A response on its way to the client: what ends at this hop is out, and the way it came is in.
-fn pass(rsp: &mut Response<Body>, shared: &Shared) {
+fn pass(rsp: &mut Response<Body>, shared: &Shared, takes_trailers: bool) {
     const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
     const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
     let version = rsp.version();
+    let is_open = !rsp.headers().contains_key(&headers::L5D_SUCCESS_CLASS) && !rsp.body().is_end_stream();
     let headers = rsp.headers_mut();
     if version != Version::HTTP_2 {
         headers::strip_hop_by_hop(headers);
@@ -167,6 +165,10 @@ fn pass(rsp: &mut Response<Body>, shared: &Shared) {
     }
     if shared.config.via {
         headers::append_via(headers, version);
+    }
+    // Its class comes in the trailers: so Linkerd 1 says it, to who asks for them.
+    if is_open && takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
     }
 }
 

@@ -120,7 +120,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     fn is_idle(&mut self, cx: &mut Context<'_>) -> bool {
         let Some((sleep, was_idle)) = &mut self.idle else { return false };
         let is_idle = self.status.streams() == 0;
-        if is_idle && !*was_idle
+        if is_idle
+            && !*was_idle
             && let Some(idle_time) = self.users.upgrade().and_then(|users| users.idle_time())
         {
             sleep.as_mut().reset(Instant::now() + idle_time);
