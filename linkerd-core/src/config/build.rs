@@ -64,7 +64,6 @@ pub struct RouterPlan {
 struct FilePolicies {
     service: Scoped<Service>,
     client: Scoped<Client>,
-    protocol: ProtocolKind,
     wire: Wire,
     memory: ReplayMemory,
 }
@@ -294,7 +293,6 @@ impl Builder<'_> {
             .policies(FilePolicies {
                 service: service.clone(),
                 client: client.clone(),
-                protocol: protocol.kind(),
                 wire,
                 memory: self.memory.clone(),
             })
@@ -563,9 +561,9 @@ impl Policies for FilePolicies {
             max_attempts: *max_attempts,
             hedge: *hedge,
             limit: *limit,
-            classifier: Classifier::build(response_classifier.as_ref(), self.protocol),
+            classifier: Classifier::build(response_classifier.as_ref(), self.wire.protocol),
             enforce_deadline: service.enforces_deadline(),
-            retry_buffer_bytes: buffer_bytes.unwrap_or_else(|| service.request_buffer_bytes(self.protocol)),
+            retry_buffer_bytes: buffer_bytes.unwrap_or_else(|| service.request_buffer_bytes(self.wire.protocol)),
             replay_memory: self.memory.clone(),
             idle_timeout: *idle_timeout,
             retry_hints: hints.unwrap_or(false),
@@ -679,8 +677,9 @@ mod tests {
             aggregate_up_to: 0,
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::default(),
+            protocol,
         };
-        let policies = FilePolicies { service, client, protocol, wire, memory: ReplayMemory::default() };
+        let policies = FilePolicies { service, client, wire, memory: ReplayMemory::default() };
         policies.service(&"/svc/web".parse().unwrap())
     }
 
