@@ -135,11 +135,10 @@ impl Rider {
                 end.end(success, now);
             }
             Self::Conn(conn) if how == BodyEnd::Complete => conn.give_back(),
-            // Dropping it closes it: what is left of the response cannot be told from the next one.
-            Self::Conn(_) => {}
             Self::Stream(slot) if how == BodyEnd::Complete => slot.complete(),
-            // Dropping it ends what is left of the request too.
-            Self::Stream(_) => {}
+            // Dropping it closes it: what is left of the response cannot be told from the next one.
+            // Dropping that ends what is left of the request too.
+            Self::Conn(_) | Self::Stream(_) => {}
             Self::Dyn(end) => end(how),
         }
     }

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use http::Request;
 use linkerd_core::http::{ClientConfig, PoolConfig};
 
-use super::peers::{Answer, Backend, Client, get, h2_client, h2_server, routed, serve, until};
+use super::peers::{Answer, Backend, Client, Frozen, get, h2_client, h2_server, routed, serve, until, within};
 
 #[tokio::test]
 async fn a_further_connection_is_opened_before_the_streams_run_out() {
@@ -21,7 +21,9 @@ async fn a_further_connection_is_opened_before_the_streams_run_out() {
     }
     let connections = backend.connections.load(Ordering::SeqCst);
     assert!((10..=14).contains(&connections), "{connections}");
-    seen.into_iter().for_each(|stream| stream.answer(200, ""));
+    for stream in seen {
+        stream.answer(200, "");
+    }
     for response in asked {
         assert_eq!(Answer::read(response).await.unwrap().head.status(), 200);
     }
@@ -82,4 +84,34 @@ async fn who_waits_for_a_connection_that_cannot_be_opened_hears_why() {
     for response in asked {
         assert_eq!(Answer::read(response).await.unwrap().head.status(), 502);
     }
+}
+
+#[tokio::test]
+async fn a_connection_whose_peer_is_gone_is_found_out_within_five_seconds() {
+    let endpoint = Frozen::new().await;
+    let client = Client::connect(serve(h2_server(), routed(endpoint.addr, h2_client()))).await;
+    let (lost, _) = client.open(Request::post("http://web/").body(()).unwrap(), true).await;
+    within(endpoint.has_frozen.notified()).await;
+    // From here on time passes as soon as nothing else happens.
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    let error = Answer::read(lost).await.unwrap_err();
+    assert_eq!(error.reason(), Some(h2::Reason::INTERNAL_ERROR), "it may have been served");
+    assert!(begun.elapsed() <= Duration::from_secs(5), "{:?}", begun.elapsed());
+    tokio::time::resume();
+    assert_eq!(client.ask(get("http://web/")).await.unwrap().head.status(), 200);
+}
+
+#[tokio::test]
+async fn a_peer_that_is_slow_but_there_is_not_given_up() {
+    let (mut backend, client) = super::peers::through().await;
+    assert!(client.ask_ok(&mut backend).await);
+    let (slow, _) = client.open(get("http://web/"), true).await;
+    let seen = backend.accept().await;
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::resume();
+    seen.answer(200, "ok");
+    assert_eq!(Answer::read(slow).await.unwrap().body, b"ok");
+    assert_eq!(backend.connections.load(Ordering::SeqCst), 1);
 }

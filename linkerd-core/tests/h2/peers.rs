@@ -45,7 +45,7 @@ pub(crate) struct Accepted {
 pub(crate) struct Backend {
     pub(crate) addr: SocketAddr,
     pub(crate) connections: Arc<AtomicUsize>,
-    streams: mpsc::UnboundedReceiver<Accepted>,
+    streams: mpsc::Receiver<Accepted>,
     goodbye: Arc<tokio::sync::Notify>,
     serving: JoinHandle<()>,
 }
@@ -59,7 +59,7 @@ impl Backend {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let connections = Arc::<AtomicUsize>::default();
-        let (give, streams) = mpsc::unbounded_channel();
+        let (give, streams) = mpsc::channel(1000);
         let goodbye = Arc::<tokio::sync::Notify>::default();
         let bye = Arc::clone(&goodbye);
         let (count, builder) = (Arc::clone(&connections), builder.clone());
@@ -85,7 +85,7 @@ impl Backend {
                         let Some(Ok((req, respond))) = accepted else { break };
                         let (parts, body) = req.into_parts();
                         let head = Request::from_parts(parts, ());
-                        if give.send(Accepted { head, body, respond, connection }).is_err() {
+                        if give.send(Accepted { head, body, respond, connection }).await.is_err() {
                             break;
                         }
                     }
@@ -260,5 +260,45 @@ impl Client {
         let (response, _) = self.open(get("http://web/"), true).await;
         backend.accept().await.answer(200, "ok");
         Answer::read(response).await.is_ok_and(|rsp| rsp.body == b"ok")
+    }
+}
+
+/// An endpoint that takes one connection, and one request on it, and is heard of no more; then it is as new.
+pub(crate) struct Frozen {
+    pub(crate) addr: SocketAddr,
+    pub(crate) has_frozen: Arc<tokio::sync::Notify>,
+    serving: JoinHandle<()>,
+}
+
+impl Frozen {
+    pub(crate) async fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let has_frozen = Arc::<tokio::sync::Notify>::default();
+        let freezes = Arc::clone(&has_frozen);
+        let serving = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut conn = h2::server::handshake(stream).await.unwrap();
+            let _request = conn.accept().await.unwrap().unwrap();
+            freezes.notify_one();
+            // From here on `conn` reads nothing, and stays open.
+            let mut open = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                open.spawn(async move {
+                    let mut conn = h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((_, mut respond))) = conn.accept().await {
+                        respond.send_response(Response::new(()), true).unwrap();
+                    }
+                });
+            }
+            drop(conn);
+        });
+        Self { addr, has_frozen, serving }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.serving.abort();
     }
 }

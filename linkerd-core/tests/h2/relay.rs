@@ -1,14 +1,11 @@
 //! What passes through.
 
-use std::{
-    future::poll_fn,
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::{future::poll_fn, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
+use tokio::time::Instant;
 
 use super::peers::{Answer, get, read, through, until, within};
 
@@ -154,7 +151,9 @@ async fn all_streams_of_a_client_share_one_connection_to_the_endpoint() {
     for _ in 0..50 {
         seen.push(backend.accept().await);
     }
-    seen.into_iter().for_each(|stream| stream.answer(200, ""));
+    for stream in seen {
+        stream.answer(200, "");
+    }
     for response in asked {
         assert_eq!(Answer::read(response).await.unwrap().head.status(), 200);
     }

@@ -27,11 +27,8 @@ use crate::{
     telemetry::ServerStats,
 };
 
-/// How a request is answered.
-enum Answer {
-    Response(Response<Body>, Option<Error>),
-    Reset(Reason, Option<Error>),
-}
+/// How a request is answered: by a response or a reset, and what went wrong if something did.
+type Answer = (Result<Response<Body>, Reason>, Option<Error>);
 
 /// Serves one stream. When the client gives it up, or its connection ends, so does the request.
 pub(super) async fn answer(peer: Arc<Peer>, req: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
@@ -51,11 +48,11 @@ pub(super) async fn answer(peer: Arc<Peer>, req: Request<RecvStream>, mut respon
     match answer {
         // It is no longer wanted: there is nobody to count it for.
         None => {}
-        Some(Answer::Reset(reason, error)) => {
+        Some((Err(reason), error)) => {
             respond.send_reset(reason);
             ended.record(false, error.as_ref());
         }
-        Some(Answer::Response(rsp, error)) => {
+        Some((Ok(rsp), error)) => {
             let (parts, body) = rsp.into_parts();
             ended.status = Some(parts.status);
             ended.class = parts.headers.get(&headers::L5D_SUCCESS_CLASS).map(is_success);
@@ -87,11 +84,11 @@ async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) ->
         if let Some(stats) = &shared.stats {
             stats.nacks.incr();
         }
-        return Answer::Reset(Reason::REFUSED_STREAM, None);
+        return (Err(Reason::REFUSED_STREAM), None);
     }
     let (mut parts, recv) = req.into_parts();
     if is_of_a_connection(&parts.headers) {
-        return Answer::Reset(Reason::PROTOCOL_ERROR, None);
+        return (Err(Reason::PROTOCOL_ERROR), None);
     }
     let scan = Scan::of(&parts.headers);
     // The only value that h2 lets through.
@@ -107,7 +104,7 @@ async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) ->
         Err(Refusal::Unreadable(status)) => {
             let mut rsp = Response::new(Body::empty());
             *rsp.status_mut() = status;
-            return Answer::Response(rsp, None);
+            return (Ok(rsp), None);
         }
     };
     let (mut rsp, error) = match result {
@@ -118,7 +115,7 @@ async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) ->
         Err(error) => {
             if let Some(reason) = reset(&error) {
                 tracing::debug!(%error, "request failed");
-                return Answer::Reset(reason, Some(error));
+                return (Err(reason), Some(error));
             }
             (shared.failed(&error), Some(error))
         }
@@ -128,7 +125,7 @@ async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) ->
     }
     shared.clear(&mut rsp);
     complete(&mut rsp);
-    Answer::Response(rsp, error)
+    (Ok(rsp), error)
 }
 
 /// The reset that stands for an error; `None` for one that is told by a response.
