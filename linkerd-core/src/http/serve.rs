@@ -31,6 +31,7 @@ use super::{
     overrides::{self, L5D_ERR_DETAIL, Overrides},
     reason,
     respond::{error_response, nack, rejection},
+    trace::TraceId,
 };
 use crate::{Body, Error, ErrorKind, Svc, Timer, error::twitter_duration, svc::SvcFuture, telemetry::ServerStats};
 
@@ -311,7 +312,8 @@ impl Peer {
             if scan.saw(Scan::L5D) {
                 headers::remove_l5d(headers);
             }
-            RequestContext::default()
+            // As Linkerd 1 has it: of h2 the attempts are children of one span, of http each begins a trace.
+            RequestContext { trace: (!is_http1).then(TraceId::root), ..RequestContext::default() }
         } else {
             RequestContext::read_seen(headers, scan).map_err(Refusal::Failed)?
         };

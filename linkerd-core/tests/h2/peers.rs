@@ -266,7 +266,7 @@ impl Client {
 /// An endpoint that takes one connection, and one request on it, and is heard of no more; then it is as new.
 pub(crate) struct Frozen {
     pub(crate) addr: SocketAddr,
-    pub(crate) has_frozen: Arc<tokio::sync::Notify>,
+    pub(crate) heard: Arc<tokio::sync::Notify>,
     serving: JoinHandle<()>,
 }
 
@@ -274,8 +274,8 @@ impl Frozen {
     pub(crate) async fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let has_frozen = Arc::<tokio::sync::Notify>::default();
-        let freezes = Arc::clone(&has_frozen);
+        let heard = Arc::<tokio::sync::Notify>::default();
+        let freezes = Arc::clone(&heard);
         let serving = tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
             let mut conn = h2::server::handshake(stream).await.unwrap();
@@ -293,7 +293,7 @@ impl Frozen {
             }
             drop(conn);
         });
-        Self { addr, has_frozen, serving }
+        Self { addr, heard, serving }
     }
 }
 
