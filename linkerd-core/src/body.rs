@@ -16,7 +16,7 @@ use linkerd_balance::{LeaseEnd, Mark, Outcome, Permit};
 
 use crate::{
     BoxError,
-    http::{hint, pool::Live},
+    http::{h2, hint, pool::Live},
     stack::{Leg, Places, Trail, grpc_outcome, now},
 };
 
@@ -43,6 +43,8 @@ enum Inner {
     Once(Bytes),
     Incoming(Incoming),
     Prefixed(Bytes, Incoming),
+    /// From a stream of HTTP/2.
+    Stream(h2::Stream),
     /// What is left of an answer that broke off.
     Failed(BoxError),
     Dyn(UnsyncBoxBody<Bytes, BoxError>),
@@ -87,6 +89,8 @@ pub(crate) enum Rider {
     },
     /// A connection, which is given back.
     Conn(Live),
+    /// A stream of a connection, which makes room for another one.
+    Stream(h2::Slot),
     /// Anything else, at the cost of a box.
     Dyn(Box<dyn FnOnce(BodyEnd) + Send>),
 }
@@ -131,8 +135,10 @@ impl Rider {
                 end.end(success, now);
             }
             Self::Conn(conn) if how == BodyEnd::Complete => conn.give_back(),
+            Self::Stream(slot) if how == BodyEnd::Complete => slot.complete(),
             // Dropping it closes it: what is left of the response cannot be told from the next one.
-            Self::Conn(_) => {}
+            // Dropping that ends what is left of the request too.
+            Self::Conn(_) | Self::Stream(_) => {}
             Self::Dyn(end) => end(how),
         }
     }
@@ -173,6 +179,18 @@ impl Body {
         if body.is_end_stream() { Self::empty() } else { Inner::Incoming(body).into() }
     }
 
+    /// From a stream of HTTP/2, without a box.
+    pub(crate) fn stream(body: h2::Stream) -> Self {
+        if body.is_end_stream() { Self::empty() } else { Inner::Stream(body).into() }
+    }
+
+    /// What an endpoint answers on a stream of HTTP/2.
+    pub(crate) fn stream_answer(body: h2::Stream) -> Self {
+        let mut answer = Self::stream(body);
+        answer.is_answer = true;
+        answer
+    }
+
     /// What an endpoint answers.
     pub(crate) fn answer(body: Incoming) -> Self {
         let mut answer = Self::incoming(body);
@@ -192,7 +210,7 @@ impl Body {
         match &self.inner {
             Inner::Empty => Some(Bytes::new()),
             Inner::Once(bytes) => Some(bytes.clone()),
-            Inner::Incoming(_) | Inner::Prefixed(..) | Inner::Failed(_) | Inner::Dyn(_) => None,
+            Inner::Incoming(_) | Inner::Prefixed(..) | Inner::Stream(_) | Inner::Failed(_) | Inner::Dyn(_) => None,
         }
     }
 
@@ -268,6 +286,7 @@ impl HttpBody for Body {
                     Some(Ok(Frame::data(start)))
                 }
             }
+            Inner::Stream(body) => ready!(Pin::new(body).poll_frame(cx)),
             Inner::Dyn(body) => ready!(Pin::new(body).poll_frame(cx)),
             Inner::Failed(_) => {
                 let Inner::Failed(error) = std::mem::take(&mut this.inner) else { return Poll::Ready(None) };
@@ -303,6 +322,7 @@ impl HttpBody for Body {
             Inner::Empty => true,
             Inner::Once(bytes) => bytes.is_empty(),
             Inner::Incoming(body) => body.is_end_stream(),
+            Inner::Stream(body) => body.is_end_stream(),
             Inner::Prefixed(..) | Inner::Failed(_) => false,
             Inner::Dyn(body) => body.is_end_stream(),
         }
@@ -313,6 +333,7 @@ impl HttpBody for Body {
             Inner::Empty => SizeHint::with_exact(0),
             Inner::Once(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Inner::Incoming(body) => body.size_hint(),
+            Inner::Stream(body) => body.size_hint(),
             Inner::Prefixed(..) | Inner::Failed(_) => SizeHint::default(),
             Inner::Dyn(body) => body.size_hint(),
         }
@@ -324,7 +345,7 @@ impl fmt::Debug for Body {
         let kind = match &self.inner {
             Inner::Empty => "empty",
             Inner::Once(_) => "bytes",
-            Inner::Incoming(_) | Inner::Prefixed(..) => "incoming",
+            Inner::Incoming(_) | Inner::Prefixed(..) | Inner::Stream(_) => "incoming",
             Inner::Dyn(_) => "stream",
             Inner::Failed(_) => "failed",
         };

@@ -1,12 +1,16 @@
 //! Identifiers: from a request to the logical name that it is for.
 //!
-//! Each of Linkerd 1.x's HTTP identifiers is a type here, made with the prefix that its names get (`/svc` by default in
+//! Each of Linkerd 1.x's identifiers of HTTP and HTTP/2 is a type here, made with the prefix that its names get (`/svc` by default in
 //! a file); a `Vec` of them asks one after another.
+
+mod h2;
 
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Version, header, request::Parts, uri::PathAndQuery};
 use linkerd_dtab::{Path, PathBuilder};
+
+pub use h2::{H2Path, H2Token};
 
 /// Names requests.
 pub trait Identifier: Send + Sync + 'static {

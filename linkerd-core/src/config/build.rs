@@ -18,10 +18,10 @@ use serde_json::json;
 #[cfg(feature = "tls")]
 use super::tls::Connectors;
 use super::{
-    AddForwardedHeader, Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, HostConnectionPool,
-    HttpIdentifier, HttpRouter, Interpreter, InterpreterKind, Labeler, Namer, NamerKind, Problem, Protocol, Retries,
-    RollPolicy, Router, Scoped, Server, Service, Session, Transformer, TransformerKind, balancing, check_supported,
-    router::ProtocolKind,
+    AddForwardedHeader, Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, H2Identifier, H2Router,
+    H2Settings, HostConnectionPool, HttpIdentifier, HttpRouter, Interpreter, InterpreterKind, Labeler, Namer,
+    NamerKind, Problem, Protocol, Retries, RollPolicy, Router, Scoped, Server, Service, Session, Transformer,
+    TransformerKind, balancing, check_supported, router::ProtocolKind,
 };
 #[cfg(feature = "tls")]
 use crate::tls::{self, Alpn};
@@ -29,8 +29,8 @@ use crate::{
     CacheSettings, ClientPolicy, Mesh, Policies, ServicePolicy,
     access_log::{AccessLog, AccessLogSettings, Roll},
     http::{
-        ClientConfig, Forwarded, ForwardedLabel, HttpConnect, PerRequest, PoolConfig, Propagation, ServerConfig,
-        SocketOptions, respond::ErrorLimits,
+        self, ClientConfig, Forwarded, ForwardedLabel, H2Config, HttpConnect, PerRequest, PoolConfig, Propagation,
+        ServerConfig, SocketOptions, respond::ErrorLimits,
     },
     identify::{self, Identifier},
     telemetry::{Registry, RouterStats},
@@ -71,7 +71,6 @@ pub struct RouterPlan {
 struct FilePolicies {
     service: Scoped<Service>,
     client: Scoped<Client>,
-    protocol: ProtocolKind,
     wire: Wire,
     memory: ReplayMemory,
     #[cfg(feature = "tls")]
@@ -88,6 +87,7 @@ struct Wire {
     propagation: Propagation,
     #[cfg(feature = "compression")]
     compression: crate::http::Compression,
+    protocol: ProtocolKind,
 }
 
 impl Config {
@@ -119,8 +119,18 @@ impl Config {
 
     /// Whether any service keeps bodies that stream.
     fn keeps_streams(&self) -> bool {
-        let mut services = self.routers.iter().flat_map(|router| router.service.iter());
-        services.any(|(_, service)| service.retries.buffer_bytes.is_some_and(|bytes| bytes > 0))
+        let keeps = |router: &Router| {
+            let protocol = router.protocol.kind();
+            // Without settings there is no service, and the defaults hold.
+            let default = Service::default().request_buffer_bytes(protocol);
+            let mut services = router.service.iter();
+            default > 0
+                || services.any(|(_, service)| {
+                    let kept = service.retries.buffer_bytes;
+                    kept.unwrap_or_else(|| service.request_buffer_bytes(protocol)) > 0
+                })
+        };
+        self.routers.iter().any(keeps)
     }
 }
 
@@ -270,24 +280,28 @@ impl Builder<'_> {
             // Only another protocol has to be.
             experimental: _,
         } = router;
-        let Protocol::Http(http) = protocol else {
-            self.problem(&format!("routers[{i}].protocol"), "is not supported yet");
-            return None;
-        };
         #[cfg(not(feature = "compression"))]
-        if http.compression_level > 0 {
+        if matches!(protocol, Protocol::Http(http) if http.compression_level > 0) {
             self.problem(&format!("routers[{i}].compressionLevel"), "is not supported: built without compression");
         }
         let interpreter = self.interpreter(i, router, namers)?;
-        let identifier = self.identifiers(i, router, http)?;
+        let (identifier, wire, access_log) = match protocol {
+            Protocol::Http(http) => (self.identifiers(i, router, http)?, Wire::of(http), http.access_log.as_ref()),
+            Protocol::H2(h2) => (self.h2_identifiers(i, router, h2)?, Wire::h2(h2), h2.access_log.as_ref()),
+            Protocol::Thrift(_) | Protocol::Mux | Protocol::ThriftMux(_) => {
+                self.problem(&format!("routers[{i}].protocol"), "is not supported yet");
+                return None;
+            }
+        };
         let stats = RouterStats::new(self.registry, label);
         if *originator {
             stats.originator();
         }
-        let wire = Wire::of(http);
         #[cfg(feature = "tls")]
-        let connectors = self.connectors(i, client);
-        let log = match &http.access_log {
+        let alpn = [if wire.protocol == ProtocolKind::H2 { Alpn::H2 } else { Alpn::Http1 }];
+        #[cfg(feature = "tls")]
+        let connectors = self.connectors(i, client, &alpn);
+        let log = match access_log {
             Some(settings) => Some(self.access_log(i, settings, &stats)?),
             None => None,
         };
@@ -297,7 +311,6 @@ impl Builder<'_> {
             .policies(FilePolicies {
                 service: service.clone(),
                 client: client.clone(),
-                protocol: ProtocolKind::Http,
                 wire,
                 memory: self.memory.clone(),
                 #[cfg(feature = "tls")]
@@ -331,7 +344,7 @@ impl Builder<'_> {
             .map(|server| ServerConfig { access_log: log.clone(), ..server_config(server, &wire, &stats, grace) });
         let configs = configs.collect();
         #[cfg(feature = "tls")]
-        let configs = self.secure(i, servers, configs);
+        let configs = self.secure(i, servers, configs, &alpn);
         Some(RouterPlan {
             label: label.clone(),
             dtab: dtab.clone(),
@@ -346,19 +359,25 @@ impl Builder<'_> {
 
     /// What makes the connections of a router's clients secure.
     #[cfg(feature = "tls")]
-    fn connectors(&mut self, i: usize, client: &Scoped<Client>) -> Connectors {
+    fn connectors(&mut self, i: usize, client: &Scoped<Client>, alpn: &[Alpn]) -> Connectors {
         let Self { config, registry, problems, .. } = self;
         let problem =
             |key: &str, message| problems.push(config.problem(&format!("routers[{i}].client.{key}"), message));
-        Connectors::build(client, &[Alpn::Http1], || tls::Metrics::new(registry), problem)
+        Connectors::build(client, alpn, || tls::Metrics::new(registry), problem)
     }
 
     /// Puts what makes connections secure into the servers that ask for it.
     #[cfg(feature = "tls")]
-    fn secure(&mut self, i: usize, servers: &[Server], mut configs: Vec<ServerConfig>) -> Vec<ServerConfig> {
+    fn secure(
+        &mut self,
+        i: usize,
+        servers: &[Server],
+        mut configs: Vec<ServerConfig>,
+        alpn: &[Alpn],
+    ) -> Vec<ServerConfig> {
         for (j, (server, config)) in servers.iter().zip(&mut configs).enumerate() {
             let Some(tls) = &server.tls else { continue };
-            match tls.acceptor(&[Alpn::Http1], &tls::Metrics::new(self.registry)) {
+            match tls.acceptor(alpn, &tls::Metrics::new(self.registry)) {
                 Ok(acceptor) => config.tls = Some(acceptor),
                 Err(error) => self.problem(&format!("routers[{i}].servers[{j}].tls"), error.to_string()),
             }
@@ -426,6 +445,33 @@ impl Builder<'_> {
         }
         Some(built)
     }
+
+    fn h2_identifiers(&mut self, i: usize, router: &Router, h2: &H2Router) -> Option<Vec<Box<dyn Identifier>>> {
+        let H2Router { identifiers, access_log: _, trace_propagator: _ } = h2;
+        let prefix = || router.dst_prefix.clone();
+        let mut built: Vec<Box<dyn Identifier>> = Vec::new();
+        for identifier in identifiers {
+            let named: Result<Box<dyn Identifier>, String> = match identifier {
+                H2Identifier::HeaderToken { header } => identify::H2Token::new(prefix(), &header.0)
+                    .map(|identifier| Box::new(identifier) as _)
+                    .map_err(|_| format!("'{header}' cannot be the name of a header")),
+                H2Identifier::HeaderPath { header, segments } => identify::H2Path::new(prefix(), &header.0, *segments)
+                    .map(|identifier| Box::new(identifier) as _)
+                    .map_err(|_| format!("'{header}' cannot be the name of a header")),
+                H2Identifier::Ingress(_) | H2Identifier::Istio(_) | H2Identifier::IstioIngress(..) => {
+                    Err("is not supported yet".to_owned())
+                }
+            };
+            match named {
+                Ok(identifier) => built.push(identifier),
+                Err(problem) => {
+                    self.problem(&format!("routers[{i}].identifier"), problem);
+                    return None;
+                }
+            }
+        }
+        Some(built)
+    }
 }
 
 /// What the bodies take that all routers keep to send them again: `retries/buffer`.
@@ -477,7 +523,46 @@ impl Wire {
             aggregate_up_to: if *streaming_enabled { stream_after_content_length_kb * 1024 } else { usize::MAX },
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::from_level(*compression_level),
+            protocol: ProtocolKind::Http,
         }
+    }
+
+    /// What bounds heads and bodies there are keys of HTTP/2's own, or none.
+    fn h2(h2: &H2Router) -> Self {
+        Self {
+            max_header_bytes: usize::MAX,
+            max_initial_line_bytes: usize::MAX,
+            max_error_bytes: ErrorLimits::default().max_body_bytes,
+            aggregate_up_to: 0,
+            propagation: h2.trace_propagator.propagation(),
+            #[cfg(feature = "compression")]
+            compression: crate::http::Compression::Off,
+            protocol: ProtocolKind::H2,
+        }
+    }
+
+    /// What is spoken, with these settings if they are about it.
+    fn speaks(&self, h2: &H2Settings, max_concurrent_streams: Option<u32>) -> http::Wire {
+        if self.protocol != ProtocolKind::H2 {
+            return http::Wire::Http1;
+        }
+        let H2Settings {
+            initial_stream_window_bytes,
+            header_table_bytes,
+            max_frame_bytes,
+            max_header_list_bytes,
+            // Warned of.
+            window_update_ratio: _,
+        } = *h2;
+        let default = H2Config::default();
+        http::Wire::H2(H2Config {
+            initial_stream_window_bytes: initial_stream_window_bytes.unwrap_or(default.initial_stream_window_bytes),
+            header_table_bytes: header_table_bytes.unwrap_or(default.header_table_bytes),
+            max_frame_bytes: max_frame_bytes.unwrap_or(default.max_frame_bytes),
+            max_header_list_bytes: max_header_list_bytes.unwrap_or(default.max_header_list_bytes),
+            max_concurrent_streams: max_concurrent_streams.unwrap_or(default.max_concurrent_streams),
+            ..default
+        })
     }
 }
 
@@ -499,16 +584,18 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         timestamp_header,
         max_call_depth,
         upgrades,
-        h2: _,
-        max_concurrent_streams: _,
+        h2,
+        max_concurrent_streams,
         thrift_framed: _,
     } = server;
     ServerConfig {
         addr: SocketAddr::new(*ip, *port),
         socket: socket_options(options),
+        wire: wire.speaks(h2, Some(*max_concurrent_streams)),
         max_initial_line_bytes: wire.max_initial_line_bytes,
         max_header_bytes: wire.max_header_bytes,
         error_limits: ErrorLimits {
+            // Those of h2 are cut by nobody.
             max_header_bytes: wire.max_header_bytes,
             max_body_bytes: wire.max_error_bytes,
             detail: *error_detail,
@@ -583,9 +670,9 @@ impl Policies for FilePolicies {
             max_attempts: *max_attempts,
             hedge: *hedge,
             limit: *limit,
-            classifier: Classifier::build(response_classifier.as_ref(), self.protocol),
+            classifier: Classifier::build(response_classifier.as_ref(), self.wire.protocol),
             enforce_deadline: service.enforces_deadline(),
-            retry_buffer_bytes: buffer_bytes.unwrap_or_else(|| service.request_buffer_bytes(self.protocol)),
+            retry_buffer_bytes: buffer_bytes.unwrap_or_else(|| service.request_buffer_bytes(self.wire.protocol)),
             replay_memory: self.memory.clone(),
             idle_timeout: *idle_timeout,
             retry_hints: hints.unwrap_or(false),
@@ -610,7 +697,7 @@ impl Policies for FilePolicies {
             socket_options: options,
             request_authorizers: _,
             forward_client_cert,
-            h2: _,
+            h2,
             thrift_framed: _,
             attempt_ttwitter_upgrade: _,
         } = settings;
@@ -621,6 +708,7 @@ impl Policies for FilePolicies {
             host_connection_pool.clone().unwrap_or_default();
         let Session { life_time, idle_time: session_idle_time } = session.unwrap_or_default();
         let config = ClientConfig {
+            wire: self.wire.speaks(&h2, None),
             pool: PoolConfig {
                 min_size,
                 max_size: max_size.unwrap_or(usize::MAX),
@@ -709,11 +797,11 @@ mod tests {
             aggregate_up_to: 0,
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::default(),
+            protocol,
         };
         let policies = FilePolicies {
             service,
             client,
-            protocol,
             wire,
             memory: ReplayMemory::default(),
             #[cfg(feature = "tls")]

@@ -60,7 +60,7 @@ impl Client {
 /// No connection was there in time.
 #[derive(Debug, thiserror::Error)]
 #[error("no connection within {0:?}")]
-struct ConnectElapsed(Duration);
+pub(super) struct ConnectElapsed(pub(super) Duration);
 
 /// A request that is to go out.
 struct Outbound {
@@ -152,7 +152,7 @@ impl Client {
     }
 
     pub(super) async fn open(&self) -> Result<Conn, Error> {
-        let connecting = Connecting { stats: self.stats.as_deref(), begun: Instant::now() };
+        let connecting = Connecting::begin(self.stats.as_deref());
         let result = self.dial().await;
         connecting.end(&result);
         result.map_err(|error| {
@@ -262,13 +262,17 @@ where
 }
 
 /// Counts an attempt to connect, however it ends.
-struct Connecting<'a> {
+pub(super) struct Connecting<'a> {
     stats: Option<&'a ClientStats>,
     begun: Instant,
 }
 
-impl Connecting<'_> {
-    fn end<T, E>(mut self, result: &Result<T, E>) {
+impl<'a> Connecting<'a> {
+    pub(super) fn begin(stats: Option<&'a ClientStats>) -> Self {
+        Self { stats, begun: Instant::now() }
+    }
+
+    pub(super) fn end<T, E>(mut self, result: &Result<T, E>) {
         let Some(stats) = self.stats.take() else { return };
         match result {
             Ok(_) => {
@@ -289,13 +293,13 @@ impl Drop for Connecting<'_> {
 }
 
 /// Counts an open connection.
-struct Open {
+pub(super) struct Open {
     stats: Arc<ClientStats>,
     since: Instant,
 }
 
 impl Open {
-    fn new(stats: Arc<ClientStats>, since: Instant) -> Self {
+    pub(super) fn new(stats: Arc<ClientStats>, since: Instant) -> Self {
         stats.connections.incr();
         Self { stats, since }
     }

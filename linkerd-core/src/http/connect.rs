@@ -6,7 +6,10 @@ use futures::future::BoxFuture;
 use linkerd_dtab::Endpoint;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::client::Client;
+use super::{
+    client::Client,
+    h2::{self, Wire},
+};
 use crate::{Svc, telemetry::ClientStats};
 
 /// Makes the service that reaches one endpoint: the network, or what a test puts in its place.
@@ -31,7 +34,8 @@ pub trait Connect: Send + Sync + 'static {
     }
 }
 
-/// HTTP/1.1 over TCP, with a pool of connections for each endpoint.
+/// HTTP over TCP, with connections of its own for each endpoint: a pool of them for HTTP/1.1, and as few as its streams
+/// need for HTTP/2.
 #[derive(Clone, Debug, Default)]
 pub struct HttpConnect {
     config: Arc<ClientConfig>,
@@ -46,7 +50,9 @@ pub struct HttpConnect {
 pub struct ClientConfig {
     /// How long connecting may take. 1 second, as in Finagle.
     pub connect_timeout: Duration,
-    /// How many connections there are.
+    /// What is spoken with the endpoint. HTTP/1.1.
+    pub wire: Wire,
+    /// How many connections there are. Of HTTP/2 only the times count, and `max_waiters` for a stream.
     pub pool: PoolConfig,
     /// How sockets are set up.
     pub socket: SocketOptions,
@@ -106,15 +112,23 @@ impl HttpConnect {
     pub fn new(config: ClientConfig) -> Self {
         Self { config: Arc::new(config) }
     }
+
+    fn client(&self, endpoint: &Endpoint, stats: Option<Arc<ClientStats>>) -> Svc {
+        let config = Arc::clone(&self.config);
+        match &self.config.wire {
+            Wire::Http1 => Svc::from_call(Client::new(endpoint.addr, config, stats)),
+            Wire::H2(h2) => Svc::from_call(h2::Client::new(endpoint.addr, config, h2.clone(), stats)),
+        }
+    }
 }
 
 impl Connect for HttpConnect {
     fn connect(&self, endpoint: &Endpoint) -> Svc {
-        Svc::from_call(Client::new(endpoint.addr, Arc::clone(&self.config), None))
+        self.client(endpoint, None)
     }
 
     fn connect_counted(&self, endpoint: &Endpoint, stats: &Arc<ClientStats>) -> Svc {
-        Svc::from_call(Client::new(endpoint.addr, Arc::clone(&self.config), Some(Arc::clone(stats))))
+        self.client(endpoint, Some(Arc::clone(stats)))
     }
 
     fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, io::Result<()>> {
@@ -136,6 +150,7 @@ impl Default for ClientConfig {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(1),
+            wire: Wire::default(),
             pool: PoolConfig::default(),
             socket: SocketOptions::default(),
             max_header_bytes: 8 * 1024,

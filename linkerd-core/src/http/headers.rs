@@ -157,7 +157,11 @@ pub fn via_depth(headers: &HeaderMap) -> usize {
 
 /// Adds this proxy to the chain in `Via`: one header with all entries of those that were there, in order.
 pub fn append_via(headers: &mut HeaderMap, version: Version) {
-    let ours = if version == Version::HTTP_10 { "1.0 linkerd" } else { "1.1 linkerd" };
+    let ours = match version {
+        Version::HTTP_10 => "1.0 linkerd",
+        Version::HTTP_2 => "h2 linkerd",
+        _ => "1.1 linkerd",
+    };
     match headers.entry(header::VIA) {
         Entry::Vacant(entry) => {
             entry.insert(HeaderValue::from_static(ours));

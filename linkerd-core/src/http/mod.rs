@@ -1,4 +1,4 @@
-//! HTTP/1.1 on the wire: the client of one endpoint, the server, and what headers mean.
+//! HTTP/1.1 and HTTP/2 on the wire: the client of one endpoint, the server, and what headers mean.
 
 mod client;
 #[cfg(all(feature = "server", feature = "compression"))]
@@ -12,6 +12,7 @@ pub(crate) mod detail;
 mod drain;
 #[cfg(feature = "server")]
 mod forwarded;
+pub(crate) mod h2;
 pub mod headers;
 pub(crate) mod hint;
 mod io;
@@ -40,6 +41,7 @@ pub use context::{RequestContext, Scheme};
 pub use deadline::Deadline;
 #[cfg(feature = "server")]
 pub use forwarded::{Forwarded, ForwardedLabel};
+pub use h2::{H2Config, Wire};
 pub(crate) use kept::Kept;
 #[cfg(feature = "server")]
 pub use overrides::PerRequest;

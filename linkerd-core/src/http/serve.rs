@@ -32,6 +32,7 @@ use super::{
     overrides::{self, L5D_ERR_DETAIL, Overrides},
     reason,
     respond::{error_response, nack, rejection},
+    trace::TraceId,
     tunnel::{self, Tunnel},
 };
 use crate::{
@@ -67,7 +68,7 @@ pub(crate) struct Ends {
 }
 
 /// Why a request gets no further.
-enum Refusal {
+pub(super) enum Refusal {
     /// It is no request that can be understood; the connection ends.
     Unreadable(StatusCode),
     /// It can be answered.
@@ -208,7 +209,7 @@ pub(crate) fn serve(
 }
 
 impl Visit {
-    fn begin(peer: &Arc<Peer>) -> Self {
+    pub(super) fn begin(peer: &Arc<Peer>) -> Self {
         let shared = &peer.shared;
         if let Some(stats) = &shared.stats {
             stats.requests.pending.incr();
@@ -223,7 +224,7 @@ impl Visit {
     }
 
     /// Takes a place, if there is one.
-    fn take_place(&mut self) -> bool {
+    pub(super) fn take_place(&mut self) -> bool {
         let shared = &self.peer.shared;
         let Some(max) = shared.config.max_concurrent_requests else { return true };
         // Relaxed: a count, which orders nothing.
@@ -263,6 +264,10 @@ impl Peer {
     pub(crate) fn new(shared: Arc<Shared>, ends: Ends) -> Self {
         let forwarded_ids = shared.config.forwarded.as_ref().map(|_| Ids::random()).unwrap_or_default();
         Self { shared, ends, forwarded_ids, tunnel: Mutex::default(), has_nothing: AtomicBool::new(true) }
+    }
+
+    pub(crate) fn ends(&self) -> &Ends {
+        &self.ends
     }
 
     /// Whether nothing would be lost with the connection but a request that is not all here: none was ever, or its
@@ -328,7 +333,7 @@ impl Peer {
     }
 
     /// Checks the head of a request, takes out what ends at this hop, and reads what it carries.
-    fn admit(&self, parts: &mut request::Parts, scan: Scan) -> Result<RequestContext, Refusal> {
+    pub(super) fn admit(&self, parts: &mut request::Parts, scan: Scan) -> Result<RequestContext, Refusal> {
         let config = &self.shared.config;
         if initial_line(parts) > config.max_initial_line_bytes {
             return Err(Refusal::Unreadable(StatusCode::URI_TOO_LONG));
@@ -345,7 +350,9 @@ impl Peer {
             return Err(Refusal::Failed(error));
         }
         let forwarded = config.forwarded.as_ref().map(|forwarded| (forwarded, parts.uri.scheme().cloned()));
-        if parts.uri.scheme().is_some() || parts.uri.authority().is_some() {
+        // In HTTP/2 the target has them, and what ends at a hop is no header.
+        let is_http1 = parts.version != Version::HTTP_2;
+        if is_http1 && (parts.uri.scheme().is_some() || parts.uri.authority().is_some()) {
             if let Some(host) = host_of(&parts.uri) {
                 parts.headers.insert(HOST, host);
             }
@@ -357,7 +364,7 @@ impl Peer {
             let text = format!("Maximum number of calls ({max}) has been exceeded. Please check for proxy loops.");
             return Err(Refusal::Failed(Error::new(ErrorKind::TooManyHops).with_text(text)));
         }
-        if scan.saw(Scan::HOP_BY_HOP) {
+        if is_http1 && scan.saw(Scan::HOP_BY_HOP) {
             let may_switch = config.upgrades && scan.saw(Scan::UPGRADE);
             let protocol = may_switch.then(|| tunnel::asked(headers, parts.version)).flatten();
             // hyper writes those trailers that are announced, so a stream keeps its announcement.
@@ -369,7 +376,8 @@ impl Peer {
         if config.via {
             headers::append_via(headers, parts.version);
         }
-        if scan.saw(Scan::EXPECT)
+        if is_http1
+            && scan.saw(Scan::EXPECT)
             && headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
         {
             // hyper answers it when the body is first read.
@@ -394,7 +402,9 @@ impl Peer {
             if scan.saw(Scan::TRACE) {
                 config.propagation.clear(headers, false);
             }
-            RequestContext { propagation: config.propagation, ..RequestContext::default() }
+            // As Linkerd 1 has it: of h2 the attempts are children of one span, of http each begins a trace.
+            let trace = (!is_http1).then(TraceId::root);
+            RequestContext { trace, propagation: config.propagation, ..RequestContext::default() }
         } else {
             RequestContext::read_seen(headers, scan, config.propagation).map_err(Refusal::Failed)?
         };
@@ -407,7 +417,7 @@ impl Peer {
     }
 
     /// Sends a request that was here for so long already.
-    fn send(self: &Arc<Self>, req: Request<Body>, spent: Duration) -> SvcFuture {
+    pub(super) fn send(self: &Arc<Self>, req: Request<Body>, spent: Duration) -> SvcFuture {
         match self.shared.config.timeout {
             None => self.shared.svc.send(req),
             Some(timeout) => Box::pin(Arc::clone(self).send_within(timeout.saturating_sub(spent), req)),
@@ -459,12 +469,19 @@ impl Shared {
         is_short && !body.is_end_stream()
     }
 
-    fn failed(&self, error: &Error) -> Response<Body> {
+    pub(super) fn failed(&self, error: &Error) -> Response<Body> {
         tracing::debug!(%error, "request failed");
         error_response(error, self.config.error_limits)
     }
 
     fn complete(&self, rsp: &mut Response<Body>, reader: Reader) {
+        self.clear(rsp);
+        reason::set(rsp);
+        reader.suit(rsp);
+    }
+
+    /// Takes out what is nobody's business outside.
+    pub(super) fn clear(&self, rsp: &mut Response<Body>) {
         if self.config.clear_context {
             let is_error = rsp.headers().contains_key(&headers::L5D_ERR);
             headers::remove_l5d(rsp.headers_mut());
@@ -473,14 +490,12 @@ impl Shared {
                 *rsp.body_mut() = Body::empty();
             }
         }
-        reason::set(rsp);
-        reader.suit(rsp);
     }
 }
 
 impl ServerConfig {
     /// Whether a failure of this request comes with all that is known of it.
-    fn wants_detail(&self, headers: &HeaderMap, scan: Scan) -> bool {
+    pub(super) fn wants_detail(&self, headers: &HeaderMap, scan: Scan) -> bool {
         self.error_limits.detail
             || self.per_request.is_some() && scan.saw(Scan::L5D) && headers::is_true(headers, &L5D_ERR_DETAIL)
     }
@@ -589,7 +604,7 @@ fn target(uri: &Uri) -> usize {
 }
 
 /// Whether the time of the server ended a request, and not one further in.
-fn is_ours(error: &Error) -> bool {
+pub(super) fn is_ours(error: &Error) -> bool {
     error.timer().is_some_and(|timer| timer.timer == Timer::Server)
 }
 

@@ -32,6 +32,7 @@ use super::{
     Forwarded, PerRequest, Propagation,
     connect::SocketOptions,
     drain::{Drain, Watch},
+    h2::{self, Wire},
     headers::Room,
     io::{Counted, Totals, Traffic},
     respond::ErrorLimits,
@@ -43,7 +44,7 @@ use crate::{
     telemetry::{RouterStats, ServerStats},
 };
 
-/// An HTTP/1.1 server that is bound to its address.
+/// An HTTP server that is bound to its address.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
@@ -63,6 +64,8 @@ pub struct ServerConfig {
     pub addr: SocketAddr,
     /// How sockets are set up.
     pub socket: SocketOptions,
+    /// What clients speak. HTTP/1.1.
+    pub wire: Wire,
     /// The longest first line of a request; above it 414. 4 KiB; hyper's own limit for a target is 64 KiB.
     pub max_initial_line_bytes: usize,
     /// The most bytes of headers; above it 431. 8 KiB. Up to that at most 100 headers are taken, also 431; with a
@@ -134,6 +137,7 @@ impl Default for ServerConfig {
         Self {
             addr: SocketAddr::from(([127, 0, 0, 1], 4140)),
             socket: SocketOptions::default(),
+            wire: Wire::default(),
             max_initial_line_bytes: 4 * 1024,
             max_header_bytes: 8 * 1024,
             error_limits: ErrorLimits::default(),
@@ -294,7 +298,6 @@ pub(crate) async fn serve_stream<I>(shared: Arc<Shared>, stream: I, ends: Ends, 
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let remote = ends.remote;
     let open = Open::new(&shared);
     let totals = shared
         .stats
@@ -303,9 +306,23 @@ where
     let (stream, traffic) = Counted::new(stream, totals);
     let (idle_time, life_time) = (shared.config.idle_time, shared.config.life_time);
     let peer = Arc::new(Peer::new(Arc::clone(&shared), ends));
+    let limits = Limits::new(idle_time, life_time, traffic);
+    match &shared.config.wire {
+        Wire::Http1 => serve_http1(stream, peer, watch, limits).await,
+        Wire::H2(config) => h2::serve(stream, peer, config, watch, limits).await,
+    }
+    drop(open);
+}
+
+async fn serve_http1<I>(stream: I, peer: Arc<Peer>, watch: Watch, limits: Option<Pin<Box<Limits>>>)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let shared = Arc::clone(&peer.shared);
+    let (config, remote) = (&shared.config, peer.ends().remote);
     let served = Arc::clone(&peer);
     let service = service_fn(move |req: Request<Incoming>| serve(&served, req));
-    let room = Room::of(shared.config.max_header_bytes, shared.config.max_initial_line_bytes);
+    let room = Room::of(config.max_header_bytes, config.max_initial_line_bytes);
     let mut builder = http1::Builder::new();
     if let Some(headers) = room.headers {
         builder.max_headers(headers);
@@ -314,7 +331,6 @@ where
         builder.max_buf_size(buf);
     }
     let conn = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-    let limits = Limits::new(idle_time, life_time, traffic);
     let mut conn = pin!(Connection { conn, peer: Arc::clone(&peer), watch, limits, is_ending: false });
     if let Err(error) = conn.as_mut().await {
         tracing::debug!(%error, %remote, "a client's connection failed");
@@ -324,7 +340,6 @@ where
         // Seldom, and large: not part of every connection's future.
         Box::pin(tunnel.run(gauge, limits)).await;
     }
-    drop(open);
 }
 
 /// A connection that is told when the server ends.
@@ -369,7 +384,7 @@ where
 
 /// When a connection has been idle, or alive, for long enough.
 #[pin_project]
-struct Limits {
+pub(super) struct Limits {
     #[pin]
     sleep: Sleep,
     tick: Option<Duration>,

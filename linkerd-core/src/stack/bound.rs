@@ -13,6 +13,7 @@ use linkerd_dtab::{Activity, Addr, Bound, Path, namer::global};
 use linkerd_retry::Budget;
 
 use super::{
+    classified::{Counted, Open},
     endpoints::{Balanced, EndpointClient},
     fault,
     outgoing::Outgoing,
@@ -72,7 +73,7 @@ impl BoundName {
     pub(crate) async fn send(
         &self,
         attempt: &Attempt<'_>,
-        service: &RequestStats,
+        service: &Arc<RequestStats>,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
         #[cfg(feature = "server")]
@@ -88,7 +89,7 @@ impl BoundName {
         &self,
         log: &AccessLog,
         attempt: &Attempt<'_>,
-        service: &RequestStats,
+        service: &Arc<RequestStats>,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
         let asked = req.request().and_then(|req| log.asked(req, attempt.cx));
@@ -106,7 +107,7 @@ impl BoundName {
     async fn send_once(
         &self,
         attempt: &Attempt<'_>,
-        service: &RequestStats,
+        service: &Arc<RequestStats>,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
         let result = match &self.client.endpoints {
@@ -137,7 +138,7 @@ impl BoundName {
         &self,
         balanced: &Balanced,
         attempt: &Attempt<'_>,
-        service: &RequestStats,
+        service: &Arc<RequestStats>,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
         let client = &*self.client;
@@ -456,7 +457,7 @@ impl BoundClient {
 /// One try at one endpoint, for as long as it has no outcome.
 struct UnderWay<'a> {
     name: &'a BoundName,
-    service: &'a RequestStats,
+    service: &'a Arc<RequestStats>,
     attempt: &'a Attempt<'a>,
     begun: Instant,
     // If it is recorded.
@@ -489,7 +490,11 @@ impl UnderWay<'_> {
         match result {
             Ok(mut rsp) => {
                 let verdict = fault::judge(permit, success, &rsp, done);
-                client.count(service, success, None, done - begun);
+                let classifier = &attempt.info.policy.classifier;
+                let is_open = classifier.is_open(&rsp);
+                if !is_open {
+                    client.count(service, success, None, done - begun);
+                }
                 client.stats.status.record(Some(rsp.status()), done - begun);
                 if success {
                     client.requeues.deposit(done);
@@ -508,6 +513,17 @@ impl UnderWay<'_> {
                 }
                 end.mark(Mark::Headers, welcome, done);
                 rsp.body_mut().ride(Rider::lease(end, served, verdict));
+                if is_open {
+                    // Its end will say.
+                    let open = Open {
+                        classifier: Arc::clone(classifier),
+                        counted: Counted::Client(Arc::clone(&client.stats), Arc::clone(service)),
+                        method: attempt.method.clone(),
+                        elapsed: done - begun,
+                        is_marked: false,
+                    };
+                    return Ok(open.watch(rsp));
+                }
                 Ok(rsp)
             }
             Err(error) => {

@@ -15,12 +15,12 @@ use http_body_util::BodyExt;
 use linkerd_retry::{ResponseClass, Verdict, replay::MAX_FRAMES};
 use tokio::time::timeout_at;
 
-use super::path::{Attempt, PathInfo, after, now};
+use super::path::{Attempt, after, now};
 use crate::{
     Body, BoxError, Error, ErrorKind,
-    classify::StreamEnd,
+    classify::{HttpClassify, StreamEnd},
     http::{headers, hint, overrides::Overrides},
-    telemetry::{RequestStats, RetryStats},
+    telemetry::{ClientStats, RequestStats, RetryStats},
 };
 
 impl Attempt<'_> {
@@ -164,11 +164,41 @@ impl http_body::Body for Held {
 
 /// An answer that is counted at its end.
 pub(super) struct Open {
-    pub(super) info: Arc<PathInfo>,
-    pub(super) stats: Arc<RequestStats>,
+    pub(super) classifier: Arc<dyn HttpClassify>,
+    pub(super) counted: Counted,
     pub(super) method: Method,
     /// How long it took to its head.
     pub(super) elapsed: Duration,
+    /// Its class is written into its trailers.
+    pub(super) is_marked: bool,
+}
+
+/// For whom an answer counts.
+pub(super) enum Counted {
+    /// A logical name.
+    Name(Arc<RequestStats>),
+    /// A bound name, and what of it is one logical name's.
+    Client(Arc<ClientStats>, Arc<RequestStats>),
+}
+
+impl Counted {
+    fn succeeded(&self, elapsed: Duration) {
+        self.each(|stats| stats.succeeded(elapsed));
+    }
+
+    fn failed(&self, error: Option<&Error>, elapsed: Duration) {
+        self.each(|stats| stats.failed(error, elapsed));
+    }
+
+    fn each(&self, count: impl Fn(&RequestStats)) {
+        match self {
+            Self::Name(stats) => count(stats),
+            Self::Client(client, service) => {
+                count(&client.requests);
+                count(service);
+            }
+        }
+    }
 }
 
 /// Tells what its end makes of an answer.
@@ -184,12 +214,12 @@ impl Open {
     }
 
     fn end(self, end: StreamEnd<'_>) -> ResponseClass {
-        let class = self.info.policy.classifier.classify_end(&self.method, end);
+        let class = self.classifier.classify_end(&self.method, end);
         if class.is_success() {
-            self.stats.succeeded(self.elapsed);
+            self.counted.succeeded(self.elapsed);
         } else {
             let error = end.err().map(|_| Error::new(ErrorKind::Closed));
-            self.stats.failed(error.as_ref(), self.elapsed);
+            self.counted.failed(error.as_ref(), self.elapsed);
         }
         class
     }
@@ -218,9 +248,9 @@ impl http_body::Body for Watched {
             }
             Some(Ok(mut frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    let is_proxy = this.open.as_ref().is_some_and(|open| open.info.shared.proxy);
+                    let is_marked = this.open.as_ref().is_some_and(|open| open.is_marked);
                     if let Some(class) = this.end(Ok(Some(trailers)))
-                        && is_proxy
+                        && is_marked
                     {
                         trailers.insert(headers::L5D_SUCCESS_CLASS, success_class(class));
                     }
@@ -247,7 +277,7 @@ impl Drop for Watched {
     fn drop(&mut self) {
         // Nobody wants the rest, as is usual for a stream without an end: so far it went well.
         if let Some(open) = self.open.take() {
-            open.stats.succeeded(open.elapsed);
+            open.counted.succeeded(open.elapsed);
         }
     }
 }

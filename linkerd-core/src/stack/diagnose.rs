@@ -1,6 +1,6 @@
 //! What a proxy says of a `TRACE` that asks for its way: how it was named, bound and balanced.
 
-use std::{fmt::Write, net::SocketAddr, time::Duration};
+use std::{fmt::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{
     HeaderValue, Method, Response, StatusCode,
@@ -38,7 +38,7 @@ impl BoundName {
         trace: Trace,
         balanced: &Balanced,
         attempt: &Attempt<'_>,
-        service: &RequestStats,
+        service: &Arc<RequestStats>,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
         let begun = now();

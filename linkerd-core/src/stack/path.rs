@@ -22,7 +22,7 @@ use tokio::time::timeout_at;
 
 use super::{
     Allowance, Binding,
-    classified::{Open, success_class},
+    classified::{Counted, Open, success_class},
     discard::{Discarded, discard},
     hedge::Hedges,
     hints::{Hints, says_final, says_retryable},
@@ -236,8 +236,9 @@ impl PathStack {
                     rsp = rsp.map(|body| self.idle(body, timeout));
                 }
                 if is_open {
-                    let (info, stats) = (Arc::clone(&self.info), Arc::clone(&self.stats.requests));
-                    rsp = Open { info, stats, method, elapsed }.watch(rsp);
+                    let classifier = Arc::clone(&info.policy.classifier);
+                    let counted = Counted::Name(Arc::clone(&self.stats.requests));
+                    rsp = Open { classifier, counted, method, elapsed, is_marked: info.shared.proxy }.watch(rsp);
                 }
                 Ok(rsp)
             }

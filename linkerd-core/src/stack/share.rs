@@ -30,12 +30,12 @@ struct ShareCall {
     name: Arc<BoundName>,
     info: Arc<PathInfo>,
     // `client/<id>/service/<path>`
-    stats: RequestStats,
+    stats: Arc<RequestStats>,
 }
 
 impl Share {
     pub(crate) fn new(name: Arc<BoundName>, info: Arc<PathInfo>, layers: &[Wrap]) -> Self {
-        let stats = name.client.service_stats(&info.path);
+        let stats = Arc::new(name.client.service_stats(&info.path));
         let call = Arc::new(ShareCall { name, info, stats });
         let layered = (!layers.is_empty()).then(|| {
             let svc = Svc::from_arc(Arc::clone(&call) as _);

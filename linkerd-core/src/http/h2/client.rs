@@ -1,0 +1,139 @@
+//! The client of one endpoint: HTTP/2 on connections that many requests share.
+
+use std::{future::poll_fn, net::SocketAddr, pin::Pin, sync::Arc, task::Poll};
+
+use bytes::Bytes;
+use h2::{Reason, client::SendRequest};
+use http::{
+    HeaderValue, Method, Request, Response, Uri, Version,
+    header::{CONNECTION, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+    request,
+    uri::{Authority, Scheme},
+};
+use http_body::Body as _;
+
+use super::{
+    H2Config, Stream,
+    conns::{Conns, Slot},
+    fault::failure,
+    is_of_a_connection,
+    pipe::Pipe,
+};
+use crate::{
+    Body, Error, ErrorKind, Reset,
+    body::Rider,
+    http::ClientConfig,
+    svc::{Call, SvcFuture},
+    telemetry::ClientStats,
+};
+
+/// The client of one endpoint.
+pub(crate) struct Client {
+    conns: Arc<Conns>,
+}
+
+/// So many connections may turn out to be closed, one after the other, before a request is given back.
+const MAX_CLOSED: usize = 4;
+
+impl Client {
+    pub(crate) fn new(
+        addr: SocketAddr,
+        config: Arc<ClientConfig>,
+        h2: H2Config,
+        stats: Option<Arc<ClientStats>>,
+    ) -> Self {
+        Self { conns: Conns::new(addr, config, h2, stats) }
+    }
+
+    async fn exchange(&self, req: Request<Body>) -> Result<Response<Body>, Error> {
+        for _ in 0..MAX_CLOSED {
+            let (mut sender, slot) = match self.conns.stream().await {
+                Ok(stream) => stream,
+                Err(error) => return Err(error.with_request(req)),
+            };
+            if poll_fn(|cx| sender.poll_ready(cx)).await.is_ok() {
+                return send(sender, slot, req).await;
+            }
+            // Its peer said goodbye, or it broke. Nothing of the request was written.
+            slot.close();
+        }
+        Err(Error::new(ErrorKind::Closed).with_never_sent(true).with_request(req))
+    }
+}
+
+impl Call for Client {
+    fn call(self: Arc<Self>, req: Request<Body>) -> SvcFuture {
+        Box::pin(async move { self.exchange(req).await })
+    }
+
+    fn left(&self) {
+        self.conns.dismiss();
+    }
+}
+
+/// Sends a request on a stream of its own.
+///
+/// Dropping the future resets the stream, and so does dropping the response's body before its end.
+async fn send(mut sender: SendRequest<Bytes>, mut slot: Slot, req: Request<Body>) -> Result<Response<Body>, Error> {
+    let (parts, body) = req.into_parts();
+    let is_whole = body.is_end_stream();
+    let head = head(parts);
+    let sent = sender.send_request(head, is_whole);
+    let (response, stream) = sent.map_err(|error| failure(error).with_never_sent(true))?;
+    drop(sender);
+    if !is_whole {
+        // Nobody would read the response to half a request.
+        let mut pipe = Pipe::new(body, stream, Reason::CANCEL, |_: &mut _| {});
+        // Most bodies are short, and need no task.
+        let sent = poll_fn(|cx| Poll::Ready(Pin::new(&mut pipe).poll(cx))).await;
+        if sent.is_pending() {
+            slot.sends_by(tokio::spawn(pipe).abort_handle());
+        }
+    }
+    let awaiting = slot.await_head();
+    let rsp = response.await.map_err(failure)?;
+    awaiting.came();
+    let (parts, recv) = rsp.into_parts();
+    if is_of_a_connection(&parts.headers) {
+        let error = Error::new(ErrorKind::BadResponse).with_source(Reset(Reason::PROTOCOL_ERROR.into()));
+        return Err(error.with_text("a header of the response belongs to a connection, and has no place on a stream"));
+    }
+    if recv.is_end_stream() {
+        slot.complete();
+        return Ok(Response::from_parts(parts, Body::empty()));
+    }
+    let mut body = Body::stream_answer(Stream::new(recv, &parts.headers));
+    body.ride(Rider::Stream(slot));
+    Ok(Response::from_parts(parts, body))
+}
+
+/// The head as it goes out on a stream: what belongs to a connection is out, and the host is in the target.
+fn head(mut parts: request::Parts) -> Request<()> {
+    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+    const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+    let headers = &mut parts.headers;
+    let host = headers.remove(HOST);
+    if parts.version != Version::HTTP_2 {
+        for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, TRAILER] {
+            headers.remove(name);
+        }
+        if headers.get(TE).is_some_and(|te| te != "trailers") {
+            headers.remove(TE);
+        }
+    }
+    if parts.method != Method::CONNECT && parts.uri.authority().is_none() {
+        parts.uri = absolute(parts.uri, host.as_ref());
+    }
+    // h2 takes a request without a host for one of HTTP/1, which may have none.
+    parts.version = if parts.uri.authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
+    Request::from_parts(parts, ())
+}
+
+/// The target with this host in it; as it is if that cannot be in one.
+fn absolute(uri: Uri, host: Option<&HeaderValue>) -> Uri {
+    let Some(authority) = host.and_then(|host| Authority::try_from(host.as_bytes()).ok()) else { return uri };
+    let mut absolute = uri.clone().into_parts();
+    (absolute.scheme, absolute.authority) = (Some(Scheme::HTTP), Some(authority));
+    absolute.path_and_query.get_or_insert(http::uri::PathAndQuery::from_static("/"));
+    Uri::from_parts(absolute).unwrap_or(uri)
+}

@@ -1,0 +1,89 @@
+//! HTTP/2 on the wire: the client of one endpoint, the server, and what resets mean.
+//!
+//! By the `h2` crate itself: `hyper` hides the peer's limits, pings and the codes of resets.
+
+mod client;
+mod conns;
+mod fault;
+mod pipe;
+#[cfg(feature = "server")]
+mod serve;
+#[cfg(feature = "server")]
+mod server;
+mod stream;
+
+pub(crate) use client::Client;
+pub(crate) use conns::Slot;
+#[cfg(feature = "server")]
+pub(super) use server::serve;
+pub(crate) use stream::Stream;
+
+use http::{
+    HeaderMap,
+    header::{PROXY_AUTHENTICATE, TRAILER},
+};
+
+/// How connections are set up that speak HTTP/2.
+///
+/// # Defaults
+///
+/// Those of RFC 9113, and Linkerd 1's where it names none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct H2Config {
+    /// How many bytes of a stream the peer may send before they are read: its flow-control window. At most 2^31 - 1.
+    /// 65535. Nothing is kept back of the connection's own window, which is large enough for all streams together, so
+    /// that a stream that nobody reads holds up no other.
+    pub initial_stream_window_bytes: u32,
+    /// How many bytes of headers the peer may remember on our behalf. 4096.
+    pub header_table_bytes: u32,
+    /// The longest frame that the peer may send, from 16384 to 16777215. 16384.
+    pub max_frame_bytes: u32,
+    /// The most bytes of headers, 32 for each header on top of its own; above it a request is answered with 431, and a
+    /// response is a protocol error. 8 KiB.
+    pub max_header_list_bytes: u32,
+    /// How many streams a client of a server may have open at a time; more are refused. At least 1. 1000.
+    pub max_concurrent_streams: u32,
+    /// How many connections a client opens to one endpoint. A further one is opened when those that there are have
+    /// four fifths of the streams that their peer allows; at this many, requests wait for a stream. At least 1. 64.
+    pub max_connections: usize,
+}
+
+/// What a server speaks with its clients, or a client with its endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Wire {
+    /// HTTP/1.1, and 1.0.
+    #[default]
+    Http1,
+    /// HTTP/2, from the first byte on.
+    H2(H2Config),
+}
+
+/// Whether there is a header that has no place on a stream, as Linkerd 1 has it. The others of that kind h2 refuses
+/// itself.
+fn is_of_a_connection(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRAILER) || headers.contains_key(PROXY_AUTHENTICATE)
+}
+
+impl Default for H2Config {
+    fn default() -> Self {
+        Self {
+            initial_stream_window_bytes: 65_535,
+            header_table_bytes: 4096,
+            max_frame_bytes: 16 * 1024,
+            max_header_list_bytes: 8 * 1024,
+            max_concurrent_streams: 1000,
+            max_connections: 64,
+        }
+    }
+}
+
+impl H2Config {
+    const MAX_WINDOW: u32 = (1 << 31) - 1;
+
+    /// Room for as many full streams as there may be.
+    fn connection_window(&self, streams: u32) -> u32 {
+        let all = u64::from(self.initial_stream_window_bytes) * u64::from(streams.max(1));
+        u32::try_from(all).unwrap_or(u32::MAX).clamp(65_535, Self::MAX_WINDOW)
+    }
+}

@@ -1,0 +1,104 @@
+//! One connection of a client: from its streams to tasks of their own, and an orderly end.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::server::{Builder, Connection};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{H2Config, serve::answer};
+use crate::http::{drain::Watch, serve::Peer, server::Limits};
+
+/// How long a client may take for the first bytes, which it has no reason to wait with.
+const PREFACE: Duration = Duration::from_secs(10);
+
+/// Serves the streams of one connection until it ends.
+///
+/// At the end of the server, or of its time, the client is told to open no further streams; those that are open finish.
+pub(in crate::http) async fn serve<I>(
+    stream: I,
+    peer: Arc<Peer>,
+    config: &H2Config,
+    watch: Watch,
+    limits: Option<Pin<Box<Limits>>>,
+) where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let remote = peer.ends().remote;
+    let served = async {
+        let mut watch = watch;
+        let mut handshake = config.server().handshake(stream);
+        let shaking = poll_fn(|cx| {
+            // Nothing is lost with a connection on which nothing came.
+            if watch.poll(cx) { Poll::Ready(None) } else { Pin::new(&mut handshake).poll(cx).map(Some) }
+        });
+        let conn = match tokio::time::timeout(PREFACE, shaking).await {
+            Ok(Some(conn)) => conn?,
+            Ok(None) => return Ok(()),
+            Err(_) => {
+                tracing::debug!(%remote, "a client said nothing for too long");
+                return Ok(());
+            }
+        };
+        Serving { conn, peer, watch, limits, is_ending: false }.await
+    };
+    if let Err(error) = served.await {
+        tracing::debug!(%error, %remote, "a client's connection failed");
+    }
+}
+
+impl H2Config {
+    fn server(&self) -> Builder {
+        let mut builder = Builder::new();
+        builder
+            .max_concurrent_streams(self.max_concurrent_streams)
+            .initial_window_size(self.initial_stream_window_bytes)
+            .initial_connection_window_size(self.connection_window(self.max_concurrent_streams))
+            .header_table_size(self.header_table_bytes)
+            .max_frame_size(self.max_frame_bytes)
+            .max_header_list_size(self.max_header_list_bytes);
+        builder
+    }
+}
+
+struct Serving<I> {
+    conn: Connection<I, Bytes>,
+    peer: Arc<Peer>,
+    watch: Watch,
+    limits: Option<Pin<Box<Limits>>>,
+    is_ending: bool,
+}
+
+impl<I> Future for Serving<I>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    type Output = Result<(), h2::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if !this.is_ending {
+            let is_over = this.limits.as_mut().is_some_and(|limits| limits.as_mut().poll(cx).is_ready());
+            if this.watch.poll(cx) || is_over {
+                this.is_ending = true;
+                this.conn.graceful_shutdown();
+            }
+        }
+        loop {
+            match this.conn.poll_accept(cx) {
+                Poll::Ready(Some(Ok((req, respond)))) => {
+                    tokio::spawn(answer(Arc::clone(&this.peer), req, respond));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}

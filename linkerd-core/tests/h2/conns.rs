@@ -1,0 +1,117 @@
+//! The connections to an endpoint.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use http::Request;
+use linkerd_core::http::{ClientConfig, PoolConfig};
+
+use super::peers::{Answer, Backend, Client, Frozen, get, h2_client, h2_server, routed, serve, until, within};
+
+#[tokio::test]
+async fn a_further_connection_is_opened_before_the_streams_run_out() {
+    let mut backend = Backend::with(h2::server::Builder::new().max_concurrent_streams(10)).await;
+    let client = Client::connect(serve(h2_server(), routed(backend.addr, h2_client()))).await;
+    let mut asked = Vec::new();
+    for _ in 0..100 {
+        asked.push(client.open(get("http://web/"), true).await.0);
+    }
+    let mut seen = Vec::new();
+    for _ in 0..100 {
+        seen.push(backend.accept().await);
+    }
+    let connections = backend.connections.load(Ordering::SeqCst);
+    assert!((10..=14).contains(&connections), "{connections}");
+    for stream in seen {
+        stream.answer(200, "");
+    }
+    for response in asked {
+        assert_eq!(Answer::read(response).await.unwrap().head.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_says_goodbye_finishes_what_it_began_and_gets_no_more() {
+    let (mut backend, client) = super::peers::through().await;
+    let (old, _) = client.open(get("http://web/old"), true).await;
+    let seen = backend.accept().await;
+    assert_eq!(seen.connection, 0);
+    backend.say_goodbye();
+    // The old one goes on, and what comes now goes over a new one.
+    for _ in 0..5 {
+        let (new, _) = client.open(Request::post("http://web/new").body(()).unwrap(), true).await;
+        let stream = backend.accept().await;
+        let connection = stream.connection;
+        stream.answer(200, "new");
+        assert_eq!(Answer::read(new).await.unwrap().body, b"new");
+        if connection == 1 {
+            seen.answer(200, "old");
+            assert_eq!(Answer::read(old).await.unwrap().body, b"old");
+            return;
+        }
+    }
+    panic!("no further connection");
+}
+
+#[tokio::test]
+async fn a_connection_ends_when_it_is_idle_or_old_but_not_in_the_middle_of_a_stream() {
+    for pool in [
+        PoolConfig { idle_time: Some(Duration::from_millis(50)), ..PoolConfig::default() },
+        PoolConfig { max_age: Some(Duration::from_millis(50)), ..PoolConfig::default() },
+    ] {
+        let mut backend = Backend::new().await;
+        let config = ClientConfig { pool, ..h2_client() };
+        let client = Client::connect(serve(h2_server(), routed(backend.addr, config))).await;
+        let (long, _) = client.open(get("http://web/long"), true).await;
+        let seen = backend.accept().await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        seen.answer(200, "long");
+        assert_eq!(Answer::read(long).await.unwrap().body, b"long");
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        assert!(client.ask_ok(&mut backend).await);
+        assert_eq!(backend.connections.load(Ordering::SeqCst), 2);
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_connection_that_cannot_be_opened_hears_why() {
+    let gone = Backend::new().await.addr;
+    until(|| std::net::TcpStream::connect(gone).is_err()).await;
+    let client = Client::connect(serve(h2_server(), routed(gone, h2_client()))).await;
+    let mut asked = Vec::new();
+    for _ in 0..20 {
+        asked.push(client.open(get("http://web/"), true).await.0);
+    }
+    for response in asked {
+        assert_eq!(Answer::read(response).await.unwrap().head.status(), 502);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_whose_peer_is_gone_is_found_out_within_five_seconds() {
+    let endpoint = Frozen::new().await;
+    let client = Client::connect(serve(h2_server(), routed(endpoint.addr, h2_client()))).await;
+    let (lost, _) = client.open(Request::post("http://web/").body(()).unwrap(), true).await;
+    within(endpoint.heard.notified()).await;
+    // From here on time passes as soon as nothing else happens.
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    let error = Answer::read(lost).await.unwrap_err();
+    assert_eq!(error.reason(), Some(h2::Reason::INTERNAL_ERROR), "it may have been served");
+    assert!(begun.elapsed() <= Duration::from_secs(5), "{:?}", begun.elapsed());
+    tokio::time::resume();
+    assert_eq!(client.ask(get("http://web/")).await.unwrap().head.status(), 200);
+}
+
+#[tokio::test]
+async fn a_peer_that_is_slow_but_there_is_not_given_up() {
+    let (mut backend, client) = super::peers::through().await;
+    assert!(client.ask_ok(&mut backend).await);
+    let (slow, _) = client.open(get("http://web/"), true).await;
+    let seen = backend.accept().await;
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    tokio::time::resume();
+    seen.answer(200, "ok");
+    assert_eq!(Answer::read(slow).await.unwrap().body, b"ok");
+    assert_eq!(backend.connections.load(Ordering::SeqCst), 1);
+}

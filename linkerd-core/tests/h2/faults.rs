@@ -1,0 +1,142 @@
+//! What becomes of a request that comes to nothing.
+
+use std::net::SocketAddr;
+
+use h2::Reason;
+use http::Request;
+use linkerd_core::http::{H2Config, ServerConfig, Wire};
+
+use super::peers::{Answer, Backend, Client, get, h2_client, h2_server, read, routed, serve, through, within};
+
+fn reason(result: Result<Answer, h2::Error>) -> Reason {
+    let error = result.unwrap_err();
+    assert!(error.is_reset(), "{error:?}");
+    error.reason().unwrap()
+}
+
+#[tokio::test]
+async fn a_reset_passes_on_as_it_came_if_it_is_about_the_stream() {
+    let (mut backend, client) = through().await;
+    for (sent, expected) in [(1, 1), (2, 2), (5, 5), (8, 8), (11, 11), (12, 2), (13, 2), (99, 2)] {
+        // Not one that may be repeated.
+        let (response, _) = client.open(Request::post("http://web/").body(()).unwrap(), true).await;
+        backend.accept().await.respond.send_reset(sent.into());
+        assert_eq!(reason(Answer::read(response).await), Reason::from(expected), "{sent}");
+    }
+}
+
+#[tokio::test]
+async fn a_reset_in_the_middle_of_a_body_passes_on_after_what_came_before_it() {
+    let (mut backend, client) = through().await;
+    let (response, _) = client.open(get("http://web/"), true).await;
+    let mut back = backend.accept().await.head();
+    back.send_data("part".into(), false).unwrap();
+    let mut from = within(response).await.unwrap().into_body();
+    assert_eq!(within(from.data()).await.unwrap().unwrap(), "part");
+    back.send_reset(Reason::ENHANCE_YOUR_CALM);
+    assert_eq!(read(&mut from).await.unwrap_err().reason(), Some(Reason::ENHANCE_YOUR_CALM));
+}
+
+#[tokio::test]
+async fn what_has_no_name_is_refused_and_what_stands_for_nothing_says_so() {
+    let (_backend, client) = through().await;
+    let nameless = Request::get("/").version(http::Version::HTTP_11).body(()).unwrap();
+    assert_eq!(reason(client.ask(nameless).await), Reason::REFUSED_STREAM);
+    let rsp = client.ask(get("http://none/")).await.unwrap();
+    assert_eq!(rsp.head.status(), 502);
+    assert!(rsp.get("l5d-err").unwrap().starts_with("Unable+to+route+request%21"), "{rsp:?}");
+    assert_eq!(rsp.get("content-length"), Some(rsp.body.len().to_string().as_str()));
+    let text = "Unable to route request!\n\nservice name: /svc/none\n";
+    assert!(std::str::from_utf8(&rsp.body).unwrap().starts_with(text), "{rsp:?}");
+    let mut with_dtab = get("http://web/");
+    with_dtab.headers_mut().insert("l5d-dtab", "nope".parse().unwrap());
+    assert_eq!(client.ask(with_dtab).await.unwrap().head.status(), 400);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_nobody_listens_at_is_a_502() {
+    let gone = Backend::new().await.addr;
+    tokio::task::yield_now().await;
+    let client = Client::connect(serve(h2_server(), routed(gone, h2_client()))).await;
+    let rsp = client.ask(Request::head("http://web/").body(()).unwrap()).await.unwrap();
+    assert_eq!((rsp.head.status().as_u16(), rsp.body.len()), (502, 0));
+    let rsp = client.ask(get("http://web/")).await.unwrap();
+    let text = format!("Unable to establish connection to {gone}.");
+    assert!(std::str::from_utf8(&rsp.body).unwrap().starts_with(&text), "{rsp:?}");
+}
+
+#[tokio::test]
+async fn headers_of_a_connection_are_a_protocol_error_in_either_direction() {
+    let (mut backend, client) = through().await;
+    for name in ["trailer", "proxy-authenticate"] {
+        let req = Request::get("http://web/").header(name, "x").body(()).unwrap();
+        assert_eq!(reason(client.ask(req).await), Reason::PROTOCOL_ERROR, "{name}");
+    }
+    for name in ["trailer", "proxy-authenticate"] {
+        let (response, _) = client.open(get("http://web/"), true).await;
+        let rsp = http::Response::builder().header(name, "x").body(()).unwrap();
+        backend.accept().await.respond.send_response(rsp, true).unwrap();
+        assert_eq!(reason(Answer::read(response).await), Reason::PROTOCOL_ERROR, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn one_request_too_many_is_refused() {
+    let mut backend = Backend::new().await;
+    let config = ServerConfig { max_concurrent_requests: Some(1), ..h2_server() };
+    let client = Client::connect(serve(config, routed(backend.addr, h2_client()))).await;
+    let (first, _) = client.open(get("http://web/"), true).await;
+    let stream = backend.accept().await;
+    assert_eq!(reason(client.ask(get("http://web/")).await), Reason::REFUSED_STREAM);
+    stream.answer(200, "ok");
+    assert_eq!(Answer::read(first).await.unwrap().body, b"ok");
+    assert!(client.ask_ok(&mut backend).await, "there is room again");
+}
+
+#[tokio::test]
+async fn a_server_says_how_many_streams_it_takes_and_how_long_headers_may_be() {
+    let h2 = H2Config { max_concurrent_streams: 7, max_header_list_bytes: 1000, ..H2Config::default() };
+    let backend = Backend::new().await;
+    let config = ServerConfig { wire: Wire::H2(h2), ..h2_server() };
+    let client = Client::connect(serve(config, routed(backend.addr, h2_client()))).await;
+    let long = Request::get("http://web/").header("x-long", "x".repeat(1000)).body(()).unwrap();
+    assert_eq!(client.ask(long).await.unwrap().head.status(), 431);
+    assert_eq!(client.max_streams(), 7);
+}
+
+#[tokio::test]
+async fn a_stream_that_was_refused_is_tried_again_and_then_passed_on() {
+    let (mut backend, client) = through().await;
+    let (response, _) = client.open(get("http://web/"), true).await;
+    let mut refused = 0;
+    // The second attempt is let in.
+    backend.accept().await.respond.send_reset(Reason::REFUSED_STREAM);
+    refused += 1;
+    backend.accept().await.answer(200, "ok");
+    assert_eq!((refused, Answer::read(response).await.unwrap().body), (1, b"ok".to_vec()));
+    // Nobody lets it in, ever.
+    let (response, _) = client.open(get("http://web/"), true).await;
+    let answer = tokio::spawn(Answer::read(response));
+    for _ in 0..1000 {
+        if answer.is_finished() {
+            break;
+        }
+        if let Some(mut stream) = backend.accepted() {
+            stream.respond.send_reset(Reason::REFUSED_STREAM);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    assert_eq!(reason(within(answer).await.unwrap()), Reason::REFUSED_STREAM);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_speak_http2_is_shown_the_door() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let backend = Backend::new().await;
+    let addr: SocketAddr = serve(h2_server(), routed(backend.addr, h2_client()));
+    let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+    stream.write_all(b"GARBAGE GARBAGE GARBAGE\r\n\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    // Closed, whatever it says before.
+    let _ = within(stream.read_to_end(&mut rest)).await;
+}

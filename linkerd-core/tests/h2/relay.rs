@@ -1,0 +1,189 @@
+//! What passes through.
+
+use std::{future::poll_fn, sync::atomic::Ordering, time::Duration};
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use tokio::time::Instant;
+
+use super::peers::{Answer, get, read, through, until, within};
+
+/// A cancellation reaches the other side in less than this.
+const SOON: Duration = Duration::from_millis(100);
+
+fn post() -> Request<()> {
+    Request::post("http://web/pkg.Svc/Method").header("te", "trailers").body(()).unwrap()
+}
+
+fn trailers(name: &'static str, value: &'static str) -> HeaderMap {
+    [(http::HeaderName::from_static(name), HeaderValue::from_static(value))].into_iter().collect()
+}
+
+#[tokio::test]
+async fn a_head_arrives_with_these_headers_and_no_others() {
+    let (mut backend, client) = through().await;
+    let mut req = get("http://Web:80/a%2Fb;x?c=%20/d");
+    req.headers_mut().append("x-one", HeaderValue::from_static("1"));
+    req.headers_mut().append("x-one", HeaderValue::from_static("2"));
+    let (response, _) = client.open(req, true).await;
+    let seen = backend.accept().await;
+    assert_eq!(seen.head.uri(), "http://Web:80/a%2Fb;x?c=%20/d");
+    let mut names: Vec<_> = seen.head.headers().iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "l5d-ctx-trace",
+            "l5d-dst-client",
+            "l5d-dst-residual",
+            "l5d-dst-service",
+            "l5d-reqid",
+            "via",
+            "x-one",
+            "x-one"
+        ],
+        "no length, and no host beside the authority"
+    );
+    assert_eq!(seen.head.headers()["via"], "h2 linkerd");
+    seen.answer(404, "not here");
+    let rsp = Answer::read(response).await.unwrap();
+    assert_eq!((rsp.head.status().as_u16(), &rsp.body[..]), (404, &b"not here"[..]));
+    assert_eq!(rsp.get("via"), Some("h2 linkerd"));
+    assert_eq!(rsp.get("l5d-success-class"), Some("1.0"));
+}
+
+#[tokio::test]
+async fn bodies_and_trailers_go_both_ways_while_both_are_open() {
+    let (mut backend, client) = through().await;
+    let (response, mut to) = client.open(post(), false).await;
+    let mut seen = backend.accept().await;
+    assert_eq!(seen.head.headers()["te"], "trailers");
+    let mut back = seen.head();
+    let (_, mut from) = within(response).await.unwrap().into_parts();
+    for part in ["one", "two"] {
+        to.send_data(part.into(), false).unwrap();
+        assert_eq!(within(seen.body.data()).await.unwrap().unwrap(), part);
+        back.send_data(part.into(), false).unwrap();
+        assert_eq!(within(from.data()).await.unwrap().unwrap(), part);
+    }
+    to.send_trailers(trailers("x-up", "1")).unwrap();
+    assert!(within(seen.body.data()).await.is_none());
+    assert_eq!(within(seen.body.trailers()).await.unwrap().unwrap()["x-up"], "1");
+    back.send_trailers(trailers("grpc-status", "0")).unwrap();
+    assert!(within(from.data()).await.is_none());
+    let end = within(from.trailers()).await.unwrap().unwrap();
+    assert_eq!(end["grpc-status"], "0");
+}
+
+/// Sends until the peer takes no more: how much that was.
+async fn fill(to: &mut SendStream<Bytes>) -> usize {
+    let mut sent = 0;
+    // Bounded: many times what all windows and buffers together may hold.
+    for _ in 0..4096 {
+        to.reserve_capacity(16 * 1024);
+        let capacity = tokio::time::timeout(Duration::from_millis(300), poll_fn(|cx| to.poll_capacity(cx))).await;
+        let Ok(Some(Ok(capacity))) = capacity else { return sent };
+        to.send_data(vec![0; capacity].into(), false).unwrap();
+        sent += capacity;
+    }
+    sent
+}
+
+#[tokio::test]
+async fn who_reads_slowly_holds_the_sender_up() {
+    let (mut backend, client) = through().await;
+    let (response, mut to) = client.open(post(), false).await;
+    let mut seen = backend.accept().await;
+    let sent = fill(&mut to).await;
+    assert!((64 * 1024..512 * 1024).contains(&sent), "{sent} of a request");
+    let mut back = seen.head();
+    let rsp = within(response).await.unwrap();
+    let sent = fill(&mut back).await;
+    assert!((64 * 1024..512 * 1024).contains(&sent), "{sent} of a response");
+    // One that nobody reads holds up no other.
+    let (other, _) = client.open(get("http://web/"), true).await;
+    backend.accept().await.answer(200, "ok");
+    assert_eq!(Answer::read(other).await.unwrap().body, b"ok");
+    back.send_data(Bytes::new(), true).unwrap();
+    assert_eq!(read(&mut rsp.into_body()).await.unwrap().len(), sent);
+}
+
+#[tokio::test]
+async fn a_cancellation_reaches_the_endpoint_before_a_head_came() {
+    let (mut backend, client) = through().await;
+    for has_body in [false, true] {
+        let (response, to) = client.open(post(), !has_body).await;
+        let mut seen = backend.accept().await;
+        let cancelled = Instant::now();
+        drop((response, to));
+        assert_eq!(within(poll_fn(|cx| seen.respond.poll_reset(cx))).await.unwrap(), Reason::CANCEL, "{has_body}");
+        assert!(cancelled.elapsed() < SOON, "{:?}", cancelled.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_cancellation_reaches_the_endpoint_in_the_middle_of_both_bodies() {
+    let (mut backend, client) = through().await;
+    for is_open in [false, true] {
+        let (response, to) = client.open(post(), !is_open).await;
+        let mut seen = backend.accept().await;
+        let mut back = seen.head();
+        back.send_data("first".into(), false).unwrap();
+        let mut from = within(response).await.unwrap().into_body();
+        assert_eq!(within(from.data()).await.unwrap().unwrap(), "first");
+        let cancelled = Instant::now();
+        drop((from, to));
+        assert_eq!(within(poll_fn(|cx| back.poll_reset(cx))).await.unwrap(), Reason::CANCEL, "{is_open}");
+        assert!(cancelled.elapsed() < SOON, "{:?}", cancelled.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn all_streams_of_a_client_share_one_connection_to_the_endpoint() {
+    let (mut backend, client) = through().await;
+    assert!(client.ask_ok(&mut backend).await);
+    let mut asked = Vec::new();
+    for _ in 0..50 {
+        asked.push(client.open(get("http://web/"), true).await.0);
+    }
+    let mut seen = Vec::new();
+    for _ in 0..50 {
+        seen.push(backend.accept().await);
+    }
+    for stream in seen {
+        stream.answer(200, "");
+    }
+    for response in asked {
+        assert_eq!(Answer::read(response).await.unwrap().head.status(), 200);
+    }
+    assert_eq!(backend.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn the_class_is_in_the_trailers_that_there_are() {
+    let (mut backend, client) = through().await;
+    let (response, _) = client.open(post(), true).await;
+    let mut seen = backend.accept().await;
+    let rsp = Response::builder().status(503).body(()).unwrap();
+    let mut back = seen.respond.send_response(rsp, false).unwrap();
+    back.send_trailers(trailers("grpc-status", "14")).unwrap();
+    let rsp = Answer::read(response).await.unwrap();
+    assert_eq!(rsp.get("l5d-success-class"), Some("0.0"), "known at the head");
+    assert_eq!(rsp.trailers.unwrap()["grpc-status"], "14");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_its_requests() {
+    let (mut backend, client) = through().await;
+    let (response, _) = client.open(get("http://web/"), true).await;
+    let mut seen = backend.accept().await;
+    drop((response, client));
+    let mut is_over = false;
+    until(|| {
+        let waker = std::task::Waker::noop();
+        is_over |= seen.respond.poll_reset(&mut std::task::Context::from_waker(waker)).is_ready();
+        is_over
+    })
+    .await;
+}
