@@ -6,11 +6,11 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
-use linkerd_dtab::Path;
 use linkerd_retry::limit::{ConcurrencyLimit, Criticality, Outcome, Permit, RateLimit, Reason, Turn, WhenFull};
 
 use super::{
@@ -23,7 +23,7 @@ use crate::{
     http::{headers::L5D_CTX_CRITICALITY, hint},
     mesh::LimitState,
     policy::{Door, LimitPolicy},
-    telemetry::{LimitStats, RouterStats},
+    telemetry::LimitStats,
 };
 
 /// The limit of one logical name.
@@ -58,9 +58,16 @@ struct Waiting<'a> {
 
 impl Limit {
     /// None if the policy cannot be, which was checked when it was made.
-    pub(super) fn new(path: &Path, policy: &LimitPolicy, metrics: &RouterStats) -> Option<Self> {
-        let door = policy.build(path.to_string().into())?;
-        Some(Self { kind: policy.kind(), door, waiting: AtomicUsize::new(0), stats: metrics.limit(path) })
+    pub(super) fn new(name: &str, policy: &LimitPolicy, stats: LimitStats) -> Option<Self> {
+        let door = policy.build(name.into())?;
+        Some(Self { kind: policy.kind(), door, waiting: AtomicUsize::new(0), stats })
+    }
+
+    /// Whether a new one in its place would let in nothing that this one does not.
+    pub(super) fn is_at_rest(&self, now: Instant) -> bool {
+        let LimitState { in_flight, queued, .. } = self.state();
+        let is_full = matches!(&self.door, Door::InATime(limit) if !limit.is_at_rest(now));
+        in_flight.unwrap_or_default() == 0 && queued == 0 && !is_full
     }
 
     /// Lets a request in, now or after a wait.

@@ -130,7 +130,7 @@ pub struct RetryStats {
 }
 
 /// `rt/<label>/service/<path>/limit`: there if it is configured.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct LimitStats {
     /// How many requests are let in at a time; of a rate, how many in its time.
     pub limit: Gauge,
@@ -140,6 +140,19 @@ pub struct LimitStats {
     pub queued: Gauge,
     /// Requests that were not let in.
     pub shed: Counter,
+}
+
+/// `rt/<label>/allowances`: what logical names have of their own, whatever uses them.
+#[derive(Debug)]
+pub struct AllowanceStats {
+    shared: Seldom,
+}
+
+impl AllowanceStats {
+    /// Counts a stack of a name that there was no room for, in `shared`, which is there from the first on.
+    pub fn shared(&self) {
+        self.shared.add(1);
+    }
 }
 
 /// `rt/<label>/client/<id>`: attempts to one bound name.
@@ -380,6 +393,12 @@ impl RouterStats {
             queued: scope.gauge("queued"),
             shed: scope.counter("shed"),
         }
+    }
+
+    /// The metrics of what logical names have of their own.
+    #[must_use]
+    pub fn allowances(&self) -> AllowanceStats {
+        AllowanceStats { shared: Seldom::new(&self.scope.scope("allowances"), "shared") }
     }
 
     /// The metrics of a bound name.
