@@ -74,6 +74,8 @@ pub enum Stop {
     Deadline,
     /// The budget had no retry left.
     BudgetExhausted,
+    /// It gave its place in a limit back while it waited, and got none again.
+    Limited,
     /// The service that would have made it failed to become ready.
     NotReady,
 }
@@ -178,6 +180,7 @@ impl fmt::Display for Stop {
             Self::MaxAttempts => "no more attempts are allowed",
             Self::Deadline => "no time for another attempt before the deadline",
             Self::BudgetExhausted => "retry budget exhausted",
+            Self::Limited => "a limit did not let it in again",
             Self::NotReady => "the service did not become ready",
         })
     }

@@ -76,8 +76,9 @@ impl AttemptLog {
 
     /// Whether there was something else to try, and what is not the request's own fault kept it from being tried.
     pub(crate) fn was_stopped(&self) -> bool {
+        use Stop::{BudgetExhausted, Deadline, IsRetry, Limited, MaxAttempts, PushedBack};
         match self.stop {
-            Some(Stop::BudgetExhausted | Stop::Deadline | Stop::PushedBack | Stop::MaxAttempts | Stop::IsRetry) => true,
+            Some(BudgetExhausted | Deadline | PushedBack | MaxAttempts | IsRetry | Limited) => true,
             Some(_) => false,
             None => self.tried.len() > 1,
         }

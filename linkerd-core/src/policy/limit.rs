@@ -7,8 +7,8 @@ use linkerd_retry::limit::{
 };
 
 /// How many requests of a logical name are let in, at a time or in a time. Each name has a limit like this one, which all
-/// that use the name share; a request is let in once, whatever attempts it takes, and has its place until its response has
-/// ended.
+/// that use the name share. A request has its place until its response has ended; a retry that waits leaves it to others
+/// meanwhile and is let in again, except that a rate counts it once.
 ///
 /// # Shares
 ///

@@ -23,10 +23,10 @@ use tokio::time::timeout_at;
 use super::{
     Allowance, Binding,
     classified::{Counted, Open, success_class},
-    discard::{Discarded, discard},
+    discard::{Discarded, discard, set_aside},
     hedge::Hedges,
     hints::{Hints, says_final, says_retryable},
-    limit::{self, Enter},
+    limit::{self, Enter, Entered},
     outgoing::{Outgoing, Replay},
     route::Unbound,
 };
@@ -339,8 +339,8 @@ impl PathStack {
         method: &Method,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
-        // Within the time of the request, which it may wait for, and once for all attempts.
-        let entered = match &self.allowance.limit {
+        // Within the time of the request, which it may wait for. Retries that come at once need no other place.
+        let mut entered = match &self.allowance.limit {
             None => None,
             Some(limit) => match limit.enter(req.request(), expired)? {
                 Enter::Now(entered) => Some(entered),
@@ -403,19 +403,28 @@ impl PathStack {
             };
             self.stats.retries.total.incr();
             attempt.event("finagle.retry");
-            if let Ok(rsp) = result
-                && !rsp.body().is_end_stream()
-            {
-                let left = expired.map(|expired| expired.deadline.remaining(ended).saturating_sub(wait));
-                let spare = left.map(|left| left.saturating_sub(self.typical.get()) / 2);
-                // Seldom, and large: not part of every request's future.
-                aside = Box::pin(discard(rsp.into_body(), wait, spare)).await;
+            if let Some(entered) = &mut entered {
+                entered.failed(result.as_ref());
             }
-            if wait.is_zero() {
-                // A failure that is there at once would never let the timer of the whole request have its turn.
-                tokio::task::yield_now().await;
+            let left = expired.map(|expired| expired.deadline.remaining(ended).saturating_sub(wait));
+            let spare = left.map(|left| left.saturating_sub(self.typical.get()) / 2);
+            if let Some(entered) = entered.as_mut().filter(|entered| entered.has_place() && !wait.is_zero()) {
+                // Seldom, and large: not part of every request's future.
+                if let Err((result, stop)) = Box::pin(self.wait_outside(entered, result, ended, wait, spare)).await {
+                    break self.stopped(result, req, stop);
+                }
             } else {
-                tokio::time::sleep_until(after(ended, wait)).await;
+                if let Ok(rsp) = result
+                    && !rsp.body().is_end_stream()
+                {
+                    aside = Box::pin(discard(rsp.into_body(), wait, spare)).await;
+                }
+                if wait.is_zero() {
+                    // A failure that is there at once would never let the timer of the whole request have its turn.
+                    tokio::task::yield_now().await;
+                } else {
+                    self.sleep(after(ended, wait)).await;
+                }
             }
             begun = now();
             // The wait may have been longer than it should: what waits for a thread waits for as long as that takes.
@@ -438,8 +447,33 @@ impl PathStack {
         self.stats.retries.per_request.record(u64::from(attempts.made() - 1));
         match entered {
             None => outcome,
-            Some(entered) => entered.keep(&self.allowance, attempts.made() > 1, outcome),
+            Some(entered) => entered.keep(&self.allowance, outcome),
         }
+    }
+
+    /// Waits for the next attempt.
+    async fn sleep(&self, until: tokio::time::Instant) {
+        let _waiting = self.stats.retries.waiting();
+        tokio::time::sleep_until(until).await;
+    }
+
+    /// The same without a place in the limit, which others can use meanwhile. If there is none after that, the outcome so
+    /// far stands.
+    async fn wait_outside(
+        &self,
+        entered: &mut Entered<'_>,
+        result: Result<Response<Body>, Error>,
+        ended: Instant,
+        wait: Duration,
+        spare: Option<Duration>,
+    ) -> Result<(), (Result<Response<Body>, Error>, Stop)> {
+        let last = set_aside(result, wait, spare).await;
+        entered.leave();
+        self.sleep(after(ended, wait)).await;
+        let Err(shed) = entered.enter_again().await else { return Ok(()) };
+        let stop = if entered.is_late() { Stop::Deadline } else { Stop::Limited };
+        // It was sent before.
+        Err((last.unwrap_or_else(|| Err(shed.with_never_sent(false))), stop))
     }
 
     /// The last outcome, with what was tried where there was more to try.
@@ -455,6 +489,7 @@ impl PathStack {
             Stop::Deadline => stats.deadline(),
             Stop::PushedBack => stats.pushed_back(),
             Stop::IsRetry => stats.is_retry(),
+            Stop::Limited => stats.limited(),
             _ => {}
         }
         // A hop that never retries leaves that to the others.

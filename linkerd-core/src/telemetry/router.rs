@@ -11,7 +11,7 @@ use linkerd_dtab::Path;
 
 use crate::{Error, TimedOut, Timer};
 
-use super::{Counter, Failures, Gauge, Hold, Registry, RequestStats, Scope, Stat, StatusStats};
+use super::{Counter, Entered, Failures, Gauge, Hold, Registry, RequestStats, Scope, Stat, StatusStats};
 
 /// Makes the metrics of one router: everything below `rt/<label>`.
 #[derive(Clone, Debug)]
@@ -126,6 +126,9 @@ pub struct RetryStats {
     deadline: Seldom,
     pushed_back: Seldom,
     is_retry: Seldom,
+    limited: Seldom,
+    waiting: OnceLock<Gauge>,
+    scope: Scope,
     hedges: Seldom,
     hedge_wins: Seldom,
     hedge_budget_exhausted: Seldom,
@@ -134,7 +137,7 @@ pub struct RetryStats {
 }
 
 /// `rt/<label>/service/<path>/limit`: there if it is configured.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct LimitStats {
     /// How many requests are let in at a time; of a rate, how many in its time.
     pub limit: Gauge,
@@ -144,6 +147,19 @@ pub struct LimitStats {
     pub queued: Gauge,
     /// Requests that were not let in.
     pub shed: Counter,
+}
+
+/// `rt/<label>/allowances`: what logical names have of their own, whatever uses them.
+#[derive(Debug)]
+pub struct AllowanceStats {
+    shared: Seldom,
+}
+
+impl AllowanceStats {
+    /// Counts a stack of a name that there was no room for, in `shared`, which is there from the first on.
+    pub fn shared(&self) {
+        self.shared.add(1);
+    }
 }
 
 /// `rt/<label>/client/<id>`: attempts to one bound name.
@@ -392,6 +408,12 @@ impl RouterStats {
         }
     }
 
+    /// The metrics of what logical names have of their own.
+    #[must_use]
+    pub fn allowances(&self) -> AllowanceStats {
+        AllowanceStats { shared: Seldom::new(&self.scope.scope("allowances"), "shared") }
+    }
+
     /// The metrics of a bound name.
     #[must_use]
     pub fn client(&self, id: &Path) -> ClientStats {
@@ -465,6 +487,9 @@ impl ServiceStats {
                 deadline: Seldom::new(&retries, "deadline"),
                 pushed_back: Seldom::new(&retries, "pushed_back"),
                 is_retry: Seldom::new(&retries, "is_retry"),
+                limited: Seldom::new(&retries, "limited"),
+                waiting: OnceLock::new(),
+                scope: retries.clone(),
                 hedges: Seldom::new(&retries, "hedges"),
                 hedge_wins: Seldom::new(&retries, "hedge_wins"),
                 hedge_budget_exhausted: Seldom::new(&retries, "hedge_budget_exhausted"),
@@ -499,6 +524,17 @@ impl RetryStats {
     /// from the first on.
     pub fn is_retry(&self) {
         self.is_retry.add(1);
+    }
+
+    /// Counts a retry that its limit did not let in again, in `limited`, which is there from the first on.
+    pub fn limited(&self) {
+        self.limited.add(1);
+    }
+
+    /// Counts a retry that waits until its time has come, until what is returned is dropped; in `waiting`, which is there
+    /// from the first on.
+    pub fn waiting(&self) -> Entered<'_> {
+        self.waiting.get_or_init(|| self.scope.gauge("waiting")).enter()
     }
 
     /// Counts an attempt that was made at a second endpoint too, in `hedges`, and in `hedge_wins` if that was the better
