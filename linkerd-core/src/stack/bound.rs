@@ -127,6 +127,9 @@ impl BoundName {
                 Err(error) if error.never_sent() => error,
                 outcome => break outcome,
             };
+            if let Some(hints) = attempt.hints {
+                hints.unsent();
+            }
             let kind = error.kind();
             match client.may_requeue(balanced, attempt, error, requeues, &mut limit) {
                 Ok(again) => req.put(again),
@@ -156,6 +159,10 @@ impl BoundName {
 
     fn send_again(&self, endpoint: &EndpointClient, attempt: &Attempt<'_>, error: Error) -> Result<SvcFuture, Error> {
         let Some(mut again) = attempt.replay() else { return Err(error) };
+        if let Some(hints) = attempt.hints {
+            // As far as anybody knows.
+            hints.unsent();
+        }
         self.write_headers(attempt, again.headers_mut());
         again.body_mut().resend = Resend::Never;
         Ok(endpoint.svc.send(again))

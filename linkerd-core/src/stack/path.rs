@@ -433,8 +433,8 @@ impl PathStack {
         }
         // A hop that never retries leaves that to the others.
         let is_final = match stop {
-            Stop::BudgetExhausted => !self.retries.is_off(),
-            Stop::MaxAttempts | Stop::PushedBack => true,
+            Stop::BudgetExhausted | Stop::MaxAttempts => !self.retries.is_off(),
+            Stop::PushedBack => true,
             _ => false,
         };
         let result = req.finish(result, is_final);
