@@ -110,7 +110,7 @@ impl Legs<'_> {
             }
         };
         let is_success = attempt.classify(result.as_ref()).is_success();
-        if !is_success && trail.has_arrived() {
+        if !is_success {
             trail.fail(AttemptOutcome::of(result.as_ref()), now() - begun);
         }
         Ended { leg: trail.leg(), result, is_success }

@@ -178,6 +178,13 @@ impl Outgoing {
     /// Writes down that it came back from an endpoint, of which the attempt may have others.
     pub(super) fn came_back(&mut self, outcome: AttemptOutcome, took: Duration) {
         let endpoint = self.leave();
+        if let Some(trail) = &self.trail {
+            // Only the first leg has a log that outlives it.
+            if trail.came_back(endpoint, outcome, took) {
+                return;
+            }
+            trail.write_failed(&mut self.log);
+        }
         self.log.push(endpoint, outcome, took);
     }
 

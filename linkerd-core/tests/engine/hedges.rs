@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Method;
 use http_body_util::StreamBody;
 use linkerd_core::{
-    AccrualPolicy, AttemptLog, AttemptOutcome, BoxError, ErrorKind, HedgePolicy,
+    AccrualPolicy, AttemptLog, AttemptOutcome, Attempted, BoxError, ErrorKind, HedgePolicy,
     balance::{Status, accrual::ConsecutiveFailures},
     retry::{Budget, BudgetSettings, Stop, hedge::HedgeDelay},
     testing::{End, Reply},
@@ -312,6 +312,45 @@ async fn a_hedge_that_is_refused_goes_on_to_where_the_first_is_not() {
     assert!(others.iter().all(|other| world.endpoints.count(*other) >= 1), "it was tried everywhere else");
     assert!(!sent.is_finished(), "the first is still under way");
     sent.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_has_every_place_that_a_hedge_came_back_from() {
+    let run = async |service: ServicePolicy, reply: Reply| {
+        let world = World::policies(service, steady());
+        world.namer.endpoints("/users", [1, 2, 3].map(ep));
+        for n in 1..=3 {
+            world.endpoints.script(ep(n), [reply.clone()]);
+        }
+        let client = world.client("/svc/users");
+        let sent = tokio::spawn(async move { client.send(get()).await });
+        settle().await;
+        let first = [1, 2, 3].map(ep).into_iter().find(|ep| world.endpoints.count(*ep) == 1).unwrap();
+        let others: Vec<_> = [1, 2, 3].map(ep).into_iter().filter(|ep| *ep != first).collect();
+        for other in &others {
+            world.endpoints.script(*other, [Reply::unsent()]);
+        }
+        let error = sent.await.unwrap().unwrap_err();
+        let log = error.attempts().unwrap().tried().to_vec();
+        let visits: usize = others.iter().map(|other| world.endpoints.count(*other)).sum();
+        (log, first, others, visits)
+    };
+    let closed = Reply::closed().after(SEC);
+    let timeout = ServicePolicy { total_timeout: Some(SEC), ..policy() };
+    for (service, reply, end) in [
+        (policy(), closed, AttemptOutcome::Failed(ErrorKind::Closed)),
+        (timeout, Reply::hang(), AttemptOutcome::UnderWay),
+    ] {
+        let (log, first, others, visits) = run(service, reply).await;
+        let (hedged, alone): (Vec<_>, Vec<_>) = log.iter().copied().partition(|tried: &Attempted| tried.is_hedge);
+        assert_eq!(hedged.len(), visits, "{log:?}");
+        for tried in &hedged {
+            assert!(others.contains(&tried.endpoint.unwrap()), "{tried:?}");
+            assert_eq!(tried.outcome, AttemptOutcome::Failed(ErrorKind::Connect));
+        }
+        let alone: Vec<_> = alone.iter().map(|tried| (tried.number, tried.endpoint, tried.outcome)).collect();
+        assert_eq!(alone, [(visits as u32 + 1, Some(first), end)], "{log:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
