@@ -116,10 +116,14 @@ impl BoundName {
                 let text = "there is no other endpoint to hedge at";
                 break Err(Error::new(ErrorKind::NoEndpoints).with_text(text));
             }
+            let begun = end.begun();
+            // Whatever it waited for may have been late, and the timer of the request not had its turn yet.
+            if let Some(late) = attempt.late(begun) {
+                break Err(late);
+            }
             if let Some(headers) = req.headers_mut() {
                 self.write_headers(attempt, headers);
             }
-            let begun = end.begun();
             let permit = endpoint.breaker.as_ref().map(|breaker| breaker.admit(begun));
             let under_way = UnderWay { name: self, service, attempt, begun, held: Some((permit, end)) };
             let sent = endpoint.send(attempt, req.take()?);
@@ -159,6 +163,10 @@ impl BoundName {
 
     fn send_again(&self, endpoint: &EndpointClient, attempt: &Attempt<'_>, error: Error) -> Result<SvcFuture, Error> {
         let Some(mut again) = attempt.replay() else { return Err(error) };
+        if let Some(late) = attempt.late(now()) {
+            // It did go out once.
+            return Err(late.with_never_sent(false));
+        }
         if let Some(hints) = attempt.hints {
             // As far as anybody knows.
             hints.unsent();

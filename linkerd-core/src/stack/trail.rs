@@ -121,13 +121,9 @@ impl Trail {
         }
     }
 
-    /// Notes that the hedge came back from an endpoint, and may go to another. Whether it is the hedge.
-    pub(super) fn came_back(&self, endpoint: Option<SocketAddr>, outcome: AttemptOutcome, took: Duration) -> bool {
-        let is_hedge = self.leg == Leg::Hedge;
-        if is_hedge {
-            self.lock().failed(self.leg, endpoint, outcome, took);
-        }
-        is_hedge
+    /// Notes that this leg came back from an endpoint, and may go to another.
+    pub(super) fn came_back(&self, endpoint: Option<SocketAddr>, outcome: AttemptOutcome, took: Duration) {
+        self.lock().failed(self.leg, endpoint, outcome, took);
     }
 
     /// Writes down what failed. Whether one of these was the end of its leg.

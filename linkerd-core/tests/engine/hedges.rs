@@ -173,6 +173,34 @@ async fn when_everything_is_slow_one_in_twenty_is_hedged() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_in_twenty_requests_is_hedged_however_often_they_are_retried() {
+    let hedge = HedgePolicy::new(HedgeDelay::Fixed(50 * MS)).unwrap();
+    let plenty = Budget::new(BudgetSettings { min_per_sec: 10_000, ..BudgetSettings::default() }).unwrap();
+    let retrying = ServicePolicy {
+        hedge: Some(hedge),
+        retry_budget: plenty,
+        max_attempts: std::num::NonZeroU32::new(4),
+        ..service(HttpClassifier::RetryableRead5xx)
+    };
+    let world = World::policies(retrying, ClientPolicy { attempt_timeout: Some(200 * MS), ..steady() });
+    world.namer.endpoints("/users", [1, 2, 3, 4].map(ep));
+    for n in 1..=4 {
+        world.endpoints.script(ep(n), [Reply::ok("").after(SEC)]);
+    }
+    let client = world.client("/svc/users");
+    let sent: Vec<_> = (0..400)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { error(&client).await.kind() })
+        })
+        .collect();
+    for sent in sent {
+        assert_eq!(sent.await.unwrap(), ErrorKind::AttemptTimeout);
+    }
+    assert_eq!((hedges(&world)[0], world.service("retries/total")), (20, 1200));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failure_waits_for_the_other_one() {
     // The first fails while its hedge is under way.
     let sent = UnderWay::start(policy(), Reply::closed().after(60 * MS), get()).await;
