@@ -74,6 +74,8 @@ pub enum Stop {
     Deadline,
     /// The budget had no retry left.
     BudgetExhausted,
+    /// The budget is [off](Budget::is_off): there are no retries, so none is missing.
+    BudgetOff,
     /// The service that would have made it failed to become ready.
     NotReady,
 }
@@ -147,6 +149,9 @@ impl Attempts {
         if self.is_retry {
             return Err(Stop::IsRetry);
         }
+        if retries.budget.is_off() {
+            return Err(Stop::BudgetOff);
+        }
         let not_before = verdict.not_before().ok_or(Stop::PushedBack)?;
         if retries.max_attempts.is_some_and(|max| self.made >= max.get()) {
             return Err(Stop::MaxAttempts);
@@ -178,6 +183,7 @@ impl fmt::Display for Stop {
             Self::MaxAttempts => "no more attempts are allowed",
             Self::Deadline => "no time for another attempt before the deadline",
             Self::BudgetExhausted => "retry budget exhausted",
+            Self::BudgetOff => "there are no retries",
             Self::NotReady => "the service did not become ready",
         })
     }

@@ -426,7 +426,8 @@ impl PathStack {
     ) -> Result<Response<Body>, Error> {
         let stats = &self.stats.retries;
         match stop {
-            Stop::BudgetExhausted => stats.budget_exhausted.incr(),
+            // Linkerd counts those of a budget that is off here as well.
+            Stop::BudgetExhausted | Stop::BudgetOff => stats.budget_exhausted.incr(),
             Stop::Deadline => stats.deadline(),
             Stop::PushedBack => stats.pushed_back(),
             Stop::IsRetry => stats.is_retry(),
@@ -434,8 +435,8 @@ impl PathStack {
         }
         // A hop that never retries leaves that to the others.
         let is_final = match stop {
-            Stop::BudgetExhausted | Stop::MaxAttempts => !self.retries.is_off(),
-            Stop::PushedBack => true,
+            Stop::MaxAttempts => !self.retries.is_off(),
+            Stop::BudgetExhausted | Stop::PushedBack => true,
             _ => false,
         };
         let result = req.finish(result, is_final);
