@@ -315,6 +315,9 @@ impl Peer {
         if scan.saw(Scan::L5D) {
             cx.overrides = config.per_request.and_then(|bounds| Overrides::read(headers, bounds));
             overrides::strip(headers);
+            if !config.per_request.is_some_and(|bounds| bounds.criticality) {
+                overrides::strip_class(headers);
+            }
         }
         Ok(RequestContext { remote: Some(self.remote), local: Some(self.local), version: parts.version, ..cx })
     }
