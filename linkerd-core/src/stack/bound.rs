@@ -523,3 +523,48 @@ impl fmt::Debug for BoundClient {
         f.debug_tuple("BoundClient").field(&self.id).finish()
     }
 }
+
+#[cfg(all(test, feature = "test-util"))]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use linkerd_dtab::Endpoint;
+    use tower::service_fn;
+
+    use super::*;
+    use crate::{Mesh, ServicePolicy, Svc, Uniform, testing::FakeNamer};
+
+    /// Every connection is closing, which it takes so long to find out.
+    #[derive(Clone)]
+    struct Closing(Duration, Arc<AtomicUsize>);
+
+    impl Connect for Closing {
+        fn connect(&self, _: &Endpoint) -> Svc {
+            let Self(time, sent) = self.clone();
+            Svc::new(service_fn(move |_: Request<Body>| {
+                sent.fetch_add(1, Ordering::Relaxed);
+                // The clock goes on in the first poll: the thread is busy for so long.
+                let _ = tokio_test::task::spawn(tokio::time::advance(time)).poll();
+                async { Err::<Response<Body>, _>(Error::new(ErrorKind::Closed).lost()) }
+            }))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_lost_is_sent_once_more_unless_its_time_is_over() {
+        for (millis, expected) in [(1, (ErrorKind::Closed, 2)), (1000, (ErrorKind::TotalTimeout, 1))] {
+            let (namer, sent) = (FakeNamer::new(), Arc::default());
+            namer.endpoints("/users", [([10, 0, 0, 1], 80).into()]);
+            let service = ServicePolicy { total_timeout: Some(Duration::from_secs(1)), ..ServicePolicy::default() };
+            let mesh = Mesh::builder()
+                .namer("/#/fake", namer)
+                .connect(Closing(Duration::from_millis(millis), Arc::clone(&sent)))
+                .dtab("/svc => /#/fake".parse().unwrap())
+                .policies(Uniform { service, client: ClientPolicy::default() });
+            let client = mesh.build().unwrap().client("/svc/users").unwrap();
+            let error = client.send(Request::get("/").body("").unwrap()).await.unwrap_err();
+            assert_eq!((error.kind(), sent.load(Ordering::Relaxed)), expected);
+            assert!(!error.never_sent(), "it did go out");
+        }
+    }
+}
