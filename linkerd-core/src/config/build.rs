@@ -605,9 +605,11 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         max_concurrent_requests: *max_concurrent_requests,
         timeout: *timeout,
         clear_context: *clear_context,
-        per_request: per_request
-            .as_ref()
-            .map(|bounds| PerRequest { max_timeout: bounds.max_timeout, max_retries: bounds.max_retries }),
+        per_request: per_request.as_ref().map(|bounds| PerRequest {
+            max_timeout: bounds.max_timeout,
+            max_retries: bounds.max_retries,
+            criticality: bounds.criticality,
+        }),
         propagation: wire.propagation,
         timestamp_header: timestamp_header.as_ref().map(|name| name.0.parse().expect(CHECKED)),
         forwarded: add_forwarded_header.as_ref().map(|header| forwarded(header, stats.label())),

@@ -39,7 +39,8 @@ pub struct Server {
     pub session: Session,
     /// `clearContext`: strip all `l5d-*` headers of requests and responses. Default: false.
     pub clear_context: bool,
-    /// `perRequestPolicy` (http, h2): callers are trusted to say how long a request may take and how often it is retried.
+    /// `perRequestPolicy` (http, h2): callers are trusted to say how long a request may take, how often it is retried, and
+    /// that it matters more than others.
     /// Default: no, what says so is dropped; `{}` stands for its defaults.
     ///
     /// Not a key of Linkerd 1.x.
@@ -97,6 +98,8 @@ pub struct PerRequest {
     pub max_timeout: Duration,
     /// `maxRetries`: the most retries. Default: 10.
     pub max_retries: u32,
+    /// `criticality`: whether they may say that a request is `critical_plus`. Default: true.
+    pub criticality: bool,
 }
 
 /// The `addForwardedHeader` map of a server.
@@ -141,7 +144,7 @@ impl Default for SocketOptions {
 
 impl Default for PerRequest {
     fn default() -> Self {
-        Self { max_timeout: Duration::from_mins(1), max_retries: 10 }
+        Self { max_timeout: Duration::from_mins(1), max_retries: 10, criticality: true }
     }
 }
 
@@ -253,6 +256,7 @@ impl Decode for PerRequest {
         let policy = Self {
             max_timeout: s.millis("maxTimeoutMs", 1).unwrap_or(default.max_timeout),
             max_retries: s.count("maxRetries", 0).unwrap_or(default.max_retries),
+            criticality: s.or("criticality", default.criticality),
         };
         s.finish();
         Some(policy)

@@ -411,6 +411,9 @@ impl Peer {
         if scan.saw(Scan::L5D) {
             cx.overrides = config.per_request.and_then(|bounds| Overrides::read(headers, bounds));
             overrides::strip(headers);
+            if !config.per_request.is_some_and(|bounds| bounds.criticality) {
+                overrides::strip_class(headers);
+            }
         }
         let Ends { remote, local, scheme, .. } = self.ends;
         Ok(RequestContext { remote: Some(remote), local: Some(local), scheme, version: parts.version, ..cx })

@@ -15,7 +15,8 @@ use linkerd_retry::limit::{
 /// Each class of requests may use its [share](Shares) of the limit. By default the two lower ones may use 80 % and 88 % and
 /// the others all of it; in a queue the higher class goes first. A request says its
 /// [class](linkerd_retry::limit::Criticality) by that type among its extensions, or by the header `l5d-ctx-criticality`;
-/// one that says nothing is critical.
+/// one that says nothing is critical. A server takes the highest class from callers only that it trusts
+/// (`http::PerRequest`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LimitPolicy {
     kind: Kind,

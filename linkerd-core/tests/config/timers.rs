@@ -155,7 +155,10 @@ fn a_server_that_trusts_its_callers_has_bounds() {
     assert_eq!(parsed("ip: 127.0.0.1").unwrap().per_request, None);
     let given = parsed("perRequestPolicy: {}, errorDetail: true").unwrap();
     assert!(given.error_detail);
-    assert_eq!(given.per_request, Some(PerRequest { max_timeout: Duration::from_mins(1), max_retries: 10 }));
+    let expected = PerRequest { max_timeout: Duration::from_mins(1), max_retries: 10, criticality: true };
+    assert_eq!(given.per_request, Some(expected));
+    let given = parsed("perRequestPolicy: {criticality: false}").unwrap();
+    assert_eq!(given.per_request, Some(PerRequest { criticality: false, ..PerRequest::default() }));
     for (keys, problem) in [
         ("perRequestPolicy: {maxTimeoutMs: 0}", "perRequestPolicy.maxTimeoutMs: must be at least 1, got 0"),
         ("perRequestPolicy: {maxRetries: -1}", "perRequestPolicy.maxRetries: must be at least 0, got -1"),
