@@ -43,6 +43,9 @@ amplification:
 overload:
     OVERLOAD_SECS=10 cargo test --release -p linkerd --test process overload -- --nocapture
 
+# Both of these, by a release build.
+proofs: overload amplification
+
 # Uploads of a gibibyte whose first endpoint refuses them: they go to the other one, and none of it is kept.
 upload:
     UPLOAD_MIB=1024 cargo test --release -p linkerd --test process upload -- --nocapture

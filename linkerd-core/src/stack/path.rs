@@ -404,23 +404,10 @@ impl PathStack {
             }
             let left = expired.map(|expired| expired.deadline.remaining(ended).saturating_sub(wait));
             let spare = left.map(|left| left.saturating_sub(self.typical.get()) / 2);
-            if let Some(entered) = entered.as_mut().filter(|entered| entered.has_place() && !wait.is_zero()) {
-                // Seldom, and large: not part of every request's future.
-                if let Err((result, stop)) = Box::pin(self.wait_outside(entered, result, ended, wait, spare)).await {
-                    break self.stopped(result, req, stop);
-                }
-            } else {
-                if let Ok(rsp) = result
-                    && !rsp.body().is_end_stream()
-                {
-                    aside = Box::pin(discard(rsp.into_body(), wait, spare)).await;
-                }
-                if wait.is_zero() {
-                    // A failure that is there at once would never let the timer of the whole request have its turn.
-                    tokio::task::yield_now().await;
-                } else {
-                    self.sleep(after(ended, wait)).await;
-                }
+            // Seldom, and large: not part of every request's future.
+            match Box::pin(self.pause(entered.as_mut(), result, ended, wait, spare)).await {
+                Ok(discarded) => aside = discarded,
+                Err((result, stop)) => break self.stopped(result, req, stop),
             }
             begun = now();
             // The wait may have been longer than it should: what waits for a thread waits for as long as that takes.
@@ -442,26 +429,30 @@ impl PathStack {
         }
     }
 
-    /// Waits for the next attempt.
-    async fn sleep(&self, until: tokio::time::Instant) {
-        let _waiting = self.stats.retries.waiting();
-        tokio::time::sleep_until(until).await;
-    }
-
-    /// The same without a place in the limit, which others can use meanwhile. If there is none after that, the outcome so
+    /// What comes between two attempts: what is left of the first is read, beside the second if there is no wait.
+    ///
+    /// Who waits has no place in the limit meanwhile, for others can use it. If there is none after that, the outcome so
     /// far stands.
-    async fn wait_outside(
+    async fn pause(
         &self,
-        entered: &mut Entered<'_>,
+        entered: Option<&mut Entered<'_>>,
         result: Result<Response<Body>, Error>,
         ended: Instant,
         wait: Duration,
         spare: Option<Duration>,
-    ) -> Result<(), (Result<Response<Body>, Error>, Stop)> {
+    ) -> Result<Option<Discarded>, (Result<Response<Body>, Error>, Stop)> {
+        let Some(entered) = entered.filter(|entered| entered.has_place() && !wait.is_zero()) else {
+            let discarded = match result {
+                Ok(rsp) if !rsp.body().is_end_stream() => discard(rsp.into_body(), wait, spare).await,
+                _ => None,
+            };
+            self.sleep(ended, wait).await;
+            return Ok(discarded);
+        };
         let last = set_aside(result, wait, spare).await;
         entered.leave();
-        self.sleep(after(ended, wait)).await;
-        let Err(shed) = entered.enter_again().await else { return Ok(()) };
+        self.sleep(ended, wait).await;
+        let Err(shed) = entered.enter_again().await else { return Ok(None) };
         let stop = if entered.is_late() { Stop::Deadline } else { Stop::Limited };
         // It was sent before.
         Err((last.unwrap_or_else(|| Err(shed.with_never_sent(false))), stop))
@@ -475,6 +466,15 @@ impl PathStack {
         }
         let error = late.with_never_sent(!is_retry).with_attempts(req.overdue());
         req.finish(Err(error), false)
+    }
+
+    async fn sleep(&self, ended: Instant, wait: Duration) {
+        if wait.is_zero() {
+            // A failure that is there at once would never let the timer of the whole request have its turn.
+            return tokio::task::yield_now().await;
+        }
+        let _waiting = self.stats.retries.waiting();
+        tokio::time::sleep_until(after(ended, wait)).await;
     }
 
     /// The last outcome, with what was tried where there was more to try.

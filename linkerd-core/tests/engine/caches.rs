@@ -253,11 +253,11 @@ async fn sent(world: &World, req: Request<&'static str>) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn other_names_do_not_bring_back_what_a_name_has_used_up() {
+    const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+    const OTHERS: [&str; 8] = ["1", "2", "3", "4", "5", "6", "7", "8"];
     let world = allowing(4, ten_retries());
     world.namer.endpoints("/all", [ep(1)]);
     world.endpoints.script(ep(1), [Reply::status(503)]);
-    const NAMES: [&str; 4] = ["a", "b", "c", "d"];
-    const OTHERS: [&str; 8] = ["1", "2", "3", "4", "5", "6", "7", "8"];
     for name in NAMES {
         assert_eq!(sent(&world, to(name)).await, 11, "{name}");
     }
