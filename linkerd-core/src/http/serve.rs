@@ -309,10 +309,6 @@ impl Peer {
             Err(Refusal::Unreadable(status)) => return Stage::Refused(Box::new(rejection(status))),
             Err(Refusal::Failed(error)) => return Stage::Failed(error),
         };
-        #[cfg(feature = "tls")]
-        if let Some(identity) = &self.ends.identity {
-            parts.extensions.insert(identity.clone());
-        }
         if is_read_first {
             let shared = Arc::clone(&self.shared);
             return Stage::Reading(Box::pin(async move {
@@ -401,6 +397,10 @@ impl Peer {
         if scan.saw(Scan::L5D) {
             cx.overrides = config.per_request.and_then(|bounds| Overrides::read(headers, bounds));
             overrides::strip(headers);
+        }
+        #[cfg(feature = "tls")]
+        if let Some(identity) = &self.ends.identity {
+            parts.extensions.insert(identity.clone());
         }
         let Ends { remote, local, scheme, .. } = self.ends;
         Ok(RequestContext { remote: Some(remote), local: Some(local), scheme, version: parts.version, ..cx })
