@@ -314,10 +314,6 @@ impl Peer {
             Err(Refusal::Unreadable(status)) => return Stage::Refused(Box::new(rejection(status))),
             Err(Refusal::Failed(error)) => return Stage::Failed(error),
         };
-        #[cfg(feature = "tls")]
-        if let Some(identity) = &self.ends.identity {
-            parts.extensions.insert(identity.clone());
-        }
         if is_read_first {
             let shared = Arc::clone(&self.shared);
             return Stage::Reading(Box::pin(async move {
@@ -414,6 +410,10 @@ impl Peer {
             if !config.per_request.is_some_and(|bounds| bounds.criticality) {
                 overrides::strip_class(headers);
             }
+        }
+        #[cfg(feature = "tls")]
+        if let Some(identity) = &self.ends.identity {
+            parts.extensions.insert(identity.clone());
         }
         let Ends { remote, local, scheme, .. } = self.ends;
         Ok(RequestContext { remote: Some(remote), local: Some(local), scheme, version: parts.version, ..cx })
