@@ -410,6 +410,7 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         session: Session { life_time, idle_time },
         clear_context,
         per_request,
+        flavours,
         error_detail,
         add_forwarded_header: _,
         timestamp_header,
@@ -438,6 +439,7 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
             .as_ref()
             .map(|bounds| PerRequest { max_timeout: bounds.max_timeout, max_retries: bounds.max_retries }),
         propagation: wire.propagation,
+        flavours: flavours.clone(),
         timestamp_header: timestamp_header.as_ref().map(|name| name.0.parse().expect(CHECKED)),
         idle_time: *idle_time,
         life_time: *life_time,

@@ -10,6 +10,7 @@ pub(crate) mod deadline;
 mod detail;
 #[cfg(feature = "server")]
 mod drain;
+mod flavour;
 pub mod headers;
 pub(crate) mod hint;
 mod io;
@@ -33,6 +34,7 @@ pub use compress::Compression;
 pub use connect::{ClientConfig, Connect, HttpConnect, PoolConfig, SocketOptions};
 pub use context::{RequestContext, Scheme};
 pub use deadline::Deadline;
+pub use flavour::{Flavour, FlavourRule, InvalidFlavour};
 pub(crate) use kept::Kept;
 #[cfg(feature = "server")]
 pub use overrides::PerRequest;

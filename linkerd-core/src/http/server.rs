@@ -27,7 +27,7 @@ use tokio::{
 #[cfg(feature = "compression")]
 use super::compress::Compression;
 use super::{
-    PerRequest, Propagation,
+    FlavourRule, PerRequest, Propagation,
     connect::SocketOptions,
     drain::{Drain, Watch},
     headers::Room,
@@ -81,6 +81,8 @@ pub struct ServerConfig {
     pub clear_context: bool,
     /// With `clear_context`, also leave out the bodies of errors. Off.
     pub clear_error_bodies: bool,
+    /// Which requests get a flavour here, the first rule that is for them: those that come without one that holds. None.
+    pub flavours: Vec<FlavourRule>,
     /// Which headers carry traces, in and out. `l5d-ctx-trace`.
     pub propagation: Propagation,
     /// Add the time of arrival, in milliseconds since 1970, to requests in this header. Off.
@@ -125,6 +127,7 @@ impl Default for ServerConfig {
             per_request: None,
             clear_context: false,
             clear_error_bodies: false,
+            flavours: Vec::new(),
             propagation: Propagation::DEFAULT,
             timestamp_header: None,
             idle_time: None,

@@ -47,6 +47,9 @@ pub struct ServerStats {
     /// Requests that the time of the server ended.
     pub timeouts: TimeoutStats,
     dropped_trailers: Seldom,
+    flavoured: Seldom,
+    flavours_expired: Seldom,
+    flavours_refused: Seldom,
 }
 
 /// A counter that is there from the first event on: Linkerd has none of its name.
@@ -413,7 +416,25 @@ impl ServerStats {
             rejected_invalid_header_values: scope.counter("rejected_invalid_header_values"),
             timeouts: TimeoutStats::new(scope),
             dropped_trailers: Seldom::new(scope, "dropped_trailers"),
+            flavoured: Seldom::new(scope, "flavoured"),
+            flavours_expired: Seldom::new(scope, "flavours_expired"),
+            flavours_refused: Seldom::new(scope, "flavours_refused"),
         }
+    }
+
+    /// Counts a request with a flavour, in `flavoured`, which is there from the first on.
+    pub fn flavoured(&self) {
+        self.flavoured.add(1);
+    }
+
+    /// Counts a request whose flavour had expired, in `flavours_expired`, which is there from the first on.
+    pub fn flavour_expired(&self) {
+        self.flavours_expired.add(1);
+    }
+
+    /// Counts a request whose flavour was none, or an outsider's, in `flavours_refused`, which is there from the first on.
+    pub fn flavour_refused(&self) {
+        self.flavours_refused.add(1);
     }
 
     /// Counts a message whose trailers are not passed on, in `dropped_trailers`, which is there from the first on: a
