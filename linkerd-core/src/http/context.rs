@@ -44,6 +44,7 @@ pub struct RequestContext {
     /// The version that the client speaks.
     pub version: Version,
     /// What it said of a flavour that does not hold.
+    #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "servers count it"))]
     pub(crate) lost_flavour: Option<Lost>,
     /// When the server that it came to gives up on it, whatever is enforced of the deadline.
     pub(crate) until: Option<Instant>,

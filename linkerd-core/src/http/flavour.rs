@@ -114,6 +114,7 @@ impl FlavourRule {
     }
 
     /// The flavour of a request, if it has one.
+    #[cfg(feature = "server")]
     pub(crate) fn apply(&self, headers: &HeaderMap, now: SystemTime) -> Option<Arc<Flavour>> {
         let mut values = headers.get_all(&self.header).iter();
         let matches = values.any(|given| self.value.as_ref().is_none_or(|value| value == given));
