@@ -13,6 +13,8 @@ mod cuts;
 mod cuts_origin;
 #[path = "http/expiry.rs"]
 mod expiry;
+#[path = "http/flavours.rs"]
+mod flavours;
 #[path = "http/forwarded.rs"]
 mod forwarded;
 #[path = "http/overrides.rs"]

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use linkerd_dtab::Path;
+use linkerd_dtab::{Dtab, Path};
 
 use super::{
     client::{H2Settings, Session},
@@ -14,6 +14,7 @@ use super::{
     tls::ServerTls,
     value::HeaderName,
 };
+use crate::http::FlavourRule;
 
 /// One server of a router: a port to listen on.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +46,10 @@ pub struct Server {
     ///
     /// Not a key of Linkerd 1.x.
     pub per_request: Option<PerRequest>,
+    /// `flavours` (http, h2): rules that are given to requests with a header, for them and all that they cause. Default: none.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub flavours: Vec<FlavourRule>,
     /// `errorDetail` (http, h2): failures come with all that is known of them, in `l5d-err-json`. Default: false.
     ///
     /// Not a key of Linkerd 1.x.
@@ -169,6 +174,7 @@ impl Server {
             session: Session::default(),
             clear_context: false,
             per_request: None,
+            flavours: Vec::new(),
             error_detail: false,
             add_forwarded_header: None,
             timestamp_header: None,
@@ -201,6 +207,7 @@ impl Server {
         if let ProtocolKind::Http | ProtocolKind::H2 = protocol {
             server.add_forwarded_header = s.get("addForwardedHeader");
             server.per_request = s.get("perRequestPolicy");
+            server.flavours = s.with("flavours", |at| at.list(flavour)).unwrap_or_default();
             server.error_detail = s.or("errorDetail", false);
             if server.clear_context && server.per_request.is_some() {
                 s.problem("perRequestPolicy", "excludes clearContext: a server trusts its callers, or it does not");
@@ -247,6 +254,28 @@ impl Decode for SocketOptions {
         s.finish();
         Some(options)
     }
+}
+
+/// `{name, header, value, ttlMs, dtab}`
+fn flavour(at: &At<'_>) -> Option<FlavourRule> {
+    let mut s = Section::open(at, "flavour")?;
+    let name = s.require::<String>("name");
+    let header = s.require_with("header", |at| {
+        let name = HeaderName::decode(at)?;
+        name.0.parse::<http::HeaderName>().ok().or_else(|| at.expected("the name of a header"))
+    });
+    let value = s.with("value", |at| {
+        let text = at.text()?;
+        http::HeaderValue::from_str(text).ok().or_else(|| at.expected("the value of a header"))
+    });
+    let ttl = s.millis("ttlMs", 1000).unwrap_or(Duration::from_mins(1));
+    let dtab = s.require::<Dtab>("dtab");
+    let rule = name.zip(header).zip(dtab).and_then(|((name, header), dtab)| {
+        let rule = FlavourRule::new(&name, header, value, dtab, ttl);
+        rule.map_err(|error| s.problem("name", error.to_string())).ok()
+    });
+    s.finish();
+    rule
 }
 
 impl Decode for PerRequest {

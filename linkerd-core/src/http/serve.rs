@@ -27,6 +27,7 @@ use super::{
     RequestContext, Scheme, ServerConfig,
     client::{host_of, origin_form},
     detail,
+    flavour::Lost,
     forwarded::Ids,
     headers::{self, Scan},
     overrides::{self, L5D_ERR_DETAIL, Overrides},
@@ -392,6 +393,8 @@ impl Peer {
             }
         }
         let mut cx = if config.clear_context {
+            let is_forged = scan.saw(Scan::L5D) && headers.contains_key(&headers::L5D_CTX_FLAVOUR);
+            let lost_flavour = is_forged.then_some(Lost::Refused);
             if scan.saw(Scan::L5D) {
                 headers::remove_l5d(headers);
             }
@@ -400,10 +403,12 @@ impl Peer {
             }
             // As Linkerd 1 has it: of h2 the attempts are children of one span, of http each begins a trace.
             let trace = (!is_http1).then(TraceId::root);
-            RequestContext { trace, propagation: config.propagation, ..RequestContext::default() }
+            RequestContext { trace, propagation: config.propagation, lost_flavour, ..RequestContext::default() }
         } else {
             RequestContext::read_seen(headers, scan, config.propagation).map_err(Refusal::Failed)?
         };
+        self.flavour(&mut cx, &parts.headers);
+        let headers = &mut parts.headers;
         if scan.saw(Scan::L5D) {
             cx.overrides = config.per_request.and_then(|bounds| Overrides::read(headers, bounds));
             overrides::strip(headers);
@@ -417,6 +422,22 @@ impl Peer {
         }
         let Ends { remote, local, scheme, .. } = self.ends;
         Ok(RequestContext { remote: Some(remote), local: Some(local), scheme, version: parts.version, ..cx })
+    }
+
+    /// Gives a request its flavour, if it comes without one that is for it, and counts what became of it.
+    fn flavour(&self, cx: &mut RequestContext, headers: &HeaderMap) {
+        if cx.flavour.is_none() && !self.shared.config.flavours.is_empty() {
+            let now = SystemTime::now();
+            cx.flavour = self.shared.config.flavours.iter().find_map(|rule| rule.apply(headers, now));
+        }
+        if let Some(stats) = &self.shared.stats {
+            match (&cx.flavour, cx.lost_flavour.take()) {
+                (_, Some(Lost::Expired)) => stats.flavour_expired(),
+                (_, Some(Lost::Refused)) => stats.flavour_refused(),
+                (Some(_), None) => stats.flavoured(),
+                (None, None) => {}
+            }
+        }
     }
 
     /// Sends a request that was here for so long already.

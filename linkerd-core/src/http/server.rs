@@ -29,7 +29,7 @@ use super::Scheme;
 #[cfg(feature = "compression")]
 use super::compress::Compression;
 use super::{
-    Forwarded, PerRequest, Propagation,
+    FlavourRule, Forwarded, PerRequest, Propagation,
     connect::SocketOptions,
     drain::{Drain, Watch},
     h2::{self, Wire},
@@ -91,6 +91,8 @@ pub struct ServerConfig {
     pub clear_context: bool,
     /// With `clear_context`, also leave out the bodies of errors. Off.
     pub clear_error_bodies: bool,
+    /// Which requests get a flavour here, the first rule that is for them: those that come without one that holds. None.
+    pub flavours: Vec<FlavourRule>,
     /// Which headers carry traces, in and out. `l5d-ctx-trace`.
     pub propagation: Propagation,
     /// Add the time of arrival, in milliseconds since 1970, to requests in this header. Off.
@@ -148,6 +150,7 @@ impl Default for ServerConfig {
             per_request: None,
             clear_context: false,
             clear_error_bodies: false,
+            flavours: Vec::new(),
             propagation: Propagation::DEFAULT,
             timestamp_header: None,
             forwarded: None,

@@ -51,6 +51,9 @@ pub struct ServerStats {
     handshake_failures: Seldom,
     upgrades: Seldom,
     tunnels: OnceLock<Gauge>,
+    flavoured: Seldom,
+    flavours_expired: Seldom,
+    flavours_refused: Seldom,
 }
 
 /// A counter that is there from the first event on: Linkerd has none of its name.
@@ -448,6 +451,9 @@ impl ServerStats {
             handshake_failures: Seldom::new(&scope.scope("tls"), "handshake_failures"),
             upgrades: Seldom::new(scope, "upgrades"),
             tunnels: OnceLock::new(),
+            flavoured: Seldom::new(scope, "flavoured"),
+            flavours_expired: Seldom::new(scope, "flavours_expired"),
+            flavours_refused: Seldom::new(scope, "flavours_refused"),
         }
     }
 
@@ -455,6 +461,21 @@ impl ServerStats {
     /// first on.
     pub fn handshake_failed(&self) {
         self.handshake_failures.add(1);
+    }
+
+    /// Counts a request with a flavour, in `flavoured`, which is there from the first on.
+    pub fn flavoured(&self) {
+        self.flavoured.add(1);
+    }
+
+    /// Counts a request whose flavour had expired, in `flavours_expired`, which is there from the first on.
+    pub fn flavour_expired(&self) {
+        self.flavours_expired.add(1);
+    }
+
+    /// Counts a request whose flavour was none, or an outsider's, in `flavours_refused`, which is there from the first on.
+    pub fn flavour_refused(&self) {
+        self.flavours_refused.add(1);
     }
 
     /// Counts a message whose trailers are not passed on, in `dropped_trailers`, which is there from the first on: a

@@ -366,6 +366,23 @@ fn a_pseudo_header_cannot_be_written() {
 }
 
 #[test]
+fn flavours_have_a_name_a_header_and_rules() {
+    let text = "routers:\n- protocol: http\n  servers:\n  - port: 0\n    flavours:\n";
+    let of = |rule: &str| errors(&format!("{text}    - {rule}\n"));
+    assert_eq!(
+        of("{name: a b, header: x-c, dtab: /a => /b}"),
+        ["6:14: routers[0].servers[0].flavours[0].name: \"a b\" cannot be the name of a flavour: 1 to 64 letters, \
+             digits, '-', '_' and '.' can"]
+    );
+    assert_eq!(
+        of("{header: x y, dtab: nowhere, ttlMs: 5}").len(),
+        4,
+        "{:#?}",
+        of("{header: x y, dtab: nowhere, ttlMs: 5}")
+    );
+}
+
+#[test]
 fn formats_of_traces_are_known_and_stand_once() {
     assert_eq!(
         router("  tracePropagator: {kind: io.l5d.formats, read: [w3c, otlp, w3c], write: []}\n"),
