@@ -21,5 +21,7 @@ mod peers;
 mod relay;
 #[path = "http/server.rs"]
 mod server;
+#[path = "http/silence.rs"]
+mod silence;
 #[path = "http/tunnel.rs"]
 mod tunnel;

@@ -26,11 +26,12 @@ use pin_project::pin_project;
 use tokio::time::Instant;
 
 use super::{
-    ClientConfig, Kept,
+    ClientConfig, Kept, SocketOptions,
     headers::{self, Room},
     io::{Counted, Totals},
     pool::{Checkout, Conn, Grant, Live, Pool, TooManyWaiters},
     receive::{Asked, Reading, Received, failure, receive},
+    silence::Silence,
 };
 use crate::{
     Body, BoxError, Error, ErrorKind, Timer,
@@ -164,6 +165,9 @@ impl Client {
             .as_ref()
             .map(|stats| Totals { received: stats.received_bytes.clone(), sent: stats.sent_bytes.clone() });
         let (stream, traffic) = Counted::new(stream, totals);
+        let SocketOptions { read_timeout, write_timeout, .. } = self.config.socket;
+        let counter = |name| self.stats.as_ref().map(|stats| stats.timeout(name));
+        let stream = stream.within(Silence::new(read_timeout, write_timeout, counter));
         let max = self.config.max_header_bytes;
         let room = Room::of(max, 0);
         let mut builder = http1::Builder::new();

@@ -89,6 +89,10 @@ pub struct SocketOptions {
     pub reuse_port: bool,
     /// How many connections may wait to be accepted. 1024.
     pub backlog: u32,
+    /// A connection on which nothing was read for so long is closed, whatever it is waiting for. No limit.
+    pub read_timeout: Option<Duration>,
+    /// A connection to which nothing could be written for so long is closed. No limit.
+    pub write_timeout: Option<Duration>,
 }
 
 impl HttpConnect {
@@ -137,7 +141,15 @@ impl Default for PoolConfig {
 
 impl Default for SocketOptions {
     fn default() -> Self {
-        Self { no_delay: true, keep_alive: None, reuse_addr: true, reuse_port: false, backlog: 1024 }
+        Self {
+            no_delay: true,
+            keep_alive: None,
+            reuse_addr: true,
+            reuse_port: false,
+            backlog: 1024,
+            read_timeout: None,
+            write_timeout: None,
+        }
     }
 }
 

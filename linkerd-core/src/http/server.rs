@@ -34,6 +34,7 @@ use super::{
     io::{Counted, Totals, Traffic},
     respond::ErrorLimits,
     serve::{Peer, Shared, serve},
+    silence::Silence,
 };
 use crate::{
     Body, Svc,
@@ -254,6 +255,9 @@ where
         .as_ref()
         .map(|stats| Totals { received: stats.received_bytes.clone(), sent: stats.sent_bytes.clone() });
     let (stream, traffic) = Counted::new(stream, totals);
+    let SocketOptions { read_timeout, write_timeout, .. } = shared.config.socket;
+    let counter = |name| shared.stats.as_ref().map(|stats| stats.timeout(name));
+    let stream = stream.within(Silence::new(read_timeout, write_timeout, counter));
     let (idle_time, life_time) = (shared.config.idle_time, shared.config.life_time);
     let peer = Arc::new(Peer::new(Arc::clone(&shared), remote, local));
     let served = Arc::clone(&peer);

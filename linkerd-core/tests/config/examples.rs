@@ -82,7 +82,7 @@ routers:
 - protocol: http
   announcers: []
   tracePropagator: {kind: io.l5d.default}
-  servers: [{announce: [], socketOptions: {readTimeoutMs: 5}}]
+  servers: [{announce: []}]
   client:
     kind: io.l5d.static
     configs:
@@ -100,7 +100,6 @@ routers:
         [
             "f:1:14: admin.tls: is not supported yet",
             "f:2:17: namers[0].kind: 'io.l5d.consul' is not supported yet",
-            "f:7:59: routers[0].servers[0].socketOptions.readTimeoutMs: is not supported yet",
             "f:11:87: routers[0].client.configs[0].forwardClientCert: 'true' is not supported yet",
         ]
     );
