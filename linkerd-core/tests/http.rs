@@ -19,6 +19,8 @@ mod overrides;
 mod peers;
 #[path = "http/relay.rs"]
 mod relay;
+#[path = "http/reuse.rs"]
+mod reuse;
 #[path = "http/server.rs"]
 mod server;
 #[path = "http/silence.rs"]
