@@ -79,6 +79,7 @@ struct Wire {
     max_initial_line_bytes: usize,
     max_error_bytes: usize,
     aggregate_up_to: usize,
+    aggregate_unknown: bool,
     #[cfg(feature = "compression")]
     compression: crate::http::Compression,
 }
@@ -427,6 +428,7 @@ impl Wire {
             max_initial_line_kb,
             max_err_response_kb,
             streaming_enabled,
+            aggregate_up_to_kb,
             stream_after_content_length_kb,
             compression_level,
             trace_propagator: _,
@@ -438,7 +440,9 @@ impl Wire {
             max_header_bytes: max_headers_kb * 1024,
             max_initial_line_bytes: max_initial_line_kb * 1024,
             max_error_bytes: max_err_response_kb * 1024,
-            aggregate_up_to: if *streaming_enabled { stream_after_content_length_kb * 1024 } else { usize::MAX },
+            aggregate_up_to: 1024
+                * if *streaming_enabled { stream_after_content_length_kb } else { aggregate_up_to_kb },
+            aggregate_unknown: !streaming_enabled,
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::from_level(*compression_level),
         }
@@ -478,6 +482,7 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
             detail: *error_detail,
         },
         aggregate_up_to: wire.aggregate_up_to,
+        aggregate_unknown: wire.aggregate_unknown,
         max_call_depth: *max_call_depth,
         max_concurrent_requests: *max_concurrent_requests,
         timeout: *timeout,
@@ -581,6 +586,7 @@ impl Policies for FilePolicies {
             socket: options.as_ref().map(socket_options).unwrap_or_default(),
             max_header_bytes: self.wire.max_header_bytes,
             aggregate_up_to: self.wire.aggregate_up_to,
+            aggregate_unknown: self.wire.aggregate_unknown,
             ..ClientConfig::default()
         };
         let shown = [
@@ -652,6 +658,7 @@ mod tests {
             max_initial_line_bytes: 0,
             max_error_bytes: 0,
             aggregate_up_to: 0,
+            aggregate_unknown: false,
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::default(),
         };

@@ -129,7 +129,7 @@ impl Client {
             let (sent, flight) = launch(live, outbound);
             match sent.await {
                 Ok(rsp) => {
-                    return match receive(rsp, flight.asked(), flight.live, self.config.aggregate_up_to)? {
+                    return match receive(rsp, flight.asked(), flight.live, &self.config)? {
                         Received::Now(rsp) => Ok(rsp),
                         Received::Later(reading) => reading.await,
                     };
@@ -171,7 +171,8 @@ impl Client {
         let max = self.config.max_header_bytes;
         let room = Room::of(max, 0);
         let mut builder = http1::Builder::new();
-        builder.max_header_size(max);
+        // A folded header of a response becomes one line, as a user agent has to see it (RFC 9112, 5.2).
+        builder.max_header_size(max).allow_obsolete_multiline_headers_in_responses(true);
         if let Some(headers) = room.headers {
             builder.max_headers(headers);
         }
@@ -223,7 +224,7 @@ where
                     let result = ready!(sent.poll(cx));
                     let flight = flight.take().expect("taken when there is a result");
                     match result {
-                        Ok(rsp) => match receive(rsp, flight.asked(), flight.live, client.config.aggregate_up_to)? {
+                        Ok(rsp) => match receive(rsp, flight.asked(), flight.live, &client.config)? {
                             Received::Now(rsp) => return Poll::Ready(Ok(rsp)),
                             Received::Later(reading) => Self::Reading(reading),
                         },

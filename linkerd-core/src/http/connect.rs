@@ -57,6 +57,8 @@ pub struct ClientConfig {
     /// A response of a known length up to this is read whole before it is passed on, so that one that is cut short is
     /// a failure and not half an answer. 5 KiB; `usize::MAX` reads every response whole, whatever its length.
     pub aggregate_up_to: usize,
+    /// Read responses whose length is not known whole too, up to as much; a longer one is passed on as it comes. Off.
+    pub aggregate_unknown: bool,
 }
 
 /// How many connections there are to an endpoint.
@@ -129,6 +131,7 @@ impl Default for ClientConfig {
             socket: SocketOptions::default(),
             max_header_bytes: 8 * 1024,
             aggregate_up_to: 5 * 1024,
+            aggregate_unknown: false,
         }
     }
 }

@@ -72,6 +72,8 @@ pub struct ServerConfig {
     /// A request with a `Content-Length` up to this is read whole before it is passed on, so that it can be sent again.
     /// 5 KiB; `usize::MAX` reads every request whole, whatever its length.
     pub aggregate_up_to: usize,
+    /// Read requests whose length is not known whole too, up to as much; a longer one is passed on as it comes. Off.
+    pub aggregate_unknown: bool,
     /// How many proxies a request may have passed, by its `Via`; above it 400. 1000.
     pub max_call_depth: usize,
     /// How many requests are served at a time; a further one is answered with a 503 that says that it may be sent again.
@@ -131,6 +133,7 @@ impl Default for ServerConfig {
             max_header_bytes: 8 * 1024,
             error_limits: ErrorLimits::default(),
             aggregate_up_to: 5 * 1024,
+            aggregate_unknown: false,
             max_call_depth: 1000,
             max_concurrent_requests: None,
             timeout: None,
