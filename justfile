@@ -54,6 +54,10 @@ upload:
 cuts:
     CUTS=all cargo test -p linkerd-core --all-features --test http cuts -- --nocapture
 
+# A million requests to an endpoint that closes idle connections at any moment: no GET fails, no POST comes twice.
+reuse:
+    REUSE_GETS=1000000 cargo test --release -p linkerd-core --all-features --test http -- reuse --nocapture
+
 # Licences, advisories, sources. Needs `cargo install --locked cargo-deny`.
 deny:
     cargo deny --all-features check

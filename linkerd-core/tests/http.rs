@@ -23,8 +23,12 @@ mod overrides;
 mod peers;
 #[path = "http/relay.rs"]
 mod relay;
+#[path = "http/reuse.rs"]
+mod reuse;
 #[path = "http/server.rs"]
 mod server;
+#[path = "http/silence.rs"]
+mod silence;
 #[path = "http/spans.rs"]
 mod spans;
 #[path = "http/tunnel.rs"]

@@ -85,6 +85,7 @@ struct Wire {
     max_error_bytes: usize,
     aggregate_up_to: usize,
     propagation: Propagation,
+    aggregate_unknown: bool,
     #[cfg(feature = "compression")]
     compression: crate::http::Compression,
     protocol: ProtocolKind,
@@ -508,6 +509,7 @@ impl Wire {
             max_initial_line_kb,
             max_err_response_kb,
             streaming_enabled,
+            aggregate_up_to_kb,
             stream_after_content_length_kb,
             compression_level,
             trace_propagator,
@@ -520,7 +522,9 @@ impl Wire {
             max_initial_line_bytes: max_initial_line_kb * 1024,
             max_error_bytes: max_err_response_kb * 1024,
             propagation: trace_propagator.propagation(),
-            aggregate_up_to: if *streaming_enabled { stream_after_content_length_kb * 1024 } else { usize::MAX },
+            aggregate_up_to: 1024
+                * if *streaming_enabled { stream_after_content_length_kb } else { aggregate_up_to_kb },
+            aggregate_unknown: !streaming_enabled,
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::from_level(*compression_level),
             protocol: ProtocolKind::Http,
@@ -534,6 +538,7 @@ impl Wire {
             max_initial_line_bytes: usize::MAX,
             max_error_bytes: ErrorLimits::default().max_body_bytes,
             aggregate_up_to: 0,
+            aggregate_unknown: false,
             propagation: h2.trace_propagator.propagation(),
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::Off,
@@ -602,6 +607,7 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
             detail: *error_detail,
         },
         aggregate_up_to: wire.aggregate_up_to,
+        aggregate_unknown: wire.aggregate_unknown,
         max_call_depth: *max_call_depth,
         max_concurrent_requests: *max_concurrent_requests,
         timeout: *timeout,
@@ -640,17 +646,10 @@ fn forwarded(header: &AddForwardedHeader, router: &str) -> Forwarded {
 
 /// The socket options of a section, as the engine has them.
 pub fn socket_options(options: &super::SocketOptions) -> SocketOptions {
-    let super::SocketOptions {
-        no_delay,
-        reuse_addr,
-        reuse_port,
-        write_timeout: _,
-        read_timeout: _,
-        keep_alive,
-        backlog,
-    } = *options;
+    let super::SocketOptions { no_delay, reuse_addr, reuse_port, write_timeout, read_timeout, keep_alive, backlog } =
+        *options;
     let backlog = backlog.unwrap_or(SocketOptions::default().backlog);
-    SocketOptions { no_delay, keep_alive, reuse_addr, reuse_port, backlog }
+    SocketOptions { no_delay, keep_alive, reuse_addr, reuse_port, backlog, read_timeout, write_timeout }
 }
 
 impl Policies for FilePolicies {
@@ -727,6 +726,7 @@ impl Policies for FilePolicies {
             tls,
             #[cfg(feature = "tls")]
             forward_client_cert: forward_client_cert.unwrap_or(false),
+            aggregate_unknown: self.wire.aggregate_unknown,
             ..ClientConfig::default()
         };
         let shown = [
@@ -799,6 +799,7 @@ mod tests {
             max_error_bytes: 0,
             propagation: Propagation::DEFAULT,
             aggregate_up_to: 0,
+            aggregate_unknown: false,
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::default(),
             protocol,

@@ -30,6 +30,7 @@ pub mod respond;
 mod serve;
 #[cfg(feature = "server")]
 mod server;
+mod silence;
 mod trace;
 #[cfg(feature = "server")]
 mod tunnel;

@@ -318,7 +318,7 @@ impl Peer {
         if is_read_first {
             let shared = Arc::clone(&self.shared);
             return Stage::Reading(Box::pin(async move {
-                let reading = read_whole(body, shared.stats.as_ref());
+                let reading = read_whole(body, shared.config.aggregate_up_to, shared.stats.as_ref());
                 let read = match shared.config.timeout {
                     None => reading.await,
                     Some(timeout) => tokio::time::timeout(timeout, reading).await.map_err(|_| Unread::TooLate)?,
@@ -488,7 +488,7 @@ impl Shared {
         let limit = self.config.aggregate_up_to;
         let is_short = match body.size_hint().exact() {
             Some(len) if !is_chunked => len <= limit as u64,
-            _ => limit == usize::MAX,
+            _ => self.config.aggregate_unknown || limit == usize::MAX,
         };
         is_short && !body.is_end_stream()
     }
@@ -550,7 +550,8 @@ impl Reader {
     }
 }
 
-async fn read_whole(mut body: Incoming, stats: Option<&ServerStats>) -> Result<Body, hyper::Error> {
+/// Reads a body whole; if it turns out to be longer than `limit`, the rest of it is still to come.
+async fn read_whole(mut body: Incoming, limit: usize, stats: Option<&ServerStats>) -> Result<Body, hyper::Error> {
     let mut start = Bytes::new();
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -562,15 +563,19 @@ async fn read_whole(mut body: Incoming, stats: Option<&ServerStats>) -> Result<B
         };
         if start.is_empty() {
             start = data;
-            if body.is_end_stream() {
-                break;
+        } else {
+            if whole.is_empty() {
+                whole.extend_from_slice(&start);
             }
-            continue;
+            whole.extend_from_slice(&data);
         }
-        if whole.is_empty() {
-            whole.extend_from_slice(&start);
+        if body.is_end_stream() {
+            break;
         }
-        whole.extend_from_slice(&data);
+        if start.len().max(whole.len()) > limit {
+            let read = if whole.is_empty() { start } else { whole.freeze() };
+            return Ok(Body::begun(read, body));
+        }
     }
     Ok(if whole.is_empty() { start } else { whole.freeze() }.into())
 }

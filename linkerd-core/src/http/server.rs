@@ -37,6 +37,7 @@ use super::{
     io::{Counted, Totals, Traffic},
     respond::ErrorLimits,
     serve::{Ends, Peer, Shared, serve},
+    silence::Silence,
 };
 use crate::{
     Body, Svc,
@@ -76,6 +77,8 @@ pub struct ServerConfig {
     /// A request with a `Content-Length` up to this is read whole before it is passed on, so that it can be sent again.
     /// 5 KiB; `usize::MAX` reads every request whole, whatever its length.
     pub aggregate_up_to: usize,
+    /// Read requests whose length is not known whole too, up to as much; a longer one is passed on as it comes. Off.
+    pub aggregate_unknown: bool,
     /// How many proxies a request may have passed, by its `Via`; above it 400. 1000.
     pub max_call_depth: usize,
     /// How many requests are served at a time; a further one is answered with a 503 that says that it may be sent again.
@@ -144,6 +147,7 @@ impl Default for ServerConfig {
             max_header_bytes: 8 * 1024,
             error_limits: ErrorLimits::default(),
             aggregate_up_to: 5 * 1024,
+            aggregate_unknown: false,
             max_call_depth: 1000,
             max_concurrent_requests: None,
             timeout: None,
@@ -307,6 +311,9 @@ where
         .as_ref()
         .map(|stats| Totals { received: stats.received_bytes.clone(), sent: stats.sent_bytes.clone() });
     let (stream, traffic) = Counted::new(stream, totals);
+    let SocketOptions { read_timeout, write_timeout, .. } = shared.config.socket;
+    let counter = |name| shared.stats.as_ref().map(|stats| stats.timeout(name));
+    let stream = stream.within(Silence::new(read_timeout, write_timeout, counter));
     let (idle_time, life_time) = (shared.config.idle_time, shared.config.life_time);
     let peer = Arc::new(Peer::new(Arc::clone(&shared), ends));
     let limits = Limits::new(idle_time, life_time, traffic);

@@ -485,6 +485,12 @@ impl ServerStats {
         self.dropped_trailers.add(1);
     }
 
+    /// The counter of connections that ended because nothing moved: `read_timeout`, `write_timeout`. There if it is
+    /// configured.
+    pub(crate) fn timeout(&self, name: &str) -> Counter {
+        self.dropped_trailers.scope.counter(name)
+    }
+
     /// Counts a connection that became a tunnel, in `upgrades`; the gauge of those that are open is `tunnels`. Both are
     /// there from the first on.
     pub fn tunnel(&self) -> Gauge {
@@ -663,6 +669,12 @@ impl ClientStats {
             dropped_interim: Seldom::new(scope, "dropped_interim"),
             scope: scope.clone(),
         }
+    }
+
+    /// The counter of connections that ended because nothing moved: `read_timeout`, `write_timeout`. There if it is
+    /// configured.
+    pub(crate) fn timeout(&self, name: &str) -> Counter {
+        self.scope.counter(name)
     }
 
     /// Counts a response that was read whole and whose trailers are not passed on, in `dropped_trailers`, which is there

@@ -202,6 +202,8 @@ fn settings_that_exclude_each_other() {
         found,
         ["5:31: routers[0].streamAfterContentLengthKB: cannot be set together with streamingEnabled: false"]
     );
+    let found = router("  aggregateUpToKB: 5\n");
+    assert_eq!(found, ["4:20: routers[0].aggregateUpToKB: has to be set together with streamingEnabled: false"]);
     let found = router("  client: {hostConnectionPool: {minSize: 5, maxSize: 4}}\n");
     assert_eq!(found, ["4:54: routers[0].client.hostConnectionPool.maxSize: must not be less than minSize 5, got 4"]);
     let found = router("  client: {loadBalancer: {kind: aperture, lowLoad: 3}}\n");
