@@ -447,6 +447,12 @@ impl Wire {
         }
     }
 
+    /// How many bytes of headers a message may have.
+    fn head_bytes(&self, h2: &H2Settings) -> usize {
+        let h2_bytes = h2.max_header_list_bytes.unwrap_or(H2Config::default().max_header_list_bytes);
+        if self.protocol == ProtocolKind::H2 { h2_bytes as usize } else { self.max_header_bytes }
+    }
+
     /// What is spoken, with these settings if they are about it.
     fn speaks(&self, h2: &H2Settings, max_concurrent_streams: Option<u32>) -> http::Wire {
         if self.protocol != ProtocolKind::H2 {
@@ -491,15 +497,19 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         max_call_depth,
         upgrades: _,
         h2,
+        http1,
         max_concurrent_streams,
         thrift_framed: _,
     } = server;
     ServerConfig {
         addr: SocketAddr::new(*ip, *port),
         socket: socket_options(options),
-        wire: wire.speaks(h2, Some(*max_concurrent_streams)),
-        max_initial_line_bytes: wire.max_initial_line_bytes,
-        max_header_bytes: wire.max_header_bytes,
+        wire: match (wire.speaks(h2, Some(*max_concurrent_streams)), http1) {
+            (http::Wire::H2(config), true) => http::Wire::Either(config),
+            (spoken, _) => spoken,
+        },
+        max_initial_line_bytes: wire.max_initial_line_bytes.min(wire.head_bytes(h2)),
+        max_header_bytes: wire.head_bytes(h2),
         error_limits: ErrorLimits {
             // Those of h2 are cut by nobody.
             max_header_bytes: wire.max_header_bytes,
@@ -586,6 +596,7 @@ impl Policies for FilePolicies {
             request_authorizers: _,
             forward_client_cert: _,
             h2,
+            http1,
             thrift_framed: _,
             attempt_ttwitter_upgrade: _,
         } = self.client.for_path(id);
@@ -593,7 +604,7 @@ impl Policies for FilePolicies {
             host_connection_pool.clone().unwrap_or_default();
         let Session { life_time, idle_time: session_idle_time } = session.unwrap_or_default();
         let config = ClientConfig {
-            wire: self.wire.speaks(&h2, None),
+            wire: if http1 == Some(true) { http::Wire::Http1 } else { self.wire.speaks(&h2, None) },
             pool: PoolConfig {
                 min_size,
                 max_size: max_size.unwrap_or(usize::MAX),
@@ -602,7 +613,7 @@ impl Policies for FilePolicies {
                 max_waiters: max_waiters.unwrap_or(usize::MAX),
             },
             socket: options.as_ref().map(socket_options).unwrap_or_default(),
-            max_header_bytes: self.wire.max_header_bytes,
+            max_header_bytes: self.wire.head_bytes(&h2),
             aggregate_up_to: self.wire.aggregate_up_to,
             ..ClientConfig::default()
         };
