@@ -1,8 +1,9 @@
 //! The times of one lease, on one thread and on two, and of an update, for a machine that others use too: the best of
-//! many short runs. `lease [MILLISECONDS]` for each figure, 400 by default.
+//! many short runs. `lease [MILLISECONDS] [leases|updates]` for each figure, 400 by default; both by default.
 //!
-//! A run is shorter than a turn on the processor, so that the best ones had it to themselves. `benches/pick.rs` has the
-//! same with criterion, for a machine that is idle.
+//! A run is shorter than a turn on the processor, so that the best ones had it to themselves. Of two threads only those
+//! pairs of runs count that began within a quarter of a run of each other, and there have to be some. `benches/pick.rs` has
+//! the same with criterion, for a machine that is idle.
 
 use std::{
     hint::{black_box, spin_loop},
@@ -14,53 +15,89 @@ use std::{
     time::Duration,
 };
 
-use benches::addrs;
-use linkerd_balance::{Balance, Draw, Policy};
+use benches::{
+    addrs,
+    policies::{POLICIES, policy},
+};
+use linkerd_balance::{Balance, Draw};
 use tokio::time::Instant;
 
 /// Leases in a run.
 const LEASES: u32 = 1_000;
 
+type Members = Vec<(SocketAddr, f64)>;
+
+/// The best of several runs, and of how many that could be it.
+struct Best {
+    run: Duration,
+    of: u32,
+}
+
 fn main() {
-    let millis = std::env::args().nth(1).and_then(|arg| arg.parse().ok()).unwrap_or(400);
-    let time = Duration::from_millis(millis);
-    println!("| endpoints | policy | one thread, ns | two threads, ns |");
-    println!("|--:|---|--:|--:|");
-    for endpoints in [1, 10, 100, 1000, 10_000] {
-        for (name, policy) in [("p2c", Policy::least_loaded()), ("ewma", Policy::peak_ewma())] {
-            let balance = balance(policy, endpoints);
-            let (one, two) = (on_one(&balance, time), on_two(&balance, time));
-            let nanos = |run: Duration| match run {
-                Duration::MAX => "never alone".to_owned(),
-                _ => format!("{:.0}", run.as_secs_f64() * 1e9 / f64::from(LEASES)),
-            };
-            println!("| {endpoints} | {name} | {} | {} |", nanos(one), nanos(two));
-        }
+    let mut args = std::env::args().skip(1);
+    let time = Duration::from_millis(args.next().and_then(|arg| arg.parse().ok()).unwrap_or(400));
+    let what = args.next();
+    if what.as_deref() != Some("updates") {
+        print_leases(time);
     }
-    println!();
-    println!("| endpoints | another weight, µs | another endpoint, µs |");
-    println!("|--:|--:|--:|");
-    for endpoints in [10, 100, 1000, 10_000] {
-        let update = |changed: fn(SocketAddr, f64) -> (SocketAddr, f64)| {
-            let balance = balance(Policy::peak_ewma(), endpoints);
-            let plain: Vec<_> = addrs(endpoints).map(|addr| (addr, 1.0)).collect();
-            let mut other = plain.clone();
-            other[0] = changed(other[0].0, other[0].1);
-            best(time, || {
-                // There and back, so that each is a change.
-                balance.update(other.iter().copied()).expect("valid weights");
-                balance.update(plain.iter().copied()).expect("valid weights");
-            })
-        };
-        let weight = update(|addr, weight| (addr, 2.0 * weight));
-        let endpoint = update(|_, weight| (SocketAddr::from(([11, 0, 0, 1], 80)), weight));
-        let micros = |both: Duration| both.as_secs_f64() * 1e6 / 2.0;
-        println!("| {endpoints} | {:.1} | {:.1} |", micros(weight), micros(endpoint));
+    if what.is_none() {
+        println!();
+    }
+    if what.as_deref() != Some("leases") {
+        print_updates(time);
     }
 }
 
-fn balance(policy: Policy, endpoints: u16) -> Balance<SocketAddr, ()> {
-    let balance = Balance::new(policy, |_, _| ());
+fn print_leases(time: Duration) {
+    println!(
+        "| endpoints | policy | one thread, ns | two, a balancer each, ns | two, the same balancer, ns | of one thread | pairs |"
+    );
+    println!("|--:|---|--:|--:|--:|--:|--:|");
+    for endpoints in [1, 10, 100, 1000, 10_000] {
+        for name in ["p2c", "ewma"] {
+            let (shared, other) = (balance(name, endpoints), balance(name, endpoints));
+            let one = on_one(&shared, time);
+            // What the machine makes of two threads that have nothing in common.
+            let (apart, together) = (on_two([&shared, &other], time), on_two([&shared, &shared], time));
+            let nanos = |best: &Best| best.run.as_secs_f64() * 1e9 / f64::from(LEASES);
+            let cell = |best: &Best| if best.of == 0 { "never".to_owned() } else { format!("{:.0}", nanos(best)) };
+            let ratio =
+                if together.of == 0 { "?".to_owned() } else { format!("{:.1}", nanos(&together) / nanos(&one)) };
+            let (pairs, one, apart, together) = (together.of, cell(&one), cell(&apart), cell(&together));
+            println!("| {endpoints} | {name} | {one} | {apart} | {together} | {ratio} | {pairs} |");
+        }
+    }
+}
+
+fn print_updates(time: Duration) {
+    println!("| policy | endpoints | another weight, µs | another endpoint, µs | one fewer, one more, µs |");
+    println!("|---|--:|--:|--:|--:|");
+    for name in POLICIES {
+        for endpoints in [100, 1000, 10_000] {
+            let plain: Vec<_> = addrs(endpoints).map(|addr| (addr, 1.0)).collect();
+            let middle = plain.len() / 2;
+            let update = |change: &dyn Fn(&mut Members)| {
+                let (balance, mut other) = (balance(name, endpoints), plain.clone());
+                change(&mut other);
+                let both = best(time, || {
+                    // There and back, so that each is a change.
+                    balance.update(other.iter().copied()).expect("valid weights");
+                    balance.update(plain.iter().copied()).expect("valid weights");
+                });
+                both.run.as_secs_f64() * 1e6 / 2.0
+            };
+            let weight = update(&|members| members[middle].1 = 2.0);
+            let endpoint = update(&|members| members[middle].0 = SocketAddr::from(([11, 0, 0, 1], 80)));
+            let fewer = update(&|members| {
+                members.remove(middle);
+            });
+            println!("| {name} | {endpoints} | {weight:.0} | {endpoint:.0} | {fewer:.0} |");
+        }
+    }
+}
+
+fn balance(name: &str, endpoints: u16) -> Balance<SocketAddr, ()> {
+    let balance = Balance::new(policy(name).expect("a policy's name"), |_, _| ());
     balance.update(addrs(endpoints).map(|addr| (addr, 1.0))).expect("valid weights");
     balance
 }
@@ -73,27 +110,37 @@ fn leases(balance: &Balance<SocketAddr, ()>, now: std::time::Instant) {
 }
 
 /// The shortest of as many runs as the time is enough for.
-fn best(time: Duration, mut run: impl FnMut()) -> Duration {
-    let (begun, mut best) = (Instant::now(), Duration::MAX);
-    while begun.elapsed() < time {
+fn best(time: Duration, mut run: impl FnMut()) -> Best {
+    let (begun, mut best) = (Instant::now(), Best::none());
+    while best.of < 2 || begun.elapsed() < time {
         let start = Instant::now();
         run();
-        best = best.min(start.elapsed());
+        best.take(start.elapsed());
     }
     best
 }
 
-fn on_one(balance: &Balance<SocketAddr, ()>, time: Duration) -> Duration {
+impl Best {
+    const fn none() -> Self {
+        Self { run: Duration::MAX, of: 0 }
+    }
+
+    fn take(&mut self, run: Duration) {
+        (self.run, self.of) = (self.run.min(run), self.of + 1);
+    }
+}
+
+fn on_one(balance: &Balance<SocketAddr, ()>, time: Duration) -> Best {
     let now = Instant::now().into_std();
     best(time, || leases(balance, now))
 }
 
 /// The longer one of two runs at the same time; of all pairs of runs the shortest.
-fn on_two(balance: &Balance<SocketAddr, ()>, time: Duration) -> Duration {
+fn on_two([here, there]: [&Balance<SocketAddr, ()>; 2], time: Duration) -> Best {
     let now = Instant::now().into_std();
     let (round, done) = (AtomicU32::new(0), AtomicBool::new(false));
     let (epoch, other) = (Instant::now(), Mutex::new((Duration::ZERO, Duration::ZERO)));
-    let timed = || {
+    let timed = |balance| {
         let start = epoch.elapsed();
         leases(balance, now);
         (start, epoch.elapsed().saturating_sub(start))
@@ -105,10 +152,10 @@ fn on_two(balance: &Balance<SocketAddr, ()>, time: Duration) -> Duration {
         while round.load(Ordering::SeqCst) < expected {
             spins += 1;
             // The other one may need this very processor.
-            if spins < 10_000 { spin_loop() } else { std::thread::yield_now() }
+            if spins < 1_000_000 { spin_loop() } else { std::thread::yield_now() }
         }
     };
-    let mut best = Duration::MAX;
+    let mut best = Best::none();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut met = 0;
@@ -117,7 +164,7 @@ fn on_two(balance: &Balance<SocketAddr, ()>, time: Duration) -> Duration {
                 if done.load(Ordering::SeqCst) {
                     return;
                 }
-                let run = timed();
+                let run = timed(there);
                 *other.lock().expect("no panic") = run;
                 meet(met + 4);
                 met += 4;
@@ -130,12 +177,12 @@ fn on_two(balance: &Balance<SocketAddr, ()>, time: Duration) -> Duration {
             if done.load(Ordering::SeqCst) {
                 return;
             }
-            let (start, run) = timed();
+            let (start, run) = timed(here);
             meet(met + 4);
             let (other_start, other_run) = *other.lock().expect("no panic");
             // One after the other is not at the same time.
             if start.abs_diff(other_start) < run.min(other_run) / 4 {
-                best = best.min(run.max(other_run));
+                best.take(run.max(other_run));
             }
             met += 4;
         }

@@ -10,6 +10,8 @@ use linkerd_core::{Body, Error, Svc, http::Connect};
 use linkerd_dtab::{Activity, Addr, Bound, Dtab, Endpoint, Name, NameTree, Namer, Path, namer::Resolve};
 use tokio::runtime::{Builder, Runtime};
 
+pub mod policies;
+
 /// Runs the benches of one file as the command line says.
 ///
 /// Each takes about a second; `--measurement-time`, `--warm-up-time` and `--sample-size` after `--` make it longer.

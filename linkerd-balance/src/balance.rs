@@ -3,10 +3,7 @@
 use std::{
     fmt,
     hash::Hash,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -15,16 +12,16 @@ use tokio::sync::Notify;
 
 use crate::{
     acquire::Acquire,
-    ejections::{EjectionCounts, Ejections},
+    ejections::Ejections,
     health::{Health, Status},
-    lease::{Gone, Lease, Tracked},
-    member::{Member, stable_id},
+    lease::{Lease, Tracked},
+    member::Member,
+    nodes::Nodes,
     panic::Unavailable,
     policy::Policy,
-    set::{Counts, Node, Set, Slot, Stay},
-    strategy::{ApertureWidth, Draw},
-    tiers::{TierInfo, TierReason},
-    update::Nodes,
+    set::{Counts, Set, Slot},
+    standing::Place,
+    strategy::Draw,
     weight::InvalidWeight,
 };
 
@@ -34,22 +31,26 @@ use crate::{
 ///
 /// Only [`update`](Self::update) adds or removes an endpoint: one that fails is avoided, not dropped. A pick reads one
 /// immutable snapshot, takes no lock, and allocates nothing but what cloning `S` does.
-pub struct Balance<K, S>(Arc<Inner<K, S>>);
+pub struct Balance<K, S>(pub(crate) Arc<Inner<K, S>>);
 
 pub(crate) struct Inner<K, S> {
     pub(crate) set: ArcSwap<Set<K, S>>,
     // The lock is held by updates only.
     nodes: Mutex<Nodes<K, S>>,
     pub(crate) policy: Policy,
-    pub(crate) new_node: NewNode<K, S>,
+    pub(crate) new_endpoint: NewEndpoint<K, S>,
     pub(crate) ejections: Option<Ejections>,
     changed: Arc<Notify>,
+    on_left: OnceLock<OnLeft<K, S>>,
     pub(crate) in_panic: AtomicBool,
     pub(crate) counts: Counts,
 }
 
-/// Makes the node of a key that came at the given time, if it starts slowly.
-type NewNode<K, S> = Box<dyn Fn(&K, Option<Instant>) -> Node<K, S> + Send + Sync>;
+/// Is told who left.
+type OnLeft<K, S> = Box<dyn Fn(&K, &S) + Send + Sync>;
+
+/// Makes what there is once of each endpoint that comes.
+type NewEndpoint<K, S> = Box<dyn Fn(K) -> (Arc<Tracked<K>>, S) + Send + Sync>;
 
 /// A balancer of a fixed set that cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
@@ -71,85 +72,6 @@ pub enum InvalidSet {
     Weight(#[from] InvalidWeight),
 }
 
-/// Numbers of a [`Balance`], as of one instant.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Endpoints.
-    pub size: usize,
-    /// Endpoints that are open.
-    pub available: usize,
-    /// Endpoints that are busy.
-    pub busy: usize,
-    /// Endpoints that are closed.
-    pub closed: usize,
-    /// Requests in flight on all of them.
-    pub load: usize,
-    /// The mean of their weights; zero if there is none.
-    pub mean_weight: f64,
-    /// Endpoints that came, so far.
-    pub adds: u64,
-    /// Endpoints that went, so far.
-    pub removes: u64,
-    /// Calls of [`Balance::update`], so far.
-    pub updates: u64,
-    /// Updates that changed the set, so far.
-    pub rebuilds: u64,
-    /// Picks that found no open endpoint as long as their strategy tried, so far.
-    pub max_effort_exhausted: u64,
-    /// Endpoints that picks may meet: fewer than there are if the strategy uses a subset.
-    pub in_use: usize,
-    /// Endpoints that discovery dropped and that stay for now.
-    pub stays: usize,
-    /// Whether too few endpoints are open, as of the last pick.
-    pub in_panic: bool,
-    /// How often there were too few, so far.
-    pub panics: u64,
-    /// Requests that were refused for it, so far.
-    pub refused: u64,
-    /// Requests that went to the next tier because their own was loaded, so far.
-    pub spilled: u64,
-    /// The tier that most requests are meant for, from 0.
-    pub tier: usize,
-    /// What is ejected of what may be, if that is limited.
-    pub ejections: Option<EjectionCounts>,
-    /// How many different weights there are.
-    pub weight_classes: usize,
-    /// Picks that compared two endpoints of which neither had any load, so far: a guess, from one pick in sixteen. Zero
-    /// but for [`P2c`](crate::P2c) and what is built on it.
-    pub both_idle: u64,
-    /// The subset that is used, if its width follows the load; of several tiers all together.
-    pub aperture: Option<ApertureWidth>,
-}
-
-/// One endpoint of a [`Balance`], as of one instant.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct EndpointInfo<K> {
-    /// Its name.
-    pub key: K,
-    /// Its weight.
-    pub weight: f64,
-    /// Its status.
-    pub status: Status,
-    /// Its score, in the unit of the [`Load`](crate::Load) in use.
-    pub load: f64,
-    /// Its requests in flight.
-    pub pending: usize,
-    /// Where it runs.
-    pub zone: Option<Arc<str>>,
-    /// Its tier, from 0.
-    pub tier: usize,
-    /// The part of its weight that it has reached, if it starts slowly; else 1.
-    pub ramp: f64,
-    /// Whether it waits to be probed: open only by guess.
-    pub is_due: bool,
-    /// Whether picks may meet it: false outside of the subset that a strategy uses.
-    pub is_used: bool,
-    /// Whether discovery dropped it, and it stays for now.
-    pub is_leaving: bool,
-}
-
 impl<K, S> Balance<K, S>
 where
     K: Eq + Hash + Clone + Send + Sync + 'static,
@@ -163,17 +85,18 @@ where
         let new_load = Arc::clone(&policy.new_load);
         let ejections = policy.ejections.map(Ejections::new);
         let within = ejections.clone();
-        let new_node = move |key: &K, ramp_from| {
-            let health = within.clone().map_or_else(Health::new, Health::within);
-            let svc = new_endpoint(key, &health);
-            let tracked = Arc::new(Tracked { key: key.clone(), load: new_load(), gone: Gone::default() });
-            Node { tracked, id: stable_id(key), health, svc, ramp_from }
+        let new_endpoint = move |key| {
+            let tracked = Arc::new(Tracked::new(key, new_load(), within.clone()));
+            let place: Arc<dyn Place> = Arc::<Tracked<K>>::clone(&tracked);
+            let svc = new_endpoint(&tracked.key, &Health::of(place));
+            (tracked, svc)
         };
         Self(Arc::new(Inner {
             set: ArcSwap::from_pointee(Set::empty(clock())),
             nodes: Mutex::default(),
+            on_left: OnceLock::new(),
             policy,
-            new_node: Box::new(new_node),
+            new_endpoint: Box::new(new_endpoint),
             ejections,
             changed: Arc::default(),
             in_panic: AtomicBool::new(false),
@@ -238,6 +161,13 @@ where
         Ok(())
     }
 
+    /// Tells `left` of each endpoint that leaves, however long requests that are under way hold on to it: to send those on
+    /// that wait for a turn there, for example. One that discovery dropped and that [stays](Policy::probation) for now has
+    /// not left. Nobody leaves when the balancer is dropped. The first `left` counts; it must not take long.
+    pub fn on_left(&self, left: impl Fn(&K, &S) + Send + Sync + 'static) {
+        let _ = self.0.on_left.set(Box::new(left));
+    }
+
     /// Leases an endpoint.
     ///
     /// Endpoints in `exclude` are used only if there are no others, with [`Panic::FailFast`](crate::Panic) none that is
@@ -249,7 +179,7 @@ where
     pub fn try_acquire(&self, draw: Draw, now: Instant, exclude: &[K]) -> Result<Lease<K, S>, Unavailable> {
         let set = self.0.set.load();
         let slot = self.0.pick(&set, draw, now, exclude)?.slot(&set);
-        if set.has_stays && slot.stay != Stay::Member && set.is_prunable(now) {
+        if set.has_stays && !slot.is_member() && set.is_prunable(now) {
             drop(set);
             return self.acquire_pruned(draw, now, exclude);
         }
@@ -278,142 +208,10 @@ where
         Acquire::new(self.clone(), draw, exclude.to_vec())
     }
 
-    /// Its numbers at `now`. Looks at every endpoint.
-    #[must_use]
-    pub fn stats(&self, now: Instant) -> Stats {
-        self.0.prune(now);
-        let (set, counts) = (self.0.set.load(), &self.0.counts);
-        self.0.survey(&set, now);
-        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let mut stats = Stats {
-            size: set.size,
-            mean_weight: set
-                .tiers
-                .iter()
-                .map(|tier| tier.weights.mean() * (tier.slots.len() as f64 / set.size as f64))
-                .sum(),
-            adds: count(&counts.adds),
-            removes: count(&counts.removes),
-            updates: count(&counts.updates),
-            rebuilds: count(&counts.rebuilds),
-            max_effort_exhausted: count(&counts.max_effort_exhausted),
-            in_panic: self.0.in_panic.load(Ordering::Relaxed),
-            panics: count(&counts.panics),
-            refused: count(&counts.refused),
-            spilled: count(&counts.spilled),
-            ejections: self.0.ejections.as_ref().map(Ejections::counts),
-            weight_classes: weight_classes(&set),
-            both_idle: count(&counts.both_idle),
-            aperture: set.tiers.iter().filter_map(|tier| tier.strategy.aperture()).reduce(ApertureWidth::with),
-            ..Stats::default()
-        };
-        let mut most = 0.0;
-        let mut left = 1.0;
-        for (i, tier) in set.tiers.iter().enumerate() {
-            let share = left * tier.seen.share(&self.0.policy.tiers, tier.slots.len());
-            left -= share;
-            if share > most {
-                (most, stats.tier) = (share, i);
-            }
-            let view = self.0.view(tier, now, &[]);
-            for (i, Slot { node, stay, .. }) in tier.slots.iter().enumerate() {
-                stats.load = stats.load.saturating_add(node.tracked.load.pending());
-                stats.in_use += usize::from(tier.strategy.uses(&view, i));
-                stats.stays += usize::from(*stay != Stay::Member);
-                match node.health.status(now) {
-                    Status::Open => stats.available += 1,
-                    Status::Busy => stats.busy += 1,
-                    Status::Closed => stats.closed += 1,
-                }
-            }
-        }
-        stats
-    }
-
-    /// Its endpoints at `now`: tier by tier, within one in the order of the last update.
-    #[must_use]
-    pub fn endpoints(&self, now: Instant) -> Vec<EndpointInfo<K>> {
-        let set = self.0.set.load();
-        let tiers = set.tiers.iter().enumerate().flat_map(|(t, tier)| {
-            let view = self.0.view(tier, now, &[]);
-            let infos = tier.slots.iter().enumerate().map(move |(i, slot)| EndpointInfo {
-                key: slot.node.tracked.key.clone(),
-                weight: slot.weight,
-                status: slot.node.health.status(now),
-                load: slot.node.tracked.load.score(now, tier.weights.relative(i), 0),
-                pending: slot.node.tracked.load.pending(),
-                zone: slot.zone.clone(),
-                tier: t,
-                ramp: slot.node.ramp(self.0.policy.slow_start.as_ref(), now),
-                is_due: slot.node.health.is_due(now),
-                is_used: tier.strategy.uses(&view, i),
-                is_leaving: slot.stay != Stay::Member,
-            });
-            infos.collect::<Vec<_>>()
-        });
-        tiers.collect()
-    }
-
-    /// The services of its endpoints, in the order of [`endpoints`](Self::endpoints).
-    #[must_use]
-    pub fn services(&self) -> Vec<(K, S)> {
-        self.first_services(usize::MAX)
-    }
-
-    /// The first so many of [`services`](Self::services).
-    #[must_use]
-    pub fn first_services(&self, max: usize) -> Vec<(K, S)> {
-        let set = self.0.set.load();
-        set.slots().take(max).map(|slot| (slot.node.tracked.key.clone(), slot.node.svc.clone())).collect()
-    }
-
-    /// Its tiers at `now`, best first, and why each has the requests that it has.
-    #[must_use]
-    pub fn tiers(&self, now: Instant) -> Vec<TierInfo> {
-        let set = self.0.set.load();
-        self.0.survey(&set, now);
-        let zones = || set.slots().filter_map(|slot| slot.zone.as_deref());
-        let no_local = self.0.policy.tiers.local_zone().and_then(|local| match () {
-            () if zones().next().is_none() => Some(TierReason::NoZones),
-            () if zones().all(|zone| zone != local) => Some(TierReason::NoneLocal),
-            () => None,
-        });
-        let mut left = 1.0;
-        let tiers = set.tiers.iter().map(|tier| {
-            let size = tier.slots.len();
-            // With one tier nobody else looks.
-            let open = if set.tiers.len() == 1 { tier.survey(now) } else { tier.seen.open.load(Ordering::Relaxed) };
-            let keeps = tier.seen.share(&self.0.policy.tiers, size);
-            let reached = left;
-            left *= 1.0 - keeps;
-            let zone = tier.slots[0].zone.clone();
-            TierInfo {
-                priority: tier.rank.priority,
-                zone: zone.filter(|_| tier.slots.iter().all(|slot| slot.zone == tier.slots[0].zone)),
-                size,
-                open,
-                in_flight: {
-                    let pending = tier.slots.iter().map(|slot| slot.node.tracked.load.pending());
-                    pending.fold(0, usize::saturating_add)
-                },
-                share: reached * keeps,
-                why: match () {
-                    () if open == 0 || tier.seen.is_left.load(Ordering::Relaxed) => {
-                        TierReason::Unhealthy { open, size }
-                    }
-                    () if reached == 1.0 => no_local.unwrap_or(TierReason::Preferred),
-                    () if reached > 0.0 => TierReason::TakesOver,
-                    () => TierReason::Standby,
-                },
-            }
-        });
-        tiers.collect()
-    }
-
     /// Whether any endpoint is open at `now`. Looks no further than the first.
     #[must_use]
     pub fn has_open(&self, now: Instant) -> bool {
-        self.0.set.load().slots().any(|slot| slot.node.health.status(now) == Status::Open)
+        self.0.set.load().slots().any(|slot| slot.tracked.standing.status(now) == Status::Open)
     }
 
     /// How many endpoints there are.
@@ -440,7 +238,7 @@ impl<K, S> Balance<K, S> {
         K: Eq,
     {
         let set = self.0.set.load();
-        set.slots().find(|slot| slot.node.tracked.key == *key).map(|slot| slot.node.health.link())
+        set.slots().find(|slot| slot.tracked.key == *key).map(|slot| slot.tracked.standing.link())
     }
 
     /// Woken by every change of the set.
@@ -454,6 +252,15 @@ impl<K, S> Inner<K, S> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells who asked for it that these left.
+    pub(crate) fn tell_left(&self, left: &[Arc<Slot<K, S>>]) {
+        if let Some(on_left) = self.on_left.get() {
+            for slot in left {
+                on_left(&slot.tracked.key, &slot.svc);
+            }
+        }
+    }
+
     /// None while somebody else has it.
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, Nodes<K, S>>> {
         match self.nodes.try_lock() {
@@ -462,16 +269,6 @@ impl<K, S> Inner<K, S> {
             Err(TryLockError::WouldBlock) => None,
         }
     }
-}
-
-/// How many different weights there are.
-fn weight_classes<K, S>(set: &Set<K, S>) -> usize {
-    let mut weights: Vec<u64> = set.slots().map(|slot| slot.weight.to_bits()).collect();
-    // Most often there is one.
-    weights.dedup();
-    weights.sort_unstable();
-    weights.dedup();
-    weights.len()
 }
 
 /// The time that tokio's tests may pause.
@@ -488,7 +285,7 @@ impl<K, S> Clone for Balance<K, S> {
 impl<K: fmt::Debug, S> fmt::Debug for Balance<K, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let set = self.0.set.load();
-        let keys = set.slots().map(|slot| &slot.node.tracked.key);
+        let keys = set.slots().map(|slot| &slot.tracked.key);
         f.write_str("Balance ")?;
         f.debug_list().entries(keys).finish()
     }

@@ -4,15 +4,19 @@ use std::{
     fmt,
     ops::{Deref, DerefMut},
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, OnceLock,
+        atomic::{Ordering, fence},
     },
     time::Instant,
 };
 
 use tokio::sync::Notify;
 
-use crate::load::{Hint, Load, Mark};
+use crate::{
+    ejections::Ejections,
+    load::{AnyLoad, Hint, Mark},
+    standing::{Place, Standing},
+};
 
 /// One use of an endpoint: its service, and the duty to say how it went.
 ///
@@ -31,34 +35,20 @@ pub struct Lease<K, S> {
 pub struct LeaseEnd(Guard<dyn Tracks + Send + Sync>);
 
 /// What outlives an endpoint's stack for as long as a lease of it does.
+///
+/// In this order: what a lease writes, the count of leases in its `Arc` included, is in one line of the cache or in two, and
+/// is all that two threads wait for that use the same endpoint.
+#[repr(C)]
 pub(crate) struct Tracked<K> {
+    pub(crate) load: AnyLoad,
+    pub(crate) standing: Standing,
+    // Made for the first one who waits until it leaves the set: few ever do.
+    left: OnceLock<Box<Notify>>,
     pub(crate) key: K,
-    pub(crate) load: Arc<dyn Load>,
-    pub(crate) gone: Gone,
-}
-
-/// Whether an endpoint has left its set, for those who wait for it.
-#[derive(Debug, Default)]
-pub(crate) struct Gone {
-    is_gone: AtomicBool,
-    told: Notify,
-}
-
-impl Gone {
-    /// It has left.
-    pub(crate) fn set(&self) {
-        // Release: whoever is woken, or comes later, sees it.
-        self.is_gone.store(true, Ordering::Release);
-        self.told.notify_waiters();
-    }
-
-    fn is_set(&self) -> bool {
-        self.is_gone.load(Ordering::Acquire)
-    }
 }
 
 trait Tracks {
-    fn load(&self) -> &dyn Load;
+    fn load(&self) -> &AnyLoad;
 }
 
 struct Guard<T: Tracks + ?Sized> {
@@ -95,7 +85,7 @@ impl<K: Send + Sync + 'static, S> Lease<K, S> {
 
     /// Whether the endpoint has left the set. What waits for it should go to another.
     pub fn is_gone(&self) -> bool {
-        self.guard.tracked.as_ref().is_some_and(|tracked| tracked.gone.is_set())
+        self.guard.tracked.as_ref().is_some_and(|tracked| tracked.standing.has_left())
     }
 
     /// Waits until the endpoint leaves the set: for ever, if it does not.
@@ -107,14 +97,7 @@ impl<K: Send + Sync + 'static, S> Lease<K, S> {
         let tracked = self.guard.tracked.clone();
         async move {
             let Some(tracked) = tracked else { return std::future::pending().await };
-            loop {
-                // From its making on it hears of it, so look once more before waiting.
-                let told = tracked.gone.told.notified();
-                if tracked.gone.is_set() {
-                    return;
-                }
-                told.await;
-            }
+            tracked.left().await;
         }
     }
 
@@ -235,8 +218,44 @@ impl<T: Tracks + ?Sized> Drop for Guard<T> {
 }
 
 impl<K> Tracks for Tracked<K> {
-    fn load(&self) -> &dyn Load {
-        &*self.load
+    fn load(&self) -> &AnyLoad {
+        &self.load
+    }
+}
+
+impl<K> Tracked<K> {
+    pub(crate) fn new(key: K, load: AnyLoad, ejections: Option<Ejections>) -> Self {
+        Self { standing: Standing::new(ejections), load, left: OnceLock::new(), key }
+    }
+
+    /// Says that the endpoint has left its set.
+    pub(crate) fn leave(&self) {
+        self.standing.leave();
+        // SeqCst, here and below: of this one, who says so and then looks who waits, and of that one, who says that it
+        // waits and then looks whether it is so, at least the later one sees what the other did.
+        fence(Ordering::SeqCst);
+        if let Some(left) = self.left.get() {
+            left.notify_waiters();
+        }
+    }
+
+    /// Waits until then.
+    async fn left(&self) {
+        loop {
+            // From its making on it hears of it, so look once more before waiting.
+            let left = self.left.get_or_init(Box::default).notified();
+            fence(Ordering::SeqCst);
+            if self.standing.has_left() {
+                return;
+            }
+            left.await;
+        }
+    }
+}
+
+impl<K: Send + Sync> Place for Tracked<K> {
+    fn standing(&self) -> &Standing {
+        &self.standing
     }
 }
 
@@ -271,14 +290,20 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::load::PeakEwma;
+    use crate::load::{Load, Now, PeakEwma};
 
     const MS: Duration = Duration::from_millis(1);
 
+    fn tracked(load: impl Load) -> Arc<Tracked<&'static str>> {
+        Arc::new(Tracked::new("a", AnyLoad::new(load), None))
+    }
+
+    fn score(tracked: &Tracked<&'static str>, now: Instant, weight: f64, more: usize) -> f64 {
+        tracked.load.score(&Now::new(now), weight, more)
+    }
+
     fn lease() -> (Lease<&'static str, u32>, Arc<Tracked<&'static str>>, Instant) {
-        let load = Arc::new(PeakEwma::default());
-        let (tracked, now) =
-            (Arc::new(Tracked { key: "a", load, gone: Gone::default() }), tokio::time::Instant::now().into_std());
+        let (tracked, now) = (tracked(PeakEwma::default()), tokio::time::Instant::now().into_std());
         (Lease::new(7, Arc::clone(&tracked), now), tracked, now)
     }
 
@@ -290,14 +315,14 @@ mod tests {
         assert_eq!(*lease, 8);
         lease.end(true, now + MS);
         assert_eq!(tracked.load.pending(), 0);
-        assert_eq!(tracked.load.score(now + MS, 1.0, 0), MS.as_nanos() as f64);
+        assert_eq!(score(&tracked, now + MS, 1.0, 0), MS.as_nanos() as f64);
     }
 
     #[test]
     fn dropped_it_was_cancelled() {
         let (lease, tracked, now) = lease();
         drop(lease);
-        assert_eq!((tracked.load.pending(), tracked.load.score(now + MS, 1.0, 0)), (0, 0.0));
+        assert_eq!((tracked.load.pending(), score(&tracked, now + MS, 1.0, 0)), (0, 0.0));
     }
 
     #[test]
@@ -308,7 +333,7 @@ mod tests {
         // As on a response body, in another task.
         std::thread::spawn(move || end.end(true, now + MS)).join().unwrap();
         assert_eq!(tracked.load.pending(), 0);
-        assert!(tracked.load.score(now + MS, 1.0, 0) > 0.0);
+        assert!(score(&tracked, now + MS, 1.0, 0) > 0.0);
     }
 
     #[test]
@@ -316,7 +341,7 @@ mod tests {
         let (lease, tracked, now) = lease();
         let (_svc, end) = lease.into_parts();
         drop(end);
-        assert_eq!((tracked.load.pending(), tracked.load.score(now + MS, 1.0, 0)), (0, 0.0));
+        assert_eq!((tracked.load.pending(), score(&tracked, now + MS, 1.0, 0)), (0, 0.0));
     }
 
     #[test]
@@ -343,28 +368,26 @@ mod tests {
     fn a_failure_counts_once_wherever_it_shows() {
         // Under a load that sums up failures.
         let least = || {
-            let now = tokio::time::Instant::now().into_std();
-            let tracked =
-                Arc::new(Tracked { key: "a", load: Arc::new(crate::LeastLoaded::new()), gone: Gone::default() });
+            let (tracked, now) = (tracked(crate::LeastLoaded::new()), tokio::time::Instant::now().into_std());
             (Lease::new(7, Arc::clone(&tracked), now), tracked, now)
         };
         let (lease, tracked, now) = least();
         lease.end(false, now);
-        assert_eq!((tracked.load.pending(), tracked.load.score(now, 1.0, 0)), (0, 1.0));
+        assert_eq!((tracked.load.pending(), score(&tracked, now, 1.0, 0)), (0, 1.0));
 
         let (mut lease, tracked, now) = least();
         lease.mark(Mark::Headers, true, now);
         lease.mark(Mark::FirstByte, false, now);
-        assert_eq!(tracked.load.score(now, 1.0, 0), 2.0, "in flight, and failed");
+        assert_eq!(score(&tracked, now, 1.0, 0), 2.0, "in flight, and failed");
         lease.mark(Mark::FirstByte, false, now);
         lease.end(false, now);
-        assert_eq!((tracked.load.pending(), tracked.load.score(now, 1.0, 0)), (0, 1.0));
+        assert_eq!((tracked.load.pending(), score(&tracked, now, 1.0, 0)), (0, 1.0));
 
         let (mut lease, tracked, now) = super::tests::lease();
         lease.mark(Mark::Headers, true, now + MS);
         lease.end(false, now + 2 * MS);
         assert_eq!(tracked.load.pending(), 0);
-        assert!(tracked.load.score(now + 2 * MS, 1.0, 0) >= 4e9, "a stream that breaks after its head");
+        assert!(score(&tracked, now + 2 * MS, 1.0, 0) >= 4e9, "a stream that breaks after its head");
     }
 
     /// Knows of nothing but the end, as loads did before there were marks.
@@ -390,7 +413,7 @@ mod tests {
     #[test]
     fn a_load_without_marks_is_told_all_at_the_end() {
         let now = tokio::time::Instant::now().into_std();
-        let tracked = Arc::new(Tracked { key: "a", load: Arc::new(Ends::default()), gone: Gone::default() });
+        let tracked = tracked(Ends::default());
         let mut lease = Lease::new(7, Arc::clone(&tracked), now);
         lease.hint(Hint::Utilization(0.5), now);
         lease.mark(Mark::Headers, false, now);
@@ -408,10 +431,10 @@ mod tests {
         lease.hint(Hint::Utilization(0.5), now);
         let (_svc, end) = lease.into_parts();
         end.hint(Hint::Backoff(MS), now);
-        let score = tracked.load.score(now, 1.0, 0);
+        let both = score(&tracked, now, 1.0, 0);
         end.end(true, now + MS);
-        assert!(score > 1e15, "{score}");
-        assert!((tracked.load.score(now + MS, 1.0, 0) / 2e6 - 1.0).abs() < 1e-3);
+        assert!(both > 1e15, "{both}");
+        assert!((score(&tracked, now + MS, 1.0, 0) / 2e6 - 1.0).abs() < 1e-3);
     }
 
     #[test]

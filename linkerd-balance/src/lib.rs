@@ -8,9 +8,11 @@ mod breaker;
 mod connect;
 mod ejections;
 mod health;
+mod info;
 mod lease;
 mod load;
 mod member;
+mod nodes;
 mod panic;
 mod pick;
 mod policy;
@@ -19,6 +21,8 @@ mod rng;
 mod service;
 mod set;
 mod slow_start;
+mod stamp;
+mod standing;
 mod strategy;
 mod sync;
 mod tiers;
@@ -28,7 +32,7 @@ mod weight;
 pub use self::{
     accrual::Accrual,
     acquire::Acquire,
-    balance::{Balance, EndpointInfo, InvalidSet, Stats},
+    balance::{Balance, InvalidSet},
     breaker::{
         Breaker, BreakerBuilder, BreakerCounters, BreakerEvent, BreakerFuture, BreakerLayer, BreakerService, Classify,
         Forced, NextProbe, Outcome, Permit, Phase, Reason, Rejection,
@@ -36,6 +40,7 @@ pub use self::{
     connect::{Connected, Connector, InvalidConnector, NotConnected},
     ejections::{EjectionCounts, EjectionLimits, Ejections, InvalidShare},
     health::{Health, Status},
+    info::{EndpointInfo, Stats},
     lease::{Lease, LeaseEnd},
     load::{Hint, InvalidDecay, LeastLoaded, Load, Mark, Measure, PeakEwma},
     member::Member,

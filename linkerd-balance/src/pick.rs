@@ -1,6 +1,9 @@
 //! One pick: which tier, which endpoint, and what is done when none is open.
 
-use std::{sync::atomic::Ordering, time::Instant};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use crate::{
     balance::Inner,
@@ -20,7 +23,7 @@ pub(crate) struct Pick {
 
 impl Pick {
     #[inline]
-    pub(crate) fn slot<'a, K, S>(&self, set: &'a Set<K, S>) -> &'a Slot<K, S> {
+    pub(crate) fn slot<'a, K, S>(&self, set: &'a Set<K, S>) -> &'a Arc<Slot<K, S>> {
         &set.tiers[self.tier].slots[self.i]
     }
 }
@@ -32,7 +35,7 @@ impl<K: Eq, S> Inner<K, S> {
             return Err(Unavailable::NoEndpoints);
         }
         // What was tried already is used only if there is nothing else.
-        let all_tried = exclude.len() >= set.size && set.slots().all(|slot| exclude.contains(&slot.node.tracked.key));
+        let all_tried = exclude.len() >= set.size && set.slots().all(|slot| exclude.contains(&slot.tracked.key));
         let exclude = if all_tried { &[] } else { exclude };
         if self.policy.panic_below > 0.0 {
             self.survey(set, now);
@@ -53,7 +56,7 @@ impl<K: Eq, S> Inner<K, S> {
         if pick.status != Status::Open {
             return self.in_panic(set, Some(pick), draw, now, exclude);
         }
-        if self.in_panic.load(Ordering::Relaxed) && !pick.slot(set).node.health.is_due(now) {
+        if self.in_panic.load(Ordering::Relaxed) && !pick.slot(set).tracked.standing.is_due(now) {
             self.calm(set, now);
         }
         Ok(pick)
@@ -131,13 +134,11 @@ impl<K: Eq, S> Inner<K, S> {
     fn wanted_tier(&self, set: &Set<K, S>, draw: Draw) -> usize {
         // Other bits than the strategy's, which begins with the same seed.
         let mut left = rng::unit(SplitMix::new(!draw.key.unwrap_or(draw.random)).next());
-        for (i, tier) in set.tiers.iter().enumerate() {
-            let share = tier.seen.share(&self.policy.tiers, tier.slots.len());
-            if left < share {
+        for (i, share) in set.shares(&self.policy.tiers).enumerate() {
+            if left < share.kept {
                 return i;
             }
-            // What is left of the unit interval is for those that come after.
-            left = (left - share) / (1.0 - share);
+            left -= share.kept;
         }
         0
     }
@@ -146,7 +147,7 @@ impl<K: Eq, S> Inner<K, S> {
     fn spill(&self, set: &Set<K, S>, pick: Pick, draw: Draw, now: Instant, exclude: &[K]) -> Pick {
         let Some(limit) = self.policy.tiers.spills_at() else { return pick };
         let load = set.tiers[pick.tier].load_of(pick.i);
-        if load < limit || pick.tier + 1 == set.tiers.len() || pick.slot(set).node.health.is_due(now) {
+        if load < limit || pick.tier + 1 == set.tiers.len() || pick.slot(set).tracked.standing.is_due(now) {
             return pick;
         }
         let other = self.pick_in(set, pick.tier + 1, draw, now, exclude);
@@ -203,7 +204,7 @@ impl<K: Eq, S> Inner<K, S> {
                 .slots
                 .iter()
                 .enumerate()
-                .position(|(i, slot)| slot.node.health.is_due(now) && view.status(i) == Status::Open)?;
+                .position(|(i, slot)| slot.tracked.standing.is_due(now) && view.status(i) == Status::Open)?;
             Some(Pick { tier, i, status: Status::Open })
         })
     }
@@ -253,7 +254,7 @@ impl<K: Eq, S> Inner<K, S> {
 fn unavailable<K, S>(set: &Set<K, S>, now: Instant) -> Unavailable {
     let (mut open, mut busy, mut closed, mut probe_in) = (0, 0, 0, None);
     for slot in set.slots() {
-        let health = &slot.node.health;
+        let health = &slot.tracked.standing;
         match health.status(now) {
             Status::Open => open += 1,
             Status::Busy => busy += 1,

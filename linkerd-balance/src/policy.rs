@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     ejections::EjectionLimits,
-    load::{LeastLoaded, Load, PeakEwma},
+    load::{AnyLoad, LeastLoaded, Load, PeakEwma},
     panic::{Event, Panic},
     slow_start::SlowStart,
     strategy::{P2c, Strategy},
@@ -24,7 +24,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Policy {
     pub(crate) strategy: Arc<dyn Strategy>,
-    pub(crate) new_load: Arc<dyn Fn() -> Arc<dyn Load> + Send + Sync>,
+    pub(crate) new_load: Arc<dyn Fn() -> AnyLoad + Send + Sync>,
     pub(crate) max_wait: Duration,
     pub(crate) slow_start: Option<SlowStart>,
     pub(crate) tiers: Tiers,
@@ -48,7 +48,7 @@ impl Policy {
     pub fn new<L: Load>(strategy: impl Strategy, new_load: impl Fn() -> L + Send + Sync + 'static) -> Self {
         Self {
             strategy: Arc::new(strategy),
-            new_load: Arc::new(move || Arc::new(new_load())),
+            new_load: Arc::new(move || AnyLoad::new(new_load())),
             max_wait: Duration::ZERO,
             slow_start: None,
             tiers: Tiers::new(),

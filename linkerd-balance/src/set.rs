@@ -9,11 +9,13 @@ use std::{
 };
 
 use crate::{
-    health::{Health, Status},
+    health::Status,
     lease::{Lease, Tracked},
-    load::Load,
+    load::Now,
+    member::Member,
     rng::{self, SplitMix},
     slow_start::SlowStart,
+    stamp::Stamp,
     strategy::{Candidates, Strategy},
     tiers::{Rank, Tiers},
     weight::Weights,
@@ -33,8 +35,8 @@ pub(crate) struct Set<K, S> {
 /// The endpoints that are balanced together.
 pub(crate) struct Tier<K, S> {
     pub(crate) rank: Rank,
-    pub(crate) slots: Vec<Slot<K, S>>,
-    pub(crate) weights: Weights,
+    pub(crate) slots: Vec<Arc<Slot<K, S>>>,
+    pub(crate) weights: Arc<Weights>,
     pub(crate) strategy: Arc<dyn Strategy>,
     /// What was seen at the last survey.
     pub(crate) seen: Seen,
@@ -52,36 +54,38 @@ pub(crate) struct Seen {
     pub(crate) is_left: AtomicBool,
 }
 
-pub(crate) struct Slot<K, S> {
-    pub(crate) node: Arc<Node<K, S>>,
-    // The node's, beside each other: a pick in a large set waits for memory, not for the processor.
-    health: Health,
-    load: Arc<dyn Load>,
-    pub(crate) weight: f64,
-    pub(crate) rank: Rank,
-    pub(crate) zone: Option<Arc<str>>,
-    pub(crate) stay: Stay,
+/// A tier's part of all requests, from 0 to 1: what the better ones leave to it, and what it keeps of that.
+#[derive(Clone, Copy)]
+pub(crate) struct Share {
+    pub(crate) reached: f64,
+    pub(crate) kept: f64,
 }
 
-/// Why an endpoint is in the set.
+/// An endpoint as a set has it: one for as long as nothing is said of it that changes, so that the next set takes a
+/// pointer to it and nothing else.
+pub(crate) struct Slot<K, S> {
+    // Not the slot itself: a body that is still being read must not keep a removed endpoint's stack alive.
+    pub(crate) tracked: Arc<Tracked<K>>,
+    pub(crate) svc: S,
+    pub(crate) id: u64,
+    /// Its place among all that are known.
+    pub(crate) label: u32,
+    pub(crate) rank: Rank,
+    pub(crate) weight: f64,
+    pub(crate) zone: Option<Arc<str>>,
+    /// None: discovery has it, as mostly; so it takes little room.
+    pub(crate) stay: Option<Box<Stay>>,
+    /// When it came, if it starts slowly.
+    pub(crate) ramp_from: Option<Stamp>,
+}
+
+/// Why an endpoint is in the set that discovery dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stay {
-    /// Discovery has it.
-    Member,
-    /// Discovery dropped it, but it works.
+    /// It works.
     Probation,
-    /// Discovery dropped it, but none of those that took its place is open yet. Until then at most.
+    /// None of those that took its place is open yet. Until then at most.
     Overlap(Instant),
-}
-
-pub(crate) struct Node<K, S> {
-    // Not the node itself: a body that is still being read must not keep a removed endpoint's stack alive.
-    pub(crate) tracked: Arc<Tracked<K>>,
-    pub(crate) id: u64,
-    pub(crate) health: Health,
-    pub(crate) svc: S,
-    /// When it came, if it starts slowly.
-    pub(crate) ramp_from: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -101,7 +105,7 @@ pub(crate) struct Counts {
 pub(crate) struct View<'a, K, S> {
     tier: &'a Tier<K, S>,
     slow_start: Option<&'a SlowStart>,
-    now: Instant,
+    now: Now,
     exclude: &'a [K],
     ignores_health: bool,
     counts: &'a Counts,
@@ -109,17 +113,40 @@ pub(crate) struct View<'a, K, S> {
 
 impl<K, S> Set<K, S> {
     pub(crate) fn empty(now: Instant) -> Self {
-        Self::new(Vec::new(), now)
+        Self::new(Vec::new(), false, now)
     }
 
-    pub(crate) fn new(tiers: Vec<Tier<K, S>>, now: Instant) -> Self {
+    pub(crate) fn new(tiers: Vec<Tier<K, S>>, has_stays: bool, now: Instant) -> Self {
         let size = tiers.iter().map(|tier| tier.slots.len()).sum();
-        let has_stays = tiers.iter().flat_map(|tier| &tier.slots).any(|slot| slot.stay != Stay::Member);
         Self { tiers, size, has_stays, surveyed: AtomicU64::new(0), made: now }
     }
 
-    pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot<K, S>> {
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &Arc<Slot<K, S>>> {
         self.tiers.iter().flat_map(|tier| &tier.slots)
+    }
+
+    /// The shares of its tiers, best first, as of the last survey.
+    pub(crate) fn shares(&self, tiers: &Tiers) -> impl Iterator<Item = Share> {
+        let mut reached = 1.0;
+        self.tiers.iter().map(move |tier| {
+            let seen = &tier.seen;
+            let (is_left, open) = (seen.is_left.load(Ordering::Relaxed), seen.open.load(Ordering::Relaxed));
+            let kept = reached * tiers.keeps(is_left, open, tier.slots.len());
+            let share = Share { reached, kept };
+            reached -= kept;
+            share
+        })
+    }
+
+    /// Whether it is just these, in this order.
+    pub(crate) fn is_of(&self, slots: &[Arc<Slot<K, S>>]) -> bool {
+        let mut left = slots;
+        let mut is_next = |tier: &Tier<K, S>| {
+            let Some((next, after)) = left.split_at_checked(tier.slots.len()) else { return false };
+            left = after;
+            tier.slots.iter().zip(next).all(|(a, b)| Arc::ptr_eq(a, b))
+        };
+        self.size == slots.len() && self.tiers.iter().all(&mut is_next)
     }
 
     /// Whether it is time for another look at all endpoints. True for one caller only.
@@ -135,14 +162,14 @@ impl<K, S> Set<K, S> {
 
 impl<K, S> Tier<K, S> {
     pub(crate) fn new(
-        slots: Vec<Slot<K, S>>,
-        weights: Weights,
+        slots: Vec<Arc<Slot<K, S>>>,
+        weights: Arc<Weights>,
         strategy: Arc<dyn Strategy>,
         slow_start: Option<&SlowStart>,
     ) -> Self {
         let ends = slow_start
             .into_iter()
-            .flat_map(|slow| slots.iter().filter_map(move |slot| slot.node.ramp_from.map(|from| slow.end(from))));
+            .flat_map(|slow| slots.iter().filter_map(move |slot| slot.ramp_from.map(|from| slow.end(from.instant()))));
         let ramps_until = ends.max();
         Self { rank: slots[0].rank, slots, weights, strategy, seen: Seen::default(), ramps_until }
     }
@@ -151,7 +178,7 @@ impl<K, S> Tier<K, S> {
     pub(crate) fn survey(&self, now: Instant) -> usize {
         let (mut open, mut is_due) = (0, false);
         for slot in &self.slots {
-            let health = &slot.health;
+            let health = &slot.tracked.standing;
             if health.is_due(now) {
                 is_due = true;
             } else if health.status(now) == Status::Open {
@@ -163,23 +190,60 @@ impl<K, S> Tier<K, S> {
         open
     }
 
+    /// Whether these have the weights of the endpoints of this tier, one by one.
+    pub(crate) fn weighs_as(&self, slots: &[Arc<Slot<K, S>>]) -> bool {
+        let mut pairs = self.slots.iter().zip(slots);
+        self.slots.len() == slots.len() && pairs.all(|(a, b)| Arc::ptr_eq(a, b) || a.weight == b.weight)
+    }
+
     /// Requests in flight, as if every endpoint had the mean weight.
     pub(crate) fn load_of(&self, i: usize) -> f64 {
-        self.slots[i].load.pending() as f64 / self.weights.relative(i)
-    }
-}
-
-impl Seen {
-    /// How much of what reaches it the tier keeps.
-    pub(crate) fn share(&self, tiers: &Tiers, size: usize) -> f64 {
-        tiers.keeps(self.is_left.load(Ordering::Relaxed), self.open.load(Ordering::Relaxed), size)
+        self.slots[i].tracked.load.pending() as f64 / self.weights.relative(i)
     }
 }
 
 impl<K, S> Slot<K, S> {
-    pub(crate) fn new(node: Arc<Node<K, S>>, weight: f64, rank: Rank, zone: Option<Arc<str>>) -> Self {
-        let (health, load) = (node.health.clone(), Arc::clone(&node.tracked.load));
-        Self { node, health, load, weight, rank, zone, stay: Stay::Member }
+    /// The part of its weight that it has at `now`.
+    pub(crate) fn ramp(&self, slow_start: Option<&SlowStart>, now: Instant) -> f64 {
+        match (slow_start, self.ramp_from) {
+            (Some(slow), Some(from)) => slow.share(from.instant(), now),
+            _ => 1.0,
+        }
+    }
+
+    /// Whether discovery has it.
+    #[inline]
+    pub(crate) fn is_member(&self) -> bool {
+        self.stay.is_none()
+    }
+
+    /// Whether nothing changes if it is named so.
+    #[inline]
+    pub(crate) fn is_as(&self, member: &Member<K>) -> bool {
+        // The rank follows from priority and zone.
+        self.weight == member.weight
+            && self.rank.priority == member.priority
+            && self.zone == member.zone
+            && self.is_member()
+    }
+
+    /// Says that it is not in the set any more.
+    pub(crate) fn leave(&self) {
+        self.tracked.leave();
+    }
+
+    /// Whether it is open, and not only by guess.
+    pub(crate) fn works(&self, now: Instant) -> bool {
+        self.tracked.standing.status(now) == Status::Open && !self.tracked.standing.is_due(now)
+    }
+}
+
+impl<K, S: Clone> Slot<K, S> {
+    /// The same endpoint, of which something else is said.
+    pub(crate) fn with(&self, weight: f64, rank: Rank, zone: Option<Arc<str>>, stay: Option<Stay>) -> Arc<Self> {
+        let Self { ref tracked, ref svc, id, label, ramp_from, .. } = *self;
+        let (tracked, svc, stay) = (Arc::clone(tracked), svc.clone(), stay.map(Box::new));
+        Arc::new(Self { tracked, svc, id, label, rank, weight, zone, stay, ramp_from })
     }
 }
 
@@ -187,18 +251,8 @@ impl<K: Send + Sync + 'static, S: Clone> Slot<K, S> {
     /// A lease of it from `now` on.
     #[inline]
     pub(crate) fn lease(&self, now: Instant) -> Lease<K, S> {
-        let lease = Lease::new(self.node.svc.clone(), Arc::clone(&self.node.tracked), now);
-        if self.health.is_due(now) { lease.into_probe() } else { lease }
-    }
-}
-
-impl<K, S> Node<K, S> {
-    /// The part of its weight that it has at `now`.
-    pub(crate) fn ramp(&self, slow_start: Option<&SlowStart>, now: Instant) -> f64 {
-        match (slow_start, self.ramp_from) {
-            (Some(slow), Some(from)) => slow.share(from, now),
-            _ => 1.0,
-        }
+        let lease = Lease::new(self.svc.clone(), Arc::clone(&self.tracked), now);
+        if self.tracked.standing.is_due(now) { lease.into_probe() } else { lease }
     }
 }
 
@@ -213,7 +267,7 @@ impl<'a, K: Eq, S> View<'a, K, S> {
     ) -> Self {
         // Past the last ramp nobody looks at one again.
         let slow_start = slow_start.filter(|_| tier.ramps_until.is_some_and(|until| now < until));
-        Self { tier, slow_start, now, exclude, ignores_health: false, counts }
+        Self { tier, slow_start, now: Now::new(now), exclude, ignores_health: false, counts }
     }
 
     pub(crate) fn ignoring_health(mut self) -> Self {
@@ -222,7 +276,7 @@ impl<'a, K: Eq, S> View<'a, K, S> {
     }
 
     pub(crate) fn is_excluded(&self, i: usize) -> bool {
-        !self.exclude.is_empty() && self.exclude.contains(&self.tier.slots[i].node.tracked.key)
+        !self.exclude.is_empty() && self.exclude.contains(&self.tier.slots[i].tracked.key)
     }
 
     #[inline]
@@ -242,10 +296,10 @@ impl<'a, K: Eq, S> View<'a, K, S> {
             return Status::Open;
         }
         let slot = &self.tier.slots[i];
-        match slot.health.status(self.now) {
+        match slot.tracked.standing.status(self.now.instant) {
             Status::Open => Status::Open,
             // It stayed because it worked.
-            _ if slot.stay != Stay::Member => Status::Closed,
+            _ if !slot.is_member() => Status::Closed,
             status => status,
         }
     }
@@ -255,11 +309,11 @@ impl<'a, K: Eq, S> View<'a, K, S> {
     fn load_worked_out(&self, i: usize, more: usize) -> f64 {
         let slot = &self.tier.slots[i];
         // Whoever comes upon it sends the probe, however bad it was when it was last seen.
-        if slot.health.is_due(self.now) {
+        if slot.tracked.standing.is_due(self.now.instant) {
             return -1.0;
         }
         let weight = self.tier.weights.relative(i) * self.ramp(i);
-        slot.load.score(self.now, weight, more)
+        slot.tracked.load.score(&self.now, weight, more)
     }
 
     #[cold]
@@ -281,7 +335,7 @@ impl<'a, K: Eq, S> View<'a, K, S> {
     fn ramp(&self, i: usize) -> f64 {
         match self.slow_start {
             None => 1.0,
-            slow => self.tier.slots[i].node.ramp(slow, self.now),
+            slow => self.tier.slots[i].ramp(slow, self.now.instant),
         }
     }
 }
@@ -293,7 +347,7 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
 
     #[inline]
     fn status(&self, i: usize) -> Status {
-        if self.exclude.is_empty() && self.tier.slots[i].health.is_plainly_open() {
+        if self.exclude.is_empty() && self.tier.slots[i].tracked.standing.is_plainly_open() {
             return Status::Open;
         }
         self.worked_out(i)
@@ -301,9 +355,9 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
 
     #[inline]
     fn load(&self, i: usize, more: usize) -> f64 {
-        let slot = &self.tier.slots[i];
-        if slot.health.is_plainly_open() && self.slow_start.is_none() {
-            return slot.load.score(self.now, self.tier.weights.relative(i), more);
+        let tracked = &self.tier.slots[i].tracked;
+        if tracked.standing.is_plainly_open() && self.slow_start.is_none() {
+            return tracked.load.score(&self.now, self.tier.weights.relative(i), more);
         }
         self.load_worked_out(i, more)
     }
@@ -331,15 +385,15 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
     }
 
     fn id(&self, i: usize) -> u64 {
-        self.tier.slots[i].node.id
+        self.tier.slots[i].id
     }
 
     fn pending(&self, i: usize) -> usize {
-        self.tier.slots[i].load.pending()
+        self.tier.slots[i].tracked.load.pending()
     }
 
     fn now(&self) -> Instant {
-        self.now
+        self.now.instant
     }
 
     fn gave_up(&self) {
@@ -348,13 +402,5 @@ impl<K: Eq, S> Candidates for View<'_, K, S> {
 
     fn both_idle(&self, picks: u64) {
         self.counts.both_idle.fetch_add(picks, Ordering::Relaxed);
-    }
-}
-
-impl<K, S> Clone for Slot<K, S> {
-    fn clone(&self) -> Self {
-        let mut slot = Self::new(Arc::clone(&self.node), self.weight, self.rank, self.zone.clone());
-        slot.stay = self.stay;
-        slot
     }
 }

@@ -165,7 +165,7 @@ impl Tiers {
             Some(zone) => 1 + self.fallback.iter().position(|z| z == zone).unwrap_or(self.fallback.len()),
             None => 1 + self.fallback.len(),
         };
-        Rank { priority, zone: place }
+        Rank { priority, zone: u32::try_from(place).unwrap_or(u32::MAX) }
     }
 
     /// Whether a tier that was `left` or not is left now.
@@ -206,7 +206,7 @@ impl fmt::Display for TierReason {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     pub(crate) priority: u32,
-    zone: usize,
+    zone: u32,
 }
 
 #[cfg(test)]

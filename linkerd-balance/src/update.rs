@@ -1,7 +1,7 @@
 //! From the endpoints that discovery names to the next set.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     hash::Hash,
     sync::{Arc, MutexGuard, atomic::Ordering},
     time::Instant,
@@ -12,27 +12,12 @@ use crate::{
     breaker::after,
     health::Status,
     load::pause,
-    member::{Member, Seed},
-    set::{Node, Set, Slot, Stay, Tier, View},
-    weight::{InvalidWeight, Weights},
+    member::{Member, stable_id},
+    nodes::{Named, Nodes},
+    set::{Set, Slot, Stay, Tier, View},
+    stamp::Stamp,
+    weight::{self, InvalidWeight, Weights},
 };
-
-/// Every endpoint of the set that is in use, by key, so that survivors of an update keep their state.
-pub(crate) struct Nodes<K, S> {
-    by_key: HashMap<K, Known<K, S>, Seed>,
-    // Counts updates.
-    turn: u64,
-    // An update began and has not ended: what makes an endpoint, its load or its strategy panicked.
-    unsettled: bool,
-}
-
-struct Known<K, S> {
-    // None between its first mention in an update and that update's end.
-    node: Option<Arc<Node<K, S>>>,
-    // The last update that named it, and as which of its members.
-    turn: u64,
-    place: usize,
-}
 
 /// Of how many survivors the typical load is asked for: their median is as good as that of all.
 const TYPICAL_OF: usize = 64;
@@ -40,90 +25,69 @@ const TYPICAL_OF: usize = 64;
 impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'static> Inner<K, S> {
     pub(crate) fn update(&self, members: impl Iterator<Item = Member<K>>, now: Instant) -> Result<bool, InvalidWeight> {
         let members: Vec<Member<K>> = members.collect();
-        for (index, member) in members.iter().enumerate() {
-            if !(member.weight.is_finite() && member.weight > 0.0) {
-                return Err(InvalidWeight { index, weight: member.weight });
-            }
-        }
-        let counts = &self.counts;
+        weight::check(members.iter().map(|member| member.weight))?;
         let mut nodes = self.lock();
         let current = self.set.load_full();
         nodes.settle(&current);
-        nodes.turn += 1;
         nodes.unsettled = true;
-        let turn = nodes.turn;
-
-        // Newcomers get their node when it is known how they start.
-        let mut found: Vec<Option<Arc<Node<K, S>>>> = Vec::with_capacity(members.len());
-        let mut named: Vec<Member<K>> = Vec::with_capacity(members.len());
-        let mut added = 0;
-        for member in members {
-            let place = named.len();
-            match nodes.by_key.get_mut(&member.key) {
-                // Each key once, with what was said of it last.
-                Some(known) if known.turn == turn => {
-                    named[known.place] = member;
-                    continue;
-                }
-                Some(known) => {
-                    (known.turn, known.place) = (turn, place);
-                    found.push(known.node.clone());
-                }
-                None => {
-                    nodes.by_key.insert(member.key.clone(), Known { node: None, turn, place });
-                    added += 1;
-                    found.push(None);
-                }
-            }
-            named.push(member);
-        }
-        let slow = self.policy.slow_start.as_ref();
-        let survivors = || found.iter().flatten();
-        let (ramp_from, typical) = if added == 0 {
-            (None, None)
-        } else {
-            let established = slow.is_some() && survivors().any(|node| node.ramp(slow, now) == 1.0);
-            (established.then_some(now), typical(survivors(), now))
-        };
+        let rank = |member: &Member<K>| self.policy.tiers.rank(member.priority, member.zone.as_ref());
+        let changed =
+            |slot: &Slot<K, S>, member: &Member<K>| slot.with(member.weight, rank(member), member.zone.clone(), None);
+        let mut named = nodes.name(members, changed);
         if let Some(ejections) = &self.ejections {
             // Before those that come: none of them may be denied for want of room that they bring along.
-            ejections.resize(nodes.by_key.len());
+            ejections.resize(nodes.len());
         }
-        let mut newcomer = |key: &K| {
-            let node = Arc::new((self.new_node)(key, ramp_from));
-            if let Some(typical) = typical {
-                node.tracked.load.start_from(typical, now);
+        let mut slots = self.with_newcomers(&mut nodes, &mut named, now);
+        let (added, members) = (named.added, slots.len());
+        let mut left = Vec::new();
+        if nodes.len() > members {
+            for stay in self.stays(&current, &slots, |slot| named.has(slot.label), now) {
+                nodes.set(&stay);
+                named.keep(stay.label);
+                slots.push(stay);
             }
-            if let Some(known) = nodes.by_key.get_mut(key) {
-                known.node = Some(Arc::clone(&node));
-            }
-            node
-        };
-        let slot =
-            |(member, node): (Member<K>, Option<_>)| self.slot(node.unwrap_or_else(|| newcomer(&member.key)), member);
-        let mut slots: Vec<Slot<K, S>> = named.into_iter().zip(found).map(slot).collect();
-        if nodes.by_key.len() > slots.len() {
-            let stays = self.stays(&current, &slots, now);
-            nodes.retain(turn, &stays);
-            slots.extend(stays);
+            left.extend(current.slots().filter(|slot| !named.has(slot.label)).cloned());
         }
-        let removed = (current.size + added).saturating_sub(slots.len());
-        let is_new = self.replace(&current, slots, now);
-        nodes.unsettled = false;
+        let has_stays = slots.len() > members;
+        let is_new = self.replace(&current, slots, has_stays, now);
+        nodes.end(named.labels, &left);
         // Relaxed: counts for people.
-        counts.updates.fetch_add(1, Ordering::Relaxed);
-        counts.adds.fetch_add(added as u64, Ordering::Relaxed);
-        counts.removes.fetch_add(removed as u64, Ordering::Relaxed);
+        self.counts.updates.fetch_add(1, Ordering::Relaxed);
+        self.counts.adds.fetch_add(added as u64, Ordering::Relaxed);
+        self.counts.removes.fetch_add(left.len() as u64, Ordering::Relaxed);
         drop(nodes);
+        self.tell_left(&left);
         if is_new {
             let_go(current, pause);
         }
         Ok(is_new)
     }
 
-    fn slot(&self, node: Arc<Node<K, S>>, member: Member<K>) -> Slot<K, S> {
-        let rank = self.policy.tiers.rank(member.priority, member.zone.as_ref());
-        Slot::new(node, member.weight, rank, member.zone)
+    /// The slots of all that are named: those that have none get theirs.
+    fn with_newcomers(&self, nodes: &mut Nodes<K, S>, named: &mut Named<K, S>, now: Instant) -> Vec<Arc<Slot<K, S>>> {
+        let mut slots = std::mem::take(&mut named.slots);
+        if named.added > 0 {
+            let slow = self.policy.slow_start.as_ref();
+            let established = slow.is_some() && slots.iter().flatten().any(|slot| slot.ramp(slow, now) == 1.0);
+            let ramp_from = established.then(|| Stamp::of(now));
+            let typical = typical(&slots, slots.len() - named.added, now);
+            let new = slots.iter_mut().zip(&named.members).zip(&named.labels).filter(|((slot, _), _)| slot.is_none());
+            for ((slot, member), &label) in new {
+                let (id, rank) =
+                    (stable_id(&member.key), self.policy.tiers.rank(member.priority, member.zone.as_ref()));
+                let (tracked, svc) = (self.new_endpoint)(member.key.clone());
+                if let Some(typical) = typical {
+                    tracked.load.start_from(typical, now);
+                }
+                let (weight, zone, stay) = (member.weight, member.zone.clone(), None);
+                let newcomer = Arc::new(Slot { tracked, svc, id, label, rank, weight, zone, stay, ramp_from });
+                nodes.set(&newcomer);
+                *slot = Some(newcomer);
+            }
+        }
+        // In place.
+        slots.into_iter().flatten().collect()
     }
 
     /// Lets go of endpoints that stayed and have no reason to any more.
@@ -144,58 +108,71 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
             return;
         }
         nodes.settle(&current);
-        let mut slots: Vec<_> = current.slots().filter(|slot| slot.stay == Stay::Member).cloned().collect();
-        let stays = self.stays(&current, &slots, now);
-        let turn = nodes.turn;
-        nodes.retain(turn, &stays);
+        let is_member = Slot::is_member;
+        let mut slots: Vec<_> = current.slots().filter(|slot| is_member(slot)).cloned().collect();
+        let stays = self.stays(&current, &slots, is_member, now);
+        let kept: HashSet<_> = stays.iter().map(|slot| slot.label).collect();
+        let leaves = |slot: &&Arc<Slot<K, S>>| !is_member(slot) && !kept.contains(&slot.label);
+        let left: Vec<_> = current.slots().filter(leaves).cloned().collect();
         slots.extend(stays);
-        self.counts.removes.fetch_add(current.size.saturating_sub(slots.len()) as u64, Ordering::Relaxed);
-        let is_new = self.replace(&current, slots, now);
+        for slot in &slots {
+            nodes.set(slot);
+        }
+        let order = slots.iter().map(|slot| slot.label).collect();
+        let is_new = self.replace(&current, slots, !kept.is_empty(), now);
+        nodes.end(order, &left);
+        self.counts.removes.fetch_add(left.len() as u64, Ordering::Relaxed);
         drop(nodes);
+        self.tell_left(&left);
         if is_new {
             let_go(current, pause);
         }
     }
 
-    /// Which of those that are not among `members` any more stay nevertheless.
-    fn stays(&self, current: &Set<K, S>, members: &[Slot<K, S>], now: Instant) -> Vec<Slot<K, S>> {
+    /// Which of those that are not among the `members` any more stay nevertheless.
+    fn stays(
+        &self,
+        current: &Set<K, S>,
+        members: &[Arc<Slot<K, S>>],
+        is_member: impl Fn(&Slot<K, S>) -> bool,
+        now: Instant,
+    ) -> Vec<Arc<Slot<K, S>>> {
         let policy = &self.policy;
-        let works = |slot: &Slot<K, S>| works(slot, now);
-        let waits = !policy.overlap.is_zero() && !members.is_empty() && !members.iter().any(works);
+        let waits = !policy.overlap.is_zero() && !members.is_empty() && !members.iter().any(|slot| slot.works(now));
         if policy.probation == 0 && !waits {
             return Vec::new();
         }
-        let kept: HashSet<_> = members.iter().map(|slot| Arc::as_ptr(&slot.node)).collect();
-        let gone = current.slots().filter(|slot| !kept.contains(&Arc::as_ptr(&slot.node)) && works(slot));
+        let gone = current.slots().filter(|slot| !is_member(slot) && slot.works(now));
         let mut on_probation = 0;
-        let stay = |slot: &Slot<K, S>| {
-            let stay = match slot.stay {
+        let stay = |slot: &Arc<Slot<K, S>>| {
+            let known = slot.stay.as_deref().copied();
+            let stay = match known {
                 _ if on_probation < policy.probation => {
                     on_probation += 1;
                     Stay::Probation
                 }
-                Stay::Overlap(until) if waits && now < until => Stay::Overlap(until),
-                Stay::Member if waits => Stay::Overlap(after(now, policy.overlap)),
+                Some(Stay::Overlap(until)) if waits && now < until => Stay::Overlap(until),
+                None if waits => Stay::Overlap(after(now, policy.overlap)),
                 _ => return None,
             };
-            let mut slot = slot.clone();
-            slot.stay = stay;
-            Some(slot)
+            if known == Some(stay) {
+                return Some(Arc::clone(slot));
+            }
+            Some(slot.with(slot.weight, slot.rank, slot.zone.clone(), Some(stay)))
         };
         gone.filter_map(stay).collect()
     }
 
     /// Swaps in a set of these, if it is another one.
-    fn replace(&self, current: &Set<K, S>, mut slots: Vec<Slot<K, S>>, now: Instant) -> bool {
+    fn replace(&self, current: &Set<K, S>, mut slots: Vec<Arc<Slot<K, S>>>, has_stays: bool, now: Instant) -> bool {
         if let Some(ejections) = &self.ejections {
             ejections.resize(slots.len());
         }
         // Stable: within a tier the order of the update.
-        slots.sort_by_key(|slot| slot.rank);
-        let same = |(a, b): (&Slot<K, S>, &Slot<K, S>)| {
-            Arc::ptr_eq(&a.node, &b.node) && a.weight == b.weight && a.rank == b.rank && a.stay == b.stay
-        };
-        if current.size == slots.len() && current.slots().zip(&slots).all(same) {
+        if !slots.is_sorted_by_key(|slot| slot.rank) {
+            slots.sort_by_key(|slot| slot.rank);
+        }
+        if current.is_of(&slots) {
             return false;
         }
         self.counts.rebuilds.fetch_add(1, Ordering::Relaxed);
@@ -206,15 +183,16 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
             tiers.push(if from == 0 { std::mem::take(&mut slots) } else { slots.split_off(from) });
         }
         let tiers = tiers.into_iter().rev().map(|slots| self.tier(current, slots, now)).collect();
-        self.set.store(Arc::new(Set::new(tiers, now)));
+        self.set.store(Arc::new(Set::new(tiers, has_stays, now)));
         true
     }
 
-    fn tier(&self, current: &Set<K, S>, slots: Vec<Slot<K, S>>, now: Instant) -> Tier<K, S> {
-        let weights: Vec<_> = slots.iter().map(|slot| slot.weight).collect();
-        // Checked when they came.
-        let weights = Weights::new(&weights).unwrap_or_default();
+    fn tier(&self, current: &Set<K, S>, slots: Vec<Arc<Slot<K, S>>>, now: Instant) -> Tier<K, S> {
         let was = current.tiers.iter().find(|tier| tier.rank == slots[0].rank);
+        let weights = match was {
+            Some(was) if was.weighs_as(&slots) => Arc::clone(&was.weights),
+            _ => Arc::new(Weights::new(slots.iter().map(|slot| slot.weight).collect())),
+        };
         let strategy = was.map_or(&self.policy.strategy, |tier| &tier.strategy);
         let slow = self.policy.slow_start.as_ref();
         let mut tier = Tier::new(slots, weights, Arc::clone(strategy), slow);
@@ -233,62 +211,16 @@ impl<K, S> Set<K, S> {
     /// Whether somebody stays who has no reason to any more.
     #[cold]
     pub(crate) fn is_prunable(&self, now: Instant) -> bool {
-        let members = || self.slots().filter(|slot| slot.stay == Stay::Member);
-        let waits = || members().next().is_some() && !members().any(|slot| works(slot, now));
-        let ends = |slot: &Slot<K, S>| match slot.stay {
-            Stay::Member => false,
-            Stay::Probation => !works(slot, now),
-            Stay::Overlap(until) => !works(slot, now) || now >= until,
+        let members = || self.slots().filter(|slot| slot.is_member());
+        let waits = || members().next().is_some() && !members().any(|slot| slot.works(now));
+        let ends = |slot: &Arc<Slot<K, S>>| match slot.stay.as_deref() {
+            None => false,
+            Some(Stay::Probation) => !slot.works(now),
+            Some(Stay::Overlap(until)) => !slot.works(now) || now >= *until,
         };
-        let overlaps = |slot: &Slot<K, S>| matches!(slot.stay, Stay::Overlap(_));
+        let overlaps = |slot: &Arc<Slot<K, S>>| matches!(slot.stay.as_deref(), Some(Stay::Overlap(_)));
         self.slots().any(ends) || (self.slots().any(overlaps) && !waits())
     }
-}
-
-impl<K: Eq + Hash, S> Nodes<K, S> {
-    /// Forgets what an update left that did not end: all that is not in the set.
-    fn settle(&mut self, current: &Set<K, S>) {
-        if !std::mem::take(&mut self.unsettled) {
-            return;
-        }
-        let used: HashMap<_, _> = current.slots().map(|slot| (Arc::as_ptr(&slot.node), slot.stay)).collect();
-        let turn = self.turn;
-        self.by_key.retain(|_, known| {
-            let Some(node) = &known.node else { return false };
-            let stay = used.get(&Arc::as_ptr(node));
-            if stay.is_none() {
-                node.health.retire();
-                node.tracked.gone.set();
-            }
-            known.turn = if stay == Some(&Stay::Member) { turn } else { 0 };
-            stay.is_some()
-        });
-    }
-
-    /// Forgets those that the update of this turn did not name, but for these.
-    fn retain(&mut self, turn: u64, stays: &[Slot<K, S>]) {
-        let kept: HashSet<_> = stays.iter().map(|slot| Arc::as_ptr(&slot.node)).collect();
-        let is_kept = |known: &Known<K, S>| known.node.as_ref().is_some_and(|node| kept.contains(&Arc::as_ptr(node)));
-        self.by_key.retain(|_, known| {
-            let stays = known.turn == turn || is_kept(known);
-            if !stays && let Some(node) = &known.node {
-                node.health.retire();
-                node.tracked.gone.set();
-            }
-            stays
-        });
-    }
-}
-
-impl<K, S> Default for Nodes<K, S> {
-    fn default() -> Self {
-        Self { by_key: HashMap::default(), turn: 0, unsettled: false }
-    }
-}
-
-/// Whether it is open, and not only by guess.
-fn works<K, S>(slot: &Slot<K, S>, now: Instant) -> bool {
-    slot.node.health.status(now) == Status::Open && !slot.node.health.is_due(now)
 }
 
 /// How often [`let_go`] looks.
@@ -307,11 +239,11 @@ fn let_go<T>(set: Arc<T>, mut pause: impl FnMut(u32)) {
     drop(set);
 }
 
-/// The median of what the endpoints in use are like.
-fn typical<'a, K: 'a, S: 'a>(nodes: impl Iterator<Item = &'a Arc<Node<K, S>>> + Clone, now: Instant) -> Option<f64> {
-    let step = nodes.clone().count().div_ceil(TYPICAL_OF).max(1);
-    let known = nodes.step_by(step).filter(|node| node.health.status(now) == Status::Open);
-    let mut known: Vec<f64> = known.filter_map(|node| node.tracked.load.typical(now)).collect();
+/// The median of what the endpoints are like that there are already.
+fn typical<K, S>(slots: &[Option<Arc<Slot<K, S>>>], survivors: usize, now: Instant) -> Option<f64> {
+    let step = survivors.div_ceil(TYPICAL_OF).max(1);
+    let known = slots.iter().step_by(step).flatten().filter(|slot| slot.tracked.standing.status(now) == Status::Open);
+    let mut known: Vec<f64> = known.filter_map(|slot| slot.tracked.load.typical(now)).collect();
     let middle = known.len().checked_sub(1)? / 2;
     let (_, median, _) = known.select_nth_unstable_by(middle, f64::total_cmp);
     Some(*median)

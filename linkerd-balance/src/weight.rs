@@ -20,35 +20,35 @@ const LEAST: f64 = 1e-100;
 #[derive(Debug, Default)]
 pub(crate) struct Weights {
     len: usize,
-    // Both empty when all weights are equal: then drawing is one multiplication, and nothing is looked up.
+    // All empty when all weights are equal: then drawing is one multiplication, and nothing is looked up.
     relative: Vec<f64>,
-    alias: Vec<Column>,
+    // How much of each column is its own, and whose the rest is.
+    keep: Vec<f64>,
+    other: Vec<u32>,
     mean: f64,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Column {
-    keep: f64,
-    other: usize,
-}
-
 impl Weights {
-    pub(crate) fn new(weights: &[f64]) -> Result<Self, InvalidWeight> {
-        for (index, &weight) in weights.iter().enumerate() {
-            if !(weight.is_finite() && weight > 0.0) {
-                return Err(InvalidWeight { index, weight });
-            }
-        }
-        let Some(&first) = weights.first() else { return Ok(Self::default()) };
-        if weights.iter().all(|&w| w == first) {
-            return Ok(Self { len: weights.len(), mean: first, ..Self::default() });
+    /// So many of one weight.
+    pub(crate) fn equal(len: usize, weight: f64) -> Self {
+        Self { len, mean: weight, ..Self::default() }
+    }
+
+    /// Of weights that are [valid](check). There is at least one.
+    pub(crate) fn new(weights: Vec<f64>) -> Self {
+        let len = weights.len();
+        if weights.iter().all(|w| *w == weights[0]) {
+            return Self::equal(len, weights[0]);
         }
         // Divided by the greatest first: a sum of finite numbers may be infinite.
         let max = weights.iter().copied().fold(0.0, f64::max);
-        let mean = weights.iter().map(|w| w / max).sum::<f64>() / weights.len() as f64;
-        let relative: Vec<f64> = weights.iter().map(|w| (w / max / mean).max(LEAST)).collect();
-        let alias = alias(&relative);
-        Ok(Self { len: weights.len(), relative, alias, mean: mean * max })
+        let mean = weights.iter().map(|w| w / max).sum::<f64>() / len as f64;
+        let mut relative = weights;
+        for w in &mut relative {
+            *w = (*w / max / mean).max(LEAST);
+        }
+        let (keep, other) = alias(&relative);
+        Self { len, relative, keep, other, mean: mean * max }
     }
 
     /// The weight of `i` divided by the mean.
@@ -65,29 +65,45 @@ impl Weights {
     #[inline]
     pub(crate) fn draw(&self, random: u64) -> usize {
         let i = rng::below(random, self.len as u64) as usize;
-        match self.alias.get(i) {
-            Some(column) if rng::unit(SplitMix::new(random).next()) >= column.keep => column.other,
+        match self.keep.get(i) {
+            Some(&keep) if rng::unit(SplitMix::new(random).next()) >= keep => self.other[i] as usize,
             _ => i,
         }
     }
 }
 
-fn alias(relative: &[f64]) -> Vec<Column> {
-    let mut columns: Vec<Column> = relative.iter().enumerate().map(|(i, &keep)| Column { keep, other: i }).collect();
-    let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..relative.len()).partition(|&i| relative[i] < 1.0);
+/// # Errors
+///
+/// The first that is no weight.
+pub(crate) fn check(weights: impl Iterator<Item = f64>) -> Result<(), InvalidWeight> {
+    for (index, weight) in weights.enumerate() {
+        if !(weight.is_finite() && weight > 0.0) {
+            return Err(InvalidWeight { index, weight });
+        }
+    }
+    Ok(())
+}
+
+/// The columns: how much of each is its own, and whose the rest is.
+fn alias(relative: &[f64]) -> (Vec<f64>, Vec<u32>) {
+    let mut keep = relative.to_vec();
+    let mut other: Vec<u32> = (0..relative.len() as u32).collect();
+    let (mut small, mut large): (Vec<u32>, Vec<u32>) = other.iter().partition(|i| relative[**i as usize] < 1.0);
     while let (Some(s), Some(&l)) = (small.pop(), large.last()) {
-        columns[s].other = l;
-        columns[l].keep -= 1.0 - columns[s].keep;
-        if columns[l].keep < 1.0 {
+        other[s as usize] = l;
+        let left = 1.0 - keep[s as usize];
+        let keep = &mut keep[l as usize];
+        *keep -= left;
+        if *keep < 1.0 {
             large.pop();
             small.push(l);
         }
     }
     // What is left over differs from 1 by rounding only.
     for i in small.into_iter().chain(large) {
-        columns[i].keep = 1.0;
+        keep[i as usize] = 1.0;
     }
-    columns
+    (keep, other)
 }
 
 #[cfg(test)]
@@ -96,13 +112,17 @@ mod tests {
 
     use super::*;
 
+    fn new(weights: &[f64]) -> Weights {
+        Weights::new(weights.to_vec())
+    }
+
     /// The probability of each index, read off the table.
     fn shares(weights: &Weights) -> Vec<f64> {
         let n = weights.relative.len();
         let mut shares = vec![0.0; n];
-        for (i, column) in weights.alias.iter().enumerate() {
-            shares[i] += column.keep / n as f64;
-            shares[column.other] += (1.0 - column.keep) / n as f64;
+        for (i, (keep, other)) in weights.keep.iter().zip(&weights.other).enumerate() {
+            shares[i] += keep / n as f64;
+            shares[*other as usize] += (1.0 - keep) / n as f64;
         }
         shares
     }
@@ -110,15 +130,15 @@ mod tests {
     #[test]
     fn weights_that_are_no_weights_are_named() {
         for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            let err = Weights::new(&[1.0, bad]).unwrap_err();
+            let err = check([1.0, bad].into_iter()).unwrap_err();
             assert_eq!(err.to_string(), format!("endpoint 1 has weight {bad}, not a finite number above zero"));
         }
     }
 
     #[test]
     fn equal_weights_need_no_table() {
-        let weights = Weights::new(&[0.3; 7]).unwrap();
-        assert!(weights.alias.is_empty());
+        let weights = new(&[0.3; 7]);
+        assert!(weights.keep.is_empty());
         assert_eq!(weights.relative(3), 1.0);
         assert_eq!(weights.mean(), 0.3);
         let mut rng = SplitMix::new(1);
@@ -131,7 +151,7 @@ mod tests {
 
     #[test]
     fn drawing_follows_the_table() {
-        let weights = Weights::new(&[1.0, 2.0, 3.0, 4.0]).unwrap();
+        let weights = new(&[1.0, 2.0, 3.0, 4.0]);
         assert_eq!(weights.mean(), 2.5);
         let mut rng = SplitMix::new(1);
         let mut seen = [0_u32; 4];
@@ -146,8 +166,8 @@ mod tests {
     proptest! {
         #[test]
         fn the_table_gives_each_its_share(weights in prop::collection::vec(1e-3..1e3_f64, 1..50)) {
-            let table = Weights::new(&weights).unwrap();
-            prop_assume!(!table.alias.is_empty());
+            let table = new(&weights);
+            prop_assume!(!table.keep.is_empty());
             let total: f64 = weights.iter().sum();
             for (share, weight) in shares(&table).into_iter().zip(weights) {
                 prop_assert!((share - weight / total).abs() < 1e-9);
@@ -159,7 +179,7 @@ mod tests {
             weights in prop::collection::vec(prop_oneof![1.0..2.0_f64, Just(f64::MAX), Just(f64::MIN_POSITIVE)], 1..9),
             random: u64,
         ) {
-            let table = Weights::new(&weights).unwrap();
+            let table = new(&weights);
             prop_assert!(table.draw(random) < weights.len());
             prop_assert!(table.mean() > 0.0);
             for i in 0..weights.len() {

@@ -192,10 +192,8 @@ fn each_balancer_has_an_aperture_of_its_own() {
 fn who_left_is_told_of_once_however_long_it_is_held() {
     let told = Arc::new(AtomicUsize::new(0));
     let shared = Arc::clone(&told);
-    let balance = Balance::new(Policy::least_loaded(), move |_: &u16, health: &Health| {
-        let told = Arc::clone(&shared);
-        health.on_retire(move || _ = told.fetch_add(1, Ordering::Relaxed));
-    });
+    let balance = Balance::new(Policy::least_loaded(), |_: &u16, _: &Health| ());
+    balance.on_left(move |key, ()| _ = shared.fetch_add(usize::from(*key == 1), Ordering::Relaxed));
     balance.update([(1, 1.0), (2, 1.0)]).unwrap();
     let lease = balance.try_acquire(Draw::new(1), tokio::time::Instant::now().into_std(), &[2]).unwrap();
     balance.update([(2, 1.0)]).unwrap();

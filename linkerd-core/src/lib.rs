@@ -1,6 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "server")]
+#[cfg_attr(docsrs, doc(cfg(feature = "server")))]
+pub mod access_log;
 #[cfg(feature = "admin")]
 #[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
 pub mod admin;
@@ -21,12 +24,16 @@ mod policy;
 #[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
 pub mod proxy;
 mod random;
+pub mod span;
 mod stack;
 mod svc;
 pub mod telemetry;
 #[cfg(feature = "test-util")]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub mod testing;
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub mod tls;
 
 pub use body::{Body, IntoBody};
 pub use classify::{GrpcClassifier, GrpcCode, H2Classifier, HttpClassifier, HttpClassify, Reset, StreamEnd};
@@ -56,3 +63,13 @@ struct Readme;
 #[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../../docs/compose.md")]
 struct Compose;
+
+/// And what `docs/context.md` shows.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../../docs/context.md")]
+struct ContextPage;
+
+/// And what `docs/tracing.md` shows.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../../docs/tracing.md")]
+struct Tracing;

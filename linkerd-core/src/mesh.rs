@@ -59,6 +59,8 @@ pub struct MeshBuilder {
     binding_timeout: Duration,
     caches: CacheSettings,
     metrics: Option<RouterStats>,
+    #[cfg(feature = "server")]
+    access_log: Option<crate::access_log::AccessLog>,
     proxy: bool,
     problems: Vec<BuildProblem>,
 }
@@ -276,6 +278,8 @@ impl Default for MeshBuilder {
             binding_timeout: Duration::from_secs(10),
             caches: CacheSettings::default(),
             metrics: None,
+            #[cfg(feature = "server")]
+            access_log: None,
             proxy: false,
             problems: Vec::new(),
         }
@@ -384,6 +388,15 @@ impl MeshBuilder {
         self
     }
 
+    /// Logs each attempt that is answered, in Linkerd 1's form; with another form tells servers where requests went, which
+    /// [log them](crate::http::ServerConfig::access_log).
+    #[cfg(feature = "server")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "server")))]
+    pub fn access_log(mut self, log: crate::access_log::AccessLog) -> Self {
+        self.access_log = Some(log);
+        self
+    }
+
     /// Writes on requests and responses what a Linkerd proxy writes on them: `Via`, `l5d-dst-*`, `l5d-success-class`;
     /// and takes off what is meant for one hop. Off by default: a client adds nothing to its own requests.
     pub fn proxy(mut self, proxy: bool) -> Self {
@@ -423,8 +436,16 @@ impl MeshBuilder {
             metrics: metrics.clone(),
         };
         let inner = Arc::new(Inner {
-            interpreter,
-            shared: Arc::new(Shared { base: self.dtab, binding_timeout: self.binding_timeout, proxy: self.proxy }),
+            interpreter: Arc::clone(&interpreter),
+            shared: Arc::new(Shared {
+                base: self.dtab,
+                binding_timeout: self.binding_timeout,
+                proxy: self.proxy,
+                label: Arc::clone(metrics.label()),
+                #[cfg(feature = "server")]
+                access_log: self.access_log,
+                interpreter,
+            }),
             policies: self.policies,
             clients: Arc::new(clients),
             path_layers: self.path_layers,

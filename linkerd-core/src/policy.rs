@@ -9,7 +9,7 @@ use std::{fmt, hash::Hasher, num::NonZeroU32, sync::Arc, time::Duration};
 
 use http::{HeaderName, Request, header};
 use linkerd_balance::{
-    Accrual, Breaker, BreakerCounters, BreakerEvent, Health, ProbeSettings,
+    Accrual, Breaker, BreakerCounters, Health, ProbeSettings,
     accrual::{Backoff, ConsecutiveFailures},
 };
 use linkerd_dtab::Path;
@@ -178,13 +178,7 @@ impl AccrualPolicy {
     }
 
     /// The breaker of one endpoint, if it is ever taken out.
-    pub(crate) fn breaker(
-        &self,
-        id: String,
-        health: &Health,
-        counters: &BreakerCounters,
-        observer: impl Fn(&BreakerEvent) + Send + Sync + 'static,
-    ) -> Option<Breaker> {
+    pub(crate) fn breaker(&self, id: String, health: &Health, counters: &BreakerCounters) -> Option<Breaker> {
         let accrual = if let Some(accrual) = &self.accrual {
             accrual()
         } else {
@@ -192,7 +186,7 @@ impl AccrualPolicy {
             Box::new(linkerd_balance::accrual::Never)
         };
         let breaker = Breaker::builder(accrual).backoff(self.backoff).health(health.clone()).id(id);
-        Some(breaker.counters(counters.clone()).seed(crate::random::next()).on_event(observer).build())
+        Some(breaker.counters(counters.clone()).seed(crate::random::next()).build())
     }
 }
 

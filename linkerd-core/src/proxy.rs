@@ -33,12 +33,17 @@ use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
 };
+use tower_layer::Layer;
 
+#[cfg(feature = "tls")]
+use crate::tls::{Alpn, Metrics};
 use crate::{
     Svc,
-    admin::{Logging, serve as serve_admin},
-    config::{Admin, Config, Errors, Plan, socket_options},
+    access_log::AccessLog,
+    admin::{Logging, Through, serve as serve_admin, serve_through},
+    config::{Admin, Config, Errors, Plan, ServerTls, socket_options},
     http::{Drained, Server, SocketOptions},
+    span::{SpanLayer, Tracer},
     telemetry::{Registry, process},
 };
 use pages::{Pages, pages};
@@ -49,6 +54,7 @@ use pages::{Pages, pages};
 pub struct Builder<'a> {
     config: &'a Config,
     logging: Option<Logging>,
+    tracer: Option<Tracer>,
 }
 
 /// A proxy of which everything was built but the sockets.
@@ -59,6 +65,7 @@ pub struct Proxy {
     pages: Pages,
     shutdown: Shutdown,
     admin: AdminSettings,
+    tracer: Option<Tracer>,
 }
 
 /// A proxy that listens on all of its sockets. Connections wait there until it [serves](Self::serve) them.
@@ -69,7 +76,7 @@ pub struct Bound {
     shutdown: Shutdown,
     admin: AdminServer,
     // The meshes, by way of the routers: they end with the proxy.
-    _plan: Plan,
+    plan: Plan,
 }
 
 /// Ends a proxy. A clone ends the same one.
@@ -101,6 +108,7 @@ struct AdminSettings {
     addr: SocketAddr,
     identifier: Option<SocketAddr>,
     socket: SocketOptions,
+    through: Through,
     threads: usize,
 }
 
@@ -117,6 +125,7 @@ struct AdminServer {
     // Of the standard library: they are served on another runtime than the one that they were bound in.
     listener: std::net::TcpListener,
     identifier: Option<std::net::TcpListener>,
+    through: Through,
     pages: Pages,
     threads: usize,
 }
@@ -124,7 +133,7 @@ struct AdminServer {
 impl Proxy {
     /// What `config` says.
     pub fn builder(config: &Config) -> Builder<'_> {
-        Builder { config, logging: None }
+        Builder { config, logging: None, tracer: None }
     }
 
     /// Binds every socket.
@@ -133,7 +142,7 @@ impl Proxy {
     ///
     /// Every address that cannot be listened on. None is listened on then.
     pub fn bind(self) -> Result<Bound, BindErrors> {
-        let Self { plan, registry, pages, shutdown, admin } = self;
+        let Self { plan, registry, pages, shutdown, admin, tracer } = self;
         let mut problems = Vec::new();
         let admin = AdminServer::bind(&admin, pages, &mut problems);
         let mut servers = Vec::new();
@@ -141,7 +150,12 @@ impl Proxy {
             for config in &router.servers {
                 match Server::bind(config.clone()) {
                     Ok(server) => {
-                        servers.push(BoundServer { label: router.label.clone(), server, svc: router.service() });
+                        let mut svc = router.service();
+                        if let Some(tracer) = &tracer {
+                            let spans = SpanLayer::new(tracer.clone(), &router.label).at(server.local_addr());
+                            svc = Svc::new(spans.layer(svc));
+                        }
+                        servers.push(BoundServer { label: router.label.clone(), server, svc });
                     }
                     Err(source) => {
                         let who = format!("router {}", router.label);
@@ -151,7 +165,7 @@ impl Proxy {
             }
         }
         match admin {
-            Some(admin) if problems.is_empty() => Ok(Bound { servers, registry, shutdown, admin, _plan: plan }),
+            Some(admin) if problems.is_empty() => Ok(Bound { servers, registry, shutdown, admin, plan }),
             _ => Err(BindErrors(problems)),
         }
     }
@@ -161,6 +175,12 @@ impl Builder<'_> {
     /// The loggers that the admin pages show and set. Default: the pages are not there.
     pub fn logging(mut self, logging: Logging) -> Self {
         self.logging = Some(logging);
+        self
+    }
+
+    /// Where the spans of requests go. Default: none are recorded.
+    pub fn tracer(mut self, tracer: Tracer) -> Self {
+        self.tracer = Some(tracer);
         self
     }
 
@@ -181,7 +201,7 @@ impl Builder<'_> {
             ip,
             port,
             shutdown_grace: _, // Of the shutdown.
-            tls: _,            // Refused.
+            tls,
             socket_options: options,
             worker_threads,
             http_identifier_port,
@@ -191,13 +211,35 @@ impl Builder<'_> {
             addr: SocketAddr::new(*ip, *port),
             identifier: http_identifier_port.map(|port| SocketAddr::new(*ip, port)),
             socket: socket_options(options),
+            through: through(config, tls.as_ref(), &registry)?,
             threads: (*worker_threads).max(1),
         };
-        Ok(Proxy { plan, registry, pages, shutdown, admin })
+        Ok(Proxy { plan, registry, pages, shutdown, admin, tracer: self.tracer })
     }
 }
 
+/// What connections to the admin pages go through.
+#[cfg(feature = "tls")]
+fn through(config: &Config, tls: Option<&ServerTls>, registry: &Registry) -> Result<Through, Errors> {
+    let Some(tls) = tls else { return Ok(Through::Clear) };
+    tls.acceptor(&[Alpn::Http1], &Metrics::new(registry))
+        .map(Through::Tls)
+        .map_err(|error| Errors::from(config.problem("admin.tls", error.to_string())))
+}
+
+/// The same, without what TLS needs: it was refused.
+#[cfg(not(feature = "tls"))]
+#[allow(clippy::unnecessary_wraps, reason = "with TLS it can fail")]
+fn through(_: &Config, _: Option<&ServerTls>, _: &Registry) -> Result<Through, Errors> {
+    Ok(Through::Clear)
+}
+
 impl Bound {
+    /// The access logs of its routers, to be [reopened](AccessLog::reopen) when somebody moved them away.
+    pub fn access_logs(&self) -> Vec<AccessLog> {
+        self.plan.routers.iter().filter_map(|router| router.access_log.clone()).collect()
+    }
+
     /// Where the admin pages are.
     #[must_use]
     pub fn admin_addr(&self) -> SocketAddr {
@@ -235,7 +277,7 @@ impl Bound {
     ///
     /// Dropping the future cuts off every connection of the routers.
     pub async fn serve(self) -> io::Result<Drained> {
-        let Self { servers, registry, shutdown, admin, _plan } = self;
+        let Self { servers, registry, shutdown, admin, plan: _plan } = self;
         let admin = admin.serve().await?;
         let mut serving = JoinSet::new();
         for BoundServer { label, server, svc } in servers {
@@ -318,11 +360,12 @@ impl AdminServer {
             }
             None => (None, None),
         };
-        Some(Self { addr, identifier_addr, listener, identifier, pages, threads: settings.threads })
+        let (through, threads) = (settings.through.clone(), settings.threads);
+        Some(Self { addr, identifier_addr, listener, identifier, through, pages, threads })
     }
 
     async fn serve(self) -> io::Result<ServingAdmin> {
-        let Self { addr, listener, identifier, pages, threads, .. } = self;
+        let Self { addr, listener, identifier, through, pages, threads, .. } = self;
         let (end, told) = oneshot::channel::<()>();
         let (done, ended) = oneshot::channel::<()>();
         let (start, started) = oneshot::channel();
@@ -348,7 +391,7 @@ impl AdminServer {
                     async move { drop(closed.changed().await) }
                 };
                 let identifier = identifier.map(|listener| tokio::spawn(serve_admin(listener, pages.names, closed())));
-                let pages = tokio::spawn(serve_admin(listener, pages.admin, closed()));
+                let pages = tokio::spawn(serve_through(listener, through, pages.admin, closed()));
                 // Ends when the sender is dropped, too.
                 drop(told.await);
                 drop(closing);

@@ -87,14 +87,9 @@ impl Svc {
         Self(Arc::new(call))
     }
 
-    /// Says that the endpoint behind it has left its set. Does not keep it.
-    pub(crate) fn on_left(&self) -> impl Fn() + Send + Sync + use<> {
-        let call = Arc::downgrade(&self.0);
-        move || {
-            if let Some(call) = call.upgrade() {
-                call.left();
-            }
-        }
+    /// Says that the endpoint behind it has left its set.
+    pub(crate) fn left(&self) {
+        self.0.left();
     }
 
     pub(crate) fn kept(&self) -> Option<Kept> {

@@ -68,9 +68,16 @@ fn make_files(text: &str) {
         match key.trim_start_matches([' ', '-']) {
             "rootDir" => fs::create_dir_all(value).unwrap(),
             "dtabFile" => fs::write(value, "").unwrap(),
+            "certPath" | "intermediateCertsPath" | "caCertPath" | "trustCertsBundle" => copy("sec1.pem", value),
+            "keyPath" => copy("sec1.key", value),
             _ => {}
         }
     }
+}
+
+/// Puts one of the certificates and keys of the tests where a configuration wants it.
+fn copy(name: &str, to: &str) {
+    fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls/data").join(name), to).unwrap();
 }
 
 #[tokio::test]
@@ -85,6 +92,9 @@ async fn every_yaml_block_of_the_documentation_is_a_configuration() {
 
     let mut found = 0;
     for document in documents {
+        if document.ends_with("tls.md") && !cfg!(any(feature = "ring", feature = "aws-lc-rs")) {
+            continue;
+        }
         let text = fs::read_to_string(&document).unwrap();
         let name = document.strip_prefix(root()).unwrap().display();
         for block in blocks(&text) {

@@ -3,6 +3,8 @@
 
 #[path = "http/client.rs"]
 mod client;
+#[path = "http/context.rs"]
+mod context;
 #[cfg(feature = "admin")]
 #[path = "http/cuts.rs"]
 mod cuts;
@@ -11,6 +13,8 @@ mod cuts;
 mod cuts_origin;
 #[path = "http/expiry.rs"]
 mod expiry;
+#[path = "http/forwarded.rs"]
+mod forwarded;
 #[path = "http/overrides.rs"]
 mod overrides;
 #[path = "http/peers.rs"]
@@ -19,3 +23,7 @@ mod peers;
 mod relay;
 #[path = "http/server.rs"]
 mod server;
+#[path = "http/spans.rs"]
+mod spans;
+#[path = "http/tunnel.rs"]
+mod tunnel;

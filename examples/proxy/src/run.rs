@@ -3,6 +3,7 @@
 use std::{process, thread};
 
 use linkerd_core::{
+    access_log::AccessLog,
     config::Config,
     proxy::{Proxy, Shutdown},
 };
@@ -22,6 +23,7 @@ pub(crate) fn run(flags: &Flags, config: &Config, log: &Log) -> Result<(), Strin
         }
         tracing::info!("linkerd {}", env!("CARGO_PKG_VERSION"));
         let proxy = proxy.bind().map_err(|errors| errors.to_string())?;
+        tokio::spawn(reopening(proxy.access_logs()));
         tokio::spawn(signals(proxy.shutdown()));
         let drained = proxy.serve().await.map_err(|error| format!("the admin pages cannot be served: {error}"))?;
         if drained.aborted > 0 {
@@ -36,6 +38,18 @@ fn runtime() -> Result<Runtime, String> {
     let workers = thread::available_parallelism().map_or(1, usize::from);
     let mut builder = if workers == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
     builder.enable_all().build().map_err(|error| format!("the runtime does not start: {error}"))
+}
+
+/// Opens the access logs again on each SIGHUP, for who moves them away.
+async fn reopening(logs: Vec<AccessLog>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        tracing::error!("SIGHUP cannot be heard");
+        return;
+    };
+    while hangup.recv().await.is_some() {
+        logs.iter().for_each(AccessLog::reopen);
+    }
 }
 
 /// Ends the proxy on the first SIGINT or SIGTERM, and the process on the second.

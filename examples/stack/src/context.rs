@@ -68,7 +68,7 @@ pub async fn run() -> Result<String, BoxError> {
     let service = Upstream::start(ServiceBuilder::new().layer(ServerLayer::new()).service(handler)).await?;
 
     let front = Mesh::builder().dtab(format!("/svc => {}", service.name()).parse()?).build()?.client("/svc")?;
-    let context = [("l5d-ctx-trace", "abc"), ("l5d-ctx-dtab", "/svc/x => /y"), ("l5d-ctx-of-tomorrow", "a\t?")];
+    let context = [("l5d-ctx-trace", "abc"), ("l5d-ctx-dtab", "/svc/x=>/y"), ("l5d-ctx-of-tomorrow", "a\t?")];
     let mut req = Request::get("/").header("l5d-dtab", "/only => /here").body(())?;
     for (name, value) in context {
         req.headers_mut().insert(name, value.parse()?);

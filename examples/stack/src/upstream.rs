@@ -4,8 +4,11 @@ use std::{io, net::SocketAddr};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    body::{Body, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
@@ -24,9 +27,10 @@ impl Upstream {
     /// # Errors
     ///
     /// There is no port.
-    pub async fn start<S>(svc: S) -> io::Result<Self>
+    pub async fn start<S, B>(svc: S) -> io::Result<Self>
     where
-        S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error: Into<BoxError>, Future: Send>
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
             + Clone
             + Send
             + Sync

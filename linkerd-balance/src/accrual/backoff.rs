@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::rng;
+use crate::{rng, stamp::nanos_of};
 
-/// How long an endpoint is left alone: the first time, and each time that its probe fails.
+/// How long an endpoint is left alone: the first time, and each time that its probe fails. 584 years at most.
 ///
 /// # Defaults
 ///
@@ -12,8 +12,9 @@ use crate::rng;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     kind: Kind,
-    min: Duration,
-    max: Duration,
+    // In nanoseconds.
+    min: u64,
+    max: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,10 +27,12 @@ enum Kind {
 /// One endpoint's way through a [`Backoff`].
 #[derive(Clone, Debug)]
 pub struct Backoffs {
-    backoff: Backoff,
+    min: u64,
+    max: u64,
+    current: u64,
     // How many were taken.
     step: u32,
-    current: Duration,
+    kind: Kind,
 }
 
 /// A backoff that cannot be.
@@ -74,56 +77,49 @@ impl Backoff {
         if min.as_nanos() > max.as_nanos() {
             return Err(InvalidBackoff::Order { min, max });
         }
-        Ok(Self { kind, min, max })
+        Ok(Self { kind, min: nanos_of(min), max: nanos_of(max) })
     }
 
     /// From the beginning.
     #[must_use]
     pub const fn start(self) -> Backoffs {
-        Backoffs { backoff: self, step: 0, current: self.min }
+        let Self { kind, min, max } = self;
+        Backoffs { min, max, current: min, step: 0, kind }
     }
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { kind: Kind::EqualJittered, min: Duration::from_secs(5), max: Duration::from_mins(5) }
+        Self { kind: Kind::EqualJittered, min: 5_000_000_000, max: 300_000_000_000 }
     }
 }
 
 impl Backoffs {
     /// The next wait. `random` decides what is left to chance.
     pub fn next(&mut self, random: u64) -> Duration {
-        let Backoff { kind, min, max } = self.backoff;
-        let step = self.step;
+        let Self { min, max, step, kind, .. } = *self;
         self.step = step.saturating_add(1);
-        if step == 0 || self.current >= max {
-            return self.current;
+        if step > 0 && self.current < max {
+            self.current = match kind {
+                Kind::Constant => max,
+                Kind::EqualJittered => {
+                    // The first step after `start` still has `start` as its fixed part.
+                    let half = 2_u64.checked_pow(step - 1).and_then(|n| min.checked_mul(n)).unwrap_or(max).min(max);
+                    half.saturating_add(rng::below(random, half)).min(max)
+                }
+                Kind::Jittered => {
+                    let upper = self.current.saturating_mul(3).min(max);
+                    self.current + rng::below(random, upper.saturating_sub(self.current))
+                }
+            };
         }
-        self.current = match kind {
-            Kind::Constant => max,
-            Kind::EqualJittered => {
-                // The first step after `start` still has `start` as its fixed part.
-                let half = 2_u32.checked_pow(step - 1).and_then(|n| min.checked_mul(n)).unwrap_or(max).min(max);
-                half.saturating_add(up_to(half, random)).min(max)
-            }
-            Kind::Jittered => {
-                let upper = self.current.saturating_mul(3).min(max);
-                self.current + up_to(upper.saturating_sub(self.current), random)
-            }
-        };
-        self.current
+        Duration::from_nanos(self.current)
     }
 
     /// Back to the beginning.
     pub const fn reset(&mut self) {
-        *self = self.backoff.start();
+        (self.current, self.step) = (self.min, 0);
     }
-}
-
-/// From zero to just below `bound`.
-fn up_to(bound: Duration, random: u64) -> Duration {
-    let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
-    Duration::from_nanos(rng::below(random, nanos))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Accrual, Tripped, window::Window};
+use crate::stamp::Stamp;
 
 /// Gives up on an endpoint when the moving average of its successes falls below a rate: Linkerd's `io.l5d.successRate`.
 ///
@@ -30,7 +31,7 @@ pub struct SuccessRateWindowed {
     threshold: f64,
     window_ms: u64,
     // Set by the first result, if nobody said when the endpoint came into use.
-    start: Option<Instant>,
+    start: Option<Stamp>,
     last_ms: u64,
     volume: Window<5>,
     average: Average,
@@ -130,8 +131,8 @@ impl Accrual for SuccessRate {
 
 impl Accrual for SuccessRateWindowed {
     fn record(&mut self, success: bool, now: Instant) -> Option<Tripped> {
-        let start = *self.start.get_or_insert(now);
-        let stamp = u64::try_from(now.saturating_duration_since(start).as_millis()).unwrap_or(u64::MAX);
+        let start = *self.start.get_or_insert(Stamp::of(now));
+        let stamp = Stamp::of(now).since(start) / 1_000_000;
         // Results of several threads come in any order; none of them makes time run back.
         let stamp = stamp.max(self.last_ms);
         let age = (stamp - self.last_ms) as f64 / self.window_ms as f64;
@@ -143,7 +144,7 @@ impl Accrual for SuccessRateWindowed {
     }
 
     fn revived(&mut self, now: Instant) {
-        (self.start, self.last_ms, self.average) = (Some(now), 0, Average::default());
+        (self.start, self.last_ms, self.average) = (Some(Stamp::of(now)), 0, Average::default());
         self.volume.restart(now);
     }
 }

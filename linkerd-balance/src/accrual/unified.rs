@@ -10,6 +10,7 @@ use super::{
     success_rate::{valid, valid_window},
     window::{Counts, Window},
 };
+use crate::stamp::Stamp;
 
 /// Gives up on an endpoint after so many failures in a row, or when too few of its last requests succeeded, whichever
 /// comes first.
@@ -28,11 +29,10 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct Unified {
     limit: NonZeroU32,
+    min_requests: NonZeroU32,
     threshold: f64,
-    window: Duration,
-    min_requests: u64,
     failures: u32,
-    last: Option<Instant>,
+    last: Option<Stamp>,
     results: Window<10>,
 }
 
@@ -57,8 +57,7 @@ impl Unified {
     }
 
     fn unchecked(limit: NonZeroU32, threshold: f64, window: Duration, min_requests: NonZeroU32) -> Self {
-        let (min_requests, results) = (u64::from(min_requests.get()), Window::new(window));
-        Self { limit, threshold, window, min_requests, failures: 0, last: None, results }
+        Self { limit, min_requests, threshold, failures: 0, last: None, results: Window::new(window) }
     }
 }
 
@@ -71,10 +70,11 @@ impl Default for Unified {
 
 impl Accrual for Unified {
     fn record(&mut self, success: bool, now: Instant) -> Option<Tripped> {
-        if self.last.is_some_and(|last| now.saturating_duration_since(last) > self.window) {
+        let stamp = Stamp::of(now);
+        if self.last.is_some_and(|last| stamp.since(last) > self.results.nanos()) {
             self.revived(now);
         }
-        self.last = Some(self.last.map_or(now, |last| last.max(now)));
+        self.last = self.last.max(Some(stamp));
         self.results.record(success, now);
         if success {
             self.failures = 0;
@@ -86,7 +86,7 @@ impl Accrual for Unified {
         }
         let Counts { successes, requests } = self.results.counts();
         let (rate, threshold) = (successes as f64 / requests as f64, self.threshold);
-        (requests >= self.min_requests && rate < threshold).then_some(Tripped::SuccessRate {
+        (requests >= u64::from(self.min_requests.get()) && rate < threshold).then_some(Tripped::SuccessRate {
             rate,
             threshold,
             requests,

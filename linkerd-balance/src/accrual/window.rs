@@ -2,16 +2,19 @@
 
 use std::time::{Duration, Instant};
 
+use crate::stamp::{Stamp, nanos_of};
+
 /// Counts of the last `N` slices of a window, the one that is running included: between `N - 1` slices and a whole
-/// window back. Takes no more memory for more requests.
+/// window back. Takes no more memory for more requests, of which a slice counts 4 billion at most.
 #[derive(Clone, Debug)]
 pub(super) struct Window<const N: usize> {
-    slice_nanos: u128,
+    // In nanoseconds.
+    whole: u64,
     // Set by the first result, if nobody said when it begins.
-    start: Option<Instant>,
+    start: Option<Stamp>,
     // The running slice, counted from the start.
-    head: u128,
-    slices: [Counts; N],
+    head: u64,
+    slices: [Slice; N],
 }
 
 /// How many requests, and how many of them went well.
@@ -21,39 +24,52 @@ pub(super) struct Counts {
     pub(super) requests: u64,
 }
 
+#[derive(Clone, Copy, Debug, Default)]
+struct Slice {
+    successes: u32,
+    requests: u32,
+}
+
 impl<const N: usize> Window<N> {
     pub(super) fn new(window: Duration) -> Self {
-        let slice_nanos = (window.as_nanos() / N as u128).max(1);
-        Self { slice_nanos, start: None, head: 0, slices: [Counts::default(); N] }
+        Self { whole: nanos_of(window), start: None, head: 0, slices: [Slice::default(); N] }
+    }
+
+    /// How long it is, in nanoseconds.
+    pub(super) const fn nanos(&self) -> u64 {
+        self.whole
     }
 
     /// Begins anew at `now`.
     pub(super) fn restart(&mut self, now: Instant) {
-        (self.start, self.head, self.slices) = (Some(now), 0, [Counts::default(); N]);
+        (self.start, self.head, self.slices) = (Some(Stamp::of(now)), 0, [Slice::default(); N]);
     }
 
     pub(super) fn record(&mut self, success: bool, now: Instant) {
+        let now = Stamp::of(now);
         let start = *self.start.get_or_insert(now);
-        let at = now.saturating_duration_since(start).as_nanos() / self.slice_nanos;
+        let at = now.since(start) / (self.whole / N as u64).max(1);
         // A result from before the running slice, which another thread began, counts in that one.
-        let passed = at.saturating_sub(self.head).min(N as u128);
+        let passed = at.saturating_sub(self.head).min(N as u64);
         for _ in 0..passed {
             self.head += 1;
-            self.slices[(self.head % N as u128) as usize] = Counts::default();
+            self.slices[(self.head % N as u64) as usize] = Slice::default();
         }
         if at > self.head {
             // Everything was cleared: the slices before this one are empty whichever they are.
             self.head = at;
         }
-        let slice = &mut self.slices[(self.head % N as u128) as usize];
-        slice.requests += 1;
-        slice.successes += u64::from(success);
+        let slice = &mut self.slices[(self.head % N as u64) as usize];
+        if slice.requests < u32::MAX {
+            slice.requests += 1;
+            slice.successes += u32::from(success);
+        }
     }
 
     pub(super) fn counts(&self) -> Counts {
         self.slices.iter().fold(Counts::default(), |sum, slice| Counts {
-            successes: sum.successes + slice.successes,
-            requests: sum.requests + slice.requests,
+            successes: sum.successes + u64::from(slice.successes),
+            requests: sum.requests + u64::from(slice.requests),
         })
     }
 }

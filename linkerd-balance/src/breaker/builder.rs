@@ -1,14 +1,16 @@
 //! What a breaker is made of.
 
-use std::{fmt, num::NonZeroU32, sync::Arc};
+use std::{num::NonZeroU32, sync::Arc};
 
-use tokio::sync::Notify;
-
-use super::{Breaker, BreakerCounters, BreakerEvent, Inner, Phase, State, event::Observer};
+use super::{
+    Breaker, BreakerCounters, Inner,
+    state::{Stage, State},
+};
 use crate::{
     accrual::{Accrual, Backoff},
     health::Health,
     rng::{self, SplitMix},
+    stamp::Stamp,
     sync::Mutex,
 };
 
@@ -17,6 +19,7 @@ use crate::{
 /// # Defaults
 ///
 /// Linkerd's backoff, one probe at a time, a health and counters of its own, chance as the jitter's seed, no id.
+#[derive(Debug)]
 #[must_use = "a builder does nothing unless built"]
 pub struct BreakerBuilder {
     accrual: Box<dyn Accrual>,
@@ -26,19 +29,6 @@ pub struct BreakerBuilder {
     max_probes: NonZeroU32,
     seed: u64,
     id: Option<Arc<str>>,
-    observer: Option<Observer>,
-}
-
-impl fmt::Debug for BreakerBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BreakerBuilder")
-            .field("accrual", &self.accrual)
-            .field("backoff", &self.backoff)
-            .field("health", &self.health)
-            .field("max_probes", &self.max_probes)
-            .field("id", &self.id)
-            .finish_non_exhaustive()
-    }
 }
 
 impl BreakerBuilder {
@@ -51,7 +41,6 @@ impl BreakerBuilder {
             max_probes: NonZeroU32::MIN,
             seed: rng::thread(),
             id: None,
-            observer: None,
         }
     }
 
@@ -86,31 +75,27 @@ impl BreakerBuilder {
         Self { id: Some(id.into()), ..self }
     }
 
-    /// Tells `observer` when the endpoint is given up and when it is back, to log it. Called in the midst of a call's end:
-    /// it must not take long, nor ask the breaker anything.
-    pub fn on_event(self, observer: impl Fn(&BreakerEvent) + Send + Sync + 'static) -> Self {
-        Self { observer: Some(Arc::new(observer)), ..self }
-    }
-
     /// A breaker of an endpoint that is alive, from now on.
     #[must_use]
     pub fn build(self) -> Breaker {
-        let Self { mut accrual, backoff, health, counters, max_probes, seed, id, observer } = self;
-        accrual.revived(tokio::time::Instant::now().into_std());
+        let Self { mut accrual, backoff, health, counters, max_probes, seed, id } = self;
+        let now = tokio::time::Instant::now().into_std();
+        accrual.revived(now);
         let state = State {
             accrual,
             backoffs: backoff.start(),
             rng: SplitMix::new(seed),
-            phase: Phase::Alive,
+            stage: Stage::Alive,
+            until: Stamp::of(now),
             epoch: 0,
+            max_probes: max_probes.get(),
             out: 0,
             round: 0,
+            failed_probes: 0,
             opened: None,
             forced: None,
-            probers: 0,
-            active_probe: None,
+            probers: None,
         };
-        let (max_probes, state) = (max_probes.get(), Mutex::new(state));
-        Breaker(Arc::new(Inner { id, health, counters, max_probes, state, died: Notify::new(), observer }))
+        Breaker(Arc::new(Inner { id, health, counters, state: Mutex::new(state) }))
     }
 }

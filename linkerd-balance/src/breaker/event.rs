@@ -1,6 +1,6 @@
 //! What happens to an endpoint, for logs.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use crate::accrual::Tripped;
 
@@ -29,4 +29,4 @@ pub enum BreakerEvent {
     },
 }
 
-pub(super) type Observer = Arc<dyn Fn(&BreakerEvent) + Send + Sync>;
+pub(super) type Observer = Box<dyn Fn(Option<&str>, &BreakerEvent) + Send + Sync>;

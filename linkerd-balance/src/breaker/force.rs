@@ -53,15 +53,15 @@ impl Breaker {
     /// What it is forced to be at `now`, if anything.
     #[must_use]
     pub fn forced(&self, now: Instant) -> Option<Forced> {
-        let force = self.lock().forced.filter(|force| now < force.until)?;
+        let force = *self.lock().forced.as_deref().filter(|force| now < force.until)?;
         let until = force.until;
         Some(if force.open { Forced::Open { until } } else { Forced::Closed { until } })
     }
 
     fn force(&self, open: bool, ttl: Duration, now: Instant) {
         let mut state = self.lock();
-        state.forced = Some(Force { open, since: now, until: after(now, ttl) });
-        if open || state.phase == Phase::Alive {
+        state.forced = Some(Box::new(Force { open, since: now, until: after(now, ttl) }));
+        if open || state.phase() == Phase::Alive {
             self.publish(&state);
         } else {
             self.back_in_use(&mut state, now);
@@ -71,6 +71,6 @@ impl Breaker {
 
 impl State {
     pub(super) fn is_forced(&self, open: bool, now: Instant) -> bool {
-        self.forced.is_some_and(|force| force.open == open && now < force.until)
+        self.forced.as_ref().is_some_and(|force| force.open == open && now < force.until)
     }
 }

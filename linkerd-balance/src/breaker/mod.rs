@@ -6,12 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::Notify;
-
 use crate::{
-    accrual::{Accrual, Backoff, Backoffs, Tripped},
+    accrual::{Accrual, Backoff, Tripped},
     health::{Health, Status},
-    rng::SplitMix,
+    stamp::Stamp,
     sync::{Mutex, MutexGuard},
 };
 
@@ -23,8 +21,10 @@ mod permit;
 mod probed;
 mod rejection;
 mod service;
+mod state;
 
 pub(crate) use self::probed::Probed;
+use self::state::{Opened, State};
 pub use self::{
     builder::BreakerBuilder,
     counters::BreakerCounters,
@@ -63,38 +63,7 @@ struct Inner {
     id: Option<Arc<str>>,
     health: Health,
     counters: BreakerCounters,
-    max_probes: u32,
     state: Mutex<State>,
-    // For an active prober: the endpoint was given up.
-    died: Notify,
-    observer: Option<event::Observer>,
-}
-
-struct State {
-    accrual: Box<dyn Accrual>,
-    backoffs: Backoffs,
-    rng: SplitMix,
-    phase: Phase,
-    // Counts lives and rounds of probes. Only compared, so it may wrap; small, for permits ride on bodies.
-    epoch: u32,
-    // How many probes are out, those of earlier rounds included: a round may end before all its probes do.
-    out: u32,
-    // How many of this round.
-    round: u32,
-    // None while alive.
-    opened: Option<Opened>,
-    forced: Option<force::Force>,
-    // How many active probers there are. While there are any, no call is a probe.
-    probers: u32,
-    // When one of them means to try next.
-    active_probe: Option<Instant>,
-}
-
-#[derive(Clone, Copy)]
-struct Opened {
-    since: Instant,
-    tripped: Tripped,
-    failed_probes: u32,
 }
 
 /// What a [`Breaker`] is doing.
@@ -164,15 +133,15 @@ impl Breaker {
     #[must_use]
     pub fn why(&self, now: Instant) -> Option<Rejection> {
         let state = self.lock();
-        let may_probe = self.may_admit_probe(&state, now)
-            && (matches!(state.phase, Phase::Probing { .. }) || self.0.health.may_probe());
+        let may_probe = state.may_admit_probe(now)
+            && (matches!(state.phase(), Phase::Probing { .. }) || self.0.health.standing().may_probe());
         if may_probe { None } else { self.rejection(&state, now) }
     }
 
     /// What it is doing. That it is forced to do something else lies on top of this.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        self.lock().phase
+        self.lock().phase()
     }
 
     /// Which one it is, if it was told.
@@ -191,26 +160,17 @@ impl Breaker {
         Permit { breaker: self.clone(), epoch: state.epoch, probe }
     }
 
-    fn may_admit_probe(&self, state: &State, now: Instant) -> bool {
-        let may = match state.phase {
-            Phase::Alive => false,
-            Phase::Dead { until } => now >= until,
-            Phase::Probing { .. } => true,
-        };
-        may && state.out < self.0.max_probes && state.probers == 0 && !state.is_forced(true, now)
-    }
-
     fn admit_probe(&self, state: &mut State, now: Instant) -> bool {
-        self.may_admit_probe(state, now) && self.take_probe(state)
+        state.may_admit_probe(now) && self.take_probe(state)
     }
 
     /// From `Dead`, begins a round of probes if the set has one left.
     fn take_probe(&self, state: &mut State) -> bool {
-        if let Phase::Dead { until } = state.phase {
-            if !self.0.health.try_probe() {
+        if let Phase::Dead { until } = state.phase() {
+            if !self.0.health.standing().try_probe() {
                 return false;
             }
-            state.phase = Phase::Probing { since: until };
+            state.enter(Phase::Probing { since: until });
             state.epoch = state.epoch.wrapping_add(1);
             state.round = 0;
         }
@@ -237,7 +197,7 @@ impl Breaker {
     }
 
     fn learn(&self, state: &mut State, probe: bool, success: bool, now: Instant) {
-        match state.phase {
+        match state.phase() {
             Phase::Alive => {
                 if let Some(tripped) = state.accrual.record(success, now) {
                     self.give_up(state, tripped, now);
@@ -246,18 +206,16 @@ impl Breaker {
             Phase::Probing { .. } if probe && success => {
                 self.0.counters.revived();
                 if let Some(opened) = &state.opened {
-                    self.observe(&BreakerEvent::Revived {
-                        since: opened.since,
-                        probes: opened.failed_probes + 1,
+                    self.tell(&BreakerEvent::Revived {
+                        since: opened.since.instant(),
+                        probes: state.failed_probes + 1,
                         at: now,
                     });
                 }
                 self.back_in_use(state, now);
             }
             Phase::Probing { .. } if probe => {
-                if let Some(opened) = &mut state.opened {
-                    opened.failed_probes = opened.failed_probes.saturating_add(1);
-                }
+                state.failed_probes = state.failed_probes.saturating_add(1);
                 self.leave_alone(state, now);
             }
             // Sent before it died, or because all others are dead too: only a probe decides, and only the first.
@@ -269,35 +227,34 @@ impl Breaker {
     fn release(&self, epoch: u32) {
         let mut state = self.lock();
         state.out -= 1;
-        if let Phase::Probing { since } = state.phase
+        if let Phase::Probing { since } = state.phase()
             && epoch == state.epoch
         {
             state.round -= 1;
             if state.round == 0 {
-                state.phase = Phase::Dead { until: since };
-                self.0.health.end_probe();
+                state.enter(Phase::Dead { until: since });
+                self.0.health.standing().end_probe();
             }
         }
         self.publish(&state);
     }
 
     fn give_up(&self, state: &mut State, tripped: Tripped, now: Instant) {
-        if state.is_forced(false, now) || !self.0.health.try_eject() {
+        if state.is_forced(false, now) || !self.0.health.standing().try_eject() {
             return;
         }
         self.0.counters.removed();
-        state.opened = Some(Opened { since: now, tripped, failed_probes: 0 });
+        state.opened = Some(Opened { since: Stamp::of(now), tripped });
+        state.failed_probes = 0;
         let until = self.leave_alone(state, now);
-        self.observe(&BreakerEvent::Removed { reason: tripped, until, at: now });
-        if state.probers > 0 {
-            self.0.died.notify_one();
+        self.tell(&BreakerEvent::Removed { reason: tripped, until, at: now });
+        if let Some(probers) = &state.probers {
+            probers.died.notify_one();
         }
     }
 
-    fn observe(&self, event: &BreakerEvent) {
-        if let Some(observer) = &self.0.observer {
-            observer(event);
-        }
+    fn tell(&self, event: &BreakerEvent) {
+        self.0.counters.tell(self.0.id.as_deref(), event);
     }
 
     /// Until when.
@@ -305,35 +262,35 @@ impl Breaker {
         let random = state.rng.next();
         let wait = state.backoffs.next(random);
         let until = after(now, wait);
-        state.phase = Phase::Dead { until };
-        self.0.health.end_probe();
+        state.enter(Phase::Dead { until });
+        self.0.health.standing().end_probe();
         self.0.counters.waits(wait);
         self.publish(state);
         until
     }
 
     fn back_in_use(&self, state: &mut State, now: Instant) {
-        state.phase = Phase::Alive;
+        state.enter(Phase::Alive);
         state.epoch = state.epoch.wrapping_add(1);
         state.opened = None;
         state.accrual.revived(now);
         state.backoffs.reset();
-        self.0.health.give_back();
+        self.0.health.standing().give_back();
         self.publish(state);
     }
 
     /// Writes what the state means into the health, its changes with time included.
     fn publish(&self, state: &State) {
         let health = &self.0.health;
-        let forced = state.forced.filter(|force| force.open).map(|force| force.until);
+        let forced = state.forced.as_ref().filter(|force| force.open).map(|force| force.until);
         let not_before = |at: Instant| forced.map_or(at, |until| until.max(at));
-        match state.phase {
+        match state.phase() {
             Phase::Alive => match forced {
                 None => health.set(Status::Open),
                 Some(until) => health.busy_until(until),
             },
             // It is for the prober, or for the probes that are out, to say when this ends.
-            _ if state.probers > 0 || state.out >= self.0.max_probes => health.set(Status::Busy),
+            _ if state.probers.is_some() || state.out >= state.max_probes => health.set(Status::Busy),
             // Of a round of probes there may be more to send.
             Phase::Dead { until: from } | Phase::Probing { since: from } => health.probe_from(not_before(from)),
         }
@@ -342,22 +299,25 @@ impl Breaker {
     /// Why a call that is no probe is rejected.
     fn rejection(&self, state: &State, now: Instant) -> Option<Rejection> {
         let breaker = self.0.id.clone();
-        if let Some(force::Force { open: true, since, until }) = state.forced.filter(|force| now < force.until) {
+        if let Some(&force::Force { open: true, since, until }) = state.forced.as_deref()
+            && now < until
+        {
             let reason = Reason::ForcedOpen { until };
             return Some(Rejection { breaker, at: now, since, reason, next_probe: None });
         }
-        let Opened { since, tripped, failed_probes } = state.opened?;
-        let reason = match failed_probes {
+        let Opened { since, tripped } = state.opened?;
+        let since = since.instant();
+        let reason = match state.failed_probes {
             0 => Reason::Tripped(tripped),
             probes => Reason::ProbeFailed { tripped, probes },
         };
-        let next_probe = match state.phase {
+        let next_probe = match state.phase() {
             Phase::Alive => return None,
-            Phase::Dead { until } if state.probers > 0 => {
-                NextProbe::At(state.active_probe.map_or(until, |at| at.max(until)))
+            Phase::Dead { until } if let Some(probers) = &state.probers => {
+                NextProbe::At(probers.next.map_or(until, |at| at.max(until)))
             }
             Phase::Dead { until } if now < until => NextProbe::At(until),
-            Phase::Dead { .. } if state.out < self.0.max_probes => NextProbe::AfterOthers,
+            Phase::Dead { .. } if state.out < state.max_probes => NextProbe::AfterOthers,
             Phase::Dead { .. } | Phase::Probing { .. } => NextProbe::UnderWay,
         };
         Some(Rejection { breaker, at: now, since, reason, next_probe: Some(next_probe) })
@@ -378,183 +338,11 @@ impl fmt::Debug for Breaker {
         let state = self.lock();
         f.debug_struct("Breaker")
             .field("id", &self.0.id)
-            .field("phase", &state.phase)
+            .field("phase", &state.phase())
             .field("accrual", &state.accrual)
             .finish_non_exhaustive()
     }
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use std::num::NonZeroU32;
-
-    use super::*;
-    use crate::accrual::{ConsecutiveFailures, Never};
-
-    const MS: Duration = Duration::from_millis(1);
-
-    /// Dies of the second failure in a row; left alone for 10 ms, then 20, then 20.
-    fn breaker() -> (Breaker, Health, Instant) {
-        let health = Health::new();
-        let accrual = ConsecutiveFailures::new(NonZeroU32::new(2).unwrap());
-        let backoff = Backoff::equal_jittered(10 * MS, 20 * MS).unwrap();
-        let breaker = Breaker::new(Box::new(accrual), backoff, health.clone());
-        (breaker, health, tokio::time::Instant::now().into_std())
-    }
-
-    fn dead() -> (Breaker, Health, Instant) {
-        let (breaker, health, now) = breaker();
-        breaker.admit(now).record(false, now);
-        breaker.admit(now).record(false, now);
-        (breaker, health, now)
-    }
-
-    #[test]
-    fn an_endpoint_that_fails_enough_is_busy_for_its_backoff() {
-        let (breaker, health, now) = breaker();
-        breaker.admit(now).record(false, now);
-        assert_eq!((health.status(now), breaker.phase()), (Status::Open, Phase::Alive));
-        breaker.admit(now).record(false, now);
-        assert_eq!(breaker.phase(), Phase::Dead { until: now + 10 * MS });
-        assert_eq!(health.status(now + 9 * MS), Status::Busy);
-        assert_eq!(health.status(now + 10 * MS), Status::Open);
-        assert_eq!((breaker.counters().removals(), breaker.counters().removed_for()), (1, 10 * MS));
-    }
-
-    #[test]
-    fn the_first_call_after_the_backoff_is_the_only_probe() {
-        let (breaker, health, now) = dead();
-        assert!(!breaker.admit(now + 9 * MS).is_probe());
-        let now = now + 10 * MS;
-        let probe = breaker.clone().admit(now);
-        assert!(probe.is_probe());
-        assert_eq!(health.status(now), Status::Busy);
-        assert!(!breaker.admit(now).is_probe());
-        assert_eq!(breaker.counters().probes(), 1);
-        probe.record(true, now);
-    }
-
-    #[test]
-    fn a_probe_that_succeeds_revives_and_forgets() {
-        let (breaker, health, now) = dead();
-        let now = now + 10 * MS;
-        breaker.admit(now).record(true, now);
-        assert_eq!((health.status(now), breaker.phase()), (Status::Open, Phase::Alive));
-        assert_eq!(breaker.counters().revivals(), 1);
-        // Two failures again, and the first backoff again.
-        breaker.admit(now).record(false, now);
-        assert_eq!(breaker.phase(), Phase::Alive);
-        breaker.admit(now).record(false, now);
-        assert_eq!(breaker.phase(), Phase::Dead { until: now + 10 * MS });
-    }
-
-    #[test]
-    fn what_happens_is_told_as_often_as_it_is_counted() {
-        let told = std::sync::Arc::<std::sync::Mutex<Vec<_>>>::default();
-        let seen = std::sync::Arc::clone(&told);
-        let accrual = ConsecutiveFailures::new(NonZeroU32::MIN);
-        let breaker = Breaker::builder(Box::new(accrual))
-            .backoff(Backoff::constant(10 * MS).unwrap())
-            .on_event(move |event| seen.lock().unwrap().push(*event))
-            .build();
-        let now = tokio::time::Instant::now().into_std();
-        breaker.admit(now).record(false, now);
-        breaker.admit(now).record(false, now);
-        breaker.admit(now + 10 * MS).record(false, now + 10 * MS);
-        breaker.admit(now + 20 * MS).record(true, now + 20 * MS);
-        // Somebody's wish is no event.
-        breaker.force_open(10 * MS, now + 20 * MS);
-        breaker.reset(now + 20 * MS);
-        let reason = Tripped::Consecutive { failures: 1 };
-        let expected = [
-            BreakerEvent::Removed { reason, until: now + 10 * MS, at: now },
-            BreakerEvent::Revived { since: now, probes: 2, at: now + 20 * MS },
-        ];
-        assert_eq!(*told.lock().unwrap(), expected);
-        assert_eq!((breaker.counters().removals(), breaker.counters().revivals()), (1, 1));
-    }
-
-    #[test]
-    fn a_probe_that_fails_waits_for_the_next_backoff() {
-        let (breaker, health, now) = dead();
-        let now = now + 10 * MS;
-        breaker.admit(now).record(false, now);
-        let Phase::Dead { until } = breaker.phase() else { panic!("not dead") };
-        assert!(until >= now + 10 * MS && until <= now + 20 * MS);
-        assert_eq!(health.status(until.checked_sub(MS).unwrap()), Status::Busy);
-        let counters = breaker.counters();
-        assert_eq!((counters.removals(), counters.revivals(), counters.probes()), (1, 0, 1));
-        assert_eq!(counters.removed_for(), 10 * MS + (until - now));
-    }
-
-    #[test]
-    fn a_dropped_probe_lets_the_next_call_probe() {
-        let (breaker, health, now) = dead();
-        let now = now + 10 * MS;
-        drop(breaker.admit(now));
-        assert_eq!(health.status(now), Status::Open);
-        let probe = breaker.admit(now);
-        assert!(probe.is_probe());
-        probe.record(true, now);
-        assert_eq!(breaker.phase(), Phase::Alive);
-    }
-
-    #[test]
-    fn calls_that_are_not_the_probe_decide_nothing_while_it_is_dead() {
-        let (breaker, health, now) = dead();
-        // It failed open, and that went well.
-        breaker.admit(now).record(true, now);
-        assert_eq!(health.status(now), Status::Busy);
-        let late = breaker.admit(now);
-        let now = now + 10 * MS;
-        let probe = breaker.admit(now);
-        late.record(true, now);
-        assert_eq!(health.status(now), Status::Busy);
-        breaker.admit(now).record(false, now);
-        assert_eq!(breaker.phase(), Phase::Probing { since: now });
-        probe.record(true, now);
-        assert_eq!(breaker.phase(), Phase::Alive);
-    }
-
-    #[test]
-    fn a_dropped_permit_that_is_no_probe_changes_nothing() {
-        let (breaker, health, now) = dead();
-        let other = breaker.admit(now);
-        let now = now + 10 * MS;
-        let probe = breaker.admit(now);
-        drop(other);
-        assert_eq!((health.status(now), breaker.phase()), (Status::Busy, Phase::Probing { since: now }));
-        drop(probe);
-    }
-
-    #[test]
-    fn never_never_gives_up() {
-        let (health, now) = (Health::new(), tokio::time::Instant::now().into_std());
-        let breaker = Breaker::new(Box::new(Never), Backoff::default(), health.clone());
-        for _ in 0..1000 {
-            breaker.admit(now).record(false, now);
-        }
-        assert_eq!(health.status(now), Status::Open);
-    }
-
-    #[test]
-    fn a_backoff_beyond_the_clock_does_not_panic() {
-        let (health, now) = (Health::new(), tokio::time::Instant::now().into_std());
-        let accrual = ConsecutiveFailures::new(NonZeroU32::MIN);
-        let backoff = Backoff::constant(Duration::MAX).unwrap();
-        let breaker = Breaker::new(Box::new(accrual), backoff, health.clone());
-        breaker.admit(now).record(false, now);
-        assert_eq!(health.status(now + Duration::from_hours(24)), Status::Busy);
-    }
-
-    #[test]
-    fn one_of_many_threads_gets_the_probe() {
-        let (breaker, _health, now) = dead();
-        let now = now + 10 * MS;
-        let permits: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| breaker.admit(now))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        assert_eq!(permits.iter().filter(|permit| permit.is_probe()).count(), 1);
-    }
-}
+mod tests;

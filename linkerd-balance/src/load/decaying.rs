@@ -18,7 +18,7 @@ pub(crate) struct Decaying {
     at: AtomicU64,
 }
 
-/// A number and when it was that, in a [`Clock`](super::time::Clock)'s nanoseconds.
+/// A number and when it was that, a [stamp](crate::stamp).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Sampled {
     pub(crate) value: f64,

@@ -1,14 +1,18 @@
 //! What an endpoint says of its own load.
 
 use std::{
-    sync::atomic::{AtomicI64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use super::{
     decaying::{Decaying, Sampled},
-    time::{Clock, Decay, whole_nanos},
+    time::Decay,
 };
+use crate::stamp::{stamp, whole_nanos};
 
 /// What an endpoint says of its own load, in its answers.
 ///
@@ -42,54 +46,76 @@ impl Hint {
     pub const UTILIZATION_DECAY: Duration = Duration::from_secs(10);
 }
 
-/// The hints that one endpoint gave.
+/// The hints that one endpoint gave. Most give none: they take room from the first one on.
 #[derive(Debug)]
-pub(crate) struct Hints {
-    // In the clock's nanoseconds. `i64::MIN`: never.
+pub(crate) struct Hints(OnceLock<Box<Given>>);
+
+#[derive(Debug)]
+struct Given {
+    // A stamp. `i64::MIN`: never.
     backoff_until: AtomicI64,
     // By how much more than one the score is multiplied.
     utilization: Decaying,
 }
 
 impl Hints {
-    pub(crate) fn new() -> Self {
-        Self { backoff_until: AtomicI64::new(i64::MIN), utilization: Decaying::new(0.0, 0) }
+    pub(crate) const fn new() -> Self {
+        Self(OnceLock::new())
     }
 
-    pub(crate) fn take(&self, hint: Hint, clock: Clock, now: Instant) {
-        let now = clock.at(now);
+    pub(crate) fn take(&self, hint: Hint, now: Instant) {
+        let now = stamp(now);
         match hint {
             Hint::Backoff(Duration::ZERO) => {}
             Hint::Backoff(pause) => {
                 let until = now.saturating_add(whole_nanos(pause.min(Hint::MAX_BACKOFF)));
                 // Relaxed here and below: one word, which orders nothing else.
-                self.backoff_until.fetch_max(until, Ordering::Relaxed);
+                self.given().backoff_until.fetch_max(until, Ordering::Relaxed);
             }
             Hint::Utilization(used) if used.is_finite() && used >= 0.0 => {
                 let value = factor(used) - 1.0;
                 // The younger report stands, whichever arrives first.
-                self.utilization
+                self.given()
+                    .utilization
                     .update(|old| if now < old.at && old.value != 0.0 { old } else { Sampled { value, at: now } });
             }
             Hint::Utilization(_) => {}
         }
     }
 
-    /// Whether there is none that could count at any time.
+    fn given(&self) -> &Given {
+        self.0.get_or_init(|| {
+            Box::new(Given { backoff_until: AtomicI64::new(i64::MIN), utilization: Decaying::new(0.0, 0) })
+        })
+    }
+
+    /// Whether there was none yet.
     #[inline]
     pub(crate) fn is_none(&self) -> bool {
-        self.utilization.is_zero() && self.backoff_until.load(Ordering::Relaxed) == i64::MIN
+        self.0.get().is_none()
     }
 
     /// `score` with what the hints make of it at `now`; a backoff costs `backoff`.
     #[inline]
     pub(crate) fn apply(&self, score: f64, now: i64, backoff: f64) -> f64 {
-        if self.is_none() { score } else { self.apply_some(score, now, backoff) }
+        match self.0.get() {
+            None => score,
+            Some(given) => given.apply(score, now, backoff),
+        }
     }
 
+    pub(crate) fn reset(&self) {
+        if let Some(given) = self.0.get() {
+            given.backoff_until.store(i64::MIN, Ordering::Relaxed);
+            given.utilization.update(|old| Sampled { value: 0.0, ..old });
+        }
+    }
+}
+
+impl Given {
     #[cold]
     #[inline(never)]
-    fn apply_some(&self, score: f64, now: i64, backoff: f64) -> f64 {
+    fn apply(&self, score: f64, now: i64, backoff: f64) -> f64 {
         let score = if self.utilization.is_zero() { score } else { score * self.factor(now) };
         if now < self.backoff_until.load(Ordering::Relaxed) { score + backoff } else { score }
     }
@@ -97,11 +123,6 @@ impl Hints {
     fn factor(&self, now: i64) -> f64 {
         let Sampled { value, at } = self.utilization.get();
         1.0 + value * Decay::new(Hint::UTILIZATION_DECAY).left(at, now)
-    }
-
-    pub(crate) fn reset(&self) {
-        self.backoff_until.store(i64::MIN, Ordering::Relaxed);
-        self.utilization.update(|old| Sampled { value: 0.0, ..old });
     }
 }
 
@@ -122,22 +143,21 @@ mod tests {
 
     struct Fixture {
         hints: Hints,
-        clock: Clock,
         now: Instant,
     }
 
     fn fixture() -> Fixture {
-        Fixture { hints: Hints::new(), clock: Clock::new(), now: tokio::time::Instant::now().into_std() }
+        Fixture { hints: Hints::new(), now: tokio::time::Instant::now().into_std() }
     }
 
     impl Fixture {
         fn take(&self, hint: Hint, after: Duration) {
-            self.hints.take(hint, self.clock, self.now + after);
+            self.hints.take(hint, self.now + after);
         }
 
         /// What becomes of a score of two.
         fn score(&self, after: Duration) -> f64 {
-            self.hints.apply(2.0, self.clock.at(self.now + after), BACKOFF)
+            self.hints.apply(2.0, stamp(self.now + after), BACKOFF)
         }
     }
 

@@ -9,8 +9,9 @@ use super::{
     Hint, Load, MAX_PENALTY, Mark,
     decaying::{Decaying, Sampled},
     hint::Hints,
-    time::{Clock, Decay},
+    time::Decay,
 };
+use crate::stamp::stamp;
 
 /// Counts requests in flight: the load of Linkerd's `p2c`.
 ///
@@ -35,7 +36,6 @@ pub struct LeastLoaded {
     penalty: Option<Decay>,
     // What is left of requests that failed, in requests.
     failed: Decaying,
-    clock: Clock,
     hints: Hints,
 }
 
@@ -52,8 +52,8 @@ impl LeastLoaded {
     /// An idle endpoint.
     #[must_use]
     pub fn new() -> Self {
-        let (clock, hints, failed) = (Clock::new(), Hints::new(), Decaying::new(0.0, 0));
-        let load = Self { pending: AtomicUsize::new(0), penalty: None, failed, clock, hints };
+        let (hints, failed) = (Hints::new(), Decaying::new(0.0, 0));
+        let load = Self { pending: AtomicUsize::new(0), penalty: None, failed, hints };
         load.failure_penalty(Self::DEFAULT_FAILURE_PENALTY)
     }
 
@@ -68,7 +68,7 @@ impl LeastLoaded {
     #[cold]
     #[inline(never)]
     fn score_of_all(&self, now: Instant, weight: f64, in_flight: f64) -> f64 {
-        let now = self.clock.at(now);
+        let now = stamp(now);
         let score = (in_flight + self.failed(now)) / weight;
         self.hints.apply(score, now, BACKOFF)
     }
@@ -134,7 +134,7 @@ impl Load for LeastLoaded {
 
     fn fail(&self, _begun: Instant, now: Instant) -> bool {
         if let Some(decay) = self.penalty {
-            let now = self.clock.at(now);
+            let now = stamp(now);
             self.failed.update(|Sampled { value, at }| {
                 // One that comes late is added to what is there by then.
                 let now = now.max(at);
@@ -145,7 +145,7 @@ impl Load for LeastLoaded {
     }
 
     fn hint(&self, hint: Hint, now: Instant) {
-        self.hints.take(hint, self.clock, now);
+        self.hints.take(hint, now);
     }
 
     fn reset(&self) {

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod any;
 mod decaying;
 mod hint;
 mod least_loaded;
@@ -13,6 +14,7 @@ mod peak_ewma;
 mod penalty;
 mod time;
 
+pub(crate) use self::{any::AnyLoad, time::Now};
 pub use self::{
     hint::Hint,
     least_loaded::LeastLoaded,

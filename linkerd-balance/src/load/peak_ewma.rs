@@ -10,8 +10,9 @@ use super::{
     decaying::{Decaying, Sampled},
     hint::Hints,
     penalty::Penalty,
-    time::{Clock, Decay, nanos},
+    time::{Decay, nanos},
 };
+use crate::stamp::{stamp, whole_nanos};
 
 /// Peak-sensitive moving average of an endpoint's latency, times its requests in flight plus one.
 ///
@@ -37,16 +38,18 @@ use super::{
 /// Decay 10 s (Linkerd's `decayTimeMs`), failure penalty 5 s: beyond what most callers wait for. Latency is measured to
 /// the head of the response, a stream is long after 10 s, and nothing is known at the start.
 #[derive(Debug)]
+// In this order: what each request writes lies together, and before what is only read.
+#[repr(C)]
 pub struct PeakEwma {
-    decay: Decay,
-    penalty: Penalty,
-    measure: Measure,
-    long_stream: Duration,
     pending: AtomicUsize,
     // Nanoseconds, and when that was true. Zero: nothing is known. Below zero: guessed, not observed.
     average: Decaying,
-    clock: Clock,
+    penalty: Penalty,
     hints: Hints,
+    decay: Decay,
+    // In nanoseconds.
+    long_stream: i64,
+    measure: Measure,
 }
 
 /// A decay that is not from [`PeakEwma::MIN_DECAY`] to [`PeakEwma::MAX_DECAY`].
@@ -85,14 +88,13 @@ impl PeakEwma {
             return Err(InvalidDecay(decay));
         }
         Ok(Self {
-            decay: Decay::new(decay),
-            penalty: Penalty::new(Self::DEFAULT_FAILURE_PENALTY),
-            measure: Measure::default(),
-            long_stream: Self::DEFAULT_LONG_STREAM,
             pending: AtomicUsize::new(0),
             average: Decaying::new(0.0, 0),
-            clock: Clock::new(),
+            penalty: Penalty::new(Self::DEFAULT_FAILURE_PENALTY),
             hints: Hints::new(),
+            decay: Decay::new(decay),
+            long_stream: whole_nanos(Self::DEFAULT_LONG_STREAM),
+            measure: Measure::default(),
         })
     }
 
@@ -128,7 +130,7 @@ impl PeakEwma {
     /// that of heads.
     #[must_use]
     pub fn long_stream(mut self, longest: Duration) -> Self {
-        self.long_stream = longest;
+        self.long_stream = whole_nanos(longest);
         self
     }
 
@@ -138,14 +140,27 @@ impl PeakEwma {
     /// cold.
     #[must_use]
     pub fn start_latency(self, latency: Duration) -> Self {
-        let at = self.clock.at(tokio::time::Instant::now().into_std());
+        let at = stamp(tokio::time::Instant::now().into_std());
         self.average.update(|_| Sampled { value: -nanos(latency), at });
         self
     }
 
+    /// The score as of this stamp.
+    #[inline]
+    pub(super) fn score_at(&self, now: i64, weight: f64, more: usize) -> f64 {
+        let Sampled { value, at } = self.average.get();
+        let mut cost = (value.abs() * self.decay.left(at, now)).max(self.penalty.left(now));
+        if self.measure == Measure::PendingOnly {
+            cost += UNMEASURED;
+        }
+        let pending = (self.pending() + more) as f64 / weight;
+        let score = if cost == 0.0 && pending > 0.0 { COLD + pending } else { cost * (pending + 1.0) };
+        self.hints.apply(score, now, BACKOFF)
+    }
+
     /// Takes a latency into the average.
     fn observe(&self, sample: f64, now: Instant) {
-        let now = self.clock.at(now);
+        let now = stamp(now);
         // Nothing takes no time; and zero is for those of which nothing is known.
         let sample = sample.max(1.0);
         self.average.update(|Sampled { value: cost, at }| {
@@ -174,15 +189,7 @@ impl Load for PeakEwma {
 
     /// Nanoseconds.
     fn score(&self, now: Instant, weight: f64, more: usize) -> f64 {
-        let now = self.clock.at(now);
-        let Sampled { value, at } = self.average.get();
-        let mut cost = (value.abs() * self.decay.left(at, now)).max(self.penalty.left(now));
-        if self.measure == Measure::PendingOnly {
-            cost += UNMEASURED;
-        }
-        let pending = (self.pending() + more) as f64 / weight;
-        let score = if cost == 0.0 && pending > 0.0 { COLD + pending } else { cost * (pending + 1.0) };
-        self.hints.apply(score, now, BACKOFF)
+        self.score_at(stamp(now), weight, more)
     }
 
     fn pending(&self) -> usize {
@@ -200,11 +207,11 @@ impl Load for PeakEwma {
             self.fail(begun, now);
             return;
         }
-        self.penalty.succeeded(self.clock, begun);
+        self.penalty.succeeded(begun);
         let observed = now.saturating_duration_since(begun);
         let counts = match self.measure {
             Measure::Headers => true,
-            Measure::FirstByte | Measure::EndOfStream => observed <= self.long_stream,
+            Measure::FirstByte | Measure::EndOfStream => whole_nanos(observed) <= self.long_stream,
             Measure::PendingOnly => false,
         };
         if counts {
@@ -218,7 +225,7 @@ impl Load for PeakEwma {
 
     fn mark(&self, begun: Instant, now: Instant, mark: Mark) -> bool {
         let observed = now.saturating_duration_since(begun);
-        let long = observed > self.long_stream;
+        let long = whole_nanos(observed) > self.long_stream;
         let (taken, counts) = match (self.measure, mark) {
             (Measure::Headers, _) => (true, true),
             // A head as late as that is a slow answer, whatever comes after it.
@@ -227,7 +234,7 @@ impl Load for PeakEwma {
             (Measure::EndOfStream, Mark::FirstByte) | (Measure::PendingOnly, _) => (false, false),
         };
         if taken {
-            self.penalty.succeeded(self.clock, begun);
+            self.penalty.succeeded(begun);
         }
         if counts {
             self.observe(nanos(observed), now);
@@ -239,23 +246,23 @@ impl Load for PeakEwma {
         let observed = now.saturating_duration_since(begun);
         // A failure that took longer than what is known says that much: a timeout must not look like an answer in time.
         let Sampled { value, at } = self.average.get();
-        let known = value.abs() * self.decay.left(at, self.clock.at(now));
+        let known = value.abs() * self.decay.left(at, stamp(now));
         let is_peak = self.measure != Measure::PendingOnly && value != 0.0 && nanos(observed) > known;
         if is_peak || self.penalty.is_reached(observed) {
             self.observe(nanos(observed), now);
         }
-        self.penalty.failed(self.clock.at(begun), self.clock.at(now));
+        self.penalty.failed(stamp(begun), stamp(now));
         true
     }
 
     fn hint(&self, hint: Hint, now: Instant) {
-        self.hints.take(hint, self.clock, now);
+        self.hints.take(hint, now);
     }
 
     fn typical(&self, now: Instant) -> Option<f64> {
         let Sampled { value, at } = self.average.get();
         // A guess is not passed on as if it were known.
-        let cost = value * self.decay.left(at, self.clock.at(now));
+        let cost = value * self.decay.left(at, stamp(now));
         (cost > 0.0).then_some(cost)
     }
 
@@ -264,7 +271,7 @@ impl Load for PeakEwma {
         if !(typical.is_finite() && typical > 0.0) || self.measure == Measure::PendingOnly {
             return;
         }
-        let now = self.clock.at(now);
+        let now = stamp(now);
         self.average.update(|old| if old.value > 0.0 { old } else { Sampled { value: -typical, at: now } });
     }
 
@@ -276,251 +283,4 @@ impl Load for PeakEwma {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MS: Duration = Duration::from_millis(1);
-    const DECAY: Duration = Duration::from_secs(10);
-
-    fn ewma() -> PeakEwma {
-        PeakEwma::new(DECAY).unwrap()
-    }
-
-    /// One request that takes `latency` and ends at `end`.
-    fn observe(load: &PeakEwma, end: Instant, latency: Duration, success: bool) {
-        let begun = end.checked_sub(latency).unwrap();
-        load.begin(begun);
-        load.end(begun, end, success);
-    }
-
-    fn assert_close(a: f64, b: f64) {
-        assert!((a - b).abs() <= b.abs() * 1e-9, "{a} is not {b}");
-    }
-
-    #[test]
-    fn a_peak_counts_at_once_and_a_lower_latency_by_the_time_since() {
-        let (load, start) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
-        observe(&load, start, 10 * MS, true);
-        assert_close(load.score(start, 1.0, 0), nanos(10 * MS));
-        observe(&load, start + MS, 100 * MS, true);
-        assert_close(load.score(start + MS, 1.0, 0), nanos(100 * MS));
-
-        let later = start + MS + DECAY;
-        observe(&load, later, 10 * MS, true);
-        let w = (-1.0_f64).exp();
-        assert_close(load.score(later, 1.0, 0), nanos(100 * MS) * w + nanos(10 * MS) * (1.0 - w));
-    }
-
-    #[test]
-    fn an_idle_endpoint_is_forgiven_with_time() {
-        let (load, start) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
-        observe(&load, start, 1000 * MS, true);
-        assert_close(load.score(start + 3 * DECAY, 1.0, 0), nanos(1000 * MS) * (-3.0_f64).exp());
-    }
-
-    #[test]
-    fn reading_changes_nothing() {
-        let (read, unread, start) = (ewma(), ewma(), tokio::time::Instant::now().into_std() + DECAY);
-        for load in [&read, &unread] {
-            observe(load, start, 100 * MS, true);
-        }
-        for ms in 0..1000 {
-            let _ = read.score(start + ms * MS, 1.0, 0);
-        }
-        for load in [&read, &unread] {
-            observe(load, start + 1000 * MS, 10 * MS, true);
-        }
-        assert_eq!(read.score(start + DECAY, 1.0, 0), unread.score(start + DECAY, 1.0, 0));
-    }
-
-    #[test]
-    fn requests_in_flight_multiply() {
-        let (load, now) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
-        observe(&load, now, 10 * MS, true);
-        load.begin(now);
-        load.begin(now);
-        assert_close(load.score(now, 1.0, 0), nanos(30 * MS));
-        assert_close(load.score(now, 2.0, 0), nanos(20 * MS));
-    }
-
-    #[test]
-    fn a_cold_endpoint_is_tried_by_one_request_at_a_time() {
-        let (cold, slow, now) = (ewma(), ewma(), tokio::time::Instant::now().into_std() + DECAY);
-        observe(&slow, now, DECAY, true);
-        slow.begin(now);
-        assert_eq!(cold.score(now, 1.0, 0), 0.0);
-        cold.begin(now);
-        assert_eq!(cold.score(now, 1.0, 0), 140_737_488_355_327.0 + 1.0);
-        assert!(cold.score(now, 1.0, 0) > slow.score(now, 1.0, 0));
-        cold.end(now, now + MS, true);
-        assert_close(cold.score(now + MS, 1.0, 0), nanos(MS));
-    }
-
-    #[test]
-    fn failing_fast_does_not_look_fast() {
-        let (load, now) = (ewma().failure_penalty(1000 * MS), tokio::time::Instant::now().into_std() + DECAY);
-        observe(&load, now, MS, false);
-        assert_close(load.score(now, 1.0, 0), nanos(1000 * MS));
-        observe(&load, now, 2000 * MS, false);
-        assert_close(load.score(now, 1.0, 0), nanos(2000 * MS));
-
-        let off = ewma().failure_penalty(Duration::ZERO);
-        observe(&off, now, MS, false);
-        assert_close(off.score(now, 1.0, 0), nanos(MS));
-        let default = PeakEwma::default();
-        observe(&default, now, MS, false);
-        assert_close(default.score(now, 1.0, 0), nanos(5000 * MS));
-        assert_close(default.score(now + 4999 * MS, 1.0, 0), nanos(MS));
-        assert_eq!(default.score(now + 5000 * MS, 1.0, 0), 0.0, "of its latency nothing is known");
-    }
-
-    #[test]
-    fn a_failure_leaves_the_average_alone_unless_it_took_long() {
-        let (load, now) = (PeakEwma::default(), tokio::time::Instant::now().into_std() + DECAY);
-        observe(&load, now, 10 * MS, true);
-        observe(&load, now, MS, false);
-        assert_close(load.typical(now).unwrap(), nanos(10 * MS));
-        observe(&load, now, 6000 * MS, false);
-        assert_close(load.typical(now).unwrap(), nanos(6000 * MS));
-    }
-
-    #[test]
-    fn the_head_may_be_the_end_of_the_measure_and_is_not_the_end_of_the_request() {
-        let now = tokio::time::Instant::now().into_std() + 10 * DECAY;
-        let at = |mark, measure, after| {
-            let load = ewma().measure(measure);
-            load.begin(now);
-            (load.mark(now, now + after, mark), load.typical(now + after).map(|nanos| nanos as u64 / 1_000_000), load)
-        };
-        for (mark, measure, after, taken, sample) in [
-            (Mark::Headers, Measure::Headers, 3 * MS, true, Some(3)),
-            (Mark::FirstByte, Measure::Headers, 3 * MS, true, Some(3)),
-            (Mark::Headers, Measure::FirstByte, 3 * MS, false, None),
-            (Mark::FirstByte, Measure::FirstByte, 3 * MS, true, Some(3)),
-            (Mark::Headers, Measure::EndOfStream, 3 * MS, false, None),
-            (Mark::FirstByte, Measure::EndOfStream, 3 * MS, false, None),
-            (Mark::Headers, Measure::PendingOnly, 3 * MS, false, None),
-            // Beyond ten seconds: a slow answer, or a long stream.
-            (Mark::Headers, Measure::Headers, 11_000 * MS, true, Some(11_000)),
-            (Mark::Headers, Measure::EndOfStream, 10_000 * MS, false, None),
-            (Mark::Headers, Measure::EndOfStream, 10_001 * MS, true, Some(10_001)),
-            (Mark::Headers, Measure::FirstByte, 10_001 * MS, true, Some(10_001)),
-            (Mark::FirstByte, Measure::FirstByte, 10_001 * MS, true, None),
-            (Mark::FirstByte, Measure::EndOfStream, 10_001 * MS, false, None),
-        ] {
-            let (took, observed, load) = at(mark, measure, after);
-            assert_eq!((took, observed), (taken, sample), "{mark:?} {measure:?} {after:?}");
-            assert_eq!(load.pending(), 1);
-        }
-    }
-
-    #[test]
-    fn a_long_stream_is_no_slow_answer() {
-        let now = tokio::time::Instant::now().into_std() + 10 * DECAY;
-        for (measure, took, counts) in [
-            (Measure::Headers, 10_001, true),
-            (Measure::FirstByte, 10_000, true),
-            (Measure::FirstByte, 10_001, false),
-            (Measure::EndOfStream, 10_000, true),
-            (Measure::EndOfStream, 10_001, false),
-            (Measure::PendingOnly, 1, false),
-        ] {
-            let load = ewma().measure(measure);
-            observe(&load, now, took * MS, true);
-            assert_eq!(load.typical(now).is_some(), counts, "{measure:?} {took}");
-            assert_eq!(load.pending(), 0);
-        }
-        let all = ewma().measure(Measure::EndOfStream).long_stream(Duration::ZERO);
-        observe(&all, now, MS, true);
-        assert_eq!(all.typical(now), None);
-    }
-
-    #[test]
-    fn without_a_measure_requests_and_failures_count() {
-        let (load, now) = (ewma().measure(Measure::PendingOnly), tokio::time::Instant::now().into_std() + DECAY);
-        let idle = load.score(now, 1.0, 0);
-        load.begin(now);
-        load.begin(now);
-        assert_close(load.score(now, 1.0, 0), 3.0 * idle);
-        observe(&load, now, MS, false);
-        assert!(load.score(now, 1.0, 0) > 1_000.0 * idle);
-        load.start_from(1e9, now);
-        assert_eq!(load.typical(now), None);
-    }
-
-    #[test]
-    fn a_newcomer_starts_like_the_others_until_it_is_known() {
-        let (load, now) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
-        assert_eq!(load.typical(now), None);
-        for absurd in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            load.start_from(absurd, now);
-            assert_eq!(load.score(now, 1.0, 0), 0.0);
-        }
-        load.start_from(nanos(20 * MS), now);
-        assert_close(load.score(now, 1.0, 0), nanos(20 * MS));
-        assert_close(load.score(now, 1.0, 1), nanos(40 * MS));
-        assert_close(load.score(now + DECAY, 1.0, 0), nanos(20 * MS) * (-1.0_f64).exp());
-        assert_eq!(load.typical(now), None, "a guess is nothing to guess from");
-
-        observe(&load, now + MS, MS, true);
-        assert_close(load.score(now + MS, 1.0, 0), nanos(MS));
-        assert_close(load.typical(now + MS + DECAY).unwrap(), nanos(MS) * (-1.0_f64).exp());
-        load.start_from(nanos(20 * MS), now + MS);
-        assert_close(load.score(now + MS, 1.0, 0), nanos(MS));
-    }
-
-    #[test]
-    fn a_start_of_its_own_gives_way_to_what_the_others_are_like() {
-        let load = ewma().start_latency(1000 * MS);
-        let now = tokio::time::Instant::now().into_std();
-        assert!((load.score(now, 1.0, 0) / nanos(1000 * MS) - 1.0).abs() < 0.01);
-        load.start_from(nanos(MS), now);
-        assert_close(load.score(now, 1.0, 0), nanos(MS));
-        assert_eq!(ewma().start_latency(Duration::ZERO).score(now, 1.0, 0), 0.0);
-    }
-
-    #[test]
-    fn reset_forgets_what_was_learned_and_not_what_is_in_flight() {
-        let (load, now) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
-        observe(&load, now, 10 * MS, true);
-        observe(&load, now, MS, false);
-        load.hint(Hint::Backoff(DECAY), now);
-        load.hint(Hint::Utilization(0.9), now);
-        load.begin(now);
-        load.reset();
-        assert_eq!((load.pending(), load.typical(now)), (1, None));
-        assert_eq!(load.score(now, 1.0, 0), COLD + 1.0);
-        load.end(now, now + MS, true);
-        assert_close(load.score(now + MS, 1.0, 0), nanos(MS));
-    }
-
-    #[test]
-    fn a_cancelled_request_teaches_nothing() {
-        let (load, now) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
-        observe(&load, now, 10 * MS, true);
-        load.begin(now);
-        load.cancel();
-        assert_eq!(load.pending(), 0);
-        assert_close(load.score(now, 1.0, 0), nanos(10 * MS));
-    }
-
-    #[test]
-    fn an_end_that_comes_late_does_not_turn_back_the_clock() {
-        let (load, now) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
-        observe(&load, now + DECAY, 10 * MS, true);
-        observe(&load, now, 5 * MS, true);
-        assert_close(load.score(now + DECAY, 1.0, 0), nanos(10 * MS));
-    }
-
-    #[test]
-    fn a_decay_out_of_range_is_refused_by_name() {
-        let refused = |decay| PeakEwma::new(decay).unwrap_err().to_string();
-        assert_eq!(refused(Duration::ZERO), "the decay 0ns is not from 1ms to 86400s");
-        assert_eq!(
-            refused(MS.saturating_sub(Duration::from_nanos(1))),
-            "the decay 999.999µs is not from 1ms to 86400s"
-        );
-        assert_eq!(refused(PeakEwma::MAX_DECAY + MS), "the decay 86400.001s is not from 1ms to 86400s");
-        assert!(PeakEwma::new(MS).is_ok() && PeakEwma::new(PeakEwma::MAX_DECAY).is_ok());
-    }
-}
+mod tests;

@@ -5,10 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    decaying::{Decaying, Sampled},
-    time::{Clock, whole_nanos},
-};
+use super::decaying::{Decaying, Sampled};
+use crate::stamp::{stamp, whole_nanos};
 
 /// After a failure an endpoint is as good as one that answers when the penalty is over.
 ///
@@ -16,12 +14,13 @@ use super::{
 /// long for one failure among thousands. For those who go on failing it gets longer: each failure *in a row*, of a
 /// request that began when the one before was known, adds as much as the first, up to [`MAX_ROW`] times.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Penalty {
-    nanos: i64,
-    // In the clock's nanoseconds. `i64::MIN`: no failure.
+    // A stamp. `i64::MIN`: no failure.
     until: AtomicI64,
     // How many in a row, and when the last of them failed.
     row: Decaying,
+    nanos: i64,
 }
 
 /// So many penalties are the longest: a minute, by default.
@@ -50,9 +49,9 @@ impl Penalty {
         whole_nanos(observed) >= self.nanos
     }
 
-    pub(super) fn succeeded(&self, clock: Clock, begun: Instant) {
+    pub(super) fn succeeded(&self, begun: Instant) {
         if !self.row.is_zero() {
-            let begun = clock.at(begun);
+            let begun = stamp(begun);
             self.row.update(|last| if begun >= last.at { Sampled { value: 0.0, ..last } } else { last });
         }
     }
@@ -106,14 +105,14 @@ mod tests {
 
     #[test]
     fn a_success_ends_the_row_and_not_the_penalty() {
-        let (penalty, clock, start) = (penalty(), Clock::new(), tokio::time::Instant::now().into_std());
-        let at = |secs| clock.at(start + Duration::from_secs(secs));
+        let (penalty, start) = (penalty(), tokio::time::Instant::now().into_std());
+        let at = |secs| stamp(start + Duration::from_secs(secs));
         penalty.failed(at(0), at(0));
         penalty.failed(at(1), at(1));
-        penalty.succeeded(clock, start);
+        penalty.succeeded(start);
         penalty.failed(at(2), at(2));
         assert_eq!(penalty.left(at(2)), 15e9, "a success from before the failure says nothing");
-        penalty.succeeded(clock, start + Duration::from_secs(3));
+        penalty.succeeded(start + Duration::from_secs(3));
         assert_eq!(penalty.left(at(3)), 14e9);
         penalty.failed(at(20), at(20));
         assert_eq!(penalty.left(at(20)), 5e9);

@@ -1,6 +1,11 @@
 //! Time as loads reckon it: instants as numbers, and how things fade.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+use crate::stamp::stamp;
 
 /// Loses all but one part in e of what was there, each time this long passes.
 #[derive(Clone, Copy, Debug)]
@@ -35,42 +40,26 @@ fn fallen(x: f64) -> f64 {
     (-x).exp()
 }
 
-/// Instants as nanoseconds from one of them, so that they fit into an atomic.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock(Instant);
-
-impl Clock {
-    /// Any instant would do: nothing is judged by it.
-    pub(crate) fn new() -> Self {
-        Self(tokio::time::Instant::now().into_std())
-    }
-
-    /// At most 292 years either way.
-    #[inline]
-    pub(crate) fn at(self, instant: Instant) -> i64 {
-        match instant.checked_duration_since(self.0) {
-            Some(after) => whole_nanos(after),
-            None => self.before(instant),
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn before(self, instant: Instant) -> i64 {
-        -whole_nanos(self.0.duration_since(instant))
-    }
+/// The time of a pick, and its stamp, which several endpoints are compared by and is worked out for the first of them.
+pub(crate) struct Now {
+    pub(crate) instant: Instant,
+    stamp: Cell<Option<i64>>,
 }
 
-/// Without the way through 128 bits that `as_nanos` takes.
-#[inline]
-pub(crate) fn whole_nanos(duration: Duration) -> i64 {
-    // With more seconds than that there are too many nanoseconds.
-    const MOST: u64 = i64::MAX as u64 / 1_000_000_000;
-    let secs = duration.as_secs();
-    if secs > MOST {
-        return i64::MAX;
+impl Now {
+    #[inline]
+    pub(crate) const fn new(instant: Instant) -> Self {
+        Self { instant, stamp: Cell::new(None) }
     }
-    (secs.cast_signed() * 1_000_000_000).saturating_add(i64::from(duration.subsec_nanos()))
+
+    #[inline]
+    pub(crate) fn stamp(&self) -> i64 {
+        self.stamp.get().unwrap_or_else(|| {
+            let stamp = stamp(self.instant);
+            self.stamp.set(Some(stamp));
+            stamp
+        })
+    }
 }
 
 /// The same for durations of any length.
@@ -93,14 +82,5 @@ mod tests {
         }
         assert_eq!(decay.left(5, 4), 1.0);
         assert_eq!(decay.left(i64::MIN, i64::MAX), 0.0);
-    }
-
-    #[test]
-    fn instants_before_the_first_one_count_too() {
-        let clock = Clock::new();
-        let later = clock.0 + Duration::from_millis(1_500);
-        assert_eq!((clock.at(clock.0), clock.at(later)), (0, 1_500_000_000));
-        assert_eq!(Clock(later).at(clock.0), -1_500_000_000);
-        assert_eq!(whole_nanos(Duration::MAX), i64::MAX);
     }
 }

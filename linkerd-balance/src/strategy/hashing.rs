@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Candidates, Draw};
+use super::{Candidates, Draw, spread};
 use crate::{
     health::Status,
     rng::{self, SplitMix},
@@ -169,10 +169,9 @@ pub(super) struct Prepared<T> {
 impl<T> Prepared<T> {
     /// Prepares a table of the endpoints' ids and full weights, unless `before` has it already.
     pub(super) fn new(nodes: &dyn Candidates, before: Option<&Self>, table: impl FnOnce(&[(u64, f64)]) -> T) -> Self {
-        let mut order: Vec<_> = (0..nodes.len()).map(|i| (nodes.id(i), nodes.full_weight(i), i as u32)).collect();
-        order.sort_unstable_by_key(|&(id, ..)| id);
-        let by_id: Vec<_> = order.iter().map(|&(id, weight, _)| (id, weight)).collect();
-        let index = order.into_iter().map(|(.., i)| i).collect();
+        let order = spread::sorted((0..nodes.len()).map(|i| (nodes.id(i), i as u32)));
+        let by_id: Vec<_> = order.iter().map(|&(id, i)| (id, nodes.full_weight(i as usize))).collect();
+        let index = order.into_iter().map(|(_, i)| i).collect();
         let table = match before {
             Some(before) if before.by_id == by_id => Arc::clone(&before.table),
             _ => Arc::new(table(&by_id)),

@@ -15,6 +15,7 @@ mod p2c;
 mod random;
 mod ring;
 mod round_robin;
+mod spread;
 mod sticky_primary;
 mod subset;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Candidates, Draw, Strategy};
+use super::{Candidates, Draw, Strategy, spread};
 use crate::{
     health::Status,
     rng::{self, SplitMix},
@@ -213,8 +213,10 @@ impl Strategy for StickyPrimary {
     fn rebuild(&self, nodes: &dyn Candidates) -> Option<Arc<dyn Strategy>> {
         let mut order: Vec<_> = (0..nodes.len()).collect();
         if !self.in_order {
-            let (id, weight) = (|i| nodes.id(i), |i| nodes.full_weight(i));
-            order.sort_by(|&a, &b| weight(b).total_cmp(&weight(a)).then_with(|| id(b).cmp(&id(a))));
+            let by_id = spread::sorted(order.into_iter().map(|i| (!nodes.id(i), i)));
+            order = by_id.into_iter().map(|(_, i)| i).collect();
+            // Stable, and mostly all weigh the same.
+            order.sort_by(|&a, &b| nodes.full_weight(b).total_cmp(&nodes.full_weight(a)));
         }
         let ids: Vec<_> = order.iter().map(|&i| nodes.id(i)).collect();
         let better = self.better();

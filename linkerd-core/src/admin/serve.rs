@@ -7,7 +7,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     select,
     sync::{Semaphore, watch},
     time,
@@ -34,6 +34,26 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// Dropping the future stops accepting and lets open connections finish what they are at.
 pub async fn serve(listener: TcpListener, svc: Svc, shutdown: impl Future<Output = ()>) {
+    serve_through(listener, Through::Clear, svc, shutdown).await;
+}
+
+/// What connections go through.
+#[derive(Clone, Debug)]
+pub(crate) enum Through {
+    /// Nothing.
+    Clear,
+    /// TLS alone.
+    #[cfg(feature = "tls")]
+    Tls(crate::tls::Acceptor),
+}
+
+/// As [`serve`], for connections that go through something.
+pub(crate) async fn serve_through(
+    listener: TcpListener,
+    through: Through,
+    svc: Svc,
+    shutdown: impl Future<Output = ()>,
+) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     // Its receivers are the connections: they see it dropped.
     let (closing, open) = watch::channel(());
@@ -50,9 +70,9 @@ pub async fn serve(listener: TcpListener, svc: Svc, shutdown: impl Future<Output
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = connection(stream, svc.clone(), open.clone());
+                let (through, svc, open) = (through.clone(), svc.clone(), open.clone());
                 tokio::spawn(async move {
-                    connection.await;
+                    accepted_on(stream, through, svc, open).await;
                     drop(place);
                 });
             }
@@ -67,6 +87,25 @@ pub async fn serve(listener: TcpListener, svc: Svc, shutdown: impl Future<Output
     let all = places.acquire_many(MAX_CONNECTIONS as u32);
     if time::timeout(GRACE, all).await.is_err() {
         tracing::warn!("the admin server ended before it had answered everything");
+    }
+}
+
+async fn accepted_on(stream: TcpStream, through: Through, svc: Svc, open: watch::Receiver<()>) {
+    match through {
+        Through::Clear => connection(stream, svc, open).await,
+        #[cfg(feature = "tls")]
+        Through::Tls(tls) => {
+            let mut ended = open.clone();
+            let accepted = select! {
+                accepted = tls.accept(stream) => accepted,
+                // As in `connection`.
+                _ = ended.changed() => return,
+            };
+            match accepted {
+                Ok((stream, _)) => connection(stream, svc, open).await,
+                Err(error) => tracing::info!(%error, "an admin connection could not be made secure"),
+            }
+        }
     }
 }
 
@@ -102,7 +141,6 @@ where
 mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpStream,
         sync::oneshot,
     };
 

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::access_log::{AccessLogFormat, BadTemplate};
+
 use super::decode::{At, Decode, MAX_INT, Section};
 
 /// Where requests are logged, one line each.
@@ -13,6 +15,10 @@ pub struct AccessLog {
     pub roll_policy: RollPolicy,
     /// `...Append` to a file that exists, rather than replace it. Default: true.
     pub append: bool,
+    /// `...Format`: `combined`, `json`, or a [template](crate::access_log::Template). Default: combined, Linkerd 1.x's.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub format: AccessLogFormat,
     /// `...RotateCount`: how many old files are kept. Default: all of them, -1 in the file.
     pub rotate_count: Option<u32>,
 }
@@ -39,6 +45,7 @@ pub(super) struct Keys {
     pub(super) file: &'static str,
     pub(super) roll_policy: &'static str,
     pub(super) append: &'static str,
+    pub(super) format: &'static str,
     pub(super) rotate_count: &'static str,
 }
 
@@ -47,8 +54,16 @@ impl AccessLog {
         let file = s.get(keys.file);
         let roll_policy = s.or(keys.roll_policy, RollPolicy::Never);
         let append = s.or(keys.append, true);
+        let format = s.or(keys.format, AccessLogFormat::Combined);
         let rotate_count = s.int(keys.rotate_count, -1..=MAX_INT).and_then(|n| u32::try_from(n).ok());
-        Some(Self { file: file?, roll_policy, append, rotate_count })
+        Some(Self { file: file?, roll_policy, append, format, rotate_count })
+    }
+}
+
+impl Decode for AccessLogFormat {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let parsed = at.text()?.parse();
+        parsed.map_err(|error: BadTemplate| at.problem(error.to_string())).ok()
     }
 }
 

@@ -15,17 +15,22 @@ use linkerd_retry::{Backoff as RetryBackoff, Budget as RetryBudget, BudgetSettin
 
 use serde_json::json;
 
+#[cfg(feature = "tls")]
+use super::tls::Connectors;
 use super::{
-    Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, H2Identifier, H2Router, H2Settings,
-    HostConnectionPool, HttpIdentifier, HttpRouter, Interpreter, InterpreterKind, Namer, NamerKind, Problem, Protocol,
-    Retries, Router, Scoped, Server, Service, Session, Transformer, TransformerKind, balancing, check_supported,
-    router::ProtocolKind,
+    AddForwardedHeader, Backoff, BindingCache, Budget, Classifier, Client, Config, Errors, H2Identifier, H2Router,
+    H2Settings, HostConnectionPool, HttpIdentifier, HttpRouter, Interpreter, InterpreterKind, Labeler, Namer,
+    NamerKind, Problem, Protocol, Retries, RollPolicy, Router, Scoped, Server, Service, Session, Transformer,
+    TransformerKind, balancing, check_supported, router::ProtocolKind,
 };
+#[cfg(feature = "tls")]
+use crate::tls::{self, Alpn};
 use crate::{
     CacheSettings, ClientPolicy, Mesh, Policies, ServicePolicy,
+    access_log::{AccessLog, AccessLogSettings, Roll},
     http::{
-        self, ClientConfig, H2Config, HttpConnect, PerRequest, PoolConfig, ServerConfig, SocketOptions,
-        respond::ErrorLimits,
+        self, ClientConfig, Forwarded, ForwardedLabel, H2Config, HttpConnect, PerRequest, PoolConfig, Propagation,
+        ServerConfig, SocketOptions, respond::ErrorLimits,
     },
     identify::{self, Identifier},
     telemetry::{Registry, RouterStats},
@@ -57,6 +62,8 @@ pub struct RouterPlan {
     pub client: crate::Client,
     /// What is to listen, and how.
     pub servers: Vec<ServerConfig>,
+    /// Where its requests are logged.
+    pub access_log: Option<AccessLog>,
 }
 
 /// The policies of a router, as its file has them.
@@ -66,6 +73,8 @@ struct FilePolicies {
     client: Scoped<Client>,
     wire: Wire,
     memory: ReplayMemory,
+    #[cfg(feature = "tls")]
+    connectors: Connectors,
 }
 
 /// What the servers and the clients of a router have in common.
@@ -75,6 +84,7 @@ struct Wire {
     max_initial_line_bytes: usize,
     max_error_bytes: usize,
     aggregate_up_to: usize,
+    propagation: Propagation,
     #[cfg(feature = "compression")]
     compression: crate::http::Compression,
     protocol: ProtocolKind,
@@ -277,7 +287,7 @@ impl Builder<'_> {
         let interpreter = self.interpreter(i, router, namers)?;
         let (identifier, wire) = match protocol {
             Protocol::Http(http) => (self.identifiers(i, router, http)?, Wire::of(http)),
-            Protocol::H2(h2) => (self.h2_identifiers(i, router, h2)?, Wire::h2()),
+            Protocol::H2(h2) => (self.h2_identifiers(i, router, h2)?, Wire::h2(h2)),
             Protocol::Thrift(_) | Protocol::Mux | Protocol::ThriftMux(_) => {
                 self.problem(&format!("routers[{i}].protocol"), "is not supported yet");
                 return None;
@@ -287,7 +297,18 @@ impl Builder<'_> {
         if *originator {
             stats.originator();
         }
-        let mesh = Mesh::builder()
+        #[cfg(feature = "tls")]
+        let connectors = self.connectors(i, client, protocol.kind());
+        let access_log = match protocol {
+            Protocol::Http(http) => &http.access_log,
+            Protocol::H2(h2) => &h2.access_log,
+            _ => &None,
+        };
+        let log = match access_log {
+            Some(settings) => Some(self.access_log(i, settings, &stats)?),
+            None => None,
+        };
+        let mut mesh = Mesh::builder()
             .interpreter(Arc::clone(&interpreter))
             .dtab(dtab.clone())
             .policies(FilePolicies {
@@ -295,6 +316,8 @@ impl Builder<'_> {
                 client: client.clone(),
                 wire,
                 memory: self.memory.clone(),
+                #[cfg(feature = "tls")]
+                connectors,
             })
             .binding_timeout(*binding_timeout)
             .caches(CacheSettings {
@@ -305,9 +328,11 @@ impl Builder<'_> {
                 idle_ttl: *idle_ttl,
             })
             .metrics(stats.clone())
-            .proxy(true)
-            .build();
-        let mesh = match mesh {
+            .proxy(true);
+        if let Some(log) = &log {
+            mesh = mesh.access_log(log.clone());
+        }
+        let mesh = match mesh.build() {
             Ok(mesh) => mesh,
             Err(error) => {
                 self.problem(&format!("routers[{i}]"), error.to_string());
@@ -317,8 +342,82 @@ impl Builder<'_> {
         let identifier: Arc<dyn Identifier> = Arc::new(identifier);
         let client = mesh.router(Arc::clone(&identifier));
         let grace = self.config.admin.shutdown_grace;
-        let servers = servers.iter().map(|server| server_config(server, &wire, &stats, grace)).collect();
-        Some(RouterPlan { label: label.clone(), dtab: dtab.clone(), interpreter, mesh, identifier, client, servers })
+        let configs = servers
+            .iter()
+            .map(|server| ServerConfig { access_log: log.clone(), ..server_config(server, &wire, &stats, grace) });
+        let configs = configs.collect();
+        #[cfg(feature = "tls")]
+        let configs = self.secure(i, servers, configs);
+        Some(RouterPlan {
+            label: label.clone(),
+            dtab: dtab.clone(),
+            interpreter,
+            mesh,
+            identifier,
+            client,
+            servers: configs,
+            access_log: log,
+        })
+    }
+
+    /// What makes the connections of a router's clients secure.
+    #[cfg(feature = "tls")]
+    fn connectors(&mut self, i: usize, client: &Scoped<Client>, protocol: ProtocolKind) -> Connectors {
+        let alpn: &[_] = match protocol {
+            ProtocolKind::H2 if client.iter().any(|(_, client)| client.http1 == Some(true)) => &[],
+            ProtocolKind::H2 => &[Alpn::H2],
+            _ => &[Alpn::Http1],
+        };
+        let Self { config, registry, problems, .. } = self;
+        let problem =
+            |key: &str, message| problems.push(config.problem(&format!("routers[{i}].client.{key}"), message));
+        Connectors::build(client, alpn, || tls::Metrics::new(registry), problem)
+    }
+
+    /// Puts what makes connections secure into the servers that ask for it.
+    #[cfg(feature = "tls")]
+    fn secure(&mut self, i: usize, servers: &[Server], mut configs: Vec<ServerConfig>) -> Vec<ServerConfig> {
+        for (j, (server, config)) in servers.iter().zip(&mut configs).enumerate() {
+            let Some(tls) = &server.tls else { continue };
+            let alpn: &[_] = match config.wire {
+                http::Wire::Http1 => &[Alpn::Http1],
+                http::Wire::H2(_) => &[Alpn::H2],
+                http::Wire::Either(_) => &[Alpn::H2, Alpn::Http1],
+            };
+            match tls.acceptor(alpn, &tls::Metrics::new(self.registry)) {
+                Ok(acceptor) => config.tls = Some(acceptor),
+                Err(error) => self.problem(&format!("routers[{i}].servers[{j}].tls"), error.to_string()),
+            }
+        }
+        configs
+    }
+
+    fn access_log(&mut self, i: usize, settings: &super::AccessLog, stats: &RouterStats) -> Option<AccessLog> {
+        let is_h2 = self.config.routers[i].protocol.kind() == ProtocolKind::H2;
+        let super::AccessLog { file, roll_policy, append, format, rotate_count } = settings;
+        let roll = match *roll_policy {
+            RollPolicy::Never => Roll::Never,
+            RollPolicy::Hourly => Roll::Hourly,
+            RollPolicy::Daily => Roll::Daily,
+            RollPolicy::Weekly(day) => Roll::Weekly(day),
+            RollPolicy::MaxSize(bytes) => Roll::Size(bytes),
+        };
+        let settings = AccessLogSettings {
+            file: file.clone(),
+            roll,
+            append: *append,
+            keep: *rotate_count,
+            format: format.clone(),
+            is_h2,
+        };
+        match AccessLog::open(settings, stats) {
+            Ok(log) => Some(log),
+            Err(error) => {
+                let key = format!("routers[{i}].{}AccessLog", if is_h2 { "h2" } else { "http" });
+                self.problem(&key, format!("{}: {error}", file.display()));
+                None
+            }
+        }
     }
 
     fn identifiers(&mut self, i: usize, router: &Router, http: &HttpRouter) -> Option<Vec<Box<dyn Identifier>>> {
@@ -418,7 +517,7 @@ impl Wire {
             streaming_enabled,
             stream_after_content_length_kb,
             compression_level,
-            trace_propagator: _,
+            trace_propagator,
         } = http;
         // Refused, or the default.
         #[cfg(not(feature = "compression"))]
@@ -427,6 +526,7 @@ impl Wire {
             max_header_bytes: max_headers_kb * 1024,
             max_initial_line_bytes: max_initial_line_kb * 1024,
             max_error_bytes: max_err_response_kb * 1024,
+            propagation: trace_propagator.propagation(),
             aggregate_up_to: if *streaming_enabled { stream_after_content_length_kb * 1024 } else { usize::MAX },
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::from_level(*compression_level),
@@ -435,12 +535,13 @@ impl Wire {
     }
 
     /// What bounds heads and bodies there are keys of HTTP/2's own, or none.
-    fn h2() -> Self {
+    fn h2(h2: &H2Router) -> Self {
         Self {
             max_header_bytes: usize::MAX,
             max_initial_line_bytes: usize::MAX,
             max_error_bytes: ErrorLimits::default().max_body_bytes,
             aggregate_up_to: 0,
+            propagation: h2.trace_propagator.propagation(),
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::Off,
             protocol: ProtocolKind::H2,
@@ -483,7 +584,7 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         port,
         ip,
         label: _,
-        tls: _,
+        tls: _, // Of the builder, which tells what is wrong with it.
         socket_options: options,
         max_concurrent_requests,
         announce: _,
@@ -492,10 +593,10 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         clear_context,
         per_request,
         error_detail,
-        add_forwarded_header: _,
+        add_forwarded_header,
         timestamp_header,
         max_call_depth,
-        upgrades: _,
+        upgrades,
         h2,
         http1,
         max_concurrent_streams,
@@ -524,7 +625,10 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         per_request: per_request
             .as_ref()
             .map(|bounds| PerRequest { max_timeout: bounds.max_timeout, max_retries: bounds.max_retries }),
+        propagation: wire.propagation,
         timestamp_header: timestamp_header.as_ref().map(|name| name.0.parse().expect(CHECKED)),
+        forwarded: add_forwarded_header.as_ref().map(|header| forwarded(header, stats.label())),
+        upgrades: *upgrades,
         idle_time: *idle_time,
         life_time: *life_time,
         #[cfg(feature = "compression")]
@@ -533,6 +637,18 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         stats: Some(stats.clone()),
         ..ServerConfig::default()
     }
+}
+
+fn forwarded(header: &AddForwardedHeader, router: &str) -> Forwarded {
+    let label = |labeler: &Labeler| match labeler {
+        Labeler::Ip => ForwardedLabel::Ip,
+        Labeler::IpPort => ForwardedLabel::IpPort,
+        Labeler::ConnectionRandom => ForwardedLabel::ConnectionRandom,
+        Labeler::RequestRandom => ForwardedLabel::RequestRandom,
+        Labeler::Router => ForwardedLabel::Fixed(router.to_owned()),
+        Labeler::Static(label) => ForwardedLabel::Fixed(label.clone()),
+    };
+    Forwarded { by: label(&header.by), for_: label(&header.for_) }
 }
 
 /// The socket options of a section, as the engine has them.
@@ -583,8 +699,11 @@ impl Policies for FilePolicies {
     }
 
     fn client(&self, id: &Path) -> ClientPolicy {
+        let settings = self.client.for_path(id);
+        #[cfg(feature = "tls")]
+        let tls = settings.tls().and_then(|tls| self.connectors.of(tls));
         let Client {
-            tls: _,
+            tls: _, // By its method: it may be off.
             load_balancer,
             failure_accrual,
             fail_fast,
@@ -594,12 +713,15 @@ impl Policies for FilePolicies {
             session,
             socket_options: options,
             request_authorizers: _,
-            forward_client_cert: _,
+            forward_client_cert,
             h2,
             http1,
             thrift_framed: _,
             attempt_ttwitter_upgrade: _,
-        } = self.client.for_path(id);
+        } = settings;
+        // Refused, if it is on.
+        #[cfg(not(feature = "tls"))]
+        let _ = forward_client_cert;
         let HostConnectionPool { min_size, max_size, idle_time, max_waiters } =
             host_connection_pool.clone().unwrap_or_default();
         let Session { life_time, idle_time: session_idle_time } = session.unwrap_or_default();
@@ -615,6 +737,10 @@ impl Policies for FilePolicies {
             socket: options.as_ref().map(socket_options).unwrap_or_default(),
             max_header_bytes: self.wire.head_bytes(&h2),
             aggregate_up_to: self.wire.aggregate_up_to,
+            #[cfg(feature = "tls")]
+            tls,
+            #[cfg(feature = "tls")]
+            forward_client_cert: forward_client_cert.unwrap_or(false),
             ..ClientConfig::default()
         };
         let shown = [
@@ -685,13 +811,38 @@ mod tests {
             max_header_bytes: 0,
             max_initial_line_bytes: 0,
             max_error_bytes: 0,
+            propagation: Propagation::DEFAULT,
             aggregate_up_to: 0,
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::default(),
             protocol,
         };
-        let policies = FilePolicies { service, client, wire, memory: ReplayMemory::default() };
+        let policies = FilePolicies {
+            service,
+            client,
+            wire,
+            memory: ReplayMemory::default(),
+            #[cfg(feature = "tls")]
+            connectors: Connectors::default(),
+        };
         policies.service(&"/svc/web".parse().unwrap())
+    }
+
+    #[test]
+    fn each_labeler_is_what_it_says() {
+        let text = "
+routers:
+- protocol: http
+  servers:
+  - addForwardedHeader: {by: {kind: router}, for: {kind: static, label: x}}
+  - {port: 1, addForwardedHeader: {}}
+";
+        let config = Config::parse("f", text).unwrap();
+        let built = |i: usize| forwarded(config.routers[0].servers[i].add_forwarded_header.as_ref().unwrap(), "edge");
+        let fixed = |label: &str| ForwardedLabel::Fixed(label.to_owned());
+        assert_eq!(built(0), Forwarded { by: fixed("edge"), for_: fixed("x") });
+        let random = ForwardedLabel::RequestRandom;
+        assert_eq!(built(1), Forwarded { by: random.clone(), for_: random });
     }
 
     #[test]

@@ -101,7 +101,7 @@ pub use service::{RetryBufferSize, Service, TotalTimeout};
 pub use set::{Panic, PanicMode, SlowStart, Zones};
 pub use telemeter::{LogLevel, Telemeter, TelemeterKind};
 pub use timers::{TimerSetting, TimerSource};
-pub use tls::{ClientAuth, ClientTls, ServerTls};
+pub use tls::{ClientTls, ServerTls, TlsIdentity};
 pub use transformer::{Transformer, TransformerKind};
 pub use unsupported::{NOT_BUILT, check_supported};
 pub use value::{Directory, File, HeaderName, Pattern};

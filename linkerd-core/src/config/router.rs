@@ -16,6 +16,7 @@ use super::{
     server::Server,
     service::Service,
 };
+use crate::http::{Propagation, TraceFormat};
 
 /// One router: what listens, how requests are named, and how names are bound and talked to.
 #[derive(Clone, Debug, PartialEq)]
@@ -149,13 +150,20 @@ pub enum ThriftProtocol {
 }
 
 /// How traces are carried from hop to hop.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum TracePropagator {
     /// `io.l5d.default`: `l5d-ctx-trace`.
     #[default]
     Default,
     /// `io.l5d.zipkin`: `x-b3-*`.
     Zipkin,
+    /// `io.l5d.formats`, which Linkerd 1 does not have: these are read, the first first, and those are written.
+    Formats {
+        /// `read`. Default: `w3c`, `b3`, `b3single`, `l5d`.
+        read: Vec<TraceFormat>,
+        /// `write`, at least one. Required.
+        write: Vec<TraceFormat>,
+    },
 }
 
 impl Default for BindingCache {
@@ -338,6 +346,7 @@ const HTTP_LOG: Keys = Keys {
     file: "httpAccessLog",
     roll_policy: "httpAccessLogRollPolicy",
     append: "httpAccessLogAppend",
+    format: "httpAccessLogFormat",
     rotate_count: "httpAccessLogRotateCount",
 };
 
@@ -345,6 +354,7 @@ const H2_LOG: Keys = Keys {
     file: "h2AccessLog",
     roll_policy: "h2AccessLogRollPolicy",
     append: "h2AccessLogAppend",
+    format: "h2AccessLogFormat",
     rotate_count: "h2AccessLogRotateCount",
 };
 
@@ -395,10 +405,56 @@ impl ThriftRouter {
 impl Decode for TracePropagator {
     fn decode(at: &At<'_>) -> Option<Self> {
         let mut s = Section::open(at, "tracePropagator")?;
-        let kind = s.kind("kind", &["io.l5d.default", "io.l5d.zipkin"], None)?;
+        let propagator = match s.kind("kind", &["io.l5d.default", "io.l5d.zipkin", "io.l5d.formats"], None)? {
+            "io.l5d.zipkin" => Self::Zipkin,
+            "io.l5d.formats" => Self::formats(&mut s),
+            _ => Self::Default,
+        };
         s.finish();
-        Some(if kind == "io.l5d.zipkin" { Self::Zipkin } else { Self::Default })
+        Some(propagator)
     }
+}
+
+impl TracePropagator {
+    fn formats(s: &mut Section<'_>) -> Self {
+        const READ: [TraceFormat; 4] = [TraceFormat::W3c, TraceFormat::B3, TraceFormat::B3Single, TraceFormat::L5d];
+        let read = s.with("read", formats).unwrap_or_else(|| READ.into());
+        let write = s.require_with("write", |at| {
+            let write = formats(at)?;
+            if write.is_empty() {
+                return at.expected("a list of at least one format");
+            }
+            Some(write)
+        });
+        Self::Formats { read, write: write.unwrap_or_default() }
+    }
+
+    /// What servers are told.
+    pub(super) fn propagation(&self) -> Propagation {
+        match self {
+            Self::Default => Propagation::DEFAULT,
+            Self::Zipkin => Propagation::ZIPKIN,
+            // What is none was a problem of the file.
+            Self::Formats { read, write } => Propagation::new(read, write).unwrap_or_default(),
+        }
+    }
+}
+
+/// A list of formats, each once.
+fn formats(at: &At<'_>) -> Option<Vec<TraceFormat>> {
+    let mut seen = Vec::new();
+    at.list(|at| {
+        let name = at.text()?;
+        let Some(format) = TraceFormat::ALL.into_iter().find(|format| format.name() == name) else {
+            return at.expected("l5d, b3, b3single or w3c");
+        };
+        if seen.contains(&format) {
+            at.problem(format!("stands there twice: {name}"));
+            return None;
+        }
+        seen.push(format);
+        Some(format)
+    })
 }
 
 impl Decode for BindingCache {

@@ -54,9 +54,8 @@ pub struct Server {
     pub timestamp_header: Option<HeaderName>,
     /// `maxCallDepth` (http, h2): at most so many entries in `Via`. At least 1. Default: 1000.
     pub max_call_depth: usize,
-    /// `upgrades` (http): forward `Upgrade` and tunnel after a 101. Default: true; false is Linkerd 1.7.5's way.
-    ///
-    /// Not built yet: an `Upgrade` goes no further in any case, and a file that asks for it is refused.
+    /// `upgrades` (http): forward `Upgrade` and tunnel after a 101. Default: true; false is Linkerd 1.7.5's way, where it
+    /// goes no further.
     pub upgrades: bool,
     /// Window, frame and header sizes (h2).
     pub h2: H2Settings,

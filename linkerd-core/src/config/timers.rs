@@ -90,6 +90,7 @@ const SERVER: &[Known] = &[
     known("serverSession.idleTimeMs", Unlimited),
     known("serverSession.lifeTimeMs", Unlimited),
     known("perRequestPolicy.maxTimeoutMs", Within(60_000)),
+    known("tls.handshakeTimeoutMs", Within(10_000)),
 ];
 
 const SERVICE: &[Known] = &[
@@ -112,6 +113,7 @@ const SERVICE: &[Known] = &[
 const CLIENT: &[Known] = &[
     ending("requestAttemptTimeoutMs", Unlimited, Timer::Attempt),
     ending("connectTimeout", Fixed(1000), Timer::Connect),
+    known("tls.handshakeTimeoutMs", Within(10_000)),
     known("hostConnectionPool.idleTimeMs", Unlimited),
     known("clientSession.idleTimeMs", Unlimited),
     known("clientSession.lifeTimeMs", Unlimited),

@@ -1,5 +1,7 @@
 //! The `tls` maps of servers and clients.
 
+use std::time::Duration;
+
 use super::{
     decode::{At, Decode, Section},
     value::File,
@@ -22,6 +24,14 @@ pub struct ServerTls {
     pub ciphers: Option<Vec<String>>,
     /// `protocols`: names of protocol versions. Default: the library's choice.
     pub protocols: Option<Vec<String>>,
+    /// `certificates`: further ones, each for the DNS names in it, by SNI. Default: none.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub certificates: Vec<TlsIdentity>,
+    /// `handshakeTimeoutMs`: how long a handshake may take, at least 1 ms. Default: 10 s.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub handshake_timeout: Option<Duration>,
 }
 
 /// The `tls` map of a client, also of namers and interpreters.
@@ -38,15 +48,19 @@ pub struct ClientTls {
     /// `trustCerts` (several files) or `trustCertsBundle` (one), PEM; not both. Default: the system's roots.
     pub trust_certs: Vec<File>,
     /// `clientAuth`: the certificate to show. Default: none.
-    pub client_auth: Option<ClientAuth>,
+    pub client_auth: Option<TlsIdentity>,
     /// `protocols`: names of protocol versions. Default: the library's choice.
     pub protocols: Option<Vec<String>>,
+    /// `handshakeTimeoutMs`: how long a handshake may take once connected, at least 1 ms. Default: 10 s.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub handshake_timeout: Option<Duration>,
 }
 
-/// The `clientAuth` part of a client's `tls`.
+/// A certificate and its key: `clientAuth` of a client's `tls`, and each of `certificates` of a server's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientAuth {
-    /// `certPath`: the client's certificate, PEM. Required.
+pub struct TlsIdentity {
+    /// `certPath`: the certificate, PEM. Required.
     pub cert: File,
     /// `keyPath`: its key, PEM. Required.
     pub key: File,
@@ -64,8 +78,20 @@ impl Decode for ServerTls {
         let require_client_auth = s.or("requireClientAuth", false);
         let ciphers = s.get("ciphers");
         let protocols = s.get("protocols");
+        let certificates = s.or("certificates", Vec::new());
+        let handshake_timeout = s.millis("handshakeTimeoutMs", 1);
         s.finish();
-        Some(Self { cert: cert?, key: key?, intermediate_certs, ca_cert, require_client_auth, ciphers, protocols })
+        Some(Self {
+            cert: cert?,
+            key: key?,
+            intermediate_certs,
+            ca_cert,
+            require_client_auth,
+            ciphers,
+            protocols,
+            certificates,
+            handshake_timeout,
+        })
     }
 }
 
@@ -79,6 +105,7 @@ impl Decode for ClientTls {
         let bundle: Option<File> = s.get("trustCertsBundle");
         let client_auth = s.get("clientAuth");
         let protocols = s.get("protocols");
+        let handshake_timeout = s.millis("handshakeTimeoutMs", 1);
 
         if enabled && !disable_validation && !s.has("commonName") {
             at.problem("tls is configured with validation but commonName is not set");
@@ -91,13 +118,13 @@ impl Decode for ClientTls {
         }
         s.finish();
         let trust_certs = several.into_iter().flatten().chain(bundle).collect();
-        Some(Self { enabled, disable_validation, common_name, trust_certs, client_auth, protocols })
+        Some(Self { enabled, disable_validation, common_name, trust_certs, client_auth, protocols, handshake_timeout })
     }
 }
 
-impl Decode for ClientAuth {
+impl Decode for TlsIdentity {
     fn decode(at: &At<'_>) -> Option<Self> {
-        let mut s = Section::open(at, "client auth")?;
+        let mut s = Section::open(at, "certificate")?;
         let cert = s.require("certPath");
         let key = s.require("keyPath");
         let intermediate_certs = s.get("intermediateCertsPath");
@@ -105,3 +132,127 @@ impl Decode for ClientAuth {
         Some(Self { cert: cert?, key: key?, intermediate_certs })
     }
 }
+
+#[cfg(feature = "tls")]
+mod build {
+    //! From a section to what makes connections secure.
+
+    use super::{ClientTls, ServerTls, TlsIdentity};
+    use crate::{
+        config::{Client, Scoped},
+        tls::{Acceptor, Alpn, BadTls, ClientSettings, Connector, IdentityFiles, Metrics, ServerSettings},
+    };
+
+    impl TlsIdentity {
+        fn files(&self) -> IdentityFiles {
+            let Self { cert, key, intermediate_certs } = self;
+            IdentityFiles {
+                cert: cert.0.clone(),
+                key: key.0.clone(),
+                intermediates: intermediate_certs.as_ref().map(|file| file.0.clone()),
+            }
+        }
+    }
+
+    impl ServerTls {
+        /// Reads the files, and follows them.
+        pub(crate) fn acceptor(&self, alpn: &[Alpn], metrics: &Metrics) -> Result<Acceptor, BadTls> {
+            let Self {
+                cert,
+                key,
+                intermediate_certs,
+                ca_cert,
+                require_client_auth,
+                ciphers,
+                protocols,
+                certificates,
+                handshake_timeout,
+            } = self.clone();
+            let first = TlsIdentity { cert, key, intermediate_certs };
+            let mut settings = ServerSettings::new(first.files());
+            settings.identities.extend(certificates.iter().map(TlsIdentity::files));
+            settings.client_roots = ca_cert.map(|file| file.0);
+            settings.require_client_auth = require_client_auth;
+            settings.protocols = protocols;
+            settings.ciphers = ciphers;
+            settings.alpn = alpn.to_vec();
+            settings.handshake_timeout = handshake_timeout.unwrap_or(settings.handshake_timeout);
+            Acceptor::load(settings, metrics)
+        }
+    }
+
+    impl ClientTls {
+        fn connector(&self, alpn: &[Alpn], metrics: &Metrics) -> Result<Connector, BadTls> {
+            let Self {
+                enabled: _,     // It is.
+                common_name: _, // Another one for each client.
+                disable_validation,
+                trust_certs,
+                client_auth,
+                protocols,
+                handshake_timeout,
+            } = self.clone();
+            let default = ClientSettings::default();
+            let settings = ClientSettings {
+                roots: trust_certs.into_iter().map(|file| file.0).collect(),
+                disable_validation,
+                identity: client_auth.as_ref().map(TlsIdentity::files),
+                protocols,
+                alpn: alpn.to_vec(),
+                handshake_timeout: handshake_timeout.unwrap_or(default.handshake_timeout),
+                ..default
+            };
+            Connector::load(settings, metrics)
+        }
+
+        fn nameless(&self) -> Self {
+            Self { common_name: None, ..self.clone() }
+        }
+    }
+
+    /// The TLS of a router's clients: files are followed once, however many names they are used for.
+    #[derive(Debug, Default)]
+    pub(crate) struct Connectors(Vec<(ClientTls, Connector)>);
+
+    impl Connectors {
+        /// For all the `tls` of a section. What cannot be built is told to `problem`, with its key below `client`.
+        pub(crate) fn build(
+            client: &Scoped<Client>,
+            alpn: &[Alpn],
+            metrics: impl Fn() -> Metrics,
+            mut problem: impl FnMut(&str, String),
+        ) -> Self {
+            let mut built = Self::default();
+            for (i, (prefix, settings)) in client.iter().enumerate() {
+                let Some(tls) = settings.tls() else { continue };
+                let key = if prefix.is_some() { format!("configs[{i}].tls") } else { "tls".to_owned() };
+                // What is filled in from a prefix is known later.
+                let name = tls.common_name.as_deref().filter(|name| !name.contains('{'));
+                if let Some(Err(error)) = name.map(Connector::check_name) {
+                    problem(&format!("{key}.commonName"), error.to_string());
+                }
+                if built.of(tls).is_some() {
+                    continue;
+                }
+                match tls.connector(alpn, &metrics()) {
+                    Ok(connector) => built.0.push((tls.nameless(), connector)),
+                    Err(error) => problem(&key, error.to_string()),
+                }
+            }
+            built
+        }
+
+        /// What reaches the endpoints of a client.
+        pub(crate) fn of(&self, tls: &ClientTls) -> Option<Connector> {
+            let nameless = tls.nameless();
+            let (_, connector) = self.0.iter().find(|(known, _)| *known == nameless)?;
+            Some(match &tls.common_name {
+                Some(name) => connector.named(name),
+                None => connector.clone(),
+            })
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+pub(super) use build::Connectors;

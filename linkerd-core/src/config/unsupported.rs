@@ -10,6 +10,7 @@ use super::{
 /// A line is a key, with list indices and `configs` left out, or a key and a value of it; `*.` at the beginning stands
 /// for any place. A key counts as used unless its value is absent or an empty list.
 pub const NOT_BUILT: &[&str] = &[
+    #[cfg(not(feature = "tls"))]
     "admin.tls",
     "namers.kind=io.l5d.consul",
     "namers.kind=io.l5d.curator",
@@ -22,17 +23,15 @@ pub const NOT_BUILT: &[&str] = &[
     "namers.kind=io.l5d.serversets",
     "namers.kind=io.l5d.zkLeader",
     "routers.announcers",
+    #[cfg(not(feature = "tls"))]
     "routers.client.forwardClientCert=true",
     "routers.client.requestAuthorizers",
+    #[cfg(not(feature = "tls"))]
     "routers.client.tls",
     "routers.h2AccessLog",
     "routers.h2AccessLogAppend",
     "routers.h2AccessLogRollPolicy",
     "routers.h2AccessLogRotateCount",
-    "routers.httpAccessLog",
-    "routers.httpAccessLogAppend",
-    "routers.httpAccessLogRollPolicy",
-    "routers.httpAccessLogRotateCount",
     "routers.identifier.kind=io.l5d.ingress",
     "routers.identifier.kind=io.l5d.k8s.istio",
     "routers.identifier.kind=io.l5d.k8s.istio-ingress",
@@ -44,11 +43,9 @@ pub const NOT_BUILT: &[&str] = &[
     "routers.protocol=mux",
     "routers.protocol=thrift",
     "routers.protocol=thriftmux",
-    "routers.servers.addForwardedHeader",
     "routers.servers.announce",
+    #[cfg(not(feature = "tls"))]
     "routers.servers.tls",
-    "routers.servers.upgrades=true",
-    "routers.tracePropagator.kind=io.l5d.zipkin",
     "telemetry.kind=io.l5d.influxdb",
     "telemetry.kind=io.l5d.recentRequests",
     "telemetry.kind=io.l5d.statsd",

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     Extensions, HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
-    header::{self, CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING},
+    header::{self, CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING, UPGRADE},
 };
 use http_body::Body as _;
 use hyper::{
@@ -23,14 +23,17 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use pin_project::pin_project;
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 
 use super::{
     ClientConfig, Kept,
     headers::{self, Room},
     io::{Counted, Totals},
     pool::{Checkout, Conn, Grant, Live, Pool, TooManyWaiters},
-    receive::{Reading, Received, failure, receive},
+    receive::{Asked, Reading, Received, failure, receive},
 };
 use crate::{
     Body, BoxError, Error, ErrorKind, Timer,
@@ -75,6 +78,7 @@ struct Flight {
     copy: Option<Box<Request<Bytes>>>,
     resend: Resend,
     is_idempotent: bool,
+    may_switch: bool,
     read_before: u64,
     written_before: u64,
 }
@@ -83,6 +87,10 @@ impl Call for Client {
     fn call(self: Arc<Self>, mut req: Request<Body>) -> SvcFuture {
         let extensions = std::mem::take(req.extensions_mut());
         prepare(&mut req);
+        #[cfg(feature = "tls")]
+        if self.config.forward_client_cert {
+            headers::forward_client_cert(req.headers_mut(), &extensions);
+        }
         let outbound = Outbound { resend: req.body().resend, req, extensions };
         match self.checkout(&outbound) {
             // Most requests. Sent before there is a future, so that it need not hold the request.
@@ -127,7 +135,7 @@ impl Client {
             let (sent, flight) = launch(live, outbound);
             match sent.await {
                 Ok(rsp) => {
-                    return match receive(rsp, flight.version, flight.live, self.config.aggregate_up_to)? {
+                    return match receive(rsp, flight.asked(), flight.live, self.config.aggregate_up_to)? {
                         Received::Now(rsp) => Ok(rsp),
                         Received::Later(reading) => reading.await,
                     };
@@ -158,6 +166,20 @@ impl Client {
         let stream = tokio::time::timeout(self.config.connect_timeout, self.config.socket.connect(self.addr))
             .await
             .map_err(|_| ConnectElapsed(self.config.connect_timeout))??;
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.config.tls {
+            // Boxed: what connects in the clear has no room for it.
+            let (stream, _) = Box::pin(tls.connect(self.addr.ip(), stream)).await?;
+            return self.begin(stream).await;
+        }
+        self.begin(stream).await
+    }
+
+    /// Begins to speak HTTP on a connection.
+    async fn begin<I>(&self, stream: I) -> Result<Conn, BoxError>
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let totals = self
             .stats
             .as_ref()
@@ -178,7 +200,7 @@ impl Client {
         let open = self.stats.clone().map(|stats| Open::new(stats, born));
         let pool = Arc::downgrade(&self.pool);
         tokio::spawn(async move {
-            if let Err(error) = conn.await {
+            if let Err(error) = conn.with_upgrades().await {
                 tracing::debug!(%error, "connection to an endpoint failed");
             }
             drop(open);
@@ -218,7 +240,7 @@ where
                     let result = ready!(sent.poll(cx));
                     let flight = flight.take().expect("taken when there is a result");
                     match result {
-                        Ok(rsp) => match receive(rsp, flight.version, flight.live, client.config.aggregate_up_to)? {
+                        Ok(rsp) => match receive(rsp, flight.asked(), flight.live, client.config.aggregate_up_to)? {
                             Received::Now(rsp) => return Poll::Ready(Ok(rsp)),
                             Received::Later(reading) => Self::Reading(reading),
                         },
@@ -290,6 +312,12 @@ impl Drop for Open {
     }
 }
 
+impl Flight {
+    fn asked(&self) -> Asked {
+        Asked { version: self.version, may_switch: self.may_switch }
+    }
+}
+
 /// Sends a request on a connection. The response is only awaited by what is returned.
 fn launch(
     mut live: Live,
@@ -300,10 +328,11 @@ fn launch(
     // A connection that was idle may be closing just now.
     let copy = if live.conn.is_reused && resend == Resend::ByClient { copy(&req) } else { None };
     let is_idempotent = req.method().is_idempotent();
+    let may_switch = req.headers().contains_key(UPGRADE);
     let (read_before, written_before) = (live.conn.traffic.read(), live.conn.traffic.written());
     live.conn.traffic.await_head();
     let sent = live.conn.sender.try_send_request(req);
-    (sent, Flight { live, version, extensions, copy, resend, is_idempotent, read_before, written_before })
+    (sent, Flight { live, version, extensions, copy, resend, is_idempotent, may_switch, read_before, written_before })
 }
 
 /// Finds out whether a request that did not get through may go out again.

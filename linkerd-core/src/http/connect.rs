@@ -63,6 +63,15 @@ pub struct ClientConfig {
     /// A response of a known length up to this is read whole before it is passed on, so that one that is cut short is
     /// a failure and not half an answer. 5 KiB; `usize::MAX` reads every response whole, whatever its length.
     pub aggregate_up_to: usize,
+    /// Goes through TLS alone. Off.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub tls: Option<crate::tls::Connector>,
+    /// Tells endpoints in `x-forwarded-client-cert` who the client is, if it showed this process a certificate; what it
+    /// says itself is dropped. Off.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub forward_client_cert: bool,
 }
 
 /// How many connections there are to an endpoint.
@@ -128,7 +137,13 @@ impl Connect for HttpConnect {
         let ClientConfig { connect_timeout, socket, .. } = &*self.config;
         Box::pin(async move {
             let connected = tokio::time::timeout(*connect_timeout, socket.connect(endpoint.addr)).await;
-            connected.map_err(|_| io::ErrorKind::TimedOut)?.map(drop)
+            let stream = connected.map_err(|_| io::ErrorKind::TimedOut)??;
+            #[cfg(feature = "tls")]
+            if let Some(tls) = &self.config.tls {
+                return tls.connect(endpoint.addr.ip(), stream).await.map(drop).map_err(io::Error::other);
+            }
+            drop(stream);
+            Ok(())
         })
     }
 }
@@ -142,6 +157,10 @@ impl Default for ClientConfig {
             socket: SocketOptions::default(),
             max_header_bytes: 8 * 1024,
             aggregate_up_to: 5 * 1024,
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "tls")]
+            forward_client_cert: false,
         }
     }
 }

@@ -14,9 +14,9 @@ use super::{
     headers,
     headers::Scan,
     overrides::Overrides,
-    trace::TraceId,
+    trace::{Propagation, TraceId},
 };
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, span::Recording};
 
 /// What is known of a request beside the request: where it came from, and what it carries from hop to hop.
 ///
@@ -30,6 +30,8 @@ pub struct RequestContext {
     pub deadline: Option<Deadline>,
     /// The span that it is served in; `None` starts a new trace at each attempt.
     pub trace: Option<TraceId>,
+    /// How its trace goes on. As `l5d-ctx-trace`.
+    pub propagation: Propagation,
     /// The client's address.
     pub remote: Option<SocketAddr>,
     /// The address that it was accepted at.
@@ -40,6 +42,8 @@ pub struct RequestContext {
     pub version: Version,
     /// When the server that it came to gives up on it, whatever is enforced of the deadline.
     pub(crate) until: Option<Instant>,
+    /// The span that it is served in, if it is recorded.
+    pub(crate) recording: Option<Recording>,
     /// What its sender, who is trusted, says of its timeouts and retries.
     pub(crate) overrides: Option<Arc<Overrides>>,
 }
@@ -55,8 +59,8 @@ pub enum Scheme {
 }
 
 impl RequestContext {
-    /// Reads the context that a request carries, and removes its headers: the dtabs and the trace always, the deadline
-    /// if any of its values is one. The `grpc-timeout` of a gRPC call is a deadline too, and stays; the earliest counts.
+    /// Reads the context that a request carries, and removes its headers: the dtabs and the trace (as `l5d-ctx-trace`)
+    /// always, the deadline if any of its values is one. The `grpc-timeout` of a gRPC call is a deadline too, and stays; the earliest counts.
     ///
     /// Without such headers a new trace begins, and nothing is allocated.
     ///
@@ -66,15 +70,13 @@ impl RequestContext {
     /// as absent.
     pub fn read(headers: &mut HeaderMap) -> Result<Self, Error> {
         let scan = Scan::of(headers);
-        Self::read_seen(headers, scan)
+        Self::read_seen(headers, scan, Propagation::DEFAULT)
     }
 
-    pub(crate) fn read_seen(headers: &mut HeaderMap, scan: Scan) -> Result<Self, Error> {
-        let mut cx = if scan.saw(Scan::L5D) {
-            Self::read_l5d(headers)?
-        } else {
-            Self { trace: Some(TraceId::root()), ..Self::default() }
-        };
+    pub(crate) fn read_seen(headers: &mut HeaderMap, scan: Scan, propagation: Propagation) -> Result<Self, Error> {
+        let trace = if scan.saw(Scan::L5D | Scan::TRACE) { propagation.read(headers) } else { TraceId::root() };
+        let mut cx = if scan.saw(Scan::L5D) { Self::read_l5d(headers)? } else { Self::default() };
+        (cx.trace, cx.propagation) = (Some(trace), propagation);
         if scan.saw(Scan::GRPC_TIMEOUT)
             && deadline::is_grpc(headers)
             && let Some(timeout) = deadline::grpc_timeout(headers)
@@ -85,14 +87,6 @@ impl RequestContext {
     }
 
     fn read_l5d(headers: &mut HeaderMap) -> Result<Self, Error> {
-        let given = headers.get(&headers::L5D_CTX_TRACE).and_then(TraceId::decode);
-        headers.remove(&headers::L5D_CTX_TRACE);
-        let mut trace = given.unwrap_or_else(TraceId::root);
-        if let Some(rate) = headers.remove(&headers::L5D_SAMPLE).as_ref().and_then(sample_rate)
-            && trace.sampled().is_none()
-        {
-            trace = trace.with_sample_rate(rate);
-        }
         let deadlines = headers.get_all(&headers::L5D_CTX_DEADLINE).iter().filter_map(Deadline::decode);
         let deadline = deadlines.reduce(Deadline::combined);
         if deadline.is_some() {
@@ -107,7 +101,7 @@ impl RequestContext {
             (context, user) if context.is_empty() => user,
             (context, user) => context.concat(&user),
         };
-        Ok(Self { dtab, deadline, trace: Some(trace), ..Self::default() })
+        Ok(Self { dtab, deadline, ..Self::default() })
     }
 
     /// Rules for this request only.
@@ -139,13 +133,22 @@ impl RequestContext {
         self.deadline = Some(self.deadline.map_or(ours, |theirs| theirs.combined(ours)));
     }
 
-    /// Writes the context onto one attempt: `l5d-ctx-dtab` and `l5d-ctx-deadline` if there are any, `l5d-ctx-trace` with
-    /// a span of its own, and `l5d-reqid`.
-    pub fn write(&self, headers: &mut HeaderMap) {
-        let span = self.trace.map_or_else(TraceId::root, TraceId::child);
-        let (trace, id) = span.encode_both();
-        headers.insert(headers::L5D_CTX_TRACE, trace);
-        headers.insert(headers::L5D_REQID, id);
+    /// Writes the context onto one attempt: `l5d-ctx-dtab` and `l5d-ctx-deadline` if there are any, and a span of its own,
+    /// which is returned, by its [propagation](Self::propagation).
+    pub fn write(&self, headers: &mut HeaderMap) -> TraceId {
+        let span = self.next_span();
+        self.write_span(span, headers);
+        span
+    }
+
+    /// A span for one attempt.
+    pub(crate) fn next_span(&self) -> TraceId {
+        self.trace.map_or_else(TraceId::root, TraceId::child)
+    }
+
+    /// Writes the context onto one attempt, which is this span.
+    pub(crate) fn write_span(&self, span: TraceId, headers: &mut HeaderMap) {
+        self.propagation.write(span, headers);
         if let Some(deadline) = self.deadline.and_then(Deadline::encode) {
             headers.insert(headers::L5D_CTX_DEADLINE, deadline);
         }
@@ -156,10 +159,6 @@ impl RequestContext {
             headers.insert(headers::L5D_CTX_DTAB, dtab);
         }
     }
-}
-
-fn sample_rate(value: &HeaderValue) -> Option<f64> {
-    value.to_str().ok()?.trim().parse().ok().filter(|rate: &f64| !rate.is_nan())
 }
 
 /// All lines of a header, each a table of its own; the header is gone after that, even if it does not parse.
@@ -288,8 +287,10 @@ mod tests {
     fn a_trace_goes_on_and_a_sample_decides_what_is_open() {
         let trace = ("l5d-ctx-trace", "AAAAAAAAAAEAAAAAAAAAAgAAAAAAAAADAAAAAAAAAAY=");
         let cx = RequestContext::read(&mut map(&[trace, ("l5d-sample", "0")])).unwrap();
+        let served = cx.trace.unwrap();
+        assert_eq!((served.parent(), served.trace()), (1, 3));
         let sent = written(&cx);
-        assert_eq!((span(&sent).parent(), span(&sent).trace(), span(&sent).flags()), (1, 3, 6));
+        assert_eq!((span(&sent).parent(), span(&sent).trace(), span(&sent).flags()), (served.span(), 3, 6));
         assert_eq!(sent[headers::L5D_REQID], "0000000000000003");
         for (rate, flags) in [("0", 2), ("7", 6), ("many", 0), ("NaN", 0)] {
             let mut headers = map(&[("l5d-sample", rate), ("l5d-ctx-trace", "AAAA"), ("l5d-dst-residual", "/x")]);

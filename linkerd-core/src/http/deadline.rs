@@ -51,13 +51,13 @@ impl Deadline {
     }
 
     /// The value of an `l5d-ctx-deadline`.
-    pub(super) fn decode(value: &HeaderValue) -> Option<Self> {
+    pub(crate) fn decode(value: &HeaderValue) -> Option<Self> {
         let (timestamp, deadline) = value.to_str().ok()?.split_once(' ')?;
         Some(Self { timestamp_nanos: timestamp.parse().ok()?, deadline_nanos: deadline.parse().ok()? })
     }
 
     /// The value of an `l5d-ctx-deadline`.
-    pub(super) fn encode(self) -> Option<HeaderValue> {
+    pub(crate) fn encode(self) -> Option<HeaderValue> {
         HeaderValue::try_from(format!("{} {}", self.timestamp_nanos, self.deadline_nanos)).ok()
     }
 }

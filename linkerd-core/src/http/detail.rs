@@ -52,7 +52,7 @@ pub(super) fn write(rsp: &mut Response<Body>, error: Option<&Error>, max_bytes: 
 
 impl Detail<'_> {
     fn line(&self, extent: Extent) -> String {
-        let mut line = Line(String::with_capacity(512));
+        let mut line = Line::default();
         line.text("kind", self.error.map_or("answered", |error| error.kind().name()));
         line.raw("status", self.status);
         if let Some(error) = self.error {
@@ -90,16 +90,27 @@ impl Detail<'_> {
                 line.text("reason", reason);
             }
         }
-        line.0.insert(0, '{');
-        line.0.push('}');
-        line.0
+        line.end()
     }
 }
 
 /// Members of an object, in ASCII.
-struct Line(String);
+pub(crate) struct Line(String);
+
+impl Default for Line {
+    fn default() -> Self {
+        Self(String::with_capacity(512))
+    }
+}
 
 impl Line {
+    /// The object.
+    pub(crate) fn end(mut self) -> String {
+        self.0.insert(0, '{');
+        self.0.push('}');
+        self.0
+    }
+
     fn key(&mut self, key: &str) {
         if !self.0.is_empty() && !self.0.ends_with(['{', '[']) {
             self.0.push(',');
@@ -108,12 +119,12 @@ impl Line {
         let _ = write!(self.0, "\"{key}\":");
     }
 
-    fn raw(&mut self, key: &str, value: impl fmt::Display) {
+    pub(crate) fn raw(&mut self, key: &str, value: impl fmt::Display) {
         self.key(key);
         let _ = write!(self.0, "{value}");
     }
 
-    fn text(&mut self, key: &str, value: impl fmt::Display) {
+    pub(crate) fn text(&mut self, key: &str, value: impl fmt::Display) {
         self.key(key);
         self.0.push('"');
         for unit in value.to_string().encode_utf16() {

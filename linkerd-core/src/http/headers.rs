@@ -34,6 +34,8 @@ pub const L5D_REQID: HeaderName = HeaderName::from_static("l5d-reqid");
 pub const L5D_ERR: HeaderName = HeaderName::from_static("l5d-err");
 /// All that is known of a failure, as JSON: where a server [says so](super::respond::ErrorLimits::detail).
 pub const L5D_ERR_JSON: HeaderName = HeaderName::from_static("l5d-err-json");
+/// On a `TRACE`: the answer tells how the request was named and where it went.
+pub const L5D_ADD_CONTEXT: HeaderName = HeaderName::from_static("l5d-add-context");
 /// On a request: sending it twice is as good as once, because its server knows it again by this.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// On a response: `true` if the request may be sent again; `false` if it was, as often as it should be.
@@ -48,6 +50,15 @@ pub const NACK: HeaderName = HeaderName::from_static("finagle-http-nack");
 pub const NONRETRYABLE_NACK: HeaderName = HeaderName::from_static("finagle-http-nonretryable-nack");
 /// On a request: its body is here whole, so that it can be sent again.
 pub const RETRYABLE_REQUEST: HeaderName = HeaderName::from_static("finagle-http-retryable-request");
+
+/// Says who the client is, if it showed a certificate, in place of whatever it says itself.
+#[cfg(feature = "tls")]
+pub(crate) fn forward_client_cert(headers: &mut HeaderMap, extensions: &http::Extensions) {
+    headers.remove(&FORWARDED_CLIENT_CERT);
+    if let Some(identity) = extensions.get::<crate::tls::PeerIdentity>() {
+        headers.insert(FORWARDED_CLIENT_CERT, identity.forwarded().clone());
+    }
+}
 
 /// What one pass over the headers saw, so that nothing is looked up that is not there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +81,9 @@ impl Scan {
     pub(crate) const CONNECTION: u16 = 1 << 9;
     pub(crate) const ACCEPT_ENCODING: u16 = 1 << 10;
     pub(crate) const GRPC_TIMEOUT: u16 = 1 << 11;
+    /// A trace, in another way than Linkerd's.
+    pub(crate) const TRACE: u16 = 1 << 15;
+    pub(crate) const UPGRADE: u16 = 1 << 12;
 
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut scan = Self::default();
@@ -81,14 +95,17 @@ impl Scan {
                 "te" => Self::HOP_BY_HOP | Self::TE,
                 "trailer" => Self::HOP_BY_HOP | Self::TRAILER,
                 "transfer-encoding" => Self::HOP_BY_HOP | Self::CHUNKED,
-                "upgrade" | "proxy-authenticate" | "proxy-authorization" => Self::HOP_BY_HOP,
+                "upgrade" => Self::HOP_BY_HOP | Self::UPGRADE,
+                "proxy-authenticate" | "proxy-authorization" => Self::HOP_BY_HOP,
                 "via" => Self::VIA,
                 "expect" => Self::EXPECT,
                 "accept-encoding" => Self::ACCEPT_ENCODING,
                 "grpc-timeout" => Self::GRPC_TIMEOUT,
                 "content-length" => Self::CONTENT_LENGTH,
                 "x-forwarded-client-cert" => Self::CLIENT_CERT,
+                "traceparent" | "tracestate" | "b3" => Self::TRACE,
                 _ if name.starts_with("l5d-") => Self::L5D,
+                _ if name.starts_with("x-b3-") => Self::TRACE,
                 _ => 0,
             };
         }
@@ -162,6 +179,14 @@ pub fn append_via(headers: &mut HeaderMap, version: Version) {
             }
         }
     }
+}
+
+/// Whether one of the words of a header, over all its lines, is this one, in any case of letters.
+#[cfg(feature = "server")]
+pub(crate) fn names(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    let values = headers.get_all(name).iter();
+    let mut words = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    words.any(|said| said.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// Whether a header says `true`, in any case of letters.

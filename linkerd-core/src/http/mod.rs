@@ -7,14 +7,17 @@ pub mod connect;
 pub mod context;
 pub(crate) mod deadline;
 #[cfg(feature = "server")]
-mod detail;
+pub(crate) mod detail;
 #[cfg(feature = "server")]
 mod drain;
+#[cfg(feature = "server")]
+mod forwarded;
 pub(crate) mod h2;
 pub mod headers;
 pub(crate) mod hint;
 mod io;
 mod kept;
+pub(crate) mod max_forwards;
 pub(crate) mod overrides;
 pub(crate) mod pool;
 #[cfg(feature = "server")]
@@ -27,6 +30,8 @@ mod serve;
 #[cfg(feature = "server")]
 mod server;
 mod trace;
+#[cfg(feature = "server")]
+mod tunnel;
 
 #[cfg(all(feature = "server", feature = "compression"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "compression")))]
@@ -34,10 +39,12 @@ pub use compress::Compression;
 pub use connect::{ClientConfig, Connect, HttpConnect, PoolConfig, SocketOptions};
 pub use context::{RequestContext, Scheme};
 pub use deadline::Deadline;
+#[cfg(feature = "server")]
+pub use forwarded::{Forwarded, ForwardedLabel};
 pub use h2::{H2Config, Wire};
 pub(crate) use kept::Kept;
 #[cfg(feature = "server")]
 pub use overrides::PerRequest;
 #[cfg(feature = "server")]
 pub use server::{Drained, Server, ServerConfig};
-pub use trace::TraceId;
+pub use trace::{InvalidPropagation, Propagation, TraceFormat, TraceId};

@@ -11,11 +11,11 @@ use http::{
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
     response,
 };
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use hyper::{body::Incoming, ext::ReasonPhrase};
 
 use super::pool::Live;
-use crate::{Body, Error, ErrorKind, body::Rider};
+use crate::{Body, BoxError, Error, ErrorKind, body::Rider};
 
 /// A response.
 pub(crate) enum Received {
@@ -34,19 +34,25 @@ pub(crate) struct Reading {
     limit: usize,
 }
 
+/// The body of an answer after which there are no messages: it has no end of its own, so that what rides on it stays.
+struct Endless;
+
 struct Rest {
     parts: response::Parts,
     incoming: Incoming,
     live: Live,
 }
 
+/// What a response depends on of its request.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) version: Version,
+    /// Whether it asks for another protocol.
+    pub(crate) may_switch: bool,
+}
+
 /// Checks a response, and tells whether it is read whole: up to `limit` bytes if its length is known.
-pub(crate) fn receive(
-    rsp: Response<Incoming>,
-    requested: Version,
-    mut live: Live,
-    limit: usize,
-) -> Result<Received, Error> {
+pub(crate) fn receive(rsp: Response<Incoming>, asked: Asked, mut live: Live, limit: usize) -> Result<Received, Error> {
     let interim = live.conn.traffic.take_interim();
     if interim > 0
         && let Some(stats) = live.stats()
@@ -54,9 +60,15 @@ pub(crate) fn receive(
         stats.interim_dropped(interim);
     }
     let (mut parts, incoming) = rsp.into_parts();
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS && asked.may_switch {
+        live.conn.is_reusable = false;
+        let mut body = Body::new(Endless);
+        body.ride(Rider::Conn(live));
+        return Ok(Received::Now(Response::from_parts(parts, body)));
+    }
     check(&mut parts)?;
     // An endpoint that speaks 1.0, or was asked in 1.0, closes as a rule, and hyper would go on in 1.0.
-    if parts.version == Version::HTTP_10 || requested == Version::HTTP_10 {
+    if parts.version == Version::HTTP_10 || asked.version == Version::HTTP_10 {
         live.conn.is_reusable = false;
     }
     if incoming.is_end_stream() {
@@ -132,6 +144,15 @@ impl Reading {
         let mut body = Body::prefixed(start, incoming);
         body.ride(Rider::Conn(live));
         Response::from_parts(parts, body)
+    }
+}
+
+impl http_body::Body for Endless {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Pending
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,26 +14,31 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER},
+    header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, UPGRADE},
     request,
 };
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 
 #[cfg(feature = "compression")]
 use super::compress::Compression;
 use super::{
-    RequestContext, ServerConfig,
+    RequestContext, Scheme, ServerConfig,
     client::{host_of, origin_form},
     detail,
+    forwarded::Ids,
     headers::{self, Scan},
     overrides::{self, L5D_ERR_DETAIL, Overrides},
     reason,
     respond::{error_response, nack, rejection},
     trace::TraceId,
+    tunnel::{self, Tunnel},
 };
-use crate::{Body, Error, ErrorKind, Svc, Timer, error::twitter_duration, svc::SvcFuture, telemetry::ServerStats};
+use crate::{
+    Body, Error, ErrorKind, Svc, Timer, access_log::Record, error::twitter_duration, svc::SvcFuture,
+    telemetry::ServerStats,
+};
 
 /// What all connections of a server have in common.
 pub(crate) struct Shared {
@@ -46,9 +51,20 @@ pub(crate) struct Shared {
 /// What all requests of a connection have in common.
 pub(crate) struct Peer {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) ends: Ends,
+    forwarded_ids: Ids,
+    tunnel: Mutex<Option<Box<Tunnel<Visit>>>>,
+    has_nothing: AtomicBool,
+}
+
+/// Whom a connection is between, and what it goes through.
+pub(crate) struct Ends {
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
-    has_nothing: AtomicBool,
+    pub(crate) scheme: Scheme,
+    /// Who the client is, if it showed a certificate.
+    #[cfg(feature = "tls")]
+    pub(crate) identity: Option<crate::tls::PeerIdentity>,
 }
 
 /// Why a request gets no further.
@@ -70,7 +86,7 @@ struct Reader {
 }
 
 /// A request that is being served, for the gauges and the limit that count it.
-pub(super) struct Visit {
+pub(crate) struct Visit {
     peer: Arc<Peer>,
     has_place: bool,
 }
@@ -101,16 +117,19 @@ pub(crate) fn serve(
     req: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
     let begun = tokio::time::Instant::now().into_std();
-    let (parts, body) = req.into_parts();
+    let (mut parts, body) = req.into_parts();
     let scan = Scan::of(&parts.headers);
+    let switch = if scan.saw(Scan::UPGRADE) { parts.extensions.remove::<OnUpgrade>() } else { None };
     let reader = Reader::of(&parts, scan);
     let wants_detail = peer.shared.config.wants_detail(&parts.headers, scan);
+    let log = peer.shared.config.access_log.as_ref();
+    let mut noted = log.and_then(|log| log.begin(&parts, peer.ends.remote, begun));
     let mut visit = Visit::begin(peer);
     let is_read_first = peer.shared.reads_whole(&body, scan.saw(Scan::CHUNKED));
     // A client that is slow to send takes no place from others.
     let may_stay = if is_read_first { visit.finds_room() } else { visit.take_place() };
     let stage = if may_stay {
-        peer.begin(parts, body, scan, is_read_first)
+        peer.begin(parts, body, scan, is_read_first, noted.as_deref_mut())
     } else {
         Stage::Refused(Box::new(peer.turn_away(&parts.method, reader)))
     };
@@ -119,7 +138,7 @@ pub(crate) fn serve(
     async move {
         let mut is_unread = false;
         let sent = match stage {
-            Stage::Refused(rsp) => return Ok(*rsp),
+            Stage::Refused(rsp) => return Ok(refused(*rsp, noted)),
             Stage::Failed(error) => Err(error),
             Stage::Sent(sent) => Ok(sent),
             Stage::Reading(reading) => {
@@ -129,8 +148,8 @@ pub(crate) fn serve(
                     Ok(req) if visit.take_place() => {
                         Ok(visit.peer.send(req, tokio::time::Instant::now().into_std() - begun))
                     }
-                    Ok(req) => return Ok(visit.peer.turn_away(req.method(), reader)),
-                    Err(Unread::Broken) => return Ok(rejection(StatusCode::BAD_REQUEST)),
+                    Ok(req) => return Ok(refused(visit.peer.turn_away(req.method(), reader), noted)),
+                    Err(Unread::Broken) => return Ok(refused(rejection(StatusCode::BAD_REQUEST), noted)),
                     Err(Unread::TooLate) => {
                         is_unread = true;
                         Err(visit.peer.too_late())
@@ -144,6 +163,11 @@ pub(crate) fn serve(
             Err(error) => Err(error),
         };
         let (mut rsp, error) = match result {
+            Ok(rsp) if rsp.status() == StatusCode::SWITCHING_PROTOCOLS && switch.is_none() => {
+                let error =
+                    Error::new(ErrorKind::BadResponse).with_text("the protocol was switched, which nobody asked for");
+                (shared.failed(&error), Some(error))
+            }
             Ok(mut rsp) => {
                 pass(&mut rsp, reader, shared);
                 (rsp, None)
@@ -164,6 +188,16 @@ pub(crate) fn serve(
         if is_unread {
             // The next request cannot be told from what is left of this one.
             rsp.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some(noted) = noted {
+            noted.answered(&mut rsp, error.as_ref());
+        }
+        if rsp.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(client) = switch
+        {
+            let peer = Arc::clone(&visit.peer);
+            peer.switch(Tunnel::open(client, &mut rsp, visit));
+            return Ok(rsp);
         }
         #[cfg(feature = "compression")]
         if reader.takes_gzip && shared.config.compression != Compression::Off {
@@ -213,15 +247,39 @@ impl Drop for Visit {
     }
 }
 
+impl Ends {
+    /// Of a connection in the clear.
+    pub(crate) fn clear(remote: SocketAddr, local: SocketAddr) -> Self {
+        Self {
+            remote,
+            local,
+            scheme: Scheme::Http,
+            #[cfg(feature = "tls")]
+            identity: None,
+        }
+    }
+}
+
 impl Peer {
-    pub(crate) fn new(shared: Arc<Shared>, remote: SocketAddr, local: SocketAddr) -> Self {
-        Self { shared, remote, local, has_nothing: AtomicBool::new(true) }
+    pub(crate) fn new(shared: Arc<Shared>, ends: Ends) -> Self {
+        let forwarded_ids = shared.config.forwarded.as_ref().map(|_| Ids::random()).unwrap_or_default();
+        Self { shared, ends, forwarded_ids, tunnel: Mutex::default(), has_nothing: AtomicBool::new(true) }
     }
 
     /// Whether nothing would be lost with the connection but a request that is not all here: none was ever, or its
     /// body is still being read. Once one is here this is false until the next is, as its answer may be on its way out.
     pub(crate) fn has_nothing(&self) -> bool {
         self.has_nothing.load(Ordering::Relaxed)
+    }
+
+    /// Notes what the connection becomes when its answer is written.
+    fn switch(&self, tunnel: Option<Tunnel<Visit>>) {
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = tunnel.map(Box::new);
+    }
+
+    /// What the connection became, once its last message was written.
+    pub(crate) fn tunnel(&self) -> Option<Box<Tunnel<Visit>>> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// One request too many.
@@ -234,12 +292,28 @@ impl Peer {
         rsp
     }
 
-    fn begin(self: &Arc<Self>, mut parts: request::Parts, body: Incoming, scan: Scan, is_read_first: bool) -> Stage {
+    fn begin(
+        self: &Arc<Self>,
+        mut parts: request::Parts,
+        body: Incoming,
+        scan: Scan,
+        is_read_first: bool,
+        noted: Option<&mut Record>,
+    ) -> Stage {
         match self.admit(&mut parts, scan) {
-            Ok(cx) => parts.extensions.insert(cx),
+            Ok(cx) => {
+                if let Some(noted) = noted {
+                    noted.carries(&cx);
+                }
+                parts.extensions.insert(cx)
+            }
             Err(Refusal::Unreadable(status)) => return Stage::Refused(Box::new(rejection(status))),
             Err(Refusal::Failed(error)) => return Stage::Failed(error),
         };
+        #[cfg(feature = "tls")]
+        if let Some(identity) = &self.ends.identity {
+            parts.extensions.insert(identity.clone());
+        }
         if is_read_first {
             let shared = Arc::clone(&self.shared);
             return Stage::Reading(Box::pin(async move {
@@ -273,6 +347,7 @@ impl Peer {
         }
         // In HTTP/2 the target has them, and what ends at a hop is no header.
         let is_http1 = parts.version != Version::HTTP_2;
+        let forwarded = config.forwarded.as_ref().map(|forwarded| (forwarded, parts.uri.scheme().cloned()));
         if is_http1 && (parts.uri.scheme().is_some() || parts.uri.authority().is_some()) {
             if let Some(host) = host_of(&parts.uri) {
                 parts.headers.insert(HOST, host);
@@ -286,8 +361,13 @@ impl Peer {
             return Err(Refusal::Failed(Error::new(ErrorKind::TooManyHops).with_text(text)));
         }
         if is_http1 && scan.saw(Scan::HOP_BY_HOP) {
+            let may_switch = config.upgrades && scan.saw(Scan::UPGRADE);
+            let protocol = may_switch.then(|| tunnel::asked(headers, parts.version)).flatten();
             // hyper writes those trailers that are announced, so a stream keeps its announcement.
             strip(headers, scan.saw(Scan::TRAILER) && scan.saw(Scan::CHUNKED));
+            if let Some(protocol) = protocol {
+                tunnel::write(headers, protocol);
+            }
         }
         if config.via {
             headers::append_via(headers, parts.version);
@@ -302,6 +382,9 @@ impl Peer {
         if scan.saw(Scan::CLIENT_CERT) {
             headers.remove(&headers::FORWARDED_CLIENT_CERT);
         }
+        if let Some((forwarded, scheme)) = forwarded {
+            forwarded.write(headers, scheme.as_ref(), self.ends.local, self.ends.remote, self.forwarded_ids);
+        }
         if let Some(name) = &config.timestamp_header {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             if let Ok(now) = HeaderValue::try_from(now.as_millis().to_string()) {
@@ -312,16 +395,21 @@ impl Peer {
             if scan.saw(Scan::L5D) {
                 headers::remove_l5d(headers);
             }
+            if scan.saw(Scan::TRACE) {
+                config.propagation.clear(headers, false);
+            }
             // As Linkerd 1 has it: of h2 the attempts are children of one span, of http each begins a trace.
-            RequestContext { trace: (!is_http1).then(TraceId::root), ..RequestContext::default() }
+            let trace = (!is_http1).then(TraceId::root);
+            RequestContext { trace, propagation: config.propagation, ..RequestContext::default() }
         } else {
-            RequestContext::read_seen(headers, scan).map_err(Refusal::Failed)?
+            RequestContext::read_seen(headers, scan, config.propagation).map_err(Refusal::Failed)?
         };
         if scan.saw(Scan::L5D) {
             cx.overrides = config.per_request.and_then(|bounds| Overrides::read(headers, bounds));
             overrides::strip(headers);
         }
-        Ok(RequestContext { remote: Some(self.remote), local: Some(self.local), version: parts.version, ..cx })
+        let Ends { remote, local, scheme, .. } = self.ends;
+        Ok(RequestContext { remote: Some(remote), local: Some(local), scheme, version: parts.version, ..cx })
     }
 
     /// Sends a request that was here for so long already.
@@ -359,8 +447,8 @@ impl Peer {
             "exceeded {} to {}/{} while waiting for a response for an individual request, excluding retries. \
              Remote Info: Not Available",
             twitter_duration(timeout),
-            self.local.ip(),
-            self.local.port(),
+            self.ends.local.ip(),
+            self.ends.local.port(),
         );
         Error::new(ErrorKind::AttemptTimeout).with_text(text).with_timer(Timer::Server.after(timeout))
     }
@@ -411,11 +499,7 @@ impl ServerConfig {
 
 impl Reader {
     fn of(parts: &request::Parts, scan: Scan) -> Self {
-        let says = |name, word: &str| {
-            let values = parts.headers.get_all(name).iter();
-            let mut words = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-            words.any(|said| said.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
-        };
+        let says = |name, word: &str| headers::names(&parts.headers, &name, word);
         Self {
             version: parts.version,
             keeps_alive: parts.version != Version::HTTP_10
@@ -463,13 +547,22 @@ async fn read_whole(mut body: Incoming, stats: Option<&ServerStats>) -> Result<B
     Ok(if whole.is_empty() { start } else { whole.freeze() }.into())
 }
 
+/// The answer to a request that goes no further.
+fn refused(rsp: Response<Body>, noted: Option<Box<Record>>) -> Response<Body> {
+    if let Some(mut noted) = noted {
+        noted.refused(&rsp);
+    }
+    rsp
+}
+
 /// A response on its way to the client: what ends at this hop is out, and the way it came is in.
 fn pass(rsp: &mut Response<Body>, reader: Reader, shared: &Shared) {
-    let version = rsp.version();
+    let (version, status) = (rsp.version(), rsp.status());
     let is_stream = rsp.body().size_hint().exact().is_none();
     let headers = rsp.headers_mut();
     let scan = Scan::of(headers);
     if scan.saw(Scan::HOP_BY_HOP) {
+        let protocol = if status == StatusCode::SWITCHING_PROTOCOLS { headers.get(UPGRADE).cloned() } else { None };
         let has_trailers = scan.saw(Scan::TRAILER) && is_stream;
         strip(headers, has_trailers && reader.takes_trailers);
         if has_trailers
@@ -477,6 +570,9 @@ fn pass(rsp: &mut Response<Body>, reader: Reader, shared: &Shared) {
             && let Some(stats) = &shared.stats
         {
             stats.trailers_dropped();
+        }
+        if let Some(protocol) = protocol {
+            tunnel::write(headers, protocol);
         }
     }
     if shared.config.via {

@@ -24,19 +24,25 @@ use tokio::{
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
+#[cfg(feature = "tls")]
+use super::Scheme;
 #[cfg(feature = "compression")]
 use super::compress::Compression;
 use super::{
-    PerRequest,
+    Forwarded, PerRequest, Propagation,
     connect::SocketOptions,
     drain::{Drain, Watch},
     h2::{self, H2Config, Wire},
     headers::Room,
     io::{Counted, Totals, Traffic},
     respond::ErrorLimits,
-    serve::{Peer, Shared, serve},
+    serve::{Ends, Peer, Shared, serve},
 };
-use crate::{Body, Svc, telemetry::RouterStats};
+use crate::{
+    Body, Svc,
+    access_log::AccessLog,
+    telemetry::{RouterStats, ServerStats},
+};
 
 /// An HTTP server that is bound to its address.
 #[derive(Debug)]
@@ -52,6 +58,7 @@ pub struct Server {
 ///
 /// Linkerd 1's.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct ServerConfig {
     /// Where it listens. `127.0.0.1:4140`; port 0 takes a free one.
     pub addr: SocketAddr,
@@ -84,8 +91,12 @@ pub struct ServerConfig {
     pub clear_context: bool,
     /// With `clear_context`, also leave out the bodies of errors. Off.
     pub clear_error_bodies: bool,
+    /// Which headers carry traces, in and out. `l5d-ctx-trace`.
+    pub propagation: Propagation,
     /// Add the time of arrival, in milliseconds since 1970, to requests in this header. Off.
     pub timestamp_header: Option<HeaderName>,
+    /// Write on requests who passed them on and for whom, in `Forwarded`. Off.
+    pub forwarded: Option<Forwarded>,
     /// For how long a connection may be idle before it is closed; up to a quarter longer. A request that is not
     /// all here yet is given up, unless its body is passed on as it comes. No limit.
     pub idle_time: Option<Duration>,
@@ -95,11 +106,21 @@ pub struct ServerConfig {
     pub grace: Duration,
     /// Write on requests and responses that they came by here, in `Via`. On; off for what answers itself.
     pub via: bool,
+    /// Takes connections through TLS alone. Off.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub tls: Option<crate::tls::Acceptor>,
     /// Which responses are compressed for clients that take gzip. None; `compressionLevel` of a Linkerd 1 file is -1 by
     /// default, which is [`Compression::Text`].
     #[cfg(feature = "compression")]
     #[cfg_attr(docsrs, doc(cfg(feature = "compression")))]
     pub compression: Compression,
+    /// Pass on that a client asks for another protocol by `Upgrade`, as WebSocket does, and its bytes both ways once the
+    /// endpoint has switched. `h2c` is never passed on. A tunnel is a request that is served and a connection of the server
+    /// for as long as it lasts: the idle time, the life time and the grace period end it. On.
+    pub upgrades: bool,
+    /// Where requests are logged, if the log is one of requests and not of attempts. Nowhere.
+    pub access_log: Option<AccessLog>,
     /// Where its metrics go. Nowhere.
     pub stats: Option<RouterStats>,
 }
@@ -127,13 +148,19 @@ impl Default for ServerConfig {
             per_request: None,
             clear_context: false,
             clear_error_bodies: false,
+            propagation: Propagation::DEFAULT,
             timestamp_header: None,
+            forwarded: None,
             idle_time: None,
             life_time: None,
             grace: Duration::from_secs(10),
             via: true,
+            #[cfg(feature = "tls")]
+            tls: None,
             #[cfg(feature = "compression")]
             compression: Compression::Off,
+            upgrades: true,
+            access_log: None,
             stats: None,
         }
     }
@@ -228,13 +255,48 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, 
     }
     // Behind a wildcard address each connection has one of its own.
     let local = stream.local_addr().unwrap_or(local);
-    serve_stream(shared, stream, remote, local, watch).await;
+    let ends = Ends::clear(remote, local);
+    #[cfg(feature = "tls")]
+    if shared.config.tls.is_some() {
+        // Boxed: a connection in the clear has no room for it.
+        return Box::pin(secure(shared, stream, ends, watch)).await;
+    }
+    serve_stream(shared, stream, ends, watch).await;
+}
+
+/// Serves one connection through TLS. A handshake that is not over when the server ends is given up.
+#[cfg(feature = "tls")]
+async fn secure(shared: Arc<Shared>, stream: TcpStream, ends: Ends, mut watch: Watch) {
+    let Some(tls) = shared.config.tls.clone() else { return };
+    let mut handshake = pin!(tls.accept(stream));
+    let ended = std::future::poll_fn(|cx| if watch.poll(cx) { Poll::Ready(()) } else { Poll::Pending });
+    let accepted = tokio::select! {
+        accepted = &mut handshake => accepted,
+        () = ended => return,
+    };
+    match accepted {
+        Ok((stream, negotiated)) => {
+            let ends = Ends { scheme: Scheme::Https, identity: negotiated.peer, ..ends };
+            serve_stream(shared, stream, ends, watch).await;
+        }
+        Err(error) => {
+            if let Some(stats) = &shared.stats {
+                stats.handshake_failed();
+            }
+            let (cause, remote) = (std::error::Error::source(&error).map(ToString::to_string), ends.remote);
+            if error.is_hang_up() {
+                tracing::debug!(%error, cause, %remote, "a client went away instead of a TLS handshake");
+            } else {
+                tracing::info!(%error, cause, %remote, "a client's connection could not be made secure");
+            }
+        }
+    }
 }
 
 /// Serves the requests of one connection until it ends.
-pub(crate) async fn serve_stream<I>(shared: Arc<Shared>, stream: I, remote: SocketAddr, local: SocketAddr, watch: Watch)
+pub(crate) async fn serve_stream<I>(shared: Arc<Shared>, stream: I, ends: Ends, watch: Watch)
 where
-    I: AsyncRead + AsyncWrite + Unpin,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let open = Open::new(&shared);
     let totals = shared
@@ -243,7 +305,7 @@ where
         .map(|stats| Totals { received: stats.received_bytes.clone(), sent: stats.sent_bytes.clone() });
     let (stream, traffic) = Counted::new(stream, totals);
     let (idle_time, life_time) = (shared.config.idle_time, shared.config.life_time);
-    let peer = Arc::new(Peer::new(Arc::clone(&shared), remote, local));
+    let peer = Arc::new(Peer::new(Arc::clone(&shared), ends));
     let limits = Limits::new(idle_time, life_time, traffic);
     match &shared.config.wire {
         Wire::Http1 => serve_http1(stream, peer, watch, limits).await,
@@ -261,7 +323,7 @@ async fn serve_either<I>(
     mut watch: Watch,
     mut limits: Option<Pin<Box<Limits>>>,
 ) where
-    I: AsyncRead + AsyncWrite + Unpin,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let is_over = |cx: &mut Context<'_>| {
         watch.poll(cx) || limits.as_mut().is_some_and(|limits| limits.as_mut().poll(cx).is_ready())
@@ -271,15 +333,16 @@ async fn serve_either<I>(
         Ok(Some((stream, false))) => serve_http1(stream, peer, watch, limits).await,
         // Nothing is lost with a connection on which nothing came.
         Ok(None) => {}
-        Err(error) => tracing::debug!(%error, remote = %peer.remote, "a client's connection failed"),
+        Err(error) => tracing::debug!(%error, remote = %peer.ends.remote, "a client's connection failed"),
     }
 }
 
 async fn serve_http1<I>(stream: I, peer: Arc<Peer>, watch: Watch, limits: Option<Pin<Box<Limits>>>)
 where
-    I: AsyncRead + AsyncWrite + Unpin,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (config, remote) = (&peer.shared.config, peer.remote);
+    let (shared, remote) = (Arc::clone(&peer.shared), peer.ends.remote);
+    let config = &shared.config;
     let served = Arc::clone(&peer);
     let service = service_fn(move |req: Request<Incoming>| serve(&served, req));
     let room = Room::of(config.max_header_bytes, config.max_initial_line_bytes);
@@ -290,9 +353,15 @@ where
     if let Some(buf) = room.buf {
         builder.max_buf_size(buf);
     }
-    let conn = builder.serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = (Connection { conn, peer, watch, limits, is_ending: false }).await {
+    let conn = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let mut conn = pin!(Connection { conn, peer: Arc::clone(&peer), watch, limits, is_ending: false });
+    if let Err(error) = conn.as_mut().await {
         tracing::debug!(%error, %remote, "a client's connection failed");
+    } else if let Some(tunnel) = peer.tunnel() {
+        let limits = conn.project().limits.take();
+        let gauge = shared.stats.as_ref().map(ServerStats::tunnel);
+        // Seldom, and large: not part of every connection's future.
+        Box::pin(tunnel.run(gauge, limits)).await;
     }
 }
 
@@ -303,7 +372,7 @@ where
     S: HttpService<Incoming>,
 {
     #[pin]
-    conn: http1::Connection<I, S>,
+    conn: http1::UpgradeableConnection<I, S>,
     peer: Arc<Peer>,
     watch: Watch,
     limits: Option<Pin<Box<Limits>>>,
@@ -312,7 +381,7 @@ where
 
 impl<I, S> Future for Connection<I, S>
 where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     S: HttpService<Incoming, ResBody = Body, Error = std::convert::Infallible>,
     S: hyper::service::Service<Request<Incoming>, Response = Response<Body>>,
 {

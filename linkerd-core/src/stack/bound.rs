@@ -19,13 +19,16 @@ use super::{
     outgoing::Outgoing,
     path::{Attempt, Expired, now},
 };
+#[cfg(feature = "server")]
+use crate::access_log::{AccessLog, Served};
 use crate::{
     AttemptOutcome, Body, Error, ErrorKind, TimedOut, Timer,
     body::{Resend, Rider},
     error::twitter_duration,
-    http::{Connect, headers, hint},
+    http::{Connect, RequestContext, TraceId, headers, hint},
     mesh::{BalancerState, ClientState, EndpointState, Force, Wrap},
     policy::{ClientPolicy, HashOn},
+    span::ClientSpan,
     svc::SvcFuture,
     telemetry::{ClientStats, RequestStats},
 };
@@ -65,8 +68,43 @@ impl BoundName {
         Self { client, dst_client, dst_residual }
     }
 
-    /// Sends a request to one of the endpoints; to another one if nothing was sent.
+    /// Sends a request to one of the endpoints; to another one if nothing was sent. Above the requeues, because an access log
+    /// has a line for each attempt and not for each of those.
     pub(crate) async fn send(
+        &self,
+        attempt: &Attempt<'_>,
+        service: &Arc<RequestStats>,
+        req: &mut Outgoing,
+    ) -> Result<Response<Body>, Error> {
+        #[cfg(feature = "server")]
+        if let Some(log) = &attempt.info.shared.access_log {
+            // Seldom, and large: not part of every request's future.
+            return Box::pin(self.send_logged(log, attempt, service, req)).await;
+        }
+        self.send_once(attempt, service, req).await
+    }
+
+    #[cfg(feature = "server")]
+    async fn send_logged(
+        &self,
+        log: &AccessLog,
+        attempt: &Attempt<'_>,
+        service: &Arc<RequestStats>,
+        req: &mut Outgoing,
+    ) -> Result<Response<Body>, Error> {
+        let asked = req.request().and_then(|req| log.asked(req, attempt.cx));
+        let mut rsp = self.send_once(attempt, service, req).await?;
+        if let Some(asked) = asked {
+            log.answered(&asked, &rsp);
+        } else {
+            let (client, endpoint) = (Some(self.client.id.clone()), req.endpoint());
+            let hedges = u32::from(req.is_hedge());
+            rsp.extensions_mut().insert(Served { client, endpoint, hedges, ..Served::default() });
+        }
+        Ok(rsp)
+    }
+
+    async fn send_once(
         &self,
         attempt: &Attempt<'_>,
         service: &Arc<RequestStats>,
@@ -84,7 +122,11 @@ impl BoundName {
                 Ok(rsp)
             }
             Endpoints::Balanced(balanced) => match balanced.wait(attempt, &self.client.id).await {
-                Ok(()) => self.requeue(balanced, attempt, service, req).await,
+                Ok(()) => match Self::asks_for_its_way(attempt, req) {
+                    None => self.requeue(balanced, attempt, service, req).await,
+                    // Seldom, and large: not part of every request's future.
+                    Some(trace) => Box::pin(self.trace(trace, balanced, attempt, service, req)).await,
+                },
                 Err(error) => Err(error),
             },
         };
@@ -92,7 +134,7 @@ impl BoundName {
     }
 
     /// The requeue: above the pick, so that another endpoint gets the next try; below the retries, which need a class.
-    async fn requeue(
+    pub(super) async fn requeue(
         &self,
         balanced: &Balanced,
         attempt: &Attempt<'_>,
@@ -117,12 +159,15 @@ impl BoundName {
                 let text = "there is no other endpoint to hedge at";
                 break Err(Error::new(ErrorKind::NoEndpoints).with_text(text));
             }
+            // Each attempt is a span of its own.
+            let id = attempt.cx.map(RequestContext::next_span);
+            let span = self.span(attempt, id, &endpoint, req);
             if let Some(headers) = req.headers_mut() {
-                self.write_headers(attempt, headers);
+                self.write_headers(attempt, id, headers);
             }
             let begun = end.begun();
             let permit = endpoint.breaker.as_ref().map(|breaker| breaker.admit(begun));
-            let under_way = UnderWay { name: self, service, attempt, begun, held: Some((permit, end)) };
+            let under_way = UnderWay { name: self, service, attempt, begun, span, held: Some((permit, end)) };
             let sent = endpoint.send(attempt, req.take()?);
             let error = match under_way.outcome(balanced, req.arrive(endpoint, begun), sent).await {
                 Err(error) if error.never_sent() => error,
@@ -147,30 +192,52 @@ impl BoundName {
         &self,
         endpoint: &EndpointClient,
         attempt: &Attempt<'_>,
+        span: Option<&ClientSpan>,
         sent: SvcFuture,
     ) -> Result<Response<Body>, Error> {
         match sent.await {
-            Err(error) if error.is_lost() => self.send_again(endpoint, attempt, error)?.await,
+            Err(error) if error.is_lost() => self.send_again(endpoint, attempt, span, error)?.await,
             outcome => outcome,
         }
     }
 
-    fn send_again(&self, endpoint: &EndpointClient, attempt: &Attempt<'_>, error: Error) -> Result<SvcFuture, Error> {
+    fn send_again(
+        &self,
+        endpoint: &EndpointClient,
+        attempt: &Attempt<'_>,
+        span: Option<&ClientSpan>,
+        error: Error,
+    ) -> Result<SvcFuture, Error> {
         let Some(mut again) = attempt.replay() else { return Err(error) };
-        self.write_headers(attempt, again.headers_mut());
+        // The same attempt, as far as anybody can see.
+        let id = span.map(ClientSpan::id).or_else(|| attempt.cx.map(RequestContext::next_span));
+        self.write_headers(attempt, id, again.headers_mut());
         again.body_mut().resend = Resend::Never;
         Ok(endpoint.svc.send(again))
     }
 
-    fn write_headers(&self, attempt: &Attempt<'_>, headers: &mut HeaderMap) {
-        // Each attempt is a span of its own.
-        match (attempt.cx, self.client.attempt_timeout(attempt)) {
-            (Some(cx), Some(timeout)) => {
+    /// The span of an attempt, if it is recorded.
+    fn span(
+        &self,
+        attempt: &Attempt<'_>,
+        id: Option<TraceId>,
+        endpoint: &EndpointClient,
+        req: &Outgoing,
+    ) -> Option<ClientSpan> {
+        let recording = attempt.cx?.recording.as_ref()?;
+        let residual = self.dst_residual.as_ref().and_then(|residual| residual.to_str().ok()).unwrap_or("/");
+        Some(recording.attempt(id?, &self.client.id, residual, endpoint.key.addr, req.request()?))
+    }
+
+    /// Writes what an attempt carries.
+    fn write_headers(&self, attempt: &Attempt<'_>, id: Option<TraceId>, headers: &mut HeaderMap) {
+        match (attempt.cx.zip(id), self.client.attempt_timeout(attempt)) {
+            (Some((cx, id)), Some(timeout)) => {
                 let mut cx = cx.clone();
                 cx.expire_after(timeout.limit);
-                cx.write(headers);
+                cx.write_span(id, headers);
             }
-            (Some(cx), None) => cx.write(headers),
+            (Some((cx, id)), None) => cx.write_span(id, headers),
             (None, _) => {}
         }
         if let Some(hints) = attempt.hints {
@@ -393,6 +460,8 @@ struct UnderWay<'a> {
     service: &'a Arc<RequestStats>,
     attempt: &'a Attempt<'a>,
     begun: Instant,
+    // If it is recorded.
+    span: Option<ClientSpan>,
     // `None` once there is an outcome.
     held: Option<(Option<Permit>, LeaseEnd)>,
 }
@@ -408,12 +477,16 @@ impl UnderWay<'_> {
         let Self { name, service, attempt, begun, .. } = self;
         let client = &*name.client;
         let pending = client.stats.requests.pending.enter();
-        let response = name.response(endpoint, attempt, sent);
+        let response = name.response(endpoint, attempt, self.span.as_ref(), sent);
         let result = client.within_limit(attempt, response).await.and_then(|rsp| nack(rsp, attempt));
         drop(pending);
         let (permit, mut end) = self.held.take().expect("held until here");
         let done = now();
-        let success = attempt.classify(result.as_ref()).is_success();
+        let class = attempt.classify(result.as_ref());
+        if let Some(span) = self.span.take() {
+            span.end(result.as_ref(), class);
+        }
+        let success = class.is_success();
         match result {
             Ok(mut rsp) => {
                 let verdict = fault::judge(permit, success, &rsp, done);
@@ -489,6 +562,9 @@ impl Drop for UnderWay<'_> {
         let Some((permit, end)) = self.held.take() else { return };
         let client = &self.name.client;
         let Some(kind) = self.attempt.expired.and_then(Expired::kind) else { return };
+        if let Some(span) = &mut self.span {
+            span.fail(kind.name());
+        }
         let done = now();
         if let Some(permit) = permit {
             permit.record(false, done);

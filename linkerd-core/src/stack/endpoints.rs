@@ -56,6 +56,8 @@ pub(super) struct Balanced {
 pub(crate) struct EndpointClient {
     pub(super) key: EndpointKey,
     pub(super) svc: Svc,
+    // The same without layers.
+    network: Svc,
     // None if it is never taken out.
     pub(super) breaker: Option<Breaker>,
     pub(super) fail_fast: Option<Arc<FailFast>>,
@@ -116,7 +118,10 @@ impl Balanced {
         stats: &Arc<ClientStats>,
     ) -> Self {
         let accrual = policy.accrual.clone();
-        let breakers = BreakerCounters::default();
+        let logged = bound.id.clone();
+        let breakers = BreakerCounters::observed(move |endpoint, event| {
+            log_breaker(&logged, endpoint.unwrap_or_default(), event);
+        });
         let counters = breakers.clone();
         let connect = policy.connect.clone().unwrap_or(connect);
         let client_stats = Arc::clone(stats);
@@ -140,11 +145,7 @@ impl Balanced {
             let svc = layers.iter().fold(network.clone(), |svc, wrap| wrap(svc));
             let is_layered = !layers.is_empty();
             let kept = network.kept();
-            // Whoever waits in line there goes to another one.
-            health.on_retire(network.on_left());
-            let (client, addr) = (id.clone(), key.addr);
-            let breaker =
-                accrual.breaker(addr.to_string(), health, &counters, move |event| log_breaker(&client, addr, event));
+            let breaker = accrual.breaker(key.addr.to_string(), health, &counters);
             let authority = key.authority.as_deref().map_or_else(|| key.addr.to_string(), str::to_owned);
             let probe = accrual.probe.as_ref().zip(breaker.as_ref());
             let probe = probe.and_then(|(probe, breaker)| probe::spawn(probe, &authority, svc.clone(), breaker));
@@ -161,13 +162,15 @@ impl Balanced {
                     fail_fast.keep(kept);
                 }
             }
-            Arc::new(EndpointClient { key: key.clone(), svc, breaker, fail_fast, _probe: probe, is_layered })
+            Arc::new(EndpointClient { key: key.clone(), svc, network, breaker, fail_fast, _probe: probe, is_layered })
         };
         let algorithm = policy.balancer.algorithm();
         stats.algorithm(&algorithm);
         let id = bound.id.clone();
         let balancer = policy.balancer.clone().on_event(move |event| log(&id, event));
         let balance = Balance::new(balancer, new_endpoint);
+        // Whoever waits in line there goes to another one.
+        balance.on_left(|_, endpoint: &Arc<EndpointClient>| endpoint.network.left());
         let task = spawn_follow(bound.addr.clone(), 0, balance.clone(), Arc::clone(&progress));
         Self {
             balance,
@@ -249,13 +252,18 @@ impl Balanced {
         Error::from(unavailable).with_text(format!("{unavailable}: {reasons}{more}"))
     }
 
+    /// The addresses of all endpoints, as texts have them.
+    pub(super) fn addrs(&self) -> String {
+        let mut addrs: Vec<_> = self.balance.endpoints(now()).iter().map(|endpoint| endpoint.key.addr).collect();
+        addrs.sort_unstable();
+        addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
     /// The text that Linkerd 1.x has for an endpoint that could not be reached.
     pub(super) fn unreachable(&self, error: Error, key: &EndpointKey, attempt: &Attempt<'_>, id: &Path) -> Error {
         let (addr, path) = (key.addr, &attempt.info.path);
         error.or_text(|| {
-            let mut addrs: Vec<_> = self.balance.endpoints(now()).iter().map(|endpoint| endpoint.key.addr).collect();
-            addrs.sort_unstable();
-            let addrs = addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let addrs = self.addrs();
             format!(
                 "Unable to establish connection to {addr}.\n\nservice name: {path}\nclient name: {id}\naddresses: \
                  [{addrs}]\nselected address: {addr}\n"
@@ -287,7 +295,7 @@ fn log(client: &Path, event: &Event) {
 }
 
 /// Tells them what became of an endpoint. As often as that happens: at most once for each backoff.
-fn log_breaker(client: &Path, endpoint: SocketAddr, event: &BreakerEvent) {
+fn log_breaker(client: &Path, endpoint: &str, event: &BreakerEvent) {
     let between = |from: &Instant, to: &Instant| Duration::from_millis((*to - *from).as_millis() as u64);
     match event {
         BreakerEvent::Removed { reason, until, at, .. } => {

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 use linkerd_dtab::Path;
 use linkerd_retry::limit::{ConcurrencyLimit, Criticality, Outcome, Permit, RateLimit, Reason, Turn, WhenFull};
@@ -209,6 +209,14 @@ fn outcome(was_retried: bool, result: Result<&Response<Body>, &Error>) -> Outcom
         }
         Err(error) if matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::AttemptTimeout) => Outcome::Overloaded,
         Ok(_) | Err(_) => Outcome::Ignored,
+    }
+}
+
+/// Says to the next hop how much a request matters, if its sender here says so by its extensions.
+pub(super) fn write_criticality(req: &mut Request<Body>) {
+    if let Some(class) = req.extensions().get::<Criticality>() {
+        let class = HeaderValue::from_static(class.as_str());
+        req.headers_mut().insert(L5D_CTX_CRITICALITY, class);
     }
 }
 

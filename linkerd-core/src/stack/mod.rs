@@ -17,6 +17,7 @@ mod allowance;
 mod bound;
 mod classified;
 mod clients;
+mod diagnose;
 mod discard;
 mod endpoints;
 mod fail_fast;

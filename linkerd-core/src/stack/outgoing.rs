@@ -135,6 +135,23 @@ impl Outgoing {
         &self.at.insert((endpoint, begun)).0
     }
 
+    /// How many attempts at it came to nothing.
+    #[cfg(feature = "server")]
+    pub(super) fn made(&self) -> u32 {
+        self.log.tried().len() as u32 + self.log.omitted()
+    }
+
+    /// Whether it is a hedge.
+    #[cfg(feature = "server")]
+    pub(super) fn is_hedge(&self) -> bool {
+        self.trail.as_ref().is_some_and(|trail| trail.leg() == Leg::Hedge)
+    }
+
+    /// Where it is, or was last.
+    pub(super) fn endpoint(&self) -> Option<SocketAddr> {
+        self.at.as_ref().map(|(endpoint, _)| endpoint.key.addr)
+    }
+
     /// Notes that it came to nothing where it was: another endpoint is preferred from now on.
     pub(super) fn leave(&mut self) -> Option<SocketAddr> {
         let left = self.trail.as_ref().and_then(Trail::leave);

@@ -1,6 +1,7 @@
 //! The stack of a logical name: everything that must see a request as a whole, whatever becomes of its attempts.
 
 use std::{
+    fmt,
     pin::pin,
     sync::{
         Arc,
@@ -9,10 +10,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use linkerd_dtab::{Dtab, Path};
+use linkerd_dtab::{Dtab, Interpreter, Path};
 use linkerd_retry::{
     Deadline, Pushback, ResponseClass, Retries, Safety, Stop, Typical, Verdict,
     timeout::{IdleBody, IdleElapsed},
@@ -25,21 +26,22 @@ use super::{
     discard::{Discarded, discard},
     hedge::Hedges,
     hints::{Hints, says_final, says_retryable},
-    limit::Enter,
+    limit::{self, Enter},
     outgoing::{Outgoing, Replay},
     route::Unbound,
 };
+#[cfg(feature = "server")]
+use crate::access_log::{AccessLog, Served};
 use crate::{
     AttemptLog, AttemptOutcome, Body, Error, ErrorKind, Left, TimedOut, Timer,
     error::{SharedFailure, twitter_duration},
-    http::{context::RequestContext, deadline::GrpcUntil, headers, hint, overrides::Overrides},
+    http::{context::RequestContext, deadline::GrpcUntil, headers, hint, max_forwards::Trace, overrides::Overrides},
     policy::ServicePolicy,
     svc::{Call, SvcFuture},
     telemetry::{RetryStats, ServiceStats},
 };
 
 /// What all stacks of a mesh have in common.
-#[derive(Clone, Debug)]
 pub(crate) struct Shared {
     /// The table that every name is bound under, before the request's own.
     pub(crate) base: Dtab,
@@ -47,6 +49,13 @@ pub(crate) struct Shared {
     pub(crate) binding_timeout: Duration,
     /// Whether requests and responses get what a Linkerd proxy writes on them.
     pub(crate) proxy: bool,
+    /// The router's label.
+    pub(crate) label: Arc<str>,
+    /// Where attempts are logged, if they are; or who wants to know where requests went.
+    #[cfg(feature = "server")]
+    pub(crate) access_log: Option<AccessLog>,
+    /// Explains names.
+    pub(crate) interpreter: Arc<dyn Interpreter>,
 }
 
 /// What one logical name is, under one local dtab.
@@ -106,6 +115,12 @@ pub(crate) fn now() -> Instant {
 pub(crate) fn after(arrived: Instant, timeout: Duration) -> tokio::time::Instant {
     const FAR: Duration = Duration::from_hours(24 * 365 * 30);
     arrived.checked_add(timeout).unwrap_or_else(|| arrived + FAR).into()
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("label", &self.label).field("base", &self.base).finish_non_exhaustive()
+    }
 }
 
 impl Expired {
@@ -179,11 +194,15 @@ impl PathStack {
             req.heed_hints();
         }
         req.set_grpc(grpc.map(|grpc| grpc.within(arrived, total.map(|total| total.limit), cx.as_ref())));
+        if let Some(recording) = cx.as_ref().and_then(|cx| cx.recording.as_ref()) {
+            recording.named(&info.path, &info.shared.base, &info.local);
+        }
         let method = req.request().map(|req| req.method().clone()).unwrap_or_default();
-        if info.shared.proxy
-            && let Some(headers) = req.headers_mut()
-        {
-            info.write_request(headers);
+        if let Some(req) = req.request_mut() {
+            limit::write_criticality(req);
+            if info.shared.proxy {
+                info.write_request(req);
+            }
         }
         let result = self.within(limit, arrived, cx.as_ref(), &method, req).await;
         // What the retries left: this is the *logical* outcome.
@@ -202,6 +221,11 @@ impl PathStack {
             Ok(mut rsp) => {
                 if !class.is_success() && rsp.extensions().get::<AttemptLog>().is_some() {
                     rsp.extensions_mut().insert(self.left(limit, ended));
+                }
+                #[cfg(feature = "server")]
+                if info.shared.access_log.as_ref().is_some_and(AccessLog::is_by_request) {
+                    let served = rsp.extensions_mut().get_or_insert_default::<Served>();
+                    (served.path, served.attempts) = (Some(info.path.clone()), req.made() + 1);
                 }
                 if info.shared.proxy && !is_open {
                     rsp.headers_mut().insert(headers::L5D_SUCCESS_CLASS, success_class(class));
@@ -378,6 +402,7 @@ impl PathStack {
                 Err(stop) => break self.stopped(result, req, stop),
             };
             self.stats.retries.total.incr();
+            attempt.event("finagle.retry");
             if let Ok(rsp) = result
                 && !rsp.body().is_end_stream()
             {
@@ -461,8 +486,12 @@ impl PathStack {
         let timeout = self.info.shared.binding_timeout;
         let route = match self.binding.route(attempt.arrived, timeout).await {
             Ok(route) => route,
-            Err(unbound) => return Err(self.info.unbound(unbound)),
+            Err(unbound) => {
+                attempt.event("namer.failure");
+                return Err(self.info.unbound(unbound));
+            }
         };
+        attempt.event("namer.success");
         req.choose(route.is_union());
         match route.pick(crate::random::next()) {
             Some(share) => share.send(attempt, req).await,
@@ -506,6 +535,13 @@ impl Attempt<'_> {
         hint::retry(rsp.headers()).map_or(verdict, |pushback| verdict.push_back(pushback))
     }
 
+    /// Notes what happened in the span of the request, if it is recorded.
+    fn event(&self, event: &'static str) {
+        if let Some(recording) = self.cx.and_then(|cx| cx.recording.as_ref()) {
+            recording.event(event);
+        }
+    }
+
     /// What its sender says of its timeouts and retries, if it is trusted.
     pub(super) fn overrides(&self) -> Option<&Overrides> {
         self.cx?.overrides.as_deref()
@@ -539,9 +575,12 @@ impl PathInfo {
         Self { path, local, shared, policy, dst_service }
     }
 
-    fn write_request(&self, headers: &mut HeaderMap) {
+    fn write_request(&self, req: &mut Request<Body>) {
         if let Some(dst) = &self.dst_service {
-            headers.insert(headers::L5D_DST_SERVICE, dst.clone());
+            req.headers_mut().insert(headers::L5D_DST_SERVICE, dst.clone());
+        }
+        if let Some(trace) = Trace::of(req) {
+            req.extensions_mut().insert(trace);
         }
     }
 

@@ -158,6 +158,7 @@ fn rewrite(path: &[Arc<str>]) -> (Vec<&str>, Vec<(&'static str, String)>) {
             ["rt", "service", _] | ["rt", "client", "service", _] if !has("service") => "service",
             ["rt", "client", _] if !has("client") => "client",
             ["rt", "server", _] if !has("server") => "server",
+            ["tls", "cert", _] if !has("cert") => "cert",
             ["rt", "service" | "client" | "server", kind @ ("failures" | "exn" | "exceptions"), cause] => {
                 if let Some((_, causes)) = labels.iter_mut().find(|(name, _)| *name == "exception") {
                     let _ = write!(causes, ":{cause}");
@@ -233,6 +234,7 @@ mod tests {
                 r#"rt:client:service_creation:failures:x{rt="h", client="c"} 0"#,
             ),
             (&["rt", "h", "bindcache", "path", "misses"], r#"rt:bindcache:path:misses{rt="h"} 0"#),
+            (&["tls", "cert", "/a/b.pem", "stale"], r#"tls:cert:stale{cert="/a/b.pem"} 0"#),
             (&["jvm", "mem", "current-used"], "jvm:mem:current_used 0"),
         ] {
             assert_eq!(series(path), format!("{line}\n"));

@@ -16,6 +16,7 @@ use super::{Counter, Failures, Gauge, Hold, Registry, RequestStats, Scope, Stat,
 /// Makes the metrics of one router: everything below `rt/<label>`.
 #[derive(Clone, Debug)]
 pub struct RouterStats {
+    label: Arc<str>,
     scope: Scope,
 }
 
@@ -47,6 +48,9 @@ pub struct ServerStats {
     /// Requests that the time of the server ended.
     pub timeouts: TimeoutStats,
     dropped_trailers: Seldom,
+    handshake_failures: Seldom,
+    upgrades: Seldom,
+    tunnels: OnceLock<Gauge>,
 }
 
 /// A counter that is there from the first event on: Linkerd has none of its name.
@@ -344,7 +348,13 @@ impl RouterStats {
     /// The metrics of the router of this label.
     #[must_use]
     pub fn new(registry: &Registry, label: &str) -> Self {
-        Self { scope: registry.root().scope("rt").scope(label) }
+        Self { label: label.into(), scope: registry.root().scope("rt").scope(label) }
+    }
+
+    /// The router's label.
+    #[must_use]
+    pub fn label(&self) -> &Arc<str> {
+        &self.label
     }
 
     /// The router's own scope, `rt/<label>`.
@@ -413,7 +423,16 @@ impl ServerStats {
             rejected_invalid_header_values: scope.counter("rejected_invalid_header_values"),
             timeouts: TimeoutStats::new(scope),
             dropped_trailers: Seldom::new(scope, "dropped_trailers"),
+            handshake_failures: Seldom::new(&scope.scope("tls"), "handshake_failures"),
+            upgrades: Seldom::new(scope, "upgrades"),
+            tunnels: OnceLock::new(),
         }
+    }
+
+    /// Counts a connection whose TLS handshake failed or took too long, in `tls/handshake_failures`, which is there from the
+    /// first on.
+    pub fn handshake_failed(&self) {
+        self.handshake_failures.add(1);
     }
 
     /// Counts a message whose trailers are not passed on, in `dropped_trailers`, which is there from the first on: a
@@ -421,6 +440,13 @@ impl ServerStats {
     /// nobody announced are dropped by hyper, unseen.
     pub fn trailers_dropped(&self) {
         self.dropped_trailers.add(1);
+    }
+
+    /// Counts a connection that became a tunnel, in `upgrades`; the gauge of those that are open is `tunnels`. Both are
+    /// there from the first on.
+    pub fn tunnel(&self) -> Gauge {
+        self.upgrades.add(1);
+        self.tunnels.get_or_init(|| self.upgrades.scope.gauge("tunnels")).clone()
     }
 }
 

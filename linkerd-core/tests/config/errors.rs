@@ -364,3 +364,19 @@ fn a_pseudo_header_cannot_be_written() {
     let found = errors("routers:\n- protocol: http\n  servers: [{timestampHeader: ':path'}]\n");
     assert_eq!(found, ["3:31: routers[0].servers[0].timestampHeader: must be the name of a header, got ':path'"]);
 }
+
+#[test]
+fn formats_of_traces_are_known_and_stand_once() {
+    assert_eq!(
+        router("  tracePropagator: {kind: io.l5d.formats, read: [w3c, otlp, w3c], write: []}\n"),
+        [
+            "4:55: routers[0].tracePropagator.read[1]: must be l5d, b3, b3single or w3c, got 'otlp'",
+            "4:61: routers[0].tracePropagator.read[2]: stands there twice: w3c",
+            "4:74: routers[0].tracePropagator.write: must be a list of at least one format, got a list",
+        ]
+    );
+    assert_eq!(
+        router("  tracePropagator: {kind: io.l5d.formats}\n"),
+        ["4:20: routers[0].tracePropagator.write: is required"]
+    );
+}

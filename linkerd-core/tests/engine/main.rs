@@ -5,6 +5,7 @@ mod balance;
 mod balancing;
 mod caches;
 mod cancel;
+mod diagnose;
 mod grpc;
 mod hedges;
 #[cfg(feature = "server")]

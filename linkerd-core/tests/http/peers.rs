@@ -126,6 +126,13 @@ impl Wire {
         }
     }
 
+    /// The next bytes, whatever they are.
+    pub(crate) async fn rest(&mut self, len: usize) -> String {
+        while self.buf.len() < len && self.more().await {}
+        let len = len.min(self.buf.len());
+        String::from_utf8(self.buf.drain(..len).collect()).unwrap()
+    }
+
     async fn chunks(&mut self, message: &mut Message) {
         loop {
             let Some(size) = self.line().await else {

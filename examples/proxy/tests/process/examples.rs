@@ -66,6 +66,12 @@ impl World {
         let folder = Folder::new();
         fs::create_dir_all(folder.path(&format!("{CONFIG}/disco/eu"))).unwrap();
         fs::copy(root().join(CONFIG).join("rules.dtab"), folder.path(&format!("{CONFIG}/rules.dtab"))).unwrap();
+        fs::create_dir(folder.path(&format!("{CONFIG}/tls"))).unwrap();
+        for entry in fs::read_dir(root().join(CONFIG).join("tls")).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let text = fs::read_to_string(root().join(CONFIG).join("tls").join(&name)).unwrap();
+            folder.write(&format!("{CONFIG}/tls/{name}"), &text);
+        }
         let mut services = Vec::new();
         for (file, text) in
             [("web", "web"), ("web-v2", "v2"), ("users", "users"), ("default", "default"), ("eu/web", "eu")]

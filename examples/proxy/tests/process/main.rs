@@ -1,5 +1,6 @@
 //! The real program: its command line, its life, its traffic and its pages. One binary, so that it is linked once.
 
+mod access_log;
 mod admin;
 mod balancing;
 mod balancing_backend;

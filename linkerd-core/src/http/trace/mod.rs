@@ -1,9 +1,14 @@
-//! The span ids of Linkerd's default propagation, `l5d-ctx-trace`.
+//! The ids of spans, and how they go from hop to hop.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+mod b3;
+mod l5d;
+mod propagation;
+mod w3c;
+
 use bytes::Bytes;
 use http::HeaderValue;
 
+pub use self::propagation::{InvalidPropagation, Propagation, TraceFormat};
 use crate::random;
 
 /// A span: its own id, its parent's and its trace's, and whether it is recorded.
@@ -19,6 +24,7 @@ pub struct TraceId {
     trace_high: Option<u64>,
 }
 
+const DEBUG: u64 = 1;
 const KNOWN: u64 = 1 << 1;
 const SAMPLED: u64 = 1 << 2;
 
@@ -69,7 +75,7 @@ impl TraceId {
     /// Whether the span is recorded; `None` if nobody decided.
     #[must_use]
     pub fn sampled(self) -> Option<bool> {
-        if self.flags & 1 != 0 {
+        if self.flags & DEBUG != 0 {
             return Some(true);
         }
         (self.flags & KNOWN != 0).then_some(self.flags & SAMPLED != 0)
@@ -82,89 +88,79 @@ impl TraceId {
     pub fn with_sample_rate(self, rate: f64) -> Self {
         // Fibonacci hashing: ids of other tracers may be sequential.
         let place = self.trace.wrapping_mul(0x9E37_79B9_7F4A_7C15) as f64 / u64::MAX as f64;
-        let sampled = if rate >= 1.0 || place < rate { SAMPLED } else { 0 };
-        Self { flags: self.flags & !(KNOWN | SAMPLED) | KNOWN | sampled, ..self }
+        self.decided(rate >= 1.0 || place < rate)
     }
 
-    /// Reads a value of `l5d-ctx-trace`; `None` if it is not one.
-    #[must_use]
-    pub fn decode(value: &HeaderValue) -> Option<Self> {
-        let mut bytes = [0; 48];
-        let len = STANDARD.decode_slice(value.as_bytes().trim_ascii(), &mut bytes).ok()?;
-        if len != 32 && len != 40 {
-            return None;
-        }
-        let word = |n: usize| bytes.get(n * 8..).and_then(<[u8]>::first_chunk).map(|word| u64::from_be_bytes(*word));
-        Some(Self {
-            span: word(0)?,
-            parent: word(1)?,
-            trace: word(2)?,
-            flags: word(3)?,
-            trace_high: if len == 40 { word(4) } else { None },
-        })
+    /// Says that it is recorded, or that it is not.
+    fn decided(self, sampled: bool) -> Self {
+        let bit = if sampled { SAMPLED } else { 0 };
+        Self { flags: self.flags & !(KNOWN | SAMPLED) | KNOWN | bit, ..self }
     }
 
-    /// The value of `l5d-ctx-trace` for this span.
-    #[must_use]
-    pub fn encode(self) -> HeaderValue {
-        self.encode_both().0
-    }
-
-    /// The value of `l5d-reqid`: the trace's id in 16 hexadecimal digits.
-    #[must_use]
-    pub fn request_id(self) -> HeaderValue {
-        self.encode_both().1
-    }
-
-    /// Both values in one buffer: they go out together, with each attempt, and are copied with it.
-    pub(crate) fn encode_both(self) -> (HeaderValue, HeaderValue) {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
-        const ID: usize = 16;
-        let mut bytes = [0; 40];
-        let words = [self.span, self.parent, self.trace, self.flags, self.trace_high.unwrap_or_default()];
-        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
-            place.copy_from_slice(&word.to_be_bytes());
-        }
-        let mut text = [0; ID + 56];
-        let (id, trace) = text.split_at_mut(ID);
-        for (place, digit) in id.iter_mut().rev().enumerate() {
-            *digit = HEX[(self.trace >> (4 * place) & 15) as usize];
-        }
-        let bytes = if self.trace_high.is_some() { &bytes[..] } else { &bytes[..32] };
-        let len = encode_base64(bytes, trace);
-        // Owned as it is, unlike a `Vec`, a clone of it allocates nothing.
-        let text = Bytes::from_owner(text);
-        // Hexadecimal digits and Base64 are always a valid value.
-        let value = |bytes| HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| HeaderValue::from_static(""));
-        (value(text.slice(ID..ID + len)), value(text.slice(..ID)))
+    /// The flags but for what [`sampled`](Self::sampled) says.
+    fn other_flags(self) -> u64 {
+        self.flags & !(KNOWN | SAMPLED)
     }
 }
 
-/// Writes `bytes` in padded Base64, and says how long that is. For so few bytes the crate's engine takes twice as long.
-fn encode_base64(bytes: &[u8], text: &mut [u8]) -> usize {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digits = |a: u8, b: u8, c: u8| {
-        let bits = u32::from(a) << 16 | u32::from(b) << 8 | u32::from(c);
-        [18, 12, 6, 0].map(|shift| DIGITS[(bits >> shift & 63) as usize])
-    };
-    let (groups, rest) = bytes.as_chunks::<3>();
-    let (places, _) = text.as_chunks_mut::<4>();
-    for (&[a, b, c], place) in groups.iter().zip(&mut *places) {
-        *place = digits(a, b, c);
-    }
-    let len = groups.len();
-    match (rest, places.get_mut(len)) {
-        (&[a], Some(place)) => {
-            let [first, second, ..] = digits(a, 0, 0);
-            *place = [first, second, b'=', b'='];
+/// What one format found on a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Found {
+    /// The caller's span.
+    id: Option<TraceId>,
+    /// What it says of the trace without saying which, or beside it.
+    sampling: Option<Sampling>,
+}
+
+/// Whether a trace is recorded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Sampling {
+    Debug,
+    Decided(bool),
+    /// For so large a share of traces.
+    Rate(f64),
+}
+
+impl Sampling {
+    fn apply(self, id: TraceId) -> TraceId {
+        match self {
+            Self::Debug => TraceId { flags: id.flags | DEBUG, ..id },
+            _ if id.sampled().is_some() => id,
+            Self::Decided(sampled) => id.decided(sampled),
+            Self::Rate(rate) => id.with_sample_rate(rate),
         }
-        (&[a, b], Some(place)) => {
-            let [first, second, third, _] = digits(a, b, 0);
-            *place = [first, second, third, b'='];
-        }
-        _ => return 4 * len,
     }
-    4 * (len + 1)
+}
+
+/// A share of traces: a number, which may be out of range.
+fn rate(value: &HeaderValue) -> Option<f64> {
+    value.to_str().ok()?.trim().parse().ok().filter(|rate: &f64| !rate.is_nan())
+}
+
+/// A word in hexadecimal digits, 1 to 16 of them.
+fn word(digits: &[u8]) -> Option<u64> {
+    let is_hex = (1..=16).contains(&digits.len()) && digits.iter().all(u8::is_ascii_hexdigit);
+    if is_hex { u64::from_str_radix(str::from_utf8(digits).ok()?, 16).ok() } else { None }
+}
+
+/// A trace's id in up to 32 hexadecimal digits: its upper 64 bits, if any is set, and its lower ones.
+fn trace_words(digits: &[u8]) -> Option<(Option<u64>, u64)> {
+    let (high, low) = digits.split_at(digits.len().saturating_sub(16));
+    let high = if high.is_empty() { 0 } else { word(high)? };
+    Some(((high != 0).then_some(high), word(low)?))
+}
+
+/// Writes 16 hexadecimal digits.
+fn write_hex(word: u64, text: &mut [u8]) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    for (place, digit) in text[..16].iter_mut().rev().enumerate() {
+        *digit = HEX[(word >> (4 * place) & 15) as usize];
+    }
+}
+
+/// A value of bytes that are always valid.
+fn value(bytes: Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 #[cfg(test)]
@@ -182,16 +178,6 @@ mod tests {
         let wide = TraceId { trace_high: Some(9), ..id };
         assert_eq!(TraceId::decode(&wide.encode()), Some(wide));
         assert_eq!(TraceId::decode(&TraceId::root().encode()).unwrap().sampled(), None);
-    }
-
-    #[test]
-    fn base64_is_that_of_others() {
-        let bytes: Vec<u8> = (0..=255).rev().collect();
-        for len in [0, 1, 2, 3, 32, 40, 256] {
-            let mut text = [0; 400];
-            let len_of_text = encode_base64(&bytes[..len], &mut text);
-            assert_eq!(text[..len_of_text], *STANDARD.encode(&bytes[..len]).as_bytes(), "{len}");
-        }
     }
 
     #[test]

@@ -2,11 +2,14 @@
 
 use std::{iter, sync::Arc};
 
+use self::fill::fill;
 use super::{
     Candidates, Draw, Strategy,
     hashing::{self, InvalidHashing, Prepared, Room},
 };
 use crate::rng::{self, SplitMix};
+
+mod fill;
 
 /// Sends equal keys to the same endpoint, by a table whose entries the endpoints share *exactly* by weight.
 ///
@@ -32,7 +35,8 @@ use crate::rng::{self, SplitMix};
 ///
 /// A pick is one look into the table, and with a load factor adds up what is in flight unless its endpoint is idle:
 /// `O(n)` up to 64 endpoints, from there 16 for each pick. A new set fills the table, about a millisecond for 65,537
-/// entries, off the path of requests. 4 bytes for each entry.
+/// entries and 15 for 655,373, off the path of requests. 2 bytes for each entry, 4 where there are more than 65,536
+/// endpoints.
 ///
 /// # Defaults
 ///
@@ -50,7 +54,11 @@ pub struct Maglev {
 
 /// Places in the order of ids.
 #[derive(Debug)]
-struct Table(Vec<u32>);
+enum Table {
+    // Half the size, and half the way through the cache.
+    Few(Vec<u16>),
+    Many(Vec<u32>),
+}
 
 /// Sizes that a table grows to. Primes.
 const LARGER: [usize; 2] = [655_373, Maglev::MAX_TABLE_SIZE];
@@ -128,59 +136,31 @@ impl Strategy for Maglev {
     }
 }
 
-/// Where an endpoint wants to be in the table: everywhere, in an order of its own.
-struct Wish {
-    next: usize,
-    skip: usize,
-    // Turns that it is due, a fraction too. It starts with one, so that none is left out.
-    due: f64,
-    share: f64,
-}
-
 impl Table {
     fn new(by_id: &[(u64, f64)], size: usize) -> Self {
-        const EMPTY: u32 = u32::MAX;
         if by_id.is_empty() {
-            return Self(Vec::new());
+            return Self::Few(Vec::new());
         }
         let fits = |size: &usize| by_id.len() <= size / LEAST_ENTRIES;
         let larger = || LARGER.into_iter().filter(|larger| *larger > size);
         let size = iter::once(size).chain(larger()).find(fits).unwrap_or(Maglev::MAX_TABLE_SIZE);
-        let max = by_id.iter().map(|(_, weight)| *weight).fold(0.0, f64::max);
-        let wish = |&(id, weight): &(u64, f64)| {
-            let mut hash = SplitMix::new(id);
-            let next = rng::below(hash.next(), size as u64) as usize;
-            let skip = 1 + rng::below(hash.next(), size as u64 - 1) as usize;
-            let share = weight / max;
-            Wish { next, skip, due: 1.0 - share, share }
-        };
-        let mut wishes: Vec<_> = by_id.iter().map(wish).collect();
-        let mut table = vec![EMPTY; size];
-        let mut left = size;
-        while left > 0 {
-            for (place, wish) in (0..).zip(&mut wishes) {
-                wish.due += wish.share;
-                if wish.due < 1.0 {
-                    continue;
-                }
-                wish.due -= 1.0;
-                while table[wish.next] != EMPTY {
-                    wish.next = (wish.next + wish.skip) % size;
-                }
-                table[wish.next] = place;
-                left -= 1;
-                if left == 0 {
-                    break;
-                }
-            }
+        if by_id.len() <= 1 << 16 {
+            Self::Few(fill(by_id, size, |place| place as u16))
+        } else {
+            Self::Many(fill(by_id, size, |place| place))
         }
-        Self(table)
     }
 
     /// The places that a key hashes to, again and again.
     fn from(&self, key: u64) -> impl Iterator<Item = u32> {
         let mut hashes = SplitMix::new(key);
-        iter::repeat_with(move || self.0[rng::below(hashes.next(), self.0.len() as u64) as usize])
+        iter::repeat_with(move || {
+            let hash = hashes.next();
+            match self {
+                Self::Few(table) => table[rng::below(hash, table.len() as u64) as usize].into(),
+                Self::Many(table) => table[rng::below(hash, table.len() as u64) as usize],
+            }
+        })
     }
 }
 
@@ -195,8 +175,9 @@ mod tests {
     fn entries(weights: &[f64], size: usize) -> Vec<usize> {
         let by_id: Vec<_> = weights.iter().enumerate().map(|(i, w)| (i as u64, *w)).collect();
         let mut seen = vec![0; weights.len()];
-        for place in Table::new(&by_id, size).0 {
-            seen[place as usize] += 1;
+        let Table::Few(table) = Table::new(&by_id, size) else { panic!("so few") };
+        for place in table {
+            seen[usize::from(place)] += 1;
         }
         seen
     }

@@ -1,0 +1,174 @@
+use std::num::NonZeroU32;
+
+use super::*;
+use crate::accrual::{ConsecutiveFailures, Never};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Dies of the second failure in a row; left alone for 10 ms, then 20, then 20.
+fn breaker() -> (Breaker, Health, Instant) {
+    let health = Health::new();
+    let accrual = ConsecutiveFailures::new(NonZeroU32::new(2).unwrap());
+    let backoff = Backoff::equal_jittered(10 * MS, 20 * MS).unwrap();
+    let breaker = Breaker::new(Box::new(accrual), backoff, health.clone());
+    (breaker, health, tokio::time::Instant::now().into_std())
+}
+
+fn dead() -> (Breaker, Health, Instant) {
+    let (breaker, health, now) = breaker();
+    breaker.admit(now).record(false, now);
+    breaker.admit(now).record(false, now);
+    (breaker, health, now)
+}
+
+#[test]
+fn an_endpoint_that_fails_enough_is_busy_for_its_backoff() {
+    let (breaker, health, now) = breaker();
+    breaker.admit(now).record(false, now);
+    assert_eq!((health.status(now), breaker.phase()), (Status::Open, Phase::Alive));
+    breaker.admit(now).record(false, now);
+    assert_eq!(breaker.phase(), Phase::Dead { until: now + 10 * MS });
+    assert_eq!(health.status(now + 9 * MS), Status::Busy);
+    assert_eq!(health.status(now + 10 * MS), Status::Open);
+    assert_eq!((breaker.counters().removals(), breaker.counters().removed_for()), (1, 10 * MS));
+}
+
+#[test]
+fn the_first_call_after_the_backoff_is_the_only_probe() {
+    let (breaker, health, now) = dead();
+    assert!(!breaker.admit(now + 9 * MS).is_probe());
+    let now = now + 10 * MS;
+    let probe = breaker.clone().admit(now);
+    assert!(probe.is_probe());
+    assert_eq!(health.status(now), Status::Busy);
+    assert!(!breaker.admit(now).is_probe());
+    assert_eq!(breaker.counters().probes(), 1);
+    probe.record(true, now);
+}
+
+#[test]
+fn a_probe_that_succeeds_revives_and_forgets() {
+    let (breaker, health, now) = dead();
+    let now = now + 10 * MS;
+    breaker.admit(now).record(true, now);
+    assert_eq!((health.status(now), breaker.phase()), (Status::Open, Phase::Alive));
+    assert_eq!(breaker.counters().revivals(), 1);
+    // Two failures again, and the first backoff again.
+    breaker.admit(now).record(false, now);
+    assert_eq!(breaker.phase(), Phase::Alive);
+    breaker.admit(now).record(false, now);
+    assert_eq!(breaker.phase(), Phase::Dead { until: now + 10 * MS });
+}
+
+#[test]
+fn a_probe_that_fails_waits_for_the_next_backoff() {
+    let (breaker, health, now) = dead();
+    let now = now + 10 * MS;
+    breaker.admit(now).record(false, now);
+    let Phase::Dead { until } = breaker.phase() else { panic!("not dead") };
+    assert!(until >= now + 10 * MS && until <= now + 20 * MS);
+    assert_eq!(health.status(until.checked_sub(MS).unwrap()), Status::Busy);
+    let counters = breaker.counters();
+    assert_eq!((counters.removals(), counters.revivals(), counters.probes()), (1, 0, 1));
+    assert_eq!(counters.removed_for(), 10 * MS + (until - now));
+}
+
+#[test]
+fn a_dropped_probe_lets_the_next_call_probe() {
+    let (breaker, health, now) = dead();
+    let now = now + 10 * MS;
+    drop(breaker.admit(now));
+    assert_eq!(health.status(now), Status::Open);
+    let probe = breaker.admit(now);
+    assert!(probe.is_probe());
+    probe.record(true, now);
+    assert_eq!(breaker.phase(), Phase::Alive);
+}
+
+#[test]
+fn calls_that_are_not_the_probe_decide_nothing_while_it_is_dead() {
+    let (breaker, health, now) = dead();
+    // It failed open, and that went well.
+    breaker.admit(now).record(true, now);
+    assert_eq!(health.status(now), Status::Busy);
+    let late = breaker.admit(now);
+    let now = now + 10 * MS;
+    let probe = breaker.admit(now);
+    late.record(true, now);
+    assert_eq!(health.status(now), Status::Busy);
+    breaker.admit(now).record(false, now);
+    assert_eq!(breaker.phase(), Phase::Probing { since: now });
+    probe.record(true, now);
+    assert_eq!(breaker.phase(), Phase::Alive);
+}
+
+#[test]
+fn a_dropped_permit_that_is_no_probe_changes_nothing() {
+    let (breaker, health, now) = dead();
+    let other = breaker.admit(now);
+    let now = now + 10 * MS;
+    let probe = breaker.admit(now);
+    drop(other);
+    assert_eq!((health.status(now), breaker.phase()), (Status::Busy, Phase::Probing { since: now }));
+    drop(probe);
+}
+
+#[test]
+fn never_never_gives_up() {
+    let (health, now) = (Health::new(), tokio::time::Instant::now().into_std());
+    let breaker = Breaker::new(Box::new(Never), Backoff::default(), health.clone());
+    for _ in 0..1000 {
+        breaker.admit(now).record(false, now);
+    }
+    assert_eq!(health.status(now), Status::Open);
+}
+
+#[test]
+fn a_backoff_beyond_the_clock_does_not_panic() {
+    let (health, now) = (Health::new(), tokio::time::Instant::now().into_std());
+    let accrual = ConsecutiveFailures::new(NonZeroU32::MIN);
+    let backoff = Backoff::constant(Duration::MAX).unwrap();
+    let breaker = Breaker::new(Box::new(accrual), backoff, health.clone());
+    breaker.admit(now).record(false, now);
+    assert_eq!(health.status(now + Duration::from_hours(24)), Status::Busy);
+}
+
+#[test]
+fn one_of_many_threads_gets_the_probe() {
+    let (breaker, _health, now) = dead();
+    let now = now + 10 * MS;
+    let permits: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| breaker.admit(now))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(permits.iter().filter(|permit| permit.is_probe()).count(), 1);
+}
+
+#[test]
+fn what_happens_is_told_as_often_as_it_is_counted() {
+    let told = std::sync::Arc::<std::sync::Mutex<Vec<_>>>::default();
+    let seen = std::sync::Arc::clone(&told);
+    let accrual = ConsecutiveFailures::new(NonZeroU32::MIN);
+    let breaker = Breaker::builder(Box::new(accrual))
+        .backoff(Backoff::constant(10 * MS).unwrap())
+        .counters(BreakerCounters::observed(move |id, event| {
+            seen.lock().unwrap().push((id.map(str::to_owned), *event));
+        }))
+        .id("a")
+        .build();
+    let now = tokio::time::Instant::now().into_std();
+    breaker.admit(now).record(false, now);
+    breaker.admit(now).record(false, now);
+    breaker.admit(now + 10 * MS).record(false, now + 10 * MS);
+    breaker.admit(now + 20 * MS).record(true, now + 20 * MS);
+    // Somebody's wish is no event.
+    breaker.force_open(10 * MS, now + 20 * MS);
+    breaker.reset(now + 20 * MS);
+    let reason = Tripped::Consecutive { failures: 1 };
+    let expected = [
+        BreakerEvent::Removed { reason, until: now + 10 * MS, at: now },
+        BreakerEvent::Revived { since: now, probes: 2, at: now + 20 * MS },
+    ];
+    assert_eq!(*told.lock().unwrap(), expected.map(|event| (Some("a".to_owned()), event)));
+    assert_eq!((breaker.counters().removals(), breaker.counters().revivals()), (1, 1));
+}

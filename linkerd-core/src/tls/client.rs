@@ -1,0 +1,234 @@
+//! The client's side.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    sign::SingleCertAndKey,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+
+use super::{
+    Alpn, BadTls, HandshakeError, IdentityFiles, Metrics, Negotiated,
+    files::Snapshot,
+    names::Offer,
+    pem::{self, Bearer, Identity},
+    watch::{INTERVAL, Live, Loaded},
+};
+
+/// Whom a client trusts, and who it is.
+#[derive(Clone, Debug)]
+pub struct ClientSettings {
+    /// The certificates that those of servers must come from, PEM. The system's, which are read once.
+    pub roots: Vec<PathBuf>,
+    /// Any certificate will do, whoever signed it and whatever it is for. Off.
+    pub disable_validation: bool,
+    /// What is shown to servers that ask for it. Nothing.
+    pub identity: Option<IdentityFiles>,
+    /// Names of protocol versions; what there is not is passed over. All: `TLSv1.2`, `TLSv1.3`.
+    pub protocols: Option<Vec<String>>,
+    /// Names of cipher suites, as a JVM or OpenSSL has them; what there is not is passed over. All.
+    pub ciphers: Option<Vec<String>>,
+    /// What may be spoken inside, the preferred one first. `http/1.1`.
+    pub alpn: Vec<Alpn>,
+    /// How long a handshake may take, once connected. 10 seconds.
+    pub handshake_timeout: Duration,
+    /// How often the files are looked at. 1 second.
+    pub reload_interval: Duration,
+}
+
+/// Makes connections to endpoints secure.
+///
+/// Follows its files, as an [`Acceptor`](super::Acceptor) does: connections that are open stay, the next one is made with
+/// what the files changed to. A clone is the same one.
+#[derive(Clone)]
+pub struct Connector {
+    live: Arc<Live<ClientConfig>>,
+    name: Name,
+    handshake_timeout: Duration,
+}
+
+/// What a server's certificate must be for.
+#[derive(Clone)]
+enum Name {
+    /// The address that was connected to.
+    Address,
+    /// This, of which the server is told.
+    Known(ServerName<'static>),
+    /// What no certificate can be for.
+    Bad(Arc<str>),
+}
+
+impl Default for ClientSettings {
+    fn default() -> Self {
+        Self {
+            roots: Vec::new(),
+            disable_validation: false,
+            identity: None,
+            protocols: None,
+            ciphers: None,
+            alpn: vec![Alpn::Http1],
+            handshake_timeout: Duration::from_secs(10),
+            reload_interval: INTERVAL,
+        }
+    }
+}
+
+impl ClientSettings {
+    fn files(&self) -> Vec<PathBuf> {
+        let roots = self.roots.iter().filter(|_| !self.disable_validation);
+        self.identity.iter().flat_map(IdentityFiles::all).chain(roots).cloned().collect()
+    }
+
+    fn load(&self, offer: &Offer, snapshot: &Snapshot) -> Result<Loaded<ClientConfig>, BadTls> {
+        let mut expiries = Vec::new();
+        let identity = match &self.identity {
+            Some(files) => Some(Identity::read(files, snapshot, Bearer::Client, offer)?),
+            None => None,
+        };
+        expiries.extend(identity.iter().flat_map(|identity| identity.expiries.clone()));
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&offer.provider))
+            .with_protocol_versions(&offer.versions)
+            .map_err(|error| BadTls::Refused { reason: error.to_string() })?;
+        let builder = if self.disable_validation {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(Arc::clone(&offer.provider))))
+        } else {
+            let (roots, ends) = pem::roots(&self.roots, snapshot)?;
+            expiries.extend(ends);
+            builder.with_root_certificates(roots)
+        };
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let key = Arc::unwrap_or_clone(identity.key);
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)))
+            }
+        };
+        config.alpn_protocols = self.alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
+        Ok(Loaded { value: config, expiries })
+    }
+}
+
+impl Connector {
+    /// Reads the files, and follows them. In a tokio runtime. A server's certificate must be for its address, until it is
+    /// [named](Self::named).
+    ///
+    /// # Errors
+    ///
+    /// The first file, or list of names, that cannot be used.
+    pub fn load(settings: ClientSettings, metrics: &Metrics) -> Result<Self, BadTls> {
+        let offer = Offer::of(settings.protocols.as_deref(), settings.ciphers.as_deref())?;
+        let ClientSettings { handshake_timeout, reload_interval, .. } = settings;
+        let files = settings.files();
+        let load = Box::new(move |snapshot: &Snapshot| settings.load(&offer, snapshot));
+        let live = Live::watch(files, reload_interval, metrics, load)?;
+        Ok(Self { live, name: Name::Address, handshake_timeout })
+    }
+
+    /// The same for servers of this name, or IP address: it is asked for, and their certificates must be for it.
+    ///
+    /// With what can be no such name every connection fails.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Self {
+        let name = match ServerName::try_from(name.to_owned()) {
+            Ok(name) => Name::Known(name),
+            Err(_) => Name::Bad(name.into()),
+        };
+        Self { name, ..self.clone() }
+    }
+
+    /// Whether a certificate can be for this name.
+    ///
+    /// # Errors
+    ///
+    /// It cannot.
+    pub fn check_name(name: &str) -> Result<(), BadTls> {
+        ServerName::try_from(name).map(drop).map_err(|_| BadTls::BadName { name: name.to_owned() })
+    }
+
+    /// Makes one connection to this address secure.
+    ///
+    /// # Errors
+    ///
+    /// The handshake failed, or took too long.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection.
+    pub async fn connect<I>(
+        &self,
+        addr: IpAddr,
+        stream: I,
+    ) -> Result<(impl AsyncRead + AsyncWrite + Unpin + use<I>, Negotiated), HandshakeError>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        let name = match &self.name {
+            Name::Address => ServerName::from(addr),
+            Name::Known(name) => name.clone(),
+            Name::Bad(name) => return Err(HandshakeError::BadName(name.to_string())),
+        };
+        let shown = name.to_str().into_owned();
+        let config = Arc::clone(&self.live.now());
+        let provider = Arc::clone(config.crypto_provider());
+        let handshake = tokio::time::timeout(self.handshake_timeout, TlsConnector::from(config).connect(name, stream));
+        let stream = handshake.await.map_err(|_| HandshakeError::Elapsed(self.handshake_timeout))?;
+        let stream = stream.map_err(|error| HandshakeError::of(error, &shown))?;
+        let negotiated = Negotiated::of(stream.get_ref().1, &provider);
+        Ok((stream, negotiated))
+    }
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = match &self.name {
+            Name::Address => "its address".into(),
+            Name::Known(name) => name.to_str(),
+            Name::Bad(name) => (&**name).into(),
+        };
+        f.debug_struct("Connector").field("name", &name).finish_non_exhaustive()
+    }
+}
+
+/// Takes any certificate whose key the server has.
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,202 @@
+//! What can be wrong with files, names and handshakes.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+/// How to make a certificate that is taken.
+const RENEW: &str = "make a new one, for instance by openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 \
+                     -nodes -subj /CN=web \
+                     -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:web -keyout key.pem -out cert.pem";
+
+/// Why files, or names of ciphers and versions, cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadTls {
+    /// The file is not there, or cannot be read.
+    #[error("{}: cannot be read: {source}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// The file has more than 4 MiB.
+    #[error("{}: has more than 4 MiB", file.display())]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The file is broken off, or no PEM.
+    #[error("{}: is no PEM file: {reason}", file.display())]
+    Malformed {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The file has no certificate in it.
+    #[error("{}: holds no certificate (a PEM section CERTIFICATE)", file.display())]
+    NoCertificate {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The file has no key in it.
+    #[error("{}: holds no private key (a PEM section PRIVATE KEY, RSA PRIVATE KEY or EC PRIVATE KEY)", file.display())]
+    NoKey {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The key is behind a password.
+    #[error("{}: the private key is encrypted; decrypt it, for instance by openssl pkey -in {} -out key.pem", file.display(), file.display())]
+    Encrypted {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The key is of a kind or a size that is not known.
+    #[error("{}: the private key cannot be used: {reason}", file.display())]
+    BadKey {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A certificate is no X.509.
+    #[error("{}: certificate {number} is no X.509 certificate: {reason}", file.display())]
+    BadCertificate {
+        /// The file.
+        file: PathBuf,
+        /// Which one in the file, counted from 1.
+        number: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A certificate is older than X.509 version 3.
+    #[error(
+        "{}: certificate {number} is X.509 version {version}, which TLS libraries refuse since it cannot say what it is \
+         for; {RENEW}", file.display()
+    )]
+    OldVersion {
+        /// The file.
+        file: PathBuf,
+        /// Which one in the file, counted from 1.
+        number: usize,
+        /// Its version, 1 or 2.
+        version: u8,
+    },
+    /// A server's certificate has its name in the common name alone.
+    #[error(
+        "{}: the certificate of {subject} has no subjectAltName, and clients do not look at the common name any more; \
+         {RENEW}", file.display()
+    )]
+    NoNames {
+        /// The file.
+        file: PathBuf,
+        /// Whose it is.
+        subject: String,
+    },
+    /// The key belongs to another certificate.
+    #[error("{}: is not the key of the certificate in {}", key.display(), cert.display())]
+    Mismatch {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// A server without a certificate.
+    #[error("a server needs a certificate")]
+    NoIdentity,
+    /// The system has no roots, and no file was given.
+    #[error("the system has no trusted certificates, and no file of them is given: {reason}")]
+    NoSystemRoots {
+        /// What was found instead.
+        reason: String,
+    },
+    /// No name of `protocols` is one of a version that there is.
+    #[error("none of the protocols {given:?} is available; there are TLSv1.2 and TLSv1.3")]
+    NoProtocols {
+        /// What was asked for.
+        given: Vec<String>,
+    },
+    /// No name of `ciphers` is one of a suite that there is, for the versions that are on.
+    #[error("none of the ciphers {given:?} is available; there are {}", there.join(", "))]
+    NoCiphers {
+        /// What was asked for.
+        given: Vec<String>,
+        /// What there is.
+        there: Vec<String>,
+    },
+    /// A certificate cannot be asked for, or verified against, this name.
+    #[error("'{name}' is no name that a certificate can be for")]
+    BadName {
+        /// The name.
+        name: String,
+    },
+    /// No crypto provider was installed or compiled in.
+    #[error("no crypto is compiled in: build with the feature ring or aws-lc-rs")]
+    NoProvider,
+    /// What rustls refused.
+    #[error("{reason}")]
+    Refused {
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// Why a connection could not be made secure.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// It took too long.
+    #[error("no TLS handshake within {0:?}")]
+    Elapsed(std::time::Duration),
+    /// The peer's certificate has the name in its common name alone, if at all.
+    #[error(
+        "the peer's certificate has no subjectAltName, so that it is not for '{0}': its common name is not looked at \
+         any more, and it has to be renewed with one"
+    )]
+    NoNames(String),
+    /// The peer's certificate is X.509 version 1.
+    #[error("the peer's certificate is older than X.509 version 3, and has to be renewed as such")]
+    OldVersion(#[source] io::Error),
+    /// The peer's certificate is that of an authority.
+    #[error(
+        "the peer's certificate is one to sign others with, as openssl makes them unless told          basicConstraints=CA:FALSE: it has to be renewed as one of a server or client"
+    )]
+    Authority(#[source] io::Error),
+    /// The peer cannot be asked for by this name.
+    #[error("'{0}' is no name that a certificate can be for")]
+    BadName(String),
+    /// Something else.
+    #[error("TLS handshake failed")]
+    Failed(#[source] io::Error),
+}
+
+impl HandshakeError {
+    /// Whether the peer said nothing that could be wrong, as probes of a port do.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_hang_up(&self) -> bool {
+        use io::ErrorKind::{ConnectionReset, UnexpectedEof};
+        matches!(self, Self::Failed(error) if matches!(error.kind(), UnexpectedEof | ConnectionReset))
+    }
+
+    /// What a failed handshake means; `name` is the peer's, if it has one.
+    pub(super) fn of(error: io::Error, name: &str) -> Self {
+        use rustls::{CertificateError, Error};
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>());
+        match cause {
+            Some(Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }))
+                if presented.is_empty() =>
+            {
+                Self::NoNames(name.to_owned())
+            }
+            Some(Error::InvalidCertificate(CertificateError::Other(other))) => {
+                // The parser of certificates has its own errors, which rustls passes on as something else.
+                match format!("{other:?}") {
+                    text if text.contains("UnsupportedCertVersion") => Self::OldVersion(error),
+                    text if text.contains("CaUsedAsEndEntity") => Self::Authority(error),
+                    _ => Self::Failed(error),
+                }
+            }
+            _ => Self::Failed(error),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The server's side.
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+
+use rustls::{
+    ServerConfig,
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    sign::CertifiedKey,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    Alpn, BadTls, HandshakeError, IdentityFiles, Metrics, Negotiated, choice,
+    files::Snapshot,
+    names::Offer,
+    pem::{self, Bearer, Identity},
+    watch::{INTERVAL, Live, Loaded},
+};
+
+/// Who a server is, and whom it lets in.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// Its certificates: each for the DNS names in it, wildcards too; the first for all other names, and for clients that
+    /// say none. At least one.
+    pub identities: Vec<IdentityFiles>,
+    /// The certificates that those of clients must come from, PEM. The system's.
+    pub client_roots: Option<PathBuf>,
+    /// A client without a valid certificate is refused. Off: none is asked for.
+    pub require_client_auth: bool,
+    /// Names of protocol versions; what there is not is passed over. All: `TLSv1.2`, `TLSv1.3`.
+    pub protocols: Option<Vec<String>>,
+    /// Names of cipher suites, as a JVM or OpenSSL has them, the preferred one first; what there is not is passed over. All.
+    pub ciphers: Option<Vec<String>>,
+    /// What is spoken inside, the preferred one first. `http/1.1`.
+    pub alpn: Vec<Alpn>,
+    /// How long a handshake may take. 10 seconds.
+    pub handshake_timeout: Duration,
+    /// How often the files are looked at. 1 second.
+    pub reload_interval: Duration,
+}
+
+/// Makes connections to a server secure.
+///
+/// Follows its files: what they change to is used for the next handshake once it was read whole, was the same for 50 ms
+/// and fits together; otherwise what there was stays, and the log and the metrics tell. Sessions of before are not
+/// resumed. A clone is the same one.
+#[derive(Clone)]
+pub struct Acceptor {
+    live: Arc<Live<ServerConfig>>,
+    handshake_timeout: Duration,
+}
+
+impl ServerSettings {
+    /// With this certificate, and else the defaults.
+    #[must_use]
+    pub fn new(identity: IdentityFiles) -> Self {
+        Self {
+            identities: vec![identity],
+            client_roots: None,
+            require_client_auth: false,
+            protocols: None,
+            ciphers: None,
+            alpn: vec![Alpn::Http1],
+            handshake_timeout: Duration::from_secs(10),
+            reload_interval: INTERVAL,
+        }
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let roots = self.client_roots.iter().filter(|_| self.require_client_auth);
+        self.identities.iter().flat_map(IdentityFiles::all).chain(roots).cloned().collect()
+    }
+
+    fn load(&self, offer: &Offer, snapshot: &Snapshot) -> Result<Loaded<ServerConfig>, BadTls> {
+        let refused = |error: &dyn std::error::Error| BadTls::Refused { reason: error.to_string() };
+        let identities = self
+            .identities
+            .iter()
+            .map(|files| Identity::read(files, snapshot, Bearer::Server, offer))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut expiries: Vec<_> = identities.iter().flat_map(|identity| identity.expiries.clone()).collect();
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&offer.provider))
+            .with_protocol_versions(&offer.versions)
+            .map_err(|error| refused(&error))?;
+        let builder = if self.require_client_auth {
+            let files: Vec<_> = self.client_roots.iter().cloned().collect();
+            let (roots, ends) = pem::roots(&files, snapshot)?;
+            expiries.extend(ends);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&offer.provider)).build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| refused(&error))?)
+        } else {
+            builder.with_no_client_auth()
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(Identities::of(identities)));
+        config.alpn_protocols = self.alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
+        config.ignore_client_order = self.ciphers.is_some();
+        // A new one each time: what was vouched for by the files of before is asked for again.
+        if let Some(ticketer) = choice::ticketer() {
+            config.ticketer = ticketer;
+        }
+        Ok(Loaded { value: config, expiries })
+    }
+}
+
+impl Acceptor {
+    /// Reads the files, and follows them. In a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The first file, or list of names, that cannot be used.
+    pub fn load(settings: ServerSettings, metrics: &Metrics) -> Result<Self, BadTls> {
+        if settings.identities.is_empty() {
+            return Err(BadTls::NoIdentity);
+        }
+        let offer = Offer::of(settings.protocols.as_deref(), settings.ciphers.as_deref())?;
+        let ServerSettings { handshake_timeout, reload_interval, .. } = settings;
+        let files = settings.files();
+        let load = Box::new(move |snapshot: &Snapshot| settings.load(&offer, snapshot));
+        Ok(Self { live: Live::watch(files, reload_interval, metrics, load)?, handshake_timeout })
+    }
+
+    /// Makes one connection secure.
+    ///
+    /// # Errors
+    ///
+    /// The handshake failed, or took too long.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection.
+    pub async fn accept<I>(
+        &self,
+        stream: I,
+    ) -> Result<(impl AsyncRead + AsyncWrite + Unpin + use<I>, Negotiated), HandshakeError>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        let config = Arc::clone(&self.live.now());
+        let provider = Arc::clone(config.crypto_provider());
+        let handshake = tokio::time::timeout(self.handshake_timeout, TlsAcceptor::from(config).accept(stream));
+        let stream = handshake.await.map_err(|_| HandshakeError::Elapsed(self.handshake_timeout))?;
+        let stream = stream.map_err(|error| HandshakeError::of(error, ""))?;
+        let negotiated = Negotiated::of(stream.get_ref().1, &provider);
+        Ok((stream, negotiated))
+    }
+}
+
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Acceptor").field("handshake_timeout", &self.handshake_timeout).finish_non_exhaustive()
+    }
+}
+
+/// The certificates of a server, by the names that they are for.
+#[derive(Debug)]
+struct Identities {
+    by_name: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    all: Vec<Arc<CertifiedKey>>,
+}
+
+impl Identities {
+    fn of(identities: Vec<Identity>) -> Self {
+        let mut by_name: HashMap<_, Vec<_>> = HashMap::new();
+        for Identity { key, leaf, .. } in &identities {
+            for name in &leaf.dns_names {
+                by_name.entry(name.to_ascii_lowercase()).or_default().push(Arc::clone(key));
+            }
+        }
+        Self { by_name, all: identities.into_iter().map(|identity| identity.key).collect() }
+    }
+
+    /// Those for a name, or all if there is none for it.
+    fn named(&self, name: Option<&str>) -> &[Arc<CertifiedKey>] {
+        let Some(name) = name else { return &self.all };
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let wildcard = || Some(format!("*.{}", name.split_once('.')?.1));
+        let named = self.by_name.get(&name).or_else(|| self.by_name.get(&wildcard()?));
+        named.unwrap_or(&self.all)
+    }
+}
+
+impl ResolvesServerCert for Identities {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let named = self.named(hello.server_name());
+        // Of two for one name, with keys of two kinds, the one that the client can verify.
+        let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        named.iter().find(fits).or(named.first()).cloned()
+    }
+}

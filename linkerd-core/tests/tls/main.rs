@@ -1,0 +1,9 @@
+//! TLS on either side, on loopback sockets.
+#![cfg(all(feature = "admin", any(feature = "ring", feature = "aws-lc-rs")))]
+
+mod client;
+mod files;
+mod pki;
+mod reload;
+mod routers;
+mod server;

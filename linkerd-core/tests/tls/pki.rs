@@ -1,0 +1,208 @@
+//! Certificates, and both ends of a connection that use them.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Request, Response};
+use linkerd_core::{
+    Body, Error, Svc,
+    dtab::Endpoint,
+    http::{ClientConfig, Connect, HttpConnect, Server, ServerConfig},
+    tls::{Acceptor, ClientSettings, Connector, IdentityFiles, Metrics, ServerSettings},
+};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use rustls::{
+    ClientConnection, RootCertStore,
+    pki_types::{CertificateDer, ServerName},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// How many authorities there were.
+static NUMBER: AtomicUsize = AtomicUsize::new(0);
+
+/// A folder, and a certificate authority that writes to it.
+pub(crate) struct Pki {
+    pub(crate) dir: tempfile::TempDir,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Pki {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // No two have the same name.
+        let issuer = authority(&format!("authority {}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        fs::write(dir.path().join("ca.pem"), issuer.pem()).unwrap();
+        Self { dir, issuer }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The certificates to trust.
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.path("ca.pem")
+    }
+
+    /// Writes `NAME.pem` and `NAME.key`, for these names.
+    pub(crate) fn issue(&self, file: &str, names: &[&str]) -> IdentityFiles {
+        self.issue_as(file, names, 1)
+    }
+
+    /// The same, with a serial number.
+    pub(crate) fn issue_as(&self, file: &str, names: &[&str], serial: u64) -> IdentityFiles {
+        let (cert, key) = self.issued(names, serial);
+        let files = IdentityFiles::new(self.path(&format!("{file}.pem")), self.path(&format!("{file}.key")));
+        fs::write(&files.cert, cert).unwrap();
+        fs::write(&files.key, key).unwrap();
+        files
+    }
+
+    /// A certificate and its key as PEM.
+    pub(crate) fn issued(&self, names: &[&str], serial: u64) -> (String, String) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, names.first().copied().unwrap_or("nobody"));
+        params.subject_alt_names = names.iter().map(|name| san(name)).collect();
+        params.serial_number = Some(serial.into());
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// Trusts this authority.
+    pub(crate) fn trusting(&self) -> ClientSettings {
+        ClientSettings { roots: vec![self.ca()], reload_interval: FAST, ..ClientSettings::default() }
+    }
+
+    /// A client that knows no more than the authority, for a look at what a server says.
+    pub(crate) fn raw(&self, alpn: &[&[u8]]) -> Arc<rustls::ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        let mut config = rustls::ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|alpn| alpn.to_vec()).collect();
+        Arc::new(config)
+    }
+}
+
+/// How often files are looked at in tests.
+pub(crate) const FAST: Duration = Duration::from_millis(5);
+
+/// A certificate authority of this name.
+pub(crate) fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn san(name: &str) -> SanType {
+    match name.parse() {
+        Ok(ip) => SanType::IpAddress(ip),
+        Err(_) if name.contains("://") => SanType::URI(name.try_into().unwrap()),
+        Err(_) => SanType::DnsName(name.try_into().unwrap()),
+    }
+}
+
+pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    #[cfg(feature = "aws-lc-rs")]
+    return Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    #[cfg(not(feature = "aws-lc-rs"))]
+    return Arc::new(rustls::crypto::ring::default_provider());
+}
+
+/// Material that openssl made.
+pub(crate) fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls/data").join(name)
+}
+
+/// A server that answers with what `answer` makes of each request.
+pub(crate) fn serve(
+    settings: ServerSettings,
+    answer: impl Fn(Request<Body>) -> Response<Body> + Clone + Send + Sync + 'static,
+) -> SocketAddr {
+    serve_with(Acceptor::load(settings, &Metrics::default()).unwrap(), answer)
+}
+
+pub(crate) fn serve_with(
+    tls: Acceptor,
+    answer: impl Fn(Request<Body>) -> Response<Body> + Clone + Send + Sync + 'static,
+) -> SocketAddr {
+    let config = ServerConfig { addr: ([127, 0, 0, 1], 0).into(), tls: Some(tls), ..ServerConfig::default() };
+    let server = Server::bind(config).unwrap();
+    let addr = server.local_addr();
+    let svc = Svc::new(tower::service_fn(move |req| std::future::ready(Ok::<_, Error>(answer(req)))));
+    tokio::spawn(server.serve(svc, std::future::pending()));
+    addr
+}
+
+pub(crate) fn settings(identity: IdentityFiles) -> ServerSettings {
+    ServerSettings { reload_interval: FAST, ..ServerSettings::new(identity) }
+}
+
+/// What says ok.
+pub(crate) fn ok(_: Request<Body>) -> Response<Body> {
+    Response::new(Body::from("ok"))
+}
+
+/// The service of a server that is reached through TLS.
+pub(crate) fn client(addr: SocketAddr, tls: Connector) -> Svc {
+    HttpConnect::new(ClientConfig { tls: Some(tls), ..ClientConfig::default() }).connect(&Endpoint::new(addr))
+}
+
+/// One request, and the body of its answer.
+pub(crate) async fn get(svc: &Svc) -> Result<String, Error> {
+    let rsp = svc.send(Request::get("http://web/").body(Body::empty()).unwrap()).await?;
+    let body = http_body_util::BodyExt::collect(rsp.into_body()).await.unwrap();
+    Ok(String::from_utf8(body.to_bytes().to_vec()).unwrap())
+}
+
+/// Why a request failed, with all that led to it.
+pub(crate) fn chain(error: &Error) -> String {
+    let mut text = vec![error.to_string()];
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push(error.to_string());
+        cause = error.source();
+    }
+    text.join(": ")
+}
+
+/// A handshake of a client that says this name, and what it came to.
+pub(crate) async fn shake(addr: SocketAddr, name: &str, config: &Arc<rustls::ClientConfig>) -> std::io::Result<Shaken> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let tcp = TcpStream::connect(addr).await?;
+    let stream = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await?;
+    Ok(Shaken { stream })
+}
+
+pub(crate) struct Shaken {
+    pub(crate) stream: tokio_rustls::client::TlsStream<TcpStream>,
+}
+
+impl Shaken {
+    pub(crate) fn conn(&self) -> &ClientConnection {
+        self.stream.get_ref().1
+    }
+
+    pub(crate) fn leaf(&self) -> CertificateDer<'static> {
+        self.conn().peer_certificates().unwrap()[0].clone().into_owned()
+    }
+}
+
+/// The certificate of a PEM file.
+pub(crate) fn der(file: &Path) -> CertificateDer<'static> {
+    use rustls::pki_types::pem::PemObject;
+    CertificateDer::from_pem_file(file).unwrap()
+}
