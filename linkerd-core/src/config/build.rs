@@ -299,9 +299,7 @@ impl Builder<'_> {
             stats.originator();
         }
         #[cfg(feature = "tls")]
-        let alpn = [if wire.protocol == ProtocolKind::H2 { Alpn::H2 } else { Alpn::Http1 }];
-        #[cfg(feature = "tls")]
-        let connectors = self.connectors(i, client, &alpn);
+        let connectors = self.connectors(i, client, protocol.kind());
         let log = match access_log {
             Some(settings) => Some(self.access_log(i, settings, &stats)?),
             None => None,
@@ -345,7 +343,7 @@ impl Builder<'_> {
             .map(|server| ServerConfig { access_log: log.clone(), ..server_config(server, &wire, &stats, grace) });
         let configs = configs.collect();
         #[cfg(feature = "tls")]
-        let configs = self.secure(i, servers, configs, &alpn);
+        let configs = self.secure(i, servers, configs);
         Some(RouterPlan {
             label: label.clone(),
             dtab: dtab.clone(),
@@ -360,7 +358,12 @@ impl Builder<'_> {
 
     /// What makes the connections of a router's clients secure.
     #[cfg(feature = "tls")]
-    fn connectors(&mut self, i: usize, client: &Scoped<Client>, alpn: &[Alpn]) -> Connectors {
+    fn connectors(&mut self, i: usize, client: &Scoped<Client>, protocol: ProtocolKind) -> Connectors {
+        let alpn: &[_] = match protocol {
+            ProtocolKind::H2 if client.iter().any(|(_, client)| client.http1 == Some(true)) => &[],
+            ProtocolKind::H2 => &[Alpn::H2],
+            _ => &[Alpn::Http1],
+        };
         let Self { config, registry, problems, .. } = self;
         let problem =
             |key: &str, message| problems.push(config.problem(&format!("routers[{i}].client.{key}"), message));
@@ -369,15 +372,14 @@ impl Builder<'_> {
 
     /// Puts what makes connections secure into the servers that ask for it.
     #[cfg(feature = "tls")]
-    fn secure(
-        &mut self,
-        i: usize,
-        servers: &[Server],
-        mut configs: Vec<ServerConfig>,
-        alpn: &[Alpn],
-    ) -> Vec<ServerConfig> {
+    fn secure(&mut self, i: usize, servers: &[Server], mut configs: Vec<ServerConfig>) -> Vec<ServerConfig> {
         for (j, (server, config)) in servers.iter().zip(&mut configs).enumerate() {
             let Some(tls) = &server.tls else { continue };
+            let alpn: &[_] = match config.wire {
+                http::Wire::Http1 => &[Alpn::Http1],
+                http::Wire::H2(_) => &[Alpn::H2],
+                http::Wire::Either(_) => &[Alpn::H2, Alpn::Http1],
+            };
             match tls.acceptor(alpn, &tls::Metrics::new(self.registry)) {
                 Ok(acceptor) => config.tls = Some(acceptor),
                 Err(error) => self.problem(&format!("routers[{i}].servers[{j}].tls"), error.to_string()),
@@ -546,6 +548,12 @@ impl Wire {
         }
     }
 
+    /// How many bytes of headers a message may have.
+    fn head_bytes(&self, h2: &H2Settings) -> usize {
+        let h2_bytes = h2.max_header_list_bytes.unwrap_or(H2Config::default().max_header_list_bytes);
+        if self.protocol == ProtocolKind::H2 { h2_bytes as usize } else { self.max_header_bytes }
+    }
+
     /// What is spoken, with these settings if they are about it.
     fn speaks(&self, h2: &H2Settings, max_concurrent_streams: Option<u32>) -> http::Wire {
         if self.protocol != ProtocolKind::H2 {
@@ -591,15 +599,19 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         max_call_depth,
         upgrades,
         h2,
+        http1,
         max_concurrent_streams,
         thrift_framed: _,
     } = server;
     ServerConfig {
         addr: SocketAddr::new(*ip, *port),
         socket: socket_options(options),
-        wire: wire.speaks(h2, Some(*max_concurrent_streams)),
-        max_initial_line_bytes: wire.max_initial_line_bytes,
-        max_header_bytes: wire.max_header_bytes,
+        wire: match (wire.speaks(h2, Some(*max_concurrent_streams)), http1) {
+            (http::Wire::H2(config), true) => http::Wire::Either(config),
+            (spoken, _) => spoken,
+        },
+        max_initial_line_bytes: wire.max_initial_line_bytes.min(wire.head_bytes(h2)),
+        max_header_bytes: wire.head_bytes(h2),
         error_limits: ErrorLimits {
             // Those of h2 are cut by nobody.
             max_header_bytes: wire.max_header_bytes,
@@ -701,6 +713,7 @@ impl Policies for FilePolicies {
             request_authorizers: _,
             forward_client_cert,
             h2,
+            http1,
             thrift_framed: _,
             attempt_ttwitter_upgrade: _,
         } = settings;
@@ -711,7 +724,7 @@ impl Policies for FilePolicies {
             host_connection_pool.clone().unwrap_or_default();
         let Session { life_time, idle_time: session_idle_time } = session.unwrap_or_default();
         let config = ClientConfig {
-            wire: self.wire.speaks(&h2, None),
+            wire: if http1 == Some(true) { http::Wire::Http1 } else { self.wire.speaks(&h2, None) },
             pool: PoolConfig {
                 min_size,
                 max_size: max_size.unwrap_or(usize::MAX),
@@ -720,7 +733,7 @@ impl Policies for FilePolicies {
                 max_waiters: max_waiters.unwrap_or(usize::MAX),
             },
             socket: options.as_ref().map(socket_options).unwrap_or_default(),
-            max_header_bytes: self.wire.max_header_bytes,
+            max_header_bytes: self.wire.head_bytes(&h2),
             aggregate_up_to: self.wire.aggregate_up_to,
             #[cfg(feature = "tls")]
             tls,

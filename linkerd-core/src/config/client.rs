@@ -43,6 +43,10 @@ pub struct Client {
     pub forward_client_cert: Option<bool>,
     /// Window, frame and header sizes (h2).
     pub h2: H2Settings,
+    /// `http1` (h2): endpoints speak HTTP/1.1. Default: false.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub http1: Option<bool>,
     /// `thriftFramed` (thrift). Default: true.
     pub thrift_framed: Option<bool>,
     /// `attemptTTwitterUpgrade` (thrift). Default: false.
@@ -152,6 +156,7 @@ impl Scope for Client {
                 client.forward_client_cert = s.get("forwardClientCert");
                 if protocol == ProtocolKind::H2 {
                     client.h2 = H2Settings::decode(s);
+                    client.http1 = s.get("http1");
                 }
             }
             ProtocolKind::Thrift | ProtocolKind::ThriftMux => {
@@ -177,6 +182,7 @@ impl Scope for Client {
             request_authorizers,
             forward_client_cert,
             h2,
+            http1,
             thrift_framed,
             attempt_ttwitter_upgrade,
         } = later.clone();
@@ -199,6 +205,7 @@ impl Scope for Client {
         set(&mut self.h2.max_frame_bytes, h2.max_frame_bytes);
         set(&mut self.h2.max_header_list_bytes, h2.max_header_list_bytes);
         set(&mut self.h2.window_update_ratio, h2.window_update_ratio);
+        set(&mut self.http1, http1);
         set(&mut self.thrift_framed, thrift_framed);
         set(&mut self.attempt_ttwitter_upgrade, attempt_ttwitter_upgrade);
     }

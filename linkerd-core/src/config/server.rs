@@ -65,6 +65,10 @@ pub struct Server {
     pub upgrades: bool,
     /// Window, frame and header sizes (h2).
     pub h2: H2Settings,
+    /// `http1` (h2): clients may speak HTTP/1.1 too, on the same port. Default: false.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub http1: bool,
     /// `maxConcurrentStreamsPerConnection` (h2): more are refused. At least 1. Default: 1000.
     pub max_concurrent_streams: u32,
     /// `thriftFramed` (thrift). Default: true.
@@ -180,6 +184,7 @@ impl Server {
             timestamp_header: None,
             max_call_depth: 1000,
             upgrades: true,
+            http1: false,
             h2: H2Settings::default(),
             max_concurrent_streams: 1000,
             thrift_framed: true,
@@ -225,6 +230,7 @@ impl Server {
             }
             ProtocolKind::H2 => {
                 server.h2 = H2Settings::decode(&mut s);
+                server.http1 = s.or("http1", false);
                 let streams = s.count("maxConcurrentStreamsPerConnection", 1);
                 server.max_concurrent_streams = streams.unwrap_or(server.max_concurrent_streams);
             }

@@ -10,8 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    Extensions, HeaderValue, Method, Request, Response, Uri, Version,
-    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE},
+    Extensions, HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
+    header::{self, CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING, UPGRADE},
 };
 use http_body::Body as _;
 use hyper::{
@@ -384,6 +384,9 @@ fn copy(req: &Request<Body>) -> Option<Box<Request<Bytes>>> {
 
 /// Brings a request into the form that goes to an endpoint.
 fn prepare(req: &mut Request<Body>) {
+    if req.version() == Version::HTTP_2 {
+        join_cookies(req.headers_mut());
+    }
     let version = if req.version() == Version::HTTP_10 { Version::HTTP_10 } else { Version::HTTP_11 };
     *req.version_mut() = version;
     if req.uri().scheme().is_some() || req.uri().authority().is_some() {
@@ -404,6 +407,18 @@ fn prepare(req: &mut Request<Body>) {
     } else if !has_length && version == Version::HTTP_11 && !headers.contains_key(TRANSFER_ENCODING) {
         // Without it, hyper takes a GET for one without a body.
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+/// Makes one header of the pieces that HTTP/2 may cut a cookie into, as RFC 9113 has it.
+fn join_cookies(headers: &mut HeaderMap) {
+    let header::Entry::Occupied(mut entry) = headers.entry(COOKIE) else { return };
+    let pieces: Vec<_> = entry.iter().map(HeaderValue::as_bytes).collect();
+    if pieces.len() > 1
+        // Valid values joined by valid bytes are valid.
+        && let Ok(whole) = HeaderValue::try_from(pieces.join(&b"; "[..]))
+    {
+        entry.insert(whole);
     }
 }
 

@@ -123,7 +123,9 @@ impl HttpConnect {
         let config = Arc::clone(&self.config);
         match &self.config.wire {
             Wire::Http1 => Svc::from_call(Client::new(endpoint.addr, config, stats)),
-            Wire::H2(h2) => Svc::from_call(h2::Client::new(endpoint.addr, config, h2.clone(), stats)),
+            Wire::H2(h2) | Wire::Either(h2) => {
+                Svc::from_call(h2::Client::new(endpoint.addr, config, h2.clone(), stats))
+            }
         }
     }
 }

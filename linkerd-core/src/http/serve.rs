@@ -52,7 +52,7 @@ pub(crate) struct Shared {
 /// What all requests of a connection have in common.
 pub(crate) struct Peer {
     pub(crate) shared: Arc<Shared>,
-    ends: Ends,
+    pub(crate) ends: Ends,
     forwarded_ids: Ids,
     tunnel: Mutex<Option<Box<Tunnel<Visit>>>>,
     has_nothing: AtomicBool,

@@ -32,7 +32,7 @@ use super::{
     FlavourRule, Forwarded, PerRequest, Propagation,
     connect::SocketOptions,
     drain::{Drain, Watch},
-    h2::{self, Wire},
+    h2::{self, H2Config, Wire},
     headers::Room,
     io::{Counted, Totals, Traffic},
     respond::ErrorLimits,
@@ -320,8 +320,31 @@ where
     match &shared.config.wire {
         Wire::Http1 => serve_http1(stream, peer, watch, limits).await,
         Wire::H2(config) => h2::serve(stream, peer, config, watch, limits).await,
+        Wire::Either(config) => serve_either(stream, peer, config, watch, limits).await,
     }
     drop(open);
+}
+
+/// Serves a client by what it begins with.
+async fn serve_either<I>(
+    stream: I,
+    peer: Arc<Peer>,
+    config: &H2Config,
+    mut watch: Watch,
+    mut limits: Option<Pin<Box<Limits>>>,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let is_over = |cx: &mut Context<'_>| {
+        watch.poll(cx) || limits.as_mut().is_some_and(|limits| limits.as_mut().poll(cx).is_ready())
+    };
+    match h2::sniff(stream, is_over).await {
+        Ok(Some((stream, true))) => h2::serve(stream, peer, config, watch, limits).await,
+        Ok(Some((stream, false))) => serve_http1(stream, peer, watch, limits).await,
+        // Nothing is lost with a connection on which nothing came.
+        Ok(None) => {}
+        Err(error) => tracing::debug!(%error, remote = %peer.ends.remote, "a client's connection failed"),
+    }
 }
 
 async fn serve_http1<I>(stream: I, peer: Arc<Peer>, watch: Watch, limits: Option<Pin<Box<Limits>>>)

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     Body, Error, ErrorKind, Reset,
     body::Rider,
-    http::ClientConfig,
+    http::{ClientConfig, headers},
     svc::{Call, SvcFuture},
     telemetry::ClientStats,
 };
@@ -45,7 +45,13 @@ impl Client {
         Self { conns: Conns::new(addr, config, h2, stats) }
     }
 
-    async fn exchange(&self, req: Request<Body>) -> Result<Response<Body>, Error> {
+    async fn exchange(&self, mut req: Request<Body>) -> Result<Response<Body>, Error> {
+        #[cfg(feature = "tls")]
+        if self.conns.forwards_client_cert() {
+            let extensions = std::mem::take(req.extensions_mut());
+            headers::forward_client_cert(req.headers_mut(), &extensions);
+            *req.extensions_mut() = extensions;
+        }
         for _ in 0..MAX_CLOSED {
             let (mut sender, slot) = match self.conns.stream().await {
                 Ok(stream) => stream,

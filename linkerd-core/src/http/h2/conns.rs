@@ -13,7 +13,13 @@ use std::{
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use linkerd_dtab::Failure;
-use tokio::{net::TcpStream, sync::oneshot, task::AbortHandle, time::Instant};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::oneshot,
+    task::AbortHandle,
+    time::Instant,
+};
 
 use super::H2Config;
 use crate::{
@@ -248,8 +254,22 @@ impl Conns {
     async fn dial(self: &Arc<Self>) -> Result<Conn, BoxError> {
         let timeout = self.config.connect_timeout;
         let connecting = self.config.socket.connect(self.addr);
-        let stream: TcpStream =
-            tokio::time::timeout(timeout, connecting).await.map_err(|_| ConnectElapsed(timeout))??;
+        let connected = tokio::time::timeout(timeout, connecting).await;
+        let stream: TcpStream = connected.map_err(|_| ConnectElapsed(timeout))??;
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.config.tls {
+            // Boxed: what connects in the clear has no room for it.
+            let (stream, _) = Box::pin(tls.connect(self.addr.ip(), stream)).await?;
+            return self.begin(stream).await;
+        }
+        self.begin(stream).await
+    }
+
+    /// Begins to speak HTTP/2 on a connection.
+    async fn begin<I>(self: &Arc<Self>, stream: I) -> Result<Conn, BoxError>
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let totals = self
             .stats
             .as_ref()
@@ -264,6 +284,11 @@ impl Conns {
             drop(open);
         });
         Ok(Conn { sender, status })
+    }
+
+    #[cfg(feature = "tls")]
+    pub(super) fn forwards_client_cert(&self) -> bool {
+        self.config.forward_client_cert
     }
 
     /// How long a connection may have no streams before it is closed.

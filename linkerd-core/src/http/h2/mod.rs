@@ -10,12 +10,16 @@ mod pipe;
 mod serve;
 #[cfg(feature = "server")]
 mod server;
+#[cfg(feature = "server")]
+mod sniff;
 mod stream;
 
 pub(crate) use client::Client;
 pub(crate) use conns::Slot;
 #[cfg(feature = "server")]
 pub(super) use server::serve;
+#[cfg(feature = "server")]
+pub(super) use sniff::sniff;
 pub(crate) use stream::Stream;
 
 use http::{
@@ -57,6 +61,8 @@ pub enum Wire {
     Http1,
     /// HTTP/2, from the first byte on.
     H2(H2Config),
+    /// Of a server: either, as each client begins. A client of an endpoint, which begins itself, speaks HTTP/2.
+    Either(H2Config),
 }
 
 /// Whether there is a header that has no place on a stream, as Linkerd 1 has it. The others of that kind h2 refuses

@@ -1,0 +1,133 @@
+//! Which version a client speaks, by its first bytes.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// How every connection of HTTP/2 begins, and no request of HTTP/1 may.
+const PREFACE: [u8; 4] = *b"PRI ";
+
+/// A connection of which the first bytes were looked at.
+#[derive(Debug)]
+pub(in crate::http) struct Sniffed<I> {
+    inner: I,
+    start: [u8; PREFACE.len()],
+    /// So many bytes of the start were read,
+    filled: usize,
+    /// and so many of them again.
+    taken: usize,
+}
+
+/// Reads until it is known whether the connection speaks HTTP/2, or `is_over`.
+pub(in crate::http) async fn sniff<I>(
+    inner: I,
+    mut is_over: impl FnMut(&mut Context<'_>) -> bool,
+) -> io::Result<Option<(Sniffed<I>, bool)>>
+where
+    I: AsyncRead + Unpin,
+{
+    let mut sniffed = Sniffed { inner, start: [0; PREFACE.len()], filled: 0, taken: 0 };
+    while sniffed.filled < PREFACE.len() && sniffed.may_be_h2() {
+        let read = poll_fn(|cx| if is_over(cx) { Poll::Ready(Ok(None)) } else { sniffed.poll_start(cx).map_ok(Some) });
+        match read.await? {
+            None => return Ok(None),
+            Some(0) => break,
+            Some(read) => sniffed.filled += read,
+        }
+    }
+    let is_h2 = sniffed.filled == PREFACE.len() && sniffed.may_be_h2();
+    Ok(Some((sniffed, is_h2)))
+}
+
+impl<I: AsyncRead + Unpin> Sniffed<I> {
+    fn may_be_h2(&self) -> bool {
+        PREFACE.starts_with(&self.start[..self.filled])
+    }
+
+    fn poll_start(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut buf = ReadBuf::new(&mut self.start[self.filled..]);
+        ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buf))?;
+        Poll::Ready(Ok(buf.filled().len()))
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Sniffed<I> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let start = &this.start[this.taken..this.filled];
+        if start.is_empty() {
+            return Pin::new(&mut this.inner).poll_read(cx, buf);
+        }
+        let len = start.len().min(buf.remaining());
+        buf.put_slice(&start[..len]);
+        this.taken += len;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Sniffed<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_bytes_tell_and_are_read_again() {
+        for (text, expected) in [
+            ("PRI * HTTP/2.0\r\n", true),
+            ("PRINT / HTTP/1.1\r\n", false),
+            ("GET / HTTP/1.1\r\n", false),
+            ("PRI", false),
+            ("", false),
+        ] {
+            // Byte by byte, as it may come.
+            let (mut to, from) = tokio::io::duplex(1);
+            let write = async move { drop(tokio::io::AsyncWriteExt::write_all(&mut to, text.as_bytes()).await) };
+            let read = async {
+                let (mut sniffed, is_h2) = sniff(from, |_| false).await.unwrap().unwrap();
+                let mut all = String::new();
+                sniffed.read_to_string(&mut all).await.unwrap();
+                (all, is_h2)
+            };
+            let ((), read) = tokio::join!(write, read);
+            assert_eq!(read, (text.to_owned(), expected));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ends_waits_for_nobody() {
+        let (_to, from) = tokio::io::duplex(1);
+        assert!(sniff(from, |_| true).await.unwrap().is_none());
+    }
+}
