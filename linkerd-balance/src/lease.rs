@@ -20,7 +20,7 @@ use crate::{
 
 /// One use of an endpoint: its service, and the duty to say how it went.
 ///
-/// The endpoint counts as loaded until the lease [ends](Self::end) or is dropped. It stays usable if the endpoint
+/// The endpoint counts as loaded until the lease [ends](Self::end) or is dropped, which [cancels](Self::cancel) it. It stays usable if the endpoint
 /// leaves the set in the meantime.
 #[must_use = "dropping a lease ends it"]
 pub struct Lease<K, S> {
@@ -30,7 +30,7 @@ pub struct Lease<K, S> {
 
 /// The end of a [`Lease`], apart from its service: rides on a response body until that ends.
 ///
-/// Dropped without a verdict, the request counts as cancelled: no longer in flight, no latency learned.
+/// Dropped without a verdict, the request counts as [cancelled](Self::cancel) at that time.
 #[must_use = "dropping a lease's end counts the request as cancelled"]
 pub struct LeaseEnd(Guard<dyn Tracks + Send + Sync>);
 
@@ -63,6 +63,8 @@ struct Guard<T: Tracks + ?Sized> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
     Nothing,
+    // An answer came so far, but not to where the latency is taken.
+    Answer,
     Latency,
     Failure,
     // It wants to hear of it at the end.
@@ -131,6 +133,12 @@ impl<K: Send + Sync + 'static, S> Lease<K, S> {
         self.guard.end(success, now);
     }
 
+    /// Ends the lease of a request that was given up at `now`: no longer in flight, and if it had no answer yet, it took
+    /// longer than that. Dropping the lease does the same, now.
+    pub fn cancel(mut self, now: Instant) {
+        self.guard.cancel(|| now);
+    }
+
     /// Takes the service and the end apart, for an end that comes later than the service is done with.
     pub fn into_parts(mut self) -> (S, LeaseEnd) {
         let Guard { begun, known, is_probe, .. } = self.guard;
@@ -164,12 +172,18 @@ impl LeaseEnd {
     /// [`mark`](Self::mark) was what the load waited for: then a caller need not look at the clock.
     #[must_use]
     pub fn needs_time(&self) -> bool {
-        self.0.known == Known::Nothing
+        matches!(self.0.known, Known::Nothing | Known::Answer)
     }
 
     /// Says how the request went, and ends the lease.
     pub fn end(mut self, success: bool, now: Instant) {
         self.0.end(success, now);
+    }
+
+    /// Ends the lease of a request that was given up at `now`: no longer in flight, and if it had no answer yet, it took
+    /// longer than that. Dropping the lease does the same, now.
+    pub fn cancel(mut self, now: Instant) {
+        self.0.cancel(|| now);
     }
 }
 
@@ -183,8 +197,9 @@ impl<T: Tracks + ?Sized> Guard<T> {
         match self.known {
             Known::Failure | Known::FailureUntold => {}
             _ if !success => self.known = if load.fail(begun, now) { Known::Failure } else { Known::FailureUntold },
-            Known::Nothing if load.mark(begun, now, mark) => self.known = Known::Latency,
-            Known::Nothing | Known::Latency => {}
+            Known::Latency => {}
+            Known::Nothing | Known::Answer if load.mark(begun, now, mark) => self.known = Known::Latency,
+            Known::Nothing | Known::Answer => self.known = Known::Answer,
         }
     }
 
@@ -201,19 +216,26 @@ impl<T: Tracks + ?Sized> Guard<T> {
             load.reset();
         }
         match self.known {
-            Known::Nothing => load.end(begun, now, success),
+            Known::Nothing | Known::Answer => load.end(begun, now, success),
             Known::FailureUntold => load.end(begun, now, false),
             Known::Latency if !success && !load.fail(begun, now) => load.end(begun, now, false),
             Known::Latency | Known::Failure => load.cancel(),
+        }
+    }
+
+    /// At `now`, if anybody wants to know.
+    fn cancel(&mut self, now: impl FnOnce() -> Instant) {
+        let Some(tracked) = self.tracked.take() else { return };
+        match self.known {
+            Known::Nothing => tracked.load().cancel_at(self.begun, now()),
+            _ => tracked.load().cancel(),
         }
     }
 }
 
 impl<T: Tracks + ?Sized> Drop for Guard<T> {
     fn drop(&mut self) {
-        if let Some(tracked) = self.tracked.take() {
-            tracked.load().cancel();
-        }
+        self.cancel(|| tokio::time::Instant::now().into_std());
     }
 }
 
@@ -322,7 +344,41 @@ mod tests {
     fn dropped_it_was_cancelled() {
         let (lease, tracked, now) = lease();
         drop(lease);
-        assert_eq!((tracked.load.pending(), score(&tracked, now + MS, 1.0, 0)), (0, 0.0));
+        assert_eq!((tracked.load.pending(), tracked.load.typical(now + MS)), (0, None));
+    }
+
+    #[test]
+    fn given_up_without_an_answer_it_took_at_least_as_long_as_that() {
+        for apart in [false, true] {
+            let (lease, tracked, now) = lease();
+            tracked.load.begin(now);
+            tracked.load.end(now, now + MS, true);
+            if apart {
+                lease.into_parts().1.cancel(now + 50 * MS);
+            } else {
+                lease.cancel(now + 50 * MS);
+            }
+            assert_eq!((tracked.load.pending(), tracked.load.typical(now + 50 * MS)), (0, Some(50e6)));
+        }
+        // Its answer had begun: how long the rest takes is its caller's business.
+        let ewma = PeakEwma::default().measure(crate::Measure::EndOfStream);
+        let (tracked, now) = (self::tracked(ewma), tokio::time::Instant::now().into_std());
+        tracked.load.begin(now);
+        tracked.load.end(now, now + MS, true);
+        let mut lease = Lease::new(7, Arc::clone(&tracked), now);
+        lease.mark(Mark::Headers, true, now + MS);
+        lease.cancel(now + 50 * MS);
+        assert_eq!((tracked.load.pending(), tracked.load.typical(now + MS)), (0, Some(1e6)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dropped_it_was_given_up_at_that_time() {
+        let (lease, tracked, now) = lease();
+        tracked.load.begin(now);
+        tracked.load.end(now, now, true);
+        tokio::time::sleep(50 * MS).await;
+        drop(lease);
+        assert_eq!((tracked.load.pending(), tracked.load.typical(now + 50 * MS)), (0, Some(50e6)));
     }
 
     #[test]
@@ -341,7 +397,7 @@ mod tests {
         let (lease, tracked, now) = lease();
         let (_svc, end) = lease.into_parts();
         drop(end);
-        assert_eq!((tracked.load.pending(), score(&tracked, now + MS, 1.0, 0)), (0, 0.0));
+        assert_eq!((tracked.load.pending(), tracked.load.typical(now + MS)), (0, None));
     }
 
     #[test]

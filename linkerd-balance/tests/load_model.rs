@@ -50,6 +50,17 @@ impl Model {
         });
     }
 
+    /// A latency that is longer than `waited`.
+    fn give_up(&mut self, waited: u64, now: u64) {
+        let sample = waited as f64 * 1e6;
+        let known = self.average.or(self.guess);
+        if known.is_none() && waited == 0 || known.is_some_and(|(value, at)| sample <= value * self.left(at, now)) {
+            return;
+        }
+        let of = if self.average.is_some() { &mut self.average } else { &mut self.guess };
+        *of = Some((sample, now));
+    }
+
     fn end(&mut self, begun: u64, now: u64, success: bool) {
         self.pending -= 1;
         // Whether it began when the last failure was known.
@@ -72,6 +83,8 @@ impl Model {
 
 #[derive(Clone, Debug)]
 enum Step {
+    /// A request that is given up after so many milliseconds.
+    GiveUp(u64),
     /// A request that takes so many milliseconds and then succeeds or fails.
     Request(u64, bool),
     Begin,
@@ -85,6 +98,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (1_u64..20_000, prop_oneof![4 => Just(true), 1 => Just(false)]).prop_map(|(ms, ok)| Step::Request(ms, ok)),
+        1 => (0_u64..20_000).prop_map(Step::GiveUp),
         1 => Just(Step::Begin),
         1 => Just(Step::Cancel),
         2 => (1_u8..20).prop_map(Step::Read),
@@ -118,6 +132,12 @@ proptest! {
                     model.pending += 1;
                     load.end(at(begun), at(now), success);
                     model.end(begun, now, success);
+                }
+                Step::GiveUp(waited) => {
+                    let begun = now.saturating_sub(waited);
+                    load.begin(at(begun));
+                    load.cancel_at(at(begun), at(now));
+                    model.give_up(now - begun, now);
                 }
                 Step::Begin => {
                     load.begin(at(now));

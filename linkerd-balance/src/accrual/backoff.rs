@@ -116,6 +116,11 @@ impl Backoffs {
         Duration::from_nanos(self.current)
     }
 
+    /// The shortest wait there is.
+    pub(crate) const fn shortest(&self) -> Duration {
+        Duration::from_nanos(self.min)
+    }
+
     /// Back to the beginning.
     pub const fn reset(&mut self) {
         (self.current, self.step) = (self.min, 0);

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     accrual::{Accrual, Backoff, Tripped},
     health::{Health, Status},
-    stamp::Stamp,
+    stamp::{Stamp, nanos_of},
     sync::{Mutex, MutexGuard},
 };
 
@@ -79,7 +79,7 @@ pub enum Phase {
     },
     /// Calls are out to see whether the endpoint is well again.
     Probing {
-        /// The end of the backoff that let the probe through.
+        /// The end of the backoff that let the probe through, or of the pause after one that was given up.
         since: Instant,
     },
 }
@@ -112,7 +112,7 @@ impl Breaker {
     pub fn admit(&self, now: Instant) -> Permit {
         let mut state = self.lock();
         let probe = self.admit_probe(&mut state, now);
-        self.permit(&state, probe)
+        self.permit(&state, probe.then_some(now))
     }
 
     /// Lets a call through if the endpoint is in use, or as a probe if it is time for one.
@@ -126,7 +126,7 @@ impl Breaker {
         if !probe && let Some(rejection) = self.rejection(&state, now) {
             return Err(rejection);
         }
-        Ok(self.permit(&state, probe))
+        Ok(self.permit(&state, probe.then_some(now)))
     }
 
     /// Why a call would be rejected at `now`; `None` if [`try_admit`](Self::try_admit) would let it through.
@@ -156,8 +156,8 @@ impl Breaker {
         &self.0.counters
     }
 
-    fn permit(&self, state: &State, probe: bool) -> Permit {
-        Permit { breaker: self.clone(), epoch: state.epoch, probe }
+    fn permit(&self, state: &State, probe: Option<Instant>) -> Permit {
+        Permit { breaker: self.clone(), epoch: state.epoch, probe: probe.map(Stamp::of) }
     }
 
     fn admit_probe(&self, state: &mut State, now: Instant) -> bool {
@@ -223,17 +223,21 @@ impl Breaker {
         }
     }
 
-    /// Ends a probe that says nothing.
-    fn release(&self, epoch: u32) {
+    /// Ends a probe that says nothing. If it waited for a while the next one has to.
+    fn release(&self, epoch: u32, begun: Stamp, now: Instant) {
         let mut state = self.lock();
         state.out -= 1;
         if let Phase::Probing { since } = state.phase()
             && epoch == state.epoch
         {
+            let has_waited = Stamp::of(now).since(begun) >= nanos_of(Permit::PATIENCE);
+            let next = if has_waited { since.max(after(now, state.backoffs.shortest())) } else { since };
             state.round -= 1;
             if state.round == 0 {
-                state.enter(Phase::Dead { until: since });
+                state.enter(Phase::Dead { until: next });
                 self.0.health.standing().end_probe();
+            } else {
+                state.enter(Phase::Probing { since: next });
             }
         }
         self.publish(&state);

@@ -1,19 +1,23 @@
 //! Leave for one call, and how it went.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Breaker;
+use crate::stamp::Stamp;
 
 /// Leave for one call, from [`Breaker::admit`] or [`Breaker::try_admit`].
 ///
-/// Dropped without [`record`](Self::record) it counts for nothing; if it was a probe, another call may be.
+/// Dropped without [`record`](Self::record) it counts for nothing; if it was a probe, another call may be: at once, or if
+/// it had waited for [`PATIENCE`](Self::PATIENCE), when the shortest backoff has passed once more. Each call that is given
+/// up is one that somebody wanted an answer to.
 #[derive(Debug)]
 #[must_use = "dropping a permit gives up the probe"]
 pub struct Permit {
     pub(super) breaker: Breaker,
     // Which life, or which round of probes, it belongs to: what comes later than that is about another one.
     pub(super) epoch: u32,
-    pub(super) probe: bool,
+    // Since when, if it is a probe.
+    pub(super) probe: Option<Stamp>,
 }
 
 /// What a call says of the endpoint that it went to.
@@ -28,16 +32,20 @@ pub enum Outcome {
     /// A caller's fault (a request not found, not allowed, malformed) is no failure of the endpoint's. Nor is it a
     /// success: an endpoint that cannot reach its database and answers "not found" all the same would never be found
     /// out, if one such answer ended a row of failures or let it back into use. So it counts for nothing, and a probe
-    /// with this outcome makes room for the next one, which is the next call. Who knows that such an answer takes a
+    /// with this outcome makes room for the next one, as one that is [dropped](Permit) does. Who knows that such an answer takes a
     /// working endpoint says [`Success`](Self::Success).
     Neutral,
 }
 
 impl Permit {
+    /// A probe that is given up after this long says something, if not much: a quarter of a second. One that is dropped
+    /// sooner lost a race, or its caller.
+    pub const PATIENCE: Duration = Duration::from_millis(250);
+
     /// Whether this call decides over the endpoint's return.
     #[must_use]
     pub const fn is_probe(&self) -> bool {
-        self.probe
+        self.probe.is_some()
     }
 
     /// Tells the breaker how the call went: an [`Outcome`], or whether it succeeded.
@@ -46,18 +54,22 @@ impl Permit {
             Outcome::Success => true,
             Outcome::Failure => false,
             // As if it had never been.
-            Outcome::Neutral => return,
+            Outcome::Neutral => return self.release(|| now),
         };
-        let probe = std::mem::take(&mut self.probe);
+        let probe = self.probe.take().is_some();
         self.breaker.record(self.epoch, probe, success, now);
+    }
+
+    fn release(&mut self, now: impl FnOnce() -> Instant) {
+        if let Some(begun) = self.probe.take() {
+            self.breaker.release(self.epoch, begun, now());
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if self.probe {
-            self.breaker.release(self.epoch);
-        }
+        self.release(|| tokio::time::Instant::now().into_std());
     }
 }
 

@@ -46,7 +46,7 @@ impl Probed {
         let mut state = self.breaker.lock();
         let is_due = matches!(state.phase(), Phase::Dead { until } if now >= until);
         let has_room = state.out < state.max_probes;
-        (is_due && has_room && self.breaker.take_probe(&mut state)).then(|| self.breaker.permit(&state, true))
+        (is_due && has_room && self.breaker.take_probe(&mut state)).then(|| self.breaker.permit(&state, Some(now)))
     }
 
     /// Gives up an endpoint that is in use, as far as its set allows.

@@ -51,8 +51,7 @@ impl State {
     pub(super) fn may_admit_probe(&self, now: Instant) -> bool {
         let may = match self.phase() {
             Phase::Alive => false,
-            Phase::Dead { until } => now >= until,
-            Phase::Probing { .. } => true,
+            Phase::Dead { until: from } | Phase::Probing { since: from } => now >= from,
         };
         may && self.out < self.max_probes && self.probers.is_none() && !self.is_forced(true, now)
     }

@@ -86,6 +86,44 @@ fn a_dropped_probe_lets_the_next_call_probe() {
 }
 
 #[test]
+fn a_probe_that_was_given_up_after_a_while_makes_the_next_one_wait() {
+    let (breaker, health, now) = dead();
+    let begun = now + 10 * MS;
+    breaker.admit(begun).record(Outcome::Neutral, begun + Permit::PATIENCE.checked_sub(MS).unwrap());
+    let begun = begun + Permit::PATIENCE;
+    let probe = breaker.admit(begun);
+    assert!(probe.is_probe(), "it was given up at once");
+    let now = begun + Permit::PATIENCE;
+    probe.record(Outcome::Neutral, now);
+    assert_eq!((breaker.phase(), health.status(now)), (Phase::Dead { until: now + 10 * MS }, Status::Busy));
+    assert!(!breaker.admit(now + 9 * MS).is_probe());
+    assert!(breaker.admit(now + 10 * MS).is_probe());
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_who_give_up_probe_no_more_often_than_the_backoff() {
+    let accrual = ConsecutiveFailures::new(NonZeroU32::MIN);
+    for probes in [1, 2] {
+        let breaker = BreakerBuilder::new(Box::new(accrual.clone()))
+            .backoff(Backoff::constant(1000 * MS).unwrap())
+            .max_probes(NonZeroU32::new(probes).unwrap())
+            .build();
+        let now = || tokio::time::Instant::now().into_std();
+        breaker.admit(now()).record(false, now());
+        let mut out = Vec::new();
+        for _ in 0..160 {
+            tokio::time::sleep(100 * MS).await;
+            out.retain(|(begun, _)| now() - *begun < 1000 * MS);
+            let permit = breaker.admit(now());
+            if permit.is_probe() {
+                out.push((now(), permit));
+            }
+        }
+        assert!((1..=8 * u64::from(probes)).contains(&breaker.counters().probes()), "{}", breaker.counters().probes());
+    }
+}
+
+#[test]
 fn calls_that_are_not_the_probe_decide_nothing_while_it_is_dead() {
     let (breaker, health, now) = dead();
     // It failed open, and that went well.

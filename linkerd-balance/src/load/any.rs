@@ -53,6 +53,14 @@ impl AnyLoad {
             Self::Other(load) => load.end(begun, now, success),
         }
     }
+
+    pub(crate) fn cancel_at(&self, begun: Instant, now: Instant) {
+        match self {
+            Self::PeakEwma(load) => load.cancel_at(begun, now),
+            Self::LeastLoaded(load) => load.cancel_at(begun, now),
+            Self::Other(load) => load.cancel_at(begun, now),
+        }
+    }
 }
 
 impl Deref for AnyLoad {

@@ -27,8 +27,8 @@ const MAX_PENALTY: Duration = Duration::from_hours(1);
 
 /// What a balancer knows of one endpoint's load.
 ///
-/// Every [`begin`](Self::begin) is followed by exactly one [`end`](Self::end) or [`cancel`](Self::cancel), in any order
-/// among requests and from any thread; a [`Lease`](crate::Lease) sees to that. In between there may be one
+/// Every [`begin`](Self::begin) is followed by exactly one [`end`](Self::end), [`cancel`](Self::cancel) or
+/// [`cancel_at`](Self::cancel_at), in any order among requests and from any thread; a [`Lease`](crate::Lease) sees to that. In between there may be one
 /// [`mark`](Self::mark) that was taken, and one [`fail`](Self::fail) that was.
 pub trait Load: fmt::Debug + Send + Sync + 'static {
     /// How loaded the endpoint would be at `now` with `more` requests in flight than there are; lower is better.
@@ -54,6 +54,13 @@ pub trait Load: fmt::Debug + Send + Sync + 'static {
 
     /// A request ended that says nothing of the endpoint, its caller went away, or nothing that is not known already.
     fn cancel(&self);
+
+    /// The same of a request that began at `begun` and was given up at `now` with no answer yet: that it took longer than
+    /// that is known. [`cancel`](Self::cancel) by default.
+    fn cancel_at(&self, begun: Instant, now: Instant) {
+        let _ = (begun, now);
+        self.cancel();
+    }
 
     /// A request that began at `begun` came to this point, and is not over.
     ///

@@ -22,6 +22,8 @@ use crate::stamp::{stamp, whole_nanos};
 /// After Finagle's `PeakEwma` (Apache-2.0), with these differences:
 ///
 /// - a failure counts as at least [`failure_penalty`](Self::failure_penalty): failing fast must not look fast;
+/// - a request that its caller gives up before the answer took at least that long, which counts if it is a peak: what
+///   hangs must not look as fast as it was before;
 /// - reading the score does not change the average, so how often an endpoint is compared has no influence on it;
 /// - requests in flight are counted by unit of weight;
 /// - an endpoint that comes into a set starts at the median of the others;
@@ -62,6 +64,10 @@ const COLD: f64 = (i64::MAX >> 16) as f64;
 
 /// What a [`Hint::Backoff`] costs, in nanoseconds: more than being cold.
 const BACKOFF: f64 = 16.0 * COLD;
+
+/// Of an endpoint of which nothing is known a request that is given up says something from this wait on, in nanoseconds:
+/// 1 ms. One that was dropped sooner, such as a hedge that lost, must not make it look quick.
+const WAITED: f64 = 1e6;
 
 /// The latency of every endpoint if none is measured, in nanoseconds: 1 ms.
 const UNMEASURED: f64 = 1e6;
@@ -174,6 +180,22 @@ impl PeakEwma {
             Sampled { value: cost * w + sample * (1.0 - w), at: stamp }
         });
     }
+
+    /// Takes note that a latency is more than `waited`, if that is more than what is known. Where that was a guess it
+    /// stays one: the first answer replaces it.
+    fn at_least(&self, waited: f64, now: Instant) {
+        let now = stamp(now);
+        self.average.update(|old| {
+            let Sampled { value, at } = old;
+            if value == 0.0 {
+                return if waited < WAITED { old } else { Sampled { value: -waited, at: now } };
+            }
+            if waited <= value.abs() * self.decay.left(at, now) {
+                return old;
+            }
+            Sampled { value: waited.copysign(value), at: now.max(at) }
+        });
+    }
 }
 
 impl Default for PeakEwma {
@@ -221,6 +243,13 @@ impl Load for PeakEwma {
 
     fn cancel(&self) {
         self.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn cancel_at(&self, begun: Instant, now: Instant) {
+        self.cancel();
+        if self.measure != Measure::PendingOnly {
+            self.at_least(nanos(now.saturating_duration_since(begun)), now);
+        }
     }
 
     fn mark(&self, begun: Instant, now: Instant, mark: Mark) -> bool {

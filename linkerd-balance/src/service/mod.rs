@@ -256,6 +256,9 @@ where
                     // remember it for longer.
                     if this.balance.link_of(lease.key()) == Some(Status::Open) {
                         this.judge.judge(Err(&error)).end(lease.into_parts().1);
+                    } else {
+                        let begun = lease.begun();
+                        lease.cancel(begun);
                     }
                     if this.tried.len() == MAX_UNREADY {
                         return Poll::Ready(Err(error));
@@ -386,7 +389,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_that_is_dropped_teaches_nothing() {
+    async fn a_request_that_is_dropped_took_at_least_so_long() {
         let (mut svc, mut handle) = service();
         for allowed in [0, 1] {
             handle.allow(allowed);
@@ -395,7 +398,7 @@ mod tests {
             assert_eq!(pending(&svc), 1);
             time::advance(10 * MS).await;
             drop(rsp);
-            assert_eq!((pending(&svc), score(&svc)), (0, Duration::ZERO));
+            assert_eq!((pending(&svc), score(&svc)), (0, 10 * MS));
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{breaker::Outcome, lease::LeaseEnd, load::Hint};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Verdict {
     /// How it went. [`Outcome::Neutral`], such as for a fault of the caller's, teaches nothing: the request counts as if
-    /// it had been cancelled.
+    /// it had been [cancelled](LeaseEnd::cancel).
     pub outcome: Outcome,
     /// What the endpoint said of its own load, such as `Retry-After`.
     pub hint: Option<Hint>,
@@ -40,7 +40,7 @@ impl Verdict {
         match self.outcome {
             Outcome::Success => end.end(true, now),
             Outcome::Failure => end.end(false, now),
-            Outcome::Neutral => drop(end),
+            Outcome::Neutral => end.cancel(now),
         }
     }
 }

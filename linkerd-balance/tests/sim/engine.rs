@@ -341,8 +341,13 @@ impl<'w> Sim<'w> {
         }
         let Some(req) = self.requests[id.slot].take() else { return };
         self.free.push(id.slot);
-        // Dropped, a lease and a permit count as cancelled.
-        if outcome != Outcome::Cancelled {
+        if outcome == Outcome::Cancelled || outcome == Outcome::TimedOut && self.world.goes_away {
+            // As if they were dropped, but in our time.
+            req.lease.cancel(instant);
+            if let Some(permit) = req.permit {
+                permit.record(linkerd_balance::Outcome::Neutral, instant);
+            }
+        } else {
             let success = outcome == Outcome::Success;
             req.lease.end(success, instant);
             if let Some(permit) = req.permit {

@@ -95,6 +95,8 @@ pub(crate) struct World {
     pub(crate) rate: u64,
     /// A client waits so long for the head of an answer.
     pub(crate) timeout: Nanos,
+    /// Then it goes away without a word: the balancer has no outcome, as under a timeout of the caller's own.
+    pub(crate) goes_away: bool,
     /// So many of a thousand requests are given up by their callers, soon or late.
     pub(crate) cancel_per_mille: u64,
     /// How many sessions requests belong to, for strategies that hash.
@@ -113,6 +115,7 @@ impl World {
             clients: 1,
             rate,
             timeout: SECOND,
+            goes_away: false,
             cancel_per_mille: 0,
             sessions: 10_000,
             length,
@@ -143,8 +146,10 @@ const TOLD: usize = 30;
 /// For people who look at what failed.
 impl fmt::Display for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoints, sets, faults, clients, rate, timeout, cancel_per_mille, sessions, length } = self;
-        write!(f, "{length} ns of {rate} requests a second by {clients} clients, {timeout} ns timeout, ")?;
+        let Self { endpoints, sets, faults, clients, rate, timeout, goes_away, cancel_per_mille, sessions, length } =
+            self;
+        let timeout = format_args!("{timeout} ns timeout{}", if *goes_away { " without a word" } else { "" });
+        write!(f, "{length} ns of {rate} requests a second by {clients} clients, {timeout}, ")?;
         writeln!(f, "{cancel_per_mille} of 1000 cancelled, {sessions} sessions, {} endpoints:", endpoints.len())?;
         let mut key = 0;
         for alike in endpoints.chunk_by(PartialEq::eq).take(TOLD) {

@@ -33,6 +33,44 @@ fn a_peak_counts_at_once_and_a_lower_latency_by_the_time_since() {
 }
 
 #[test]
+fn what_was_given_up_took_at_least_so_long() {
+    let (load, start) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
+    let give_up = |load: &PeakEwma, waited, now: Instant| {
+        load.begin(start);
+        load.cancel_at(now.checked_sub(waited).unwrap(), now);
+    };
+    observe(&load, start, 10 * MS, true);
+    give_up(&load, 9 * MS, start);
+    assert_close(load.typical(start).unwrap(), nanos(10 * MS));
+    give_up(&load, 1000 * MS, start);
+    assert_eq!(load.pending(), 0);
+    assert_close(load.typical(start).unwrap(), nanos(1000 * MS));
+    // What it is by then is what counts.
+    give_up(&load, 999 * MS, start + DECAY);
+    assert_close(load.typical(start + DECAY).unwrap(), nanos(999 * MS));
+
+    let uncounted = ewma().measure(Measure::PendingOnly);
+    let idle = uncounted.score(start, 1.0, 0);
+    give_up(&uncounted, 1000 * MS, start);
+    assert_close(uncounted.score(start, 1.0, 0), idle);
+}
+
+#[test]
+fn of_an_endpoint_that_never_answered_it_is_a_guess() {
+    let (load, start) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
+    load.begin(start);
+    load.cancel_at(start, start + MS / 2);
+    assert_eq!(load.score(start, 1.0, 0), 0.0, "as cold as before");
+    load.begin(start);
+    load.cancel_at(start, start + 1000 * MS);
+    let now = start + 1000 * MS;
+    assert_close(load.score(now, 1.0, 0), nanos(1000 * MS));
+    assert_eq!(load.typical(now), None);
+    observe(&load, now, MS, true);
+    assert_close(load.typical(now).unwrap(), nanos(MS));
+}
+
+#[test]
 fn an_idle_endpoint_is_forgiven_with_time() {
     let (load, start) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
     observe(&load, start, 1000 * MS, true);

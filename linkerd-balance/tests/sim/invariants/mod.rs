@@ -10,6 +10,7 @@ mod comes_back;
 mod conservation;
 mod ejections;
 mod flapping;
+mod going_away;
 mod hashing;
 mod open_first;
 mod panic;

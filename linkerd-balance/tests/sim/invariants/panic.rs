@@ -49,7 +49,11 @@ fn check(mut rng: Rng, setup: &Setup, given: Panic, wanted: Panic) -> Result<(),
         let (mut refused, mut picks) = (0, vec![0_u64; n as usize]);
         for _ in 0..PICKS {
             match balance.try_acquire(Draw::new(rng.next()).with_key(rng.next()), now, &[]) {
-                Ok(lease) => picks[*lease.key() as usize] += 1,
+                Ok(lease) => {
+                    picks[*lease.key() as usize] += 1;
+                    // Here, time stands still.
+                    lease.cancel(now);
+                }
                 Err(Unavailable::FailFast { size, open: said, .. }) => {
                     refused += 1;
                     if (said, size) != (open as usize, n as usize) {
