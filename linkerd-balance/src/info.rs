@@ -199,7 +199,8 @@ where
             () if zones().all(|zone| zone != local) => Some(TierReason::NoneLocal),
             () => None,
         });
-        let tiers = set.tiers.iter().zip(set.shares(&self.0.policy.tiers)).map(|(tier, Share { reached, kept })| {
+        let tiers = set.tiers.iter().zip(set.shares(&self.0.policy.tiers)).enumerate();
+        let tiers = tiers.map(|(i, (tier, Share { reached, kept }))| {
             let size = tier.slots.len();
             // With one tier nobody else looks.
             let open = if set.tiers.len() == 1 { tier.survey(now) } else { tier.seen.open.load(Ordering::Relaxed) };
@@ -218,7 +219,7 @@ where
                     () if open == 0 || tier.seen.is_left.load(Ordering::Relaxed) => {
                         TierReason::Unhealthy { open, size }
                     }
-                    () if reached == 1.0 => no_local.unwrap_or(TierReason::Preferred),
+                    () if i == 0 => no_local.unwrap_or(TierReason::Preferred),
                     () if reached > 0.0 => TierReason::TakesOver,
                     () => TierReason::Standby,
                 },

@@ -147,6 +147,10 @@ fn the_local_zone_is_preferred_while_it_is_well() {
     // All gone: the next zone has all, and the one after that nothing.
     (0..10).for_each(|key| f.health(key).set(Status::Closed));
     assert_eq!(to_zone(f.start + 4 * S).map(f64::round), [0.0, 1.0, 0.0]);
+    let tiers = f.balance.tiers(f.start + 4 * S);
+    assert_eq!((tiers[0].why, tiers[0].share), (TierReason::Unhealthy { open: 0, size: 10 }, 0.0));
+    assert_eq!((tiers[1].why, tiers[1].share), (TierReason::TakesOver, 1.0));
+    assert_eq!(tiers[2].why, TierReason::Standby);
     let kinds: Vec<_> = f.events.lock().unwrap().iter().map(std::mem::discriminant).collect();
     assert_eq!(kinds.len(), 3, "left, back, left");
 }
