@@ -49,7 +49,8 @@ pub struct Stats {
     pub in_use: usize,
     /// Endpoints that discovery dropped and that stay for now.
     pub stays: usize,
-    /// Whether too few endpoints are open, as of the last pick.
+    /// Whether too few endpoints are open. Picks find that there are; picks and [`Balance::stats`] that it is over.
+    /// Without any endpoint it is over too.
     pub in_panic: bool,
     /// How often there were too few, so far.
     pub panics: u64,
@@ -109,6 +110,7 @@ where
         self.0.prune(now);
         let (set, counts) = (self.0.set.load(), &self.0.counts);
         self.0.survey(&set, now);
+        self.0.try_calm(&set, now);
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let mut stats = Stats {
             size: set.size,

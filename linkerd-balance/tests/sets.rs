@@ -236,6 +236,34 @@ fn panic_does_as_it_is_told_at_every_share() {
 }
 
 #[test]
+fn a_panic_ends_with_its_endpoints_though_nobody_picks() {
+    for mode in [Panic::LastPick, Panic::FailFast] {
+        let f = fixture(Policy::least_loaded().panic(mode).panic_below(0.5).unwrap());
+        let begin = |keys: std::ops::Range<u16>| {
+            f.update(members(keys.clone()), f.start);
+            keys.for_each(|key| f.health(key).set(Status::Closed));
+            drop(f.balance.try_acquire(Draw::new(1), f.start, &[]));
+            assert!(f.balance.stats(f.start).in_panic);
+        };
+        begin(0..4);
+        f.balance.clear();
+        let stats = f.balance.stats(f.start);
+        assert_eq!((stats.size, stats.in_panic, stats.panics), (0, false, 1));
+        begin(10..14);
+        f.update(members(20..24), f.start);
+        assert!(!f.balance.stats(f.start).in_panic, "others took their place");
+        begin(30..34);
+        // One of four is not enough, and one that is due is a guess.
+        f.health(30).set(Status::Open);
+        f.health(31).probe_from(f.start);
+        assert!(f.balance.stats(f.start).in_panic);
+        f.health(31).set(Status::Open);
+        assert!(!f.balance.stats(f.start).in_panic);
+        assert_eq!(f.events.lock().unwrap().len(), 6, "each began and ended once");
+    }
+}
+
+#[test]
 fn failing_fast_says_why_and_lets_a_probe_through() {
     let f = fixture(Policy::least_loaded().panic(Panic::FailFast));
     f.update(members(0..3), f.start);
