@@ -2,6 +2,7 @@
 
 use std::{
     hash::Hash,
+    ops::Add,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -25,8 +26,10 @@ use crate::{
 pub struct Stats {
     /// Endpoints.
     pub size: usize,
-    /// Endpoints that are open.
+    /// Endpoints that are open, with those that are [due](Self::due).
     pub available: usize,
+    /// Endpoints that wait to be probed: open only by guess. A [tier](TierInfo::open) does not count them as open.
+    pub due: usize,
     /// Endpoints that are busy.
     pub busy: usize,
     /// Endpoints that are closed.
@@ -118,7 +121,8 @@ where
                 .tiers
                 .iter()
                 .map(|tier| tier.weights.mean() * (tier.slots.len() as f64 / set.size as f64))
-                .sum(),
+                // Not `sum`, which is -0 for none.
+                .fold(0.0, f64::add),
             adds: count(&counts.adds),
             removes: count(&counts.removes),
             updates: count(&counts.updates),
@@ -142,6 +146,7 @@ where
             for (i, slot) in tier.slots.iter().enumerate() {
                 stats.load = stats.load.saturating_add(slot.tracked.load.pending());
                 stats.in_use += usize::from(tier.strategy.uses(&view, i));
+                stats.due += usize::from(slot.tracked.standing.is_due(now));
                 stats.stays += usize::from(!slot.is_member());
                 match slot.tracked.standing.status(now) {
                     Status::Open => stats.available += 1,

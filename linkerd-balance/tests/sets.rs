@@ -264,6 +264,23 @@ fn a_panic_ends_with_its_endpoints_though_nobody_picks() {
 }
 
 #[test]
+fn one_that_is_due_is_told_apart() {
+    let f = fixture(Policy::least_loaded());
+    f.update(members(0..3), f.start);
+    f.health(1).probe_from(f.start);
+    f.health(2).probe_from(f.start + S);
+    let stats = f.balance.stats(f.start);
+    assert_eq!((stats.available, stats.due, stats.busy), (2, 1, 1));
+    assert_eq!(f.balance.tiers(f.start)[0].open, stats.available - stats.due);
+}
+
+#[test]
+fn the_mean_weight_of_none_has_no_sign() {
+    let f = fixture(Policy::least_loaded());
+    assert!(f.balance.stats(f.start).mean_weight.is_sign_positive());
+}
+
+#[test]
 fn failing_fast_says_why_and_lets_a_probe_through() {
     let f = fixture(Policy::least_loaded().panic(Panic::FailFast));
     f.update(members(0..3), f.start);
