@@ -2,6 +2,7 @@
 
 use std::{
     hash::Hash,
+    ops::Add,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -25,8 +26,10 @@ use crate::{
 pub struct Stats {
     /// Endpoints.
     pub size: usize,
-    /// Endpoints that are open.
+    /// Endpoints that are open, with those that are [due](Self::due).
     pub available: usize,
+    /// Endpoints that wait to be probed: open only by guess. A [tier](TierInfo::open) does not count them as open.
+    pub due: usize,
     /// Endpoints that are busy.
     pub busy: usize,
     /// Endpoints that are closed.
@@ -49,7 +52,8 @@ pub struct Stats {
     pub in_use: usize,
     /// Endpoints that discovery dropped and that stay for now.
     pub stays: usize,
-    /// Whether too few endpoints are open, as of the last pick.
+    /// Whether too few endpoints are open. Picks find that there are; picks and [`Balance::stats`] that it is over.
+    /// Without any endpoint it is over too.
     pub in_panic: bool,
     /// How often there were too few, so far.
     pub panics: u64,
@@ -109,6 +113,7 @@ where
         self.0.prune(now);
         let (set, counts) = (self.0.set.load(), &self.0.counts);
         self.0.survey(&set, now);
+        self.0.try_calm(&set, now);
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let mut stats = Stats {
             size: set.size,
@@ -116,7 +121,8 @@ where
                 .tiers
                 .iter()
                 .map(|tier| tier.weights.mean() * (tier.slots.len() as f64 / set.size as f64))
-                .sum(),
+                // Not `sum`, which is -0 for none.
+                .fold(0.0, f64::add),
             adds: count(&counts.adds),
             removes: count(&counts.removes),
             updates: count(&counts.updates),
@@ -140,6 +146,7 @@ where
             for (i, slot) in tier.slots.iter().enumerate() {
                 stats.load = stats.load.saturating_add(slot.tracked.load.pending());
                 stats.in_use += usize::from(tier.strategy.uses(&view, i));
+                stats.due += usize::from(slot.tracked.standing.is_due(now));
                 stats.stays += usize::from(!slot.is_member());
                 match slot.tracked.standing.status(now) {
                     Status::Open => stats.available += 1,
@@ -199,7 +206,8 @@ where
             () if zones().all(|zone| zone != local) => Some(TierReason::NoneLocal),
             () => None,
         });
-        let tiers = set.tiers.iter().zip(set.shares(&self.0.policy.tiers)).map(|(tier, Share { reached, kept })| {
+        let tiers = set.tiers.iter().zip(set.shares(&self.0.policy.tiers)).enumerate();
+        let tiers = tiers.map(|(i, (tier, Share { reached, kept }))| {
             let size = tier.slots.len();
             // With one tier nobody else looks.
             let open = if set.tiers.len() == 1 { tier.survey(now) } else { tier.seen.open.load(Ordering::Relaxed) };
@@ -218,7 +226,7 @@ where
                     () if open == 0 || tier.seen.is_left.load(Ordering::Relaxed) => {
                         TierReason::Unhealthy { open, size }
                     }
-                    () if reached == 1.0 => no_local.unwrap_or(TierReason::Preferred),
+                    () if i == 0 => no_local.unwrap_or(TierReason::Preferred),
                     () if reached > 0.0 => TierReason::TakesOver,
                     () => TierReason::Standby,
                 },

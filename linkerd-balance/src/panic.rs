@@ -61,7 +61,7 @@ pub enum Event {
         /// When.
         at: Instant,
     },
-    /// Enough endpoints are open again.
+    /// Enough endpoints are open again, or there is none any more.
     PanicEnded {
         /// Endpoints.
         size: usize,

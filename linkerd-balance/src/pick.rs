@@ -209,6 +209,18 @@ impl<K: Eq, S> Inner<K, S> {
         })
     }
 
+    /// Ends a panic that is over, for a balancer that nobody asks for an endpoint.
+    pub(crate) fn try_calm(&self, set: &Set<K, S>, now: Instant) {
+        if !self.in_panic.load(Ordering::Relaxed) {
+            return;
+        }
+        let open: usize = set.tiers.iter().map(|tier| tier.survey(now)).sum();
+        let is_enough = open > 0 && open as f64 >= self.policy.panic_below * set.size as f64;
+        if set.size == 0 || is_enough {
+            self.calm(set, now);
+        }
+    }
+
     #[cold]
     #[inline(never)]
     fn calm(&self, set: &Set<K, S>, now: Instant) {

@@ -147,6 +147,10 @@ fn the_local_zone_is_preferred_while_it_is_well() {
     // All gone: the next zone has all, and the one after that nothing.
     (0..10).for_each(|key| f.health(key).set(Status::Closed));
     assert_eq!(to_zone(f.start + 4 * S).map(f64::round), [0.0, 1.0, 0.0]);
+    let tiers = f.balance.tiers(f.start + 4 * S);
+    assert_eq!((tiers[0].why, tiers[0].share), (TierReason::Unhealthy { open: 0, size: 10 }, 0.0));
+    assert_eq!((tiers[1].why, tiers[1].share), (TierReason::TakesOver, 1.0));
+    assert_eq!(tiers[2].why, TierReason::Standby);
     let kinds: Vec<_> = f.events.lock().unwrap().iter().map(std::mem::discriminant).collect();
     assert_eq!(kinds.len(), 3, "left, back, left");
 }
@@ -229,6 +233,51 @@ fn panic_does_as_it_is_told_at_every_share() {
             assert_eq!(f.events.lock().unwrap().len(), usize::from(panics));
         }
     }
+}
+
+#[test]
+fn a_panic_ends_with_its_endpoints_though_nobody_picks() {
+    for mode in [Panic::LastPick, Panic::FailFast] {
+        let f = fixture(Policy::least_loaded().panic(mode).panic_below(0.5).unwrap());
+        let begin = |keys: std::ops::Range<u16>| {
+            f.update(members(keys.clone()), f.start);
+            keys.for_each(|key| f.health(key).set(Status::Closed));
+            drop(f.balance.try_acquire(Draw::new(1), f.start, &[]));
+            assert!(f.balance.stats(f.start).in_panic);
+        };
+        begin(0..4);
+        f.balance.clear();
+        let stats = f.balance.stats(f.start);
+        assert_eq!((stats.size, stats.in_panic, stats.panics), (0, false, 1));
+        begin(10..14);
+        f.update(members(20..24), f.start);
+        assert!(!f.balance.stats(f.start).in_panic, "others took their place");
+        begin(30..34);
+        // One of four is not enough, and one that is due is a guess.
+        f.health(30).set(Status::Open);
+        f.health(31).probe_from(f.start);
+        assert!(f.balance.stats(f.start).in_panic);
+        f.health(31).set(Status::Open);
+        assert!(!f.balance.stats(f.start).in_panic);
+        assert_eq!(f.events.lock().unwrap().len(), 6, "each began and ended once");
+    }
+}
+
+#[test]
+fn one_that_is_due_is_told_apart() {
+    let f = fixture(Policy::least_loaded());
+    f.update(members(0..3), f.start);
+    f.health(1).probe_from(f.start);
+    f.health(2).probe_from(f.start + S);
+    let stats = f.balance.stats(f.start);
+    assert_eq!((stats.available, stats.due, stats.busy), (2, 1, 1));
+    assert_eq!(f.balance.tiers(f.start)[0].open, stats.available - stats.due);
+}
+
+#[test]
+fn the_mean_weight_of_none_has_no_sign() {
+    let f = fixture(Policy::least_loaded());
+    assert!(f.balance.stats(f.start).mean_weight.is_sign_positive());
 }
 
 #[test]

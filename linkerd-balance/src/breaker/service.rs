@@ -16,6 +16,9 @@ use super::{Breaker, Outcome, Permit, Rejection};
 use crate::service::IsOk;
 
 /// Wraps services in [`BreakerService`]s, all with the same breaker.
+///
+/// A timeout goes inside of it. A call that is given up further out is dropped, which says nothing of the service: of one
+/// that hangs the breaker would never hear.
 #[derive(Clone, Debug)]
 pub struct BreakerLayer<C = IsOk> {
     breaker: Breaker,

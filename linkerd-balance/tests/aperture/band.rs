@@ -229,3 +229,21 @@ fn endpoints_that_are_not_open_are_made_up_for_at_once_and_leave_again() {
         assert_eq!(world.gave_up.get(), 1, "told once");
     }
 }
+
+#[test]
+fn callers_that_all_wait_and_come_again_at_once_widen_it() {
+    let aperture = aperture();
+    let mut traffic = Traffic::new(12, &aperture);
+    // Six, each with a timeout of 1 s, and nobody answers.
+    for _ in 0..30 {
+        traffic.land();
+        for _ in 0..6 {
+            let i = traffic.strategy.pick(&traffic.world, traffic.draws.next().unwrap());
+            traffic.world.pending[i] += 1;
+            traffic.flying.push_back((traffic.world.now + SEC, i));
+        }
+        traffic.world.now += SEC;
+    }
+    assert!(aperture.meter().in_flight() > 4.0, "{:?}", aperture.meter());
+    assert!(aperture.meter().widened() > 0 && aperture.meter().logical() >= 3, "{:?}", aperture.meter());
+}

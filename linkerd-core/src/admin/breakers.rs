@@ -93,7 +93,8 @@ impl Breakers {
         let by = params.get("by").unwrap_or("unknown");
         let Forced { router, client, endpoint, .. } = &forced;
         let endpoint = endpoint.map_or_else(|| "all".to_owned(), |addr| addr.to_string());
-        tracing::warn!(%client, endpoint, action, ?ttl, by, breakers, "circuit breakers are forced");
+        let ttl = (force != Force::Reset).then_some(ttl);
+        tracing::warn!(%client, endpoint, action, ttl = ttl.map(tracing::field::debug), by, breakers, "circuit breakers are forced");
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mut entry = json!({
             "atMs": at.as_millis() as u64,
@@ -104,7 +105,7 @@ impl Breakers {
             "endpoint": endpoint,
             "breakers": breakers,
         });
-        if force != Force::Reset {
+        if let Some(ttl) = ttl {
             entry["ttlMs"] = (ttl.as_millis() as u64).into();
         }
         let mut audit = self.audit.lock().unwrap_or_else(PoisonError::into_inner);

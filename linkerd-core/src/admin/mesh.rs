@@ -86,6 +86,7 @@ pub fn mesh_balancers(mesh: &Mesh) -> Value {
             "settings": balancer.settings.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok()),
             "size": stats.size,
             "available": stats.available,
+            "due": stats.due,
             "busy": stats.busy,
             "closed": stats.closed,
             "load": stats.load,

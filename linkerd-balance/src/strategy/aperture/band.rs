@@ -39,12 +39,27 @@ impl Band {
         self.in_flight
     }
 
-    /// At `now`, so many requests are in flight in the aperture.
-    pub(super) fn observe(&mut self, now: Instant, in_flight: usize) -> Change {
-        let elapsed = self.stamp.map_or(Duration::ZERO, |stamp| now.saturating_duration_since(stamp));
-        let kept = (-elapsed.as_secs_f64() / self.window_secs).exp();
-        self.in_flight = self.in_flight * kept + in_flight as f64 * (1.0 - kept);
+    /// At `now`, so many requests are in flight in the aperture; before, it was `held` of them.
+    ///
+    /// Those are taken to have been in flight since the last look, for a window at most: nobody looks while nobody asks.
+    pub(super) fn observe(&mut self, now: Instant, held: usize, in_flight: usize) -> Change {
+        let before = self.width;
+        let elapsed = self.stamp.map_or(0.0, |stamp| now.saturating_duration_since(stamp).as_secs_f64());
         self.stamp = self.stamp.max(Some(now));
+        let known = elapsed.min(self.window_secs);
+        self.pass(known, held);
+        self.pass(elapsed - known, in_flight);
+        match self.width {
+            width if width > before => Change::Wider,
+            width if width < before => Change::Narrower,
+            _ => Change::None,
+        }
+    }
+
+    /// So many requests were in flight for so long.
+    fn pass(&mut self, secs: f64, in_flight: usize) {
+        let kept = (-secs / self.window_secs).exp();
+        self.in_flight = self.in_flight * kept + in_flight as f64 * (1.0 - kept);
 
         let (before, load) = (self.width, self.in_flight / self.width as f64);
         // The narrowest width whose load is not above the band. As a cast it is bounded, however great the load is.
@@ -57,11 +72,6 @@ impl Band {
             self.width = widest.max(narrowest).min(before);
         }
         self.width = self.width.clamp(self.min, self.max);
-        match self.width {
-            width if width > before => Change::Wider,
-            width if width < before => Change::Narrower,
-            _ => Change::None,
-        }
     }
 }
 
@@ -84,7 +94,7 @@ mod tests {
         let mut widths = vec![band.width()];
         while *now < end {
             *now += STEP;
-            band.observe(*now, in_flight);
+            band.observe(*now, in_flight, in_flight);
             widths.push(band.width());
         }
         widths
@@ -92,7 +102,7 @@ mod tests {
 
     fn start(band: &mut Band) -> Instant {
         let now = tokio::time::Instant::now().into_std();
-        band.observe(now, 0);
+        band.observe(now, 0, 0);
         now
     }
 
@@ -118,7 +128,7 @@ mod tests {
         let mut now = start(&mut band);
         feed(&mut band, &mut now, 1_000, 20 * WINDOW);
         assert_eq!(band.width(), 500);
-        assert_eq!(band.observe(now + Duration::from_mins(5), 0), Change::Narrower);
+        assert_eq!(band.observe(now + Duration::from_mins(5), 1_000, 0), Change::Narrower);
         assert_eq!(band.width(), 3);
     }
 
@@ -126,8 +136,8 @@ mod tests {
     fn time_that_stands_still_or_goes_back_changes_nothing() {
         let mut band = band();
         let now = start(&mut band);
-        assert_eq!(band.observe(now, 1_000), Change::None);
-        assert_eq!(band.observe(now.checked_sub(STEP).unwrap(), 1_000), Change::None);
+        assert_eq!(band.observe(now, 1_000, 1_000), Change::None);
+        assert_eq!(band.observe(now.checked_sub(STEP).unwrap(), 1_000, 1_000), Change::None);
         assert_eq!(band.in_flight(), 0.0);
     }
 
@@ -142,7 +152,7 @@ mod tests {
             now += STEP;
             // From 0.6 to 1.9 for each, by turns short and long.
             let widths = if round / 20 % 2 == 0 { 6 } else { 19 };
-            assert_eq!(band.observe(now, widths), Change::None);
+            assert_eq!(band.observe(now, widths, widths), Change::None);
         }
     }
 

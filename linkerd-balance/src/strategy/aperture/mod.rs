@@ -54,8 +54,9 @@ pub(super) mod layout;
 ///
 /// # How often
 ///
-/// The load is looked at by picks, a fiftieth of the window apart at the earliest, as one finds it; nothing runs beside
-/// them. After a long silence the next pick, or the next [`Strategy::uses`], finds no load all that time and narrows at
+/// The load is looked at by picks, a fiftieth of the window apart at the earliest; nothing runs beside them. What the
+/// last pick before found in flight is taken to have been so until then, for a window at most. So callers that all come
+/// at once, wait, and come again count for as long as they wait. After a long silence the next pick, or the next [`Strategy::uses`], finds no load all that time and narrows at
 /// once.
 ///
 /// # Defaults
@@ -160,6 +161,9 @@ struct Settings {
     order: Order,
 }
 
+/// Endpoints that a pick reads at most to count requests in flight, on average.
+const COUNTED: usize = 8;
+
 /// An aperture over one set.
 #[derive(Debug)]
 struct Bound {
@@ -168,6 +172,8 @@ struct Bound {
     meters: [ApertureMeter; 2],
     // Handed on from set to set. Held for the arithmetic of one look; whoever finds it held goes on without.
     band: Arc<Mutex<Band>>,
+    // Requests in flight in the aperture, as the last pick found them.
+    found: AtomicUsize,
     layout: Layout,
     // With those that make up for endpoints that are not open.
     width: AtomicUsize,
@@ -361,7 +367,7 @@ impl Strategy for Bound {
         if nodes.len() != self.layout.order.len() {
             return self.settings.p2c.pick(nodes, draw);
         }
-        self.look(nodes);
+        self.look(nodes, draw.random);
         let width = self.width.load(Ordering::Relaxed);
         let i = self.pick_within(nodes, width, draw, true);
         if nodes.status(i) == Status::Open {
@@ -389,7 +395,8 @@ impl Strategy for Bound {
 
     fn uses(&self, nodes: &dyn Candidates, i: usize) -> bool {
         if nodes.len() == self.layout.order.len() {
-            self.look(nodes);
+            // Asked for each endpoint: not the time to count a wide one every time.
+            self.look(nodes, 1);
         }
         let (_, members) = self.layout.slice(self.width.load(Ordering::Relaxed));
         self.layout.rank(i) < members
@@ -411,10 +418,12 @@ impl Bound {
             epoch: nodes.now(),
             next: AtomicU64::new(0),
             band,
+            found: AtomicUsize::new(0),
         };
         // An update may wait for a look to end; a pick never does.
         let logical = bound.band.lock().unwrap_or_else(std::sync::PoisonError::into_inner).width();
         bound.cover(nodes, logical);
+        bound.found.store(bound.in_flight(nodes), Ordering::Relaxed);
         bound
     }
 
@@ -425,11 +434,24 @@ impl Bound {
         within.outer(self.settings.p2c.pick(&within, draw))
     }
 
-    /// Looks at the load, if it is time to.
-    fn look(&self, nodes: &dyn Candidates) {
+    /// Requests in flight in the aperture.
+    fn in_flight(&self, nodes: &dyn Candidates) -> usize {
+        let (_, members) = self.layout.slice(self.width.load(Ordering::Relaxed));
+        let pending = self.layout.order[..members].iter().map(|i| nodes.pending(*i as usize));
+        pending.fold(0, usize::saturating_add)
+    }
+
+    /// Counts what is in flight, and looks at the load, if it is time to.
+    fn look(&self, nodes: &dyn Candidates, random: u64) {
         let since = nanos(nodes.now().saturating_duration_since(self.epoch));
         // Relaxed: who misses that another one has just looked finds the lock held, or no time passed.
         if since < self.next.load(Ordering::Relaxed) {
+            // What these leave behind may stand for a long time, if callers come all at once. A wide aperture is not
+            // counted for each of them, and needs not be: there, one of them is little.
+            let one_in = (self.width.load(Ordering::Relaxed) / COUNTED).max(1) as u64;
+            if random.is_multiple_of(one_in) {
+                self.found.store(self.in_flight(nodes), Ordering::Relaxed);
+            }
             return;
         }
         let mut band = match self.band.try_lock() {
@@ -438,10 +460,9 @@ impl Bound {
             Err(TryLockError::WouldBlock) => return,
         };
         self.next.store(since.saturating_add(nanos(self.settings.interval)), Ordering::Relaxed);
-        let (_, members) = self.layout.slice(self.width.load(Ordering::Relaxed));
-        let pending = self.layout.order[..members].iter().map(|i| nodes.pending(*i as usize));
-        let in_flight = pending.fold(0, usize::saturating_add);
-        let change = band.observe(nodes.now(), in_flight);
+        let in_flight = self.in_flight(nodes);
+        let held = self.found.swap(in_flight, Ordering::Relaxed);
+        let change = band.observe(nodes.now(), held, in_flight);
         let (logical, average) = (band.width(), band.in_flight());
         drop(band);
 

@@ -21,7 +21,8 @@ mod turns;
 ///
 /// One whose turn it is and that is not open loses that turn and is owed nothing. The next one is asked, up to
 /// [`max_effort`](Self::max_effort) times; then it is the turn of the open one that waits the longest for its weight,
-/// found by looking at all, or if there is none of one with the best status.
+/// found by looking at all, or if there is none of one with the best status. While none is open, picks look at all first
+/// and charge nobody but whom they pick, so that those with the best status go on taking turns by weight.
 ///
 /// Changes of the set keep everybody's place in the order. Weights are followed while an endpoint starts slowly: each
 /// pick looks at one more, so a change is known after as many picks as there are endpoints.
@@ -49,6 +50,8 @@ struct State {
     // What weights are divided by, for them to be about 1.
     scale: f64,
     turns: Turns,
+    // As of the last pick.
+    none_open: bool,
 }
 
 /// No weight counts for less than this part of the mean: turns further apart than this many would be lost in rounding.
@@ -89,9 +92,20 @@ impl Strategy for RoundRobin {
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.prepare(nodes, draw);
-        let State { scale, turns, .. } = &mut *state;
+        let State { scale, turns, none_open, .. } = &mut *state;
         let weight = |i| scaled(nodes.weight(i), *scale);
         turns.follow(weight);
+        if *none_open {
+            // To ask in turn would charge turns that nobody gets, always the same ones' if their number fits.
+            turns.next();
+            let best = soonest_of_best(nodes, turns);
+            if nodes.status(best) != Status::Open {
+                nodes.gave_up();
+                turns.take(best, weight(best));
+                return best;
+            }
+            *none_open = false;
+        }
         for _ in 0..effort(self.max_effort, nodes.len()) {
             let i = turns.next();
             turns.take(i, weight(i));
@@ -100,14 +114,8 @@ impl Strategy for RoundRobin {
             }
         }
         nodes.gave_up();
-        let mut best = 0;
-        let mut best_status = nodes.status(0);
-        for i in 1..nodes.len() {
-            let status = nodes.status(i);
-            if status > best_status || (status == best_status && turns.must(i) < turns.must(best)) {
-                (best, best_status) = (i, status);
-            }
-        }
+        let best = soonest_of_best(nodes, turns);
+        *none_open = nodes.status(best) != Status::Open;
         turns.take(best, weight(best));
         best
     }
@@ -145,8 +153,21 @@ impl State {
             (scaled(nodes.weight(i), scale), progress, tie(*id, self.salt.unwrap_or(0)))
         };
         let turns = Turns::new(ids.iter().enumerate().map(turn));
-        Self { salt: self.salt, ids, scale, turns }
+        Self { salt: self.salt, ids, scale, turns, none_open: self.none_open }
     }
+}
+
+/// Of those with the best status the one that waits the longest for its weight.
+fn soonest_of_best(nodes: &dyn Candidates, turns: &Turns) -> usize {
+    let mut best = 0;
+    let mut best_status = nodes.status(0);
+    for i in 1..nodes.len() {
+        let status = nodes.status(i);
+        if status > best_status || (status == best_status && turns.is_sooner(i, best)) {
+            (best, best_status) = (i, status);
+        }
+    }
+    best
 }
 
 fn scaled(weight: f64, scale: f64) -> f64 {
@@ -216,6 +237,34 @@ mod tests {
     fn nothing_open_means_the_best_in_turn() {
         let nodes = Nodes::new(&[Closed, Busy, Closed, Busy]);
         assert_eq!(nodes.picks(&RoundRobin::new(), 100), [0, 50, 0, 50]);
+    }
+
+    #[test]
+    fn with_none_open_all_take_turns_by_weight_however_many() {
+        for status in [Busy, Closed] {
+            for n in 1..=12 {
+                let mut nodes = Nodes::new(&vec![status; n]);
+                let seen = nodes.picks(&RoundRobin::new(), 60 * n);
+                assert!(seen.iter().all(|s| (58..=62).contains(s)), "{status:?} {n}: {seen:?}");
+
+                nodes.weight[n / 2] = 3.0;
+                let seen = nodes.picks(&RoundRobin::new(), 60 * (n + 2));
+                let is_fair = |(i, s): (usize, &usize)| s.abs_diff(if i == n / 2 { 180 } else { 60 }) <= 3;
+                assert!(seen.iter().enumerate().all(is_fair), "{status:?} {n}: {seen:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_opens_is_found_and_the_round_goes_on() {
+        let mut nodes = Nodes::new(&[Busy; 6]);
+        let robin = RoundRobin::new();
+        nodes.picks(&robin, 100);
+        nodes.status[3] = Open;
+        assert_eq!(nodes.picks(&robin, 10), [0, 0, 0, 10, 0, 0]);
+        nodes.status.fill(Open);
+        let seen = nodes.picks(&robin, 120);
+        assert!(seen.iter().all(|s| (19..=21).contains(s)), "{seen:?}");
     }
 
     #[test]

@@ -108,8 +108,14 @@ impl Turns {
         self.queue(i);
     }
 
-    /// When the turn of `i` must have come: whose is the least of some goes first among them.
-    pub(super) fn must(&self, i: usize) -> f64 {
+    /// Whether the turn of `a` must have come before that of `b`.
+    pub(super) fn is_sooner(&self, a: usize, b: usize) -> bool {
+        let by_tie = || self.each[a].tie.cmp(&self.each[b].tie);
+        self.must(a).total_cmp(&self.must(b)).then_with(by_tie).is_lt()
+    }
+
+    /// When the turn of `i` must have come.
+    fn must(&self, i: usize) -> f64 {
         let turn = &self.each[i];
         turn.start + (1.0 - self.slack) / turn.weight
     }
