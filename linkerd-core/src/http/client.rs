@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use super::{
-    ClientConfig, Kept, SocketOptions,
+    ClientConfig, Kept,
     headers::{self, Room},
     io::{Counted, Totals},
     pool::{Checkout, Conn, Grant, Live, Pool, TooManyWaiters},
@@ -186,9 +186,8 @@ impl Client {
             .as_ref()
             .map(|stats| Totals { received: stats.received_bytes.clone(), sent: stats.sent_bytes.clone() });
         let (stream, traffic) = Counted::new(stream, totals);
-        let SocketOptions { read_timeout, write_timeout, .. } = self.config.socket;
         let counter = |name| self.stats.as_ref().map(|stats| stats.timeout(name));
-        let stream = stream.within(Silence::new(read_timeout, write_timeout, counter));
+        let stream = stream.within(Silence::of(&self.config.socket, counter));
         let max = self.config.max_header_bytes;
         let room = Room::of(max, 0);
         let mut builder = http1::Builder::new();

@@ -311,9 +311,8 @@ where
         .as_ref()
         .map(|stats| Totals { received: stats.received_bytes.clone(), sent: stats.sent_bytes.clone() });
     let (stream, traffic) = Counted::new(stream, totals);
-    let SocketOptions { read_timeout, write_timeout, .. } = shared.config.socket;
     let counter = |name| shared.stats.as_ref().map(|stats| stats.timeout(name));
-    let stream = stream.within(Silence::new(read_timeout, write_timeout, counter));
+    let stream = stream.within(Silence::of(&shared.config.socket, counter));
     let (idle_time, life_time) = (shared.config.idle_time, shared.config.life_time);
     let peer = Arc::new(Peer::new(Arc::clone(&shared), ends));
     let limits = Limits::new(idle_time, life_time, traffic);

@@ -9,6 +9,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::SocketOptions;
 use crate::telemetry::Counter;
 
 /// How long a connection may wait for its peer, either way.
@@ -28,8 +29,12 @@ pub(crate) struct Wait {
 }
 
 impl Silence {
-    /// `None` if neither way has a limit. What ends a connection is counted.
-    pub(crate) fn new(
+    /// What is set of it. `None` if neither way has a limit. What ends a connection is counted.
+    pub(crate) fn of(options: &SocketOptions, counter: impl Fn(&'static str) -> Option<Counter>) -> Option<Box<Self>> {
+        Self::new(options.read_timeout, options.write_timeout, counter)
+    }
+
+    fn new(
         read: Option<Duration>,
         write: Option<Duration>,
         counter: impl Fn(&'static str) -> Option<Counter>,

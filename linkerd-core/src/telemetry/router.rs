@@ -487,6 +487,7 @@ impl ServerStats {
 
     /// The counter of connections that ended because nothing moved: `read_timeout`, `write_timeout`. There if it is
     /// configured.
+    #[cfg(feature = "server")]
     pub(crate) fn timeout(&self, name: &str) -> Counter {
         self.dropped_trailers.scope.counter(name)
     }

@@ -29,6 +29,7 @@ use crate::{
         ClientConfig,
         client::{ConnectElapsed, Connecting, Open},
         io::{Counted, Totals},
+        silence::Silence,
     },
     telemetry::ClientStats,
 };
@@ -275,6 +276,8 @@ impl Conns {
             .as_ref()
             .map(|stats| Totals { received: stats.received_bytes.clone(), sent: stats.sent_bytes.clone() });
         let (stream, traffic) = Counted::new(stream, totals);
+        let counter = |name| self.stats.as_ref().map(|stats| stats.timeout(name));
+        let stream = stream.within(Silence::of(&self.config.socket, counter));
         let (sender, conn): (_, Connection<_, Bytes>) = self.h2.client().handshake(stream).await?;
         let status = Arc::new(Status::new(self.config.pool.max_age));
         let open = self.stats.clone().map(|stats| Open::new(stats, Instant::now()));
