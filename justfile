@@ -43,6 +43,9 @@ amplification:
 overload:
     OVERLOAD_SECS=10 cargo test --release -p linkerd --test process overload -- --nocapture
 
+# Both of these, by a release build.
+proofs: overload amplification
+
 # Uploads of a gibibyte whose first endpoint refuses them: they go to the other one, and none of it is kept.
 upload:
     UPLOAD_MIB=1024 cargo test --release -p linkerd --test process upload -- --nocapture
@@ -50,6 +53,10 @@ upload:
 # Cuts the connection to an origin at every byte, under each classifier and in each way. The tests have a third of it.
 cuts:
     CUTS=all cargo test -p linkerd-core --all-features --test http cuts -- --nocapture
+
+# A million requests to an endpoint that closes idle connections at any moment: no GET fails, no POST comes twice.
+reuse:
+    REUSE_GETS=1000000 cargo test --release -p linkerd-core --all-features --test http -- reuse --nocapture
 
 # Licences, advisories, sources. Needs `cargo install --locked cargo-deny`.
 deny:

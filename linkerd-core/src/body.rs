@@ -198,9 +198,14 @@ impl Body {
         answer
     }
 
+    /// A stream from a connection, of which something was read already.
+    pub(crate) fn begun(start: Bytes, rest: Incoming) -> Self {
+        Inner::Prefixed(start, rest).into()
+    }
+
     /// What an endpoint answers, of which something was read already.
     pub(crate) fn prefixed(start: Bytes, rest: Incoming) -> Self {
-        let mut answer = Self::from(Inner::Prefixed(start, rest));
+        let mut answer = Self::begun(start, rest);
         answer.is_answer = true;
         answer
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -18,6 +18,8 @@ use crate::telemetry::CacheStats;
 pub(crate) struct Cache<K, V> {
     entries: Mutex<HashMap<K, Entry<V>>>,
     capacity: usize,
+    /// Whether a value that nobody holds may be let go of.
+    is_at_rest: fn(&V, Instant) -> bool,
     stats: CacheStats,
 }
 
@@ -29,12 +31,17 @@ struct Entry<V> {
 
 impl<K: Eq + Hash + Clone, V> Cache<K, V> {
     pub(crate) fn new(capacity: usize, stats: CacheStats) -> Self {
-        Self { entries: Mutex::default(), capacity, stats }
+        Self::resting(capacity, stats, |_, _| true)
+    }
+
+    /// One whose values are idle only once they are at rest. That is asked under the cache's lock.
+    pub(crate) fn resting(capacity: usize, stats: CacheStats, is_at_rest: fn(&V, Instant) -> bool) -> Self {
+        Self { entries: Mutex::default(), capacity, is_at_rest, stats }
     }
 
     /// The value of `key`, if there is one.
     pub(crate) fn get(&self, key: &K, now: Instant) -> Option<Arc<V>> {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.lock();
         let entry = entries.get_mut(key)?;
         entry.used = now;
         Some(Arc::clone(&entry.value))
@@ -44,7 +51,7 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
     ///
     /// `make` runs under the cache's lock, so that a key has one value: it must not block or come back here.
     pub(crate) fn get_or_make(&self, key: &K, now: Instant, make: impl FnOnce() -> V) -> Arc<V> {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.lock();
         if let Some(entry) = entries.get_mut(key) {
             entry.used = now;
             return Arc::clone(&entry.value);
@@ -52,6 +59,21 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
         let value = Arc::new(make());
         self.insert(&mut entries, key, now, &value);
         value
+    }
+
+    /// The same, and none where that would be a one-shot.
+    pub(crate) fn get_or_make_kept(&self, key: &K, now: Instant, make: impl FnOnce() -> V) -> Option<Arc<V>> {
+        let mut entries = self.lock();
+        if let Some(entry) = entries.get_mut(key) {
+            entry.used = now;
+            return Some(Arc::clone(&entry.value));
+        }
+        if !self.make_room(&mut entries, now) {
+            return None;
+        }
+        let value = Arc::new(make());
+        entries.insert(key.clone(), Entry { value: Arc::clone(&value), used: now });
+        Some(value)
     }
 
     /// The same for what takes long to make: `make` runs without the lock. Of two that are made at once for one key the
@@ -61,7 +83,7 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
             return value;
         }
         let value = Arc::new(make());
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.lock();
         if let Some(entry) = entries.get_mut(key) {
             entry.used = now;
             return Arc::clone(&entry.value);
@@ -71,25 +93,47 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
     }
 
     fn insert(&self, entries: &mut HashMap<K, Entry<V>>, key: &K, now: Instant, value: &Arc<V>) {
-        self.stats.misses.incr();
-        if entries.len() >= self.capacity {
-            let Some(idle) = longest_idle(entries) else {
-                self.stats.oneshots.incr();
-                return;
-            };
-            entries.remove(&idle);
-            self.stats.evicts.incr();
+        if self.make_room(entries, now) {
+            entries.insert(key.clone(), Entry { value: Arc::clone(value), used: now });
         }
-        entries.insert(key.clone(), Entry { value: Arc::clone(value), used: now });
+    }
+
+    fn make_room(&self, entries: &mut HashMap<K, Entry<V>>, now: Instant) -> bool {
+        self.stats.misses.incr();
+        if entries.len() < self.capacity {
+            return true;
+        }
+        let idle = entries.iter().filter(|(_, entry)| self.is_idle(entry, now));
+        let Some(idle) = idle.min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone()) else {
+            self.stats.oneshots.incr();
+            return false;
+        };
+        entries.remove(&idle);
+        self.stats.evicts.incr();
+        true
+    }
+
+    /// Whether there is room for another value, or would be made.
+    pub(crate) fn has_room(&self, now: Instant) -> bool {
+        let entries = self.lock();
+        entries.len() < self.capacity || entries.values().any(|entry| self.is_idle(entry, now))
+    }
+
+    fn is_idle(&self, entry: &Entry<V>, now: Instant) -> bool {
+        Arc::strong_count(&entry.value) == 1 && (self.is_at_rest)(&entry.value, now)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Entry<V>>> {
+        // Each operation leaves it whole.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets go of what was idle for longer than `ttl`: counted from when it was last asked for, so that what one cache
     /// lets go of takes along what only it used in the next.
     pub(crate) fn sweep(&self, now: Instant, ttl: Duration) {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.lock();
         entries.retain(|_, entry| {
-            let is_busy = Arc::strong_count(&entry.value) > 1;
-            let keep = is_busy || now.saturating_duration_since(entry.used) <= ttl;
+            let keep = now.saturating_duration_since(entry.used) <= ttl || !self.is_idle(entry, now);
             if !keep {
                 self.stats.expires.incr();
             }
@@ -97,16 +141,16 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
         });
     }
 
+    /// Lets go of these, used or not: who uses one keeps it.
+    pub(crate) fn let_go(&self, which: impl Fn(&V) -> bool) {
+        self.lock().retain(|_, entry| !which(&entry.value));
+    }
+
     /// Every value there is.
     pub(crate) fn values(&self) -> Vec<Arc<V>> {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.lock();
         entries.values().map(|entry| Arc::clone(&entry.value)).collect()
     }
-}
-
-fn longest_idle<K: Eq + Hash + Clone, V>(entries: &HashMap<K, Entry<V>>) -> Option<K> {
-    let idle = entries.iter().filter(|(_, entry)| Arc::strong_count(&entry.value) == 1);
-    idle.min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone())
 }
 
 #[cfg(test)]
@@ -172,5 +216,16 @@ mod tests {
         assert_eq!(cache.values().len(), 1, "it was asked for ten seconds ago");
         cache.sweep(at(116), Duration::from_secs(10));
         assert!(cache.values().is_empty());
+    }
+
+    #[test]
+    fn what_is_not_at_rest_stays_and_others_get_none() {
+        let cache = Cache::resting(1, CacheStats::detached(), |secs: &u64, now| now >= at(*secs));
+        drop(cache.get_or_make_kept(&"a", at(0), || 20));
+        assert!(cache.get_or_make_kept(&"b", at(1), || 0).is_none() && !cache.has_room(at(1)));
+        cache.sweep(at(19), Duration::from_secs(10));
+        assert_eq!(cache.values().len(), 1);
+        assert!(cache.has_room(at(20)));
+        assert_eq!(*cache.get_or_make_kept(&"b", at(20), || 0).unwrap(), 0);
     }
 }

@@ -96,8 +96,7 @@ impl Client {
     }
 
     fn dispatch(&self, req: Request<Body>) -> ResponseFuture {
-        let overridden = req.extensions().get::<RequestContext>().map(|cx| &cx.dtab);
-        let overridden = overridden.filter(|dtab| !dtab.is_empty()).cloned();
+        let overridden = req.extensions().get::<RequestContext>().and_then(RequestContext::rules);
         let (req, path) = match &self.target {
             Target::Fixed { entry, .. } if overridden.is_none() => {
                 // The client keeps the entry, and the future what it needs of it.

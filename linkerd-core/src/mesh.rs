@@ -30,7 +30,7 @@ use crate::{
     http::{Connect, HttpConnect},
     identify::Identifier,
     policy::{Policies, Uniform},
-    stack::{Allowance, Binding, Clients, Outgoing, PathInfo, PathStack, Shared, now},
+    stack::{Allowances, Binding, Clients, Outgoing, PathInfo, PathStack, Shared, now},
     svc::SvcFuture,
     telemetry::{BindCacheStats, CacheStats, Registry, RouterStats},
 };
@@ -229,7 +229,7 @@ struct Inner {
     metrics: RouterStats,
     stats: CacheStats,
     // One for each logical name, whatever local tables it is under.
-    allowances: Cache<Path, Allowance>,
+    allowances: Allowances,
     sweeper: OnceLock<AbortHandle>,
     // Keeps the caches' metrics in the registry.
     _bind_cache: BindCacheStats,
@@ -453,10 +453,10 @@ impl MeshBuilder {
             paths_write: Mutex::default(),
             overrides: Cache::new(self.caches.paths, stats.path.clone()),
             caches: self.caches,
-            metrics,
             stats: stats.path.clone(),
-            // As many as there are stacks that have one, so that none is a one-shot.
-            allowances: Cache::new(self.caches.paths.saturating_mul(2), CacheStats::detached()),
+            // As many as there are stacks that have one. There may be others, of names that are not used any more.
+            allowances: Allowances::new(self.caches.paths.saturating_mul(2), metrics.clone()),
+            metrics,
             sweeper: OnceLock::new(),
             _bind_cache: stats,
             begun: now(),
@@ -578,9 +578,7 @@ impl Inner {
         for client in self.clients.all() {
             client.refresh(now);
         }
-        for allowance in self.allowances.values() {
-            allowance.refresh();
-        }
+        self.allowances.refresh();
         for entry in self.overrides.values() {
             entry.stack.refresh(now);
         }
@@ -627,7 +625,7 @@ impl Inner {
             last = Some(tree);
             route
         });
-        let allowance = self.allowances.get_or_make(path, now(), || Allowance::new(path, &info.policy, &self.metrics));
+        let allowance = self.allowances.of(path, &info.policy, now());
         let stack = Arc::new(PathStack::new(info, allowance, binding, self.metrics.service(path)));
         let layered = (!self.path_layers.is_empty()).then(|| {
             let svc = Svc::from_arc(Arc::clone(&stack) as _);
@@ -639,11 +637,20 @@ impl Inner {
     fn sweep(&self, now: Instant) {
         let ttl = self.caches.idle_ttl;
         self.overrides.sweep(now, ttl);
+        // Names that had to share begin anew, with one of their own.
+        let is_over = |entry: &PathEntry| entry.stack.allowance().is_shared();
+        let has_room = self.allowances.has_room(now);
+        if has_room {
+            self.overrides.let_go(is_over);
+        }
         let _writing = self.paths_write.lock().unwrap_or_else(PoisonError::into_inner);
         let mut paths = HashMap::clone(&self.paths.load());
         let before = paths.len();
         let now_millis = self.millis(now);
         paths.retain(|_, entry| {
+            if has_room && is_over(entry) {
+                return false;
+            }
             // In the old snapshot and in this copy: two, if nobody uses it.
             if Arc::strong_count(entry) > 2 {
                 entry.touch(self, now);

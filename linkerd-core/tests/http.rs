@@ -13,6 +13,8 @@ mod cuts;
 mod cuts_origin;
 #[path = "http/expiry.rs"]
 mod expiry;
+#[path = "http/flavours.rs"]
+mod flavours;
 #[path = "http/forwarded.rs"]
 mod forwarded;
 #[path = "http/overrides.rs"]
@@ -21,8 +23,12 @@ mod overrides;
 mod peers;
 #[path = "http/relay.rs"]
 mod relay;
+#[path = "http/reuse.rs"]
+mod reuse;
 #[path = "http/server.rs"]
 mod server;
+#[path = "http/silence.rs"]
+mod silence;
 #[path = "http/spans.rs"]
 mod spans;
 #[path = "http/tunnel.rs"]

@@ -74,6 +74,10 @@ pub enum Stop {
     Deadline,
     /// The budget had no retry left.
     BudgetExhausted,
+    /// It gave its place in a limit back while it waited, and got none again.
+    Limited,
+    /// The budget is [off](Budget::is_off): there are no retries, so none is missing.
+    BudgetOff,
     /// The service that would have made it failed to become ready.
     NotReady,
 }
@@ -147,6 +151,9 @@ impl Attempts {
         if self.is_retry {
             return Err(Stop::IsRetry);
         }
+        if retries.budget.is_off() {
+            return Err(Stop::BudgetOff);
+        }
         let not_before = verdict.not_before().ok_or(Stop::PushedBack)?;
         if retries.max_attempts.is_some_and(|max| self.made >= max.get()) {
             return Err(Stop::MaxAttempts);
@@ -178,6 +185,8 @@ impl fmt::Display for Stop {
             Self::MaxAttempts => "no more attempts are allowed",
             Self::Deadline => "no time for another attempt before the deadline",
             Self::BudgetExhausted => "retry budget exhausted",
+            Self::Limited => "a limit did not let it in again",
+            Self::BudgetOff => "there are no retries",
             Self::NotReady => "the service did not become ready",
         })
     }

@@ -205,6 +205,12 @@ impl Budget {
         self.0.deposit == 0 && self.0.reserve == 0
     }
 
+    /// Whether another one in its place, [fresh](Self::fresh), would allow no retry that this one does not, now or later.
+    /// It is so once what was taken has been forgotten or was earned since.
+    pub fn is_at_rest(&self, now: Instant) -> bool {
+        self.with(now, |window| window.latest().all(|sum| sum >= 0))
+    }
+
     /// What it saw so far, clones included.
     pub fn counts(&self) -> BudgetCounts {
         self.lock().counts
@@ -261,6 +267,15 @@ impl Window {
     fn add(&mut self, amount: i128) {
         self.slices[self.head] += amount;
         self.sum += amount;
+    }
+
+    /// What there is beside the reserve once all but the latest slice, the two latest, and so on is forgotten.
+    fn latest(&self) -> impl Iterator<Item = i128> {
+        let newest_first = (0..SLICES).map(|age| self.slices[(self.head + SLICES - age) % SLICES]);
+        newest_first.scan(0, |sum, slice| {
+            *sum += slice;
+            Some(*sum)
+        })
     }
 
     fn forget(&mut self, now: Instant, slice: Duration) {

@@ -462,3 +462,25 @@ async fn layers_without_errors_of_their_own_need_only_from() {
     let err = LimitLayer::new(limit).layer(inner).oneshot(()).await.map_err(|err: Mine| err.0).unwrap_err();
     assert_eq!(&*err.name, "test");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_would_wait_takes_what_is_free_and_is_not_counted_as_turned_away() {
+    let settings = AdaptiveSettings { initial: 4, min: 4, max: 100, tolerance: 1.2, window: 10 };
+    let run = async |ask: fn(&ConcurrencyLimit) -> Option<Permit>| {
+        let limit = ConcurrencyLimit::adaptive("test", settings, WhenFull::Block).unwrap();
+        let limit = limit.with_shares(Shares::new([25, 50, 100, 100]).unwrap());
+        for round in 0..40 {
+            let permits: Vec<_> = (0..2).map(|_| limit.acquire_free(TOP).unwrap()).collect();
+            let asked = ask(&limit);
+            assert!(asked.is_none() || round > 0, "one of its class may be in flight");
+            time::sleep(10 * MS).await;
+            for mut permit in permits {
+                permit.report(Outcome::Success);
+            }
+        }
+        limit.usage().limit
+    };
+    // Two of four are all that is asked for, unless somebody is turned away for whom there is no more.
+    assert_eq!(run(|limit| limit.acquire_free(Criticality::Sheddable)).await, 4);
+    assert!(run(|limit| limit.try_acquire(Criticality::Sheddable).ok()).await > 4);
+}

@@ -204,3 +204,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn it_is_at_rest_once_its_bucket_is_full() {
+    let (limit, start) = (limit(10, 5, Duration::ZERO), now());
+    assert!(limit.is_at_rest(start));
+    assert_eq!(drain(&limit, TOP, start), 5);
+    assert!(!limit.is_at_rest(start + 499 * MS));
+    assert!(limit.is_at_rest(start + 500 * MS));
+}

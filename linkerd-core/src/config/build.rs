@@ -85,6 +85,7 @@ struct Wire {
     max_error_bytes: usize,
     aggregate_up_to: usize,
     propagation: Propagation,
+    aggregate_unknown: bool,
     #[cfg(feature = "compression")]
     compression: crate::http::Compression,
     protocol: ProtocolKind,
@@ -285,9 +286,9 @@ impl Builder<'_> {
             self.problem(&format!("routers[{i}].compressionLevel"), "is not supported: built without compression");
         }
         let interpreter = self.interpreter(i, router, namers)?;
-        let (identifier, wire) = match protocol {
-            Protocol::Http(http) => (self.identifiers(i, router, http)?, Wire::of(http)),
-            Protocol::H2(h2) => (self.h2_identifiers(i, router, h2)?, Wire::h2(h2)),
+        let (identifier, wire, access_log) = match protocol {
+            Protocol::Http(http) => (self.identifiers(i, router, http)?, Wire::of(http), http.access_log.as_ref()),
+            Protocol::H2(h2) => (self.h2_identifiers(i, router, h2)?, Wire::h2(h2), h2.access_log.as_ref()),
             Protocol::Thrift(_) | Protocol::Mux | Protocol::ThriftMux(_) => {
                 self.problem(&format!("routers[{i}].protocol"), "is not supported yet");
                 return None;
@@ -299,11 +300,6 @@ impl Builder<'_> {
         }
         #[cfg(feature = "tls")]
         let connectors = self.connectors(i, client, protocol.kind());
-        let access_log = match protocol {
-            Protocol::Http(http) => &http.access_log,
-            Protocol::H2(h2) => &h2.access_log,
-            _ => &None,
-        };
         let log = match access_log {
             Some(settings) => Some(self.access_log(i, settings, &stats)?),
             None => None,
@@ -515,6 +511,7 @@ impl Wire {
             max_initial_line_kb,
             max_err_response_kb,
             streaming_enabled,
+            aggregate_up_to_kb,
             stream_after_content_length_kb,
             compression_level,
             trace_propagator,
@@ -527,7 +524,9 @@ impl Wire {
             max_initial_line_bytes: max_initial_line_kb * 1024,
             max_error_bytes: max_err_response_kb * 1024,
             propagation: trace_propagator.propagation(),
-            aggregate_up_to: if *streaming_enabled { stream_after_content_length_kb * 1024 } else { usize::MAX },
+            aggregate_up_to: 1024
+                * if *streaming_enabled { stream_after_content_length_kb } else { aggregate_up_to_kb },
+            aggregate_unknown: !streaming_enabled,
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::from_level(*compression_level),
             protocol: ProtocolKind::Http,
@@ -541,6 +540,7 @@ impl Wire {
             max_initial_line_bytes: usize::MAX,
             max_error_bytes: ErrorLimits::default().max_body_bytes,
             aggregate_up_to: 0,
+            aggregate_unknown: false,
             propagation: h2.trace_propagator.propagation(),
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::Off,
@@ -592,6 +592,7 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
         session: Session { life_time, idle_time },
         clear_context,
         per_request,
+        flavours,
         error_detail,
         add_forwarded_header,
         timestamp_header,
@@ -618,14 +619,18 @@ fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, grace: Durat
             detail: *error_detail,
         },
         aggregate_up_to: wire.aggregate_up_to,
+        aggregate_unknown: wire.aggregate_unknown,
         max_call_depth: *max_call_depth,
         max_concurrent_requests: *max_concurrent_requests,
         timeout: *timeout,
         clear_context: *clear_context,
-        per_request: per_request
-            .as_ref()
-            .map(|bounds| PerRequest { max_timeout: bounds.max_timeout, max_retries: bounds.max_retries }),
+        per_request: per_request.as_ref().map(|bounds| PerRequest {
+            max_timeout: bounds.max_timeout,
+            max_retries: bounds.max_retries,
+            criticality: bounds.criticality,
+        }),
         propagation: wire.propagation,
+        flavours: flavours.clone(),
         timestamp_header: timestamp_header.as_ref().map(|name| name.0.parse().expect(CHECKED)),
         forwarded: add_forwarded_header.as_ref().map(|header| forwarded(header, stats.label())),
         upgrades: *upgrades,
@@ -653,17 +658,10 @@ fn forwarded(header: &AddForwardedHeader, router: &str) -> Forwarded {
 
 /// The socket options of a section, as the engine has them.
 pub fn socket_options(options: &super::SocketOptions) -> SocketOptions {
-    let super::SocketOptions {
-        no_delay,
-        reuse_addr,
-        reuse_port,
-        write_timeout: _,
-        read_timeout: _,
-        keep_alive,
-        backlog,
-    } = *options;
+    let super::SocketOptions { no_delay, reuse_addr, reuse_port, write_timeout, read_timeout, keep_alive, backlog } =
+        *options;
     let backlog = backlog.unwrap_or(SocketOptions::default().backlog);
-    SocketOptions { no_delay, keep_alive, reuse_addr, reuse_port, backlog }
+    SocketOptions { no_delay, keep_alive, reuse_addr, reuse_port, backlog, read_timeout, write_timeout }
 }
 
 impl Policies for FilePolicies {
@@ -741,6 +739,7 @@ impl Policies for FilePolicies {
             tls,
             #[cfg(feature = "tls")]
             forward_client_cert: forward_client_cert.unwrap_or(false),
+            aggregate_unknown: self.wire.aggregate_unknown,
             ..ClientConfig::default()
         };
         let shown = [
@@ -813,6 +812,7 @@ mod tests {
             max_error_bytes: 0,
             propagation: Propagation::DEFAULT,
             aggregate_up_to: 0,
+            aggregate_unknown: false,
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::default(),
             protocol,

@@ -109,6 +109,11 @@ pub struct HttpRouter {
     pub max_err_response_kb: usize,
     /// `streamingEnabled`. Default: true; false holds every body in memory until it is complete.
     pub streaming_enabled: bool,
+    /// `aggregateUpToKB`: with `streamingEnabled: false`, a body that is longer is streamed after all. At least 1. Default:
+    /// 131072, 128 MiB.
+    ///
+    /// Not a key of Linkerd 1.x, which holds whatever comes.
+    pub aggregate_up_to_kb: usize,
     /// `streamAfterContentLengthKB`: longer bodies are streamed. Not with `streamingEnabled: false`. Default: 5.
     pub stream_after_content_length_kb: usize,
     /// `compressionLevel`: -1 compresses text, 0 nothing, 1 to 9 everything with this effort. Default: -1.
@@ -181,6 +186,7 @@ impl Default for HttpRouter {
             max_initial_line_kb: 4,
             max_err_response_kb: 5120,
             streaming_enabled: true,
+            aggregate_up_to_kb: 128 * 1024,
             stream_after_content_length_kb: 5,
             compression_level: -1,
             trace_propagator: TracePropagator::Default,
@@ -369,12 +375,16 @@ impl HttpRouter {
             max_initial_line_kb: s.size("maxInitialLineKB", 1).unwrap_or(default.max_initial_line_kb),
             max_err_response_kb: s.size("maxErrResponseKB", 1).unwrap_or(default.max_err_response_kb),
             streaming_enabled: s.or("streamingEnabled", true),
+            aggregate_up_to_kb: s.size("aggregateUpToKB", 1).unwrap_or(default.aggregate_up_to_kb),
             stream_after_content_length_kb: stream_after.unwrap_or(default.stream_after_content_length_kb),
             compression_level: s.int("compressionLevel", -1..=9).map_or(default.compression_level, |n| n as i8),
             trace_propagator: s.or("tracePropagator", default.trace_propagator),
         };
         if !router.streaming_enabled && s.has("streamAfterContentLengthKB") {
             s.problem("streamAfterContentLengthKB", "cannot be set together with streamingEnabled: false");
+        }
+        if router.streaming_enabled && s.has("aggregateUpToKB") {
+            s.problem("aggregateUpToKB", "has to be set together with streamingEnabled: false");
         }
         router
     }

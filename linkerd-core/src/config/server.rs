@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use linkerd_dtab::Path;
+use linkerd_dtab::{Dtab, Path};
 
 use super::{
     client::{H2Settings, Session},
@@ -14,6 +14,7 @@ use super::{
     tls::ServerTls,
     value::HeaderName,
 };
+use crate::http::FlavourRule;
 
 /// One server of a router: a port to listen on.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,11 +40,16 @@ pub struct Server {
     pub session: Session,
     /// `clearContext`: strip all `l5d-*` headers of requests and responses. Default: false.
     pub clear_context: bool,
-    /// `perRequestPolicy` (http, h2): callers are trusted to say how long a request may take and how often it is retried.
+    /// `perRequestPolicy` (http, h2): callers are trusted to say how long a request may take, how often it is retried, and
+    /// that it matters more than others.
     /// Default: no, what says so is dropped; `{}` stands for its defaults.
     ///
     /// Not a key of Linkerd 1.x.
     pub per_request: Option<PerRequest>,
+    /// `flavours` (http, h2): rules that are given to requests with a header, for them and all that they cause. Default: none.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub flavours: Vec<FlavourRule>,
     /// `errorDetail` (http, h2): failures come with all that is known of them, in `l5d-err-json`. Default: false.
     ///
     /// Not a key of Linkerd 1.x.
@@ -101,6 +107,8 @@ pub struct PerRequest {
     pub max_timeout: Duration,
     /// `maxRetries`: the most retries. Default: 10.
     pub max_retries: u32,
+    /// `criticality`: whether they may say that a request is `critical_plus`. Default: true.
+    pub criticality: bool,
 }
 
 /// The `addForwardedHeader` map of a server.
@@ -145,7 +153,7 @@ impl Default for SocketOptions {
 
 impl Default for PerRequest {
     fn default() -> Self {
-        Self { max_timeout: Duration::from_mins(1), max_retries: 10 }
+        Self { max_timeout: Duration::from_mins(1), max_retries: 10, criticality: true }
     }
 }
 
@@ -170,6 +178,7 @@ impl Server {
             session: Session::default(),
             clear_context: false,
             per_request: None,
+            flavours: Vec::new(),
             error_detail: false,
             add_forwarded_header: None,
             timestamp_header: None,
@@ -203,6 +212,7 @@ impl Server {
         if let ProtocolKind::Http | ProtocolKind::H2 = protocol {
             server.add_forwarded_header = s.get("addForwardedHeader");
             server.per_request = s.get("perRequestPolicy");
+            server.flavours = s.with("flavours", |at| at.list(flavour)).unwrap_or_default();
             server.error_detail = s.or("errorDetail", false);
             if server.clear_context && server.per_request.is_some() {
                 s.problem("perRequestPolicy", "excludes clearContext: a server trusts its callers, or it does not");
@@ -252,6 +262,28 @@ impl Decode for SocketOptions {
     }
 }
 
+/// `{name, header, value, ttlMs, dtab}`
+fn flavour(at: &At<'_>) -> Option<FlavourRule> {
+    let mut s = Section::open(at, "flavour")?;
+    let name = s.require::<String>("name");
+    let header = s.require_with("header", |at| {
+        let name = HeaderName::decode(at)?;
+        name.0.parse::<http::HeaderName>().ok().or_else(|| at.expected("the name of a header"))
+    });
+    let value = s.with("value", |at| {
+        let text = at.text()?;
+        http::HeaderValue::from_str(text).ok().or_else(|| at.expected("the value of a header"))
+    });
+    let ttl = s.millis("ttlMs", 1000).unwrap_or(Duration::from_mins(1));
+    let dtab = s.require::<Dtab>("dtab");
+    let rule = name.zip(header).zip(dtab).and_then(|((name, header), dtab)| {
+        let rule = FlavourRule::new(&name, header, value, dtab, ttl);
+        rule.map_err(|error| s.problem("name", error.to_string())).ok()
+    });
+    s.finish();
+    rule
+}
+
 impl Decode for PerRequest {
     fn decode(at: &At<'_>) -> Option<Self> {
         let mut s = Section::open(at, "perRequestPolicy")?;
@@ -259,6 +291,7 @@ impl Decode for PerRequest {
         let policy = Self {
             max_timeout: s.millis("maxTimeoutMs", 1).unwrap_or(default.max_timeout),
             max_retries: s.count("maxRetries", 0).unwrap_or(default.max_retries),
+            criticality: s.or("criticality", default.criticality),
         };
         s.finish();
         Some(policy)

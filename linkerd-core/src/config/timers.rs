@@ -89,6 +89,8 @@ const SERVER: &[Known] = &[
     ending("timeoutMs", Unlimited, Timer::Server),
     known("serverSession.idleTimeMs", Unlimited),
     known("serverSession.lifeTimeMs", Unlimited),
+    known("socketOptions.readTimeoutMs", Unlimited),
+    known("socketOptions.writeTimeoutMs", Unlimited),
     known("perRequestPolicy.maxTimeoutMs", Within(60_000)),
     known("tls.handshakeTimeoutMs", Within(10_000)),
 ];
@@ -117,6 +119,8 @@ const CLIENT: &[Known] = &[
     known("hostConnectionPool.idleTimeMs", Unlimited),
     known("clientSession.idleTimeMs", Unlimited),
     known("clientSession.lifeTimeMs", Unlimited),
+    known("socketOptions.readTimeoutMs", Unlimited),
+    known("socketOptions.writeTimeoutMs", Unlimited),
     known("requeueBudget.ttlSecs", Ms(10_000)),
     known("failureAccrual.backoff.ms", Absent),
     known("failureAccrual.backoff.minMs", Without(5000)),

@@ -76,20 +76,41 @@ impl AttemptLog {
 
     /// Whether there was something else to try, and what is not the request's own fault kept it from being tried.
     pub(crate) fn was_stopped(&self) -> bool {
+        use Stop::{BudgetExhausted, Deadline, IsRetry, Limited, MaxAttempts, PushedBack};
         match self.stop {
-            Some(Stop::BudgetExhausted | Stop::Deadline | Stop::PushedBack | Stop::MaxAttempts | Stop::IsRetry) => true,
+            Some(BudgetExhausted | Deadline | PushedBack | MaxAttempts | IsRetry | Limited) => true,
             Some(_) => false,
             None => self.tried.len() > 1,
         }
     }
 
     pub(crate) fn push(&mut self, endpoint: Option<SocketAddr>, outcome: AttemptOutcome, took: Duration) {
-        let number = self.tried.last().map_or(1, |last| last.number.saturating_add(1));
+        let number = self.made().saturating_add(1);
         if self.tried.len() == MAX_LOGGED {
             self.tried.remove(0);
             self.omitted = self.omitted.saturating_add(1);
         }
         self.tried.push(Attempted { number, endpoint, is_hedge: false, outcome, took });
+    }
+
+    /// How many attempts there were.
+    fn made(&self) -> u32 {
+        self.omitted.saturating_add(self.tried.len() as u32)
+    }
+
+    /// Adds what was tried after this.
+    pub(crate) fn append(&mut self, later: Self) {
+        if later.omitted > 0 {
+            // What is here is older than what is not there.
+            self.omitted = self.made().saturating_add(later.omitted);
+            self.tried.clear();
+        }
+        for Attempted { endpoint, is_hedge, outcome, took, .. } in later.tried {
+            self.push(endpoint, outcome, took);
+            if is_hedge {
+                self.mark_hedge();
+            }
+        }
     }
 
     /// Says that the last one was a hedge.
@@ -116,12 +137,12 @@ impl AttemptOutcome {
 impl fmt::Display for AttemptLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 5;
-        let made = self.tried.len() + self.omitted as usize;
+        let made = self.made();
         write!(f, "tried {made} time{}", if made == 1 { "" } else { "s" })?;
         let latest = &self.tried[self.tried.len().saturating_sub(SHOWN)..];
         for (i, Attempted { number, endpoint, is_hedge, outcome, took }) in latest.iter().enumerate() {
             let before = match i {
-                0 if latest.len() < made => ", at last",
+                0 if latest.len() < made as usize => ", at last",
                 0 => ":",
                 _ => ",",
             };
@@ -175,5 +196,21 @@ mod tests {
         assert_eq!((log.tried()[0].number, log.tried()[31].number), (69, 100));
         let line = log.to_string();
         assert!(line.starts_with("tried 100 times, at last #96 at 10.0.0.1:80 502"), "{line}");
+    }
+
+    #[test]
+    fn what_was_tried_after_it_is_numbered_on() {
+        for (before, after) in [(1, 2), (2, 40), (40, 2), (40, 40)] {
+            let (mut all, mut later) = (log(before), log(after));
+            later.mark_hedge();
+            all.append(later);
+            let made = before + after;
+            let kept = made.min(MAX_LOGGED as u32);
+            assert_eq!((all.tried().len() as u32, all.omitted()), (kept, made - kept));
+            let numbers: Vec<_> = all.tried().iter().map(|tried| tried.number).collect();
+            assert_eq!(numbers, (made - kept + 1..=made).collect::<Vec<_>>());
+            let hedges = all.tried().iter().map(|tried| tried.is_hedge).collect::<Vec<_>>();
+            assert_eq!(hedges.iter().rposition(|is| *is), Some(kept as usize - 1));
+        }
     }
 }

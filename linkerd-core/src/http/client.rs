@@ -29,11 +29,12 @@ use tokio::{
 };
 
 use super::{
-    ClientConfig, Kept,
+    ClientConfig, Kept, SocketOptions,
     headers::{self, Room},
     io::{Counted, Totals},
     pool::{Checkout, Conn, Grant, Live, Pool, TooManyWaiters},
     receive::{Asked, Reading, Received, failure, receive},
+    silence::Silence,
 };
 use crate::{
     Body, BoxError, Error, ErrorKind, Timer,
@@ -135,7 +136,7 @@ impl Client {
             let (sent, flight) = launch(live, outbound);
             match sent.await {
                 Ok(rsp) => {
-                    return match receive(rsp, flight.asked(), flight.live, self.config.aggregate_up_to)? {
+                    return match receive(rsp, flight.asked(), flight.live, &self.config)? {
                         Received::Now(rsp) => Ok(rsp),
                         Received::Later(reading) => reading.await,
                     };
@@ -185,10 +186,14 @@ impl Client {
             .as_ref()
             .map(|stats| Totals { received: stats.received_bytes.clone(), sent: stats.sent_bytes.clone() });
         let (stream, traffic) = Counted::new(stream, totals);
+        let SocketOptions { read_timeout, write_timeout, .. } = self.config.socket;
+        let counter = |name| self.stats.as_ref().map(|stats| stats.timeout(name));
+        let stream = stream.within(Silence::new(read_timeout, write_timeout, counter));
         let max = self.config.max_header_bytes;
         let room = Room::of(max, 0);
         let mut builder = http1::Builder::new();
-        builder.max_header_size(max);
+        // A folded header of a response becomes one line, as a user agent has to see it (RFC 9112, 5.2).
+        builder.max_header_size(max).allow_obsolete_multiline_headers_in_responses(true);
         if let Some(headers) = room.headers {
             builder.max_headers(headers);
         }
@@ -240,7 +245,7 @@ where
                     let result = ready!(sent.poll(cx));
                     let flight = flight.take().expect("taken when there is a result");
                     match result {
-                        Ok(rsp) => match receive(rsp, flight.asked(), flight.live, client.config.aggregate_up_to)? {
+                        Ok(rsp) => match receive(rsp, flight.asked(), flight.live, &client.config)? {
                             Received::Now(rsp) => return Poll::Ready(Ok(rsp)),
                             Received::Later(reading) => Self::Reading(reading),
                         },

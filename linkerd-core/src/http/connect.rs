@@ -72,6 +72,8 @@ pub struct ClientConfig {
     #[cfg(feature = "tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     pub forward_client_cert: bool,
+    /// Read responses whose length is not known whole too, up to as much; a longer one is passed on as it comes. Off.
+    pub aggregate_unknown: bool,
 }
 
 /// How many connections there are to an endpoint.
@@ -104,6 +106,10 @@ pub struct SocketOptions {
     pub reuse_port: bool,
     /// How many connections may wait to be accepted. 1024.
     pub backlog: u32,
+    /// A connection on which nothing was read for so long is closed, whatever it is waiting for. No limit.
+    pub read_timeout: Option<Duration>,
+    /// A connection to which nothing could be written for so long is closed. No limit.
+    pub write_timeout: Option<Duration>,
 }
 
 impl HttpConnect {
@@ -161,6 +167,7 @@ impl Default for ClientConfig {
             tls: None,
             #[cfg(feature = "tls")]
             forward_client_cert: false,
+            aggregate_unknown: false,
         }
     }
 }
@@ -173,7 +180,15 @@ impl Default for PoolConfig {
 
 impl Default for SocketOptions {
     fn default() -> Self {
-        Self { no_delay: true, keep_alive: None, reuse_addr: true, reuse_port: false, backlog: 1024 }
+        Self {
+            no_delay: true,
+            keep_alive: None,
+            reuse_addr: true,
+            reuse_port: false,
+            backlog: 1024,
+            read_timeout: None,
+            write_timeout: None,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use linkerd_dtab::Dtab;
 
 use super::{
     deadline::{self, Deadline},
+    flavour::{Flavour, Lost},
     headers,
     headers::Scan,
     overrides::Overrides,
@@ -26,6 +27,8 @@ use crate::{Error, ErrorKind, span::Recording};
 pub struct RequestContext {
     /// Rules for this request only: those of `l5d-ctx-dtab`, then those of `l5d-dtab`, which win.
     pub dtab: Dtab,
+    /// Its flavour, whose rules come before those of `dtab`, which so override them.
+    pub flavour: Option<Arc<Flavour>>,
     /// When its answer is no longer wanted.
     pub deadline: Option<Deadline>,
     /// The span that it is served in; `None` starts a new trace at each attempt.
@@ -40,6 +43,9 @@ pub struct RequestContext {
     pub scheme: Scheme,
     /// The version that the client speaks.
     pub version: Version,
+    /// What it said of a flavour that does not hold.
+    #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "servers count it"))]
+    pub(crate) lost_flavour: Option<Lost>,
     /// When the server that it came to gives up on it, whatever is enforced of the deadline.
     pub(crate) until: Option<Instant>,
     /// The span that it is served in, if it is recorded.
@@ -101,13 +107,27 @@ impl RequestContext {
             (context, user) if context.is_empty() => user,
             (context, user) => context.concat(&user),
         };
-        Ok(Self { dtab, deadline, ..Self::default() })
+        let (flavour, lost) = match Flavour::take(headers, SystemTime::now()) {
+            Some(Ok(flavour)) => (Some(flavour), None),
+            Some(Err(lost)) => (None, Some(lost)),
+            None => (None, None),
+        };
+        Ok(Self { dtab, deadline, flavour, lost_flavour: lost, ..Self::default() })
     }
 
-    /// Rules for this request only.
+    /// Rules for this request only, but for those of its flavour.
     #[must_use]
     pub fn local_dtab(&self) -> &Dtab {
         &self.dtab
+    }
+
+    /// The rules that its name is bound by beside everybody's, if there are any: its flavour's, then its own.
+    pub(crate) fn rules(&self) -> Option<Dtab> {
+        let flavour = self.flavour.as_ref().map(|flavour| flavour.dtab()).filter(|dtab| !dtab.is_empty());
+        match flavour {
+            None => (!self.dtab.is_empty()).then(|| self.dtab.clone()),
+            Some(flavour) => Some(flavour.concat(&self.dtab)),
+        }
     }
 
     /// The client's address, if it came over a network.
@@ -151,6 +171,9 @@ impl RequestContext {
         self.propagation.write(span, headers);
         if let Some(deadline) = self.deadline.and_then(Deadline::encode) {
             headers.insert(headers::L5D_CTX_DEADLINE, deadline);
+        }
+        if let Some(flavour) = self.flavour.as_ref().and_then(|flavour| flavour.encode()) {
+            headers.insert(headers::L5D_CTX_FLAVOUR, flavour);
         }
         // A dtab prints in ASCII.
         if !self.dtab.is_empty()

@@ -16,6 +16,8 @@ pub const L5D_DTAB: HeaderName = HeaderName::from_static("l5d-dtab");
 pub const L5D_CTX_DEADLINE: HeaderName = HeaderName::from_static("l5d-ctx-deadline");
 /// Which attempt at a request this is, counted over all hops; the first, which is 1, goes without.
 pub const L5D_CTX_ATTEMPT: HeaderName = HeaderName::from_static("l5d-ctx-attempt");
+/// The flavour of a request: its name, when it expires, in seconds since 1970, and its rules.
+pub const L5D_CTX_FLAVOUR: HeaderName = HeaderName::from_static("l5d-ctx-flavour");
 /// The caller's span.
 pub const L5D_CTX_TRACE: HeaderName = HeaderName::from_static("l5d-ctx-trace");
 /// How much the request matters: `sheddable`, `sheddable_plus`, `critical`, `critical_plus`, or 0 to 3. Passed on as it came.

@@ -12,6 +12,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::silence::Silence;
 use crate::telemetry::Counter;
 
 /// How many bytes of a connection were read and written.
@@ -100,19 +101,40 @@ fn count_interim(mut bytes: &[u8]) -> (u64, bool) {
 pub(crate) struct Counted<T> {
     inner: T,
     traffic: Arc<Traffic>,
+    silence: Option<Box<Silence>>,
 }
 
 impl<T> Counted<T> {
     pub(crate) fn new(inner: T, totals: Option<Totals>) -> (Self, Arc<Traffic>) {
         let traffic = Arc::new(Traffic { totals, ..Traffic::default() });
-        (Self { inner, traffic: Arc::clone(&traffic) }, traffic)
+        (Self { inner, traffic: Arc::clone(&traffic), silence: None }, traffic)
+    }
+
+    /// The same, with limits on how long nothing may move.
+    pub(crate) fn within(self, silence: Option<Box<Silence>>) -> Self {
+        Self { silence, ..self }
+    }
+
+    fn check_read<V>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<V>>) -> Poll<io::Result<V>> {
+        match &mut self.silence {
+            None => polled,
+            Some(silence) => silence.read.check(cx, polled),
+        }
+    }
+
+    fn check_write<V>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<V>>) -> Poll<io::Result<V>> {
+        match &mut self.silence {
+            None => polled,
+            Some(silence) => silence.write.check(cx, polled),
+        }
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
+        ready!(self.check_read(cx, polled))?;
         self.traffic.add_read(buf.filled().len() - before);
         self.traffic.see(&buf.filled()[before..]);
         Poll::Ready(Ok(()))
@@ -121,13 +143,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let n = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
+        let polled = Pin::new(&mut self.inner).poll_write(cx, buf);
+        let n = ready!(self.check_write(cx, polled))?;
         self.traffic.add_written(n);
         Poll::Ready(Ok(n))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let polled = Pin::new(&mut self.inner).poll_flush(cx);
+        self.check_write(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -139,7 +163,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let n = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
+        let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        let n = ready!(self.check_write(cx, polled))?;
         self.traffic.add_written(n);
         Poll::Ready(Ok(n))
     }

@@ -10,6 +10,7 @@ pub(crate) mod deadline;
 pub(crate) mod detail;
 #[cfg(feature = "server")]
 mod drain;
+mod flavour;
 #[cfg(feature = "server")]
 mod forwarded;
 pub(crate) mod h2;
@@ -29,6 +30,7 @@ pub mod respond;
 mod serve;
 #[cfg(feature = "server")]
 mod server;
+mod silence;
 mod trace;
 #[cfg(feature = "server")]
 mod tunnel;
@@ -39,6 +41,7 @@ pub use compress::Compression;
 pub use connect::{ClientConfig, Connect, HttpConnect, PoolConfig, SocketOptions};
 pub use context::{RequestContext, Scheme};
 pub use deadline::Deadline;
+pub use flavour::{Flavour, FlavourRule, InvalidFlavour};
 #[cfg(feature = "server")]
 pub use forwarded::{Forwarded, ForwardedLabel};
 pub use h2::{H2Config, Wire};

@@ -11,7 +11,7 @@ use linkerd_retry::{Safety, Verdict};
 #[cfg(feature = "server")]
 pub use self::read::PerRequest;
 #[cfg(feature = "server")]
-pub(super) use self::read::{L5D_ERR_DETAIL, strip};
+pub(super) use self::read::{L5D_ERR_DETAIL, strip, strip_class};
 use crate::{Body, Error, ErrorKind, GrpcCode, TimedOut};
 
 /// The sender says that it may be sent again.

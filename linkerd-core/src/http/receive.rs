@@ -14,7 +14,7 @@ use http::{
 use http_body::{Body as _, Frame};
 use hyper::{body::Incoming, ext::ReasonPhrase};
 
-use super::pool::Live;
+use super::{ClientConfig, pool::Live};
 use crate::{Body, BoxError, Error, ErrorKind, body::Rider};
 
 /// A response.
@@ -51,8 +51,14 @@ pub(crate) struct Asked {
     pub(crate) may_switch: bool,
 }
 
-/// Checks a response, and tells whether it is read whole: up to `limit` bytes if its length is known.
-pub(crate) fn receive(rsp: Response<Incoming>, asked: Asked, mut live: Live, limit: usize) -> Result<Received, Error> {
+/// Checks a response, and tells whether it is read whole.
+pub(crate) fn receive(
+    rsp: Response<Incoming>,
+    asked: Asked,
+    mut live: Live,
+    config: &ClientConfig,
+) -> Result<Received, Error> {
+    let limit = config.aggregate_up_to;
     let interim = live.conn.traffic.take_interim();
     if interim > 0
         && let Some(stats) = live.stats()
@@ -78,7 +84,7 @@ pub(crate) fn receive(rsp: Response<Incoming>, asked: Asked, mut live: Live, lim
     let is_short = match incoming.size_hint().exact() {
         Some(len) => len <= limit as u64,
         // Of 1.0 and without a length: with one, the connection to the client may stay open.
-        None => limit == usize::MAX || parts.version == Version::HTTP_10,
+        None => config.aggregate_unknown || limit == usize::MAX || parts.version == Version::HTTP_10,
     };
     if !is_short {
         let mut body = Body::answer(incoming);

@@ -1,10 +1,13 @@
 //! Errors as a proxy's client reads them.
 
+use std::{error::Error as _, time::Duration};
+
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Response, StatusCode,
     header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER},
 };
+use linkerd_retry::limit::RateLimited;
 
 use super::headers;
 use crate::{Body, Error, ErrorKind};
@@ -27,7 +30,8 @@ impl Default for ErrorLimits {
 }
 
 /// The answer to a request that failed here: its status, the text as the body and, encoded, in `l5d-err`, and
-/// `l5d-retryable` if the caller may try again, or [should not](Error::is_final).
+/// `l5d-retryable` if the caller may try again, or [should not](Error::is_final). One that was shed by a rate says in
+/// `Retry-After` when there is room again.
 ///
 /// A server leaves the body out of its answer to `HEAD`.
 #[must_use]
@@ -45,7 +49,24 @@ pub fn error_response(error: &Error, limits: ErrorLimits) -> Response<Body> {
     } else if is_retryable(error) {
         headers.insert(headers::L5D_RETRYABLE, HeaderValue::from_static("true"));
     }
+    if let Some(wait) = room_in(error) {
+        // In whole seconds, and none at all would be a refusal that is sent again at once.
+        let secs = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        headers.insert(RETRY_AFTER, HeaderValue::from(secs.max(1)));
+    }
     rsp
+}
+
+/// When there is room for the request, where that is known: a rate knows, and what counts those in flight does not.
+fn room_in(error: &Error) -> Option<Duration> {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(limited) = error.downcast_ref::<RateLimited>() {
+            return Some(limited.retry_after);
+        }
+        source = error.source();
+    }
+    None
 }
 
 /// Whether the caller is told to try again: what failed unsent, but for the errors of naming and connecting, which

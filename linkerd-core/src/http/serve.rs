@@ -27,6 +27,7 @@ use super::{
     RequestContext, Scheme, ServerConfig,
     client::{host_of, origin_form},
     detail,
+    flavour::Lost,
     forwarded::Ids,
     headers::{self, Scan},
     overrides::{self, L5D_ERR_DETAIL, Overrides},
@@ -266,6 +267,10 @@ impl Peer {
         Self { shared, ends, forwarded_ids, tunnel: Mutex::default(), has_nothing: AtomicBool::new(true) }
     }
 
+    pub(crate) fn ends(&self) -> &Ends {
+        &self.ends
+    }
+
     /// Whether nothing would be lost with the connection but a request that is not all here: none was ever, or its
     /// body is still being read. Once one is here this is false until the next is, as its answer may be on its way out.
     pub(crate) fn has_nothing(&self) -> bool {
@@ -310,14 +315,10 @@ impl Peer {
             Err(Refusal::Unreadable(status)) => return Stage::Refused(Box::new(rejection(status))),
             Err(Refusal::Failed(error)) => return Stage::Failed(error),
         };
-        #[cfg(feature = "tls")]
-        if let Some(identity) = &self.ends.identity {
-            parts.extensions.insert(identity.clone());
-        }
         if is_read_first {
             let shared = Arc::clone(&self.shared);
             return Stage::Reading(Box::pin(async move {
-                let reading = read_whole(body, shared.stats.as_ref());
+                let reading = read_whole(body, shared.config.aggregate_up_to, shared.stats.as_ref());
                 let read = match shared.config.timeout {
                     None => reading.await,
                     Some(timeout) => tokio::time::timeout(timeout, reading).await.map_err(|_| Unread::TooLate)?,
@@ -345,9 +346,9 @@ impl Peer {
                 Error::new(ErrorKind::BadRequest).with_text("CONNECT is not supported: there are no tunnels here");
             return Err(Refusal::Failed(error));
         }
+        let forwarded = config.forwarded.as_ref().map(|forwarded| (forwarded, parts.uri.scheme().cloned()));
         // In HTTP/2 the target has them, and what ends at a hop is no header.
         let is_http1 = parts.version != Version::HTTP_2;
-        let forwarded = config.forwarded.as_ref().map(|forwarded| (forwarded, parts.uri.scheme().cloned()));
         if is_http1 && (parts.uri.scheme().is_some() || parts.uri.authority().is_some()) {
             if let Some(host) = host_of(&parts.uri) {
                 parts.headers.insert(HOST, host);
@@ -395,6 +396,8 @@ impl Peer {
             }
         }
         let mut cx = if config.clear_context {
+            let is_forged = scan.saw(Scan::L5D) && headers.contains_key(&headers::L5D_CTX_FLAVOUR);
+            let lost_flavour = is_forged.then_some(Lost::Refused);
             if scan.saw(Scan::L5D) {
                 headers::remove_l5d(headers);
             }
@@ -403,16 +406,41 @@ impl Peer {
             }
             // As Linkerd 1 has it: of h2 the attempts are children of one span, of http each begins a trace.
             let trace = (!is_http1).then(TraceId::root);
-            RequestContext { trace, propagation: config.propagation, ..RequestContext::default() }
+            RequestContext { trace, propagation: config.propagation, lost_flavour, ..RequestContext::default() }
         } else {
             RequestContext::read_seen(headers, scan, config.propagation).map_err(Refusal::Failed)?
         };
+        self.flavour(&mut cx, &parts.headers);
+        let headers = &mut parts.headers;
         if scan.saw(Scan::L5D) {
             cx.overrides = config.per_request.and_then(|bounds| Overrides::read(headers, bounds));
             overrides::strip(headers);
+            if !config.per_request.is_some_and(|bounds| bounds.criticality) {
+                overrides::strip_class(headers);
+            }
+        }
+        #[cfg(feature = "tls")]
+        if let Some(identity) = &self.ends.identity {
+            parts.extensions.insert(identity.clone());
         }
         let Ends { remote, local, scheme, .. } = self.ends;
         Ok(RequestContext { remote: Some(remote), local: Some(local), scheme, version: parts.version, ..cx })
+    }
+
+    /// Gives a request its flavour, if it comes without one that is for it, and counts what became of it.
+    fn flavour(&self, cx: &mut RequestContext, headers: &HeaderMap) {
+        if cx.flavour.is_none() && !self.shared.config.flavours.is_empty() {
+            let now = SystemTime::now();
+            cx.flavour = self.shared.config.flavours.iter().find_map(|rule| rule.apply(headers, now));
+        }
+        if let Some(stats) = &self.shared.stats {
+            match (&cx.flavour, cx.lost_flavour.take()) {
+                (_, Some(Lost::Expired)) => stats.flavour_expired(),
+                (_, Some(Lost::Refused)) => stats.flavour_refused(),
+                (Some(_), None) => stats.flavoured(),
+                (None, None) => {}
+            }
+        }
     }
 
     /// Sends a request that was here for so long already.
@@ -463,7 +491,7 @@ impl Shared {
         let limit = self.config.aggregate_up_to;
         let is_short = match body.size_hint().exact() {
             Some(len) if !is_chunked => len <= limit as u64,
-            _ => limit == usize::MAX,
+            _ => self.config.aggregate_unknown || limit == usize::MAX,
         };
         is_short && !body.is_end_stream()
     }
@@ -525,7 +553,8 @@ impl Reader {
     }
 }
 
-async fn read_whole(mut body: Incoming, stats: Option<&ServerStats>) -> Result<Body, hyper::Error> {
+/// Reads a body whole; if it turns out to be longer than `limit`, the rest of it is still to come.
+async fn read_whole(mut body: Incoming, limit: usize, stats: Option<&ServerStats>) -> Result<Body, hyper::Error> {
     let mut start = Bytes::new();
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -537,15 +566,19 @@ async fn read_whole(mut body: Incoming, stats: Option<&ServerStats>) -> Result<B
         };
         if start.is_empty() {
             start = data;
-            if body.is_end_stream() {
-                break;
+        } else {
+            if whole.is_empty() {
+                whole.extend_from_slice(&start);
             }
-            continue;
+            whole.extend_from_slice(&data);
         }
-        if whole.is_empty() {
-            whole.extend_from_slice(&start);
+        if body.is_end_stream() {
+            break;
         }
-        whole.extend_from_slice(&data);
+        if start.len().max(whole.len()) > limit {
+            let read = if whole.is_empty() { start } else { whole.freeze() };
+            return Ok(Body::begun(read, body));
+        }
     }
     Ok(if whole.is_empty() { start } else { whole.freeze() }.into())
 }

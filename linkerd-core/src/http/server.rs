@@ -29,7 +29,7 @@ use super::Scheme;
 #[cfg(feature = "compression")]
 use super::compress::Compression;
 use super::{
-    Forwarded, PerRequest, Propagation,
+    FlavourRule, Forwarded, PerRequest, Propagation,
     connect::SocketOptions,
     drain::{Drain, Watch},
     h2::{self, H2Config, Wire},
@@ -37,6 +37,7 @@ use super::{
     io::{Counted, Totals, Traffic},
     respond::ErrorLimits,
     serve::{Ends, Peer, Shared, serve},
+    silence::Silence,
 };
 use crate::{
     Body, Svc,
@@ -76,6 +77,8 @@ pub struct ServerConfig {
     /// A request with a `Content-Length` up to this is read whole before it is passed on, so that it can be sent again.
     /// 5 KiB; `usize::MAX` reads every request whole, whatever its length.
     pub aggregate_up_to: usize,
+    /// Read requests whose length is not known whole too, up to as much; a longer one is passed on as it comes. Off.
+    pub aggregate_unknown: bool,
     /// How many proxies a request may have passed, by its `Via`; above it 400. 1000.
     pub max_call_depth: usize,
     /// How many requests are served at a time; a further one is answered with a 503 that says that it may be sent again.
@@ -91,6 +94,8 @@ pub struct ServerConfig {
     pub clear_context: bool,
     /// With `clear_context`, also leave out the bodies of errors. Off.
     pub clear_error_bodies: bool,
+    /// Which requests get a flavour here, the first rule that is for them: those that come without one that holds. None.
+    pub flavours: Vec<FlavourRule>,
     /// Which headers carry traces, in and out. `l5d-ctx-trace`.
     pub propagation: Propagation,
     /// Add the time of arrival, in milliseconds since 1970, to requests in this header. Off.
@@ -142,12 +147,14 @@ impl Default for ServerConfig {
             max_header_bytes: 8 * 1024,
             error_limits: ErrorLimits::default(),
             aggregate_up_to: 5 * 1024,
+            aggregate_unknown: false,
             max_call_depth: 1000,
             max_concurrent_requests: None,
             timeout: None,
             per_request: None,
             clear_context: false,
             clear_error_bodies: false,
+            flavours: Vec::new(),
             propagation: Propagation::DEFAULT,
             timestamp_header: None,
             forwarded: None,
@@ -304,6 +311,9 @@ where
         .as_ref()
         .map(|stats| Totals { received: stats.received_bytes.clone(), sent: stats.sent_bytes.clone() });
     let (stream, traffic) = Counted::new(stream, totals);
+    let SocketOptions { read_timeout, write_timeout, .. } = shared.config.socket;
+    let counter = |name| shared.stats.as_ref().map(|stats| stats.timeout(name));
+    let stream = stream.within(Silence::new(read_timeout, write_timeout, counter));
     let (idle_time, life_time) = (shared.config.idle_time, shared.config.life_time);
     let peer = Arc::new(Peer::new(Arc::clone(&shared), ends));
     let limits = Limits::new(idle_time, life_time, traffic);
@@ -341,8 +351,8 @@ async fn serve_http1<I>(stream: I, peer: Arc<Peer>, watch: Watch, limits: Option
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (shared, remote) = (Arc::clone(&peer.shared), peer.ends.remote);
-    let config = &shared.config;
+    let shared = Arc::clone(&peer.shared);
+    let (config, remote) = (&shared.config, peer.ends().remote);
     let served = Arc::clone(&peer);
     let service = service_fn(move |req: Request<Incoming>| serve(&served, req));
     let room = Room::of(config.max_header_bytes, config.max_initial_line_bytes);

@@ -7,15 +7,16 @@ use linkerd_retry::limit::{
 };
 
 /// How many requests of a logical name are let in, at a time or in a time. Each name has a limit like this one, which all
-/// that use the name share; a request is let in once, whatever attempts it takes, and has its place until its response has
-/// ended.
+/// that use the name share. A request has its place until its response has ended; a retry that waits leaves it to others
+/// meanwhile and is let in again, except that a rate counts it once.
 ///
 /// # Shares
 ///
 /// Each class of requests may use its [share](Shares) of the limit. By default the two lower ones may use 80 % and 88 % and
 /// the others all of it; in a queue the higher class goes first. A request says its
 /// [class](linkerd_retry::limit::Criticality) by that type among its extensions, or by the header `l5d-ctx-criticality`;
-/// one that says nothing is critical.
+/// one that says nothing is critical. A server takes the highest class from callers only that it trusts
+/// (`http::PerRequest`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LimitPolicy {
     kind: Kind,

@@ -83,6 +83,9 @@ impl Settings {
             draft.between(cx.local, cx.remote);
             draft.rename(self.label.clone());
             draft.tag("router.label", self.label.clone());
+            if let Some(flavour) = &cx.flavour {
+                draft.tag("flavour", flavour.name());
+            }
             cx.recording = Some(Recording::begin(self.tracer.clone(), draft));
         }
         let recording = cx.recording.clone();

@@ -96,7 +96,7 @@ pub struct Span {
     pub local: Option<SocketAddr>,
     /// The address of the other side, if it is known.
     pub peer: Option<SocketAddr>,
-    /// What is known of it, in the order in which it became known: `router.label`, `service`, `client`, `residual`,
+    /// What is known of it, in the order in which it became known: `router.label`, `flavour`, `service`, `client`, `residual`,
     /// `dtab.base`, `dtab.local`, `http.method`, `http.uri` (without its query), `http.status_code`, `l5d.success`,
     /// `io.buoyant.router.Failure`, `error`.
     pub tags: Vec<(&'static str, String)>,

@@ -159,13 +159,17 @@ impl BoundName {
                 let text = "there is no other endpoint to hedge at";
                 break Err(Error::new(ErrorKind::NoEndpoints).with_text(text));
             }
+            let begun = end.begun();
+            // Whatever it waited for may have been late, and the timer of the request not had its turn yet.
+            if let Some(late) = attempt.late(begun) {
+                break Err(late);
+            }
             // Each attempt is a span of its own.
             let id = attempt.cx.map(RequestContext::next_span);
             let span = self.span(attempt, id, &endpoint, req);
             if let Some(headers) = req.headers_mut() {
                 self.write_headers(attempt, id, headers);
             }
-            let begun = end.begun();
             let permit = endpoint.breaker.as_ref().map(|breaker| breaker.admit(begun));
             let under_way = UnderWay { name: self, service, attempt, begun, span, held: Some((permit, end)) };
             let sent = endpoint.send(attempt, req.take()?);
@@ -173,6 +177,9 @@ impl BoundName {
                 Err(error) if error.never_sent() => error,
                 outcome => break outcome,
             };
+            if let Some(hints) = attempt.hints {
+                hints.unsent();
+            }
             let kind = error.kind();
             match client.may_requeue(balanced, attempt, error, requeues, &mut limit) {
                 Ok(again) => req.put(again),
@@ -209,6 +216,14 @@ impl BoundName {
         error: Error,
     ) -> Result<SvcFuture, Error> {
         let Some(mut again) = attempt.replay() else { return Err(error) };
+        if let Some(late) = attempt.late(now()) {
+            // It did go out once.
+            return Err(late.with_never_sent(false));
+        }
+        if let Some(hints) = attempt.hints {
+            // As far as anybody knows.
+            hints.unsent();
+        }
         // The same attempt, as far as anybody can see.
         let id = span.map(ClientSpan::id).or_else(|| attempt.cx.map(RequestContext::next_span));
         self.write_headers(attempt, id, again.headers_mut());
@@ -598,5 +613,50 @@ fn nack(rsp: Response<Body>, attempt: &Attempt<'_>) -> Result<Response<Body>, Er
 impl fmt::Debug for BoundClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("BoundClient").field(&self.id).finish()
+    }
+}
+
+#[cfg(all(test, feature = "test-util"))]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use linkerd_dtab::Endpoint;
+    use tower::service_fn;
+
+    use super::*;
+    use crate::{Mesh, ServicePolicy, Svc, Uniform, testing::FakeNamer};
+
+    /// Every connection is closing, which it takes so long to find out.
+    #[derive(Clone)]
+    struct Closing(Duration, Arc<AtomicUsize>);
+
+    impl Connect for Closing {
+        fn connect(&self, _: &Endpoint) -> Svc {
+            let Self(time, sent) = self.clone();
+            Svc::new(service_fn(move |_: Request<Body>| {
+                sent.fetch_add(1, Ordering::Relaxed);
+                // The clock goes on in the first poll: the thread is busy for so long.
+                let _ = tokio_test::task::spawn(tokio::time::advance(time)).poll();
+                async { Err::<Response<Body>, _>(Error::new(ErrorKind::Closed).lost()) }
+            }))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_lost_is_sent_once_more_unless_its_time_is_over() {
+        for (millis, expected) in [(1, (ErrorKind::Closed, 2)), (1000, (ErrorKind::TotalTimeout, 1))] {
+            let (namer, sent) = (FakeNamer::new(), Arc::default());
+            namer.endpoints("/users", [([10, 0, 0, 1], 80).into()]);
+            let service = ServicePolicy { total_timeout: Some(Duration::from_secs(1)), ..ServicePolicy::default() };
+            let mesh = Mesh::builder()
+                .namer("/#/fake", namer)
+                .connect(Closing(Duration::from_millis(millis), Arc::clone(&sent)))
+                .dtab("/svc => /#/fake".parse().unwrap())
+                .policies(Uniform { service, client: ClientPolicy::default() });
+            let client = mesh.build().unwrap().client("/svc/users").unwrap();
+            let error = client.send(Request::get("/").body("").unwrap()).await.unwrap_err();
+            assert_eq!((error.kind(), sent.load(Ordering::Relaxed)), expected);
+            assert!(!error.never_sent(), "it did go out");
+        }
     }
 }

@@ -73,7 +73,7 @@ impl Attempt<'_> {
 }
 
 /// What was read of a body, and the rest of it.
-struct Held {
+pub(super) struct Held {
     read: VecDeque<Frame<Bytes>>,
     bytes: usize,
     rest: Body,
@@ -92,6 +92,12 @@ enum Ending {
 impl Held {
     fn new(rest: Body) -> Self {
         Self { read: VecDeque::new(), bytes: 0, rest, ending: Ending::Open }
+    }
+
+    /// Reads a body of no more than so many bytes to its end.
+    pub(super) async fn read(body: Body, most: usize) -> Option<Body> {
+        let mut held = Self::new(body);
+        held.fill(most).await.then(|| Body::new(held))
     }
 
     /// Reads to the end: whether it came before so many bytes.

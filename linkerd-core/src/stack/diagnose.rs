@@ -1,8 +1,6 @@
 //! What a proxy says of a `TRACE` that asks for its way: how it was named, bound and balanced.
 
-use std::sync::Arc;
-
-use std::{fmt::Write, net::SocketAddr, time::Duration};
+use std::{fmt::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{
     HeaderValue, Method, Response, StatusCode,

@@ -8,10 +8,13 @@ use std::{
     time::Duration,
 };
 
+use http::Response;
 use http_body::Body as _;
 use http_body_util::BodyExt;
+use tokio::time::timeout;
 
-use crate::Body;
+use super::classified::Held;
+use crate::{Body, Error};
 
 /// How long one is read.
 const LONGEST: Duration = Duration::from_millis(20);
@@ -32,8 +35,28 @@ pub(super) async fn discard(body: Body, wait: Duration, spare: Option<Duration>)
     if size.exact().is_none() && wait.is_zero() {
         return Some(Discarded(Box::pin(drain(body, LONGEST))));
     }
-    drain(body, spare.map_or(LONGEST, |spare| LONGEST.min(wait + spare))).await;
+    drain(body, longest(wait, spare)).await;
     None
+}
+
+/// Reads what is passed on if its request cannot be sent again after the `wait`. None of a response that is longer, or takes
+/// longer, than one that is discarded: its connection would be held all that time.
+pub(super) async fn set_aside(
+    result: Result<Response<Body>, Error>,
+    wait: Duration,
+    spare: Option<Duration>,
+) -> Option<Result<Response<Body>, Error>> {
+    let rsp = match result {
+        Ok(rsp) if !rsp.body().is_end_stream() => rsp,
+        here => return Some(here),
+    };
+    let (head, body) = rsp.into_parts();
+    let body = timeout(longest(wait, spare), Held::read(body, MOST as usize)).await.ok()??;
+    Some(Ok(Response::from_parts(head, body)))
+}
+
+fn longest(wait: Duration, spare: Option<Duration>) -> Duration {
+    spare.map_or(LONGEST, |spare| LONGEST.min(wait + spare))
 }
 
 impl Discarded {
@@ -64,5 +87,5 @@ async fn drain(mut body: Body, longest: Duration) {
             }
         }
     };
-    let _ = tokio::time::timeout(longest, drain).await;
+    let _ = timeout(longest, drain).await;
 }

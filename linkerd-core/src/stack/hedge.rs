@@ -37,8 +37,15 @@ struct Legs<'a> {
 
 /// What a leg is made of. The hedge's request is made when it is due.
 enum Request<'a> {
-    First(&'a mut Outgoing, Option<Deadline>),
+    First(First<'a>),
     Hedge(Trail),
+}
+
+/// The attempt itself.
+struct First<'a> {
+    req: &'a mut Outgoing,
+    deadline: Option<Deadline>,
+    is_retry: bool,
 }
 
 /// What came of one leg.
@@ -70,16 +77,19 @@ impl Hedges {
         self.0.stats().budget_exhausted()
     }
 
-    /// Makes an attempt, in two legs if the first takes long. In a box: it is large, and not part of every request.
+    /// Makes an attempt, in two legs if the first takes long: a share of the requests, of which a retry is none. In a box:
+    /// it is large, and not part of every request.
     pub(super) fn send<'a>(
         &'a self,
         stack: &'a PathStack,
         attempt: &'a Attempt<'a>,
         req: &'a mut Outgoing,
+        is_retry: bool,
     ) -> Boxed<'a, Result<Response<Body>, Error>> {
         let mut count = Count { stats: stack.retry_stats(), trail: req.trail().clone(), won: false };
+        let first = Request::First(First { req, deadline: attempt.deadline(), is_retry });
         let mut legs = self.0.layer(Legs { stack, attempt });
-        Box::pin(legs.call(Request::First(req, attempt.deadline())).map(move |ended| match ended {
+        Box::pin(legs.call(first).map(move |ended| match ended {
             Ok(Ended { leg, result, is_success }) => {
                 // As a whole: its `Drop` is what counts, and has to be in here.
                 let count = &mut count;
@@ -96,7 +106,7 @@ impl Legs<'_> {
         let Self { stack, attempt } = self;
         let begun = now();
         let (trail, result) = match req {
-            Request::First(req, _) => {
+            Request::First(First { req, .. }) => {
                 let trail = req.trail().clone();
                 (trail, stack.attempt(attempt, req).await)
             }
@@ -110,7 +120,9 @@ impl Legs<'_> {
             }
         };
         let is_success = attempt.classify(result.as_ref()).is_success();
-        if !is_success && trail.has_arrived() {
+        // One that did not begin is no attempt.
+        let is_late = attempt.instead(result.as_ref()).is_some();
+        if !is_success && !is_late {
             trail.fail(AttemptOutcome::of(result.as_ref()), now() - begun);
         }
         Ended { leg: trail.leg(), result, is_success }
@@ -135,14 +147,18 @@ impl<'a> Service<Request<'a>> for Legs<'a> {
 impl<'a> HedgeRequest<Request<'a>, Ended, Infallible> for Choice {
     fn copy(&self, first: &mut Request<'a>) -> Option<Request<'a>> {
         match first {
-            Request::First(req, _) => Some(Request::Hedge(req.trail().of_hedge())),
+            Request::First(first) => Some(Request::Hedge(first.req.trail().of_hedge())),
             Request::Hedge(_) => None,
         }
     }
 
+    fn counts(&self, first: &Request<'a>) -> bool {
+        matches!(first, Request::First(First { is_retry: false, .. }))
+    }
+
     fn deadline(&self, first: &Request<'a>) -> Option<Deadline> {
         match first {
-            Request::First(_, deadline) => *deadline,
+            Request::First(first) => first.deadline,
             Request::Hedge(_) => None,
         }
     }

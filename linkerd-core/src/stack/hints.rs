@@ -14,12 +14,14 @@ use crate::{
 
 /// How often one request was sent: here, and before it came here.
 ///
-/// Shared by all that is sent for it, so that requeues count too, and whatever is sent side by side.
+/// Shared by all that is sent for it, so that requeues have their numbers too, and whatever is sent side by side.
 #[derive(Debug)]
 pub(crate) struct Hints {
     // Which attempt it came as. The first is 1.
     came_as: u32,
     sent: AtomicU32,
+    // How many of these got to nobody.
+    unsent: AtomicU32,
 }
 
 impl Hints {
@@ -33,7 +35,7 @@ impl Hints {
         let numbers = values.filter_map(|value| value.to_str().ok()?.trim().parse().ok());
         let came_as = numbers.max().unwrap_or(1).max(1);
         req.headers_mut().remove(L5D_CTX_ATTEMPT);
-        Arc::new(Self { came_as, sent: AtomicU32::new(0) })
+        Arc::new(Self { came_as, sent: AtomicU32::new(0), unsent: AtomicU32::new(0) })
     }
 
     /// Whether it came as a retry: who sent it will see to its failure.
@@ -41,10 +43,17 @@ impl Hints {
         self.came_as > 1
     }
 
-    /// Whether it was sent more than once from here.
+    /// Whether it was sent more than once from here, by a retry or a hedge. What was requeued got to nobody: it is no retry.
     pub(crate) fn has_retried(&self) -> bool {
+        // Relaxed: counts, which order nothing.
+        let unsent = self.unsent.load(Ordering::Relaxed);
+        self.sent.load(Ordering::Relaxed).saturating_sub(unsent) > 1
+    }
+
+    /// Notes that one that was sent got to nobody: it keeps its number, and there was no retry for it.
+    pub(crate) fn unsent(&self) {
         // Relaxed: a count, which orders nothing.
-        self.sent.load(Ordering::Relaxed) > 1
+        self.unsent.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts one more that is sent, and writes on it which one it is.
@@ -111,6 +120,15 @@ mod tests {
         assert!(hints.is_retry() && req.headers().is_empty());
         assert_eq!((sent(&hints), hints.has_retried()), (Some("3".into()), false));
         assert_eq!(sent(&hints), Some("4".into()));
+    }
+
+    #[test]
+    fn what_got_to_nobody_has_a_number_and_is_no_retry() {
+        let (hints, _) = came(&[]);
+        sent(&hints);
+        hints.unsent();
+        assert_eq!((sent(&hints), hints.has_retried()), (Some("2".into()), false));
+        assert_eq!((sent(&hints), hints.has_retried()), (Some("3".into()), true));
     }
 
     #[test]

@@ -6,11 +6,11 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
-use linkerd_dtab::Path;
 use linkerd_retry::limit::{ConcurrencyLimit, Criticality, Outcome, Permit, RateLimit, Reason, Turn, WhenFull};
 
 use super::{
@@ -23,7 +23,7 @@ use crate::{
     http::{headers::L5D_CTX_CRITICALITY, hint},
     mesh::LimitState,
     policy::{Door, LimitPolicy},
-    telemetry::{LimitStats, RouterStats},
+    telemetry::LimitStats,
 };
 
 /// The limit of one logical name.
@@ -44,9 +44,13 @@ pub(super) enum Enter<'a> {
 
 /// A request that was let in. It makes room when it is dropped, or when the response that it goes with has ended.
 pub(super) struct Entered<'a> {
+    limit: &'a Limit,
+    class: Criticality,
+    expired: Option<&'a Expired>,
     // None where it counts when a request comes and not how long it stays.
     permit: Option<Permit>,
-    expired: Option<&'a Expired>,
+    /// Whether it was sent more than once since.
+    was_resent: bool,
 }
 
 /// A turn that is given back unless its time comes.
@@ -58,9 +62,16 @@ struct Waiting<'a> {
 
 impl Limit {
     /// None if the policy cannot be, which was checked when it was made.
-    pub(super) fn new(path: &Path, policy: &LimitPolicy, metrics: &RouterStats) -> Option<Self> {
-        let door = policy.build(path.to_string().into())?;
-        Some(Self { kind: policy.kind(), door, waiting: AtomicUsize::new(0), stats: metrics.limit(path) })
+    pub(super) fn new(name: &str, policy: &LimitPolicy, stats: LimitStats) -> Option<Self> {
+        let door = policy.build(name.into())?;
+        Some(Self { kind: policy.kind(), door, waiting: AtomicUsize::new(0), stats })
+    }
+
+    /// Whether a new one in its place would let in nothing that this one does not.
+    pub(super) fn is_at_rest(&self, now: Instant) -> bool {
+        let LimitState { in_flight, queued, .. } = self.state();
+        let is_full = matches!(&self.door, Door::InATime(limit) if !limit.is_at_rest(now));
+        in_flight.unwrap_or_default() == 0 && queued == 0 && !is_full
     }
 
     /// Lets a request in, now or after a wait.
@@ -73,19 +84,26 @@ impl Limit {
         req: Option<&Request<Body>>,
         expired: Option<&'a Expired>,
     ) -> Result<Enter<'a>, Error> {
-        let class = req.map(criticality).unwrap_or_default();
+        self.enter_as(req.map(criticality).unwrap_or_default(), expired)
+    }
+
+    fn enter_as<'a>(&'a self, class: Criticality, expired: Option<&'a Expired>) -> Result<Enter<'a>, Error> {
+        let enter = |permit| Entered { limit: self, class, expired, permit, was_resent: false };
         match &self.door {
-            Door::AtATime(limit) => match limit.try_acquire(class) {
-                Ok(permit) => Ok(Enter::Now(Entered { permit: Some(permit), expired })),
-                Err(rejected) if limit.when_full() == WhenFull::Reject => Err(self.shed(rejected)),
+            Door::AtATime(limit) if limit.when_full() == WhenFull::Reject => {
+                let permit = limit.try_acquire(class).map_err(|rejected| self.shed(rejected))?;
+                Ok(Enter::Now(enter(Some(permit))))
+            }
+            Door::AtATime(limit) => Ok(match limit.acquire_free(class) {
+                Some(permit) => Enter::Now(enter(Some(permit))),
                 // In a box: it is large, and for few.
-                Err(_) => Ok(Enter::Later(Box::pin(self.queue(limit, class, expired)))),
-            },
+                None => Enter::Later(Box::pin(self.queue(limit, class, expired))),
+            }),
             Door::InATime(limit) => {
                 let now = now();
                 let turn = limit.reserve(class, now).map_err(|limited| self.shed(limited))?;
                 if turn.at() <= now {
-                    return Ok(Enter::Now(Entered { permit: None, expired }));
+                    return Ok(Enter::Now(enter(None)));
                 }
                 let at = turn.at();
                 // Relaxed: a count orders nothing.
@@ -98,7 +116,7 @@ impl Limit {
                     );
                     return Err(self.shed(text));
                 }
-                Ok(Enter::Later(Box::pin(waiting.turn(expired))))
+                Ok(Enter::Later(Box::pin(waiting.turn(enter(None)))))
             }
         }
     }
@@ -114,7 +132,7 @@ impl Limit {
             Reason::Waited(wait) => self.shed(rejected).with_timer(Timer::Queue.after(wait)),
             _ => self.shed(rejected),
         })?;
-        Ok(Entered { permit: Some(permit), expired })
+        Ok(Entered { limit: self, class, expired, permit: Some(permit), was_resent: false })
     }
 
     fn shed(&self, why: impl Into<BoxError>) -> Error {
@@ -147,15 +165,47 @@ impl Limit {
 }
 
 impl Entered<'_> {
+    /// Whether it has a place, which others may want.
+    pub(super) fn has_place(&self) -> bool {
+        self.permit.is_some()
+    }
+
+    /// An attempt failed, and there will be another.
+    pub(super) fn failed(&mut self, result: Result<&Response<Body>, &Error>) {
+        let outcome = outcome(true, result);
+        if let Some(permit) = self.permit.as_mut().filter(|_| outcome == Outcome::Overloaded) {
+            permit.report(outcome);
+        }
+        self.was_resent = true;
+    }
+
+    /// Whether the time of the request is over.
+    pub(super) fn is_late(&self) -> bool {
+        self.expired.is_some_and(|expired| expired.deadline().has_passed(now()))
+    }
+
+    /// Makes room while it waits.
+    pub(super) fn leave(&mut self) {
+        self.permit = None;
+    }
+
+    /// Is let in again, now or after a wait.
+    pub(super) async fn enter_again(&mut self) -> Result<(), Error> {
+        *self = match self.limit.enter_as(self.class, self.expired)? {
+            Enter::Now(entered) => entered,
+            Enter::Later(later) => later.await?,
+        };
+        Ok(())
+    }
+
     /// Stays for as long as the body of the response, and so does the limit.
     pub(super) fn keep(
         mut self,
         allowance: &Arc<Allowance>,
-        was_retried: bool,
         mut result: Result<Response<Body>, Error>,
     ) -> Result<Response<Body>, Error> {
         let Some(mut permit) = self.permit.take() else { return result };
-        permit.report(outcome(was_retried, result.as_ref()));
+        permit.report(outcome(self.was_resent, result.as_ref()));
         if let Ok(rsp) = &mut result
             && !rsp.body().is_end_stream()
         {
@@ -178,12 +228,12 @@ impl Drop for Entered<'_> {
 }
 
 impl Waiting<'_> {
-    async fn turn(mut self, expired: Option<&Expired>) -> Result<Entered<'_>, Error> {
+    async fn turn(mut self, entered: Entered<'_>) -> Result<Entered<'_>, Error> {
         if let Some(turn) = &self.turn {
             tokio::time::sleep_until(turn.at().into()).await;
         }
         self.turn = None;
-        Ok(Entered { permit: None, expired })
+        Ok(entered)
     }
 }
 

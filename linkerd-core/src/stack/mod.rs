@@ -32,7 +32,7 @@ mod route;
 mod share;
 mod trail;
 
-pub(crate) use allowance::Allowance;
+pub(crate) use allowance::{Allowance, Allowances};
 pub(crate) use bound::{BoundClient, BoundName};
 pub(crate) use clients::Clients;
 pub(crate) use fault::outcome as grpc_outcome;

@@ -34,6 +34,8 @@ pub(crate) struct Outgoing {
     tried: Vec<EndpointKey>,
     // If somebody else has to know where it is.
     trail: Option<Trail>,
+    // Whether it is a part of one that somebody else holds, with the log: what it has to say goes to the trail.
+    is_part: bool,
     log: AttemptLog,
     // If hops tell each other of retries.
     hints: Option<Arc<Hints>>,
@@ -60,15 +62,16 @@ impl Outgoing {
             at: None,
             tried: Vec::new(),
             trail: None,
+            is_part: false,
             log: AttemptLog::default(),
             hints: None,
             grpc: None,
         }
     }
 
-    /// One that leaves this trail.
+    /// A part of the one that has this trail.
     pub(super) fn on(req: Request<Body>, trail: Option<Trail>) -> Self {
-        Self { trail, ..Self::new(req) }
+        Self { trail, is_part: true, ..Self::new(req) }
     }
 
     /// The trail of this attempt, which begins here if it has none.
@@ -195,6 +198,12 @@ impl Outgoing {
     /// Writes down that it came back from an endpoint, of which the attempt may have others.
     pub(super) fn came_back(&mut self, outcome: AttemptOutcome, took: Duration) {
         let endpoint = self.leave();
+        if let Some(trail) = &self.trail {
+            if self.is_part {
+                return trail.came_back(endpoint, outcome, took);
+            }
+            trail.write_failed(&mut self.log);
+        }
         self.log.push(endpoint, outcome, took);
     }
 
@@ -208,6 +217,14 @@ impl Outgoing {
             self.log.push(Some(endpoint.key.addr), AttemptOutcome::UnderWay, now - begun);
         }
         std::mem::take(&mut self.log)
+    }
+
+    /// What was tried, when it was too late for what should have come next.
+    pub(super) fn overdue(&mut self) -> AttemptLog {
+        if let Some(trail) = self.trail.take() {
+            trail.write_failed(&mut self.log);
+        }
+        self.stopped(Stop::Deadline)
     }
 
     /// What was tried, and why there is no more.

@@ -23,10 +23,10 @@ use tokio::time::timeout_at;
 use super::{
     Allowance, Binding,
     classified::{Counted, Open, success_class},
-    discard::{Discarded, discard},
+    discard::{Discarded, discard, set_aside},
     hedge::Hedges,
     hints::{Hints, says_final, says_retryable},
-    limit::{self, Enter},
+    limit::{self, Enter, Entered},
     outgoing::{Outgoing, Replay},
     route::Unbound,
 };
@@ -91,6 +91,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) grpc: Option<GrpcUntil>,
     pub(crate) replay: Option<&'a Replay>,
     pub(crate) expired: Option<&'a Expired>,
+    /// When nothing may begin for it any more.
+    pub(super) due: Option<Due>,
     /// If hops tell each other of retries.
     pub(crate) hints: Option<&'a Arc<Hints>>,
 }
@@ -105,6 +107,10 @@ pub(crate) struct Expired {
 
 /// When the time of a whole request is over, and by which timer.
 type Limit = (Instant, Timer);
+
+/// The same, as it goes through client layers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Due(Limit);
 
 /// The time, as tokio's clock has it.
 pub(crate) fn now() -> Instant {
@@ -186,7 +192,7 @@ impl PathStack {
         let mut cx = head.and_then(|req| req.extensions_mut().remove::<RequestContext>());
         let grpc = req.request().and_then(|req| GrpcUntil::of(req, arrived));
         let limit = self.limit(arrived, cx.as_ref(), grpc);
-        let total = self.total(cx.as_ref());
+        let total = info.total(cx.as_ref());
         if let (Some(cx), Some(total)) = (&mut cx, total) {
             cx.expire_after(total.limit);
         }
@@ -270,16 +276,10 @@ impl PathStack {
         }
     }
 
-    /// How long all of a request may take.
-    fn total(&self, cx: Option<&RequestContext>) -> Option<TimedOut> {
-        let said = cx.and_then(|cx| cx.overrides.as_ref()?.total());
-        said.or_else(|| self.info.policy.total_timeout.map(|timeout| Timer::Total.after(timeout)))
-    }
-
     /// The first limit on the time of the whole request, if there is any.
     fn limit(&self, arrived: Instant, cx: Option<&RequestContext>, grpc: Option<GrpcUntil>) -> Option<Limit> {
         let policy = &self.info.policy;
-        let total = self.total(cx).and_then(|total| arrived.checked_add(total.limit));
+        let total = self.info.total(cx).and_then(|total| arrived.checked_add(total.limit));
         let deadline = cx.and_then(|cx| cx.deadline);
         let deadline = deadline.and_then(|deadline| arrived.checked_add(deadline.remaining(SystemTime::now())));
         let [deadline, grpc] =
@@ -294,16 +294,6 @@ impl PathStack {
         limits.filter_map(|(at, timer)| Some((at?, timer))).min_by_key(|(at, _)| *at)
     }
 
-    /// The time of the whole request was over.
-    fn late(&self, limit: Limit, arrived: Instant, cx: Option<&RequestContext>) -> Error {
-        let (until, timer) = limit;
-        if let Some(total) = self.total(cx).filter(|_| timer == Timer::Total) {
-            return Error::new(ErrorKind::TotalTimeout).with_timer(total);
-        }
-        let limit = until.saturating_duration_since(arrived);
-        Error::new(ErrorKind::Deadline).with_timer(timer.after(limit))
-    }
-
     /// Bounds the whole: before retries, because they share what time there is.
     async fn within(
         &self,
@@ -315,7 +305,7 @@ impl PathStack {
     ) -> Result<Response<Body>, Error> {
         let Some((until, timer)) = limit else { return self.retries(None, arrived, cx, method, req).await };
         if until <= arrived {
-            return Err(self.late((until, timer), arrived, cx).with_never_sent(true));
+            return Err(self.info.late((until, timer), arrived, cx).with_never_sent(true));
         }
         let expired = Expired { timer, deadline: Deadline::at(until), has: AtomicBool::new(false) };
         {
@@ -327,7 +317,7 @@ impl PathStack {
             expired.has.store(true, Ordering::Relaxed);
         }
         let log = req.expired(now());
-        req.finish(Err(self.late((until, timer), arrived, cx).with_attempts(log)), false)
+        req.finish(Err(self.info.late((until, timer), arrived, cx).with_attempts(log)), false)
     }
 
     /// Retries: above the pick of a name and an endpoint, so that another attempt may go elsewhere.
@@ -339,8 +329,8 @@ impl PathStack {
         method: &Method,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
-        // Within the time of the request, which it may wait for, and once for all attempts.
-        let entered = match &self.allowance.limit {
+        // Within the time of the request, which it may wait for. Retries that come at once need no other place.
+        let mut entered = match &self.allowance.limit {
             None => None,
             Some(limit) => match limit.enter(req.request(), expired)? {
                 Enter::Now(entered) => Some(entered),
@@ -367,14 +357,20 @@ impl PathStack {
                 grpc: req.grpc(),
                 replay: replay.as_ref(),
                 expired,
+                due: expired.map(|expired| Due((expired.deadline.instant(), expired.timer))),
                 hints: hints.as_ref(),
             };
+            // As the hop before may have it, too.
+            let is_retry = attempts.made() > 1 || hints.as_ref().is_some_and(|hints| hints.is_retry());
             let mut result = match (self.hedges(&attempt), aside.take()) {
                 (None, None) => self.attempt(&attempt, req).await,
-                (Some(hedges), None) => hedges.send(self, &attempt, req).await,
+                (Some(hedges), None) => hedges.send(self, &attempt, req, is_retry).await,
                 (None, Some(aside)) => Box::pin(aside.beside(self.attempt(&attempt, req))).await,
-                (Some(hedges), Some(aside)) => aside.beside(hedges.send(self, &attempt, req)).await,
+                (Some(hedges), Some(aside)) => aside.beside(hedges.send(self, &attempt, req, is_retry)).await,
             };
+            if let Some(late) = attempt.instead(result.as_ref()) {
+                break self.overdue(late, req, attempts.made());
+            }
             let verdict = match &mut result {
                 // Seldom, and large: not part of every request's future.
                 Ok(rsp) if attempt.waits_for_end(rsp) && !self.retries.is_off() => {
@@ -403,29 +399,20 @@ impl PathStack {
             };
             self.stats.retries.total.incr();
             attempt.event("finagle.retry");
-            if let Ok(rsp) = result
-                && !rsp.body().is_end_stream()
-            {
-                let left = expired.map(|expired| expired.deadline.remaining(ended).saturating_sub(wait));
-                let spare = left.map(|left| left.saturating_sub(self.typical.get()) / 2);
-                // Seldom, and large: not part of every request's future.
-                aside = Box::pin(discard(rsp.into_body(), wait, spare)).await;
+            if let Some(entered) = &mut entered {
+                entered.failed(result.as_ref());
             }
-            if wait.is_zero() {
-                // A failure that is there at once would never let the timer of the whole request have its turn.
-                tokio::task::yield_now().await;
-            } else {
-                tokio::time::sleep_until(after(ended, wait)).await;
+            let left = expired.map(|expired| expired.deadline.remaining(ended).saturating_sub(wait));
+            let spare = left.map(|left| left.saturating_sub(self.typical.get()) / 2);
+            // Seldom, and large: not part of every request's future.
+            match Box::pin(self.pause(entered.as_mut(), result, ended, wait, spare)).await {
+                Ok(discarded) => aside = discarded,
+                Err((result, stop)) => break self.stopped(result, req, stop),
             }
             begun = now();
             // The wait may have been longer than it should: what waits for a thread waits for as long as that takes.
-            if let Some(expired) = expired
-                && expired.deadline.has_passed(begun)
-            {
-                self.stats.retries.deadline();
-                let log = req.stopped(Stop::Deadline);
-                let error = self.late((expired.deadline.instant(), expired.timer), arrived, cx);
-                break req.finish(Err(error.with_attempts(log)), false);
+            if let Some(late) = attempt.late(begun) {
+                break self.overdue(late, req, attempts.made());
             }
             // Of what is retryable there is a copy. Made now, since a request has no room for both while it waits.
             let Some(again) = attempt.replay() else {
@@ -438,8 +425,56 @@ impl PathStack {
         self.stats.retries.per_request.record(u64::from(attempts.made() - 1));
         match entered {
             None => outcome,
-            Some(entered) => entered.keep(&self.allowance, attempts.made() > 1, outcome),
+            Some(entered) => entered.keep(&self.allowance, outcome),
         }
+    }
+
+    /// What comes between two attempts: what is left of the first is read, beside the second if there is no wait.
+    ///
+    /// Who waits has no place in the limit meanwhile, for others can use it. If there is none after that, the outcome so
+    /// far stands.
+    async fn pause(
+        &self,
+        entered: Option<&mut Entered<'_>>,
+        result: Result<Response<Body>, Error>,
+        ended: Instant,
+        wait: Duration,
+        spare: Option<Duration>,
+    ) -> Result<Option<Discarded>, (Result<Response<Body>, Error>, Stop)> {
+        let Some(entered) = entered.filter(|entered| entered.has_place() && !wait.is_zero()) else {
+            let discarded = match result {
+                Ok(rsp) if !rsp.body().is_end_stream() => discard(rsp.into_body(), wait, spare).await,
+                _ => None,
+            };
+            self.sleep(ended, wait).await;
+            return Ok(discarded);
+        };
+        let last = set_aside(result, wait, spare).await;
+        entered.leave();
+        self.sleep(ended, wait).await;
+        let Err(shed) = entered.enter_again().await else { return Ok(None) };
+        let stop = if entered.is_late() { Stop::Deadline } else { Stop::Limited };
+        // It was sent before.
+        Err((last.unwrap_or_else(|| Err(shed.with_never_sent(false))), stop))
+    }
+
+    /// The time was over before an attempt could begin, which then did not: of so many, it included.
+    fn overdue(&self, late: Error, req: &mut Outgoing, made: u32) -> Result<Response<Body>, Error> {
+        let is_retry = made > 1;
+        if is_retry {
+            self.stats.retries.deadline();
+        }
+        let error = late.with_never_sent(!is_retry).with_attempts(req.overdue());
+        req.finish(Err(error), false)
+    }
+
+    async fn sleep(&self, ended: Instant, wait: Duration) {
+        if wait.is_zero() {
+            // A failure that is there at once would never let the timer of the whole request have its turn.
+            return tokio::task::yield_now().await;
+        }
+        let _waiting = self.stats.retries.waiting();
+        tokio::time::sleep_until(after(ended, wait)).await;
     }
 
     /// The last outcome, with what was tried where there was more to try.
@@ -451,16 +486,18 @@ impl PathStack {
     ) -> Result<Response<Body>, Error> {
         let stats = &self.stats.retries;
         match stop {
-            Stop::BudgetExhausted => stats.budget_exhausted.incr(),
+            // Linkerd counts those of a budget that is off here as well.
+            Stop::BudgetExhausted | Stop::BudgetOff => stats.budget_exhausted.incr(),
             Stop::Deadline => stats.deadline(),
             Stop::PushedBack => stats.pushed_back(),
             Stop::IsRetry => stats.is_retry(),
+            Stop::Limited => stats.limited(),
             _ => {}
         }
         // A hop that never retries leaves that to the others.
         let is_final = match stop {
-            Stop::BudgetExhausted => !self.retries.is_off(),
-            Stop::MaxAttempts | Stop::PushedBack => true,
+            Stop::MaxAttempts => !self.retries.is_off(),
+            Stop::BudgetExhausted | Stop::PushedBack => true,
             _ => false,
         };
         let result = req.finish(result, is_final);
@@ -552,6 +589,19 @@ impl Attempt<'_> {
         self.replay.is_some_and(Replay::is_keyed)
     }
 
+    /// Why it must not begin any more, if the time of the whole request is over.
+    pub(super) fn late(&self, now: Instant) -> Option<Error> {
+        let Due(limit) = self.due.filter(|Due((until, _))| *until <= now)?;
+        Some(self.info.late(limit, self.arrived, self.cx).with_never_sent(true))
+    }
+
+    /// The same if that is what became of it, with what is known here. An endpoint may say so too, of a time of its own.
+    pub(super) fn instead(&self, result: Result<&Response<Body>, &Error>) -> Option<Error> {
+        let error = result.err()?;
+        let is_time = matches!(error.kind(), ErrorKind::TotalTimeout | ErrorKind::Deadline);
+        if is_time && error.never_sent() { self.late(now()) } else { None }
+    }
+
     /// When the whole request must be over.
     pub(super) fn deadline(&self) -> Option<Deadline> {
         self.expired.map(|expired| expired.deadline)
@@ -573,6 +623,22 @@ impl PathInfo {
         // A printed path is visible ASCII, so this always makes a value.
         let dst_service = HeaderValue::try_from(path.to_string()).ok();
         Self { path, local, shared, policy, dst_service }
+    }
+
+    /// How long all of a request may take.
+    fn total(&self, cx: Option<&RequestContext>) -> Option<TimedOut> {
+        let said = cx.and_then(|cx| cx.overrides.as_ref()?.total());
+        said.or_else(|| self.policy.total_timeout.map(|timeout| Timer::Total.after(timeout)))
+    }
+
+    /// The time of the whole request was over.
+    fn late(&self, limit: Limit, arrived: Instant, cx: Option<&RequestContext>) -> Error {
+        let (until, timer) = limit;
+        if let Some(total) = self.total(cx).filter(|_| timer == Timer::Total) {
+            return Error::new(ErrorKind::TotalTimeout).with_timer(total);
+        }
+        let limit = until.saturating_duration_since(arrived);
+        Error::new(ErrorKind::Deadline).with_timer(timer.after(limit))
     }
 
     fn write_request(&self, req: &mut Request<Body>) {

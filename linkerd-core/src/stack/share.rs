@@ -55,6 +55,9 @@ impl Share {
                 if let Some(hints) = attempt.hints {
                     sent.extensions_mut().insert(Arc::clone(hints));
                 }
+                if let Some(due) = attempt.due {
+                    sent.extensions_mut().insert(due);
+                }
                 // Layers take their time too, so it goes with it as an instant; a request that they make anew has the header.
                 if let Some(grpc) = attempt.grpc {
                     grpc.write(sent.headers_mut(), now(), None);
@@ -74,6 +77,7 @@ impl Call for ShareCall {
             let arrived = now();
             let cx = req.extensions_mut().remove::<RequestContext>();
             let hints = self.info.policy.retry_hints.then(|| Hints::take(&mut req));
+            let due = req.extensions_mut().remove();
             let trail = req.body_mut().take_trail();
             let grpc = req.extensions_mut().remove::<GrpcUntil>().or_else(|| GrpcUntil::of(&req, arrived));
             let method = req.method().clone();
@@ -87,6 +91,7 @@ impl Call for ShareCall {
                 replay: replay.as_ref(),
                 // Layers cannot tell: what they drop was cancelled.
                 expired: None,
+                due,
                 hints: hints.as_ref(),
             };
             self.name.send(&attempt, &self.stats, &mut Outgoing::on(req, trail)).await

@@ -39,8 +39,10 @@ struct Steps {
     been: Vec<EndpointKey>,
     /// Where each leg is.
     at: [Option<(EndpointKey, Instant)>; 2],
-    /// The legs that failed, in order. Empty unless there were two.
-    failed: Vec<(Leg, Option<SocketAddr>, AttemptOutcome, Duration)>,
+    /// What failed and is not written down elsewhere, in order.
+    failed: AttemptLog,
+    /// Whether one of these was the end of its leg.
+    has_failed: bool,
     is_hedged: bool,
     /// Whether there is more than one place to go.
     has_elsewhere: bool,
@@ -73,11 +75,6 @@ impl Trail {
     /// Whether there was a hedge that got to an endpoint.
     pub(super) fn is_hedged(&self) -> bool {
         self.lock().is_hedged
-    }
-
-    /// Whether this leg got to an endpoint: the first always has what came of it written down.
-    pub(super) fn has_arrived(&self) -> bool {
-        self.leg == Leg::First || self.is_hedged()
     }
 
     /// Notes whether there was more than one place to go.
@@ -117,21 +114,23 @@ impl Trail {
     /// Notes that this leg failed, which may not be the end of the attempt. A hedge that got to no endpoint was none.
     pub(super) fn fail(&self, outcome: AttemptOutcome, took: Duration) {
         let addr = self.leave();
-        if self.leg == Leg::First || self.is_hedged() {
-            self.lock().failed.push((self.leg, addr, outcome, took));
+        if self.leg == Leg::First || addr.is_some() {
+            let mut places = self.lock();
+            places.failed(self.leg, addr, outcome, took);
+            places.has_failed = true;
         }
     }
 
-    /// Writes down the legs that failed, if it had two.
+    /// Notes that this leg came back from an endpoint, and may go to another.
+    pub(super) fn came_back(&self, endpoint: Option<SocketAddr>, outcome: AttemptOutcome, took: Duration) {
+        self.lock().failed(self.leg, endpoint, outcome, took);
+    }
+
+    /// Writes down what failed. Whether one of these was the end of its leg.
     pub(super) fn write_failed(&self, log: &mut AttemptLog) -> bool {
-        let failed = std::mem::take(&mut self.lock().failed);
-        for (leg, addr, outcome, took) in &failed {
-            log.push(*addr, *outcome, *took);
-            if *leg == Leg::Hedge {
-                log.mark_hedge();
-            }
-        }
-        !failed.is_empty()
+        let mut places = self.lock();
+        log.append(std::mem::take(&mut places.failed));
+        std::mem::take(&mut places.has_failed)
     }
 
     /// Writes down what is under way.
@@ -149,6 +148,15 @@ impl Trail {
     fn lock(&self) -> MutexGuard<'_, Steps> {
         // Each operation leaves it whole.
         self.places.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Steps {
+    fn failed(&mut self, leg: Leg, endpoint: Option<SocketAddr>, outcome: AttemptOutcome, took: Duration) {
+        self.failed.push(endpoint, outcome, took);
+        if leg == Leg::Hedge {
+            self.failed.mark_hedge();
+        }
     }
 }
 

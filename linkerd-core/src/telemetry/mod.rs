@@ -28,7 +28,7 @@ pub use prometheus::Prometheus;
 pub use registry::{DEFAULT_LIMIT, DEFAULT_SNAPSHOT_INTERVAL, Hold, Reading, Registry, Scope};
 pub use request::{Failures, RequestStats, StatusStats};
 pub use router::{
-    AccrualStats, BalancerStats, BindCacheStats, CacheStats, ClientStats, FailFastStats, LimitStats, PoolStats,
-    RequeueStats, RetryStats, RouterStats, ServerStats, ServiceStats, TimeoutStats,
+    AccrualStats, AllowanceStats, BalancerStats, BindCacheStats, CacheStats, ClientStats, FailFastStats, LimitStats,
+    PoolStats, RequeueStats, RetryStats, RouterStats, ServerStats, ServiceStats, TimeoutStats,
 };
 pub use stat::{Stat, Summary};

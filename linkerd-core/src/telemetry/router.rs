@@ -11,7 +11,7 @@ use linkerd_dtab::Path;
 
 use crate::{Error, TimedOut, Timer};
 
-use super::{Counter, Failures, Gauge, Hold, Registry, RequestStats, Scope, Stat, StatusStats};
+use super::{Counter, Entered, Failures, Gauge, Hold, Registry, RequestStats, Scope, Stat, StatusStats};
 
 /// Makes the metrics of one router: everything below `rt/<label>`.
 #[derive(Clone, Debug)]
@@ -51,6 +51,9 @@ pub struct ServerStats {
     handshake_failures: Seldom,
     upgrades: Seldom,
     tunnels: OnceLock<Gauge>,
+    flavoured: Seldom,
+    flavours_expired: Seldom,
+    flavours_refused: Seldom,
 }
 
 /// A counter that is there from the first event on: Linkerd has none of its name.
@@ -126,6 +129,9 @@ pub struct RetryStats {
     deadline: Seldom,
     pushed_back: Seldom,
     is_retry: Seldom,
+    limited: Seldom,
+    waiting: OnceLock<Gauge>,
+    scope: Scope,
     hedges: Seldom,
     hedge_wins: Seldom,
     hedge_budget_exhausted: Seldom,
@@ -134,7 +140,7 @@ pub struct RetryStats {
 }
 
 /// `rt/<label>/service/<path>/limit`: there if it is configured.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct LimitStats {
     /// How many requests are let in at a time; of a rate, how many in its time.
     pub limit: Gauge,
@@ -144,6 +150,19 @@ pub struct LimitStats {
     pub queued: Gauge,
     /// Requests that were not let in.
     pub shed: Counter,
+}
+
+/// `rt/<label>/allowances`: what logical names have of their own, whatever uses them.
+#[derive(Debug)]
+pub struct AllowanceStats {
+    shared: Seldom,
+}
+
+impl AllowanceStats {
+    /// Counts a stack of a name that there was no room for, in `shared`, which is there from the first on.
+    pub fn shared(&self) {
+        self.shared.add(1);
+    }
 }
 
 /// `rt/<label>/client/<id>`: attempts to one bound name.
@@ -392,6 +411,12 @@ impl RouterStats {
         }
     }
 
+    /// The metrics of what logical names have of their own.
+    #[must_use]
+    pub fn allowances(&self) -> AllowanceStats {
+        AllowanceStats { shared: Seldom::new(&self.scope.scope("allowances"), "shared") }
+    }
+
     /// The metrics of a bound name.
     #[must_use]
     pub fn client(&self, id: &Path) -> ClientStats {
@@ -426,6 +451,9 @@ impl ServerStats {
             handshake_failures: Seldom::new(&scope.scope("tls"), "handshake_failures"),
             upgrades: Seldom::new(scope, "upgrades"),
             tunnels: OnceLock::new(),
+            flavoured: Seldom::new(scope, "flavoured"),
+            flavours_expired: Seldom::new(scope, "flavours_expired"),
+            flavours_refused: Seldom::new(scope, "flavours_refused"),
         }
     }
 
@@ -435,11 +463,32 @@ impl ServerStats {
         self.handshake_failures.add(1);
     }
 
+    /// Counts a request with a flavour, in `flavoured`, which is there from the first on.
+    pub fn flavoured(&self) {
+        self.flavoured.add(1);
+    }
+
+    /// Counts a request whose flavour had expired, in `flavours_expired`, which is there from the first on.
+    pub fn flavour_expired(&self) {
+        self.flavours_expired.add(1);
+    }
+
+    /// Counts a request whose flavour was none, or an outsider's, in `flavours_refused`, which is there from the first on.
+    pub fn flavour_refused(&self) {
+        self.flavours_refused.add(1);
+    }
+
     /// Counts a message whose trailers are not passed on, in `dropped_trailers`, which is there from the first on: a
     /// request that was read whole, or a response that announced trailers to a client that takes none. Trailers that
     /// nobody announced are dropped by hyper, unseen.
     pub fn trailers_dropped(&self) {
         self.dropped_trailers.add(1);
+    }
+
+    /// The counter of connections that ended because nothing moved: `read_timeout`, `write_timeout`. There if it is
+    /// configured.
+    pub(crate) fn timeout(&self, name: &str) -> Counter {
+        self.dropped_trailers.scope.counter(name)
     }
 
     /// Counts a connection that became a tunnel, in `upgrades`; the gauge of those that are open is `tunnels`. Both are
@@ -465,6 +514,9 @@ impl ServiceStats {
                 deadline: Seldom::new(&retries, "deadline"),
                 pushed_back: Seldom::new(&retries, "pushed_back"),
                 is_retry: Seldom::new(&retries, "is_retry"),
+                limited: Seldom::new(&retries, "limited"),
+                waiting: OnceLock::new(),
+                scope: retries.clone(),
                 hedges: Seldom::new(&retries, "hedges"),
                 hedge_wins: Seldom::new(&retries, "hedge_wins"),
                 hedge_budget_exhausted: Seldom::new(&retries, "hedge_budget_exhausted"),
@@ -499,6 +551,17 @@ impl RetryStats {
     /// from the first on.
     pub fn is_retry(&self) {
         self.is_retry.add(1);
+    }
+
+    /// Counts a retry that its limit did not let in again, in `limited`, which is there from the first on.
+    pub fn limited(&self) {
+        self.limited.add(1);
+    }
+
+    /// Counts a retry that waits until its time has come, until what is returned is dropped; in `waiting`, which is there
+    /// from the first on.
+    pub fn waiting(&self) -> Entered<'_> {
+        self.waiting.get_or_init(|| self.scope.gauge("waiting")).enter()
     }
 
     /// Counts an attempt that was made at a second endpoint too, in `hedges`, and in `hedge_wins` if that was the better
@@ -606,6 +669,12 @@ impl ClientStats {
             dropped_interim: Seldom::new(scope, "dropped_interim"),
             scope: scope.clone(),
         }
+    }
+
+    /// The counter of connections that ended because nothing moved: `read_timeout`, `write_timeout`. There if it is
+    /// configured.
+    pub(crate) fn timeout(&self, name: &str) -> Counter {
+        self.scope.counter(name)
     }
 
     /// Counts a response that was read whole and whose trailers are not passed on, in `dropped_trailers`, which is there

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::pem::Expiry;
-use crate::telemetry::{Counter, Registry};
+use crate::telemetry::{Counter, Hold, Registry};
 
 /// Where the metrics of TLS go. A clone is the same; the default goes nowhere.
 ///
@@ -27,9 +27,9 @@ pub struct Metrics {
     pub(super) failures: Counter,
 }
 
-/// The gauges of one set of files.
-#[derive(Debug)]
+/// The gauges of one set of files. They are there until this is dropped.
 pub(super) struct Gauges {
+    _holds: Vec<Hold>,
     ends: Vec<Arc<AtomicI64>>,
     is_stale: Arc<AtomicBool>,
 }
@@ -48,22 +48,21 @@ impl Metrics {
 
     pub(super) fn gauges(&self, expiries: &[Expiry]) -> Gauges {
         let is_stale = Arc::new(AtomicBool::new(false));
-        let ends = expiries.iter().map(|(file, at)| {
-            let end = Arc::new(AtomicI64::new(unix(*at)));
-            self.show(file, &end, &is_stale);
-            end
-        });
-        Gauges { ends: ends.collect(), is_stale: Arc::clone(&is_stale) }
+        let ends: Vec<_> = expiries.iter().map(|(_, at)| Arc::new(AtomicI64::new(unix(*at)))).collect();
+        let shown = expiries.iter().zip(&ends).filter_map(|((file, _), end)| self.show(file, end, &is_stale));
+        Gauges { _holds: shown.collect(), ends, is_stale }
     }
 
-    fn show(&self, file: &Path, end: &Arc<AtomicI64>, is_stale: &Arc<AtomicBool>) {
-        let Some(registry) = &self.registry else { return };
+    fn show(&self, file: &Path, end: &Arc<AtomicI64>, is_stale: &Arc<AtomicBool>) -> Option<Hold> {
+        let registry = self.registry.as_ref()?;
         let scope = registry.root().scope("tls").scope("cert").scope(&file.display().to_string());
+        let hold = scope.hold();
         let end = Arc::clone(end);
         // Relaxed: a number that orders nothing else.
         scope.gauge_fn("expires_in_secs", move || (end.load(Ordering::Relaxed) - unix(SystemTime::now())) as f64);
         let is_stale = Arc::clone(is_stale);
         scope.gauge_fn("stale", move || f64::from(u8::from(is_stale.load(Ordering::Relaxed))));
+        Some(hold)
     }
 }
 

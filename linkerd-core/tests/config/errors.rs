@@ -202,6 +202,8 @@ fn settings_that_exclude_each_other() {
         found,
         ["5:31: routers[0].streamAfterContentLengthKB: cannot be set together with streamingEnabled: false"]
     );
+    let found = router("  aggregateUpToKB: 5\n");
+    assert_eq!(found, ["4:20: routers[0].aggregateUpToKB: has to be set together with streamingEnabled: false"]);
     let found = router("  client: {hostConnectionPool: {minSize: 5, maxSize: 4}}\n");
     assert_eq!(found, ["4:54: routers[0].client.hostConnectionPool.maxSize: must not be less than minSize 5, got 4"]);
     let found = router("  client: {loadBalancer: {kind: aperture, lowLoad: 3}}\n");
@@ -363,6 +365,23 @@ fn a_later_problem_finds_its_place() {
 fn a_pseudo_header_cannot_be_written() {
     let found = errors("routers:\n- protocol: http\n  servers: [{timestampHeader: ':path'}]\n");
     assert_eq!(found, ["3:31: routers[0].servers[0].timestampHeader: must be the name of a header, got ':path'"]);
+}
+
+#[test]
+fn flavours_have_a_name_a_header_and_rules() {
+    let text = "routers:\n- protocol: http\n  servers:\n  - port: 0\n    flavours:\n";
+    let of = |rule: &str| errors(&format!("{text}    - {rule}\n"));
+    assert_eq!(
+        of("{name: a b, header: x-c, dtab: /a => /b}"),
+        ["6:14: routers[0].servers[0].flavours[0].name: \"a b\" cannot be the name of a flavour: 1 to 64 letters, \
+             digits, '-', '_' and '.' can"]
+    );
+    assert_eq!(
+        of("{header: x y, dtab: nowhere, ttlMs: 5}").len(),
+        4,
+        "{:#?}",
+        of("{header: x y, dtab: nowhere, ttlMs: 5}")
+    );
 }
 
 #[test]

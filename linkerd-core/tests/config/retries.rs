@@ -58,6 +58,22 @@ fn every_key_arrives_and_prefixes_add_up() {
 }
 
 #[test]
+fn a_later_budget_takes_the_place_of_the_whole_one_before() {
+    let budget = |keys: &str| {
+        let prefixes = ["/svc, retries: {budget: {minRetriesPerSec: 1, ttlSecs: 5}, maxAttempts: 3}", keys]
+            .map(|keys| format!("{{prefix: {keys}}}"));
+        let text = file(&format!("kind: io.l5d.static, configs: [{}]", prefixes.join(", ")));
+        let config = Config::parse("budget.yaml", &text).unwrap_or_else(|e| panic!("{e}"));
+        let service = config.routers[0].service.for_path(&"/svc/web".parse().unwrap());
+        let budget = service.budget();
+        assert_eq!(service.retries.max_attempts, NonZeroU32::new(3), "which is a key of its own");
+        (budget.percent_can_retry, budget.min_retries_per_sec, budget.ttl.as_secs())
+    };
+    assert_eq!(budget("/svc/mails, retries: {budget: {percentCanRetry: 0.01}}"), (0.2, 1, 5));
+    assert_eq!(budget("/svc/web, retries: {budget: {percentCanRetry: 0.01}}"), (0.01, 10, 10));
+}
+
+#[test]
 fn the_waits_of_hedges_and_limits_are_listed_with_their_place() {
     let config = Config::parse("retries.yaml", EXAMPLE).unwrap();
     let timers = config.timers();

@@ -39,6 +39,8 @@ http||bindingCache.idleTtlSecs|600000|default
 http|127.0.0.1/4140|servers.timeoutMs|-|default
 http|127.0.0.1/4140|servers.serverSession.idleTimeMs|-|default
 http|127.0.0.1/4140|servers.serverSession.lifeTimeMs|-|default
+http|127.0.0.1/4140|servers.socketOptions.readTimeoutMs|-|default
+http|127.0.0.1/4140|servers.socketOptions.writeTimeoutMs|-|default
 http|*|service.totalTimeoutMs|-|default
 http|*|service.idleTimeoutMs|-|default
 http|*|service.retries.budget.ttlSecs|10000|default
@@ -51,6 +53,8 @@ http|*|client.connectTimeout|1000|fixed
 http|*|client.hostConnectionPool.idleTimeMs|-|default
 http|*|client.clientSession.idleTimeMs|-|default
 http|*|client.clientSession.lifeTimeMs|-|default
+http|*|client.socketOptions.readTimeoutMs|-|default
+http|*|client.socketOptions.writeTimeoutMs|-|default
 http|*|client.requeueBudget.ttlSecs|10000|default
 http|*|client.failureAccrual.backoff.minMs|5000|default
 http|*|client.failureAccrual.backoff.maxMs|300000|default
@@ -97,7 +101,7 @@ fn time_keys(source: &str) -> BTreeSet<&str> {
 #[test]
 fn no_key_for_a_time_is_left_out() {
     // Of sections that are refused at start-up, of metrics, and what a load is averaged over.
-    const NO_TIMERS: [&str; 14] = [
+    const NO_TIMERS: [&str; 12] = [
         "failurePenaltyMs",
         "jitterMs",
         "decayTimeMs",
@@ -108,8 +112,6 @@ fn no_key_for_a_time_is_left_out() {
         "refreshIntervalSeconds",
         "maxWait",
         "ttlMs",
-        "writeTimeoutMs",
-        "readTimeoutMs",
         "gaugeIntervalMs",
         "maxTimeoutMs",
     ];
@@ -155,7 +157,10 @@ fn a_server_that_trusts_its_callers_has_bounds() {
     assert_eq!(parsed("ip: 127.0.0.1").unwrap().per_request, None);
     let given = parsed("perRequestPolicy: {}, errorDetail: true").unwrap();
     assert!(given.error_detail);
-    assert_eq!(given.per_request, Some(PerRequest { max_timeout: Duration::from_mins(1), max_retries: 10 }));
+    let expected = PerRequest { max_timeout: Duration::from_mins(1), max_retries: 10, criticality: true };
+    assert_eq!(given.per_request, Some(expected));
+    let given = parsed("perRequestPolicy: {criticality: false}").unwrap();
+    assert_eq!(given.per_request, Some(PerRequest { criticality: false, ..PerRequest::default() }));
     for (keys, problem) in [
         ("perRequestPolicy: {maxTimeoutMs: 0}", "perRequestPolicy.maxTimeoutMs: must be at least 1, got 0"),
         ("perRequestPolicy: {maxRetries: -1}", "perRequestPolicy.maxRetries: must be at least 0, got -1"),

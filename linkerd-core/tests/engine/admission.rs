@@ -3,9 +3,9 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 
 use linkerd_core::{
-    CacheSettings, ErrorKind, HedgePolicy, LimitPolicy, LimitState, Timer,
+    AttemptLog, CacheSettings, ErrorKind, HedgePolicy, LimitPolicy, LimitState, Timer,
     retry::{
-        Backoff,
+        Backoff, Budget, BudgetSettings, Stop,
         hedge::HedgeDelay,
         limit::{AdaptiveSettings, Criticality, RateSettings, Shares, WhenFull},
     },
@@ -199,28 +199,119 @@ async fn in_a_queue_the_higher_class_goes_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_is_let_in_once_for_all_of_its_attempts() {
+async fn one_place_is_for_an_attempt_its_hedge_and_the_retries_that_come_at_once() {
     let hedge = HedgePolicy::new(HedgeDelay::Fixed(10 * MS)).unwrap().share(1.0).unwrap();
     let service = ServicePolicy {
-        backoff: Backoff::constant(SEC),
         hedge: Some(hedge),
         limit: Some(at_a_time(1, WhenFull::Reject)),
+        max_attempts: NonZeroU32::new(5),
         ..service(HttpClassifier::RetryableRead5xx)
     };
     let world = world(service, Reply::status(500).after(50 * MS));
     world.namer.endpoints("/users", [ep(1), ep(2)]);
     world.endpoints.script(ep(2), [Reply::status(500).after(50 * MS)]);
     let sent = begin(&world, get()).await;
-    for at in [20, 500] {
+    for at in [20, 60, 60] {
         tokio::time::sleep(at * MS).await;
-        assert_eq!(used(&world), [1, 0], "two under way, and none");
+        assert_eq!(used(&world), [1, 0], "two under way");
         is_shed(world.client("/svc/users").send(get()).await);
     }
     for n in [1, 2] {
         world.endpoints.script(ep(n), [Reply::ok("")]);
     }
     assert_eq!(sent.await.unwrap().unwrap().status(), 200);
-    assert_eq!((used(&world), world.service("retries/hedges")), ([0, 0], 1));
+    assert_eq!(used(&world), [0, 0]);
+    assert!(world.service("retries/hedges") >= 1 && world.service("retries/total") >= 2);
+}
+
+/// Fails in 50 ms, and waits for a second then.
+fn waiting(limit: LimitPolicy) -> ServicePolicy {
+    ServicePolicy { backoff: Backoff::constant(SEC), limit: Some(limit), ..service(HttpClassifier::RetryableRead5xx) }
+}
+
+fn failing() -> Reply {
+    Reply::status(500).body("not now").after(50 * MS)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_waits_leaves_its_place_to_others() {
+    let world = world(waiting(at_a_time(1, WhenFull::Reject)), failing());
+    let sent = begin(&world, get()).await;
+    assert_eq!((used(&world), world.service("retries/waiting")), ([1, 0], 0));
+    tokio::time::sleep(100 * MS).await;
+    assert_eq!((used(&world), world.service("retries/waiting")), ([0, 0], 1));
+    assert_eq!(world.bound("pending"), 0, "and nothing of its answer is held");
+    world.endpoints.script(ep(1), [Reply::ok("").after(50 * MS)]);
+    assert_eq!(status(&world.client("/svc/users")).await, 200);
+    tokio::time::sleep(920 * MS).await;
+    assert_eq!((used(&world), world.service("retries/waiting")), ([1, 0], 0), "it is let in again");
+    is_shed(world.client("/svc/users").send(get()).await);
+    assert_eq!(sent.await.unwrap().unwrap().status(), 200);
+    assert_eq!((used(&world), world.endpoints.count(ep(1))), ([0, 0], 3));
+}
+
+/// Why a failure was passed on, which was an answer of this text.
+async fn stopped(outcome: Outcome) -> (Option<Stop>, String) {
+    let rsp = outcome.unwrap();
+    assert_eq!(rsp.status(), 500);
+    let log = rsp.extensions().get::<AttemptLog>().unwrap();
+    (log.stop(), text(rsp).await)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_is_not_let_in_again_ends_with_what_it_had() {
+    let not_now = || "not now".to_owned();
+    let world = world(waiting(at_a_time(1, WhenFull::Reject)), failing());
+    let sent = begin(&world, get()).await;
+    tokio::time::sleep(100 * MS).await;
+    world.endpoints.script(ep(1), [Reply::hang()]);
+    let held = begin(&world, get()).await;
+    assert_eq!(stopped(sent.await.unwrap()).await, (Some(Stop::Limited), not_now()));
+    let counts = ["retries/limited", "limit/shed", "retries/waiting"].map(|name| world.service(name));
+    assert_eq!((counts, world.endpoints.count(ep(1))), ([1, 1, 0], 2));
+    held.abort();
+    settle().await;
+
+    // There is no answer to be passed on where there was none, or a longer one than is kept.
+    for reply in [Reply::closed(), Reply::status(500).body("x".repeat(100_000)).streamed(MS)] {
+        let is_long = reply.clone();
+        world.endpoints.script(ep(1), [reply]);
+        let sent = begin(&world, get()).await;
+        tokio::time::sleep(100 * MS).await;
+        world.endpoints.script(ep(1), [Reply::hang()]);
+        let held = begin(&world, get()).await;
+        let error = sent.await.unwrap().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Closed | ErrorKind::Overloaded), "{is_long:?}: {error:?}");
+        assert!(!error.never_sent());
+        assert_eq!(error.attempts().unwrap().stop(), Some(Stop::Limited));
+        assert!(error.text().contains("a limit did not let it in again"), "{}", error.text());
+        held.abort();
+        settle().await;
+    }
+
+    // With a queue it waits for its turn, as long as it may.
+    let service = ServicePolicy { total_timeout: Some(3 * SEC), ..waiting(at_a_time(1, queue(5, 60 * SEC))) };
+    let world = self::world(service, failing());
+    for (lasts, expected) in [(2 * SEC, None), (10 * SEC, Some(Stop::Deadline))] {
+        world.endpoints.script(ep(1), [failing()]);
+        let begun = Instant::now();
+        let sent = begin(&world, get()).await;
+        tokio::time::sleep(100 * MS).await;
+        world.endpoints.script(ep(1), [Reply::ok("").after(lasts), Reply::ok("")]);
+        let held = begin(&world, get()).await;
+        tokio::time::sleep(SEC).await;
+        assert_eq!(used(&world), [1, 1]);
+        if let Some(stop) = expected {
+            assert_eq!(stopped(sent.await.unwrap()).await, (Some(stop), not_now()));
+            assert_eq!(begun.elapsed().as_secs(), 3);
+            held.abort();
+            settle().await;
+        } else {
+            assert_eq!(held.await.unwrap().unwrap().status(), 200);
+            assert_eq!(sent.await.unwrap().unwrap().status(), 200);
+        }
+        assert_eq!(used(&world), [0, 0]);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -351,6 +442,32 @@ async fn an_adaptive_limit_follows_what_is_served_and_what_is_not() {
     let timed = ServicePolicy { total_timeout: Some(20 * MS), ..adaptive() };
     assert!(load(&self::world(timed, Reply::hang())).await < 10);
     assert_eq!(load(&self::world(adaptive(), Reply::closed())).await, 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adaptive_limit_hears_of_each_attempt_and_not_of_the_waits() {
+    let settings = AdaptiveSettings { initial: 20, window: 10, ..AdaptiveSettings::default() };
+    let limited = LimitPolicy::adaptive(settings, WhenFull::Reject).unwrap();
+    let backoff = Backoff::constant(10 * MS);
+    let retry_budget = Budget::new(BudgetSettings { percent: 1.0, ..BudgetSettings::default() }).unwrap();
+    let world = world(ServicePolicy { backoff, retry_budget, ..waiting(limited) }, Reply::ok(""));
+    assert_eq!(status(&world.client("/svc/users")).await, 200);
+    for _ in 0..10 {
+        // All fail at first, which takes long, and then none.
+        let room = limit(&world).limit;
+        let replies = [Reply::status(500).after(100 * MS), Reply::ok("").after(20 * MS)];
+        world.endpoints.script(ep(1), replies.into_iter().flat_map(|reply| vec![reply; room]));
+        let mut sent = Vec::new();
+        for _ in 0..room {
+            sent.push(begin(&world, get()).await);
+        }
+        is_shed(world.client("/svc/users").send(get()).await);
+        for sent in sent {
+            assert_eq!(sent.await.unwrap().unwrap().status(), 200);
+        }
+    }
+    let followed = limit(&world).limit;
+    assert!(followed >= 30, "{followed}");
 }
 
 async fn limit_before(world: &World) -> (&'static str, usize) {

@@ -1,7 +1,12 @@
 //! What is remembered of names, and for how long.
 
-use linkerd_core::testing::Reply;
-use linkerd_core::{CacheSettings, identify};
+use std::num::NonZeroUsize;
+
+use linkerd_core::{
+    CacheSettings, ErrorKind, LimitPolicy, identify,
+    retry::{Budget, BudgetSettings, limit::WhenFull},
+    testing::Reply,
+};
 use tokio::time::advance;
 use tokio_test::assert_pending;
 
@@ -224,4 +229,99 @@ async fn overrides_do_not_each_bring_a_budget_of_retries() {
     }
     // One reserve of a hundred, and a fifth of the requests.
     assert_eq!(world.endpoints.count(ep(1)), 10 + 100 + 2);
+}
+
+/// The same, with these policies, and with what `n` names need to each have an allowance of its own.
+fn allowing(n: usize, service: ServicePolicy) -> World {
+    let caches = CacheSettings { paths: n / 2, idle_ttl: 4 * SEC, ..CacheSettings::default() };
+    let uniform = Uniform { service, client: steady() };
+    World::with(|builder| builder.policies(uniform).caches(caches).dtab("/svc/* => /#/fake/all".parse().unwrap()))
+}
+
+/// Ten retries in ten seconds.
+fn ten_retries() -> ServicePolicy {
+    let settings = BudgetSettings { ttl: 10 * SEC, min_per_sec: 1, percent: 0.0 };
+    ServicePolicy { retry_budget: Budget::new(settings).unwrap(), ..service(HttpClassifier::RetryableRead5xx) }
+}
+
+/// How often a request is sent that always fails.
+async fn sent(world: &World, req: Request<&'static str>) -> usize {
+    let before = world.endpoints.count(ep(1));
+    assert_eq!(routed(world).send(req).await.unwrap().status(), 503);
+    world.endpoints.count(ep(1)) - before
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_names_do_not_bring_back_what_a_name_has_used_up() {
+    const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+    const OTHERS: [&str; 8] = ["1", "2", "3", "4", "5", "6", "7", "8"];
+    let world = allowing(4, ten_retries());
+    world.namer.endpoints("/all", [ep(1)]);
+    world.endpoints.script(ep(1), [Reply::status(503)]);
+    for name in NAMES {
+        assert_eq!(sent(&world, to(name)).await, 11, "{name}");
+    }
+    // Others need no retries of their own, and outlast the time for which names are kept that nobody uses.
+    for at in 0..6 {
+        for name in OTHERS {
+            let post = Request::post("/").header("to", name).body("").unwrap();
+            assert_eq!(sent(&world, post).await, 1);
+        }
+        for name in NAMES {
+            assert_eq!(sent(&world, to(name)).await, 1, "{name} after {at} s");
+        }
+        tokio::time::sleep(SEC).await;
+    }
+    assert!(world.count("allowances/shared") >= 8);
+    // All of those for whom there is no room have what one has.
+    let mut retries = 0;
+    for name in OTHERS {
+        retries += sent(&world, to(name)).await - 1;
+    }
+    assert_eq!(retries, 10);
+    tokio::time::sleep(11 * SEC).await;
+    for name in NAMES {
+        assert_eq!(sent(&world, to(name)).await, 11, "{name}: it is forgotten after its time");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_beyond_those_kept_share_one_limit_until_there_is_room() {
+    let one = LimitPolicy::concurrency(NonZeroUsize::MIN, WhenFull::Reject);
+    let world = allowing(2, ServicePolicy { limit: Some(one), ..ServicePolicy::default() });
+    world.namer.endpoints("/all", [ep(1)]);
+    world.endpoints.script(ep(1), [Reply::hang()]);
+    let client = routed(&world);
+    let mut busy = Vec::new();
+    for name in ["a", "b", "c"] {
+        let mut rsp = sending(&client, to(name));
+        assert_pending!(rsp.poll());
+        settle().await;
+        assert_pending!(rsp.poll());
+        busy.push(rsp);
+    }
+    assert_eq!(world.endpoints.count(ep(1)), 3);
+    for name in ["c", "d", "e", "d"] {
+        let error = client.send(to(name)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Overloaded, "{name}");
+        assert!(error.text().starts_with("limit of all names beyond those kept is full: 1 of 1"), "{}", error.text());
+    }
+    assert_eq!(world.count("allowances/shared"), 5);
+    // With room again, a name that is in use gets one of its own by the next sweep.
+    busy.clear();
+    world.endpoints.script(ep(1), [Reply::ok("")]);
+    for _ in 0..3 {
+        client.send(to("d")).await.unwrap();
+        tokio::time::sleep(SEC).await;
+    }
+    world.endpoints.script(ep(1), [Reply::hang()]);
+    let shared = world.count("allowances/shared");
+    for name in ["c", "d"] {
+        let mut rsp = sending(&client, to(name));
+        assert_pending!(rsp.poll());
+        settle().await;
+        assert_pending!(rsp.poll());
+        busy.push(rsp);
+    }
+    assert_eq!((busy.len(), world.count("allowances/shared")), (2, shared));
 }

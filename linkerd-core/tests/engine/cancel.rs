@@ -1,7 +1,10 @@
 //! A request that nobody waits for any more leaves nothing behind.
 
+use std::num::{NonZeroU32, NonZeroUsize};
+
 use linkerd_core::{
-    retry::Backoff,
+    HedgePolicy, LimitPolicy,
+    retry::{Backoff, hedge::HedgeDelay, limit::WhenFull},
     testing::{End, Reply},
 };
 use tokio_test::assert_pending;
@@ -166,4 +169,68 @@ async fn a_layer_that_panics_when_it_is_built_does_so_once() {
             }
         }
     }
+}
+
+/// One place, a queue, hedges, retries with waits, and answers that fail at once at both endpoints.
+fn everything_at_once() -> World {
+    let queue = WhenFull::Queue { capacity: 10, wait: SEC };
+    let hedge = HedgePolicy::new(HedgeDelay::Fixed(10 * MS)).unwrap().share(1.0).unwrap();
+    let service = ServicePolicy {
+        backoff: Backoff::constant(20 * MS),
+        max_attempts: NonZeroU32::new(3),
+        hedge: Some(hedge),
+        limit: Some(LimitPolicy::concurrency(NonZeroUsize::MIN, queue)),
+        total_timeout: Some(10 * SEC),
+        ..service(HttpClassifier::RetryableRead5xx)
+    };
+    let world = World::policies(service, steady());
+    world.namer.endpoints("/users", [ep(1), ep(2)]);
+    for n in 1..=2 {
+        world.endpoints.script(ep(n), [Reply::status(500).body("no").after(15 * MS).streamed(MS)]);
+    }
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_any_number_of_polls() {
+    // Waiting to be let in, waiting for a retry, and at two endpoints: each has to have been what was ended.
+    let mut ended_in = [0, 0, 0];
+    let mut polls = 0;
+    let mut is_over = false;
+    while !is_over && polls < 1000 {
+        let world = everything_at_once();
+        let client = world.client("/svc/users");
+        // Somebody else, with whom it has to take turns.
+        let other = client.clone();
+        let other = tokio::spawn(async move { text(other.send(get()).await.unwrap()).await });
+        settle().await;
+        let mut asking = task::spawn(async move { text(client.send(get()).await.unwrap()).await });
+        for _ in 0..polls {
+            if asking.poll().is_ready() {
+                is_over = true;
+                break;
+            }
+            for _ in 0..10_000 {
+                if asking.is_woken() {
+                    break;
+                }
+                tokio::time::sleep(MS).await;
+            }
+        }
+        let at_two = world.endpoints.in_flight(ep(1)) + world.endpoints.in_flight(ep(2)) == 2;
+        let now = [world.service("limit/queued") > 0, world.service("retries/waiting") > 0, at_two];
+        ended_in = std::array::from_fn(|i| ended_in[i] + usize::from(now[i]));
+        drop(asking);
+        assert_eq!(other.await.unwrap(), "no", "it gets its turn");
+        settle().await;
+        nothing_is_left(&world);
+        for gauge in ["limit/in_flight", "limit/queued", "retries/waiting"] {
+            assert_eq!(world.service(gauge), 0, "{gauge} after {polls} polls");
+        }
+        let limit = world.mesh.paths()[0].limit.clone().unwrap();
+        assert_eq!((limit.in_flight, limit.queued), (Some(0), 0), "after {polls} polls");
+        polls += 1;
+    }
+    assert!(is_over && polls > 10, "{polls}");
+    assert!(ended_in.iter().all(|times| *times > 0), "{ended_in:?}");
 }

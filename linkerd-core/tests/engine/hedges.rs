@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Method;
 use http_body_util::StreamBody;
 use linkerd_core::{
-    AccrualPolicy, AttemptLog, AttemptOutcome, BoxError, ErrorKind, HedgePolicy,
+    AccrualPolicy, AttemptLog, AttemptOutcome, Attempted, BoxError, ErrorKind, HedgePolicy,
     balance::{Status, accrual::ConsecutiveFailures},
     retry::{Budget, BudgetSettings, Stop, hedge::HedgeDelay},
     testing::{End, Reply},
@@ -173,6 +173,34 @@ async fn when_everything_is_slow_one_in_twenty_is_hedged() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_in_twenty_requests_is_hedged_however_often_they_are_retried() {
+    let hedge = HedgePolicy::new(HedgeDelay::Fixed(50 * MS)).unwrap();
+    let plenty = Budget::new(BudgetSettings { min_per_sec: 10_000, ..BudgetSettings::default() }).unwrap();
+    let retrying = ServicePolicy {
+        hedge: Some(hedge),
+        retry_budget: plenty,
+        max_attempts: std::num::NonZeroU32::new(4),
+        ..service(HttpClassifier::RetryableRead5xx)
+    };
+    let world = World::policies(retrying, ClientPolicy { attempt_timeout: Some(200 * MS), ..steady() });
+    world.namer.endpoints("/users", [1, 2, 3, 4].map(ep));
+    for n in 1..=4 {
+        world.endpoints.script(ep(n), [Reply::ok("").after(SEC)]);
+    }
+    let client = world.client("/svc/users");
+    let sent: Vec<_> = (0..400)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { error(&client).await.kind() })
+        })
+        .collect();
+    for sent in sent {
+        assert_eq!(sent.await.unwrap(), ErrorKind::AttemptTimeout);
+    }
+    assert_eq!((hedges(&world)[0], world.service("retries/total")), (20, 1200));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failure_waits_for_the_other_one() {
     // The first fails while its hedge is under way.
     let sent = UnderWay::start(policy(), Reply::closed().after(60 * MS), get()).await;
@@ -312,6 +340,45 @@ async fn a_hedge_that_is_refused_goes_on_to_where_the_first_is_not() {
     assert!(others.iter().all(|other| world.endpoints.count(*other) >= 1), "it was tried everywhere else");
     assert!(!sent.is_finished(), "the first is still under way");
     sent.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_has_every_place_that_a_hedge_came_back_from() {
+    let run = async |service: ServicePolicy, reply: Reply| {
+        let world = World::policies(service, steady());
+        world.namer.endpoints("/users", [1, 2, 3].map(ep));
+        for n in 1..=3 {
+            world.endpoints.script(ep(n), [reply.clone()]);
+        }
+        let client = world.client("/svc/users");
+        let sent = tokio::spawn(async move { client.send(get()).await });
+        settle().await;
+        let first = [1, 2, 3].map(ep).into_iter().find(|ep| world.endpoints.count(*ep) == 1).unwrap();
+        let others: Vec<_> = [1, 2, 3].map(ep).into_iter().filter(|ep| *ep != first).collect();
+        for other in &others {
+            world.endpoints.script(*other, [Reply::unsent()]);
+        }
+        let error = sent.await.unwrap().unwrap_err();
+        let log = error.attempts().unwrap().tried().to_vec();
+        let visits: usize = others.iter().map(|other| world.endpoints.count(*other)).sum();
+        (log, first, others, visits)
+    };
+    let closed = Reply::closed().after(SEC);
+    let timeout = ServicePolicy { total_timeout: Some(SEC), ..policy() };
+    for (service, reply, end) in [
+        (policy(), closed, AttemptOutcome::Failed(ErrorKind::Closed)),
+        (timeout, Reply::hang(), AttemptOutcome::UnderWay),
+    ] {
+        let (log, first, others, visits) = run(service, reply).await;
+        let (hedged, alone): (Vec<_>, Vec<_>) = log.iter().copied().partition(|tried: &Attempted| tried.is_hedge);
+        assert_eq!(hedged.len(), visits, "{log:?}");
+        for tried in &hedged {
+            assert!(others.contains(&tried.endpoint.unwrap()), "{tried:?}");
+            assert_eq!(tried.outcome, AttemptOutcome::Failed(ErrorKind::Connect));
+        }
+        let alone: Vec<_> = alone.iter().map(|tried| (tried.number, tried.endpoint, tried.outcome)).collect();
+        assert_eq!(alone, [(visits as u32 + 1, Some(first), end)], "{log:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

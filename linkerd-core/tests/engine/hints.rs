@@ -1,13 +1,13 @@
 //! What hops tell each other of retries, so that these do not multiply.
 
 use linkerd_core::{
-    ErrorKind, Svc,
+    ErrorKind, HedgePolicy, Svc,
     dtab::Endpoint,
     http::{
         Connect,
         respond::{ErrorLimits, error_response},
     },
-    retry::{Budget, BudgetSettings, Stop},
+    retry::{Budget, BudgetSettings, Stop, hedge::HedgeDelay},
     testing::Reply,
 };
 use tower::service_fn;
@@ -143,6 +143,63 @@ async fn only_who_retried_says_that_it_was_enough() {
     script(&world, &[Reply::status(500), Reply::hang()]);
     let error = error(&world.client("/svc/users")).await;
     assert_eq!((error.kind(), error.is_final()), (ErrorKind::TotalTimeout, true));
+    // One that may be tried once never retries either.
+    let policy = hinting(HttpClassifier::RetryableRead5xx, reserve(5));
+    let world = proxy(ServicePolicy { max_attempts: std::num::NonZeroU32::new(1), ..policy }, steady());
+    script(&world, &[Reply::status(500)]);
+    let rsp = world.client("/svc/users").send(get()).await.unwrap();
+    assert!(!rsp.headers().contains_key("l5d-retryable"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_requeued_was_not_retried() {
+    let (mut requeues, mut numbers) = (0, Vec::new());
+    for _ in 0..20 {
+        let world = proxy(hinting(HttpClassifier::NonRetryable5xx, reserve(5)), steady());
+        world.endpoints.script(ep(1), [Reply::unsent()]);
+        world.endpoints.script(ep(2), [Reply::status(500)]);
+        let rsp = world.client("/svc/users").send(Request::post("/").body("").unwrap()).await.unwrap();
+        assert_eq!((rsp.status().as_u16(), rsp.headers().contains_key("l5d-retryable")), (500, false));
+        requeues += world.bound("retries/requeues");
+        numbers.extend(attempts(&world));
+    }
+    assert!(requeues > 0 && numbers.contains(&"2".to_owned()), "it has its number all the same");
+    // With a retry beside it, it was.
+    let world = proxy(hinting(HttpClassifier::RetryableRead5xx, reserve(1)), steady());
+    world.endpoints.script(ep(1), [Reply::unsent(), Reply::status(500)]);
+    world.endpoints.script(ep(2), [Reply::unsent(), Reply::status(500)]);
+    let rsp = world.client("/svc/users").send(get()).await.unwrap();
+    assert_eq!(rsp.headers()["l5d-retryable"], "false");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hedge_is_a_retry_if_it_got_to_an_endpoint() {
+    let hedge = HedgePolicy::new(HedgeDelay::Fixed(50 * MS)).unwrap().share(1.0).unwrap();
+    let policy = ServicePolicy { hedge: Some(hedge), ..hinting(HttpClassifier::NonRetryable5xx, reserve(5)) };
+    for (reply, expected) in [(Reply::status(503), true), (Reply::unsent(), false)] {
+        let world = proxy(policy.clone(), steady());
+        script(&world, &[Reply::status(500).after(SEC)]);
+        let client = world.client("/svc/users");
+        let sent = tokio::spawn(async move { client.send(get()).await });
+        settle().await;
+        let other = if world.endpoints.count(ep(1)) == 0 { ep(1) } else { ep(2) };
+        world.endpoints.script(other, [reply]);
+        let rsp = sent.await.unwrap().unwrap();
+        assert_eq!((rsp.status().as_u16(), world.endpoints.count(other) > 0), (500, true));
+        assert_eq!(rsp.headers().contains_key("l5d-retryable"), expected);
+    }
+    // When the time is over, by where its legs are.
+    for (reply, expected) in [(Reply::hang(), true), (Reply::unsent(), false)] {
+        let world = proxy(ServicePolicy { total_timeout: Some(SEC), ..policy.clone() }, steady());
+        script(&world, &[Reply::hang()]);
+        let client = world.client("/svc/users");
+        let sent = tokio::spawn(async move { client.send(get()).await });
+        settle().await;
+        let other = if world.endpoints.count(ep(1)) == 0 { ep(1) } else { ep(2) };
+        world.endpoints.script(other, [reply]);
+        let error = sent.await.unwrap().unwrap_err();
+        assert_eq!((error.kind(), error.is_final()), (ErrorKind::TotalTimeout, expected));
+    }
 }
 
 /// A hop as the endpoint of another one: its errors are answers, as its server makes them.

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use linkerd_core::{
     AttemptLog, AttemptOutcome, ErrorKind,
     http::Deadline,
-    retry::{Backoff, Stop},
+    retry::{Backoff, Budget, BudgetSettings, Stop},
     testing::{End, Reply},
 };
 use tokio::time::{Instant, advance};
@@ -278,4 +278,21 @@ async fn a_response_may_be_silent_for_its_time_and_no_longer() {
     settle().await;
     assert_eq!(world.endpoints.seen(ep(1))[1].end, End::Dropped);
     assert_eq!(world.mesh.clients()[0].endpoints[0].pending, 0, "its endpoint is given back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_that_is_off_is_not_called_exhausted() {
+    for (budget, expected) in
+        [(Budget::off(), Stop::BudgetOff), (Budget::new(BudgetSettings::share(0.5)).unwrap(), Stop::BudgetExhausted)]
+    {
+        let policy = ServicePolicy { retry_budget: budget, ..service(HttpClassifier::RetryableRead5xx) };
+        let world = World::policies(policy, steady());
+        world.namer.endpoints("/users", [ep(1)]);
+        world.endpoints.script(ep(1), [Reply::closed()]);
+        let error = error(&world.client("/svc/users")).await;
+        assert_eq!(error.attempts().unwrap().stop(), Some(expected));
+        assert_eq!(error.text().contains("exhausted"), expected == Stop::BudgetExhausted, "{}", error.text());
+        // Linkerd's metric counts both.
+        assert_eq!(world.service("retries/budget_exhausted"), 1);
+    }
 }

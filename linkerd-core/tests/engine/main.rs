@@ -10,6 +10,7 @@ mod grpc;
 mod hedges;
 #[cfg(feature = "server")]
 mod hints;
+mod late;
 mod limits;
 mod mesh;
 mod naming;

@@ -180,7 +180,14 @@ async fn other_503s_and_those_to_streams_pass_as_they_came() {
 
 #[tokio::test(start_paused = true)]
 async fn each_is_in_the_log_and_has_its_number() {
-    let world = World::policies(ServicePolicy::default(), steady());
+    each_is_in_the_log(World::policies(ServicePolicy::default(), steady())).await;
+    // Below a client layer too.
+    let uniform = Uniform { service: ServicePolicy::default(), client: steady() };
+    let layer = tower::layer::layer_fn(|svc: linkerd_core::Svc| svc);
+    each_is_in_the_log(World::with(|builder| builder.policies(uniform).client_layer(layer))).await;
+}
+
+async fn each_is_in_the_log(world: World) {
     world.namer.endpoints("/users", [1, 2].map(ep));
     for n in [1, 2] {
         world.endpoints.script(ep(n), [Reply::unsent().after(5 * MS), Reply::closed()]);

@@ -1,12 +1,19 @@
 //! What a caller gets when a timer is over: the table of `docs/timeouts.md`, row by row.
 
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::Request;
 use linkerd_core::{
     Body, ClientPolicy, LimitPolicy, Mesh, MeshBuilder, ServicePolicy, Svc, Uniform,
     http::{ClientConfig, HttpConnect, PoolConfig, ServerConfig, respond::ErrorLimits},
-    retry::{Budget, BudgetSettings, limit::WhenFull},
+    retry::{
+        Budget, BudgetSettings,
+        limit::{RateSettings, WhenFull},
+    },
     telemetry::{Reading, Registry, RouterStats},
     testing::{FakeNamer, Reply, Scripted},
 };
@@ -162,9 +169,28 @@ async fn a_wait_in_the_line_of_a_limit_is_503_and_may_be_sent_again() {
     }
     let rsp = hop.ask(GET).await;
     assert_eq!((rsp.status(), rsp.get("l5d-retryable")), (503, Some("true")));
+    assert_eq!(rsp.get("retry-after"), None, "nobody knows");
     let timer = serde_json::json!({"name": "queue", "ms": 30, "setBy": "service.limit.queueWaitMs"});
     assert_eq!((&detail(&rsp)["kind"], &detail(&rsp)["timer"]), (&"overloaded".into(), &timer));
     assert_eq!((first.await.unwrap().status(), hop.endpoints.count(ep())), (503, 1));
+}
+
+#[tokio::test]
+async fn who_is_shed_by_a_rate_is_told_when_to_come_back() {
+    // In whole seconds, rounded up.
+    for (per_min, said) in [(40, "2"), (600, "1")] {
+        let requests = NonZeroU32::new(per_min).unwrap();
+        let per = Duration::from_mins(1);
+        let settings = RateSettings { requests, per, burst: NonZeroU32::MIN, ..RateSettings::default() };
+        let limit = Some(LimitPolicy::rate(settings).unwrap());
+        let service = ServicePolicy { limit, ..ServicePolicy::default() };
+        let hop = Hop::new(ServerConfig::default(), service, ClientPolicy::default(), |builder| builder);
+        hop.endpoints.script(ep(), [Reply::ok("")]);
+        let rsp = hop.ask(GET).await;
+        assert_eq!((rsp.status(), rsp.get("retry-after")), (200, None));
+        let rsp = hop.ask(GET).await;
+        assert_eq!((rsp.status(), rsp.get("l5d-retryable"), rsp.get("retry-after")), (503, Some("true"), Some(said)));
+    }
 }
 
 #[tokio::test]
@@ -281,5 +307,5 @@ fn every_row_of_the_page_on_timeouts_that_names_a_test_has_it() {
         assert!(source.contains(&format!("fn {test}(")), "{file}::{test}");
         rows += 1;
     }
-    assert_eq!(rows, 20);
+    assert_eq!(rows, 21);
 }

@@ -57,6 +57,32 @@ async fn a_server_that_trusts_nobody_drops_the_headers_and_one_that_does_takes_t
 }
 
 #[tokio::test]
+async fn only_a_trusted_caller_says_that_a_request_matters_more_than_others() {
+    let but_in_this = PerRequest { criticality: false, ..PerRequest::default() };
+    for (policy, is_trusted) in [(None, false), (Some(but_in_this), false), (Some(PerRequest::default()), true)] {
+        let hop = hop(policy, ServicePolicy::default());
+        for (class, is_more) in [
+            (&["sheddable"][..], false),
+            (&["1"], false),
+            (&["critical"], false),
+            (&["whatever"], false),
+            (&["critical_plus"], true),
+            (&[" Critical-Plus "], true),
+            (&["3"], true),
+            (&["sheddable", "critical_plus"], true),
+        ] {
+            let lines: Vec<_> = class.iter().map(|class| format!("l5d-ctx-criticality: {class}")).collect();
+            let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+            assert_eq!(ask(&hop, "GET", &lines).await.status(), 200);
+            let seen = hop.endpoints.seen(ep()).pop().unwrap();
+            let passed = seen.headers.get_all("l5d-ctx-criticality").iter().count();
+            let expected = if is_trusted || !is_more { class.len() } else { 0 };
+            assert_eq!(passed, expected, "{class:?} {policy:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_timeout_takes_the_place_of_the_configured_one_up_to_the_bound() {
     let configured = |ms| ServicePolicy { total_timeout: Some(Duration::from_millis(ms)), ..ServicePolicy::default() };
     let bound = PerRequest { max_timeout: Duration::from_millis(60), ..PerRequest::default() };

@@ -354,6 +354,39 @@ async fn without_streaming_everything_is_read_whole() {
 }
 
 #[tokio::test]
+async fn without_streaming_what_is_too_long_is_streamed_after_all() {
+    let (addr, seen) = Backend::answering([
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nchunky\r\n5\r\n resp\r\n0\r\n\r\n",
+    ])
+    .await;
+    for (limit, is_whole) in [(11, true), (10, false), (1, false)] {
+        let proxy = proxy(
+            ServerConfig { aggregate_up_to: limit, aggregate_unknown: true, ..ServerConfig::default() },
+            endpoint(addr, ClientConfig { aggregate_up_to: limit, aggregate_unknown: true, ..ClientConfig::default() }),
+        );
+        let mut client = Wire::connect(proxy.addr).await;
+        // In two parts, so that it is known to be too long before it ends.
+        client.write("POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
+        client.write("6\r\nworld!\r\n0\r\n\r\n").await;
+        let rsp = client.message(false).await.unwrap();
+        assert_eq!((rsp.text(), rsp.get("transfer-encoding").is_none()), ("chunky resp", is_whole), "{limit}");
+        let seen = std::mem::take(&mut *seen.lock().unwrap());
+        assert_eq!(seen[0].text(), "helloworld!", "{limit}");
+        // What was read whole can be sent again.
+        assert_eq!(seen[0].get("finagle-http-retryable-request").is_some(), is_whole, "{limit}");
+    }
+}
+
+#[tokio::test]
+async fn a_folded_header_of_a_response_is_one_line() {
+    let answer = "HTTP/1.1 200 OK\r\nX-Folded: one\r\n  two\r\nContent-Length: 2\r\n\r\nok";
+    let (_, rsp) = relay("GET / HTTP/1.1\r\nHost: web\r\n\r\n", answer).await;
+    assert_eq!((rsp.status(), rsp.text()), (200, "ok"));
+    let words: Vec<_> = rsp.get("x-folded").unwrap().split_whitespace().collect();
+    assert_eq!(words, ["one", "two"]);
+}
+
+#[tokio::test]
 async fn what_is_dropped_is_counted() {
     const TRAILERS: &str =
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n2\r\nok\r\n0\r\nX-T: v\r\n\r\n";

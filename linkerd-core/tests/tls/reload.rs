@@ -197,4 +197,5 @@ async fn it_is_shown_for_how_long_each_file_is_good() {
     }
     assert!(!text.contains("web.key"), "a key does not expire");
     drop(acceptor);
+    eventually("what is gone is not shown", async || !Prometheus::new().render(&registry).contains("expires_in")).await;
 }

@@ -57,6 +57,22 @@ fn a_request_that_is_a_retry_earns_nothing_and_is_not_retried() {
 }
 
 #[test]
+fn a_budget_that_is_off_is_not_exhausted() {
+    let now = now();
+    let soon = Deadline::after(now, MS).unwrap();
+    let stop = |retries: Retries| next(&mut retries.start(soon, now), &retries, FAILED, now + MS);
+    assert_eq!(stop(Retries { budget: Budget::off(), ..Retries::default() }), Err(Stop::BudgetOff));
+    assert_eq!(stop(Retries { budget: paid(1.0), ..Retries::default() }), Err(Stop::Deadline));
+    let retries = Retries::off();
+    assert_eq!(next(&mut retries.start(None, now), &retries, Verdict::SUCCESS, now), Err(Stop::Success));
+    assert_eq!(
+        next(&mut retries.start(None, now), &retries, ResponseClass::NON_RETRYABLE.into(), now),
+        Err(Stop::NotRetryable)
+    );
+    assert_eq!(retries.budget.counts().exhausted, 0);
+}
+
+#[test]
 fn push_back_is_the_least_wait_up_to_five_minutes() {
     let retries = Retries { backoff: Backoff::constant(100 * MS), ..Retries::default() };
     let now = now();

@@ -100,6 +100,26 @@ fn the_reserve_comes_back_as_its_withdrawals_are_forgotten() {
 }
 
 #[test]
+fn it_is_at_rest_once_nothing_that_was_taken_counts() {
+    let (budget, start) = (budget(1.0, 1, 10), now());
+    assert!(budget.is_at_rest(start));
+    budget.deposit(start);
+    assert!(budget.is_at_rest(start), "what was earned is lost with it");
+    let later = start + 5 * SEC;
+    assert!(budget.try_withdraw(later));
+    // Nothing is owed now, but in five seconds what paid for it is forgotten, and it is not.
+    assert_eq!(budget.balance(later), 10);
+    assert!(!budget.is_at_rest(later));
+    assert_eq!(budget.balance(start + 11 * SEC), 9);
+    assert!(!budget.is_at_rest(just_before(later + 9 * SEC)));
+    assert!(budget.is_at_rest(later + 10 * SEC));
+    let after = later + 20 * SEC;
+    assert!(budget.try_withdraw(after));
+    budget.deposit(after);
+    assert!(budget.is_at_rest(after), "earned back, and forgotten no sooner");
+}
+
+#[test]
 fn a_clock_that_goes_back_changes_nothing() {
     let (budget, start) = (budget(1.0, 0, 10), now());
     budget.deposit(start + 5 * SEC);

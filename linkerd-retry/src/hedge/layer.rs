@@ -82,7 +82,7 @@ where
 {
     shared: Arc<Shared<H>>,
     began: Instant,
-    /// Whether it is known how long the first took.
+    /// Whether the first came to its end.
     measured: bool,
     /// `None` when it has failed and the second goes on.
     #[pin]
@@ -229,6 +229,17 @@ impl<H> Shared<H> {
         }
     }
 
+    /// The same for one that did not get to its end.
+    fn record_unended(&self, began: Instant) {
+        if let (HedgeDelay::Percentile { max, .. }, Some(latency)) = (self.delay, &self.latency) {
+            let (now, mut latency) = (Instant::now(), lock(latency));
+            let took = now.saturating_duration_since(began);
+            if took > latency.get(now.into_std()).unwrap_or(max) {
+                latency.record(took, now.into_std());
+            }
+        }
+    }
+
     fn try_pay(&self) -> bool {
         let now = Instant::now().into_std();
         // The own share first: where that is used up, the retries should not pay.
@@ -267,7 +278,9 @@ where
     fn call(&mut self, mut req: Req) -> Self::Future {
         let shared = self.shared.clone();
         let began = Instant::now();
-        shared.share.deposit(began.into_std());
+        if shared.request.counts(&req) {
+            shared.share.deposit(began.into_std());
+        }
         let second = match shared.request.copy(&mut req) {
             Some(copy) => {
                 let deadline = shared.request.deadline(&req);
@@ -296,11 +309,15 @@ where
         if let Some(first) = this.first.as_mut().as_pin_mut()
             && let Poll::Ready(outcome) = first.poll(cx)
         {
-            shared.record(*this.began);
+            let wins = shared.request.wins(outcome.as_ref());
+            // A failure that is there at once says nothing of how long an answer takes.
+            if wins {
+                shared.record(*this.began);
+            }
             *this.measured = true;
             this.first.set(None);
             let alone = !matches!(*this.second, Second::Sent(_));
-            if alone || shared.request.wins(outcome.as_ref()) {
+            if alone || wins {
                 this.second.set(Second::Never);
                 return Poll::Ready(outcome);
             }
@@ -351,9 +368,10 @@ where
     S: Service<Req>,
 {
     fn drop(self: Pin<&mut Self>) {
-        // It took at least this long. Left out, those that were overtaken or given up would make the rest look typical.
+        // It took at least this long. Left out, those that were overtaken would make the rest look typical; but one that
+        // was given up early says nothing.
         if !self.measured {
-            self.shared.record(self.began);
+            self.shared.record_unended(self.began);
         }
     }
 }

@@ -17,6 +17,14 @@ pub trait HedgeRequest<Req, Rsp, E> {
     /// [`HedgeContext`] says that it is the second.
     fn copy(&self, first: &mut Req) -> Option<Req>;
 
+    /// Whether `first` counts as a request, of which a [share](super::HedgeLayer::share) may be sent twice. Always by
+    /// default; not if it is another attempt at one that counted already, or a share of the *requests* would be exceeded
+    /// by as much as they are retried.
+    fn counts(&self, first: &Req) -> bool {
+        let _ = first;
+        true
+    }
+
     /// By when `first` must be over: a second request is not sent after that, and no timer is touched for one that would
     /// be. By default there is no such time.
     fn deadline(&self, first: &Req) -> Option<Deadline> {
@@ -58,7 +66,9 @@ pub enum HedgeDelay {
     Fixed(Duration),
     /// As long as most requests take.
     Percentile {
-        /// This percentile of how long first requests took in the last minute. Above 0 and up to 100; 95 makes for up to
+        /// This percentile of how long first requests took in the last minute, of those that went [well](HedgeRequest::wins).
+        /// One that was given up, or overtaken by its second, counts with the time that it had, if that was longer than
+        /// this is now: how much longer it would have taken nobody knows. Above 0 and up to 100; 95 makes for up to
         /// one second request in twenty, as long as requests take what they did.
         percentile: f64,
         /// But no less than this.

@@ -117,6 +117,12 @@ impl ConcurrencyLimit {
         self.enter(class).ok_or_else(|| self.rejected(class, Reason::Full))
     }
 
+    /// The same for who [waits](Self::acquire) otherwise. That there was none to be had is counted when the wait begins, by
+    /// a limit that adapts, and not here.
+    pub fn acquire_free(&self, class: Criticality) -> Option<Permit> {
+        self.with(|state| state.enter_if_free(class)).then(|| self.permit())
+    }
+
     /// A permit, at once or after a wait in the queue, which begins when the future is first polled.
     ///
     /// # Errors

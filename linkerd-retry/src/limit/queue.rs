@@ -58,17 +58,23 @@ impl State {
         self.waiting.len()
     }
 
-    /// Lets one of `class` in, if there is room and nobody waits who would be first.
+    /// Lets one of `class` in, if there is room and nobody waits who would be first. If not, a limit that adapts is told.
     pub(super) fn try_enter(&mut self, class: Criticality) -> bool {
-        let behind = self.waiting.first_key_value().is_some_and(|(first, _)| first.class.0 >= class);
-        if behind || !self.has_room(class) {
-            if let Some(adaptive) = &mut self.adaptive {
-                adaptive.on_full(self.in_flight);
-            }
-            return false;
+        let entered = self.enter_if_free(class);
+        if let Some(adaptive) = self.adaptive.as_mut().filter(|_| !entered) {
+            adaptive.on_full(self.in_flight);
         }
-        self.enter();
-        true
+        entered
+    }
+
+    /// The same, and it is told nothing.
+    pub(super) fn enter_if_free(&mut self, class: Criticality) -> bool {
+        let behind = self.waiting.first_key_value().is_some_and(|(first, _)| first.class.0 >= class);
+        let enters = !behind && self.has_room(class);
+        if enters {
+            self.enter();
+        }
+        enters
     }
 
     /// Lets one of `class` in or puts it behind those of its class and above, and before those below.

@@ -172,6 +172,11 @@ impl RateLimit {
         });
     }
 
+    /// Whether another one in its place, with a full bucket, would let through nothing that this one does not.
+    pub fn is_at_rest(&self, now: Instant) -> bool {
+        self.with(now, |bucket, now| bucket.full_at <= now)
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.0.name

@@ -30,7 +30,7 @@ pub(in crate::http) async fn serve<I>(
 ) where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let remote = peer.ends.remote;
+    let remote = peer.ends().remote;
     let served = async {
         let mut watch = watch;
         let mut handshake = config.server().handshake(stream);

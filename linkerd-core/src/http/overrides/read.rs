@@ -2,10 +2,11 @@
 
 use std::{num::NonZeroU32, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use linkerd_retry::limit::Criticality;
 
 use super::Overrides;
-use crate::{GrpcCode, TimedOut, Timer};
+use crate::{GrpcCode, TimedOut, Timer, http::headers::L5D_CTX_CRITICALITY};
 
 /// How long the whole request may take.
 const L5D_TIMEOUT: HeaderName = HeaderName::from_static("l5d-timeout");
@@ -35,17 +36,22 @@ pub(in crate::http) const L5D_ERR_DETAIL: HeaderName = HeaderName::from_static("
 ///
 /// Durations are whole numbers with a unit: `100ms`, `5s`, `1m`, `1h`, `1d`. What does not parse counts as absent, and what
 /// is over a bound as the bound. The headers go no further.
+///
+/// And they may say that a request matters more than others, by `l5d-ctx-criticality: critical_plus`. From callers who are
+/// not trusted that header is taken off; the other classes are no more than what a request is that says nothing, and stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PerRequest {
     /// The longest timeout. 60 s by default.
     pub max_timeout: Duration,
     /// The most retries. 10 by default.
     pub max_retries: u32,
+    /// Whether they may say that a request is `critical_plus`. Yes by default.
+    pub criticality: bool,
 }
 
 impl Default for PerRequest {
     fn default() -> Self {
-        Self { max_timeout: Duration::from_mins(1), max_retries: 10 }
+        Self { max_timeout: Duration::from_mins(1), max_retries: 10, criticality: true }
     }
 }
 
@@ -62,6 +68,14 @@ pub(in crate::http) fn strip(headers: &mut HeaderMap) {
         L5D_ERR_DETAIL,
     ] {
         headers.remove(name);
+    }
+}
+
+/// Takes the class off that only a trusted caller may ask for: that of a request which matters more than others.
+pub(in crate::http) fn strip_class(headers: &mut HeaderMap) {
+    let class = |value: &HeaderValue| value.to_str().ok()?.parse().ok();
+    if headers.get_all(L5D_CTX_CRITICALITY).iter().any(|value| class(value) == Some(Criticality::CriticalPlus)) {
+        headers.remove(L5D_CTX_CRITICALITY);
     }
 }
 
