@@ -8,12 +8,12 @@ use std::{
 use http::{
     HeaderMap, HeaderValue,
     header::{FORWARDED, HOST},
-    uri::Scheme,
+    uri::{Authority, Scheme},
 };
 
 /// How a server writes `Forwarded` (RFC 7239) on requests: one more value, behind those that they came with.
 ///
-/// It says `by` and `for`; `host` if the request has one; `proto` if its target was absolute.
+/// It says `by` and `for`; `host` if the request has one, or `authority` in HTTP/2; `proto` if its target was absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forwarded {
     /// How this side is called.
@@ -48,11 +48,13 @@ impl Ids {
 }
 
 impl Forwarded {
-    /// Adds the header. `scheme` is that of an absolute target.
+    /// Adds the header. `scheme` is that of an absolute target, and `authority` that of a request of HTTP/2, which Linkerd 1
+    /// does not call a host.
     pub(crate) fn write(
         &self,
         headers: &mut HeaderMap,
         scheme: Option<&Scheme>,
+        authority: Option<&Authority>,
         local: SocketAddr,
         remote: SocketAddr,
         ids: Ids,
@@ -61,7 +63,9 @@ impl Forwarded {
         let for_ = Node { label: &self.for_, addr: remote, id: ids.0[1] };
         let mut value = format!("by={by};for={for_}");
         // Writing to a string does not fail.
-        if let Some(host) = headers.get(HOST).and_then(|host| host.to_str().ok()) {
+        if let Some(authority) = authority {
+            let _ = write!(value, ";authority={}", Text(authority.as_str()));
+        } else if let Some(host) = headers.get(HOST).and_then(|host| host.to_str().ok()) {
             let _ = write!(value, ";host={}", Text(host));
         }
         if let Some(scheme) = scheme {
@@ -165,7 +169,7 @@ mod tests {
             let forwarded = Forwarded { by: label.clone(), for_: label.clone() };
             let mut headers = HeaderMap::new();
             let addr = SocketAddr::from(([127, 0, 0, 1], 1));
-            forwarded.write(&mut headers, None, addr, addr, ids);
+            forwarded.write(&mut headers, None, None, addr, addr, ids);
             headers[FORWARDED].to_str().unwrap().to_owned()
         };
         let label = ForwardedLabel::ConnectionRandom;
@@ -185,7 +189,7 @@ mod tests {
         let addr = SocketAddr::from(([10, 0, 0, 1], 1));
         for (host, written) in [("web", "web"), ("web:80", "\"web:80\""), ("a;for=evil", "\"a;for=evil\"")] {
             let mut headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]);
-            forwarded.write(&mut headers, Some(&Scheme::HTTPS), addr, addr, Ids::default());
+            forwarded.write(&mut headers, Some(&Scheme::HTTPS), None, addr, addr, Ids::default());
             assert_eq!(headers[FORWARDED], format!("by=10.0.0.1;for=10.0.0.1;host={written};proto=https"));
         }
     }

@@ -384,7 +384,10 @@ impl Peer {
             headers.remove(&headers::FORWARDED_CLIENT_CERT);
         }
         if let Some((forwarded, scheme)) = forwarded {
-            forwarded.write(headers, scheme.as_ref(), self.ends.local, self.ends.remote, self.forwarded_ids);
+            // A target of HTTP/1 has lost its own by now.
+            let authority = parts.uri.authority();
+            let Ends { local, remote, .. } = self.ends;
+            forwarded.write(headers, scheme.as_ref(), authority, local, remote, self.forwarded_ids);
         }
         if let Some(name) = &config.timestamp_header {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -187,3 +187,18 @@ async fn a_client_that_leaves_ends_its_requests() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_forwarded_header_names_the_authority() {
+    use linkerd_core::http::{Forwarded, ForwardedLabel, ServerConfig};
+
+    use super::peers::{Backend, Client, h2_client, h2_server, routed, serve};
+
+    let mut backend = Backend::new().await;
+    let forwarded = Forwarded { by: ForwardedLabel::Fixed("gw".to_owned()), for_: ForwardedLabel::Ip };
+    let config = ServerConfig { forwarded: Some(forwarded), ..h2_server() };
+    let client = Client::connect(serve(config, routed(backend.addr, h2_client()))).await;
+    let (_response, _) = client.open(get("http://web/"), true).await;
+    let seen = backend.accept().await;
+    assert_eq!(seen.head.headers()["forwarded"], "by=_gw;for=127.0.0.1;authority=web;proto=http");
+}

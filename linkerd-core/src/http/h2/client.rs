@@ -22,7 +22,7 @@ use super::{
 use crate::{
     Body, Error, ErrorKind, Reset,
     body::Rider,
-    http::{ClientConfig, headers},
+    http::ClientConfig,
     svc::{Call, SvcFuture},
     telemetry::ClientStats,
 };
@@ -45,13 +45,20 @@ impl Client {
         Self { conns: Conns::new(addr, config, h2, stats) }
     }
 
-    async fn exchange(&self, mut req: Request<Body>) -> Result<Response<Body>, Error> {
-        #[cfg(feature = "tls")]
+    /// Tells the endpoint who the client is, if that is wanted.
+    #[cfg(feature = "tls")]
+    fn with_client_cert(&self, mut req: Request<Body>) -> Request<Body> {
         if self.conns.forwards_client_cert() {
             let extensions = std::mem::take(req.extensions_mut());
-            headers::forward_client_cert(req.headers_mut(), &extensions);
+            crate::http::headers::forward_client_cert(req.headers_mut(), &extensions);
             *req.extensions_mut() = extensions;
         }
+        req
+    }
+
+    async fn exchange(&self, req: Request<Body>) -> Result<Response<Body>, Error> {
+        #[cfg(feature = "tls")]
+        let req = self.with_client_cert(req);
         for _ in 0..MAX_CLOSED {
             let (mut sender, slot) = match self.conns.stream().await {
                 Ok(stream) => stream,
