@@ -69,7 +69,7 @@ async fn what_is_wrong_beyond_typos_is_named_too() {
         (router("  bindingTimeoutMs: soon\n"), "bad.yaml:4:21: routers[0].bindingTimeoutMs: "),
         (router("- protocol: http\n  servers: [{port: 0}]\n"), "Multiple routers with the label http"),
         (router("telemetry:\n- {kind: io.l5d.zipkin}\n"), "is not supported yet"),
-        (router("- protocol: h2\n  servers: [{port: 0}]\n"), "is not supported yet"),
+        (router("- protocol: mux\n  servers: [{port: 0}]\n"), "is not supported yet"),
         ("routers: [\n".to_owned(), "bad.yaml:2:1: "),
         ("{\"routers\": [}".to_owned(), "bad.yaml:1:14: "),
     ] {
