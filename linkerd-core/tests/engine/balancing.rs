@@ -95,7 +95,7 @@ async fn a_callers_fault_never_counts_whatever_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_who_leaves_says_nothing() {
+async fn a_caller_who_leaves_says_nothing_but_how_long_it_waited() {
     for accrual in touchy() {
         let (world, client) = one(measured(Measure::Headers), accrual);
         world.endpoints.script(ep(1), [Reply::hang()]);
@@ -105,7 +105,8 @@ async fn a_caller_who_leaves_says_nothing() {
             advance(SEC).await;
         }
         assert_eq!((state(&world, 1).status, state(&world, 1).pending), (Status::Open, 0));
-        assert_eq!(latency(&world), 0.0);
+        // A lower bound of what it would have taken, lest those that hang seem quick.
+        assert!((999.0..=1001.0).contains(&latency(&world)), "{}", latency(&world));
     }
 }
 
