@@ -120,7 +120,14 @@ impl Context {
         if headers.is_empty() {
             return Self::default();
         }
-        let engine = engine.map(|cx| RequestContext { remote: None, local: None, overrides: None, ..cx });
+        let engine = engine.map(|cx| RequestContext {
+            remote: None,
+            local: None,
+            overrides: None,
+            until: None,
+            kept_by: None,
+            ..cx
+        });
         Self(Some(Arc::new(Carried { headers, engine })))
     }
 

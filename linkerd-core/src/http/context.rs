@@ -17,7 +17,7 @@ use super::{
     overrides::Overrides,
     trace::{Propagation, TraceId},
 };
-use crate::{Error, ErrorKind, span::Recording};
+use crate::{Error, ErrorKind, Timer, span::Recording};
 
 /// What is known of a request beside the request: where it came from, and what it carries from hop to hop.
 ///
@@ -48,6 +48,8 @@ pub struct RequestContext {
     pub(crate) lost_flavour: Option<Lost>,
     /// When the server that it came to gives up on it, whatever is enforced of the deadline.
     pub(crate) until: Option<Instant>,
+    /// What `deadline` was set to, by a timer that is kept by a clock of its own too.
+    pub(crate) kept_by: Option<(Deadline, Timer)>,
     /// The span that it is served in, if it is recorded.
     pub(crate) recording: Option<Recording>,
     /// What its sender, who is trusted, says of its timeouts and retries.
@@ -87,7 +89,7 @@ impl RequestContext {
             && deadline::is_grpc(headers)
             && let Some(timeout) = deadline::grpc_timeout(headers)
         {
-            cx.expire_after(timeout);
+            cx.keep_within(timeout, Timer::GrpcTimeout);
         }
         Ok(cx)
     }
@@ -151,6 +153,26 @@ impl RequestContext {
     pub(crate) fn expire_after(&mut self, timeout: Duration) {
         let ours = Deadline::after(SystemTime::now(), timeout);
         self.deadline = Some(self.deadline.map_or(ours, |theirs| theirs.combined(ours)));
+    }
+
+    /// As [`expire_after`](Self::expire_after), where `timer` ends it at that time anyway. Says whether it comes first.
+    pub(crate) fn keep_within(&mut self, timeout: Duration, timer: Timer) -> bool {
+        let before = self.deadline;
+        self.expire_after(timeout);
+        let is_first = before.map(Deadline::at) != self.deadline.map(Deadline::at);
+        let kept_by = match self.kept_by {
+            Some((deadline, timer)) if before == Some(deadline) => Some(timer),
+            _ => None,
+        };
+        let timer = if is_first { Some(timer) } else { kept_by };
+        self.kept_by = self.deadline.zip(timer);
+        is_first
+    }
+
+    /// The deadline, unless it is that of a timer which `keeps` it.
+    pub(crate) fn deadline_unless(&self, keeps: impl FnOnce(Timer) -> bool) -> Option<Deadline> {
+        let timer = self.kept_by.filter(|(kept, _)| self.deadline == Some(*kept)).map(|(_, timer)| timer);
+        self.deadline.filter(|_| !timer.is_some_and(keeps))
     }
 
     /// Writes the context onto one attempt: `l5d-ctx-dtab` and `l5d-ctx-deadline` if there are any, and a span of its own,

@@ -453,8 +453,7 @@ impl Peer {
 
     async fn send_within(self: Arc<Self>, timeout: Duration, mut req: Request<Body>) -> Result<Response<Body>, Error> {
         let mut cx = req.extensions_mut().remove::<RequestContext>().unwrap_or_default();
-        let is_ours = cx.deadline.is_none_or(|theirs| theirs.remaining(SystemTime::now()) > timeout);
-        cx.expire_after(timeout);
+        let is_ours = cx.keep_within(timeout, Timer::Server);
         cx.until = tokio::time::Instant::now().into_std().checked_add(timeout);
         req.extensions_mut().insert(cx);
         let rsp = self.shared.svc.send(req);

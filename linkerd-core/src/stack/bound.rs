@@ -246,10 +246,11 @@ impl BoundName {
 
     /// Writes what an attempt carries.
     fn write_headers(&self, attempt: &Attempt<'_>, id: Option<TraceId>, headers: &mut HeaderMap) {
-        match (attempt.cx.zip(id), self.client.attempt_timeout(attempt)) {
+        let timeout = self.client.attempt_timeout(attempt).map(|timeout| timeout.limit);
+        match (attempt.cx.zip(id), timeout) {
             (Some((cx, id)), Some(timeout)) => {
                 let mut cx = cx.clone();
-                cx.expire_after(timeout.limit);
+                cx.expire_after(timeout);
                 cx.write_span(id, headers);
             }
             (Some((cx, id)), None) => cx.write_span(id, headers),
@@ -259,7 +260,7 @@ impl BoundName {
             hints.write(headers);
         }
         if let Some(grpc) = attempt.grpc {
-            grpc.write(headers, now(), self.client.attempt_timeout);
+            grpc.write(headers, now(), timeout);
         }
         if !attempt.info.shared.proxy {
             return;

@@ -191,15 +191,15 @@ impl PathStack {
         let head = req.request_mut();
         let mut cx = head.and_then(|req| req.extensions_mut().remove::<RequestContext>());
         let grpc = req.request().and_then(|req| GrpcUntil::of(req, arrived));
-        let limit = self.limit(arrived, cx.as_ref(), grpc);
-        let total = info.total(cx.as_ref());
+        let total = info.total(cx.as_ref()).map(|total| total.limit);
+        let limit = self.limit(arrived, total, cx.as_ref(), grpc);
         if let (Some(cx), Some(total)) = (&mut cx, total) {
-            cx.expire_after(total.limit);
+            cx.expire_after(total);
         }
         if info.policy.retry_hints {
             req.heed_hints();
         }
-        req.set_grpc(grpc.map(|grpc| grpc.within(arrived, total.map(|total| total.limit), cx.as_ref())));
+        req.set_grpc(grpc.map(|grpc| grpc.within(arrived, total, cx.as_ref())));
         if let Some(recording) = cx.as_ref().and_then(|cx| cx.recording.as_ref()) {
             recording.named(&info.path, &info.shared.base, &info.local);
         }
@@ -277,17 +277,25 @@ impl PathStack {
     }
 
     /// The first limit on the time of the whole request, if there is any.
-    fn limit(&self, arrived: Instant, cx: Option<&RequestContext>, grpc: Option<GrpcUntil>) -> Option<Limit> {
+    fn limit(
+        &self,
+        arrived: Instant,
+        total: Option<Duration>,
+        cx: Option<&RequestContext>,
+        grpc: Option<GrpcUntil>,
+    ) -> Option<Limit> {
         let policy = &self.info.policy;
-        let total = self.info.total(cx).and_then(|total| arrived.checked_add(total.limit));
-        let deadline = cx.and_then(|cx| cx.deadline);
-        let deadline = deadline.and_then(|deadline| arrived.checked_add(deadline.remaining(SystemTime::now())));
-        let [deadline, grpc] =
-            [deadline, grpc.and_then(GrpcUntil::at)].map(|at| at.filter(|_| policy.enforce_deadline));
+        let total = total.and_then(|total| arrived.checked_add(total));
+        let grpc = grpc.and_then(GrpcUntil::at).filter(|_| policy.enforce_deadline);
         let server = cx.and_then(|cx| cx.until);
-        // Both are in the deadline too, by another clock.
-        let named = [grpc, server].into_iter().flatten().min();
-        let deadline = deadline.filter(|at| named.is_none_or(|named| *at + Duration::from_millis(2) < named));
+        // Those two may be the deadline too, by another clock.
+        let keeps = |timer| match timer {
+            Timer::GrpcTimeout => grpc.is_some(),
+            Timer::Server => server.is_some(),
+            _ => false,
+        };
+        let deadline = cx.filter(|_| policy.enforce_deadline).and_then(|cx| cx.deadline_unless(keeps));
+        let deadline = deadline.and_then(|deadline| arrived.checked_add(deadline.remaining(SystemTime::now())));
         let deadlines = [(deadline, Timer::Deadline), (grpc, Timer::GrpcTimeout), (server, Timer::Server)];
         // Of two at one time, the first.
         let limits = [(total, Timer::Total)].into_iter().chain(deadlines);

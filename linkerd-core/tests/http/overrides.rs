@@ -158,3 +158,13 @@ async fn a_grpc_status_in_the_head_is_retried_if_it_is_listed() {
         assert_eq!(hop.endpoints.count(ep()), sent, "{code}");
     }
 }
+
+#[tokio::test]
+async fn a_grpc_call_is_told_the_time_that_its_caller_gives_to_an_attempt() {
+    let hop = trusting();
+    hop.endpoints.script(ep(), [Reply::ok("")]);
+    let call = ["Content-Type: application/grpc", "l5d-response-timeout: 2s"];
+    assert_eq!(ask(&hop, "POST", &call).await.status(), 200);
+    let seen = &hop.endpoints.seen(ep())[0].headers;
+    assert_eq!(seen["grpc-timeout"], "2000000u");
+}
