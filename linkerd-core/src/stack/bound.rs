@@ -13,11 +13,12 @@ use linkerd_dtab::{Activity, Addr, Bound, Path, namer::global};
 use linkerd_retry::Budget;
 
 use super::{
+    attempt::Attempt,
     classified::{Counted, Open},
     endpoints::{Balanced, EndpointClient},
     fault,
     outgoing::Outgoing,
-    path::{Attempt, Expired, now},
+    time::{Expired, now},
 };
 #[cfg(feature = "server")]
 use crate::access_log::{AccessLog, Served};
