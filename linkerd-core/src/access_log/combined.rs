@@ -1,40 +1,14 @@
 //! A line as Linkerd 1 writes it.
 
-use std::{fmt::Write, net::SocketAddr};
+use std::fmt::Write;
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version,
-    header::{CONTENT_LENGTH, HOST, REFERER, USER_AGENT},
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, Version, header::CONTENT_LENGTH};
 use jiff::Zoned;
 
-use crate::{Body, http::RequestContext};
-
-/// What a line says of a request.
-pub(crate) struct Asked {
-    method: Method,
-    uri: Uri,
-    version: Version,
-    host: Option<HeaderValue>,
-    referer: Option<HeaderValue>,
-    agent: Option<HeaderValue>,
-    remote: Option<SocketAddr>,
-}
+use super::Asked;
+use crate::Body;
 
 impl Asked {
-    pub(super) fn of(req: &Request<Body>, cx: Option<&RequestContext>) -> Self {
-        let headers = req.headers();
-        Self {
-            method: req.method().clone(),
-            uri: req.uri().clone(),
-            version: req.version(),
-            host: headers.get(HOST).cloned(),
-            referer: headers.get(REFERER).cloned(),
-            agent: headers.get(USER_AGENT).cloned(),
-            remote: cx.and_then(|cx| cx.remote),
-        }
-    }
-
     /// The line, with its end. Values of headers are in it as they came.
     pub(super) fn line(&self, rsp: &Response<Body>, now: &Zoned, is_h2: bool) -> Vec<u8> {
         let mut line = Vec::with_capacity(256);
@@ -79,13 +53,18 @@ fn push(line: &mut Vec<u8>, value: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use http::{
+        Request,
+        header::{HOST, REFERER, USER_AGENT},
+    };
     use jiff::tz::TimeZone;
 
     use super::*;
 
     fn line(req: http::request::Builder, length: &str, zone: TimeZone, is_h2: bool) -> String {
-        let cx = RequestContext { remote: Some(([127, 0, 0, 1], 4321).into()), ..RequestContext::default() };
-        let asked = Asked::of(&req.body(Body::empty()).unwrap(), Some(&cx));
+        let req = req.body(()).unwrap();
+        let remote = Some(([127, 0, 0, 1], 4321).into());
+        let asked = Asked::of(req.method(), req.uri(), req.version(), req.headers(), remote);
         let mut rsp = Response::new(Body::empty());
         if !length.is_empty() {
             rsp.headers_mut().insert(CONTENT_LENGTH, length.parse().unwrap());

@@ -4,6 +4,7 @@
 //! the queue full, at 8192 lines or 4 MiB, is dropped and counted. The metrics are `access_log/lines`, `dropped` and
 //! `errors` of the router.
 
+mod asked;
 mod combined;
 mod record;
 mod roll;
@@ -15,7 +16,7 @@ use http::{Request, Response};
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 
 pub(crate) use self::{
-    combined::Asked,
+    asked::Asked,
     record::{Record, Served},
 };
 pub use self::{
@@ -108,7 +109,10 @@ impl AccessLog {
 
     /// Notes an attempt, if attempts are logged.
     pub(crate) fn asked(&self, req: &Request<Body>, cx: Option<&RequestContext>) -> Option<Box<Asked>> {
-        matches!(self.0.format, AccessLogFormat::Combined).then(|| Box::new(Asked::of(req, cx)))
+        matches!(self.0.format, AccessLogFormat::Combined).then(|| {
+            let remote = cx.and_then(|cx| cx.remote);
+            Box::new(Asked::of(req.method(), req.uri(), req.version(), req.headers(), remote))
+        })
     }
 
     /// Logs an attempt.

@@ -7,15 +7,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{
-    HeaderName, HeaderValue, Method, Response, StatusCode, Uri, Version,
-    header::{CONTENT_LENGTH, HOST, REFERER, USER_AGENT},
-    request,
-};
+use http::{HeaderValue, Response, StatusCode, header::CONTENT_LENGTH, request};
 use jiff::Timestamp;
 use linkerd_dtab::Path;
 
-use super::AccessLog;
+use super::{AccessLog, Asked};
 use crate::{
     AttemptLog, Body, Error, Left, TimedOut,
     body::{BodyEnd, Rider},
@@ -37,13 +33,7 @@ pub(crate) struct Record {
     log: AccessLog,
     at: Timestamp,
     begun: Instant,
-    method: Method,
-    uri: Uri,
-    version: Version,
-    host: Option<HeaderValue>,
-    referer: Option<HeaderValue>,
-    agent: Option<HeaderValue>,
-    remote: SocketAddr,
+    asked: Asked,
     trace: Option<TraceId>,
     deadline: Option<Deadline>,
     status: Option<StatusCode>,
@@ -143,18 +133,11 @@ impl AccessLog {
         if !self.is_by_request() {
             return None;
         }
-        let header = |name: HeaderName| parts.headers.get(name).cloned();
         Some(Box::new(Record {
             log: self.clone(),
             at: Timestamp::now(),
             begun,
-            method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            version: parts.version,
-            host: header(HOST),
-            referer: header(REFERER),
-            agent: header(USER_AGENT),
-            remote,
+            asked: Asked::of(&parts.method, &parts.uri, parts.version, &parts.headers, Some(remote)),
             trace: None,
             deadline: None,
             status: None,
@@ -252,15 +235,15 @@ impl Record {
         };
         let millis = |time: Duration| Value::Number(time.as_millis());
         let shown = |value: &dyn ToString| Value::Text(value.to_string().into());
-        let served = &self.served;
+        let Self { asked, served, .. } = self;
         match field {
             Field::Time => Some(Value::Text(format!("{:.3}", self.at).into())),
             Field::Router => Some(Value::Text(router.into())),
-            Field::Client => Some(shown(&self.remote)),
-            Field::Method => Some(Value::Text(self.method.as_str().into())),
-            Field::Uri => Some(shown(&self.uri)),
-            Field::Version => Some(Value::Text(format!("{:?}", self.version).into())),
-            Field::Host => text(&self.host),
+            Field::Client => asked.remote.as_ref().map(|remote| shown(remote)),
+            Field::Method => Some(Value::Text(asked.method.as_str().into())),
+            Field::Uri => Some(shown(&asked.uri)),
+            Field::Version => Some(Value::Text(format!("{:?}", asked.version).into())),
+            Field::Host => text(&asked.host),
             Field::Status => self.status.map(|status| Value::Number(status.as_u16().into())),
             Field::Bytes => self.bytes.as_ref()?.to_str().ok()?.parse().ok().map(Value::Number),
             Field::Duration => Some(millis(tokio::time::Instant::now().into_std() - self.begun)),
@@ -280,8 +263,8 @@ impl Record {
                 Value::Text(format!("{high}{:016x}", trace.trace()).into())
             }),
             Field::Span => self.trace.map(|trace| Value::Text(format!("{:016x}", trace.span()).into())),
-            Field::Referer => text(&self.referer),
-            Field::UserAgent => text(&self.agent),
+            Field::Referer => text(&asked.referer),
+            Field::UserAgent => text(&asked.agent),
         }
     }
 }

@@ -5,7 +5,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -30,11 +29,11 @@ use tokio::{
 
 use super::{
     ClientConfig, Kept,
+    dial::{ConnectElapsed, Open, Speak, open},
     headers::{self, Room},
-    io::{Counted, Totals},
+    io::Counted,
     pool::{Checkout, Conn, Grant, Live, Pool, TooManyWaiters},
     receive::{Asked, Reading, Received, failure, receive},
-    silence::Silence,
 };
 use crate::{
     Body, BoxError, Error, ErrorKind, Timer,
@@ -57,11 +56,6 @@ impl Client {
         Self { addr, config, pool, stats }
     }
 }
-
-/// No connection was there in time.
-#[derive(Debug, thiserror::Error)]
-#[error("no connection within {0:?}")]
-pub(super) struct ConnectElapsed(pub(super) Duration);
 
 /// A request that is to go out.
 struct Outbound {
@@ -153,41 +147,22 @@ impl Client {
     }
 
     pub(super) async fn open(&self) -> Result<Conn, Error> {
-        let connecting = Connecting::begin(self.stats.as_deref());
-        let result = self.dial().await;
-        connecting.end(&result);
-        result.map_err(|error| {
+        open(self, self.addr, &self.config, self.stats.as_deref()).await.map_err(|error| {
             let is_late = error.is::<ConnectElapsed>();
             let error = Error::new(ErrorKind::Connect).with_source(error);
             if is_late { error.with_timer(Timer::Connect.after(self.config.connect_timeout)) } else { error }
         })
     }
+}
 
-    async fn dial(&self) -> Result<Conn, BoxError> {
-        let stream = tokio::time::timeout(self.config.connect_timeout, self.config.socket.connect(self.addr))
-            .await
-            .map_err(|_| ConnectElapsed(self.config.connect_timeout))??;
-        #[cfg(feature = "tls")]
-        if let Some(tls) = &self.config.tls {
-            // Boxed: what connects in the clear has no room for it.
-            let (stream, _) = Box::pin(tls.connect(self.addr.ip(), stream)).await?;
-            return self.begin(stream).await;
-        }
-        self.begin(stream).await
-    }
+impl Speak for Client {
+    type Conn = Conn;
 
-    /// Begins to speak HTTP on a connection.
     async fn begin<I>(&self, stream: I) -> Result<Conn, BoxError>
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let totals = self
-            .stats
-            .as_ref()
-            .map(|stats| Totals { received: stats.received_bytes.clone(), sent: stats.sent_bytes.clone() });
-        let (stream, traffic) = Counted::new(stream, totals);
-        let counter = |name| self.stats.as_ref().map(|stats| stats.timeout(name));
-        let stream = stream.within(Silence::of(&self.config.socket, counter));
+        let (stream, traffic) = Counted::of(stream, &self.config.socket, self.stats.as_deref());
         let max = self.config.max_header_bytes;
         let room = Room::of(max, 0);
         let mut builder = http1::Builder::new();
@@ -262,57 +237,6 @@ where
             };
             self.set(next);
         }
-    }
-}
-
-/// Counts an attempt to connect, however it ends.
-pub(super) struct Connecting<'a> {
-    stats: Option<&'a ClientStats>,
-    begun: Instant,
-}
-
-impl<'a> Connecting<'a> {
-    pub(super) fn begin(stats: Option<&'a ClientStats>) -> Self {
-        Self { stats, begun: Instant::now() }
-    }
-
-    pub(super) fn end<T, E>(mut self, result: &Result<T, E>) {
-        let Some(stats) = self.stats.take() else { return };
-        match result {
-            Ok(_) => {
-                stats.connects.incr();
-                stats.connect_latency_ms.record_ms(self.begun.elapsed());
-            }
-            Err(_) => stats.failed_connect_latency_ms.record_ms(self.begun.elapsed()),
-        }
-    }
-}
-
-impl Drop for Connecting<'_> {
-    fn drop(&mut self) {
-        if let Some(stats) = self.stats {
-            stats.cancelled_connects.incr();
-        }
-    }
-}
-
-/// Counts an open connection.
-pub(super) struct Open {
-    stats: Arc<ClientStats>,
-    since: Instant,
-}
-
-impl Open {
-    pub(super) fn new(stats: Arc<ClientStats>, since: Instant) -> Self {
-        stats.connections.incr();
-        Self { stats, since }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.stats.connections.decr();
-        self.stats.connection_duration.record_ms(self.since.elapsed());
     }
 }
 

@@ -12,8 +12,10 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::silence::Silence;
-use crate::telemetry::Counter;
+use super::{SocketOptions, silence::Silence};
+#[cfg(feature = "server")]
+use crate::telemetry::ServerStats;
+use crate::telemetry::{ClientStats, Counter};
 
 /// How many bytes of a connection were read and written.
 #[derive(Debug, Default)]
@@ -27,9 +29,38 @@ pub(crate) struct Traffic {
 
 /// The same of many connections together.
 #[derive(Clone, Debug)]
-pub(crate) struct Totals {
-    pub(crate) received: Counter,
-    pub(crate) sent: Counter,
+pub(super) struct Totals {
+    received: Counter,
+    sent: Counter,
+}
+
+/// The metrics of who has connections: a client or a server.
+pub(super) trait Connections {
+    fn totals(&self) -> Totals;
+
+    /// Counts connections that ended because nothing moved.
+    fn timeout(&self, name: &'static str) -> Counter;
+}
+
+impl Connections for ClientStats {
+    fn totals(&self) -> Totals {
+        Totals { received: self.received_bytes.clone(), sent: self.sent_bytes.clone() }
+    }
+
+    fn timeout(&self, name: &'static str) -> Counter {
+        self.timeout(name)
+    }
+}
+
+#[cfg(feature = "server")]
+impl Connections for ServerStats {
+    fn totals(&self) -> Totals {
+        Totals { received: self.received_bytes.clone(), sent: self.sent_bytes.clone() }
+    }
+
+    fn timeout(&self, name: &'static str) -> Counter {
+        self.timeout(name)
+    }
 }
 
 impl Traffic {
@@ -105,14 +136,11 @@ pub(crate) struct Counted<T> {
 }
 
 impl<T> Counted<T> {
-    pub(crate) fn new(inner: T, totals: Option<Totals>) -> (Self, Arc<Traffic>) {
-        let traffic = Arc::new(Traffic { totals, ..Traffic::default() });
-        (Self { inner, traffic: Arc::clone(&traffic), silence: None }, traffic)
-    }
-
-    /// The same, with limits on how long nothing may move.
-    pub(crate) fn within(self, silence: Option<Box<Silence>>) -> Self {
-        Self { silence, ..self }
+    /// Counts in `stats` too, and ends a connection on which nothing moves for longer than `options` have it.
+    pub(super) fn of(inner: T, options: &SocketOptions, stats: Option<&impl Connections>) -> (Self, Arc<Traffic>) {
+        let traffic = Arc::new(Traffic { totals: stats.map(Connections::totals), ..Traffic::default() });
+        let silence = Silence::of(options, |name| stats.map(|stats| stats.timeout(name)));
+        (Self { inner, traffic: Arc::clone(&traffic), silence }, traffic)
     }
 
     fn check_read<V>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<V>>) -> Poll<io::Result<V>> {

@@ -8,6 +8,7 @@ pub mod context;
 pub(crate) mod deadline;
 #[cfg(feature = "server")]
 pub(crate) mod detail;
+mod dial;
 #[cfg(feature = "server")]
 mod drain;
 mod flavour;

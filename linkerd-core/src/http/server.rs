@@ -34,10 +34,9 @@ use super::{
     drain::{Drain, Watch},
     h2::{self, H2Config, Wire},
     headers::Room,
-    io::{Counted, Totals, Traffic},
+    io::{Counted, Traffic},
     respond::ErrorLimits,
     serve::{Ends, Peer, Shared, serve},
-    silence::Silence,
 };
 use crate::{
     Body, Svc,
@@ -306,13 +305,7 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let open = Open::new(&shared);
-    let totals = shared
-        .stats
-        .as_ref()
-        .map(|stats| Totals { received: stats.received_bytes.clone(), sent: stats.sent_bytes.clone() });
-    let (stream, traffic) = Counted::new(stream, totals);
-    let counter = |name| shared.stats.as_ref().map(|stats| stats.timeout(name));
-    let stream = stream.within(Silence::of(&shared.config.socket, counter));
+    let (stream, traffic) = Counted::of(stream, &shared.config.socket, shared.stats.as_ref());
     let (idle_time, life_time) = (shared.config.idle_time, shared.config.life_time);
     let peer = Arc::new(Peer::new(Arc::clone(&shared), ends));
     let limits = Limits::new(idle_time, life_time, traffic);
@@ -512,7 +505,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_idle_when_no_byte_passes() {
-        let (mut stream, traffic) = Counted::new(tokio::io::empty(), None);
+        let (mut stream, traffic) = Counted::of(tokio::io::empty(), &SocketOptions::default(), None::<&ServerStats>);
         let limits = Limits::new(Some(100 * MS), Some(10_000 * MS), traffic).unwrap();
         let mut limits = task::spawn(limits);
         for _ in 0..20 {

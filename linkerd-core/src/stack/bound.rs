@@ -1,36 +1,31 @@
-//! The client of a bound name: its endpoints, their health, and one use of one of them.
+//! A bound name: the pick of an endpoint for each try, and what a request carries there.
 
-use std::{
-    fmt,
-    net::SocketAddr,
-    sync::{Arc, PoisonError},
-    time::{Duration, Instant},
-};
+mod client;
+mod under_way;
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use linkerd_balance::{Draw, LeaseEnd, Mark, Outcome, Permit, Phase};
-use linkerd_dtab::{Activity, Addr, Bound, Path, namer::global};
-use linkerd_retry::Budget;
+use std::sync::Arc;
 
+use http::{HeaderMap, HeaderValue, Response};
+use linkerd_balance::Draw;
+use linkerd_dtab::Path;
+
+pub(crate) use self::client::BoundClient;
+use self::{client::Endpoints, under_way::UnderWay};
 use super::{
-    classified::{Counted, Open},
+    attempt::Attempt,
     endpoints::{Balanced, EndpointClient},
-    fault,
     outgoing::Outgoing,
-    path::{Attempt, Expired, now},
+    time::now,
 };
 #[cfg(feature = "server")]
 use crate::access_log::{AccessLog, Served};
 use crate::{
-    AttemptOutcome, Body, Error, ErrorKind, TimedOut, Timer,
-    body::{Resend, Rider},
-    error::twitter_duration,
-    http::{Connect, RequestContext, TraceId, headers, hint},
-    mesh::{BalancerState, ClientState, EndpointState, Force, Wrap},
-    policy::{ClientPolicy, HashOn},
+    AttemptOutcome, Body, Error, ErrorKind,
+    body::Resend,
+    http::{RequestContext, TraceId, headers},
     span::ClientSpan,
     svc::SvcFuture,
-    telemetry::{ClientStats, RequestStats},
+    telemetry::RequestStats,
 };
 
 /// A bound name as one path came to it: a client that others share, and what its namer left over.
@@ -39,24 +34,6 @@ pub(crate) struct BoundName {
     pub(crate) client: Arc<BoundClient>,
     dst_client: Option<HeaderValue>,
     dst_residual: Option<HeaderValue>,
-}
-
-/// The endpoints behind one bound id, balanced.
-pub(crate) struct BoundClient {
-    id: Path,
-    endpoints: Endpoints,
-    attempt_timeout: Option<Duration>,
-    hash_on: Option<HashOn>,
-    heeds_hints: bool,
-    is_fail_fast: bool,
-    requeues: Budget,
-    stats: Arc<ClientStats>,
-}
-
-enum Endpoints {
-    Balanced(Balanced),
-    /// `/$/io.buoyant.http.status/CODE`: nobody is asked.
-    Status(StatusCode),
 }
 
 impl BoundName {
@@ -276,356 +253,19 @@ impl BoundName {
     }
 }
 
-impl BoundClient {
-    pub(crate) fn new(
-        bound: &Bound,
-        policy: &ClientPolicy,
-        connect: Arc<dyn Connect>,
-        layers: Vec<Wrap>,
-        stats: ClientStats,
-    ) -> Self {
-        let stats = Arc::new(stats);
-        let endpoints = match global::status_code(&bound.id).and_then(|code| StatusCode::from_u16(code).ok()) {
-            Some(status) => Endpoints::Status(status),
-            None => Endpoints::Balanced(Balanced::new(bound, policy, connect, layers, &stats)),
-        };
-        Self {
-            id: bound.id.clone(),
-            endpoints,
-            attempt_timeout: policy.attempt_timeout,
-            hash_on: policy.hash_on.clone(),
-            heeds_hints: policy.hints,
-            is_fail_fast: policy.fail_fast,
-            requeues: policy.requeue_budget.fresh(),
-            stats,
-        }
-    }
-
-    /// Follows another watch of the same name, if it is another one.
-    pub(crate) fn follow(&self, addr: &Activity<Addr>) {
-        if let Endpoints::Balanced(balanced) = &self.endpoints {
-            balanced.follow(addr);
-        }
-    }
-
-    pub(crate) fn id(&self) -> &Path {
-        &self.id
-    }
-
-    /// What is known of it, for people.
-    pub(crate) fn state(&self, now: Instant) -> ClientState {
-        let Endpoints::Balanced(balanced) = &self.endpoints else {
-            return ClientState { id: self.id.clone(), addr: None, endpoints: Vec::new(), balancer: None };
-        };
-        let addr = balanced.source.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
-        let balance = &balanced.balance;
-        let mut services: std::collections::HashMap<_, _> = balance.services().into_iter().collect();
-        let endpoints = balance.endpoints(now).into_iter().map(|endpoint| EndpointState {
-            addr: endpoint.key.addr,
-            weight: endpoint.weight,
-            status: endpoint.status,
-            pending: endpoint.pending,
-            load: endpoint.load,
-            tier: endpoint.tier,
-            ramp: endpoint.ramp,
-            is_used: endpoint.is_used,
-            is_leaving: endpoint.is_leaving,
-            why: services.remove(&endpoint.key).map_or_else(String::new, |svc| svc.why(endpoint.status, now)),
-            zone: endpoint.zone,
-        });
-        let balancer = BalancerState {
-            algorithm: balanced.algorithm.clone(),
-            settings: balanced.settings.clone(),
-            stats: balance.stats(now),
-            tiers: balance.tiers(now),
-        };
-        ClientState { id: self.id.clone(), addr: Some(addr), endpoints: endpoints.collect(), balancer: Some(balancer) }
-    }
-
-    /// Forces the breakers of one endpoint, or of all: how many there were.
-    pub(crate) fn force(&self, addr: Option<SocketAddr>, force: Force, now: Instant) -> usize {
-        let Endpoints::Balanced(balanced) = &self.endpoints else { return 0 };
-        let services = balanced.balance.services();
-        let forced = services.iter().filter(|(key, _)| addr.is_none_or(|addr| addr == key.addr));
-        let breakers = forced.filter_map(|(_, svc)| svc.breaker.as_ref());
-        breakers.map(|breaker| force.apply(breaker, now)).count()
-    }
-
-    pub(crate) fn service_stats(&self, path: &Path) -> RequestStats {
-        self.stats.service(path)
-    }
-
-    fn count(&self, service: &RequestStats, success: bool, error: Option<&Error>, elapsed: Duration) {
-        for stats in [&self.stats.requests, service] {
-            if success {
-                stats.succeeded(elapsed);
-            } else {
-                stats.failed(error, elapsed);
-            }
-        }
-    }
-
-    /// How long this attempt may take.
-    fn attempt_timeout(&self, attempt: &Attempt<'_>) -> Option<TimedOut> {
-        let said = attempt.cx.and_then(|cx| cx.overrides.as_ref()?.attempt());
-        said.or_else(|| self.attempt_timeout.map(|timeout| Timer::Attempt.after(timeout)))
-    }
-
-    /// Bounds one attempt: below accrual, which has to see that it took too long.
-    async fn within_limit(
-        &self,
-        attempt: &Attempt<'_>,
-        response: impl Future<Output = Result<Response<Body>, Error>>,
-    ) -> Result<Response<Body>, Error> {
-        let limit = self.attempt_timeout(attempt).map(|timer| timer.limit);
-        let Some(limit) = limit else { return response.await };
-        if let Ok(result) = tokio::time::timeout(limit, response).await {
-            return result;
-        }
-        // Asked once more, so that the future has no room for it.
-        let timer = self.attempt_timeout(attempt).unwrap_or(Timer::Attempt.after(limit));
-        let id = self.id.to_string();
-        let (timeout, id) = (twitter_duration(limit), id.trim_start_matches('/'));
-        let text = format!(
-            "exceeded {timeout} to {id} while waiting for a response for an individual request, excluding retries. \
-             Remote Info: Not Available"
-        );
-        Err(Error::new(ErrorKind::AttemptTimeout).with_text(text).with_timer(timer))
-    }
-
-    /// The request again, if it may be sent elsewhere.
-    fn may_requeue(
-        &self,
-        balanced: &Balanced,
-        attempt: &Attempt<'_>,
-        mut error: Error,
-        requeues: u64,
-        limit: &mut Option<u64>,
-    ) -> Result<Request<Body>, Error> {
-        let stats = &self.stats.requeues;
-        let Some(again) = error.take_request().or_else(|| attempt.replay()) else {
-            stats.cannot_retry.incr();
-            return Err(error);
-        };
-        let now = now();
-        // A fifth of what there is, rounded up: one request must not use up what all share.
-        let limit = *limit.get_or_insert_with(|| self.requeues.share_for_one(now));
-        if !balanced.balance.has_open(now) {
-            stats.not_open.incr();
-        } else if requeues >= limit {
-            stats.request_limit.incr();
-        } else if !self.requeues.try_withdraw(now) {
-            stats.budget_exhausted.incr();
-        } else {
-            stats.requeues.incr();
-            return Ok(again);
-        }
-        Err(error)
-    }
-
-    /// Brings the numbers that are not counted as they happen up to date.
-    pub(crate) fn refresh(&self, now: Instant) {
-        let Endpoints::Balanced(balanced) = &self.endpoints else { return };
-        let stats = balanced.balance.stats(now);
-        let balancer = &self.stats.balancer;
-        balancer.size.set_count(stats.size as u64);
-        balancer.available.set_count(stats.available as u64);
-        balancer.busy.set_count(stats.busy as u64);
-        balancer.closed.set_count(stats.closed as u64);
-        balancer.load.set_count(stats.load as u64);
-        // All that are closed are tried anyway: only without any it cannot take a request.
-        self.stats.available.set(i64::from(stats.size > 0));
-        balancer.adds.advance_to(stats.adds);
-        balancer.removes.advance_to(stats.removes);
-        balancer.max_effort_exhausted.advance_to(stats.max_effort_exhausted);
-        balancer.updates.advance_to(stats.updates);
-        balancer.rebuilds.advance_to(stats.rebuilds);
-        balancer.meanweight.set_count(stats.mean_weight.round() as u64);
-        balancer.weight_classes.set_count(stats.weight_classes as u64);
-        balancer.both_idle(stats.both_idle);
-        if let Some(width) = &stats.aperture {
-            balancer.aperture(width);
-        }
-        balancer.in_use.set_count(stats.in_use as u64);
-        balancer.leaving.set_count(stats.stays as u64);
-        balancer.panicked.set(i64::from(stats.in_panic));
-        balancer.panics.advance_to(stats.panics);
-        balancer.refused.advance_to(stats.refused);
-        balancer.spilled.advance_to(stats.spilled);
-        balancer.tier.set_count(stats.tier as u64);
-        let accrual = &self.stats.failure_accrual;
-        accrual.removals.advance_to(balanced.breakers.removals());
-        accrual.revivals.advance_to(balanced.breakers.revivals());
-        accrual.probes.advance_to(balanced.breakers.probes());
-        accrual.removed_for_ms.advance_to(balanced.breakers.removed_for().as_millis() as u64);
-        let services = balanced.balance.services();
-        let breakers = services.iter().filter_map(|(_, svc)| svc.breaker.as_ref());
-        let ejected = breakers.filter(|breaker| breaker.phase() != Phase::Alive).count() as u64;
-        accrual.ejected.set_count(ejected);
-        accrual.ejected_percent.set_count(ejected * 100 / (stats.size as u64).max(1));
-        if let Some(ejections) = stats.ejections {
-            accrual.denied.advance_to(ejections.denied);
-        }
-        self.stats.requeues.budget.set_count(self.requeues.balance(now));
-    }
-}
-
-/// One try at one endpoint, for as long as it has no outcome.
-struct UnderWay<'a> {
-    name: &'a BoundName,
-    service: &'a Arc<RequestStats>,
-    attempt: &'a Attempt<'a>,
-    begun: Instant,
-    // If it is recorded.
-    span: Option<ClientSpan>,
-    // `None` once there is an outcome.
-    held: Option<(Option<Permit>, LeaseEnd)>,
-}
-
-impl UnderWay<'_> {
-    /// Waits for the outcome, and learns from it.
-    async fn outcome(
-        mut self,
-        balanced: &Balanced,
-        endpoint: &EndpointClient,
-        sent: SvcFuture,
-    ) -> Result<Response<Body>, Error> {
-        let Self { name, service, attempt, begun, .. } = self;
-        let client = &*name.client;
-        let pending = client.stats.requests.pending.enter();
-        let response = name.response(endpoint, attempt, self.span.as_ref(), sent);
-        let result = client.within_limit(attempt, response).await.and_then(|rsp| nack(rsp, attempt));
-        drop(pending);
-        let (permit, mut end) = self.held.take().expect("held until here");
-        let done = now();
-        let class = attempt.classify(result.as_ref());
-        if let Some(span) = self.span.take() {
-            span.end(result.as_ref(), class);
-        }
-        let success = class.is_success();
-        match result {
-            Ok(mut rsp) => {
-                let verdict = fault::judge(permit, success, &rsp, done);
-                let classifier = &attempt.info.policy.classifier;
-                let is_open = classifier.is_open(&rsp);
-                if !is_open {
-                    client.count(service, success, None, done - begun);
-                }
-                client.stats.status.record(Some(rsp.status()), done - begun);
-                if success {
-                    client.requeues.deposit(done);
-                }
-                let served = success || fault::is_callers(&rsp);
-                // Too many requests: no fault, but a reason to go elsewhere. So is what gRPC says in place of a body.
-                let welcome =
-                    served && rsp.status() != StatusCode::TOO_MANY_REQUESTS && !hint::grpc_failure(rsp.headers());
-                if client.heeds_hints && !rsp.headers().is_empty() {
-                    if !welcome && let Some(push_back) = hint::push_back(rsp.headers()) {
-                        end.hint(push_back, done);
-                    }
-                    if let Some(utilization) = hint::utilization(rsp.headers()) {
-                        end.hint(utilization, done);
-                    }
-                }
-                end.mark(Mark::Headers, welcome, done);
-                rsp.body_mut().ride(Rider::lease(end, served, verdict));
-                if is_open {
-                    // Its end will say.
-                    let open = Open {
-                        classifier: Arc::clone(classifier),
-                        counted: Counted::Client(Arc::clone(&client.stats), Arc::clone(service)),
-                        method: attempt.method.clone(),
-                        elapsed: done - begun,
-                        is_marked: false,
-                    };
-                    return Ok(open.watch(rsp));
-                }
-                Ok(rsp)
-            }
-            Err(error) => {
-                // That our own pool is full, or our caller's stream broke, is not the endpoint's fault: what is held is
-                // given back as if it had never been taken.
-                if !matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::RequestBody) {
-                    if let Some(permit) = permit {
-                        permit.record(Outcome::Failure, done);
-                    }
-                    end.end(false, done);
-                }
-                client.stats.timeouts.record(&error);
-                if error.kind() == ErrorKind::Connect {
-                    // Of a single one it would only be known that there is nobody else.
-                    if client.is_fail_fast
-                        && balanced.balance.len() > 1
-                        && let Some(fail_fast) = &endpoint.fail_fast
-                    {
-                        fail_fast.failed();
-                    }
-                    client.stats.creation_failed(&error);
-                    return Err(balanced.unreachable(error, &endpoint.key, attempt, &client.id));
-                }
-                client.count(service, false, Some(&error), done - begun);
-                client.stats.status.record(None, done - begun);
-                Err(error)
-            }
-        }
-    }
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        // Without the time's being over nobody wants it any more, which says nothing of the endpoint: what is held goes
-        // back as if it had never been taken.
-        let Some((permit, end)) = self.held.take() else { return };
-        let client = &self.name.client;
-        let Some(kind) = self.attempt.expired.and_then(Expired::kind) else { return };
-        if let Some(span) = &mut self.span {
-            span.fail(kind.name());
-        }
-        let done = now();
-        if let Some(permit) = permit {
-            permit.record(false, done);
-        }
-        end.end(false, done);
-        client.count(self.service, false, Some(&Error::new(kind)), done - self.begun);
-        client.stats.status.record(None, done - self.begun);
-    }
-}
-
-/// A refusal by the peer that says of itself that nothing was done: as good as never sent, if we can send it again.
-///
-/// Finagle's protocol between hops. A refusal of a request that was not kept is passed on as it came.
-fn nack(rsp: Response<Body>, attempt: &Attempt<'_>) -> Result<Response<Body>, Error> {
-    if rsp.status() != StatusCode::SERVICE_UNAVAILABLE || !attempt.is_kept() {
-        return Ok(rsp);
-    }
-    let headers = rsp.headers();
-    if headers.contains_key(headers::NONRETRYABLE_NACK) {
-        let text = "The request was Nacked by the server and should not be retried";
-        return Err(Error::new(ErrorKind::Refused).with_text(text));
-    }
-    let at_once = headers.get(http::header::RETRY_AFTER).is_some_and(|value| value == "0");
-    if at_once || headers.contains_key(headers::NACK) {
-        let text = "The request was Nacked by the server";
-        return Err(Error::new(ErrorKind::Refused).with_text(text).with_never_sent(true));
-    }
-    Ok(rsp)
-}
-
-impl fmt::Debug for BoundClient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("BoundClient").field(&self.id).finish()
-    }
-}
-
 #[cfg(all(test, feature = "test-util"))]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
 
+    use http::Request;
     use linkerd_dtab::Endpoint;
     use tower::service_fn;
 
     use super::*;
-    use crate::{Mesh, ServicePolicy, Svc, Uniform, testing::FakeNamer};
+    use crate::{ClientPolicy, Mesh, ServicePolicy, Svc, Uniform, http::Connect, testing::FakeNamer};
 
     /// Every connection is closing, which it takes so long to find out.
     #[derive(Clone)]

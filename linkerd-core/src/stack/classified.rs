@@ -15,7 +15,10 @@ use http_body_util::BodyExt;
 use linkerd_retry::{ResponseClass, Verdict, replay::MAX_FRAMES};
 use tokio::time::timeout_at;
 
-use super::path::{Attempt, after, now};
+use super::{
+    attempt::Attempt,
+    time::{after, now},
+};
 use crate::{
     Body, BoxError, Error, ErrorKind,
     classify::{HttpClassify, StreamEnd},

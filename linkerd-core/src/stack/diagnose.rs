@@ -12,12 +12,7 @@ use linkerd_dtab::{
     delegate::{Delegation, Node, Step, settled},
 };
 
-use super::{
-    bound::BoundName,
-    endpoints::Balanced,
-    outgoing::Outgoing,
-    path::{Attempt, now},
-};
+use super::{attempt::Attempt, bound::BoundName, endpoints::Balanced, outgoing::Outgoing, time::now};
 use crate::{Body, Error, http::max_forwards::Trace, telemetry::RequestStats};
 
 /// How long an explanation is waited for: the name is bound already.

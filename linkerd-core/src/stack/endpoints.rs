@@ -18,10 +18,10 @@ use linkerd_dtab::{Activity, Addr, Bound, Endpoint, Failure, Path, State};
 use tokio::{sync::watch, task::AbortHandle};
 
 use super::{
+    attempt::Attempt,
     fail_fast::FailFast,
-    guarded,
-    path::{Attempt, after, now},
-    probe,
+    guarded, probe,
+    time::{after, now},
 };
 use crate::{
     Body, Error, ErrorKind, Svc, Timer,

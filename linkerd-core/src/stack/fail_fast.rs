@@ -10,7 +10,7 @@ use linkerd_balance::{Health, Status};
 use linkerd_dtab::{Endpoint, Path};
 use tokio::{runtime::Handle, task::AbortHandle};
 
-use super::path::now;
+use super::now;
 use crate::{
     http::{Connect, Kept},
     telemetry::FailFastStats,

@@ -16,8 +16,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
+    attempt::Attempt,
     outgoing::Outgoing,
-    path::{Attempt, PathStack, now},
+    path::PathStack,
+    time::now,
     trail::{Leg, Trail},
 };
 use crate::{AttemptOutcome, Body, Error, policy::HedgePolicy, telemetry::RetryStats};

@@ -15,7 +15,7 @@ use linkerd_retry::limit::{ConcurrencyLimit, Criticality, Outcome, Permit, RateL
 
 use super::{
     Allowance,
-    path::{Expired, now},
+    time::{Expired, now},
 };
 use crate::{
     Body, BoxError, Error, ErrorKind, Timer,

@@ -14,6 +14,7 @@ use std::{
 use linkerd_dtab::Failure;
 
 mod allowance;
+mod attempt;
 mod bound;
 mod classified;
 mod clients;
@@ -24,21 +25,25 @@ mod fail_fast;
 mod fault;
 mod hedge;
 mod hints;
+mod info;
 mod limit;
 mod outgoing;
 mod path;
 mod probe;
 mod route;
 mod share;
+mod time;
 mod trail;
 
 pub(crate) use allowance::{Allowance, Allowances};
 pub(crate) use bound::{BoundClient, BoundName};
 pub(crate) use clients::Clients;
 pub(crate) use fault::outcome as grpc_outcome;
+pub(crate) use info::{PathInfo, Shared};
 pub(crate) use outgoing::Outgoing;
-pub(crate) use path::{PathInfo, PathStack, Shared, now};
+pub(crate) use path::PathStack;
 pub(crate) use route::{Binding, Route};
+pub(crate) use time::now;
 pub(crate) use trail::{Leg, Places, Trail};
 
 /// Somebody's layer, policy or connector panicked when a stack was built.

@@ -1,72 +1,39 @@
 //! The stack of a logical name: everything that must see a request as a whole, whatever becomes of its attempts.
 
 use std::{
-    fmt,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderValue, Method, Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use linkerd_dtab::{Dtab, Interpreter, Path};
 use linkerd_retry::{
-    Deadline, Pushback, ResponseClass, Retries, Safety, Stop, Typical, Verdict,
+    Retries, Stop, Typical,
     timeout::{IdleBody, IdleElapsed},
 };
 use tokio::time::timeout_at;
 
 use super::{
-    Allowance, Binding,
+    Allowance, Binding, PathInfo,
+    attempt::Attempt,
     classified::{Counted, Open, success_class},
     discard::{Discarded, discard, set_aside},
     hedge::Hedges,
-    hints::{Hints, says_final, says_retryable},
     limit::{self, Enter, Entered},
     outgoing::{Outgoing, Replay},
-    route::Unbound,
+    time::{Expired, Limit, after, now},
 };
 #[cfg(feature = "server")]
 use crate::access_log::{AccessLog, Served};
 use crate::{
-    AttemptLog, AttemptOutcome, Body, Error, ErrorKind, Left, TimedOut, Timer,
-    error::{SharedFailure, twitter_duration},
-    http::{context::RequestContext, deadline::GrpcUntil, headers, hint, max_forwards::Trace, overrides::Overrides},
+    AttemptLog, AttemptOutcome, Body, Error, ErrorKind, Left, Timer,
+    http::{context::RequestContext, deadline::GrpcUntil, headers},
     policy::ServicePolicy,
     svc::{Call, SvcFuture},
     telemetry::{RetryStats, ServiceStats},
 };
-
-/// What all stacks of a mesh have in common.
-pub(crate) struct Shared {
-    /// The table that every name is bound under, before the request's own.
-    pub(crate) base: Dtab,
-    /// How long a request waits for the first binding of its name.
-    pub(crate) binding_timeout: Duration,
-    /// Whether requests and responses get what a Linkerd proxy writes on them.
-    pub(crate) proxy: bool,
-    /// The router's label.
-    pub(crate) label: Arc<str>,
-    /// Where attempts are logged, if they are; or who wants to know where requests went.
-    #[cfg(feature = "server")]
-    pub(crate) access_log: Option<AccessLog>,
-    /// Explains names.
-    pub(crate) interpreter: Arc<dyn Interpreter>,
-}
-
-/// What one logical name is, under one local dtab.
-#[derive(Debug)]
-pub(crate) struct PathInfo {
-    pub(crate) path: Path,
-    pub(crate) local: Dtab,
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) policy: ServicePolicy,
-    dst_service: Option<HeaderValue>,
-}
 
 /// ① The stack of one logical name.
 #[derive(Debug)]
@@ -78,69 +45,6 @@ pub(crate) struct PathStack {
     typical: Typical,
     binding: Binding,
     stats: ServiceStats,
-}
-
-/// One attempt at a request, for what is below.
-pub(crate) struct Attempt<'a> {
-    /// When the request came, so that its waits add up.
-    pub(crate) arrived: Instant,
-    pub(crate) info: &'a PathInfo,
-    pub(crate) method: &'a Method,
-    pub(crate) cx: Option<&'a RequestContext>,
-    /// Until when it is wanted, if it is a gRPC call.
-    pub(crate) grpc: Option<GrpcUntil>,
-    pub(crate) replay: Option<&'a Replay>,
-    pub(crate) expired: Option<&'a Expired>,
-    /// When nothing may begin for it any more.
-    pub(super) due: Option<Due>,
-    /// If hops tell each other of retries.
-    pub(crate) hints: Option<&'a Arc<Hints>>,
-}
-
-/// Whether a limit on the time of a whole request ended it: what is dropped then has failed, and was not cancelled.
-#[derive(Debug)]
-pub(crate) struct Expired {
-    timer: Timer,
-    deadline: Deadline,
-    has: AtomicBool,
-}
-
-/// When the time of a whole request is over, and by which timer.
-type Limit = (Instant, Timer);
-
-/// The same, as it goes through client layers.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Due(Limit);
-
-/// The time, as tokio's clock has it.
-pub(crate) fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
-
-/// `timeout` after `arrived`; a time too far away to be expressed is thirty years from then.
-pub(crate) fn after(arrived: Instant, timeout: Duration) -> tokio::time::Instant {
-    const FAR: Duration = Duration::from_hours(24 * 365 * 30);
-    arrived.checked_add(timeout).unwrap_or_else(|| arrived + FAR).into()
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("label", &self.label).field("base", &self.base).finish_non_exhaustive()
-    }
-}
-
-impl Expired {
-    /// By when the request must be over.
-    pub(super) fn deadline(&self) -> Deadline {
-        self.deadline
-    }
-
-    /// The limit that ended the request, if one did.
-    pub(crate) fn kind(&self) -> Option<ErrorKind> {
-        // Relaxed: written and read by the one task that polls the request.
-        let kind = if self.timer == Timer::Total { ErrorKind::TotalTimeout } else { ErrorKind::Deadline };
-        self.has.load(Ordering::Relaxed).then_some(kind)
-    }
 }
 
 impl Call for PathStack {
@@ -311,21 +215,22 @@ impl PathStack {
         method: &Method,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
-        let Some((until, timer)) = limit else { return self.retries(None, arrived, cx, method, req).await };
+        let Some(limit) = limit else { return self.retries(None, arrived, cx, method, req).await };
+        let (until, _) = limit;
         if until <= arrived {
-            return Err(self.info.late((until, timer), arrived, cx).with_never_sent(true));
+            return Err(self.info.late(limit, arrived, cx).with_never_sent(true));
         }
-        let expired = Expired { timer, deadline: Deadline::at(until), has: AtomicBool::new(false) };
+        let expired = Expired::new(limit);
         {
             // Dropped after it is known why.
             let retries = pin!(self.retries(Some(&expired), arrived, cx, method, req));
             if let Ok(result) = timeout_at(until.into(), retries).await {
                 return result;
             }
-            expired.has.store(true, Ordering::Relaxed);
+            expired.expire();
         }
         let log = req.expired(now());
-        req.finish(Err(self.info.late((until, timer), arrived, cx).with_attempts(log)), false)
+        req.finish(Err(self.info.late(limit, arrived, cx).with_attempts(log)), false)
     }
 
     /// Retries: above the pick of a name and an endpoint, so that another attempt may go elsewhere.
@@ -346,7 +251,7 @@ impl PathStack {
             },
         };
         let hints = req.hints().cloned();
-        let deadline = expired.map(|expired| expired.deadline);
+        let deadline = expired.map(Expired::deadline);
         let max_attempts = cx.and_then(|cx| cx.overrides.as_ref()?.max_attempts());
         let mut attempts = match &hints {
             Some(hints) if hints.is_retry() => self.retries.start_retry(deadline),
@@ -365,7 +270,7 @@ impl PathStack {
                 grpc: req.grpc(),
                 replay: replay.as_ref(),
                 expired,
-                due: expired.map(|expired| Due((expired.deadline.instant(), expired.timer))),
+                due: expired.map(Expired::due),
                 hints: hints.as_ref(),
             };
             // As the hop before may have it, too.
@@ -410,7 +315,7 @@ impl PathStack {
             if let Some(entered) = &mut entered {
                 entered.failed(result.as_ref());
             }
-            let left = expired.map(|expired| expired.deadline.remaining(ended).saturating_sub(wait));
+            let left = expired.map(|expired| expired.deadline().remaining(ended).saturating_sub(wait));
             let spare = left.map(|left| left.saturating_sub(self.typical.get()) / 2);
             // Seldom, and large: not part of every request's future.
             match Box::pin(self.pause(entered.as_mut(), result, ended, wait, spare)).await {
@@ -542,166 +447,6 @@ impl PathStack {
             Some(share) => share.send(attempt, req).await,
             None => Err(Error::new(ErrorKind::NoSuchName)),
         }
-    }
-}
-
-impl Attempt<'_> {
-    /// The class of this attempt's outcome, as the name's classifier has it.
-    pub(crate) fn classify(&self, result: Result<&Response<Body>, &Error>) -> ResponseClass {
-        self.info.policy.classifier.classify(self.method, result)
-    }
-
-    /// What this attempt's outcome means for another one, as the name's classifier, the sender and the peer have it.
-    fn verdict(&self, result: Result<&Response<Body>, &Error>) -> Verdict {
-        let classifier = &self.info.policy.classifier;
-        let mut verdict = classifier.verdict(self.method, result);
-        let overrides = self.overrides();
-        let is_listed = overrides.is_some_and(Overrides::says_which);
-        if let Some(overrides) = overrides {
-            verdict = overrides.verdict(verdict, result);
-        }
-        if verdict.class().is_success() {
-            return verdict;
-        }
-        if !is_listed && !verdict.class().is_retryable() && self.is_keyed() {
-            // As good as a method that may be repeated.
-            let keyed = classifier.verdict(&Method::PUT, result);
-            if keyed.class().is_retryable() {
-                verdict = keyed;
-            }
-        }
-        let Ok(rsp) = result else { return verdict };
-        if self.hints.is_some() && says_final(rsp) {
-            return verdict.push_back(Pushback::Never);
-        }
-        if !verdict.class().is_retryable() && says_retryable(rsp) {
-            verdict = Verdict::failure(Safety::Refused);
-        }
-        hint::retry(rsp.headers()).map_or(verdict, |pushback| verdict.push_back(pushback))
-    }
-
-    /// Notes what happened in the span of the request, if it is recorded.
-    fn event(&self, event: &'static str) {
-        if let Some(recording) = self.cx.and_then(|cx| cx.recording.as_ref()) {
-            recording.event(event);
-        }
-    }
-
-    /// What its sender says of its timeouts and retries, if it is trusted.
-    pub(super) fn overrides(&self) -> Option<&Overrides> {
-        self.cx?.overrides.as_deref()
-    }
-
-    /// Whether its sender says that it may be sent twice, though its method does not.
-    pub(super) fn is_keyed(&self) -> bool {
-        self.replay.is_some_and(Replay::is_keyed)
-    }
-
-    /// Why it must not begin any more, if the time of the whole request is over.
-    pub(super) fn late(&self, now: Instant) -> Option<Error> {
-        let Due(limit) = self.due.filter(|Due((until, _))| *until <= now)?;
-        Some(self.info.late(limit, self.arrived, self.cx).with_never_sent(true))
-    }
-
-    /// The same if that is what became of it, with what is known here. An endpoint may say so too, of a time of its own.
-    pub(super) fn instead(&self, result: Result<&Response<Body>, &Error>) -> Option<Error> {
-        let error = result.err()?;
-        let is_time = matches!(error.kind(), ErrorKind::TotalTimeout | ErrorKind::Deadline);
-        if is_time && error.never_sent() { self.late(now()) } else { None }
-    }
-
-    /// When the whole request must be over.
-    pub(super) fn deadline(&self) -> Option<Deadline> {
-        self.expired.map(|expired| expired.deadline)
-    }
-
-    /// The request once more, if it was kept.
-    pub(crate) fn replay(&self) -> Option<Request<Body>> {
-        self.replay.and_then(Replay::request)
-    }
-
-    /// Whether it was.
-    pub(crate) fn is_kept(&self) -> bool {
-        self.replay.is_some_and(Replay::is_whole)
-    }
-}
-
-impl PathInfo {
-    pub(crate) fn new(path: Path, local: Dtab, shared: Arc<Shared>, policy: ServicePolicy) -> Self {
-        // A printed path is visible ASCII, so this always makes a value.
-        let dst_service = HeaderValue::try_from(path.to_string()).ok();
-        Self { path, local, shared, policy, dst_service }
-    }
-
-    /// How long all of a request may take.
-    fn total(&self, cx: Option<&RequestContext>) -> Option<TimedOut> {
-        let said = cx.and_then(|cx| cx.overrides.as_ref()?.total());
-        said.or_else(|| self.policy.total_timeout.map(|timeout| Timer::Total.after(timeout)))
-    }
-
-    /// The time of the whole request was over.
-    fn late(&self, limit: Limit, arrived: Instant, cx: Option<&RequestContext>) -> Error {
-        let (until, timer) = limit;
-        if let Some(total) = self.total(cx).filter(|_| timer == Timer::Total) {
-            return Error::new(ErrorKind::TotalTimeout).with_timer(total);
-        }
-        let limit = until.saturating_duration_since(arrived);
-        Error::new(ErrorKind::Deadline).with_timer(timer.after(limit))
-    }
-
-    fn write_request(&self, req: &mut Request<Body>) {
-        if let Some(dst) = &self.dst_service {
-            req.headers_mut().insert(headers::L5D_DST_SERVICE, dst.clone());
-        }
-        if let Some(trace) = Trace::of(req) {
-            req.extensions_mut().insert(trace);
-        }
-    }
-
-    fn unbound(&self, unbound: Unbound) -> Error {
-        let error = Error::new(ErrorKind::Binding);
-        match unbound {
-            Unbound::Timeout => {
-                let limit = self.shared.binding_timeout;
-                let (timeout, error) = (twitter_duration(limit), error.with_timer(Timer::Binding.after(limit)));
-                error.with_text(format!("Exceeded {timeout} binding timeout while resolving name: {}", self.path))
-            }
-            Unbound::Failed(failure) => error.with_text(failure.to_string()).with_source(SharedFailure(failure)),
-        }
-    }
-
-    /// Completes an error with what only the path knows, and what the caller of a proxy reads.
-    fn explain(&self, error: Error) -> Error {
-        let error = error.with_dst(&self.path);
-        match error.kind() {
-            ErrorKind::NoSuchName | ErrorKind::NoEndpoints => error.or_text(|| self.no_brokers()),
-            ErrorKind::TotalTimeout => {
-                let timeout = twitter_duration(error.timer().map(|timer| timer.limit).unwrap_or_default());
-                error.or_text(|| {
-                    format!(
-                        "exceeded {timeout} to unspecified while waiting for a response for the request, including \
-                         retries (if applicable). Remote Info: Not Available"
-                    )
-                })
-            }
-            ErrorKind::Deadline => {
-                let Some(TimedOut { limit, set_by, .. }) = error.timer() else { return error };
-                let limit = Duration::from_millis(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
-                let (limit, path) = (twitter_duration(limit), &self.path);
-                error.or_text(|| {
-                    format!("the deadline of the request to {path} has passed: {set_by} left it {limit} when it came")
-                })
-            }
-            _ => error,
-        }
-    }
-
-    /// The text that Linkerd 1.x has for a name without endpoints; dashboards look for its first line.
-    fn no_brokers(&self) -> String {
-        let Self { path, local, shared, .. } = self;
-        let lines = |dtab: &Dtab| format!("{}\n", dtab.lines());
-        let (base, local) = (lines(&shared.base), lines(local));
-        format!("Unable to route request!\n\nservice name: {path}\ndtab:\n\nbase dtab:\n{base}override dtab:\n{local}")
     }
 }
 

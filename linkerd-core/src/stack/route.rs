@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use linkerd_dtab::{Activity, Bound, Distribution, Failure, NameTree, State};
 use tokio::{sync::watch, task::AbortHandle};
 
-use super::{BoundName, guarded, path::after, share::Share};
+use super::{BoundName, guarded, share::Share, time::after};
 
 /// The binding of one path, followed by a task of its own for as long as this lives.
 #[derive(Debug)]

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use http::{Request, Response};
 
 use super::{
-    BoundName,
+    BoundName, PathInfo,
+    attempt::Attempt,
     hints::Hints,
     outgoing::{Outgoing, Replay},
-    path::{Attempt, PathInfo, now},
+    time::now,
 };
 use crate::{
     Body, Error, Svc,

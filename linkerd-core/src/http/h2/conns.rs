@@ -15,7 +15,6 @@ use h2::client::{Connection, SendRequest};
 use linkerd_dtab::Failure;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     sync::oneshot,
     task::AbortHandle,
     time::Instant,
@@ -27,9 +26,8 @@ use crate::{
     error::SharedFailure,
     http::{
         ClientConfig,
-        client::{ConnectElapsed, Connecting, Open},
-        io::{Counted, Totals},
-        silence::Silence,
+        dial::{ConnectElapsed, Open, Speak, open},
+        io::Counted,
     },
     telemetry::ClientStats,
 };
@@ -55,7 +53,7 @@ struct State {
     waiters: VecDeque<oneshot::Sender<Result<(), Arc<Unopened>>>>,
 }
 
-struct Conn {
+pub(super) struct Conn {
     sender: SendRequest<Bytes>,
     status: Arc<Status>,
 }
@@ -243,50 +241,10 @@ impl Conns {
     }
 
     async fn open(self: &Arc<Self>) -> Result<Conn, Unopened> {
-        let connecting = Connecting::begin(self.stats.as_deref());
-        let result = self.dial().await;
-        connecting.end(&result);
-        result.map_err(|error| {
+        open(self, self.addr, &self.config, self.stats.as_deref()).await.map_err(|error| {
             let timeout = error.is::<ConnectElapsed>().then_some(self.config.connect_timeout);
             Unopened { why: error.into(), timeout }
         })
-    }
-
-    async fn dial(self: &Arc<Self>) -> Result<Conn, BoxError> {
-        let timeout = self.config.connect_timeout;
-        let connecting = self.config.socket.connect(self.addr);
-        let connected = tokio::time::timeout(timeout, connecting).await;
-        let stream: TcpStream = connected.map_err(|_| ConnectElapsed(timeout))??;
-        #[cfg(feature = "tls")]
-        if let Some(tls) = &self.config.tls {
-            // Boxed: what connects in the clear has no room for it.
-            let (stream, _) = Box::pin(tls.connect(self.addr.ip(), stream)).await?;
-            return self.begin(stream).await;
-        }
-        self.begin(stream).await
-    }
-
-    /// Begins to speak HTTP/2 on a connection.
-    async fn begin<I>(self: &Arc<Self>, stream: I) -> Result<Conn, BoxError>
-    where
-        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let totals = self
-            .stats
-            .as_ref()
-            .map(|stats| Totals { received: stats.received_bytes.clone(), sent: stats.sent_bytes.clone() });
-        let (stream, traffic) = Counted::new(stream, totals);
-        let counter = |name| self.stats.as_ref().map(|stats| stats.timeout(name));
-        let stream = stream.within(Silence::of(&self.config.socket, counter));
-        let (sender, conn): (_, Connection<_, Bytes>) = self.h2.client().handshake(stream).await?;
-        let status = Arc::new(Status::new(self.config.pool.max_age));
-        let open = self.stats.clone().map(|stats| Open::new(stats, Instant::now()));
-        let driver = drive::Driver::new(conn, Arc::clone(&status), traffic, Arc::downgrade(self));
-        tokio::spawn(async move {
-            driver.await;
-            drop(open);
-        });
-        Ok(Conn { sender, status })
     }
 
     #[cfg(feature = "tls")]
@@ -323,6 +281,26 @@ impl Conns {
     fn reap(&self) {
         let dead: Vec<_> = self.state().conns.extract_if(.., |conn| !conn.status.is_usable()).collect();
         drop(dead);
+    }
+}
+
+impl Speak for Arc<Conns> {
+    type Conn = Conn;
+
+    async fn begin<I>(&self, stream: I) -> Result<Conn, BoxError>
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (stream, traffic) = Counted::of(stream, &self.config.socket, self.stats.as_deref());
+        let (sender, conn): (_, Connection<_, Bytes>) = self.h2.client().handshake(stream).await?;
+        let status = Arc::new(Status::new(self.config.pool.max_age));
+        let open = self.stats.clone().map(|stats| Open::new(stats, Instant::now()));
+        let driver = drive::Driver::new(conn, Arc::clone(&status), traffic, Arc::downgrade(self));
+        tokio::spawn(async move {
+            driver.await;
+            drop(open);
+        });
+        Ok(Conn { sender, status })
     }
 }
 

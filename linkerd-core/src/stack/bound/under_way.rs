@@ -1,0 +1,166 @@
+//! One try at one endpoint, and what is learned from its outcome.
+
+use std::{sync::Arc, time::Instant};
+
+use http::{Response, StatusCode};
+use linkerd_balance::{LeaseEnd, Mark, Outcome, Permit};
+
+use super::{
+    super::{
+        attempt::Attempt,
+        classified::{Counted, Open},
+        endpoints::{Balanced, EndpointClient},
+        fault,
+        time::{Expired, now},
+    },
+    BoundName,
+};
+use crate::{
+    Body, Error, ErrorKind,
+    body::Rider,
+    http::{headers, hint},
+    span::ClientSpan,
+    svc::SvcFuture,
+    telemetry::RequestStats,
+};
+
+/// One try at one endpoint, for as long as it has no outcome.
+pub(super) struct UnderWay<'a> {
+    pub(super) name: &'a BoundName,
+    pub(super) service: &'a Arc<RequestStats>,
+    pub(super) attempt: &'a Attempt<'a>,
+    pub(super) begun: Instant,
+    // If it is recorded.
+    pub(super) span: Option<ClientSpan>,
+    // `None` once there is an outcome.
+    pub(super) held: Option<(Option<Permit>, LeaseEnd)>,
+}
+
+impl UnderWay<'_> {
+    /// Waits for the outcome, and learns from it.
+    pub(super) async fn outcome(
+        mut self,
+        balanced: &Balanced,
+        endpoint: &EndpointClient,
+        sent: SvcFuture,
+    ) -> Result<Response<Body>, Error> {
+        let Self { name, service, attempt, begun, .. } = self;
+        let client = &*name.client;
+        let pending = client.stats.requests.pending.enter();
+        let response = name.response(endpoint, attempt, self.span.as_ref(), sent);
+        let result = client.within_limit(attempt, response).await.and_then(|rsp| nack(rsp, attempt));
+        drop(pending);
+        let (permit, mut end) = self.held.take().expect("held until here");
+        let done = now();
+        let class = attempt.classify(result.as_ref());
+        if let Some(span) = self.span.take() {
+            span.end(result.as_ref(), class);
+        }
+        let success = class.is_success();
+        match result {
+            Ok(mut rsp) => {
+                let verdict = fault::judge(permit, success, &rsp, done);
+                let classifier = &attempt.info.policy.classifier;
+                let is_open = classifier.is_open(&rsp);
+                if !is_open {
+                    client.count(service, success, None, done - begun);
+                }
+                client.stats.status.record(Some(rsp.status()), done - begun);
+                if success {
+                    client.requeues.deposit(done);
+                }
+                let served = success || fault::is_callers(&rsp);
+                // Too many requests: no fault, but a reason to go elsewhere. So is what gRPC says in place of a body.
+                let welcome =
+                    served && rsp.status() != StatusCode::TOO_MANY_REQUESTS && !hint::grpc_failure(rsp.headers());
+                if client.heeds_hints && !rsp.headers().is_empty() {
+                    if !welcome && let Some(push_back) = hint::push_back(rsp.headers()) {
+                        end.hint(push_back, done);
+                    }
+                    if let Some(utilization) = hint::utilization(rsp.headers()) {
+                        end.hint(utilization, done);
+                    }
+                }
+                end.mark(Mark::Headers, welcome, done);
+                rsp.body_mut().ride(Rider::lease(end, served, verdict));
+                if is_open {
+                    // Its end will say.
+                    let open = Open {
+                        classifier: Arc::clone(classifier),
+                        counted: Counted::Client(Arc::clone(&client.stats), Arc::clone(service)),
+                        method: attempt.method.clone(),
+                        elapsed: done - begun,
+                        is_marked: false,
+                    };
+                    return Ok(open.watch(rsp));
+                }
+                Ok(rsp)
+            }
+            Err(error) => {
+                // That our own pool is full, or our caller's stream broke, is not the endpoint's fault: what is held is
+                // given back as if it had never been taken.
+                if !matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::RequestBody) {
+                    if let Some(permit) = permit {
+                        permit.record(Outcome::Failure, done);
+                    }
+                    end.end(false, done);
+                }
+                client.stats.timeouts.record(&error);
+                if error.kind() == ErrorKind::Connect {
+                    // Of a single one it would only be known that there is nobody else.
+                    if client.is_fail_fast
+                        && balanced.balance.len() > 1
+                        && let Some(fail_fast) = &endpoint.fail_fast
+                    {
+                        fail_fast.failed();
+                    }
+                    client.stats.creation_failed(&error);
+                    return Err(balanced.unreachable(error, &endpoint.key, attempt, &client.id));
+                }
+                client.count(service, false, Some(&error), done - begun);
+                client.stats.status.record(None, done - begun);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        // Without the time's being over nobody wants it any more, which says nothing of the endpoint: what is held goes
+        // back as if it had never been taken.
+        let Some((permit, end)) = self.held.take() else { return };
+        let client = &self.name.client;
+        let Some(kind) = self.attempt.expired.and_then(Expired::kind) else { return };
+        if let Some(span) = &mut self.span {
+            span.fail(kind.name());
+        }
+        let done = now();
+        if let Some(permit) = permit {
+            permit.record(false, done);
+        }
+        end.end(false, done);
+        client.count(self.service, false, Some(&Error::new(kind)), done - self.begun);
+        client.stats.status.record(None, done - self.begun);
+    }
+}
+
+/// A refusal by the peer that says of itself that nothing was done: as good as never sent, if we can send it again.
+///
+/// Finagle's protocol between hops. A refusal of a request that was not kept is passed on as it came.
+fn nack(rsp: Response<Body>, attempt: &Attempt<'_>) -> Result<Response<Body>, Error> {
+    if rsp.status() != StatusCode::SERVICE_UNAVAILABLE || !attempt.is_kept() {
+        return Ok(rsp);
+    }
+    let headers = rsp.headers();
+    if headers.contains_key(headers::NONRETRYABLE_NACK) {
+        let text = "The request was Nacked by the server and should not be retried";
+        return Err(Error::new(ErrorKind::Refused).with_text(text));
+    }
+    let at_once = headers.get(http::header::RETRY_AFTER).is_some_and(|value| value == "0");
+    if at_once || headers.contains_key(headers::NACK) {
+        let text = "The request was Nacked by the server";
+        return Err(Error::new(ErrorKind::Refused).with_text(text).with_never_sent(true));
+    }
+    Ok(rsp)
+}

@@ -1,0 +1,112 @@
+//! The metrics of a server.
+
+use std::sync::OnceLock;
+
+use super::{Seldom, TimeoutStats};
+use crate::telemetry::{Counter, Gauge, RequestStats, Scope, Stat, StatusStats};
+
+/// `rt/<label>/server/<ip>/<port>`.
+#[derive(Debug)]
+pub struct ServerStats {
+    /// Requests, and what became of them.
+    pub requests: RequestStats,
+    /// Responses by status.
+    pub status: StatusStats,
+    /// Connections accepted.
+    pub connects: Counter,
+    /// Connections open.
+    pub connections: Gauge,
+    /// How long connections were open, in milliseconds.
+    pub connection_duration: Stat,
+    /// Bytes read, heads included.
+    pub received_bytes: Counter,
+    /// Bytes written, heads included.
+    pub sent_bytes: Counter,
+    /// Requests refused so that the caller may try again.
+    pub nacks: Counter,
+    /// Requests refused so that the caller may not try again.
+    pub nonretryable_nacks: Counter,
+    /// Requests refused for a header's name.
+    pub rejected_invalid_header_names: Counter,
+    /// Requests refused for a header's value.
+    pub rejected_invalid_header_values: Counter,
+    /// Requests that the time of the server ended.
+    pub timeouts: TimeoutStats,
+    dropped_trailers: Seldom,
+    handshake_failures: Seldom,
+    upgrades: Seldom,
+    tunnels: OnceLock<Gauge>,
+    flavoured: Seldom,
+    flavours_expired: Seldom,
+    flavours_refused: Seldom,
+}
+
+impl ServerStats {
+    /// Resolves the handles of a scope.
+    #[must_use]
+    pub fn new(scope: &Scope) -> Self {
+        Self {
+            requests: RequestStats::new(scope),
+            status: StatusStats::new(scope),
+            connects: scope.counter("connects"),
+            connections: scope.gauge("connections"),
+            connection_duration: scope.stat("connection_duration"),
+            received_bytes: scope.counter("received_bytes"),
+            sent_bytes: scope.counter("sent_bytes"),
+            nacks: scope.counter("nacks"),
+            nonretryable_nacks: scope.counter("nonretryable_nacks"),
+            rejected_invalid_header_names: scope.counter("rejected_invalid_header_names"),
+            rejected_invalid_header_values: scope.counter("rejected_invalid_header_values"),
+            timeouts: TimeoutStats::new(scope),
+            dropped_trailers: Seldom::new(scope, "dropped_trailers"),
+            handshake_failures: Seldom::new(&scope.scope("tls"), "handshake_failures"),
+            upgrades: Seldom::new(scope, "upgrades"),
+            tunnels: OnceLock::new(),
+            flavoured: Seldom::new(scope, "flavoured"),
+            flavours_expired: Seldom::new(scope, "flavours_expired"),
+            flavours_refused: Seldom::new(scope, "flavours_refused"),
+        }
+    }
+
+    /// Counts a connection whose TLS handshake failed or took too long, in `tls/handshake_failures`, which is there from the
+    /// first on.
+    pub fn handshake_failed(&self) {
+        self.handshake_failures.add(1);
+    }
+
+    /// Counts a request with a flavour, in `flavoured`, which is there from the first on.
+    pub fn flavoured(&self) {
+        self.flavoured.add(1);
+    }
+
+    /// Counts a request whose flavour had expired, in `flavours_expired`, which is there from the first on.
+    pub fn flavour_expired(&self) {
+        self.flavours_expired.add(1);
+    }
+
+    /// Counts a request whose flavour was none, or an outsider's, in `flavours_refused`, which is there from the first on.
+    pub fn flavour_refused(&self) {
+        self.flavours_refused.add(1);
+    }
+
+    /// Counts a message whose trailers are not passed on, in `dropped_trailers`, which is there from the first on: a
+    /// request that was read whole, or a response that announced trailers to a client that takes none. Trailers that
+    /// nobody announced are dropped by hyper, unseen.
+    pub fn trailers_dropped(&self) {
+        self.dropped_trailers.add(1);
+    }
+
+    /// The counter of connections that ended because nothing moved: `read_timeout`, `write_timeout`. There if it is
+    /// configured.
+    #[cfg(feature = "server")]
+    pub(crate) fn timeout(&self, name: &str) -> Counter {
+        self.dropped_trailers.scope.counter(name)
+    }
+
+    /// Counts a connection that became a tunnel, in `upgrades`; the gauge of those that are open is `tunnels`. Both are
+    /// there from the first on.
+    pub fn tunnel(&self) -> Gauge {
+        self.upgrades.add(1);
+        self.tunnels.get_or_init(|| self.upgrades.scope.gauge("tunnels")).clone()
+    }
+}
