@@ -6,7 +6,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{self, Entry},
 };
-use percent_encoding::percent_encode_byte;
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode_byte, utf8_percent_encode};
 
 /// A local dtab that one Linkerd hands to the next.
 pub const L5D_CTX_DTAB: HeaderName = HeaderName::from_static("l5d-ctx-dtab");
@@ -223,6 +223,24 @@ pub fn encode_err(text: &str, max_bytes: usize) -> HeaderValue {
     }
     HeaderValue::try_from(out).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
+
+/// A text as a `grpc-message` has it: UTF-8, of which what is not visible ASCII or a space is percent-encoded. Of a text
+/// that is longer than `max_bytes`, its beginning.
+pub(crate) fn encode_grpc(text: &str, max_bytes: usize) -> HeaderValue {
+    let mut out = String::with_capacity(text.len().min(max_bytes));
+    for char in text.chars() {
+        let mut utf8 = [0; 4];
+        let bytes = char.encode_utf8(&mut utf8);
+        let encoded = utf8_percent_encode(bytes, GRPC_MESSAGE);
+        if out.len() + encoded.clone().map(str::len).sum::<usize>() > max_bytes {
+            break;
+        }
+        out.extend(encoded);
+    }
+    HeaderValue::try_from(out).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
 /// What hyper must be told so that a head of more than the default size fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

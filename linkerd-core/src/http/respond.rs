@@ -4,13 +4,16 @@ use std::{error::Error as _, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Response, StatusCode,
+    HeaderName, HeaderValue, Method, Response, StatusCode,
     header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER},
 };
 use linkerd_retry::limit::RateLimited;
 
 use super::headers;
-use crate::{Body, Error, ErrorKind};
+use crate::{Body, Error, ErrorKind, GrpcCode, Reset};
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// How much of an error its answer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,22 @@ pub fn error_response(error: &Error, limits: ErrorLimits) -> Response<Body> {
         let secs = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         headers.insert(RETRY_AFTER, HeaderValue::from(secs.max(1)));
     }
+    rsp
+}
+
+/// The same to a gRPC call: a head that is all of the answer (*trailers-only*), with its `grpc-status` and the text as
+/// `grpc-message`.
+pub(super) fn grpc_error_response(error: &Error, limits: ErrorLimits) -> Response<Body> {
+    let code = match error.kind() {
+        ErrorKind::Deadline | ErrorKind::TotalTimeout | ErrorKind::AttemptTimeout => GrpcCode::DEADLINE_EXCEEDED,
+        _ => Reset::of(error).map_or_else(|| GrpcCode::of_http(error.status()), GrpcCode::of_reset),
+    };
+    let mut rsp = error_response(error, limits).map(|_| Body::empty());
+    *rsp.status_mut() = StatusCode::OK;
+    let headers = rsp.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from(code.0));
+    headers.insert(GRPC_MESSAGE, headers::encode_grpc(&error.text(), limits.max_header_bytes));
     rsp
 }
 

@@ -58,13 +58,19 @@ impl Attempt<'_> {
                 verdict = keyed;
             }
         }
-        let Ok(rsp) = result else { return verdict };
+        match result {
+            Ok(rsp) => self.heed(verdict, rsp),
+            Err(_) => verdict,
+        }
+    }
+
+    /// What the head of an answer says of another attempt, where the answer is a failure.
+    pub(super) fn heed(&self, verdict: Verdict, rsp: &Response<Body>) -> Verdict {
         if self.hints.is_some() && says_final(rsp) {
             return verdict.push_back(Pushback::Never);
         }
-        if !verdict.class().is_retryable() && says_retryable(rsp) {
-            verdict = Verdict::failure(Safety::Refused);
-        }
+        let is_refused = !verdict.class().is_retryable() && says_retryable(rsp);
+        let verdict = if is_refused { Verdict::failure(Safety::Refused) } else { verdict };
         hint::retry(rsp.headers()).map_or(verdict, |pushback| verdict.push_back(pushback))
     }
 

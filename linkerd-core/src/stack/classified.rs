@@ -46,7 +46,7 @@ impl Attempt<'_> {
         let until = after(now(), policy.classification_timeout);
         let until = self.deadline().map_or(until, |deadline| until.min(deadline.instant().into()));
         let verdict = match timeout_at(until, held.fill(policy.response_buffer_bytes)).await {
-            Ok(true) => Some(self.end_verdict(held.end())),
+            Ok(true) => Some(self.end_verdict(rsp, held.end())),
             Ok(false) => {
                 stats.response_stream_too_long();
                 None
@@ -60,7 +60,7 @@ impl Attempt<'_> {
         verdict.unwrap_or(Verdict::SUCCESS)
     }
 
-    fn end_verdict(&self, end: StreamEnd<'_>) -> Verdict {
+    fn end_verdict(&self, rsp: &Response<Body>, end: StreamEnd<'_>) -> Verdict {
         let classifier = &self.info.policy.classifier;
         let mut class = classifier.classify_end(self.method, end);
         if !class.is_success() && !class.is_retryable() && self.is_keyed() {
@@ -70,6 +70,10 @@ impl Attempt<'_> {
             (Some(overrides), Ok(Some(trailers))) => overrides.end_verdict(class.into(), trailers),
             _ => Verdict::from(class),
         };
+        if verdict.class().is_success() {
+            return verdict;
+        }
+        let verdict = self.heed(verdict, rsp);
         let pushback = end.ok().flatten().and_then(hint::retry);
         pushback.map_or(verdict, |pushback| verdict.push_back(pushback))
     }

@@ -1,7 +1,7 @@
 //! What hops tell each other of retries, so that these do not multiply.
 
 use linkerd_core::{
-    ErrorKind, HedgePolicy, Svc,
+    ErrorKind, GrpcClassifier, HedgePolicy, Svc,
     dtab::Endpoint,
     http::{
         Connect,
@@ -10,6 +10,7 @@ use linkerd_core::{
     retry::{Budget, BudgetSettings, Stop, hedge::HedgeDelay},
     testing::Reply,
 };
+use http_body_util::BodyExt;
 use tower::service_fn;
 
 use super::*;
@@ -220,8 +221,17 @@ impl Connect for Hop {
 
 /// What a backend that fails everything sees of 400 requests a second, through so many hops.
 async fn amplification(hops: usize, hints: bool, reply: Reply, secs: u32) -> f64 {
-    let policy =
-        ServicePolicy { retry_hints: hints, retry_budget: share(0.2), ..service(HttpClassifier::RetryableRead5xx) };
+    amplified(hops, service(HttpClassifier::RetryableRead5xx), get, (hints, reply), secs).await
+}
+
+async fn amplified(
+    hops: usize,
+    policy: ServicePolicy,
+    ask: fn() -> Request<&'static str>,
+    (hints, reply): (bool, Reply),
+    secs: u32,
+) -> f64 {
+    let policy = ServicePolicy { retry_hints: hints, retry_budget: share(0.2), ..policy };
     let last = proxy(policy.clone(), steady());
     script(&last, &[reply]);
     let mut worlds = vec![last];
@@ -238,8 +248,9 @@ async fn amplification(hops: usize, hints: bool, reply: Reply, secs: u32) -> f64
         if i % 2 == 0 {
             tokio::time::sleep(5 * MS).await;
         }
-        let rsp = client.send(get()).await;
-        assert!(rsp.is_ok_and(|rsp| rsp.status().is_server_error()) || hops == 1);
+        if let Ok(rsp) = client.send(ask()).await {
+            drop(rsp.into_body().collect().await);
+        }
     }
     let seen = worlds[0].endpoints.count(ep(1)) + worlds[0].endpoints.count(ep(2));
     seen as f64 / f64::from(requests)
@@ -255,5 +266,16 @@ async fn three_hops_that_all_retry_do_not_multiply() {
     assert!((1.15..=1.25).contains(&unanswered), "{unanswered}");
     // As they would without.
     let three = amplification(3, false, Reply::status(500), 5).await;
+    assert!(three > 1.6, "{three}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_if_it_is_the_end_of_an_answer_that_says_so() {
+    let call = || Request::post("/pkg.Svc/Method").header("content-type", "application/grpc").body("m").unwrap();
+    let unavailable = || Reply::ok("message").trailer("grpc-status", "14");
+    let policy = ServicePolicy { classifier: std::sync::Arc::new(GrpcClassifier::new()), ..ServicePolicy::default() };
+    let three = amplified(3, policy.clone(), call, (true, unavailable()), 5).await;
+    assert!((1.15..=1.25).contains(&three), "{three}");
+    let three = amplified(3, policy, call, (false, unavailable()), 5).await;
     assert!(three > 1.6, "{three}");
 }

@@ -1,12 +1,18 @@
 //! What becomes of a request that comes to nothing.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use h2::Reason;
 use http::Request;
-use linkerd_core::http::{H2Config, ServerConfig, Wire};
+use linkerd_core::{
+    H2Classifier, HttpClassifier, ServicePolicy,
+    http::{H2Config, ServerConfig, Wire},
+    retry::{Budget, BudgetSettings},
+};
 
-use super::peers::{Answer, Backend, Client, get, h2_client, h2_server, read, routed, serve, through, within};
+use super::peers::{
+    Answer, Backend, Client, get, h2_client, h2_server, read, routed, routed_by, serve, through, within,
+};
 
 fn reason(result: Result<Answer, h2::Error>) -> Reason {
     let error = result.unwrap_err();
@@ -127,6 +133,69 @@ async fn a_stream_that_was_refused_is_tried_again_and_then_passed_on() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
     assert_eq!(reason(within(answer).await.unwrap()), Reason::REFUSED_STREAM);
+}
+
+fn call() -> http::request::Builder {
+    Request::post("http://web/pkg.Svc/Method").header("content-type", "application/grpc")
+}
+
+#[tokio::test]
+async fn a_call_of_grpc_is_told_that_its_time_was_over_and_other_requests_are_reset() {
+    const SOON: Duration = Duration::from_millis(30);
+    let total = ServicePolicy { total_timeout: Some(SOON), ..ServicePolicy::default() };
+    let server = ServerConfig { timeout: Some(SOON), ..h2_server() };
+    for (service, server) in [(total.clone(), h2_server()), (ServicePolicy::default(), server)] {
+        let backend = Backend::new().await;
+        let addr = serve(server, routed_by(service, backend.addr, h2_client()));
+        let client = Client::connect(addr).await;
+        let rsp = client.ask(call().body(()).unwrap()).await.unwrap();
+        assert_eq!((rsp.head.status().as_u16(), rsp.get("grpc-status")), (200, Some("4")), "{rsp:?}");
+        assert_eq!((rsp.body.len(), rsp.trailers.is_none(), rsp.get("content-type")), (0, true, Some("application/grpc")));
+        let message = rsp.get("grpc-message").unwrap();
+        assert!(message.contains("exceeded 30.milliseconds to "), "{message}");
+        assert!(rsp.get("l5d-err").unwrap().starts_with("exceeded+30.milliseconds"), "{rsp:?}");
+        assert_eq!(reason(client.ask(get("http://web/")).await), Reason::INTERNAL_ERROR);
+    }
+    let backend = Backend::new().await;
+    let client = Client::connect(serve(h2_server(), routed(backend.addr, h2_client()))).await;
+    let rsp = client.ask(call().header("grpc-timeout", "20m").body(()).unwrap()).await.unwrap();
+    assert_eq!((rsp.head.status().as_u16(), rsp.get("grpc-status")), (200, Some("4")), "{rsp:?}");
+    // With all that is known of it, where that is wanted.
+    let mut server = h2_server();
+    server.error_limits.detail = true;
+    let client = Client::connect(serve(server, routed_by(total, backend.addr, h2_client()))).await;
+    for (req, status) in [(call(), 200), (Request::get("http://web/"), 503)] {
+        let rsp = client.ask(req.body(()).unwrap()).await.unwrap();
+        let detail: serde_json::Value = serde_json::from_str(rsp.get("l5d-err-json").unwrap()).unwrap();
+        assert_eq!((rsp.head.status().as_u16(), &detail["timer"]["name"]), (status, &"total".into()), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn who_should_not_send_it_again_is_told_so_in_the_place_of_a_reset() {
+    let policy = ServicePolicy {
+        retry_hints: true,
+        classifier: Arc::new(H2Classifier(HttpClassifier::RetryableAll5xx)),
+        max_attempts: NonZeroU32::new(2),
+        retry_budget: Budget::new(BudgetSettings { percent: 10.0, ..BudgetSettings::default() }).unwrap(),
+        ..ServicePolicy::default()
+    };
+    for (req, status, grpc) in [(call(), 200, Some("13")), (Request::get("http://web/"), 502, None)] {
+        let mut backend = Backend::new().await;
+        let client = Client::connect(serve(h2_server(), routed_by(policy.clone(), backend.addr, h2_client()))).await;
+        let (response, _) = client.open(req.body(()).unwrap(), true).await;
+        let answer = tokio::spawn(Answer::read(response));
+        backend.accept().await.respond.send_reset(Reason::INTERNAL_ERROR);
+        while !answer.is_finished() {
+            if let Some(mut stream) = backend.accepted() {
+                stream.respond.send_reset(Reason::INTERNAL_ERROR);
+            }
+            tokio::task::yield_now().await;
+        }
+        let rsp = answer.await.unwrap().unwrap();
+        assert_eq!((rsp.head.status().as_u16(), rsp.get("grpc-status")), (status, grpc));
+        assert_eq!(rsp.get("l5d-retryable"), Some("false"));
+    }
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use h2::{
 };
 use http::{HeaderMap, Request, Response};
 use linkerd_core::{
-    Mesh, Svc,
+    ClientPolicy, Mesh, ServicePolicy, Svc, Uniform,
     dtab::Dtab,
     http::{ClientConfig, H2Config, HttpConnect, Server, ServerConfig, Wire},
     identify::{H2Token, Identifier},
@@ -221,8 +221,15 @@ pub(crate) fn get(target: &str) -> Request<()> {
 
 /// What goes to an endpoint by HTTP/2, whatever it is named.
 pub(crate) fn routed(addr: SocketAddr, client: ClientConfig) -> Svc {
+    routed_by(ServicePolicy::default(), addr, client)
+}
+
+/// The same by this policy.
+pub(crate) fn routed_by(service: ServicePolicy, addr: SocketAddr, client: ClientConfig) -> Svc {
     let dtab: Dtab = format!("/svc => /$/inet/127.0.0.1/{}; /svc/none => !;", addr.port()).parse().unwrap();
-    let mesh = Mesh::builder().dtab(dtab).connect(HttpConnect::new(client)).proxy(true).build().unwrap();
+    let policies = Uniform { service, client: ClientPolicy::default() };
+    let builder = Mesh::builder().dtab(dtab).connect(HttpConnect::new(client)).policies(policies);
+    let mesh = builder.proxy(true).build().unwrap();
     let identifier = H2Token::new("/svc".parse().unwrap(), ":authority").unwrap();
     Svc::new(mesh.router(Box::new(identifier) as Box<dyn Identifier>))
 }

@@ -20,8 +20,10 @@ use super::{Stream, fault, is_of_a_connection, pipe::Pipe};
 use crate::{
     Body, Error, ErrorKind,
     http::{
+        deadline::is_grpc,
         detail,
         headers::{self, Scan},
+        respond::grpc_error_response,
         serve::{Peer, Refusal, Shared, Visit, is_ours},
     },
     telemetry::ServerStats,
@@ -56,6 +58,10 @@ pub(super) async fn answer(peer: Arc<Peer>, req: Request<RecvStream>, mut respon
             let (parts, body) = rsp.into_parts();
             ended.status = Some(parts.status);
             ended.class = parts.headers.get(&headers::L5D_SUCCESS_CLASS).map(is_success);
+            if error.is_some() && parts.status == StatusCode::OK {
+                // To a gRPC call: its status does not say so.
+                ended.class = Some(false);
+            }
             let has_body = !is_head && !body.is_end_stream();
             let is_whole = match respond.send_response(Response::from_parts(parts, ()), !has_body) {
                 Ok(stream) if has_body => send(body, stream, shared, &mut ended.class).await,
@@ -94,6 +100,7 @@ async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) ->
     // The only value that h2 lets through.
     let takes_trailers = scan.saw(Scan::TE);
     let wants_detail = shared.config.wants_detail(&parts.headers, scan);
+    let is_grpc = is_grpc(&parts.headers);
     let body = Body::stream(Stream::new(recv, &parts.headers));
     let result = match peer.admit(&mut parts, scan) {
         Ok(cx) => {
@@ -113,11 +120,16 @@ async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) ->
             (rsp, None)
         }
         Err(error) => {
-            if let Some(reason) = reset(&error) {
+            // A reset has no room for what more there is to say.
+            let says_more = error.is_final() || wants_detail;
+            if is_grpc && (is_expiry(&error) || error.is_final()) {
+                (grpc_error_response(&error, shared.config.error_limits), Some(error))
+            } else if let Some(reason) = reset(&error).filter(|_| !says_more) {
                 tracing::debug!(%error, "request failed");
                 return (Err(reason), Some(error));
+            } else {
+                (shared.failed(&error), Some(error))
             }
-            (shared.failed(&error), Some(error))
         }
     };
     if wants_detail {
@@ -126,6 +138,11 @@ async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) ->
     shared.clear(&mut rsp);
     complete(&mut rsp);
     (Ok(rsp), error)
+}
+
+/// Whether its time was over.
+fn is_expiry(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Deadline | ErrorKind::TotalTimeout | ErrorKind::AttemptTimeout)
 }
 
 /// The reset that stands for an error; `None` for one that is told by a response.
