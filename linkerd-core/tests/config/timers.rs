@@ -118,8 +118,10 @@ fn no_key_for_a_time_is_left_out() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config");
     let list = fs::read_to_string(folder.join("timers.rs")).unwrap();
     let (mut found, mut missing) = (0, Vec::new());
-    for file in fs::read_dir(&folder).unwrap() {
-        let source = fs::read_to_string(file.unwrap().path()).unwrap();
+    let inside = |folder: &Path| fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect::<Vec<_>>();
+    let files = inside(&folder).into_iter().flat_map(|file| if file.is_dir() { inside(&file) } else { vec![file] });
+    for file in files {
+        let source = fs::read_to_string(file).unwrap();
         for key in time_keys(&source).into_iter().filter(|key| !NO_TIMERS.contains(key)) {
             found += 1;
             let listed = [format!("\"{key}\""), format!(".{key}\"")];
