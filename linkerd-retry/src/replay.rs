@@ -206,9 +206,11 @@ impl<B> State<B> {
         self.clones == 1 && self.sent == Some(self.frames.len()) && self.trailers.is_none()
     }
 
-    /// Whether `len` more bytes are within the limits, with `more` known to come. If so, they are reserved.
+    /// Whether `len` more bytes are within the limits, with `more` known to come. If so, they are reserved, and what it
+    /// costs to keep them.
     fn has_room(&mut self, len: usize, more: u64, cap: usize) -> bool {
-        let needed = u64::try_from(self.held.bytes().saturating_add(len)).unwrap_or(u64::MAX).saturating_add(more);
+        let needed = self.held.bytes().saturating_add(len);
+        let needed = u64::try_from(needed).unwrap_or(u64::MAX).saturating_add(more);
         if self.frames.len() >= MAX_FRAMES || needed > cap as u64 {
             self.held.memory().note_too_long();
             return false;

@@ -3,6 +3,7 @@
 
 use std::{
     future::Future,
+    num::{NonZeroU32, NonZeroUsize},
     pin::Pin,
     sync::{
         Arc,
@@ -15,6 +16,7 @@ use std::{
 use linkerd_retry::{
     Backoff, Deadline, ResponseClass,
     expire::DeadlineLayer,
+    limit::{ConcurrencyLimit, LimitLayer, RateLimit, RateLimitLayer, RateLimited, RateSettings, Rejected, WhenFull},
     requeue::{RequeueLayer, Unsent},
     retry::{RetryLayer, Within},
     timeout::{AttemptElapsed, AttemptTimeoutLayer, Elapsed, TotalTimeoutLayer},
@@ -23,7 +25,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time,
 };
-use tower::{Service, ServiceBuilder, ServiceExt};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
 const MS: Duration = Duration::from_millis(1);
 const PERMITS: usize = 2;
@@ -44,7 +46,7 @@ macro_rules! late {
     };
 }
 
-late!(Elapsed, AttemptElapsed, linkerd_retry::Expired);
+late!(Elapsed, AttemptElapsed, Rejected, RateLimited, linkerd_retry::Expired);
 
 impl Unsent<u32> for Failed {
     fn is_unsent(&self) -> bool {
@@ -69,7 +71,11 @@ struct Probe {
 
 impl Probe {
     fn new() -> Self {
-        let (permits, calls) = (Arc::new(Semaphore::new(PERMITS)), Arc::default());
+        Self::with(PERMITS)
+    }
+
+    fn with(permits: usize) -> Self {
+        let (permits, calls) = (Arc::new(Semaphore::new(permits)), Arc::default());
         Self { permits, calls, waiting: None, reserved: None }
     }
 }
@@ -179,4 +185,43 @@ async fn permits_come_back_whenever_the_deadline_passes() {
         assert!(matches!(outcome, Ok(200 | 500) | Err(Failed::Late | Failed::Refused)), "{within} {outcome:?}");
         assert_eq!(probe.permits.available_permits(), PERMITS, "{within}");
     }
+}
+
+/// Who waits for a permit must not hold what who has it waits for.
+#[tokio::test(start_paused = true)]
+async fn a_limit_above_retries_of_what_readiness_makes_scarce_ends() {
+    for when_full in [WhenFull::Block, WhenFull::Queue { capacity: 9, wait: Duration::from_secs(60) }] {
+        let probe = Probe::with(1);
+        let limit = ConcurrencyLimit::fixed("test", NonZeroUsize::MIN, when_full);
+        let svc = ServiceBuilder::new()
+            .layer(LimitLayer::new(limit.clone()))
+            .layer(RetryLayer::new(class).backoff(Backoff::constant(5 * MS)))
+            .layer(RequeueLayer::new())
+            .service(probe.clone());
+        let both = [svc.clone(), svc].map(|svc| tokio::spawn(svc.oneshot(0)));
+        for sent in both {
+            let rsp = time::timeout(Duration::from_secs(10), sent).await.expect("it ends").unwrap();
+            assert_eq!(rsp, Ok(200));
+        }
+        assert_eq!((limit.usage().in_flight, probe.permits.available_permits()), (0, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_rate_holds_no_readiness() {
+    let probe = Probe::new();
+    let settings = RateSettings {
+        requests: NonZeroU32::MIN,
+        burst: NonZeroU32::MIN,
+        max_wait: Duration::from_secs(9),
+        ..RateSettings::default()
+    };
+    let svc = RateLimitLayer::new(RateLimit::new("test", settings).unwrap()).layer(probe.clone());
+    let first = tokio::spawn(svc.clone().oneshot(0));
+    let second = tokio::spawn(svc.oneshot(0));
+    assert_eq!(first.await.unwrap(), Err(Failed::Refused));
+    time::sleep(100 * MS).await;
+    assert!(!second.is_finished());
+    assert_eq!(probe.permits.available_permits(), PERMITS);
+    assert_eq!(second.await.unwrap(), Ok(500));
 }

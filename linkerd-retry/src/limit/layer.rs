@@ -12,7 +12,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Acquire, ConcurrencyLimit, Criticality, Outcome, Permit, Rejected};
-use crate::{Deadline, ready::take_ready};
+use crate::{Deadline, ready::give_up};
 
 /// Says how much a request matters, and by when it must be over. Any `Fn(&Req) -> Criticality` does.
 pub trait Classify<Req> {
@@ -70,8 +70,8 @@ pub struct LimitLayer<C = Unclassed, O = OkIsSuccess, K = UntilResponse> {
 /// being dropped. To hold it until the end of a body, see [`LimitLayer::keep_with`].
 ///
 /// **Readiness** is the inner service's; it reserves no permit, so any number of ready clones lie idle at no cost. `call`
-/// sends the request at once if a permit is free. If it must wait, the service that was made ready waits with it, and a
-/// clone is left in its place: put the limit above whatever makes readiness scarce.
+/// sends the request at once if a permit is free. If it must wait, the service that was made ready is given up, so that
+/// nobody who has a permit waits for what this one has reserved; a clone is made ready once the permit is there.
 ///
 /// **Cancel safety.** Dropping the response future gives back the place in the queue or the permit.
 ///
@@ -117,6 +117,11 @@ enum State<S, F, Req> {
         acquire: Acquire,
         // Taken together when the permit is there.
         waiting: Option<(S, Req)>,
+    },
+    GettingReady {
+        service: S,
+        // Taken together when the service is ready.
+        waiting: Option<(Req, Permit)>,
     },
     Running {
         // In this order: what the call holds ends before the permit does.
@@ -198,7 +203,8 @@ where
             State::Running { inner: self.inner.call(req), permit: Some(permit) }
         } else {
             let acquire = limit.acquire(class).until(classify.deadline(&req));
-            State::Waiting { acquire, waiting: Some((take_ready(&mut self.inner), req)) }
+            give_up(&mut self.inner);
+            State::Waiting { acquire, waiting: Some((self.inner.clone(), req)) }
         };
         ResponseFuture { observe: observe.clone(), keep: keep.clone(), state }
     }
@@ -219,7 +225,16 @@ where
             match this.state.as_mut().project() {
                 StateProj::Waiting { acquire, waiting } => {
                     let permit = ready!(acquire.poll(cx))?;
-                    let (mut service, req) = waiting.take().expect("sent once, as the next state is another");
+                    let (service, req) = waiting.take().expect("the next state is another");
+                    this.state.set(State::GettingReady { service, waiting: Some((req, permit)) });
+                }
+                StateProj::GettingReady { service, waiting } => {
+                    let is_ready = ready!(service.poll_ready(cx));
+                    let (req, mut permit) = waiting.take().expect("sent once, as the next state is another");
+                    if let Err(error) = is_ready {
+                        permit.report(this.observe.observe(Err(&error)));
+                        return Poll::Ready(Err(error));
+                    }
                     let inner = service.call(req);
                     this.state.set(State::Running { inner, permit: Some(permit) });
                 }
@@ -291,6 +306,7 @@ impl<S: Service<Req>, O, K, Req> fmt::Debug for ResponseFuture<S, O, K, Req> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
             State::Waiting { .. } => "waiting",
+            State::GettingReady { .. } => "getting ready",
             State::Running { .. } => "running",
         };
         f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()

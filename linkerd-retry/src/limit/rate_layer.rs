@@ -14,7 +14,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Classify, Criticality, RateLimit, RateLimited, Unclassed, rate::Turn};
-use crate::{Deadline, ready::take_ready};
+use crate::{Deadline, ready::give_up};
 
 /// Wraps services in [`RateLimitService`]. All of them share the one limit.
 #[derive(Clone)]
@@ -26,8 +26,8 @@ pub struct RateLimitLayer<C = Unclassed> {
 /// Sends a request when a [`RateLimit`] says that it is its turn, and fails it with [`RateLimited`] if that is too far off.
 ///
 /// The turn is taken by `call`. **Readiness** is the inner service's, and reserves nothing of the rate. If a request must
-/// wait, the service that was made ready waits with it, in the response future, and a clone is left in its place. A turn
-/// that is there at once touches no timer.
+/// wait, the service that was made ready is given up, and a clone is made ready in its turn. A turn that is there at once
+/// touches no timer.
 ///
 /// **Cancel safety.** Dropping the response future before its turn gives the turn back; after that, it is used.
 ///
@@ -68,8 +68,9 @@ enum State<S, F, Req> {
     Waiting {
         #[pin]
         waiting: Waiting,
-        // Taken together when it is their turn.
-        request: Option<(S, Req)>,
+        service: S,
+        // Taken when it is its turn, and the service is ready.
+        request: Option<Req>,
     },
     Running(#[pin] F),
     Rejected(Option<RateLimited>),
@@ -143,7 +144,8 @@ where
                     // The turn goes to another.
                     State::Rejected(Some(limit.limited(class, at.saturating_duration_since(now))))
                 } else {
-                    State::Waiting { waiting, request: Some((take_ready(&mut self.inner), req)) }
+                    give_up(&mut self.inner);
+                    State::Waiting { waiting, service: self.inner.clone(), request: Some(req) }
                 }
             }
             Err(limited) => State::Rejected(Some(limited)),
@@ -163,16 +165,18 @@ where
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
-                StateProj::Waiting { waiting, request } => {
+                StateProj::Waiting { waiting, service, request } => {
                     let waiting = waiting.project();
                     ready!(waiting.sleep.poll(cx));
                     *waiting.turn = None;
-                    // Once more: the timer may have been late.
+                    let is_ready = service.poll_ready(cx)?;
+                    // Once more: the timer may have been late, and the service not ready.
                     if is_late(*waiting.deadline, Instant::now().into_std()) {
                         return Poll::Ready(Err(waiting.limit.limited(*waiting.class, Duration::ZERO).into()));
                     }
-                    let (mut service, req) = request.take().expect("sent once, as the next state is another");
-                    this.state.set(State::Running(service.call(req)));
+                    ready!(is_ready);
+                    let inner = service.call(request.take().expect("sent once, as the next state is another"));
+                    this.state.set(State::Running(inner));
                 }
                 StateProj::Running(inner) => return inner.poll(cx),
                 StateProj::Rejected(limited) => {

@@ -24,10 +24,15 @@ struct Shared {
 pub(super) struct Held {
     memory: ReplayMemory,
     bytes: usize,
+    frames: usize,
 }
 
 impl ReplayMemory {
-    /// At most `cap` bytes. 0 keeps no body.
+    /// What each frame counts beside its bytes: about what its handle takes, and its share of the buffer that it was read
+    /// into. So many small frames are not as cheap as they look.
+    pub const FRAME_COST: usize = 128;
+
+    /// At most `cap` bytes, with [`FRAME_COST`](Self::FRAME_COST) for each frame. 0 keeps no body.
     #[must_use]
     pub fn new(cap: usize) -> Self {
         let (refused, too_long) = (Counter::default(), Counter::default());
@@ -39,7 +44,7 @@ impl ReplayMemory {
         self.0.cap
     }
 
-    /// How many bytes are held now.
+    /// How many bytes are held now, counted as the cap is.
     pub fn held(&self) -> usize {
         // Relaxed: a statistic.
         self.0.held.load(Ordering::Relaxed)
@@ -56,7 +61,7 @@ impl ReplayMemory {
     }
 
     pub(super) fn hold(&self) -> Held {
-        Held { memory: self.clone(), bytes: 0 }
+        Held { memory: self.clone(), bytes: 0, frames: 0 }
     }
 
     pub(super) fn note_too_long(&self) {
@@ -80,14 +85,16 @@ impl Held {
         self.bytes
     }
 
-    /// Takes `more` bytes, if there are as many.
+    /// Takes a frame of `more` bytes, if there is room for it.
     pub(super) fn reserve(&mut self, more: usize) -> bool {
         let Shared { cap, held, refused, .. } = &*self.memory.0;
-        let sum = |now: usize| now.checked_add(more).filter(|sum| sum <= cap);
+        let cost = more.saturating_add(ReplayMemory::FRAME_COST);
+        let sum = |now: usize| now.checked_add(cost).filter(|sum| sum <= cap);
         // Relaxed: a number that orders nothing.
         let has_room = held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum).is_ok();
         if has_room {
             self.bytes += more;
+            self.frames += 1;
         } else {
             refused.add_one();
         }
@@ -95,9 +102,9 @@ impl Held {
     }
 
     pub(super) fn free(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
+        let (bytes, frames) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.frames));
         // Relaxed: as above.
-        self.memory.0.held.fetch_sub(bytes, Ordering::Relaxed);
+        self.memory.0.held.fetch_sub(bytes + frames * ReplayMemory::FRAME_COST, Ordering::Relaxed);
     }
 }
 
@@ -113,14 +120,15 @@ mod tests {
 
     #[test]
     fn it_is_shared_up_to_its_cap_and_given_back() {
-        let memory = ReplayMemory::new(10);
+        let cap = 10 + 2 * ReplayMemory::FRAME_COST;
+        let memory = ReplayMemory::new(cap);
         let (mut a, mut b) = (memory.hold(), memory.clone().hold());
         assert!(a.reserve(6) && b.reserve(4) && !b.reserve(1));
-        assert_eq!((memory.held(), memory.refused(), a.bytes(), b.bytes()), (10, 1, 6, 4));
+        assert_eq!((memory.held(), memory.refused(), a.bytes(), b.bytes()), (cap, 1, 6, 4));
         drop(a);
         assert!(b.reserve(6) && !b.reserve(usize::MAX));
         b.free();
         assert_eq!((memory.held(), memory.refused()), (0, 2));
-        assert_eq!(memory.cap(), 10);
+        assert_eq!(memory.cap(), cap);
     }
 }

@@ -61,6 +61,11 @@ fn body<B>(body: B, cap: usize) -> (ReplayBody<B>, ReplayMemory) {
     (ReplayBody::new(body, cap, &memory), memory)
 }
 
+/// What so many frames of a KiB count.
+fn kept(frames: usize) -> usize {
+    frames * (KIB + ReplayMemory::FRAME_COST)
+}
+
 /// All that is left of a body.
 async fn rest<B>(body: ReplayBody<B>) -> Result<(Vec<u8>, Option<HeaderMap>), ReplayError<B::Error>>
 where
@@ -73,13 +78,13 @@ where
 
 #[tokio::test]
 async fn a_cap_of_64_kib_keeps_63_and_64_and_not_65() {
-    for (kib, kept) in [(63, true), (64, true), (65, false)] {
+    for (kib, fits) in [(63, true), (64, true), (65, false)] {
         let (first, memory) = body(script(&vec![KIB; kib], false), 64 * KIB);
         let again = first.clone();
         assert_eq!(rest(first).await.unwrap().0.len(), kib * KIB);
-        assert_eq!(again.is_whole(), kept, "{kib}");
-        if kept {
-            assert_eq!(memory.held(), kib * KIB);
+        assert_eq!(again.is_whole(), fits, "{kib}");
+        if fits {
+            assert_eq!(memory.held(), kept(kib));
             assert_eq!(rest(again).await.unwrap().0.len(), kib * KIB);
         } else {
             assert_eq!((memory.held(), memory.too_long()), (0, 1));
@@ -162,7 +167,7 @@ async fn nothing_is_kept_for_nobody() {
     let (mut first, memory) = body(script(&[KIB; 4], false), 64 * KIB);
     let again = first.clone();
     first.frame().await.unwrap().unwrap();
-    assert_eq!(memory.held(), KIB);
+    assert_eq!(memory.held(), kept(1));
     drop(again);
     assert_eq!(memory.held(), 0);
     assert_eq!(rest(first).await.unwrap().0.len(), 3 * KIB);
@@ -176,8 +181,8 @@ async fn what_was_sent_again_to_the_last_is_freed_before_the_rest_is_read() {
     first.frame().await.unwrap().unwrap();
     first.frame().await.unwrap().unwrap();
     drop(first);
-    assert_eq!(memory.held(), 2 * KIB);
-    for held in [2 * KIB, 2 * KIB, 0, 0] {
+    assert_eq!(memory.held(), kept(2));
+    for held in [kept(2), kept(2), 0, 0] {
         assert_eq!(last.frame().await.unwrap().unwrap().data_ref().unwrap().len(), KIB);
         assert_eq!(memory.held(), held);
     }
@@ -193,7 +198,7 @@ async fn at_the_cap_of_the_process_bodies_flow_and_are_not_kept() {
         assert_eq!(rest(body).await.unwrap().0.len(), 4 * KIB);
     }
     assert_eq!(copies.iter().map(ReplayBody::is_whole).collect::<Vec<_>>(), [true, true, false]);
-    assert_eq!((memory.held(), memory.refused()), (8 * KIB, 1));
+    assert_eq!((memory.held(), memory.refused()), (8 * KIB + 2 * ReplayMemory::FRAME_COST, 1));
     drop(copies);
     assert_eq!(memory.held(), 0);
 }
@@ -226,6 +231,18 @@ async fn more_frames_than_can_be_kept_are_too_many_however_short() {
         assert_eq!(rest(first).await.unwrap().0.len(), frames);
         assert_eq!((again.is_whole(), memory.too_long()), (kept, u64::from(!kept)));
     }
+}
+
+#[tokio::test]
+async fn small_frames_are_counted_as_what_they_take() {
+    let memory = ReplayMemory::new(100 * KIB);
+    let bodies: Vec<_> = (0..4).map(|_| ReplayBody::new(script(&[1; 300], false), 64 * KIB, &memory)).collect();
+    let copies: Vec<_> = bodies.iter().map(ReplayBody::clone).collect();
+    for body in bodies {
+        rest(body).await.unwrap();
+    }
+    assert_eq!(copies.iter().map(ReplayBody::is_whole).collect::<Vec<_>>(), [true, true, false, false]);
+    assert_eq!((memory.held(), memory.refused()), (600 * (1 + ReplayMemory::FRAME_COST), 2));
 }
 
 #[tokio::test]
@@ -309,7 +326,7 @@ proptest! {
                 sent
             });
             prop_assert!(data.starts_with(&sent) || !attempt.is_whole());
-            prop_assert!(memory.held() <= cap);
+            prop_assert!(memory.held() <= cap + (cuts.len() + 1) * ReplayMemory::FRAME_COST);
             if kept_by_its_connection && frames > 0 {
                 given_up.push(attempt);
             }

@@ -8,7 +8,7 @@ mod policy;
 
 use std::time::Duration;
 
-use linkerd_retry::Deadline;
+use linkerd_retry::{Budget, Deadline};
 use proptest::prelude::*;
 use tokio::{
     task::JoinSet,
@@ -80,23 +80,54 @@ fn check_at_rest(backend: &Backend, stack: &Stack) -> Result<(), TestCaseError> 
     Ok(())
 }
 
+/// What a budget had taken in and paid out, at each instant that was looked at.
+#[derive(Default)]
+struct History(Vec<(Instant, u64, u64)>);
+
+impl History {
+    /// What is paid within the time that a deposit lives for was deposited within twice that, or comes from the reserve.
+    fn look(&mut self, budget: &Budget) -> Result<(), TestCaseError> {
+        let (settings, counts, now) = (budget.settings(), budget.counts(), Instant::now());
+        self.0.push((now, counts.deposits, counts.withdrawals));
+        let before = |span: Duration| {
+            let n = self.0.partition_point(|(at, ..)| *at + span < now);
+            n.checked_sub(1).map_or((0, 0), |last| (self.0[last].1, self.0[last].2))
+        };
+        let (paid, earned) =
+            (counts.withdrawals - before(settings.ttl).1, counts.deposits - before(2 * settings.ttl).0);
+        let reserve = 2 * u64::from(settings.min_per_sec) * settings.ttl.as_secs();
+        let most = (earned as f64 * settings.percent).ceil() as u64 + reserve + 1;
+        prop_assert!(paid <= most, "{paid} paid, of {most}: {settings:?}");
+        Ok(())
+    }
+}
+
 async fn run(policy: Policy, script: Vec<Step>, arrivals: Vec<Arrival>) -> Result<(), TestCaseError> {
     let (start, backend) = (Instant::now(), Backend::new(script));
     let stack = policy.stack();
     let svc = stack.over(backend.clone());
     let mut running = JoinSet::new();
+    let mut histories: [History; 2] = Default::default();
+    let mut look = || {
+        histories[0].look(&stack.retries)?;
+        histories[1].look(&stack.requeues)
+    };
     for (number, arrival) in arrivals.iter().enumerate() {
         // A millisecond at a time, to look at any instant.
         for _ in 0..arrival.after {
             time::sleep(MS).await;
             check_laws(&backend, &stack, arrivals.len(), start)?;
+            look()?;
         }
         let (svc, call) = (svc.clone(), call(arrival, number));
         let patience = arrival.given_up.map_or(Duration::from_hours(1), |ms| ms as u32 * MS);
-        running.spawn(async move { time::timeout(patience, svc.oneshot(call)).await.is_ok() });
+        let is_given_up = arrival.given_up.is_some();
+        running.spawn(async move { time::timeout(patience, svc.oneshot(call)).await.is_ok() || is_given_up });
     }
-    while running.join_next().await.is_some() {
+    while let Some(has_ended) = running.join_next().await {
+        prop_assert!(has_ended.unwrap(), "a request that everything else has an end for has none");
         check_laws(&backend, &stack, arrivals.len(), start)?;
+        look()?;
     }
     drop(svc);
     check_at_rest(&backend, &stack)?;
