@@ -18,8 +18,8 @@ use crate::{HedgePolicy, LimitPolicy, ServicePolicy};
 /// setting by setting.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Service {
-    /// `totalTimeoutMs`: how long naming, connecting and all attempts may take together, until 503. Zero or less
-    /// turns off what an earlier prefix set. Default: unlimited.
+    /// `totalTimeoutMs`: how long naming, connecting and all attempts may take together, until 503. Zero turns
+    /// off what an earlier prefix set. Default: unlimited.
     pub total_timeout: Option<TotalTimeout>,
     /// `retries`.
     pub retries: Retries,
@@ -50,7 +50,7 @@ pub struct Service {
 /// The value of `totalTimeoutMs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TotalTimeout {
-    /// Zero or less in the file.
+    /// Zero in the file.
     Unlimited,
     /// At least 1 ms.
     After(Duration),
@@ -106,7 +106,7 @@ impl Scope for Service {
     const SECTION: &'static str = "service";
 
     fn decode(s: &mut Section<'_>, protocol: ProtocolKind) -> Self {
-        let total_timeout = s.int("totalTimeoutMs", i64::from(i32::MIN)..=super::decode::MAX_INT);
+        let total_timeout = s.int("totalTimeoutMs", 0..=super::decode::MAX_INT);
         let total_timeout = total_timeout.map(|n| match u64::try_from(n) {
             Ok(n @ 1..) => TotalTimeout::After(Duration::from_millis(n)),
             _ => TotalTimeout::Unlimited,

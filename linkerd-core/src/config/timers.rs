@@ -248,7 +248,7 @@ impl List<'_> {
     }
 }
 
-/// The value of a key that was checked; its unit is in its name. A total timeout of zero or less is none.
+/// The value of a key that was checked; its unit is in its name. A total timeout of zero is none.
 fn duration(key: &str, node: &Node) -> Option<Duration> {
     let Value::Scalar(scalar) = &node.value else { return None };
     let number = u64::try_from(whole(scalar)?).ok();

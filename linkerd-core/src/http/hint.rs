@@ -38,8 +38,9 @@ pub(crate) fn retry(headers: &HeaderMap) -> Option<Pushback> {
 }
 
 fn retry_after(text: &str) -> Option<Duration> {
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More than can be counted is for ever, about.
+        return Some(Duration::from_secs(text.parse().unwrap_or(u32::MAX).into()));
     }
     let at = httpdate::parse_http_date(text).ok()?;
     at.duration_since(SystemTime::now()).ok()
@@ -102,6 +103,7 @@ mod tests {
     fn every_form_of_push_back_is_read() {
         assert_eq!(asked("retry-after", "120"), Some(Duration::from_mins(2)));
         assert_eq!(asked("retry-after", " 5 "), Some(Duration::from_secs(5)));
+        assert_eq!(asked("retry-after", "99999999999999999999"), Some(Duration::from_secs(u32::MAX.into())));
         let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
         assert!((98..=100).contains(&asked("retry-after", &date).unwrap().as_secs()));
         assert_eq!(asked("grpc-retry-pushback-ms", "1500"), Some(Duration::from_millis(1500)));
@@ -112,7 +114,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_says_nothing() {
-        for text in ["", "soon", "-1", "1.5", "0", "99999999999999999999", "Sun, 06 Nov 1994 08:49:37 GMT"] {
+        for text in ["", "soon", "-1", "1.5", "0", "+5", "Sun, 06 Nov 1994 08:49:37 GMT"] {
             assert_eq!(asked("retry-after", text), None, "{text:?}");
         }
         assert_eq!(asked("grpc-retry-pushback-ms", "-1"), None);

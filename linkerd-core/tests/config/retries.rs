@@ -115,6 +115,7 @@ fn what_a_limit_leaves_out_has_a_default_that_fits() {
 fn what_is_out_of_range_is_named_with_its_place_and_range() {
     for (keys, problem) in [
         ("idleTimeoutMs: ^0", "idleTimeoutMs: must be at least 1, got 0"),
+        ("totalTimeoutMs: ^-1", "totalTimeoutMs: must be at least 0, got -1"),
         ("retries: {bufferBytes: ^-1}", "retries.bufferBytes: must be at least 0, got -1"),
         ("retries: {bufferBytes: ^some}", "retries.bufferBytes: "),
         ("retries: {hints: ^some}", "retries.hints: "),

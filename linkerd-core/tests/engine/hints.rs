@@ -1,5 +1,6 @@
 //! What hops tell each other of retries, so that these do not multiply.
 
+use http_body_util::BodyExt;
 use linkerd_core::{
     ErrorKind, GrpcClassifier, HedgePolicy, Svc,
     dtab::Endpoint,
@@ -10,7 +11,6 @@ use linkerd_core::{
     retry::{Budget, BudgetSettings, Stop, hedge::HedgeDelay},
     testing::Reply,
 };
-use http_body_util::BodyExt;
 use tower::service_fn;
 
 use super::*;

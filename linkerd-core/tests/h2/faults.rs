@@ -150,7 +150,10 @@ async fn a_call_of_grpc_is_told_that_its_time_was_over_and_other_requests_are_re
         let client = Client::connect(addr).await;
         let rsp = client.ask(call().body(()).unwrap()).await.unwrap();
         assert_eq!((rsp.head.status().as_u16(), rsp.get("grpc-status")), (200, Some("4")), "{rsp:?}");
-        assert_eq!((rsp.body.len(), rsp.trailers.is_none(), rsp.get("content-type")), (0, true, Some("application/grpc")));
+        assert_eq!(
+            (rsp.body.len(), rsp.trailers.is_none(), rsp.get("content-type")),
+            (0, true, Some("application/grpc"))
+        );
         let message = rsp.get("grpc-message").unwrap();
         assert!(message.contains("exceeded 30.milliseconds to "), "{message}");
         assert!(rsp.get("l5d-err").unwrap().starts_with("exceeded+30.milliseconds"), "{rsp:?}");
