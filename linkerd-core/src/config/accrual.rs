@@ -101,7 +101,7 @@ impl FailureAccrual {
         let keep_last = s.or("keepLast", false);
         let max_probes = s.count("maxProbes", 1);
         let probe = match protocol {
-            ProtocolKind::Http | ProtocolKind::H2 => s.get("probe"),
+            ProtocolKind::Http | ProtocolKind::H2 => s.with("probe", |at| Probe::decode(at, protocol)),
             ProtocolKind::Thrift | ProtocolKind::Mux | ProtocolKind::ThriftMux => {
                 s.refuse("probe", "is an HTTP request, for the protocols http and h2");
                 None

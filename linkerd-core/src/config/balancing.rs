@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 
 use super::{
     AccrualKind, ApertureOrder, Backoff, BalancerKind, Budget, FailureAccrual, HostConnectionPool, LoadBalancer,
-    LoadMetric, Measure, PanicMode, Probe, SlowStart, Zones, build::CHECKED,
+    LoadMetric, Measure, PanicMode, Probe, ProbeKind, SlowStart, Zones, build::CHECKED,
 };
-use crate::{AccrualPolicy, HashOn, ProbePolicy};
+use crate::{AccrualPolicy, HashOn, ProbePolicy, ProbeQuestion};
 
 pub(super) fn accrual(accrual: &FailureAccrual) -> AccrualPolicy {
     let FailureAccrual {
@@ -49,10 +49,14 @@ pub(super) fn accrual(accrual: &FailureAccrual) -> AccrualPolicy {
         Some(Backoff::Jittered { min, max }) => AccrualBackoff::jittered(min, max).expect(CHECKED),
     };
     policy.probe = probe.as_ref().map(|probe| {
-        let Probe { path, host, interval, timeout, healthy, unhealthy } = probe;
+        let Probe { kind, host, interval, timeout, healthy, unhealthy } = probe;
         let settings = ProbeSettings::new(*interval, *timeout).expect(CHECKED);
         let settings = settings.successes(some(*healthy)).failures(some(*unhealthy));
-        ProbePolicy { settings, path: path.clone(), host: host.clone() }
+        let question = match kind.clone() {
+            ProbeKind::Http { path } => ProbeQuestion::Http { path },
+            ProbeKind::Grpc { service } => ProbeQuestion::Grpc { service },
+        };
+        ProbePolicy { settings, question, host: host.clone() }
     });
     policy
 }
@@ -287,11 +291,17 @@ fn shown_accrual(accrual: &FailureAccrual) -> Value {
     shown["keepLast"] = json!(keep_last);
     shown["maxProbes"] = json!(max_probes);
     shown["probe"] = probe.as_ref().map_or(Value::Null, |probe| {
-        let Probe { path, host, interval, timeout, healthy, unhealthy } = probe;
-        json!({
-            "path": path, "host": host, "intervalMs": millis(*interval), "timeoutMs": millis(*timeout),
-            "healthy": healthy, "unhealthy": unhealthy,
-        })
+        let Probe { kind, host, interval, timeout, healthy, unhealthy } = probe;
+        let mut shown = match kind {
+            ProbeKind::Http { path } => json!({"kind": "http", "path": path}),
+            ProbeKind::Grpc { service } => json!({"kind": "grpc", "service": service}),
+        };
+        shown["host"] = json!(host);
+        shown["intervalMs"] = millis(*interval);
+        shown["timeoutMs"] = millis(*timeout);
+        shown["healthy"] = json!(healthy);
+        shown["unhealthy"] = json!(unhealthy);
+        shown
     });
     shown
 }

@@ -90,7 +90,7 @@ pub use identifier::{H2Identifier, HttpIdentifier, IngressIdentifier, IstioIdent
 pub use interpreter::{ConsulInterpreter, Interpreter, InterpreterKind, NamerdTls, Remote};
 pub use load::{LoadMetric, Measure};
 pub use namer::{ConsistencyMode, Consul, HealthStatus, K8s, Marathon, Namer, NamerKind, TagWeight};
-pub use probe::Probe;
+pub use probe::{Probe, ProbeKind};
 pub use retries::{Backoff, Budget, Retries};
 pub use router::{
     BindingCache, H2Router, HttpRouter, Protocol, ProtocolKind, Router, ThriftProtocol, ThriftRouter, TracePropagator,
