@@ -47,6 +47,10 @@ pub(super) fn accrual(accrual: &FailureAccrual) -> AccrualPolicy {
         None => AccrualBackoff::default(),
         Some(Backoff::Constant { pause }) => AccrualBackoff::constant(pause).expect(CHECKED),
         Some(Backoff::Jittered { min, max }) => AccrualBackoff::jittered(min, max).expect(CHECKED),
+        // Full jitter is refused where the file is read.
+        Some(Backoff::EqualJittered { min, max } | Backoff::FullJittered { min, max }) => {
+            AccrualBackoff::equal_jittered(min, max).expect(CHECKED)
+        }
     };
     policy.probe = probe.as_ref().map(|probe| {
         let Probe { kind, host, interval, timeout, healthy, unhealthy } = probe;
@@ -280,11 +284,13 @@ fn shown_accrual(accrual: &FailureAccrual) -> Value {
         }),
     };
     shown["backoff"] = match *backoff {
-        // Linkerd has no name for it: equal jitter.
-        None => json!({"minMs": 5000, "maxMs": 300_000}),
+        None => json!({"kind": "equalJittered", "minMs": 5000, "maxMs": 300_000}),
         Some(Backoff::Constant { pause }) => json!({"kind": "constant", "ms": millis(pause)}),
         Some(Backoff::Jittered { min, max }) => {
             json!({"kind": "jittered", "minMs": millis(min), "maxMs": millis(max)})
+        }
+        Some(Backoff::EqualJittered { min, max } | Backoff::FullJittered { min, max }) => {
+            json!({"kind": "equalJittered", "minMs": millis(min), "maxMs": millis(max)})
         }
     };
     shown["maxEjectedShare"] = json!(max_ejected_share);

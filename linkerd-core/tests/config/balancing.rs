@@ -193,6 +193,8 @@ fn every_accrual_arrives() {
     };
     assert_eq!(accrual("unified").kind, unified(4, 0.7, 20, 10));
     assert_eq!(accrual("defaults").kind, unified(5, 0.8, 30, 20));
+    let backoff = Backoff::EqualJittered { min: 2 * S, max: 60 * S };
+    assert_eq!(accrual("rate").backoff, Some(backoff));
     let none = accrual("none");
     assert_eq!(
         (none.kind, none.max_ejected_share, none.keep_last, none.max_probes),
@@ -375,6 +377,11 @@ fn numbers_of_an_accrual_are_in_range() {
         ("kind: none, probe: {kind: ^grpc}", "probe.kind: grpc is for the protocol h2"),
         ("kind: none, backoff: {kind: constant, ms: ^0}", "backoff.ms: must be at least 1, got 0"),
         ("kind: none, backoff: ^{kind: constant}", "backoff.ms: is required"),
+        ("kind: none, backoff: {kind: equalJittered, minMs: ^0, maxMs: 1}", "backoff.minMs: must be at least 1, got 0"),
+        (
+            "kind: none, backoff: {kind: ^fullJittered, minMs: 1, maxMs: 1}",
+            "backoff.kind: unknown kind 'fullJittered'; did you mean `equalJittered`?",
+        ),
     ] {
         assert_eq!(problem("http", "failureAccrual", keys), expected, "{keys}");
     }

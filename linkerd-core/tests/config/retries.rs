@@ -54,6 +54,9 @@ fn every_key_arrives_and_prefixes_add_up() {
     let max_wait = Duration::from_millis(500);
     let rate = RateSettings { requests, burst, max_wait, per: Duration::from_secs(1) };
     assert_eq!(service("/svc/mails").limit, LimitPolicy::rate(rate).ok());
+    let [min, max] = [20, 2000].map(Duration::from_millis);
+    assert_eq!(service("/svc/mails").retries.backoff, Some(Backoff::EqualJittered { min, max }));
+    assert_eq!(service("/svc/reports").retries.backoff, Some(Backoff::FullJittered { min, max }));
     assert_eq!((uploads.budget().percent_can_retry, uploads.total_timeout()), (0.5, Some(Duration::from_secs(5))));
 }
 
@@ -128,6 +131,20 @@ fn what_is_out_of_range_is_named_with_its_place_and_range() {
             "retries.backoff.maxMs: must not be less than minMs 5, got 4",
         ),
         ("retries: {backoff: {kind: constant, ms: ^-1}}", "retries.backoff.ms: must be at least 0, got -1"),
+        (
+            "retries: {backoff: {kind: equalJittered, minMs: ^0, maxMs: 4}}",
+            "retries.backoff.minMs: must be at least 1, got 0",
+        ),
+        (
+            "retries: {backoff: {kind: equalJittered, minMs: 5, maxMs: ^4}}",
+            "retries.backoff.maxMs: must not be less than minMs 5, got 4",
+        ),
+        ("retries: {backoff: ^{kind: fullJittered, minMs: 5}}", "retries.backoff.maxMs: is required"),
+        (
+            "retries: {backoff: {kind: fullJittered, minMs: 5, maxMs: ^4}}",
+            "retries.backoff.maxMs: must not be less than minMs 5, got 4",
+        ),
+        ("retries: {backoff: {kind: ^halfJittered}}", "retries.backoff.kind: unknown kind 'halfJittered'"),
         ("retries: {maxAttempts: ^0}", "retries.maxAttempts: must be at least 1, got 0"),
         ("hedge: {delayMs: ^0}", "hedge.delayMs: must be at least 1, got 0"),
         ("hedge: ^{}", "hedge.percentile: is required, or delayMs"),
@@ -203,7 +220,7 @@ async fn the_example_can_be_used_and_shows_what_it_keeps() {
 }
 
 /// Maps of a service, `...` where a key can stand; what the loader knows there is listed when it meets another.
-const SECTIONS: [&str; 9] = [
+const SECTIONS: [&str; 11] = [
     "...",
     "limit: {kind: concurrency, max: 1, queue: 1, queueWaitMs: 1, ...}",
     "limit: {kind: adaptive, ...}",
@@ -213,6 +230,8 @@ const SECTIONS: [&str; 9] = [
     "retries: {budget: {...}}",
     "retries: {backoff: {kind: constant, ...}}",
     "retries: {backoff: {kind: jittered, minMs: 1, maxMs: 1, ...}}",
+    "retries: {backoff: {kind: equalJittered, minMs: 1, maxMs: 1, ...}}",
+    "retries: {backoff: {kind: fullJittered, minMs: 1, maxMs: 1, ...}}",
 ];
 
 #[test]
