@@ -209,14 +209,32 @@ async fn the_example_can_be_used_and_shows_what_it_keeps() {
         names.sort_by(|a, b| a.0.cmp(&b.0));
         names
     };
-    let expected = [
-        ("buffer/cap_bytes", 67_108_864.0),
-        ("buffer/held_bytes", 0.0),
-        ("buffer/refused", 0.0),
-        ("buffer/too_long", 0.0),
-    ];
-    assert_eq!(names(EXAMPLE), expected.map(|(name, value)| (name.to_owned(), value)));
+    let expected = |cap| {
+        [("cap_bytes", cap), ("held_bytes", 0.0), ("refused", 0.0), ("too_long", 0.0)]
+            .map(|(name, value)| (format!("buffer/{name}"), value))
+    };
+    assert_eq!(names(EXAMPLE), expected(33_554_432.0));
     assert_eq!(names(&file("")), [], "only where something is kept");
+    assert_eq!(names(&file("retries: {bufferBytes: 1}")), expected(67_108_864.0));
+    // Which an h2 router does without a word of it.
+    let h2 = |keys: &str| names(&file(keys).replace("protocol: http", "protocol: h2"));
+    assert_eq!(h2(""), expected(67_108_864.0));
+    assert_eq!(h2("retryBufferSize: {responseBytes: 1}"), expected(67_108_864.0));
+}
+
+#[test]
+fn what_all_bodies_may_keep_is_in_range() {
+    let parse = |value: &str| Config::parse("f", &format!("retryBufferBytes: {value}\n{}", file("")));
+    for (value, problem) in [
+        ("-1", "must be at least 0, got -1"),
+        ("2147483648", "must be 0..2147483647, got 2147483648"),
+        ("64MB", "must be a whole number, got '64MB'"),
+    ] {
+        let errors = parse(value).expect_err(value).to_string();
+        assert!(errors.starts_with(&format!("f:1:19: retryBufferBytes: {problem}")), "{errors}");
+    }
+    assert_eq!(parse("0").unwrap().retry_buffer_bytes, 0);
+    assert_eq!(Config::parse("f", &file("")).unwrap().retry_buffer_bytes, 64 * 1024 * 1024);
 }
 
 /// Maps of a service, `...` where a key can stand; what the loader knows there is listed when it meets another.

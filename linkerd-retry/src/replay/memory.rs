@@ -27,6 +27,9 @@ pub(super) struct Held {
 }
 
 impl ReplayMemory {
+    /// 64 MiB: a thousand bodies of 64 KiB.
+    pub const DEFAULT: usize = 64 * 1024 * 1024;
+
     /// At most `cap` bytes. 0 keeps no body.
     #[must_use]
     pub fn new(cap: usize) -> Self {
@@ -65,9 +68,9 @@ impl ReplayMemory {
 }
 
 impl Default for ReplayMemory {
-    /// 64 MiB: a thousand bodies of 64 KiB.
+    /// Of [`DEFAULT`](Self::DEFAULT) bytes.
     fn default() -> Self {
-        Self::new(64 * 1024 * 1024)
+        Self::new(Self::DEFAULT)
     }
 }
 
