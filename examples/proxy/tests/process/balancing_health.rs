@@ -153,6 +153,8 @@ async fn with_all_of_them_out_requests_fail_fast_and_say_why() {
     assert!(answer.headers["l5d-err"].to_str().unwrap().starts_with("0+of+2+endpoints+are+open+"), "{answer:?}");
     let err = answer.body;
     assert!(err.contains("0 of 2 endpoints are open"), "{err}");
+    let metrics = proxy.linkerd.json("/admin/metrics.json").await;
+    assert_eq!(metrics["rt/http/service/svc/web/failures/all_tripped"], 1);
     for backend in [&a, &b] {
         let begins = format!("breaker {} has been open for ", backend.addr);
         let (_, of_it) = err.split_once(&begins).unwrap_or_else(|| panic!("no {begins:?} in {err}"));
