@@ -27,7 +27,8 @@ pub enum Unavailable {
     NoEndpoints,
     /// Too few are open, and the policy is to fail then.
     #[error(
-        "{open} of {size} endpoints are open ({busy} left alone or full, {closed} closed){}",
+        "{open} of {size} endpoints are open ({busy} left alone or full, {closed} closed){}{}",
+        links(*.unconnected),
         next(*.probe_in)
     )]
     FailFast {
@@ -39,9 +40,25 @@ pub enum Unavailable {
         busy: usize,
         /// Those that are closed.
         closed: usize,
+        /// Those of either kind that have no connection, whatever became of requests: their
+        /// [link](crate::Health::set_link) is not open.
+        unconnected: usize,
         /// Until the first of them may be tried again, if that is known.
         probe_in: Option<Duration>,
     },
+}
+
+impl Unavailable {
+    /// Whether it is for want of connections alone: there are endpoints, and each one that is not open has none yet, or
+    /// none any more. Otherwise some were left alone for what became of requests, or are full.
+    #[must_use]
+    pub fn is_connecting(&self) -> bool {
+        matches!(*self, Self::FailFast { size, open, unconnected, .. } if unconnected > 0 && open + unconnected == size)
+    }
+}
+
+fn links(unconnected: usize) -> String {
+    if unconnected == 0 { String::new() } else { format!(", {unconnected} of them without a connection") }
 }
 
 fn next(probe_in: Option<Duration>) -> String {
@@ -98,11 +115,26 @@ mod tests {
 
     #[test]
     fn an_operator_can_read_why_a_request_failed() {
-        let mut err = Unavailable::FailFast { size: 3, open: 0, busy: 2, closed: 1, probe_in: None };
+        let mut err = Unavailable::FailFast { size: 3, open: 0, busy: 2, closed: 1, unconnected: 0, probe_in: None };
         assert_eq!(err.to_string(), "0 of 3 endpoints are open (2 left alone or full, 1 closed)");
         if let Unavailable::FailFast { probe_in, .. } = &mut err {
             *probe_in = Some(Duration::from_millis(1500));
         }
         assert!(err.to_string().ends_with("closed), the next one is tried in 1.5s"));
+        if let Unavailable::FailFast { unconnected, .. } = &mut err {
+            *unconnected = 2;
+        }
+        assert!(err.to_string().ends_with("1 closed), 2 of them without a connection, the next one is tried in 1.5s"));
+    }
+
+    #[test]
+    fn it_is_for_want_of_connections_if_nothing_else_is_wrong_with_any() {
+        let of = |open, unconnected| {
+            let busy = 4 - open;
+            Unavailable::FailFast { size: 4, open, busy, closed: 0, unconnected, probe_in: None }.is_connecting()
+        };
+        assert!(of(0, 4) && of(1, 3));
+        assert!(!of(0, 3) && !of(0, 0) && !of(1, 2));
+        assert!(!Unavailable::NoEndpoints.is_connecting());
     }
 }

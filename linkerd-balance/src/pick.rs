@@ -264,7 +264,7 @@ impl<K: Eq, S> Inner<K, S> {
 }
 
 fn unavailable<K, S>(set: &Set<K, S>, now: Instant) -> Unavailable {
-    let (mut open, mut busy, mut closed, mut probe_in) = (0, 0, 0, None);
+    let (mut open, mut busy, mut closed, mut unconnected, mut probe_in) = (0, 0, 0, 0, None);
     for slot in set.slots() {
         let health = &slot.tracked.standing;
         match health.status(now) {
@@ -272,9 +272,10 @@ fn unavailable<K, S>(set: &Set<K, S>, now: Instant) -> Unavailable {
             Status::Busy => busy += 1,
             Status::Closed => closed += 1,
         }
+        unconnected += usize::from(health.link() != Status::Open);
         if let Some(wait) = health.busy_for(now) {
             probe_in = Some(probe_in.map_or(wait, |least| wait.min(least)));
         }
     }
-    Unavailable::FailFast { size: set.size, open, busy, closed, probe_in }
+    Unavailable::FailFast { size: set.size, open, busy, closed, unconnected, probe_in }
 }

@@ -288,9 +288,17 @@ fn failing_fast_says_why_and_lets_a_probe_through() {
     f.health(1).probe_from(f.start + 3 * S);
     f.health(2).probe_from(f.start + 2 * S);
     let err = f.balance.try_acquire(Draw::new(1), f.start, &[]).unwrap_err();
-    let expected = Unavailable::FailFast { size: 3, open: 0, busy: 2, closed: 1, probe_in: Some(2 * S) };
-    assert_eq!(err, expected);
-    assert_eq!(f.balance.stats(f.start).refused, 1);
+    let expected = |unconnected| {
+        let probe_in = Some(2 * S);
+        Unavailable::FailFast { size: 3, open: 0, busy: 2, closed: 1, unconnected, probe_in }
+    };
+    assert_eq!(err, expected(0));
+    f.health(0).set_link(Status::Busy);
+    f.health(1).set_link(Status::Busy);
+    assert_eq!(f.balance.try_acquire(Draw::new(1), f.start, &[]).unwrap_err(), expected(2));
+    f.health(0).set_link(Status::Open);
+    f.health(1).set_link(Status::Open);
+    assert_eq!(f.balance.stats(f.start).refused, 2);
     let now = f.start + 2 * S;
     assert_eq!(*f.balance.try_acquire(Draw::new(1), now, &[]).unwrap().key(), 2);
     // A guess does not end the panic; what is known does.

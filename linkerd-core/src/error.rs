@@ -62,6 +62,11 @@ pub enum ErrorKind {
     NoSuchName,
     /// The name is bound, and has no endpoints.
     NoEndpoints,
+    /// The bound name has endpoints, and too few of them may be asked: breakers left them alone, or they are full. Only
+    /// where [requests fail then](linkerd_balance::Panic::FailFast); the text says why of each, and until when.
+    AllTripped,
+    /// The same, but of all that cannot be asked it is known only that there is no connection yet, or none any more.
+    AllConnecting,
     /// The name could not be bound: a namer failed, or took longer than the binding timeout.
     Binding,
     /// No connection could be made to the endpoint. Nothing was sent.
@@ -97,6 +102,8 @@ impl Error {
                 | ErrorKind::TooManyHops
                 | ErrorKind::NoSuchName
                 | ErrorKind::NoEndpoints
+                | ErrorKind::AllTripped
+                | ErrorKind::AllConnecting
                 | ErrorKind::Binding
                 | ErrorKind::Connect
                 | ErrorKind::Overloaded
@@ -307,6 +314,8 @@ impl Error {
             }
             ErrorKind::NoSuchName
             | ErrorKind::NoEndpoints
+            | ErrorKind::AllTripped
+            | ErrorKind::AllConnecting
             | ErrorKind::Binding
             | ErrorKind::Connect
             | ErrorKind::Closed
@@ -355,6 +364,8 @@ impl ErrorKind {
             Self::BadRequest => "bad_request",
             Self::NoSuchName => "no_such_name",
             Self::NoEndpoints => "no_endpoints",
+            Self::AllTripped => "all_tripped",
+            Self::AllConnecting => "all_connecting",
             Self::Binding => "binding",
             Self::Connect => "connect",
             Self::Closed => "closed",
@@ -377,6 +388,8 @@ impl ErrorKind {
             Self::BadRequest => "the request is not well-formed",
             Self::NoSuchName => "the name stands for nothing",
             Self::NoEndpoints => "the name has no endpoints",
+            Self::AllTripped => "too few endpoints are in use: breakers have tripped",
+            Self::AllConnecting => "the endpoints are not connected to yet",
             Self::Binding => "the name could not be bound",
             Self::Connect => "no connection to the endpoint",
             Self::Closed => "the connection ended before the response did",

@@ -44,8 +44,8 @@ pub use mesh::{
     MeshBuilder, PathState,
 };
 pub use policy::{
-    AccrualPolicy, ClientPolicy, HashOn, HedgePolicy, LimitPolicy, NewAccrual, Policies, ProbePolicy, ServicePolicy,
-    Uniform,
+    AccrualPolicy, ClientPolicy, HashOn, HedgePolicy, LimitPolicy, NewAccrual, Policies, ProbePolicy, ProbeQuestion,
+    ServicePolicy, Uniform,
 };
 pub use svc::{HttpService, Svc, SvcFuture};
 

@@ -118,15 +118,30 @@ pub struct AccrualPolicy {
 /// Makes the accrual of an endpoint.
 pub type NewAccrual = Arc<dyn Fn() -> Box<dyn Accrual> + Send + Sync>;
 
-/// An active probe: `GET`, and an answer of 2xx is well.
+/// An active probe: what is asked, and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbePolicy {
     /// How often, how long, and how many count.
     pub settings: ProbeSettings,
-    /// The path, with its query.
-    pub path: String,
+    /// What is asked, and which answer is well.
+    pub question: ProbeQuestion,
     /// The `Host`. `None`: the endpoint's address.
     pub host: Option<String>,
+}
+
+/// What an active probe asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeQuestion {
+    /// `GET` of a path, with its query; an answer of 2xx is well.
+    Http {
+        /// The path.
+        path: String,
+    },
+    /// gRPC's health check, `grpc.health.v1.Health/Check`; `SERVING` is well. For endpoints that speak HTTP/2.
+    Grpc {
+        /// The service that is asked for. Empty: the server as a whole.
+        service: String,
+    },
 }
 
 /// The policy of each name, as somebody configured it.

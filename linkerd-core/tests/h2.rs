@@ -9,5 +9,8 @@ mod faults;
 mod mixed;
 #[path = "h2/peers.rs"]
 mod peers;
+#[cfg(feature = "config")]
+#[path = "h2/probes.rs"]
+mod probes;
 #[path = "h2/relay.rs"]
 mod relay;

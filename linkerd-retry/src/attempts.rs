@@ -50,6 +50,7 @@ pub struct Retries {
 pub struct Attempts {
     delays: Delays,
     made: u32,
+    max: Option<NonZeroU32>,
     deadline: Option<Deadline>,
     is_retry: bool,
 }
@@ -107,11 +108,18 @@ impl Retries {
     }
 
     pub(crate) fn begin(&self, deadline: Option<Deadline>) -> Attempts {
-        Attempts { delays: self.backoff.start(), made: 1, deadline, is_retry: false }
+        Attempts { delays: self.backoff.start(), made: 1, max: None, deadline, is_retry: false }
     }
 }
 
 impl Attempts {
+    /// The same request, sent at most so often, whatever [`Retries::max_attempts`] allows beyond that: what this one
+    /// asks for itself. `None` asks for nothing.
+    #[must_use]
+    pub fn at_most(self, max_attempts: Option<NonZeroU32>) -> Self {
+        Self { max: max_attempts, ..self }
+    }
+
     /// How often the request was sent, the attempt that is under way included.
     pub fn made(&self) -> u32 {
         self.made
@@ -155,7 +163,7 @@ impl Attempts {
             return Err(Stop::BudgetOff);
         }
         let not_before = verdict.not_before().ok_or(Stop::PushedBack)?;
-        if retries.max_attempts.is_some_and(|max| self.made >= max.get()) {
+        if [retries.max_attempts, self.max].into_iter().flatten().any(|max| self.made >= max.get()) {
             return Err(Stop::MaxAttempts);
         }
         let wait = self.delays.next(random).max(not_before);

@@ -39,7 +39,7 @@ pub(crate) async fn start() -> io::Result<(SocketAddr, mpsc::Receiver<Seen>)> {
         let _ = tell.try_send(Seen::of(&Context::current()));
         req
     });
-    let health = ServerLayer::new().layer(health);
+    let health = ServerLayer::new().criticality(true).layer(health);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let health = TowerToHyperService::new(health.clone());

@@ -25,7 +25,7 @@ pub(crate) async fn start(health: SocketAddr) -> Result<SocketAddr, BoxError> {
     let send = service_fn(move |req| send.clone().send_request(req));
     // Every client of the service has this layer, and no call knows of it.
     let health = BoxCloneSyncService::new(ClientLayer::new().layer(send));
-    let app = Router::new().route("/", get(page)).layer(ServerLayer::new()).with_state(health);
+    let app = Router::new().route("/", get(page)).layer(ServerLayer::new().criticality(true)).with_state(health);
 
     let (listener, addr) = crate::listen().await?;
     tokio::spawn(async move {

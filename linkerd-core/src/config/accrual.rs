@@ -101,7 +101,7 @@ impl FailureAccrual {
         let keep_last = s.or("keepLast", false);
         let max_probes = s.count("maxProbes", 1);
         let probe = match protocol {
-            ProtocolKind::Http | ProtocolKind::H2 => s.get("probe"),
+            ProtocolKind::Http | ProtocolKind::H2 => s.with("probe", |at| Probe::decode(at, protocol)),
             ProtocolKind::Thrift | ProtocolKind::Mux | ProtocolKind::ThriftMux => {
                 s.refuse("probe", "is an HTTP request, for the protocols http and h2");
                 None
@@ -155,7 +155,7 @@ fn rate(at: &At<'_>) -> Option<f64> {
 
 /// A backoff that waits at all: with none an endpoint would be left alone for no time.
 fn backoff(at: &At<'_>) -> Option<Backoff> {
-    let backoff: Backoff = super::decode::Decode::decode(at)?;
+    let backoff = Backoff::decode(at, Backoff::OF_ACCRUAL)?;
     if backoff == (Backoff::Constant { pause: Duration::ZERO }) {
         let s = Section::open(at, "backoff")?;
         s.problem("ms", if s.has("ms") { "must be at least 1, got 0" } else { "is required" });

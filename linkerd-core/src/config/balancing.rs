@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 
 use super::{
     AccrualKind, ApertureOrder, Backoff, BalancerKind, Budget, FailureAccrual, HostConnectionPool, LoadBalancer,
-    LoadMetric, Measure, PanicMode, Probe, SlowStart, Zones, build::CHECKED,
+    LoadMetric, Measure, PanicMode, Probe, ProbeKind, SlowStart, Zones, build::CHECKED,
 };
-use crate::{AccrualPolicy, HashOn, ProbePolicy};
+use crate::{AccrualPolicy, HashOn, ProbePolicy, ProbeQuestion};
 
 pub(super) fn accrual(accrual: &FailureAccrual) -> AccrualPolicy {
     let FailureAccrual {
@@ -47,12 +47,20 @@ pub(super) fn accrual(accrual: &FailureAccrual) -> AccrualPolicy {
         None => AccrualBackoff::default(),
         Some(Backoff::Constant { pause }) => AccrualBackoff::constant(pause).expect(CHECKED),
         Some(Backoff::Jittered { min, max }) => AccrualBackoff::jittered(min, max).expect(CHECKED),
+        // Full jitter is refused where the file is read.
+        Some(Backoff::EqualJittered { min, max } | Backoff::FullJittered { min, max }) => {
+            AccrualBackoff::equal_jittered(min, max).expect(CHECKED)
+        }
     };
     policy.probe = probe.as_ref().map(|probe| {
-        let Probe { path, host, interval, timeout, healthy, unhealthy } = probe;
+        let Probe { kind, host, interval, timeout, healthy, unhealthy } = probe;
         let settings = ProbeSettings::new(*interval, *timeout).expect(CHECKED);
         let settings = settings.successes(some(*healthy)).failures(some(*unhealthy));
-        ProbePolicy { settings, path: path.clone(), host: host.clone() }
+        let question = match kind.clone() {
+            ProbeKind::Http { path } => ProbeQuestion::Http { path },
+            ProbeKind::Grpc { service } => ProbeQuestion::Grpc { service },
+        };
+        ProbePolicy { settings, question, host: host.clone() }
     });
     policy
 }
@@ -276,22 +284,30 @@ fn shown_accrual(accrual: &FailureAccrual) -> Value {
         }),
     };
     shown["backoff"] = match *backoff {
-        // Linkerd has no name for it: equal jitter.
-        None => json!({"minMs": 5000, "maxMs": 300_000}),
+        None => json!({"kind": "equalJittered", "minMs": 5000, "maxMs": 300_000}),
         Some(Backoff::Constant { pause }) => json!({"kind": "constant", "ms": millis(pause)}),
         Some(Backoff::Jittered { min, max }) => {
             json!({"kind": "jittered", "minMs": millis(min), "maxMs": millis(max)})
+        }
+        Some(Backoff::EqualJittered { min, max } | Backoff::FullJittered { min, max }) => {
+            json!({"kind": "equalJittered", "minMs": millis(min), "maxMs": millis(max)})
         }
     };
     shown["maxEjectedShare"] = json!(max_ejected_share);
     shown["keepLast"] = json!(keep_last);
     shown["maxProbes"] = json!(max_probes);
     shown["probe"] = probe.as_ref().map_or(Value::Null, |probe| {
-        let Probe { path, host, interval, timeout, healthy, unhealthy } = probe;
-        json!({
-            "path": path, "host": host, "intervalMs": millis(*interval), "timeoutMs": millis(*timeout),
-            "healthy": healthy, "unhealthy": unhealthy,
-        })
+        let Probe { kind, host, interval, timeout, healthy, unhealthy } = probe;
+        let mut shown = match kind {
+            ProbeKind::Http { path } => json!({"kind": "http", "path": path}),
+            ProbeKind::Grpc { service } => json!({"kind": "grpc", "service": service}),
+        };
+        shown["host"] = json!(host);
+        shown["intervalMs"] = millis(*interval);
+        shown["timeoutMs"] = millis(*timeout);
+        shown["healthy"] = json!(healthy);
+        shown["unhealthy"] = json!(unhealthy);
+        shown
     });
     shown
 }

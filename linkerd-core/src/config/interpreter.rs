@@ -245,7 +245,7 @@ impl ConsulInterpreter {
             read_consistency_mode: s.get("readConsistencyMode"),
             write_consistency_mode: s.get("writeConsistencyMode"),
             fail_fast: s.or("failFast", false),
-            backoff: s.get("backoff"),
+            backoff: s.with("backoff", |at| Backoff::decode(at, Backoff::OF_LINKERD)),
             tls: s.get("tls"),
         }
     }

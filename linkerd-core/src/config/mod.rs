@@ -76,6 +76,8 @@ mod yaml;
 
 use std::{fs, io, path::Path, sync::Arc};
 
+use linkerd_retry::replay::ReplayMemory;
+
 pub use access_log::{AccessLog, RollPolicy};
 pub use accrual::{AccrualKind, FailureAccrual};
 pub use admin::{Admin, AdminSecurity, Usage};
@@ -90,7 +92,7 @@ pub use identifier::{H2Identifier, HttpIdentifier, IngressIdentifier, IstioIdent
 pub use interpreter::{ConsulInterpreter, Interpreter, InterpreterKind, NamerdTls, Remote};
 pub use load::{LoadMetric, Measure};
 pub use namer::{ConsistencyMode, Consul, HealthStatus, K8s, Marathon, Namer, NamerKind, TagWeight};
-pub use probe::Probe;
+pub use probe::{Probe, ProbeKind};
 pub use retries::{Backoff, Budget, Retries};
 pub use router::{
     BindingCache, H2Router, HttpRouter, Protocol, ProtocolKind, Router, ThriftProtocol, ThriftRouter, TracePropagator,
@@ -125,6 +127,10 @@ pub struct Config {
     pub admin: Admin,
     /// `usage`: accepted, nothing is sent.
     pub usage: Usage,
+    /// `retryBufferBytes`: how much all bodies of the process together may keep, to be sent again. Default: 64 MiB.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub retry_buffer_bytes: usize,
     file: Arc<str>,
     tree: Node,
 }
@@ -194,8 +200,8 @@ impl Config {
         let sections = Sections::decode(&At::root(&cx, &tree));
         let problems = cx.into_problems();
         match (Errors::from_problems(problems), sections) {
-            (None, Some(Sections { routers, namers, telemetry, admin, usage })) => {
-                Ok(Self { routers, namers, telemetry, admin, usage, file: file.into(), tree })
+            (None, Some(Sections { routers, namers, telemetry, admin, usage, retry_buffer_bytes })) => {
+                Ok(Self { routers, namers, telemetry, admin, usage, retry_buffer_bytes, file: file.into(), tree })
             }
             (Some(errors), _) => Err(errors),
             (None, None) => Err(Problem::of_file(file, "is not a configuration").into()),
@@ -252,6 +258,7 @@ struct Sections {
     telemetry: Vec<Telemeter>,
     admin: Admin,
     usage: Usage,
+    retry_buffer_bytes: usize,
 }
 
 const NO_ROUTERS: &str = "At least one router must be specified in the configuration.";
@@ -285,6 +292,7 @@ impl Sections {
             telemetry: s.or("telemetry", Vec::new()),
             admin: admin.unwrap_or_default(),
             usage: s.or("usage", Usage::default()),
+            retry_buffer_bytes: s.size("retryBufferBytes", 0).unwrap_or(ReplayMemory::DEFAULT),
         };
         s.finish();
         Some(sections)

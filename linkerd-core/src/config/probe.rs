@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery};
 
-use super::decode::{At, Decode, Section};
+use super::{
+    decode::{At, Section},
+    router::ProtocolKind,
+};
 
-/// A `probe` map: a GET that is sent to each endpoint at intervals; a 2xx says that it is well. An extension.
+/// A `probe` map: a request that is sent to each endpoint at intervals; its answer says whether it is well. An extension.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// `path` and query that are asked for, `/health` for example. Required.
-    pub path: String,
-    /// `host` header. Default: the endpoint's address.
+    /// `kind` and its own key. Default: `http`.
+    pub kind: ProbeKind,
+    /// `host` header, `:authority` of h2. Default: the endpoint's address.
     pub host: Option<String>,
     /// `intervalMs` from the end of a probe of an endpoint to the next, at least 1 ms. Default: 5 s.
     pub interval: Duration,
@@ -23,17 +26,49 @@ pub struct Probe {
     pub unhealthy: u32,
 }
 
-impl Decode for Probe {
-    fn decode(at: &At<'_>) -> Option<Self> {
+/// The kinds of probes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// `http`: a GET; a 2xx says that it is well.
+    Http {
+        /// `path` and query that are asked for, `/health` for example. Required.
+        path: String,
+    },
+    /// `grpc` (h2): gRPC's health check; `SERVING` says that it is well.
+    Grpc {
+        /// `service` that is asked for. Default: empty, which is the server as a whole.
+        service: String,
+    },
+}
+
+impl Probe {
+    pub(super) fn decode(at: &At<'_>, protocol: ProtocolKind) -> Option<Self> {
         let mut s = Section::open(at, "probe")?;
-        let path = s.require_with("path", path);
+        let kind = ProbeKind::decode(&mut s, protocol);
         let host = s.with("host", host);
         let interval = s.millis("intervalMs", 1).unwrap_or(Duration::from_secs(5));
         let timeout = s.millis("timeoutMs", 1).unwrap_or(Duration::from_secs(1));
         let healthy = s.count("healthy", 1).unwrap_or(1);
         let unhealthy = s.count("unhealthy", 1).unwrap_or(3);
         s.finish();
-        Some(Self { path: path?, host, interval, timeout, healthy, unhealthy })
+        Some(Self { kind: kind?, host, interval, timeout, healthy, unhealthy })
+    }
+}
+
+impl ProbeKind {
+    /// `None` means that a problem was recorded.
+    fn decode(s: &mut Section<'_>, protocol: ProtocolKind) -> Option<Self> {
+        if s.kind("kind", &["http", "grpc"], Some("http"))? == "http" {
+            s.refuse("service", "is a key of the kind grpc, not of http");
+            return s.require_with("path", path).map(|path| Self::Http { path });
+        }
+        s.refuse("path", "is a key of the kind http, not of grpc");
+        let service = s.or("service", String::new());
+        if protocol != ProtocolKind::H2 {
+            s.problem("kind", "grpc is for the protocol h2");
+            return None;
+        }
+        Some(Self::Grpc { service })
     }
 }
 

@@ -52,6 +52,26 @@ pub enum Backoff {
         /// `ms`.
         pause: Duration,
     },
+    /// `equalJittered`: `minMs` first, then a part that doubles from `minMs` on and up to as much again by chance; once it
+    /// comes to `maxMs`, always `maxMs`.
+    ///
+    /// Not a kind of Linkerd 1.x.
+    EqualJittered {
+        /// `minMs`, at least 1 ms. Required.
+        min: Duration,
+        /// `maxMs`, at least `minMs`. Required.
+        max: Duration,
+    },
+    /// `fullJittered` (of retries): each by chance between nothing and a ceiling that doubles from `minMs` on, up to
+    /// `maxMs`.
+    ///
+    /// Not a kind of Linkerd 1.x.
+    FullJittered {
+        /// `minMs`, the first ceiling, at least 1 ms. Required.
+        min: Duration,
+        /// `maxMs`, at least `minMs`. Required.
+        max: Duration,
+    },
     /// `jittered` (decorrelated): each by chance between `minMs` and three times the last, up to `maxMs`.
     Jittered {
         /// `minMs`, at least 1 ms. Required.
@@ -72,7 +92,7 @@ impl Decode for Retries {
         let mut s = Section::open(at, "retries")?;
         let retries = Self {
             budget: s.get("budget"),
-            backoff: s.get("backoff"),
+            backoff: s.with("backoff", |at| Backoff::decode(at, Backoff::KINDS)),
             max_attempts: s.count("maxAttempts", 1).and_then(NonZeroU32::new),
             hints: s.get("hints"),
             buffer_bytes: s.size("bufferBytes", 0),
@@ -98,10 +118,18 @@ impl Decode for Budget {
     }
 }
 
-impl Decode for Backoff {
-    fn decode(at: &At<'_>) -> Option<Self> {
+impl Backoff {
+    /// All kinds.
+    const KINDS: &[&'static str] = &["constant", "jittered", "equalJittered", "fullJittered"];
+    /// Linkerd's.
+    pub(super) const OF_LINKERD: &[&'static str] = &["constant", "jittered"];
+    /// Those without waits that are next to none.
+    pub(super) const OF_ACCRUAL: &[&'static str] = &["constant", "jittered", "equalJittered"];
+
+    pub(super) fn decode(at: &At<'_>, kinds: &[&'static str]) -> Option<Self> {
         let mut s = Section::open(at, "backoff")?;
-        let backoff = if s.kind("kind", &["constant", "jittered"], None)? == "constant" {
+        let kind = s.kind("kind", kinds, None)?;
+        let backoff = if kind == "constant" {
             Some(Self::Constant { pause: s.millis("ms", 0).unwrap_or_default() })
         } else {
             let read = |at: &At<'_>| at.int(&(1..=super::decode::MAX_INT)).map(|n| Duration::from_millis(n as u64));
@@ -111,7 +139,11 @@ impl Decode for Backoff {
             {
                 s.problem("maxMs", format!("must not be less than minMs {}, got {}", min.as_millis(), max.as_millis()));
             }
-            min.zip(max).map(|(min, max)| Self::Jittered { min, max })
+            min.zip(max).map(|(min, max)| match kind {
+                "equalJittered" => Self::EqualJittered { min, max },
+                "fullJittered" => Self::FullJittered { min, max },
+                _ => Self::Jittered { min, max },
+            })
         };
         s.finish();
         backoff

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use linkerd_dtab::namer::inet;
+
 use super::{
-    Config,
+    Config, ProtocolKind,
     decode::whole,
     error::Position,
     node::{Node, Value},
 };
-use crate::Timer;
+use crate::{Timer, http::h2, stack};
 
 /// One timer of a proxy, and where its value comes from.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,15 +60,18 @@ enum Preset {
     Unlimited,
     /// This, if the map that it stands in is there.
     Within(u64),
-    /// This, if the map that it stands in is not there.
-    Without(u64),
+    /// This, if this key stands beside it.
+    Beside(&'static str, u64),
+    /// The default of failure accrual: this, if neither the map that it stands in is there nor a `kind` that never leaves
+    /// an endpoint alone.
+    OfAccrual(u64),
     /// It is not there without its key.
     Absent,
     /// It cannot be set.
     Fixed(u64),
 }
 
-use Preset::{Absent, Fixed, Ms, Unlimited, Within, Without};
+use Preset::{Absent, Beside, Fixed, Ms, OfAccrual, Unlimited, Within};
 
 const fn known(key: &'static str, default: Preset) -> Known {
     Known { key, default, ends: None }
@@ -78,12 +83,21 @@ const fn ending(key: &'static str, default: Preset, ends: Timer) -> Known {
 
 const PROCESS: &[Known] = &[
     known("admin.shutdownGraceMs", Ms(10_000)),
+    // The head of a request for an admin page, and the silence before it.
+    known("admin.requestHead", Fixed(60_000)),
     // Until a server that has no file descriptor left accepts again.
     known("servers.acceptRetry", Fixed(50)),
 ];
 
-const ROUTER: &[Known] =
-    &[ending("bindingTimeoutMs", Ms(10_000), Timer::Binding), known("bindingCache.idleTtlSecs", Ms(600_000))];
+const ROUTER: &[Known] = &[
+    ending("bindingTimeoutMs", Ms(10_000), Timer::Binding),
+    known("bindingCache.idleTtlSecs", Ms(600_000)),
+    // One look-up of a host of `/$/inet`, and the time to the next one where an answer does not say.
+    known("dns.lookup", Fixed(millis(inet::TIMEOUT))),
+    known("dns.refresh", Fixed(millis(inet::INTERVAL))),
+    // The explanation that is added to the answer of a `TRACE`.
+    known("trace.explanation", Fixed(millis(stack::PATIENCE))),
+];
 
 const SERVER: &[Known] = &[
     ending("timeoutMs", Unlimited, Timer::Server),
@@ -95,17 +109,28 @@ const SERVER: &[Known] = &[
     known("tls.handshakeTimeoutMs", Within(10_000)),
 ];
 
+/// Of an h2 router.
+const H2_SERVER: &[Known] = &[known("h2.preface", Fixed(millis(h2::PREFACE)))];
+
+/// Of an h2 router.
+const H2_SERVICE: &[Known] =
+    &[known("classificationTimeoutMs", Ms(millis(crate::ServicePolicy::CLASSIFICATION_TIMEOUT)))];
+
+/// Of an h2 router: a connection on which nothing comes while a response is waited for is asked whether it lives, and
+/// closed if it does not say so.
+const H2_CLIENT: &[Known] =
+    &[known("h2.pingAfter", Fixed(millis(h2::PING_AFTER))), known("h2.pingTimeout", Fixed(millis(h2::PING_TIMEOUT)))];
+
 const SERVICE: &[Known] = &[
     ending("totalTimeoutMs", Unlimited, Timer::Total),
     known("idleTimeoutMs", Unlimited),
-    known("classificationTimeoutMs", Absent),
     known("retries.budget.ttlSecs", Ms(10_000)),
     known("retries.backoff.ms", Absent),
     known("retries.backoff.minMs", Absent),
     known("retries.backoff.maxMs", Absent),
     known("hedge.delayMs", Absent),
-    known("hedge.minDelayMs", Absent),
-    known("hedge.maxDelayMs", Absent),
+    known("hedge.minDelayMs", Beside("percentile", 1)),
+    known("hedge.maxDelayMs", Beside("percentile", 1000)),
     ending("limit.queueWaitMs", Absent, Timer::Queue),
     // What a retry may wait because its peer asks for it, and how long an answer is read that nobody will see.
     known("retries.maxPushback", Fixed(300_000)),
@@ -123,17 +148,25 @@ const CLIENT: &[Known] = &[
     known("socketOptions.writeTimeoutMs", Unlimited),
     known("requeueBudget.ttlSecs", Ms(10_000)),
     known("failureAccrual.backoff.ms", Absent),
-    known("failureAccrual.backoff.minMs", Without(5000)),
-    known("failureAccrual.backoff.maxMs", Without(300_000)),
+    known("failureAccrual.backoff.minMs", OfAccrual(5000)),
+    known("failureAccrual.backoff.maxMs", OfAccrual(300_000)),
     known("failureAccrual.window", Absent),
     known("failureAccrual.probe.intervalMs", Within(5000)),
     known("failureAccrual.probe.timeoutMs", Within(1000)),
+    // Until the first try to connect after a connection could not be made, twice as long after each one more up to 32 s;
+    // and between two times that connections which are kept are made again.
+    known("failFast.firstTry", Fixed(1000)),
+    known("hostConnectionPool.rest", Fixed(millis(stack::REST))),
     known("loadBalancer.overlapMs", Ms(0)),
     known("loadBalancer.returnAfterMs", Absent),
     known("loadBalancer.smoothWindowMs", Absent),
     known("loadBalancer.longStreamMs", Absent),
     known("loadBalancer.slowStart.windowMs", Absent),
 ];
+
+const fn millis(time: Duration) -> u64 {
+    time.as_millis() as u64
+}
 
 /// Headers by which a request says how long it may take; the first two from anybody, the others where a server has a
 /// `perRequestPolicy`.
@@ -157,17 +190,21 @@ impl Config {
         for (i, router) in self.routers.iter().enumerate() {
             list.router = Some(router.label.clone());
             let base = format!("routers[{i}]");
+            let is_h2 = router.protocol.kind() == ProtocolKind::H2;
+            let of_h2 = |known: &'static [Known]| if is_h2 { known } else { &[] };
             list.add(ROUTER, "", &base, None, true);
             for (j, server) in router.servers.iter().enumerate() {
                 let scope = format!("{}/{}", server.ip, server.port);
-                list.add(SERVER, "servers.", &format!("{base}.servers[{j}]"), Some(&scope), true);
+                let base = format!("{base}.servers[{j}]");
+                list.add(SERVER, "servers.", &base, Some(&scope), true);
+                list.add(of_h2(H2_SERVER), "servers.", &base, Some(&scope), true);
                 if server.per_request.is_some() {
                     list.headers(&HEADERS[2..], Some(&scope));
                 }
             }
-            list.scoped(SERVICE, "service", &base);
+            list.scoped(&[SERVICE, of_h2(H2_SERVICE)], "service", &base);
             list.headers(&HEADERS[..2], None);
-            list.scoped(CLIENT, "client", &base);
+            list.scoped(&[CLIENT, of_h2(H2_CLIENT)], "client", &base);
         }
         list.timers
     }
@@ -194,9 +231,11 @@ struct List<'a> {
 
 impl List<'_> {
     /// A section for all names, or one for each prefix.
-    fn scoped(&mut self, known: &[Known], section: &str, base: &str) {
+    fn scoped(&mut self, lists: &[&[Known]], section: &str, base: &str) {
         let (prefix, base) = (format!("{section}."), format!("{base}.{section}"));
-        self.add(known, &prefix, &base, Some("*"), true);
+        for known in lists {
+            self.add(known, &prefix, &base, Some("*"), true);
+        }
         let configs = self.config.find(&format!("{base}.configs"));
         let Some(Value::List(configs)) = configs.map(|node| &node.value) else { return };
         for (i, config) in configs.iter().enumerate() {
@@ -204,7 +243,9 @@ impl List<'_> {
                 Some(Value::Scalar(prefix)) => prefix.text.clone(),
                 _ => continue,
             };
-            self.add(known, &prefix, &format!("{base}.configs[{i}]"), Some(&scope), false);
+            for known in lists {
+                self.add(known, &prefix, &format!("{base}.configs[{i}]"), Some(&scope), false);
+            }
         }
     }
 
@@ -212,16 +253,29 @@ impl List<'_> {
     fn add(&mut self, known: &[Known], section: &str, base: &str, scope: Option<&str>, with_presets: bool) {
         let config = self.config;
         let has_map = |full: &str| full.rsplit_once('.').is_some_and(|(map, _)| config.find(map).is_some());
+        let has_beside = |full: &str, key: &str| {
+            full.rsplit_once('.').is_some_and(|(map, _)| config.find(&format!("{map}.{key}")).is_some())
+        };
+        let never_leaves_alone = || {
+            let accrual = config.find(&format!("{base}.failureAccrual"));
+            accrual.is_some_and(|accrual| {
+                let kind = accrual.get("kind").map(|kind| &kind.value);
+                matches!(kind, Some(Value::Scalar(kind)) if kind.text == "none") && accrual.get("probe").is_none()
+            })
+        };
         for Known { key, default, ends } in known {
             let full = if base.is_empty() { (*key).to_owned() } else { format!("{base}.{key}") };
             let node = self.config.find(&full);
             let (value, source) = match (node, default) {
                 (Some(node), _) => (duration(key, node), TimerSource::File { key: full, position: node.at }),
                 (None, Within(ms)) if has_map(&full) => (Some(Duration::from_millis(*ms)), TimerSource::Default),
-                (None, Without(_)) if has_map(&full) => continue,
-                (None, Absent | Within(_)) => continue,
+                (None, Beside(key, ms)) if has_beside(&full, key) => {
+                    (Some(Duration::from_millis(*ms)), TimerSource::Default)
+                }
+                (None, OfAccrual(_)) if has_map(&full) || never_leaves_alone() => continue,
+                (None, Absent | Within(_) | Beside(..)) => continue,
                 (None, _) if !with_presets => continue,
-                (None, Ms(ms) | Without(ms)) => (Some(Duration::from_millis(*ms)), TimerSource::Default),
+                (None, Ms(ms) | OfAccrual(ms)) => (Some(Duration::from_millis(*ms)), TimerSource::Default),
                 (None, Fixed(ms)) => (Some(Duration::from_millis(*ms)), TimerSource::Fixed),
                 (None, Unlimited) => (None, TimerSource::Default),
             };

@@ -11,10 +11,13 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Context, InContext};
+use crate::http::{RequestContext, strip_class};
 
 /// Wraps the service that answers requests, in [`Server`].
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ServerLayer(());
+pub struct ServerLayer {
+    criticality: bool,
+}
 
 /// Keeps the context of each request while the service inside works on it, and while its response's body is read.
 ///
@@ -22,6 +25,7 @@ pub struct ServerLayer(());
 #[derive(Clone, Debug)]
 pub struct Server<S> {
     inner: S,
+    criticality: bool,
 }
 
 /// Wraps the service that sends requests, in [`Client`].
@@ -47,10 +51,19 @@ pub struct ResponseFuture<F> {
 }
 
 impl ServerLayer {
-    /// The layer has no settings.
+    /// For callers that are not trusted to say that a request matters more than others.
     #[must_use]
     pub const fn new() -> Self {
-        Self(())
+        Self { criticality: false }
+    }
+
+    /// Whether callers may say that a request is `critical_plus`, by `l5d-ctx-criticality`: such requests go before all
+    /// others in every limit from here on. By default the header is taken off where it says that; the other classes are
+    /// no more than what a request is that says nothing, and stay. Behind an [`http::Server`](crate::http::Server) it is
+    /// that server who decides, by its [`PerRequest`](crate::http::PerRequest), and this is of no matter.
+    #[must_use]
+    pub const fn criticality(self, criticality: bool) -> Self {
+        Self { criticality }
     }
 }
 
@@ -58,7 +71,7 @@ impl<S> Layer<S> for ServerLayer {
     type Service = Server<S>;
 
     fn layer(&self, inner: S) -> Server<S> {
-        Server { inner }
+        Server { inner, criticality: self.criticality }
     }
 }
 
@@ -75,6 +88,10 @@ where
     }
 
     fn call(&mut self, mut req: Request<Q>) -> Self::Future {
+        // A server of ours has taken it off already, unless it trusts its callers.
+        if !self.criticality && req.extensions().get::<RequestContext>().is_none() {
+            strip_class(req.headers_mut());
+        }
         let context = Context::of(&req);
         req.extensions_mut().insert(context.clone());
         // What `call` itself sends or spawns belongs to the request too.

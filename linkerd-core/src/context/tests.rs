@@ -201,6 +201,38 @@ async fn what_it_holds_can_be_read_and_changed() {
 }
 
 #[tokio::test]
+async fn only_a_caller_who_is_trusted_says_that_a_request_matters_more_than_others() {
+    let sent = async |layer: ServerLayer, class: &'static str, by_ours: bool| {
+        let mut req = request(&[("l5d-ctx-criticality", class), ("l5d-ctx-x", "1")]);
+        if by_ours {
+            req.extensions_mut().insert(RequestContext::default());
+        }
+        let handler = service_fn(|req: Request<()>| async move {
+            let (seen, sent) = (req.headers().clone(), send(Request::new(())).await);
+            let class =
+                |headers: &Sent| headers.get("l5d-ctx-criticality").map(|class| class.to_str().unwrap().to_owned());
+            assert_eq!(class(&seen), class(&sent));
+            assert_eq!(sent["l5d-ctx-x"], "1");
+            Ok::<_, Infallible>(Response::new(class(&sent)))
+        });
+        layer.layer(handler).oneshot(req).await.unwrap().into_body().into_inner()
+    };
+    for (class, untrusted) in [
+        ("critical_plus", None),
+        ("3", None),
+        ("critical", Some("critical")),
+        ("sheddable", Some("sheddable")),
+        ("whatever", Some("whatever")),
+    ] {
+        assert_eq!(sent(ServerLayer::new(), class, false).await.as_deref(), untrusted, "{class}");
+        let trusted = ServerLayer::new().criticality(true);
+        assert_eq!(sent(trusted, class, false).await.as_deref(), Some(class));
+        // Of one behind a server of ours that server decides.
+        assert_eq!(sent(ServerLayer::new(), class, true).await.as_deref(), Some(class));
+    }
+}
+
+#[tokio::test]
 async fn a_handler_finds_it_in_its_request() {
     let handler = service_fn(|req: Request<()>| async move {
         assert_eq!(req.extensions().get::<Context>().unwrap().get("a"), Some("1"));

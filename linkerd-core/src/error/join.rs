@@ -10,10 +10,16 @@ use linkerd_retry::{requeue::Unsent, timeout::Elapsed};
 
 use crate::{Body, Error, ErrorKind};
 
-/// [`ErrorKind::NoEndpoints`].
+/// [`ErrorKind::NoEndpoints`] if none is known, [`ErrorKind::AllConnecting`] if they only lack connections, else
+/// [`ErrorKind::AllTripped`].
 impl From<Unavailable> for Error {
     fn from(error: Unavailable) -> Self {
-        Self::new(ErrorKind::NoEndpoints).with_source(error)
+        let kind = match error {
+            Unavailable::NoEndpoints => ErrorKind::NoEndpoints,
+            _ if error.is_connecting() => ErrorKind::AllConnecting,
+            _ => ErrorKind::AllTripped,
+        };
+        Self::new(kind).with_source(error)
     }
 }
 
@@ -78,6 +84,10 @@ mod tests {
         let error = Error::from(Unavailable::NoEndpoints);
         assert_eq!(error.kind(), ErrorKind::NoEndpoints);
         assert!(error.source().unwrap().is::<Unavailable>());
+        for (unconnected, kind) in [(3, ErrorKind::AllConnecting), (2, ErrorKind::AllTripped)] {
+            let all = Unavailable::FailFast { size: 3, open: 0, busy: 3, closed: 0, unconnected, probe_in: None };
+            assert_eq!(Error::from(all).kind(), kind);
+        }
         let error = Error::from(NamingError::NoSuchName { path: path.clone() });
         assert_eq!((error.kind(), error.dst()), (ErrorKind::NoSuchName, Some(&path)));
         let error = Error::from(NamingError::Pending { path: path.clone(), after: Duration::from_secs(10) });

@@ -49,6 +49,7 @@ pub use h2::{H2Config, Wire};
 pub(crate) use kept::Kept;
 #[cfg(feature = "server")]
 pub use overrides::PerRequest;
+pub(crate) use overrides::strip_class;
 #[cfg(feature = "server")]
 pub use server::{Drained, Server, ServerConfig};
 pub use trace::{InvalidPropagation, Propagation, TraceFormat, TraceId};

@@ -11,7 +11,8 @@ use linkerd_retry::{Safety, Verdict};
 #[cfg(feature = "server")]
 pub use self::read::PerRequest;
 #[cfg(feature = "server")]
-pub(super) use self::read::{L5D_ERR_DETAIL, strip, strip_class};
+pub(crate) use self::read::strip_class;
+pub(super) use self::read::{L5D_ERR_DETAIL, strip};
 use crate::{Body, Error, ErrorKind, GrpcCode, TimedOut};
 
 /// The sender says that it may be sent again.

@@ -98,7 +98,12 @@ impl Settings {
 fn failure(error: &Error) -> &'static str {
     match error.kind() {
         ErrorKind::Unidentified => "Identification",
-        ErrorKind::Binding | ErrorKind::NoSuchName | ErrorKind::NoEndpoints | ErrorKind::Connect => "ClientAcquisition",
+        ErrorKind::Binding
+        | ErrorKind::NoSuchName
+        | ErrorKind::NoEndpoints
+        | ErrorKind::AllTripped
+        | ErrorKind::AllConnecting
+        | ErrorKind::Connect => "ClientAcquisition",
         _ => "Service",
     }
 }

@@ -16,7 +16,7 @@ use super::{attempt::Attempt, bound::BoundName, endpoints::Balanced, outgoing::O
 use crate::{Body, Error, http::max_forwards::Trace, telemetry::RequestStats};
 
 /// How long an explanation is waited for: the name is bound already.
-const PATIENCE: Duration = Duration::from_millis(500);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
 
 impl BoundName {
     /// What is to be done with a request that asks for its way.

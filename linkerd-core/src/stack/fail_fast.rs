@@ -21,7 +21,7 @@ const WAITS: [u64; 6] = [1, 2, 4, 8, 16, 32];
 /// The same, but at once the first time.
 const WAITS_OF_NEWCOMERS: [u64; 7] = [0, 1, 2, 4, 8, 16, 32];
 /// Connections that are kept are made again at most so often: an endpoint may accept them and hang up.
-const REST: Duration = Duration::from_secs(1);
+pub(crate) const REST: Duration = Duration::from_secs(1);
 
 /// One endpoint's watch over its own connections.
 pub(super) struct FailFast {

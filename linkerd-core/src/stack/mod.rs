@@ -38,6 +38,10 @@ mod trail;
 pub(crate) use allowance::{Allowance, Allowances};
 pub(crate) use bound::{BoundClient, BoundName};
 pub(crate) use clients::Clients;
+#[cfg(feature = "config")]
+pub(crate) use diagnose::PATIENCE;
+#[cfg(feature = "config")]
+pub(crate) use fail_fast::REST;
 pub(crate) use fault::outcome as grpc_outcome;
 pub(crate) use info::{PathInfo, Shared};
 pub(crate) use outgoing::Outgoing;

@@ -253,10 +253,11 @@ impl PathStack {
         let hints = req.hints().cloned();
         let deadline = expired.map(Expired::deadline);
         let max_attempts = cx.and_then(|cx| cx.overrides.as_ref()?.max_attempts());
-        let mut attempts = match &hints {
+        let attempts = match &hints {
             Some(hints) if hints.is_retry() => self.retries.start_retry(deadline),
             _ => self.retries.start(deadline, arrived),
         };
+        let mut attempts = attempts.at_most(max_attempts);
         let policy = &self.info.policy;
         let keep = |req| Replay::keep(req, policy.retry_buffer_bytes, &policy.replay_memory);
         let replay = req.request_mut().and_then(keep);
@@ -301,8 +302,6 @@ impl PathStack {
             req.failed(AttemptOutcome::of(result.as_ref()), ended - begun);
             let next = if verdict.class().is_retryable() && !attempt.is_kept() {
                 Err(Stop::NotKept)
-            } else if verdict.class().is_retryable() && max_attempts.is_some_and(|max| attempts.made() >= max.get()) {
-                Err(Stop::MaxAttempts)
             } else {
                 attempts.next(&self.retries, verdict, self.typical.get(), ended, crate::random::next())
             };

@@ -1,4 +1,4 @@
-//! Asks an endpoint whether it is well: `GET`, and an answer of 2xx is a yes.
+//! Asks an endpoint whether it is well: by a `GET`, or by gRPC's health check.
 
 use std::{
     future::Future,
@@ -6,24 +6,44 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, header};
+use http::{HeaderValue, Request, Response, Uri, header};
 use linkerd_balance::{ActiveProbe, Breaker};
 use tower_service::Service;
 
-use crate::{Body, Error, ErrorKind, Svc, policy::ProbePolicy};
+use crate::{
+    Body, Error, ErrorKind, Svc,
+    policy::{ProbePolicy, ProbeQuestion},
+};
+
+mod health;
 
 /// Probes the endpoint of a breaker from now on; not outside of a runtime.
 pub(super) fn spawn(policy: &ProbePolicy, authority: &str, svc: Svc, breaker: &Breaker) -> Option<ActiveProbe> {
     tokio::runtime::Handle::try_current().ok()?;
     let host = policy.host.as_deref().unwrap_or(authority).to_owned();
-    let probe = Probe { svc, path: policy.path.clone(), host };
+    let probe = Probe { svc, question: policy.question.clone(), host };
     Some(ActiveProbe::spawn(policy.settings, probe, breaker))
 }
 
 struct Probe {
     svc: Svc,
-    path: String,
+    question: ProbeQuestion,
     host: String,
+}
+
+impl Probe {
+    fn request(&self) -> Result<Request<Body>, http::Error> {
+        let (req, body) = match &self.question {
+            ProbeQuestion::Http { path } => (Request::get(path), Body::empty()),
+            ProbeQuestion::Grpc { service } => {
+                let req = Request::post(Uri::from_static(health::METHOD))
+                    .header(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"))
+                    .header(header::TE, HeaderValue::from_static("trailers"));
+                (req, Body::from(health::question(service)))
+            }
+        };
+        req.header(header::HOST, &self.host).body(body)
+    }
 }
 
 impl Service<()> for Probe {
@@ -36,15 +56,19 @@ impl Service<()> for Probe {
     }
 
     fn call(&mut self, (): ()) -> Self::Future {
-        let req = Request::get(&self.path).header(header::HOST, &self.host).body(Body::empty());
-        let svc = self.svc.clone();
+        let req = self.request();
+        let (svc, is_grpc) = (self.svc.clone(), matches!(self.question, ProbeQuestion::Grpc { .. }));
         Box::pin(async move {
             let req = req.map_err(|error| Error::new(ErrorKind::BadRequest).with_text(error.to_string()))?;
             let rsp = svc.send(req).await?;
-            if rsp.status().is_success() {
-                return Ok(());
-            }
-            Err(Error::new(ErrorKind::BadResponse).with_text(format!("a probe was answered with {}", rsp.status())))
+            let answer = if is_grpc { health::answer(rsp).await } else { success(&rsp) };
+            answer.map_err(|what| {
+                Error::new(ErrorKind::BadResponse).with_text(format!("a probe was answered with {what}"))
+            })
         })
     }
+}
+
+fn success(rsp: &Response<Body>) -> Result<(), String> {
+    if rsp.status().is_success() { Ok(()) } else { Err(rsp.status().to_string()) }
 }

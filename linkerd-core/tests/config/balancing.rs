@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use linkerd_core::config::{
     AccrualKind, ApertureOrder, Backoff, BalancerKind, Client, Config, FailureAccrual, HashOn, HeaderName,
-    LoadBalancer, LoadMetric, Measure, Panic, PanicMode, Probe, SlowStart, Zones,
+    LoadBalancer, LoadMetric, Measure, Panic, PanicMode, Probe, ProbeKind, SlowStart, Zones,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -167,7 +167,7 @@ fn every_accrual_arrives() {
             keep_last: true,
             max_probes: Some(2),
             probe: Some(Probe {
-                path: "/health?deep=1".to_owned(),
+                kind: ProbeKind::Http { path: "/health?deep=1".to_owned() },
                 host: Some("web:80".to_owned()),
                 interval: 2 * S,
                 timeout: 500 * MS,
@@ -179,8 +179,12 @@ fn every_accrual_arrives() {
     assert_eq!(accrual("rate").kind, AccrualKind::SuccessRate { success_rate: 0.9, requests: 50 });
     let window = accrual("window");
     assert_eq!(window.kind, AccrualKind::SuccessRateWindowed { success_rate: 0.9, window: 5 * S });
-    let defaults = Probe { path: "/".to_owned(), host: None, interval: 5 * S, timeout: S, healthy: 1, unhealthy: 3 };
-    assert_eq!(window.probe, Some(defaults));
+    let defaults = |kind| Probe { kind, host: None, interval: 5 * S, timeout: S, healthy: 1, unhealthy: 3 };
+    assert_eq!(window.probe, Some(defaults(ProbeKind::Http { path: "/".to_owned() })));
+    let service = "acme.Users".to_owned();
+    assert_eq!(accrual("rate").probe, Some(defaults(ProbeKind::Grpc { service })));
+    let service = String::new();
+    assert_eq!(accrual("defaults").probe, Some(defaults(ProbeKind::Grpc { service })));
     let unified = |failures, success_rate, seconds, min_requests| AccrualKind::Unified {
         failures,
         success_rate,
@@ -189,6 +193,8 @@ fn every_accrual_arrives() {
     };
     assert_eq!(accrual("unified").kind, unified(4, 0.7, 20, 10));
     assert_eq!(accrual("defaults").kind, unified(5, 0.8, 30, 20));
+    let backoff = Backoff::EqualJittered { min: 2 * S, max: 60 * S };
+    assert_eq!(accrual("rate").backoff, Some(backoff));
     let none = accrual("none");
     assert_eq!(
         (none.kind, none.max_ejected_share, none.keep_last, none.max_probes),
@@ -366,11 +372,21 @@ fn numbers_of_an_accrual_are_in_range() {
         ("kind: none, probe: {path: /, timeoutMs: ^0}", "probe.timeoutMs: must be at least 1, got 0"),
         ("kind: none, probe: {path: /, healthy: ^0}", "probe.healthy: must be at least 1, got 0"),
         ("kind: none, probe: {path: /, unhealthy: ^0}", "probe.unhealthy: must be at least 1, got 0"),
+        ("kind: none, probe: {kind: ^tcp}", "probe.kind: unknown kind 'tcp'; known: http, grpc"),
+        ("kind: none, probe: {path: /, service: ^a}", "probe.service: is a key of the kind grpc, not of http"),
+        ("kind: none, probe: {kind: ^grpc}", "probe.kind: grpc is for the protocol h2"),
         ("kind: none, backoff: {kind: constant, ms: ^0}", "backoff.ms: must be at least 1, got 0"),
         ("kind: none, backoff: ^{kind: constant}", "backoff.ms: is required"),
+        ("kind: none, backoff: {kind: equalJittered, minMs: ^0, maxMs: 1}", "backoff.minMs: must be at least 1, got 0"),
+        (
+            "kind: none, backoff: {kind: ^fullJittered, minMs: 1, maxMs: 1}",
+            "backoff.kind: unknown kind 'fullJittered'; did you mean `equalJittered`?",
+        ),
     ] {
         assert_eq!(problem("http", "failureAccrual", keys), expected, "{keys}");
     }
+    let keys = "kind: none, probe: {kind: grpc, path: ^/}";
+    assert_eq!(problem("h2", "failureAccrual", keys), "probe.path: is a key of the kind http, not of grpc");
     let keys = "kind: none, probe: ^{path: /}";
     assert_eq!(problem("thrift", "failureAccrual", keys), "probe: is an HTTP request, for the protocols http and h2");
 }
@@ -400,7 +416,7 @@ fn known(section: &str, keys: &str) -> BTreeSet<String> {
 }
 
 /// Every section that may stand in them, with what it needs.
-const SECTIONS: [(&str, &str); 20] = [
+const SECTIONS: [(&str, &str); 21] = [
     ("loadBalancer", "kind: p2c, load: ewma, ..."),
     ("loadBalancer", "kind: ewma, ..."),
     ("loadBalancer", "kind: aperture, ..."),
@@ -420,6 +436,7 @@ const SECTIONS: [(&str, &str); 20] = [
     ("failureAccrual", "kind: io.l5d.successRateWindowed, successRate: 1, window: 1, ..."),
     ("failureAccrual", "kind: io.l5d.unified, ..."),
     ("failureAccrual", "kind: none, probe: {path: /, ...}"),
+    ("failureAccrual", "kind: none, probe: {kind: grpc, ...}"),
     ("hostConnectionPool", "..."),
 ];
 

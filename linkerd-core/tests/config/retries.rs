@@ -54,6 +54,9 @@ fn every_key_arrives_and_prefixes_add_up() {
     let max_wait = Duration::from_millis(500);
     let rate = RateSettings { requests, burst, max_wait, per: Duration::from_secs(1) };
     assert_eq!(service("/svc/mails").limit, LimitPolicy::rate(rate).ok());
+    let [min, max] = [20, 2000].map(Duration::from_millis);
+    assert_eq!(service("/svc/mails").retries.backoff, Some(Backoff::EqualJittered { min, max }));
+    assert_eq!(service("/svc/reports").retries.backoff, Some(Backoff::FullJittered { min, max }));
     assert_eq!((uploads.budget().percent_can_retry, uploads.total_timeout()), (0.5, Some(Duration::from_secs(5))));
 }
 
@@ -129,6 +132,20 @@ fn what_is_out_of_range_is_named_with_its_place_and_range() {
             "retries.backoff.maxMs: must not be less than minMs 5, got 4",
         ),
         ("retries: {backoff: {kind: constant, ms: ^-1}}", "retries.backoff.ms: must be at least 0, got -1"),
+        (
+            "retries: {backoff: {kind: equalJittered, minMs: ^0, maxMs: 4}}",
+            "retries.backoff.minMs: must be at least 1, got 0",
+        ),
+        (
+            "retries: {backoff: {kind: equalJittered, minMs: 5, maxMs: ^4}}",
+            "retries.backoff.maxMs: must not be less than minMs 5, got 4",
+        ),
+        ("retries: {backoff: ^{kind: fullJittered, minMs: 5}}", "retries.backoff.maxMs: is required"),
+        (
+            "retries: {backoff: {kind: fullJittered, minMs: 5, maxMs: ^4}}",
+            "retries.backoff.maxMs: must not be less than minMs 5, got 4",
+        ),
+        ("retries: {backoff: {kind: ^halfJittered}}", "retries.backoff.kind: unknown kind 'halfJittered'"),
         ("retries: {maxAttempts: ^0}", "retries.maxAttempts: must be at least 1, got 0"),
         ("hedge: {delayMs: ^0}", "hedge.delayMs: must be at least 1, got 0"),
         ("hedge: ^{}", "hedge.percentile: is required, or delayMs"),
@@ -193,18 +210,36 @@ async fn the_example_can_be_used_and_shows_what_it_keeps() {
         names.sort_by(|a, b| a.0.cmp(&b.0));
         names
     };
-    let expected = [
-        ("buffer/cap_bytes", 67_108_864.0),
-        ("buffer/held_bytes", 0.0),
-        ("buffer/refused", 0.0),
-        ("buffer/too_long", 0.0),
-    ];
-    assert_eq!(names(EXAMPLE), expected.map(|(name, value)| (name.to_owned(), value)));
+    let expected = |cap| {
+        [("cap_bytes", cap), ("held_bytes", 0.0), ("refused", 0.0), ("too_long", 0.0)]
+            .map(|(name, value)| (format!("buffer/{name}"), value))
+    };
+    assert_eq!(names(EXAMPLE), expected(33_554_432.0));
     assert_eq!(names(&file("")), [], "only where something is kept");
+    assert_eq!(names(&file("retries: {bufferBytes: 1}")), expected(67_108_864.0));
+    // Which an h2 router does without a word of it.
+    let h2 = |keys: &str| names(&file(keys).replace("protocol: http", "protocol: h2"));
+    assert_eq!(h2(""), expected(67_108_864.0));
+    assert_eq!(h2("retryBufferSize: {responseBytes: 1}"), expected(67_108_864.0));
+}
+
+#[test]
+fn what_all_bodies_may_keep_is_in_range() {
+    let parse = |value: &str| Config::parse("f", &format!("retryBufferBytes: {value}\n{}", file("")));
+    for (value, problem) in [
+        ("-1", "must be at least 0, got -1"),
+        ("2147483648", "must be 0..2147483647, got 2147483648"),
+        ("64MB", "must be a whole number, got '64MB'"),
+    ] {
+        let errors = parse(value).expect_err(value).to_string();
+        assert!(errors.starts_with(&format!("f:1:19: retryBufferBytes: {problem}")), "{errors}");
+    }
+    assert_eq!(parse("0").unwrap().retry_buffer_bytes, 0);
+    assert_eq!(Config::parse("f", &file("")).unwrap().retry_buffer_bytes, 64 * 1024 * 1024);
 }
 
 /// Maps of a service, `...` where a key can stand; what the loader knows there is listed when it meets another.
-const SECTIONS: [&str; 9] = [
+const SECTIONS: [&str; 11] = [
     "...",
     "limit: {kind: concurrency, max: 1, queue: 1, queueWaitMs: 1, ...}",
     "limit: {kind: adaptive, ...}",
@@ -214,6 +249,8 @@ const SECTIONS: [&str; 9] = [
     "retries: {budget: {...}}",
     "retries: {backoff: {kind: constant, ...}}",
     "retries: {backoff: {kind: jittered, minMs: 1, maxMs: 1, ...}}",
+    "retries: {backoff: {kind: equalJittered, minMs: 1, maxMs: 1, ...}}",
+    "retries: {backoff: {kind: fullJittered, minMs: 1, maxMs: 1, ...}}",
 ];
 
 #[test]

@@ -33,9 +33,13 @@ fn rows(text: &str) -> Vec<String> {
 fn without_a_word_of_it_there_are_these() {
     let expected = "\
 ||admin.shutdownGraceMs|10000|default
+||admin.requestHead|60000|fixed
 ||servers.acceptRetry|50|fixed
 http||bindingTimeoutMs|10000|default
 http||bindingCache.idleTtlSecs|600000|default
+http||dns.lookup|10000|fixed
+http||dns.refresh|5000|fixed
+http||trace.explanation|500|fixed
 http|127.0.0.1/4140|servers.timeoutMs|-|default
 http|127.0.0.1/4140|servers.serverSession.idleTimeMs|-|default
 http|127.0.0.1/4140|servers.serverSession.lifeTimeMs|-|default
@@ -58,8 +62,39 @@ http|*|client.socketOptions.writeTimeoutMs|-|default
 http|*|client.requeueBudget.ttlSecs|10000|default
 http|*|client.failureAccrual.backoff.minMs|5000|default
 http|*|client.failureAccrual.backoff.maxMs|300000|default
+http|*|client.failFast.firstTry|1000|fixed
+http|*|client.hostConnectionPool.rest|1000|fixed
 http|*|client.loadBalancer.overlapMs|0|default";
     assert_eq!(rows(BARE).join("\n"), expected);
+}
+
+#[test]
+fn what_is_of_a_protocol_or_of_other_keys_is_there_with_them() {
+    let found = |protocol: &str, keys: &str| -> BTreeSet<String> {
+        let text = format!("routers:\n- protocol: {protocol}\n  servers: [{{}}]\n{keys}");
+        let rows = rows(&text).into_iter().map(|row| row.splitn(3, '|').nth(2).unwrap().to_owned());
+        rows.collect()
+    };
+    let bare = found("http", "");
+    let of_h2: Vec<_> = found("h2", "").difference(&bare).cloned().collect();
+    let expected = [
+        "client.h2.pingAfter|1500|fixed",
+        "client.h2.pingTimeout|1500|fixed",
+        "servers.h2.preface|10000|fixed",
+        "service.classificationTimeoutMs|100|default",
+    ];
+    assert_eq!(of_h2, expected);
+    let hedged = found("http", "  service: {hedge: {percentile: 95, maxDelayMs: 50}}\n");
+    assert!(hedged.contains("service.hedge.minDelayMs|1|default"), "{hedged:#?}");
+    assert!(!hedged.contains("service.hedge.maxDelayMs|1000|default"), "{hedged:#?}");
+    let fixed = found("http", "  service: {hedge: {delayMs: 5}}\n");
+    assert!(!fixed.iter().any(|row| row.contains("DelayMs")), "{fixed:#?}");
+    let backoff = |keys: &str| {
+        let found = found("http", &format!("  client: {{failureAccrual: {{{keys}}}}}\n"));
+        found.iter().filter(|row| row.contains("failureAccrual.backoff.")).count()
+    };
+    let row = "kind: io.l5d.consecutiveFailures, failures: 3";
+    assert_eq!([row, "kind: none", "kind: none, probe: {path: /}"].map(backoff), [2, 0, 2]);
 }
 
 #[test]

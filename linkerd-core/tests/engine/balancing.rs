@@ -364,10 +364,70 @@ async fn a_refusal_names_a_few_endpoints_of_many() {
     let client = world.client("/svc/users");
     status(&client).await;
     assert_eq!(force(&world, None, Force::Open(10 * SEC)), 8);
-    let text = error(&client).await.text();
+    let error = error(&client).await;
+    assert_eq!((error.kind(), error.status().as_u16()), (ErrorKind::AllTripped, 502));
+    assert!(
+        error.to_string().starts_with("too few endpoints are in use: breakers have tripped (/svc/users"),
+        "{error}"
+    );
+    assert_eq!((world.service("failures/all_tripped"), world.service("failures/all_connecting")), (1, 0));
+    let text = error.text();
     assert!(text.starts_with("0 of 8 endpoints are open (8 left alone or full, 0 closed), "), "{text}");
     assert_eq!(text.matches("has been forced open").count(), 5, "{text}");
     assert!(text.ends_with("; and 3 more"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_none_is_connected_yet_is_another_failure_than_that_none_is_well() {
+    let balancer = in_flight().panic(linkerd_core::balance::Panic::FailFast);
+    let policy = ClientPolicy { balancer, fail_fast: true, requeue_budget: Budget::off(), ..steady() };
+    let world = World::policies(ServicePolicy::default(), policy);
+    world.namer.endpoints("/users", [ep(1), ep(2)]);
+    for n in [1, 2] {
+        world.endpoints.script(ep(n), [Reply::fail(ErrorKind::Connect, true)]);
+    }
+    let client = world.client("/svc/users");
+    for _ in [1, 2] {
+        assert_eq!(error(&client).await.kind(), ErrorKind::Connect);
+    }
+    let error = error(&client).await;
+    assert_eq!((error.kind(), error.status().as_u16()), (ErrorKind::AllConnecting, 502));
+    assert!(error.to_string().starts_with("the endpoints are not connected to yet (/svc/users"), "{error}");
+    let text = error.text();
+    let begins = "0 of 2 endpoints are open (2 left alone or full, 0 closed), 2 of them without a connection: ";
+    assert!(text.starts_with(begins) && text.matches("could not be connected to for ").count() == 2, "{text}");
+    assert_eq!((world.service("failures/all_tripped"), world.service("failures/all_connecting")), (0, 1));
+
+    // The first try to connect has them back.
+    settle().await;
+    for n in [1, 2] {
+        world.endpoints.script(ep(n), [Reply::ok("")]);
+    }
+    advance(2 * SEC).await;
+    settle().await;
+    assert_eq!(status(&client).await, 200);
+}
+
+#[cfg(feature = "admin")]
+#[tokio::test(start_paused = true)]
+async fn the_page_has_how_many_only_wait_to_be_probed() {
+    let accrual = AccrualPolicy {
+        backoff: linkerd_core::balance::accrual::Backoff::constant(SEC).unwrap(),
+        ..AccrualPolicy::new(ConsecutiveFailures::new(std::num::NonZeroU32::MIN))
+    };
+    let (world, client) = one(in_flight(), accrual);
+    world.endpoints.script(ep(1), [Reply::status(500)]);
+    let shown = || {
+        let page = linkerd_core::admin::mesh_balancers(&world.mesh);
+        ["available", "due", "busy"].map(|name| page["/#/fake/users"][name].as_u64().unwrap())
+    };
+    assert_eq!(status(&client).await, 500);
+    assert_eq!(shown(), [0, 0, 1]);
+    advance(SEC + MS).await;
+    assert_eq!(shown(), [1, 1, 0]);
+    world.endpoints.script(ep(1), [Reply::ok("")]);
+    assert_eq!(status(&client).await, 200);
+    assert_eq!(shown(), [1, 0, 0]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,10 @@ use std::num::NonZeroUsize;
 
 use linkerd_core::{
     CacheSettings, ErrorKind, LimitPolicy, identify,
-    retry::{Budget, BudgetSettings, limit::WhenFull},
+    retry::{
+        Budget, BudgetSettings,
+        limit::{AdaptiveSettings, WhenFull},
+    },
     testing::Reply,
 };
 use tokio::time::advance;
@@ -283,6 +286,32 @@ async fn other_names_do_not_bring_back_what_a_name_has_used_up() {
     for name in NAMES {
         assert_eq!(sent(&world, to(name)).await, 11, "{name}: it is forgotten after its time");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adaptive_limit_that_was_forgotten_begins_anew() {
+    let settings = AdaptiveSettings { initial: 20, window: 10, ..AdaptiveSettings::default() };
+    let limit = LimitPolicy::adaptive(settings, WhenFull::Reject).ok();
+    let world = allowing(4, ServicePolicy { limit, ..ServicePolicy::default() });
+    world.namer.endpoints("/all", [ep(1)]);
+    world.endpoints.script(ep(1), [Reply::ok("").after(20 * MS)]);
+    let client = routed(&world);
+    for _ in 0..20 {
+        let send = |_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.send(to("a")).await.map(drop) })
+        };
+        futures::future::join_all((0..30).map(send)).await;
+    }
+    let limit = || world.count("service/svc/a/limit/limit");
+    let learned = limit();
+    assert!(learned >= 30, "{learned}");
+    tokio::time::sleep(3 * SEC).await;
+    client.send(to("a")).await.unwrap();
+    assert_eq!(limit(), learned, "while it is remembered it stays");
+    tokio::time::sleep(20 * SEC).await;
+    client.send(to("a")).await.unwrap();
+    assert_eq!(limit(), 20);
 }
 
 #[tokio::test(start_paused = true)]

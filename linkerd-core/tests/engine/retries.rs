@@ -59,6 +59,27 @@ async fn each_path_has_a_budget_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_retry_is_paid_for_when_it_is_scheduled() {
+    let budget = Budget::new(BudgetSettings { min_per_sec: 0, percent: 1.0, ..BudgetSettings::default() }).unwrap();
+    let backoff = Backoff::constant(SEC);
+    let policy = ServicePolicy { retry_budget: budget, backoff, ..service(HttpClassifier::RetryableRead5xx) };
+    let world = World::policies(policy, steady());
+    let client = users(&world, [Reply::status(500)]);
+    let mut waiting = sending(&client, get());
+    assert!(waiting.poll().is_pending());
+    settle().await;
+    assert!(waiting.poll().is_pending());
+    // It has not been sent, and is paid for.
+    assert_eq!([world.service("retries/waiting"), world.service("retries/budget")], [1, 0]);
+    assert_eq!(world.endpoints.count(ep(1)), 1);
+    // Also if it never is.
+    drop(waiting);
+    tokio::time::sleep(2 * SEC).await;
+    assert_eq!([world.service("retries/waiting"), world.service("retries/budget")], [0, 0]);
+    assert_eq!(world.endpoints.count(ep(1)), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_backoff_is_waited_for_and_nothing_is_held_meanwhile() {
     let world = World::policies(
         ServicePolicy { backoff: Backoff::constant(200 * MS), ..service(HttpClassifier::RetryableRead5xx) },
@@ -297,6 +318,7 @@ async fn a_peer_that_pushes_back_is_left_alone_for_as_long() {
         ("retry-after", "100000", 300),
         ("grpc-retry-pushback-ms", "2000", 2),
         ("retry-after", "0", 0),
+        ("retry-after", "Wed, 01 Jan 2098 00:00:00 GMT", 300),
     ] {
         let world = World::retrying(HttpClassifier::RetryableRead5xx);
         let client = users(&world, [Reply::status(500).header(name, value), Reply::ok("")]);

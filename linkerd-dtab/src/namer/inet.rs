@@ -40,7 +40,7 @@ pub const MAX_TTL: Duration = Duration::from_mins(5);
 pub const MAX_WATCHES: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 
 /// How long one lookup may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many lookups run at once: the system's resolver takes a thread for each.
 const MAX_LOOKUPS: usize = 32;

@@ -47,6 +47,18 @@ fn the_greatest_number_of_attempts_has_the_first_in_it() {
 }
 
 #[test]
+fn a_request_may_ask_for_fewer_attempts_and_not_for_more() {
+    let now = now();
+    for (all, one, expected) in [(Some(3), Some(2), 2), (Some(2), Some(3), 2), (None, Some(2), 2), (Some(2), None, 2)] {
+        let retries = Retries { max_attempts: all.and_then(NonZeroU32::new), ..Retries::default() };
+        let mut attempts = retries.start(None, now).at_most(one.and_then(NonZeroU32::new));
+        while next(&mut attempts, &retries, FAILED, now).is_ok() {}
+        assert_eq!(attempts.made(), expected, "{all:?} {one:?}");
+        assert_eq!(next(&mut attempts, &retries, FAILED, now), Err(Stop::MaxAttempts));
+    }
+}
+
+#[test]
 fn a_request_that_is_a_retry_earns_nothing_and_is_not_retried() {
     let (retries, now) = (Retries { budget: paid(1.0), ..Retries::default() }, now());
     let mut attempts = retries.start_retry(None);

@@ -28,6 +28,9 @@ pub(super) struct Held {
 }
 
 impl ReplayMemory {
+    /// 64 MiB: a thousand bodies of 64 KiB.
+    pub const DEFAULT: usize = 64 * 1024 * 1024;
+
     /// What each frame counts beside its bytes: about what its handle takes, and its share of the buffer that it was read
     /// into. So many small frames are not as cheap as they look.
     pub const FRAME_COST: usize = 128;
@@ -70,9 +73,9 @@ impl ReplayMemory {
 }
 
 impl Default for ReplayMemory {
-    /// 64 MiB: a thousand bodies of 64 KiB.
+    /// Of [`DEFAULT`](Self::DEFAULT) bytes.
     fn default() -> Self {
-        Self::new(64 * 1024 * 1024)
+        Self::new(Self::DEFAULT)
     }
 }
 

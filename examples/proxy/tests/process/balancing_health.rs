@@ -153,6 +153,8 @@ async fn with_all_of_them_out_requests_fail_fast_and_say_why() {
     assert!(answer.headers["l5d-err"].to_str().unwrap().starts_with("0+of+2+endpoints+are+open+"), "{answer:?}");
     let err = answer.body;
     assert!(err.contains("0 of 2 endpoints are open"), "{err}");
+    let metrics = proxy.linkerd.json("/admin/metrics.json").await;
+    assert_eq!(metrics["rt/http/service/svc/web/failures/all_tripped"], 1);
     for backend in [&a, &b] {
         let begins = format!("breaker {} has been open for ", backend.addr);
         let (_, of_it) = err.split_once(&begins).unwrap_or_else(|| panic!("no {begins:?} in {err}"));
@@ -208,15 +210,21 @@ async fn what_an_operator_forces_is_done_shown_and_ends() {
     force("action=closed").await;
     assert_eq!(proxy.send(40, 1).await.iter().filter(|status| **status == 503).count(), 20);
     assert!(proxy.endpoint(&a).await["why"].as_str().unwrap().starts_with("forced closed for another "));
-    let done = force("action=reset").await;
-    assert_eq!(done["ttlMs"], serde_json::Value::Null);
+    // It is done at once, and has no end: a time to live says nothing.
+    let done = force("action=reset&ttl=5.minutes").await;
+    assert_eq!((&done["ttlMs"], &done["breakers"]), (&serde_json::Value::Null, &1.into()));
+    assert_eq!(proxy.endpoint(&a).await["why"], "open");
+    let logged = proxy.linkerd.logged("action=\"reset\"").await;
+    assert!(logged.contains("circuit breakers are forced") && logged.contains(" by=\"ann\""), "{logged}");
+    assert!(!logged.contains("ttl"), "{logged}");
     proxy.send(20, 1).await;
     assert_eq!(proxy.endpoint(&a).await["status"], "busy");
 
     let audit = proxy.linkerd.json("/admin/breakers").await;
     let actions: Vec<_> = audit.as_array().unwrap().iter().map(|entry| entry["action"].as_str().unwrap()).collect();
     assert_eq!(actions, ["open", "open", "closed", "reset"], "{audit:#}");
-    proxy.linkerd.logged("circuit breakers are forced").await;
+    let logged = proxy.linkerd.logged("action=\"open\"").await;
+    assert!(logged.contains("circuit breakers are forced") && logged.contains("ttl=60s"), "{logged}");
 }
 
 #[tokio::test]

@@ -86,7 +86,7 @@ impl Config {
         }
         let resolve: Arc<dyn Resolve> = Arc::new(Inet::default());
         let system: Arc<dyn Interprets> = Arc::new(Local::new(Vec::new(), Arc::clone(&resolve)));
-        let memory = ReplayMemory::default();
+        let memory = ReplayMemory::new(self.retry_buffer_bytes);
         if self.keeps_streams() {
             show(&memory, registry);
         }

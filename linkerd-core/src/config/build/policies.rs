@@ -134,6 +134,8 @@ fn retry_backoff(backoff: &Backoff) -> RetryBackoff {
     match *backoff {
         Backoff::Constant { pause } => RetryBackoff::constant(pause),
         Backoff::Jittered { min, max } => RetryBackoff::decorrelated(min, max).expect(CHECKED),
+        Backoff::EqualJittered { min, max } => RetryBackoff::equal_jittered(min, max).expect(CHECKED),
+        Backoff::FullJittered { min, max } => RetryBackoff::full_jittered(min, max).expect(CHECKED),
     }
 }
 

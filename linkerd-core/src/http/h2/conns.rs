@@ -34,6 +34,9 @@ use crate::{
 
 mod drive;
 
+#[cfg(feature = "config")]
+pub(crate) use drive::{PING_AFTER, PING_TIMEOUT};
+
 /// The connections of one endpoint.
 ///
 /// The first request opens one. While one is being opened, or has not said yet how many streams its peer allows, no other

@@ -153,6 +153,8 @@ fn reset(error: &Error) -> Option<Reason> {
         | ErrorKind::BadRequest
         | ErrorKind::NoSuchName
         | ErrorKind::NoEndpoints
+        | ErrorKind::AllTripped
+        | ErrorKind::AllConnecting
         | ErrorKind::Binding
         | ErrorKind::Connect
         | ErrorKind::Deadline

@@ -16,7 +16,7 @@ use super::{H2Config, serve::answer};
 use crate::http::{drain::Watch, serve::Peer, server::Limits};
 
 /// How long a client may take for the first bytes, which it has no reason to wait with.
-const PREFACE: Duration = Duration::from_secs(10);
+pub(crate) const PREFACE: Duration = Duration::from_secs(10);
 
 /// Serves the streams of one connection until it ends.
 ///

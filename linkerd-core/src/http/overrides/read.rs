@@ -72,7 +72,7 @@ pub(in crate::http) fn strip(headers: &mut HeaderMap) {
 }
 
 /// Takes the class off that only a trusted caller may ask for: that of a request which matters more than others.
-pub(in crate::http) fn strip_class(headers: &mut HeaderMap) {
+pub(crate) fn strip_class(headers: &mut HeaderMap) {
     let class = |value: &HeaderValue| value.to_str().ok()?.parse().ok();
     if headers.get_all(L5D_CTX_CRITICALITY).iter().any(|value| class(value) == Some(Criticality::CriticalPlus)) {
         headers.remove(L5D_CTX_CRITICALITY);

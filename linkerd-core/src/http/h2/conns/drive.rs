@@ -43,6 +43,14 @@ struct Doubt {
     pings: u32,
 }
 
+/// Nothing came for so long, and a tick at most: the peer is asked.
+#[cfg(feature = "config")]
+pub(crate) const PING_AFTER: Duration = Doubt::TICK.saturating_mul(Doubt::QUIET);
+
+/// And for so long more: it is gone.
+#[cfg(feature = "config")]
+pub(crate) const PING_TIMEOUT: Duration = Doubt::TICK.saturating_mul(Doubt::GONE);
+
 impl Doubt {
     const TICK: Duration = Duration::from_millis(750);
     /// Nothing came for so many ticks: it is asked.
