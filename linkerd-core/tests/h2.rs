@@ -5,6 +5,9 @@
 mod conns;
 #[path = "h2/faults.rs"]
 mod faults;
+#[cfg(feature = "config")]
+#[path = "h2/log.rs"]
+mod log;
 #[path = "h2/mixed.rs"]
 mod mixed;
 #[path = "h2/peers.rs"]

@@ -13,12 +13,14 @@ use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONTENT_LENGTH, TE},
+    request,
 };
 use http_body::Body as _;
 
 use super::{Stream, fault, is_of_a_connection, pipe::Pipe};
 use crate::{
     Body, Error, ErrorKind,
+    access_log::Record,
     http::{
         detail,
         headers::{self, Scan},
@@ -35,8 +37,11 @@ pub(super) async fn answer(peer: Arc<Peer>, req: Request<RecvStream>, mut respon
     let begun = now();
     let is_head = req.method() == Method::HEAD;
     let mut visit = Visit::begin(&peer);
+    let (parts, recv) = req.into_parts();
+    let log = peer.shared.config.access_log.as_ref();
+    let mut noted = log.and_then(|log| log.begin(&parts, peer.ends().remote, begun));
     let answer = {
-        let mut served = pin!(serve(&peer, req, &mut visit));
+        let mut served = pin!(serve(&peer, parts, recv, &mut visit, noted.as_deref_mut()));
         let answered = poll_fn(|cx| match served.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
             Poll::Pending => respond.poll_reset(cx).map(|_| None),
@@ -50,9 +55,15 @@ pub(super) async fn answer(peer: Arc<Peer>, req: Request<RecvStream>, mut respon
         None => {}
         Some((Err(reason), error)) => {
             respond.send_reset(reason);
+            if let Some(mut noted) = noted {
+                noted.reset(error.as_ref());
+            }
             ended.record(false, error.as_ref());
         }
-        Some((Ok(rsp), error)) => {
+        Some((Ok(mut rsp), error)) => {
+            if let Some(noted) = noted {
+                noted.answered(&mut rsp, error.as_ref());
+            }
             let (parts, body) = rsp.into_parts();
             ended.status = Some(parts.status);
             ended.class = parts.headers.get(&headers::L5D_SUCCESS_CLASS).map(is_success);
@@ -78,7 +89,13 @@ async fn send(body: Body, stream: SendStream<Bytes>, shared: &Shared, class: &mu
     Pipe::new(body, stream, Reason::INTERNAL_ERROR, see).await
 }
 
-async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) -> Answer {
+async fn serve(
+    peer: &Arc<Peer>,
+    mut parts: request::Parts,
+    recv: RecvStream,
+    visit: &mut Visit,
+    noted: Option<&mut Record>,
+) -> Answer {
     let shared = &*peer.shared;
     if !visit.take_place() {
         if let Some(stats) = &shared.stats {
@@ -86,7 +103,6 @@ async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) ->
         }
         return (Err(Reason::REFUSED_STREAM), None);
     }
-    let (mut parts, recv) = req.into_parts();
     if is_of_a_connection(&parts.headers) {
         return (Err(Reason::PROTOCOL_ERROR), None);
     }
@@ -97,6 +113,9 @@ async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) ->
     let body = Body::stream(Stream::new(recv, &parts.headers));
     let result = match peer.admit(&mut parts, scan) {
         Ok(cx) => {
+            if let Some(noted) = noted {
+                noted.carries(&cx);
+            }
             parts.extensions.insert(cx);
             peer.send(Request::from_parts(parts, body), Duration::ZERO).await
         }
@@ -104,6 +123,9 @@ async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) ->
         Err(Refusal::Unreadable(status)) => {
             let mut rsp = Response::new(Body::empty());
             *rsp.status_mut() = status;
+            if let Some(noted) = noted {
+                noted.refused(&rsp);
+            }
             return (Ok(rsp), None);
         }
     };
