@@ -11,7 +11,7 @@ use linkerd_dtab::Path;
 
 use crate::{Error, TimedOut, Timer};
 
-use super::{Counter, Entered, Failures, Gauge, Hold, Registry, RequestStats, Scope, Stat, StatusStats};
+use super::{Counter, Entered, Failures, Gauge, Hold, Registry, RequestStats, Scope, Stat, StatusStats, StreamStats};
 
 /// Makes the metrics of one router: everything below `rt/<label>`.
 #[derive(Clone, Debug)]
@@ -54,6 +54,7 @@ pub struct ServerStats {
     flavoured: Seldom,
     flavours_expired: Seldom,
     flavours_refused: Seldom,
+    streams: OnceLock<Arc<StreamStats>>,
 }
 
 /// A counter that is there from the first event on: Linkerd has none of its name.
@@ -205,6 +206,7 @@ pub struct ClientStats {
     pub timeouts: TimeoutStats,
     dropped_trailers: Seldom,
     dropped_interim: Seldom,
+    streams: OnceLock<Arc<StreamStats>>,
     scope: Scope,
 }
 
@@ -454,6 +456,7 @@ impl ServerStats {
             flavoured: Seldom::new(scope, "flavoured"),
             flavours_expired: Seldom::new(scope, "flavours_expired"),
             flavours_refused: Seldom::new(scope, "flavours_refused"),
+            streams: OnceLock::new(),
         }
     }
 
@@ -490,6 +493,12 @@ impl ServerStats {
     #[cfg(feature = "server")]
     pub(crate) fn timeout(&self, name: &str) -> Counter {
         self.dropped_trailers.scope.counter(name)
+    }
+
+    /// What is counted of streams, which is there from the first one of HTTP/2 on.
+    #[cfg(feature = "server")]
+    pub(crate) fn streams(&self) -> &Arc<StreamStats> {
+        self.streams.get_or_init(|| Arc::new(StreamStats::new(&self.dropped_trailers.scope)))
     }
 
     /// Counts a connection that became a tunnel, in `upgrades`; the gauge of those that are open is `tunnels`. Both are
@@ -668,6 +677,7 @@ impl ClientStats {
             timeouts: TimeoutStats::new(scope),
             dropped_trailers: Seldom::new(scope, "dropped_trailers"),
             dropped_interim: Seldom::new(scope, "dropped_interim"),
+            streams: OnceLock::new(),
             scope: scope.clone(),
         }
     }
@@ -689,6 +699,11 @@ impl ClientStats {
     /// comes in pieces hyper would need four allocations for each request.
     pub fn interim_dropped(&self, n: u64) {
         self.dropped_interim.add(n);
+    }
+
+    /// What is counted of streams, which is there from the first one of HTTP/2 on.
+    pub(crate) fn streams(&self) -> &Arc<StreamStats> {
+        self.streams.get_or_init(|| Arc::new(StreamStats::new(&self.scope)))
     }
 
     /// The client's own scope, `rt/<label>/client/<id>`.

@@ -1,12 +1,12 @@
 //! The access log of a router of HTTP/2, as its file asks for it.
 
-use std::{fs, net::SocketAddr};
+use std::fs;
 
 use h2::Reason;
-use linkerd_core::{config::Config, http::Server, telemetry::Registry};
+use linkerd_core::telemetry::Registry;
 use tempfile::TempDir;
 
-use super::peers::{Answer, Backend, Client, get, until};
+use super::peers::{Answer, Backend, Client, get, serve_file, until};
 
 /// A client of a proxy in front of an endpoint, and the proxy's log.
 struct World {
@@ -25,15 +25,7 @@ impl World {
             backend.addr.port(),
             folder.path().join("h2.log").display(),
         );
-        let config = Config::parse("f", &text).unwrap_or_else(|errors| panic!("{errors}"));
-        let plan = config.build(&Registry::new()).unwrap_or_else(|errors| panic!("{errors}"));
-        let server = Server::bind(plan.routers[0].servers[0].clone()).unwrap();
-        let addr: SocketAddr = server.local_addr();
-        let svc = plan.routers[0].service();
-        tokio::spawn(async move {
-            server.serve(svc, std::future::pending()).await;
-            drop(plan);
-        });
+        let addr = serve_file(&text, &Registry::new());
         Self { backend, client: Client::connect(addr).await, folder }
     }
 
