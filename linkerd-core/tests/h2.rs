@@ -3,8 +3,16 @@
 
 #[path = "h2/conns.rs"]
 mod conns;
+#[cfg(feature = "config")]
+#[path = "h2/counts.rs"]
+mod counts;
 #[path = "h2/faults.rs"]
 mod faults;
+#[path = "h2/interim.rs"]
+mod interim;
+#[cfg(feature = "config")]
+#[path = "h2/log.rs"]
+mod log;
 #[path = "h2/mixed.rs"]
 mod mixed;
 #[path = "h2/peers.rs"]

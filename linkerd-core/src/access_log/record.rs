@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderValue, Response, StatusCode, header::CONTENT_LENGTH, request};
+use http::{HeaderValue, Response, StatusCode, Version, header::CONTENT_LENGTH, request};
 use jiff::Timestamp;
 use linkerd_dtab::Path;
 
@@ -15,7 +15,7 @@ use super::{AccessLog, Asked};
 use crate::{
     AttemptLog, Body, Error, Left, TimedOut,
     body::{BodyEnd, Rider},
-    http::{Deadline, RequestContext, TraceId, detail::Line},
+    http::{Deadline, RequestContext, TraceId, detail::Line, origin_form},
 };
 
 /// Where a request went, as the engine tells a server that asks: in the response's extensions.
@@ -53,7 +53,7 @@ pub(crate) struct Record {
 /// | `router` | the label of the router |
 /// | `client` | the address of the client, with its port |
 /// | `method`, `uri`, `version`, `host`, `referer`, `user_agent` | as the request has them |
-/// | `status` | of the answer; none if the client went away before there was one |
+/// | `status` | of the answer; none if it was a reset of a stream, or the client went away before there was one |
 /// | `bytes` | the length of the answer, if it was known |
 /// | `duration_ms` | until the answer was over |
 /// | `end` | of the answer: `complete`, `failed` or `dropped` half way, or `none` |
@@ -133,11 +133,19 @@ impl AccessLog {
         if !self.is_by_request() {
             return None;
         }
+        let mut asked = Asked::of(&parts.method, &parts.uri, parts.version, &parts.headers, Some(remote));
+        // There it is in two parts, and the target has them together.
+        if parts.version == Version::HTTP_2
+            && let Some(authority) = asked.uri.authority()
+        {
+            asked.host = HeaderValue::from_str(authority.as_str()).ok();
+            asked.uri = origin_form(&asked.uri);
+        }
         Some(Box::new(Record {
             log: self.clone(),
             at: Timestamp::now(),
             begun,
-            asked: Asked::of(&parts.method, &parts.uri, parts.version, &parts.headers, Some(remote)),
+            asked,
             trace: None,
             deadline: None,
             status: None,
@@ -164,22 +172,24 @@ impl Record {
         self.answer(rsp);
     }
 
+    /// Notes that the request is answered by a reset of its stream, and why.
+    pub(crate) fn reset(&mut self, error: Option<&Error>) {
+        match error {
+            Some(error) => self.failed(error),
+            None => self.flag = Some("refused"),
+        }
+    }
+
     /// Notes the answer, and why there is no other; it is logged when the answer's body is over.
     pub(crate) fn answered(mut self: Box<Self>, rsp: &mut Response<Body>, error: Option<&Error>) {
         self.answer(rsp);
         if let Some(error) = error {
-            self.flag = Some(error.kind().name());
-            (self.timer, self.left) = (error.timer(), error.left());
-            self.served = Served { path: error.dst().cloned(), client: error.client().cloned(), ..Served::default() };
+            self.failed(error);
         } else {
             self.served = rsp.extensions_mut().remove().unwrap_or_default();
             self.left = rsp.extensions().get().copied();
-        }
-        if let Some(log) = error.map_or_else(|| rsp.extensions().get::<AttemptLog>(), Error::attempts) {
-            self.served.attempts = log.tried().len() as u32 + log.omitted();
-            self.served.hedges = log.tried().iter().filter(|attempt| attempt.is_hedge).count() as u32;
-            if error.is_some() {
-                self.served.endpoint = log.tried().iter().rev().find_map(|attempt| attempt.endpoint);
+            if let Some(log) = rsp.extensions().get() {
+                self.tried(log);
             }
         }
         rsp.body_mut().ride(Rider::Dyn(Box::new(move |end| {
@@ -189,6 +199,21 @@ impl Record {
                 BodyEnd::Dropped => "dropped",
             };
         })));
+    }
+
+    fn failed(&mut self, error: &Error) {
+        self.flag = Some(error.kind().name());
+        (self.timer, self.left) = (error.timer(), error.left());
+        self.served = Served { path: error.dst().cloned(), client: error.client().cloned(), ..Served::default() };
+        if let Some(log) = error.attempts() {
+            self.tried(log);
+            self.served.endpoint = log.tried().iter().rev().find_map(|attempt| attempt.endpoint);
+        }
+    }
+
+    fn tried(&mut self, log: &AttemptLog) {
+        self.served.attempts = log.tried().len() as u32 + log.omitted();
+        self.served.hedges = log.tried().iter().filter(|attempt| attempt.is_hedge).count() as u32;
     }
 
     fn answer(&mut self, rsp: &Response<Body>) {

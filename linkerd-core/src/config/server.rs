@@ -88,8 +88,14 @@ pub struct SocketOptions {
     pub write_timeout: Option<Duration>,
     /// `readTimeoutMs`: closes a connection on which nothing is read for so long. Default: unlimited.
     pub read_timeout: Option<Duration>,
-    /// `keepAlive`: `SO_KEEPALIVE`. Default: the system's.
-    pub keep_alive: Option<bool>,
+    /// `keepAlive`: `SO_KEEPALIVE`, with probes after 10 seconds of silence. Default: true, where Linkerd 1.x leaves it to
+    /// the system.
+    pub keep_alive: bool,
+    /// `userTimeoutMs`: closes a connection on which something that was sent is not acknowledged for so long, on Linux.
+    /// Default: 30 s; 0 leaves it to the system.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub user_timeout: Option<Duration>,
     /// `backlog` of a listening socket, at least 1. Default: the system's.
     pub backlog: Option<u32>,
 }
@@ -145,7 +151,8 @@ impl Default for SocketOptions {
             reuse_port: false,
             write_timeout: None,
             read_timeout: None,
-            keep_alive: None,
+            keep_alive: true,
+            user_timeout: Some(Duration::from_secs(30)),
             backlog: None,
         }
     }
@@ -254,7 +261,11 @@ impl Decode for SocketOptions {
             reuse_port: s.or("reusePort", default.reuse_port),
             write_timeout: s.millis("writeTimeoutMs", 1),
             read_timeout: s.millis("readTimeoutMs", 1),
-            keep_alive: s.get("keepAlive"),
+            keep_alive: s.or("keepAlive", default.keep_alive),
+            user_timeout: match s.millis("userTimeoutMs", 0) {
+                None => default.user_timeout,
+                Some(timeout) => Some(timeout).filter(|timeout| !timeout.is_zero()),
+            },
             backlog: s.count("backlog", 1),
         };
         s.finish();

@@ -105,6 +105,7 @@ const SERVER: &[Known] = &[
     known("serverSession.lifeTimeMs", Unlimited),
     known("socketOptions.readTimeoutMs", Unlimited),
     known("socketOptions.writeTimeoutMs", Unlimited),
+    known("socketOptions.userTimeoutMs", Ms(30_000)),
     known("perRequestPolicy.maxTimeoutMs", Within(60_000)),
     known("tls.handshakeTimeoutMs", Within(10_000)),
 ];
@@ -146,6 +147,7 @@ const CLIENT: &[Known] = &[
     known("clientSession.lifeTimeMs", Unlimited),
     known("socketOptions.readTimeoutMs", Unlimited),
     known("socketOptions.writeTimeoutMs", Unlimited),
+    known("socketOptions.userTimeoutMs", Ms(30_000)),
     known("requeueBudget.ttlSecs", Ms(10_000)),
     known("failureAccrual.backoff.ms", Absent),
     known("failureAccrual.backoff.minMs", OfAccrual(5000)),
@@ -309,6 +311,7 @@ fn duration(key: &str, node: &Node) -> Option<Duration> {
     let is_seconds = key.ends_with("Secs") || key.ends_with("window");
     match number {
         None | Some(0) if key == "totalTimeoutMs" => None,
+        Some(0) if key == "socketOptions.userTimeoutMs" => None,
         Some(number) if is_seconds => Some(Duration::from_secs(number)),
         number => number.map(Duration::from_millis),
     }

@@ -30,10 +30,6 @@ pub const NOT_BUILT: &[&str] = &[
     "routers.client.requestAuthorizers",
     #[cfg(not(feature = "tls"))]
     "routers.client.tls",
-    "routers.h2AccessLog",
-    "routers.h2AccessLogAppend",
-    "routers.h2AccessLogRollPolicy",
-    "routers.h2AccessLogRotateCount",
     "routers.identifier.kind=io.l5d.ingress",
     "routers.identifier.kind=io.l5d.k8s.istio",
     "routers.identifier.kind=io.l5d.k8s.istio-ingress",

@@ -9,8 +9,8 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    Extensions, HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
-    header::{self, CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING, UPGRADE},
+    Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{self, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE},
 };
 use http_body::Body as _;
 use hyper::{
@@ -30,6 +30,7 @@ use tokio::{
 use super::{
     ClientConfig, Kept,
     dial::{ConnectElapsed, Open, Speak, open},
+    h2::interim,
     headers::{self, Room},
     io::Counted,
     pool::{Checkout, Conn, Grant, Live, Pool, TooManyWaiters},
@@ -309,6 +310,13 @@ fn copy(req: &Request<Body>) -> Option<Box<Request<Bytes>>> {
 fn prepare(req: &mut Request<Body>) {
     if req.version() == Version::HTTP_2 {
         join_cookies(req.headers_mut());
+        // Its endpoint's 100 would not come back, so the client is told here.
+        if req.headers().get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+            req.headers_mut().remove(EXPECT);
+            let mut head = Response::new(());
+            *head.status_mut() = StatusCode::CONTINUE;
+            interim::pass(head);
+        }
     }
     let version = if req.version() == Version::HTTP_10 { Version::HTTP_10 } else { Version::HTTP_11 };
     *req.version_mut() = version;

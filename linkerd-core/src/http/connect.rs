@@ -4,6 +4,9 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use linkerd_dtab::Endpoint;
+use socket2::SockRef;
+#[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
+use socket2::TcpKeepalive;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{
@@ -98,8 +101,12 @@ pub struct PoolConfig {
 pub struct SocketOptions {
     /// Send small segments at once. On.
     pub no_delay: bool,
-    /// Probe idle connections, as the system is configured. As the system has it.
-    pub keep_alive: Option<bool>,
+    /// Probe connections on which nothing comes: after 10 seconds of that, every 5 seconds, and three times until one is
+    /// given up, where the system lets it be set. On.
+    pub keep_alive: bool,
+    /// For how long what was sent may stay unacknowledged before the connection is given up; the system alone tries for
+    /// a quarter of an hour. On Linux alone; `None` leaves it to the system. 30 seconds.
+    pub user_timeout: Option<Duration>,
     /// Listen on an address that an earlier socket still lingers at. On.
     pub reuse_addr: bool,
     /// Share the port with other sockets that set this. Off.
@@ -182,7 +189,8 @@ impl Default for SocketOptions {
     fn default() -> Self {
         Self {
             no_delay: true,
-            keep_alive: None,
+            keep_alive: true,
+            user_timeout: Some(Duration::from_secs(30)),
             reuse_addr: true,
             reuse_port: false,
             backlog: 1024,
@@ -195,10 +203,26 @@ impl Default for SocketOptions {
 impl SocketOptions {
     fn socket(&self, addr: SocketAddr) -> io::Result<TcpSocket> {
         let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        if let Some(keep_alive) = self.keep_alive {
-            socket.set_keepalive(keep_alive)?;
-        }
+        self.watch(&SockRef::from(&socket))?;
         Ok(socket)
+    }
+
+    /// Has the system find out whether the peer is still there.
+    fn watch(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        socket.set_keepalive(self.keep_alive)?;
+        #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
+        if self.keep_alive {
+            let probes = TcpKeepalive::new()
+                .with_time(Duration::from_secs(10))
+                .with_interval(Duration::from_secs(5))
+                .with_retries(3);
+            socket.set_tcp_keepalive(&probes)?;
+        }
+        #[cfg(target_os = "linux")]
+        if let Some(timeout) = self.user_timeout {
+            socket.set_tcp_user_timeout(Some(timeout))?;
+        }
+        Ok(())
     }
 
     pub(crate) async fn connect(&self, addr: SocketAddr) -> io::Result<TcpStream> {
@@ -218,7 +242,7 @@ impl SocketOptions {
         socket.set_reuseaddr(self.reuse_addr)?;
         #[cfg(unix)]
         socket.set_reuseport(self.reuse_port)?;
-        // What is accepted inherits it.
+        // What is accepted inherits it, and what was set before.
         socket.set_nodelay(self.no_delay)?;
         socket.bind(addr)?;
         socket.listen(self.backlog)
@@ -229,17 +253,36 @@ impl SocketOptions {
 mod tests {
     use super::*;
 
+    async fn pair(options: &SocketOptions) -> [TcpStream; 2] {
+        let listener = options.listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let client = options.connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        [client, accepted]
+    }
+
     #[tokio::test]
     async fn what_is_accepted_has_the_options_of_the_listener() {
-        for no_delay in [true, false] {
-            let options = SocketOptions { no_delay, keep_alive: Some(true), ..SocketOptions::default() };
-            let listener = options.listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-            let client = options.connect(listener.local_addr().unwrap()).await.unwrap();
-            let (accepted, _) = listener.accept().await.unwrap();
-            for stream in [&client, &accepted] {
-                assert_eq!(stream.nodelay().unwrap(), no_delay);
-                assert!(socket2::SockRef::from(stream).keepalive().unwrap());
+        for is_on in [true, false] {
+            let options = SocketOptions { no_delay: is_on, keep_alive: is_on, ..SocketOptions::default() };
+            for stream in pair(&options).await {
+                assert_eq!(stream.nodelay().unwrap(), is_on);
+                assert_eq!(SockRef::from(&stream).keepalive().unwrap(), is_on);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_gone_is_given_up_by_the_system_too() {
+        for timeout in [Some(Duration::from_secs(7)), None] {
+            let options = SocketOptions { user_timeout: timeout, ..SocketOptions::default() };
+            for stream in pair(&options).await {
+                let socket = SockRef::from(&stream);
+                assert_eq!(socket.tcp_user_timeout().unwrap().filter(|time| !time.is_zero()), timeout);
+                assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(10));
+                assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(5));
+                assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+            }
+        }
+        assert_eq!(SocketOptions::default().user_timeout, Some(Duration::from_secs(30)));
     }
 }

@@ -36,6 +36,8 @@ mod trace;
 #[cfg(feature = "server")]
 mod tunnel;
 
+#[cfg(feature = "server")]
+pub(crate) use client::origin_form;
 #[cfg(all(feature = "server", feature = "compression"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "compression")))]
 pub use compress::Compression;

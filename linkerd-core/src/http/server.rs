@@ -256,9 +256,6 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, 
     if let Err(error) = stream.set_nodelay(shared.config.socket.no_delay) {
         tracing::debug!(%error, %remote, "a connection's options could not be set");
     }
-    if let Some(keep_alive) = shared.config.socket.keep_alive {
-        let _ = socket2::SockRef::from(&stream).set_keepalive(keep_alive);
-    }
     // Behind a wildcard address each connection has one of its own.
     let local = stream.local_addr().unwrap_or(local);
     let ends = Ends::clear(remote, local);

@@ -22,6 +22,7 @@ mod registry;
 mod request;
 mod router;
 mod stat;
+mod stream;
 
 pub use metric::{Counter, Entered, Gauge};
 pub use prometheus::Prometheus;
@@ -32,3 +33,4 @@ pub use router::{
     PoolStats, RequeueStats, RetryStats, RouterStats, ServerStats, ServiceStats, TimeoutStats,
 };
 pub use stat::{Stat, Summary};
+pub(crate) use stream::{Direction, Exchange, Half, Side, StreamStats};

@@ -45,6 +45,7 @@ http|127.0.0.1/4140|servers.serverSession.idleTimeMs|-|default
 http|127.0.0.1/4140|servers.serverSession.lifeTimeMs|-|default
 http|127.0.0.1/4140|servers.socketOptions.readTimeoutMs|-|default
 http|127.0.0.1/4140|servers.socketOptions.writeTimeoutMs|-|default
+http|127.0.0.1/4140|servers.socketOptions.userTimeoutMs|30000|default
 http|*|service.totalTimeoutMs|-|default
 http|*|service.idleTimeoutMs|-|default
 http|*|service.retries.budget.ttlSecs|10000|default
@@ -59,6 +60,7 @@ http|*|client.clientSession.idleTimeMs|-|default
 http|*|client.clientSession.lifeTimeMs|-|default
 http|*|client.socketOptions.readTimeoutMs|-|default
 http|*|client.socketOptions.writeTimeoutMs|-|default
+http|*|client.socketOptions.userTimeoutMs|30000|default
 http|*|client.requeueBudget.ttlSecs|10000|default
 http|*|client.failureAccrual.backoff.minMs|5000|default
 http|*|client.failureAccrual.backoff.maxMs|300000|default

@@ -1,9 +1,21 @@
 //! The connections to an endpoint.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use http::Request;
-use linkerd_core::http::{ClientConfig, PoolConfig};
+use linkerd_core::http::{ClientConfig, H2Config, PoolConfig, Wire};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    sync::mpsc,
+};
 
 use super::peers::{Answer, Backend, Client, Frozen, get, h2_client, h2_server, routed, serve, until, within};
 
@@ -27,6 +39,68 @@ async fn a_further_connection_is_opened_before_the_streams_run_out() {
     for response in asked {
         assert_eq!(Answer::read(response).await.unwrap().head.status(), 200);
     }
+}
+
+/// An endpoint that counts the requests it gets, answers none, and says anew how many it takes.
+struct Counting {
+    addr: SocketAddr,
+    seen: Arc<AtomicUsize>,
+    limit: mpsc::Sender<u8>,
+}
+
+impl Counting {
+    async fn new(first: u8) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let seen = Arc::<AtomicUsize>::default();
+        let (limit, mut limits) = mpsc::channel::<u8>(1);
+        let count = Arc::clone(&seen);
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (mut from, mut to) = stream.into_split();
+            from.read_exact(&mut [0; 24]).await.unwrap();
+            // SETTINGS_MAX_CONCURRENT_STREAMS.
+            to.write_all(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, first]).await.unwrap();
+            tokio::spawn(async move {
+                while let Some(limit) = limits.recv().await {
+                    to.write_all(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, limit]).await.unwrap();
+                }
+            });
+            let mut head = [0; 9];
+            while from.read_exact(&mut head).await.is_ok() {
+                let len = usize::from(head[1]) << 8 | usize::from(head[2]);
+                from.read_exact(&mut vec![0; len]).await.unwrap();
+                // HEADERS.
+                count.fetch_add(usize::from(head[3] == 1), Ordering::SeqCst);
+            }
+        });
+        Self { addr, seen, limit }
+    }
+
+    async fn has_seen(&self, count: usize) {
+        until(|| self.seen.load(Ordering::SeqCst) >= count).await;
+        assert_eq!(self.seen.load(Ordering::SeqCst), count);
+    }
+}
+
+#[tokio::test]
+async fn what_an_endpoint_takes_may_change_while_requests_wait() {
+    let endpoint = Counting::new(1).await;
+    let h2 = H2Config { max_connections: 1, ..H2Config::default() };
+    let config = ClientConfig { wire: Wire::H2(h2), ..ClientConfig::default() };
+    let client = Client::connect(serve(h2_server(), routed(endpoint.addr, config))).await;
+    let mut asked = Vec::new();
+    for _ in 0..5 {
+        asked.push(client.open(get("http://web/"), true).await.0);
+    }
+    endpoint.has_seen(1).await;
+    endpoint.limit.send(3).await.unwrap();
+    endpoint.has_seen(3).await;
+    // Fewer than there are: those go on, and no other begins.
+    endpoint.limit.send(2).await.unwrap();
+    drop(asked.drain(..2));
+    endpoint.limit.send(5).await.unwrap();
+    endpoint.has_seen(5).await;
 }
 
 #[tokio::test]

@@ -202,6 +202,23 @@ async fn who_should_not_send_it_again_is_told_so_in_the_place_of_a_reset() {
 }
 
 #[tokio::test]
+async fn a_client_that_breaks_the_protocol_hears_of_it_before_the_end() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (backend, _client) = through().await;
+    let addr: SocketAddr = serve(h2_server(), routed(backend.addr, h2_client()));
+    let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+    // No settings, but data on a stream that there is not, and more than anybody reads.
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x01\0\0\0\0\x01x".to_vec();
+    bytes.resize(32 * 1024, 0);
+    stream.write_all(&bytes).await.unwrap();
+    let mut said = Vec::new();
+    within(stream.read_to_end(&mut said)).await.expect("it ends, and is not cut off");
+    // Length 8 or more, type 7: GOAWAY; its last four bytes are the code.
+    let goaway = said.windows(5).position(|frame| frame[0..2] == [0, 0] && frame[2] >= 8 && frame[3..] == [7, 0]);
+    assert_eq!(said[goaway.expect("it says goodbye") + 16], 1, "PROTOCOL_ERROR");
+}
+
+#[tokio::test]
 async fn a_client_that_does_not_speak_http2_is_shown_the_door() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let backend = Backend::new().await;

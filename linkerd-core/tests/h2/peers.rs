@@ -309,3 +309,18 @@ impl Drop for Frozen {
         self.serving.abort();
     }
 }
+
+/// Serves the first router of a file, whose server has port 0.
+#[cfg(feature = "config")]
+pub(crate) fn serve_file(text: &str, registry: &linkerd_core::telemetry::Registry) -> SocketAddr {
+    let config = linkerd_core::config::Config::parse("f", text).unwrap_or_else(|errors| panic!("{errors}"));
+    let plan = config.build(registry).unwrap_or_else(|errors| panic!("{errors}"));
+    let server = Server::bind(plan.routers[0].servers[0].clone()).unwrap();
+    let addr = server.local_addr();
+    let svc = plan.routers[0].service();
+    tokio::spawn(async move {
+        server.serve(svc, std::future::pending()).await;
+        drop(plan);
+    });
+    addr
+}

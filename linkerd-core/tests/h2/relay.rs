@@ -173,6 +173,36 @@ async fn the_class_is_in_the_trailers_that_there_are() {
     assert_eq!(rsp.trailers.unwrap()["grpc-status"], "14");
 }
 
+#[cfg(feature = "config")]
+#[tokio::test]
+async fn a_class_that_the_end_says_is_in_trailers_and_none_are_made_up_for_it() {
+    use super::peers::{Backend, Client, serve_file};
+
+    // What a file gives a service unless it says otherwise: a response is what its end says.
+    let mut backend = Backend::new().await;
+    let port = backend.addr.port();
+    let text = format!(
+        "routers: [{{protocol: h2, dtab: '/svc => /$/inet/127.0.0.1/{port}', servers: [{{port: 0, ip: 127.0.0.1}}]}}]"
+    );
+    let proxy = serve_file(&text, &linkerd_core::telemetry::Registry::new());
+    let client = Client::connect(proxy).await;
+    for (asks, has_trailers) in [(true, true), (true, false), (false, true), (false, false)] {
+        let case = format!("asked for: {asks}, there: {has_trailers}");
+        let req = if asks { post() } else { get("http://web/") };
+        let (response, _) = client.open(req, true).await;
+        let mut back = backend.accept().await.head();
+        back.send_data("data".into(), !has_trailers).unwrap();
+        if has_trailers {
+            back.send_trailers(trailers("x-end", "1")).unwrap();
+        }
+        let rsp = Answer::read(response).await.unwrap();
+        assert_eq!(rsp.get("l5d-success-class"), None, "{case}");
+        assert_eq!(rsp.get("te"), asks.then_some("trailers"), "{case}");
+        let class = rsp.trailers.as_ref().map(|trailers| trailers["l5d-success-class"].to_str().unwrap());
+        assert_eq!(class, has_trailers.then_some("1.0"), "{case}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_ends_its_requests() {
     let (mut backend, client) = through().await;

@@ -88,10 +88,18 @@ fn forwarded(header: &AddForwardedHeader, router: &str) -> Forwarded {
 
 /// The socket options of a section, as the engine has them.
 pub fn socket_options(options: &config::SocketOptions) -> SocketOptions {
-    let config::SocketOptions { no_delay, reuse_addr, reuse_port, write_timeout, read_timeout, keep_alive, backlog } =
-        *options;
+    let config::SocketOptions {
+        no_delay,
+        reuse_addr,
+        reuse_port,
+        write_timeout,
+        read_timeout,
+        keep_alive,
+        user_timeout,
+        backlog,
+    } = *options;
     let backlog = backlog.unwrap_or(SocketOptions::default().backlog);
-    SocketOptions { no_delay, keep_alive, reuse_addr, reuse_port, backlog, read_timeout, write_timeout }
+    SocketOptions { no_delay, keep_alive, user_timeout, reuse_addr, reuse_port, backlog, read_timeout, write_timeout }
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ use http_body::Body as _;
 use super::{
     H2Config, Stream,
     conns::{Conns, Slot},
-    fault::failure,
-    is_of_a_connection,
+    fault::{failure, reset_by},
+    interim, is_of_a_connection,
     pipe::Pipe,
 };
 use crate::{
@@ -24,12 +24,13 @@ use crate::{
     body::Rider,
     http::ClientConfig,
     svc::{Call, SvcFuture},
-    telemetry::ClientStats,
+    telemetry::{ClientStats, Direction, Exchange, Half, Side},
 };
 
 /// The client of one endpoint.
 pub(crate) struct Client {
     conns: Arc<Conns>,
+    stats: Option<Arc<ClientStats>>,
 }
 
 /// So many connections may turn out to be closed, one after the other, before a request is given back.
@@ -42,7 +43,7 @@ impl Client {
         h2: H2Config,
         stats: Option<Arc<ClientStats>>,
     ) -> Self {
-        Self { conns: Conns::new(addr, config, h2, stats) }
+        Self { conns: Conns::new(addr, config, h2, stats.clone()), stats }
     }
 
     /// Tells the endpoint who the client is, if that is wanted.
@@ -65,7 +66,7 @@ impl Client {
                 Err(error) => return Err(error.with_request(req)),
             };
             if poll_fn(|cx| sender.poll_ready(cx)).await.is_ok() {
-                return send(sender, slot, req).await;
+                return send(sender, slot, req, self.stats.as_deref()).await;
             }
             // Its peer said goodbye, or it broke. Nothing of the request was written.
             slot.close();
@@ -87,16 +88,24 @@ impl Call for Client {
 /// Sends a request on a stream of its own.
 ///
 /// Dropping the future resets the stream, and so does dropping the response's body before its end.
-async fn send(mut sender: SendRequest<Bytes>, mut slot: Slot, req: Request<Body>) -> Result<Response<Body>, Error> {
+async fn send(
+    mut sender: SendRequest<Bytes>,
+    mut slot: Slot,
+    req: Request<Body>,
+    stats: Option<&ClientStats>,
+) -> Result<Response<Body>, Error> {
     let (parts, body) = req.into_parts();
     let is_whole = body.is_end_stream();
     let head = head(parts);
     let sent = sender.send_request(head, is_whole);
-    let (response, stream) = sent.map_err(|error| failure(error).with_never_sent(true))?;
+    let (mut response, stream) = sent.map_err(|error| failure(error).with_never_sent(true))?;
     drop(sender);
-    if !is_whole {
+    let (mut asking, mut answering) = stats.map(halves).unzip();
+    if is_whole {
+        asking.iter_mut().for_each(Half::complete);
+    } else {
         // Nobody would read the response to half a request.
-        let mut pipe = Pipe::new(body, stream, Reason::CANCEL, |_: &mut _| {});
+        let mut pipe = Pipe::new(body, stream, Reason::CANCEL, |_: &mut _| {}).counted(asking);
         // Most bodies are short, and need no task.
         let sent = poll_fn(|cx| Poll::Ready(Pin::new(&mut pipe).poll(cx))).await;
         if sent.is_pending() {
@@ -104,8 +113,19 @@ async fn send(mut sender: SendRequest<Bytes>, mut slot: Slot, req: Request<Body>
         }
     }
     let awaiting = slot.await_head();
-    let rsp = response.await.map_err(failure)?;
+    let rsp = poll_fn(|cx| {
+        let dropped = interim::receive(&mut response, cx);
+        if let Some(stats) = stats.filter(|_| dropped > 0) {
+            stats.interim_dropped(dropped);
+        }
+        Pin::new(&mut response).poll(cx)
+    });
+    let rsp = rsp.await.map_err(|error| {
+        answering.iter_mut().for_each(|half| half.fail(reset_by(&error)));
+        failure(error)
+    })?;
     awaiting.came();
+    answering.iter_mut().for_each(Half::restart);
     let (parts, recv) = rsp.into_parts();
     if is_of_a_connection(&parts.headers) {
         let error = Error::new(ErrorKind::BadResponse).with_source(Reset(Reason::PROTOCOL_ERROR.into()));
@@ -113,11 +133,18 @@ async fn send(mut sender: SendRequest<Bytes>, mut slot: Slot, req: Request<Body>
     }
     if recv.is_end_stream() {
         slot.complete();
+        answering.iter_mut().for_each(Half::complete);
         return Ok(Response::from_parts(parts, Body::empty()));
     }
-    let mut body = Body::stream_answer(Stream::new(recv, &parts.headers));
+    let mut body = Body::stream_answer(Stream::new(recv, &parts.headers, answering));
     body.ride(Rider::Stream(slot));
     Ok(Response::from_parts(parts, body))
+}
+
+/// What is counted of a stream that begins: the request's half and the response's.
+fn halves(stats: &ClientStats) -> (Half, Half) {
+    let exchange = Exchange::begin(stats.streams());
+    (exchange.half(Direction::Request, Side::Local), exchange.half(Direction::Response, Side::Remote))
 }
 
 /// The head as it goes out on a stream: what belongs to a connection is out, and the host is in the target.

@@ -397,3 +397,17 @@ impl Unopened {
 
 /// What a connection's task knows of those who use it.
 type Users = Weak<Conns>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_of_one_age_do_not_end_together() {
+        let age = Duration::from_mins(10);
+        let ages: Vec<_> = (0..200).map(|_| jittered(age)).collect();
+        assert!(ages.iter().all(|jittered| *jittered <= age && *jittered >= age.mul_f64(0.9)), "{ages:?}");
+        let (least, most) = (ages.iter().min().unwrap(), ages.iter().max().unwrap());
+        assert!(*most - *least > age / 20, "{least:?} to {most:?}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use h2::Reason;
 
-use crate::{BoxError, Error, ErrorKind, Reset};
+use crate::{BoxError, Error, ErrorKind, Reset, telemetry::Side};
 
 /// Why there is no response.
 pub(super) fn failure(error: h2::Error) -> Error {
@@ -20,6 +20,11 @@ pub(super) fn cause(error: h2::Error) -> BoxError {
         Some(reason) if error.is_reset() => Reset(reason.into()).into(),
         _ => error.into(),
     }
+}
+
+/// Who reset the stream, if that is why it failed.
+pub(super) fn reset_by(error: &h2::Error) -> Option<Side> {
+    error.is_reset().then(|| if error.is_remote() { Side::Remote } else { Side::Local })
 }
 
 /// The code of the reset that passes an error on: as it came if everybody knows it and it is about the stream.

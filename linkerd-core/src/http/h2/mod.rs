@@ -5,6 +5,7 @@
 mod client;
 mod conns;
 mod fault;
+pub(crate) mod interim;
 mod pipe;
 #[cfg(feature = "server")]
 mod serve;

@@ -11,7 +11,10 @@ use http::HeaderMap;
 use http_body::Body as _;
 
 use super::fault;
-use crate::{Body, BoxError};
+use crate::{
+    Body, BoxError,
+    telemetry::{Half, Side},
+};
 
 /// Sends a body, as fast as the peer reads it: of what it has no room for, one piece is held here.
 ///
@@ -24,17 +27,23 @@ pub(super) struct Pipe<F> {
     otherwise: Reason,
     // Sees the trailers before they are sent.
     trailers: F,
+    counted: Option<Half>,
 }
 
 impl<F: FnMut(&mut HeaderMap)> Pipe<F> {
     pub(super) fn new(body: Body, to: SendStream<Bytes>, otherwise: Reason, trailers: F) -> Self {
-        Self { body, to, held: None, otherwise, trailers }
+        Self { body, to, held: None, otherwise, trailers, counted: None }
+    }
+
+    /// Counts what is sent, if somebody wants to know.
+    pub(super) fn counted(self, counted: Option<Half>) -> Self {
+        Self { counted, ..self }
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         loop {
             if self.to.poll_reset(cx)?.is_ready() {
-                return Poll::Ready(Err(Failed::Gone));
+                return Poll::Ready(Err(Failed::Reset));
             }
             if let Some(data) = &self.held {
                 // What is asked for is kept from other streams of the connection, so no more than a beginning is; h2
@@ -48,6 +57,9 @@ impl<F: FnMut(&mut HeaderMap)> Pipe<F> {
                 }
                 let (data, is_last) = (data.clone(), self.body.is_end_stream());
                 self.held = None;
+                if let Some(counted) = &mut self.counted {
+                    counted.data(data.len());
+                }
                 self.to.send_data(data, is_last)?;
                 if is_last {
                     return Poll::Ready(Ok(()));
@@ -65,6 +77,9 @@ impl<F: FnMut(&mut HeaderMap)> Pipe<F> {
                     Err(frame) => {
                         let Ok(mut trailers) = frame.into_trailers() else { continue };
                         (self.trailers)(&mut trailers);
+                        if let Some(counted) = &self.counted {
+                            counted.trailers();
+                        }
                         self.to.reserve_capacity(0);
                         self.to.send_trailers(trailers)?;
                         return Poll::Ready(Ok(()));
@@ -77,6 +92,8 @@ impl<F: FnMut(&mut HeaderMap)> Pipe<F> {
 
 enum Failed {
     /// The peer wants no more of it.
+    Reset,
+    /// The connection is no more.
     Gone,
     Body(BoxError),
 }
@@ -92,6 +109,14 @@ impl<F: FnMut(&mut HeaderMap) + Unpin> Future for Pipe<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
         let sent = ready!(self.poll_send(cx));
+        if let Some(counted) = &mut self.counted {
+            match &sent {
+                Ok(()) => counted.complete(),
+                Err(Failed::Reset) => counted.fail(Some(Side::Remote)),
+                Err(Failed::Gone) => counted.fail(None),
+                Err(Failed::Body(_)) => counted.fail(Some(Side::Local)),
+            }
+        }
         if let Err(Failed::Body(error)) = &sent {
             let reason = fault::reason(&**error, self.otherwise);
             self.to.send_reset(reason);

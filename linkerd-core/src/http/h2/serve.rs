@@ -13,12 +13,14 @@ use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONTENT_LENGTH, TE},
+    request,
 };
 use http_body::Body as _;
 
-use super::{Stream, fault, is_of_a_connection, pipe::Pipe};
+use super::{Stream, fault, interim, is_of_a_connection, pipe::Pipe};
 use crate::{
     Body, Error, ErrorKind,
+    access_log::Record,
     http::{
         deadline::is_grpc,
         detail,
@@ -26,7 +28,7 @@ use crate::{
         respond::grpc_error_response,
         serve::{Peer, Refusal, Shared, Visit, is_ours},
     },
-    telemetry::ServerStats,
+    telemetry::{Direction, Exchange, Half, ServerStats, Side},
 };
 
 /// How a request is answered: by a response or a reset, and what went wrong if something did.
@@ -37,24 +39,53 @@ pub(super) async fn answer(peer: Arc<Peer>, req: Request<RecvStream>, mut respon
     let begun = now();
     let is_head = req.method() == Method::HEAD;
     let mut visit = Visit::begin(&peer);
-    let answer = {
-        let mut served = pin!(serve(&peer, req, &mut visit));
-        let answered = poll_fn(|cx| match served.as_mut().poll(cx) {
-            Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            Poll::Pending => respond.poll_reset(cx).map(|_| None),
-        });
-        answered.await
-    };
+    let (parts, recv) = req.into_parts();
+    let log = peer.shared.config.access_log.as_ref();
+    let mut noted = log.and_then(|log| log.begin(&parts, peer.ends().remote, begun));
     let shared = &*peer.shared;
+    let exchange = shared.stats.as_ref().map(|stats| Exchange::begin(stats.streams()));
+    let answer = {
+        let asking = exchange.as_ref().map(|exchange| exchange.half(Direction::Request, Side::Remote));
+        let recv = Stream::new(recv, &parts.headers, asking);
+        let mut served = pin!(serve(&peer, parts, recv, &mut visit, noted.as_deref_mut()));
+        let answered = poll_fn(|cx| {
+            let polled = served.as_mut().poll(cx);
+            for mut head in interim::take() {
+                if shared.config.clear_context {
+                    headers::remove_l5d(head.headers_mut());
+                }
+                // That the stream is over is found out otherwise.
+                let _ = respond.send_informational(head);
+            }
+            match polled {
+                Poll::Ready(answer) => Poll::Ready(Ok(answer)),
+                Poll::Pending => respond.poll_reset(cx).map(Err),
+            }
+        });
+        interim::scope(answered).await
+    };
     let mut ended = Ended { stats: shared.stats.as_ref(), begun, status: None, class: None };
     match answer {
         // It is no longer wanted: there is nobody to count it for.
-        None => {}
-        Some((Err(reason), error)) => {
+        Err(ended) => {
+            if let Some(exchange) = exchange.filter(|_| ended.is_ok()) {
+                exchange.reset(Side::Remote);
+            }
+        }
+        Ok((Err(reason), error)) => {
             respond.send_reset(reason);
+            if let Some(exchange) = exchange {
+                exchange.reset(Side::Local);
+            }
+            if let Some(mut noted) = noted {
+                noted.reset(error.as_ref());
+            }
             ended.record(false, error.as_ref());
         }
-        Some((Ok(rsp), error)) => {
+        Ok((Ok(mut rsp), error)) => {
+            if let Some(noted) = noted {
+                noted.answered(&mut rsp, error.as_ref());
+            }
             let (parts, body) = rsp.into_parts();
             ended.status = Some(parts.status);
             ended.class = parts.headers.get(&headers::L5D_SUCCESS_CLASS).map(is_success);
@@ -63,9 +94,17 @@ pub(super) async fn answer(peer: Arc<Peer>, req: Request<RecvStream>, mut respon
                 ended.class = Some(false);
             }
             let has_body = !is_head && !body.is_end_stream();
+            let mut answering = exchange.map(|exchange| exchange.half(Direction::Response, Side::Local));
             let is_whole = match respond.send_response(Response::from_parts(parts, ()), !has_body) {
-                Ok(stream) if has_body => send(body, stream, shared, &mut ended.class).await,
-                sent => sent.is_ok(),
+                Ok(stream) if has_body => send(body, stream, answering, shared, &mut ended.class).await,
+                Ok(_) => {
+                    answering.iter_mut().for_each(Half::complete);
+                    true
+                }
+                Err(error) => {
+                    answering.iter_mut().for_each(|half| half.fail(fault::reset_by(&error)));
+                    false
+                }
             };
             ended.record(is_whole, error.as_ref());
         }
@@ -73,7 +112,13 @@ pub(super) async fn answer(peer: Arc<Peer>, req: Request<RecvStream>, mut respon
 }
 
 /// Sends the body of a response: whether all of it went.
-async fn send(body: Body, stream: SendStream<Bytes>, shared: &Shared, class: &mut Option<bool>) -> bool {
+async fn send(
+    body: Body,
+    stream: SendStream<Bytes>,
+    counted: Option<Half>,
+    shared: &Shared,
+    class: &mut Option<bool>,
+) -> bool {
     let clears = shared.config.clear_context;
     let see = |trailers: &mut HeaderMap| {
         *class = trailers.get(&headers::L5D_SUCCESS_CLASS).map(is_success).or(*class);
@@ -81,10 +126,16 @@ async fn send(body: Body, stream: SendStream<Bytes>, shared: &Shared, class: &mu
             headers::remove_l5d(trailers);
         }
     };
-    Pipe::new(body, stream, Reason::INTERNAL_ERROR, see).await
+    Pipe::new(body, stream, Reason::INTERNAL_ERROR, see).counted(counted).await
 }
 
-async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) -> Answer {
+async fn serve(
+    peer: &Arc<Peer>,
+    mut parts: request::Parts,
+    recv: Stream,
+    visit: &mut Visit,
+    noted: Option<&mut Record>,
+) -> Answer {
     let shared = &*peer.shared;
     if !visit.take_place() {
         if let Some(stats) = &shared.stats {
@@ -92,7 +143,6 @@ async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) ->
         }
         return (Err(Reason::REFUSED_STREAM), None);
     }
-    let (mut parts, recv) = req.into_parts();
     if is_of_a_connection(&parts.headers) {
         return (Err(Reason::PROTOCOL_ERROR), None);
     }
@@ -101,9 +151,12 @@ async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) ->
     let takes_trailers = scan.saw(Scan::TE);
     let wants_detail = shared.config.wants_detail(&parts.headers, scan);
     let is_grpc = is_grpc(&parts.headers);
-    let body = Body::stream(Stream::new(recv, &parts.headers));
+    let body = Body::stream(recv);
     let result = match peer.admit(&mut parts, scan) {
         Ok(cx) => {
+            if let Some(noted) = noted {
+                noted.carries(&cx);
+            }
             parts.extensions.insert(cx);
             peer.send(Request::from_parts(parts, body), Duration::ZERO).await
         }
@@ -111,6 +164,9 @@ async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) ->
         Err(Refusal::Unreadable(status)) => {
             let mut rsp = Response::new(Body::empty());
             *rsp.status_mut() = status;
+            if let Some(noted) = noted {
+                noted.refused(&rsp);
+            }
             return (Ok(rsp), None);
         }
     };

@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -10,19 +11,22 @@ use std::{
 
 use bytes::Bytes;
 use h2::server::{Builder, Connection};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{H2Config, serve::answer};
 use crate::http::{drain::Watch, serve::Peer, server::Limits};
 
 /// How long a client may take for the first bytes, which it has no reason to wait with.
 pub(crate) const PREFACE: Duration = Duration::from_secs(10);
+/// For how long, and how often, more is read of a client that is told that it broke the protocol.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_READS: usize = 64;
 
 /// Serves the streams of one connection until it ends.
 ///
 /// At the end of the server, or of its time, the client is told to open no further streams; those that are open finish.
 pub(in crate::http) async fn serve<I>(
-    stream: I,
+    mut stream: I,
     peer: Arc<Peer>,
     config: &H2Config,
     watch: Watch,
@@ -33,7 +37,7 @@ pub(in crate::http) async fn serve<I>(
     let remote = peer.ends().remote;
     let served = async {
         let mut watch = watch;
-        let mut handshake = config.server().handshake(stream);
+        let mut handshake = config.server().handshake(&mut stream);
         let shaking = poll_fn(|cx| {
             // Nothing is lost with a connection on which nothing came.
             if watch.poll(cx) { Poll::Ready(None) } else { Pin::new(&mut handshake).poll(cx).map(Some) }
@@ -50,7 +54,31 @@ pub(in crate::http) async fn serve<I>(
     };
     if let Err(error) = served.await {
         tracing::debug!(%error, %remote, "a client's connection failed");
+        if !error.is_io() {
+            // Seldom, and large: not part of every connection's future.
+            Box::pin(linger(stream)).await;
+        }
     }
+}
+
+/// Ends a connection so that its client hears why: the system would cut off one of which something was not read, and
+/// what was written with it.
+async fn linger<I>(mut stream: I)
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let read_on = async {
+        stream.shutdown().await?;
+        let mut unread = [0; 1024];
+        for _ in 0..LINGER_READS {
+            if stream.read(&mut unread).await? == 0 {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    };
+    // It is over, whatever comes of it.
+    let _ = tokio::time::timeout(LINGER, read_on).await;
 }
 
 impl H2Config {

@@ -11,7 +11,7 @@ use http::{HeaderMap, header::CONTENT_LENGTH};
 use http_body::{Frame, SizeHint};
 
 use super::fault;
-use crate::BoxError;
+use crate::{BoxError, telemetry::Half};
 
 /// A body that comes on a stream. What is read makes room for more; what is not read holds the sender up.
 ///
@@ -22,12 +22,34 @@ pub(crate) struct Stream {
     is_data_over: bool,
     // How much is to come, if its sender says so. h2 holds it to that.
     left: Option<u64>,
+    counted: Option<Half>,
 }
 
 impl Stream {
-    pub(super) fn new(recv: RecvStream, headers: &HeaderMap) -> Self {
+    /// What comes is counted, if somebody wants to know.
+    pub(super) fn new(recv: RecvStream, headers: &HeaderMap, counted: Option<Half>) -> Self {
         let left = headers.get(CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
-        Self { recv, is_data_over: false, left }
+        Self { recv, is_data_over: false, left, counted }
+    }
+}
+
+impl Stream {
+    fn failed(&mut self, error: h2::Error) -> BoxError {
+        if let Some(counted) = &mut self.counted {
+            counted.fail(fault::reset_by(&error));
+        }
+        fault::cause(error)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // Who knows that there is no more does not read on.
+        if let Some(counted) = &mut self.counted
+            && self.recv.is_end_stream()
+        {
+            counted.complete();
+        }
     }
 }
 
@@ -46,14 +68,25 @@ impl http_body::Body for Stream {
                     // Fails if the stream is over, and then nobody needs the room.
                     let _ = this.recv.flow_control().release_capacity(data.len());
                     this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
+                    if let Some(counted) = &mut this.counted {
+                        counted.data(data.len());
+                    }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err(fault::cause(error)))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(this.failed(error)))),
             }
         }
         Poll::Ready(match ready!(this.recv.poll_trailers(cx)) {
-            Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
-            Err(error) => Some(Err(fault::cause(error))),
+            Ok(trailers) => {
+                if let Some(counted) = &mut this.counted {
+                    if trailers.is_some() {
+                        counted.trailers();
+                    }
+                    counted.complete();
+                }
+                trailers.map(|trailers| Ok(Frame::trailers(trailers)))
+            }
+            Err(error) => Some(Err(this.failed(error))),
         })
     }
 

@@ -1,11 +1,13 @@
 //! The metrics of a bound name.
 
+use std::sync::{Arc, OnceLock};
+
 use linkerd_dtab::Path;
 
 use super::{BalancerStats, Seldom, TimeoutStats, label};
 use crate::{
     Error,
-    telemetry::{Counter, Failures, Gauge, RequestStats, Scope, Stat, StatusStats},
+    telemetry::{Counter, Failures, Gauge, RequestStats, Scope, Stat, StatusStats, StreamStats},
 };
 
 /// `rt/<label>/client/<id>`: attempts to one bound name.
@@ -48,6 +50,7 @@ pub struct ClientStats {
     pub timeouts: TimeoutStats,
     dropped_trailers: Seldom,
     dropped_interim: Seldom,
+    streams: OnceLock<Arc<StreamStats>>,
     scope: Scope,
 }
 
@@ -166,6 +169,7 @@ impl ClientStats {
             timeouts: TimeoutStats::new(scope),
             dropped_trailers: Seldom::new(scope, "dropped_trailers"),
             dropped_interim: Seldom::new(scope, "dropped_interim"),
+            streams: OnceLock::new(),
             scope: scope.clone(),
         }
     }
@@ -187,6 +191,11 @@ impl ClientStats {
     /// comes in pieces hyper would need four allocations for each request.
     pub fn interim_dropped(&self, n: u64) {
         self.dropped_interim.add(n);
+    }
+
+    /// What is counted of streams, which is there from the first one of HTTP/2 on.
+    pub(crate) fn streams(&self) -> &Arc<StreamStats> {
+        self.streams.get_or_init(|| Arc::new(StreamStats::new(&self.scope)))
     }
 
     /// The client's own scope, `rt/<label>/client/<id>`.

@@ -1,9 +1,9 @@
 //! The metrics of a server.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::{Seldom, TimeoutStats};
-use crate::telemetry::{Counter, Gauge, RequestStats, Scope, Stat, StatusStats};
+use crate::telemetry::{Counter, Gauge, RequestStats, Scope, Stat, StatusStats, StreamStats};
 
 /// `rt/<label>/server/<ip>/<port>`.
 #[derive(Debug)]
@@ -39,6 +39,7 @@ pub struct ServerStats {
     flavoured: Seldom,
     flavours_expired: Seldom,
     flavours_refused: Seldom,
+    streams: OnceLock<Arc<StreamStats>>,
 }
 
 impl ServerStats {
@@ -65,6 +66,7 @@ impl ServerStats {
             flavoured: Seldom::new(scope, "flavoured"),
             flavours_expired: Seldom::new(scope, "flavours_expired"),
             flavours_refused: Seldom::new(scope, "flavours_refused"),
+            streams: OnceLock::new(),
         }
     }
 
@@ -101,6 +103,12 @@ impl ServerStats {
     #[cfg(feature = "server")]
     pub(crate) fn timeout(&self, name: &str) -> Counter {
         self.dropped_trailers.scope.counter(name)
+    }
+
+    /// What is counted of streams, which is there from the first one of HTTP/2 on.
+    #[cfg(feature = "server")]
+    pub(crate) fn streams(&self) -> &Arc<StreamStats> {
+        self.streams.get_or_init(|| Arc::new(StreamStats::new(&self.dropped_trailers.scope)))
     }
 
     /// Counts a connection that became a tunnel, in `upgrades`; the gauge of those that are open is `tunnels`. Both are
