@@ -24,6 +24,7 @@
 //! ```
 
 mod pages;
+mod telemeters;
 
 use std::{fmt, io, net::SocketAddr, thread, time::Duration};
 
@@ -47,6 +48,7 @@ use crate::{
     telemetry::{Registry, process},
 };
 use pages::{Pages, pages};
+use telemeters::Telemeters;
 
 /// Collects what a [`Proxy`] is made of beside its configuration.
 #[derive(Debug)]
@@ -178,7 +180,7 @@ impl Builder<'_> {
         self
     }
 
-    /// Where the spans of requests go. Default: none are recorded.
+    /// Where the spans of requests go, beside the telemeters of the file. Default: only there.
     pub fn tracer(mut self, tracer: Tracer) -> Self {
         self.tracer = Some(tracer);
         self
@@ -195,7 +197,9 @@ impl Builder<'_> {
         process::register(&registry);
         let plan = config.build(&registry)?;
         let shutdown = Shutdown { begun: watch::Sender::new(None), grace: config.admin.shutdown_grace };
-        let pages = pages(config, &plan, &registry, self.logging, shutdown.clone())?;
+        let Telemeters { tracers, pages: shown } = Telemeters::of(config);
+        let tracer = Tracer::all(self.tracer.into_iter().chain(tracers));
+        let pages = pages(config, &plan, &registry, self.logging, shutdown.clone(), shown)?;
         // Field by field, so that a new key is not forgotten.
         let Admin {
             ip,
@@ -214,7 +218,7 @@ impl Builder<'_> {
             through: through(config, tls.as_ref(), &registry)?,
             threads: (*worker_threads).max(1),
         };
-        Ok(Proxy { plan, registry, pages, shutdown, admin, tracer: self.tracer })
+        Ok(Proxy { plan, registry, pages, shutdown, admin, tracer })
     }
 }
 

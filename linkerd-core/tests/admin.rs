@@ -12,8 +12,10 @@ use std::{
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use linkerd_core::{
-    Body,
+    Body, Mesh,
     admin::{Admin, Builder, InvalidPage, Logging, Router, Security, addr_state},
+    identify::HeaderToken,
+    span::{Recent, SpanKind, SpanLayer, Tracer},
     telemetry::{Prometheus, Registry, RouterStats},
 };
 use linkerd_dtab::{
@@ -21,6 +23,7 @@ use linkerd_dtab::{
     namer::Resolve,
 };
 use serde_json::{Value, json};
+use tower::{Layer, ServiceExt};
 
 const DTAB: &str =
     "/svc => /#/io.l5d.fs ; /w => 3 * /svc/web & /svc/down ; /neg => ~ ; /fail => ! ; /empty => $ ; /loop => /loop";
@@ -153,7 +156,62 @@ async fn replay(suite: &str, admin: &Admin) {
 
 #[tokio::test]
 async fn pages_answer_as_recorded() {
-    replay("admin", &builder().build().unwrap()).await;
+    let recent = Arc::new(Recent::default().only(SpanKind::Server));
+    replay("admin", &builder().requests(recent).build().unwrap()).await;
+}
+
+/// Serves a request to a mesh of this table, and keeps its span.
+async fn serve_one(recent: &Arc<Recent>, req: http::request::Builder) {
+    let mesh = Mesh::builder().dtab("/svc => /$/io.buoyant.http.status/204".parse().unwrap()).build().unwrap();
+    let router = mesh.router(HeaderToken::host("/svc".parse().unwrap()));
+    let svc = SpanLayer::new(Tracer::new(recent.clone()), "edge").layer(router);
+    let _ = svc.oneshot(req.body(Body::empty()).unwrap()).await;
+}
+
+#[tokio::test]
+async fn the_last_requests_are_shown_and_no_header_becomes_markup() {
+    let recent = Arc::new(Recent::new(2.try_into().unwrap()).only(SpanKind::Server));
+    let admin = builder().requests(recent.clone()).build().unwrap();
+    assert!(get(&admin, "/requests").await.1.contains("none yet"));
+    assert_eq!(get(&admin, "/requests.json").await, (StatusCode::OK, "[]".to_owned()));
+    serve_one(&recent, Request::get("/first").header("host", "a")).await;
+    serve_one(&recent, Request::get("/second?secret=1").header("host", "b")).await;
+    serve_one(&recent, Request::get("/&'\"onload=\"x").header("host", "<b onload=\"x\">&'")).await;
+
+    let (_, page) = get(&admin, "/requests").await;
+    let columns = ["time", "source", "path", "service", "client", "address", "status", "latency"];
+    let heads = format!("<th>{}</th></tr>", columns.join("</th><th>"));
+    assert!(page.contains(&heads), "{page}");
+    let texts: Vec<_> = page.split("<tr>").skip(2).collect();
+    assert_eq!(texts.len(), 2, "the first one gave way: {page}");
+    assert!(texts[0].contains("free\">/&amp;&#39;&quot;onload=&quot;x</td>"), "the newest first: {page}");
+    assert!(texts[1].contains(">/second</td><td class=\"free\">/svc/b</td>") && !page.contains("secret"), "{page}");
+    assert!(!page.contains("<script") && !page.contains("<b ") && !page.contains("\"onload"), "{page}");
+
+    let rows: Value = serde_json::from_str(&get(&admin, "/requests.json").await.1).unwrap();
+    let row = &rows[1];
+    assert_eq!((&row["path"], &row["service"], &row["method"]), (&json!("/second"), &json!("/svc/b"), &json!("GET")));
+    assert_eq!((&row["status"], &row["error"]), (&json!("204"), &json!("")));
+    assert!(row["latencyMs"].as_f64().is_some_and(|ms| ms > 0.0), "{row}");
+    assert!(row["time"].as_str().is_some_and(|time| time.parse::<jiff::Timestamp>().is_ok()), "{row}");
+    assert!(rows[0]["service"].as_str().unwrap().starts_with("/svc/\\x3c"), "{rows}");
+}
+
+#[tokio::test]
+async fn a_long_list_of_requests_ends_and_says_where_the_rest_is() {
+    let recent = Arc::new(Recent::new(300.try_into().unwrap()));
+    let admin = builder().requests(recent.clone()).build().unwrap();
+    for _ in 0..300 {
+        serve_one(&recent, Request::get(format!("/{}", "x".repeat(5000))).header("host", "a")).await;
+    }
+    let (_, page) = get(&admin, "/requests").await;
+    assert_eq!(page.matches("<tr><td>").count(), 200);
+    assert!(page.contains("and 100 more, see <a href=\"/requests.json\">"));
+    assert!(page.len() < 200 * 1000, "{}", page.len());
+    let rows: Value = serde_json::from_str(&get(&admin, "/requests.json").await.1).unwrap();
+    assert_eq!(rows.as_array().unwrap().len(), 300);
+    let twice = builder().requests(recent.clone()).requests(recent).build().unwrap_err();
+    assert_eq!(twice, InvalidPage::Taken("/requests".to_owned()));
 }
 
 #[tokio::test]

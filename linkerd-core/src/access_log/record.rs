@@ -34,6 +34,7 @@ pub(crate) struct Record {
     at: Timestamp,
     begun: Instant,
     asked: Asked,
+    peer: Option<String>,
     trace: Option<TraceId>,
     deadline: Option<Deadline>,
     status: Option<StatusCode>,
@@ -52,6 +53,7 @@ pub(crate) struct Record {
 /// | `time` | when the request came, RFC 3339, in UTC |
 /// | `router` | the label of the router |
 /// | `client` | the address of the client, with its port |
+/// | `peer` | who the client is by its certificate: its first URI, else DNS name, else subject |
 /// | `method`, `uri`, `version`, `host`, `referer`, `user_agent` | as the request has them |
 /// | `status` | of the answer; none if it was a reset of a stream, or the client went away before there was one |
 /// | `bytes` | the length of the answer, if it was known |
@@ -108,7 +110,7 @@ macro_rules! fields {
 }
 
 fields! {
-    Time = "time", Router = "router", Client = "client", Method = "method", Uri = "uri", Version = "version",
+    Time = "time", Router = "router", Client = "client", Peer = "peer", Method = "method", Uri = "uri", Version = "version",
     Host = "host", Status = "status", Bytes = "bytes", Duration = "duration_ms", End = "end", Flag = "flag",
     Timer = "timer", Service = "service", Bound = "bound", Endpoint = "endpoint", Attempts = "attempts",
     Hedges = "hedges", RetriesLeft = "retries_left", TimeLeft = "time_left_ms", DeadlineLeft = "deadline_left_ms",
@@ -129,7 +131,13 @@ impl Field {
 
 impl AccessLog {
     /// Begins to note a request, if requests are logged.
-    pub(crate) fn begin(&self, parts: &request::Parts, remote: SocketAddr, begun: Instant) -> Option<Box<Record>> {
+    pub(crate) fn begin(
+        &self,
+        parts: &request::Parts,
+        remote: SocketAddr,
+        peer: impl FnOnce() -> Option<String>,
+        begun: Instant,
+    ) -> Option<Box<Record>> {
         if !self.is_by_request() {
             return None;
         }
@@ -146,6 +154,7 @@ impl AccessLog {
             at: Timestamp::now(),
             begun,
             asked,
+            peer: peer(),
             trace: None,
             deadline: None,
             status: None,
@@ -265,6 +274,7 @@ impl Record {
             Field::Time => Some(Value::Text(format!("{:.3}", self.at).into())),
             Field::Router => Some(Value::Text(router.into())),
             Field::Client => asked.remote.as_ref().map(|remote| shown(remote)),
+            Field::Peer => self.peer.as_ref().map(|peer| Value::Text(peer.into())),
             Field::Method => Some(Value::Text(asked.method.as_str().into())),
             Field::Uri => Some(shown(&asked.uri)),
             Field::Version => Some(Value::Text(format!("{:?}", asked.version).into())),

@@ -8,8 +8,14 @@ use serde_json::Value;
 use super::{
     Admin, Extra, Logging, Pages, Security,
     breakers::{Breakers, Forced},
+    requests,
 };
-use crate::telemetry::{Prometheus, Registry};
+#[cfg(doc)]
+use crate::span::SpanKind;
+use crate::{
+    span::Recent,
+    telemetry::{Prometheus, Registry},
+};
 
 /// Makes an [`Admin`]. What is not given has no page, but for names and state, which are then empty.
 #[must_use]
@@ -153,6 +159,13 @@ impl Builder {
     /// One more page of JSON, `/namer_state/io.l5d.fs.json` for example.
     pub fn json(self, path: impl Into<String>, show: impl Fn() -> Value + Send + Sync + 'static) -> Self {
         self.extra(path.into(), Extra::Json(Arc::new(show)))
+    }
+
+    /// `/requests` and `/requests.json`: the last requests, of which the sink keeps the [servers'](SpanKind::Server) spans.
+    pub fn requests(self, recent: Arc<Recent>) -> Self {
+        let shown = Arc::clone(&recent);
+        self.extra("/requests".to_owned(), Extra::Html(Arc::new(move || requests::html(&shown))))
+            .json("/requests.json", move || requests::json(&recent))
     }
 
     fn extra(mut self, path: String, page: Extra) -> Self {

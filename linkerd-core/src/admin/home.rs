@@ -14,13 +14,13 @@ pub(super) const FAVICON: &[u8] = include_bytes!("files/favicon.ico");
 /// Keeps the numbers of the page up to date.
 const SCRIPT: &str = include_str!("files/live.js");
 
-/// Rows of a table; the rest is in `metrics.json`.
-const MAX_ROWS: usize = 200;
+/// Rows of a table; the rest is in JSON.
+pub(super) const MAX_ROWS: usize = 200;
 
 const LEVELS: [&str; 8] = ["ALL", "TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "FATAL", "OFF"];
 
 /// Text in HTML.
-struct Escaped<T>(T);
+pub(super) struct Escaped<T>(pub(super) T);
 
 impl<T: Display> Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,7 +38,7 @@ impl<T: Display> Display for Escaped<T> {
     }
 }
 
-fn document(title: &str, body: &str) -> String {
+pub(super) fn document(title: &str, body: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>{}</title>\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n\
@@ -155,6 +155,7 @@ pub(super) fn help(pages: &Pages) -> String {
             "/admin" | "/admin/index.txt" => "the paths of all pages",
             "/admin/ping" => "answers pong",
             "/admin/metrics.json" => "all metrics; ?pretty=true, ?tree=true, ?q=SCOPE/SCOPE",
+            "/requests" | "/requests.json" => "the last requests of those that are sampled",
             "/admin/shutdown" => "POST ends the process; ?grace=10.seconds",
             "/favicon.ico" | "/files/css/dashboard.css" => continue,
             _ => "",

@@ -25,6 +25,7 @@ mod identify;
 mod mesh;
 mod params;
 mod reply;
+mod requests;
 mod security;
 mod serve;
 mod target;
@@ -95,6 +96,7 @@ struct Pages {
 }
 
 enum Extra {
+    Html(Show<String>),
     Json(Show<Value>),
     Prometheus(Prometheus),
 }
@@ -190,6 +192,7 @@ impl Pages {
                 None => None,
             },
             _ => self.extra.get(path).map(|page| match page {
+                Extra::Html(show) => reply::page(Kind::HtmlPlain, show()),
                 Extra::Json(show) => reply::json(Kind::Json, &show()),
                 Extra::Prometheus(prometheus) => reply::page(Kind::Text, prometheus.render(&self.registry)),
             }),

@@ -10,6 +10,7 @@ use crate::{Body, IntoBody};
 pub(super) enum Kind {
     Css,
     Html,
+    HtmlPlain,
     Icon,
     JavaScript,
     Json,
@@ -23,6 +24,7 @@ impl Kind {
         match self {
             Self::Css => "text/css;charset=UTF-8",
             Self::Html => "text/html;charset=UTF-8",
+            Self::HtmlPlain => "text/html",
             Self::Icon => "application/octet-stream;charset=UTF-8",
             Self::JavaScript => "application/javascript;charset=UTF-8",
             Self::Json => "application/json",

@@ -45,9 +45,7 @@ pub const NOT_BUILT: &[&str] = &[
     #[cfg(not(feature = "tls"))]
     "routers.servers.tls",
     "telemetry.kind=io.l5d.influxdb",
-    "telemetry.kind=io.l5d.recentRequests",
     "telemetry.kind=io.l5d.statsd",
-    "telemetry.kind=io.l5d.tracelog",
     "telemetry.kind=io.l5d.zipkin",
     "*.transformers.kind=io.l5d.k8s.daemonset",
     "*.transformers.kind=io.l5d.k8s.localnode",

@@ -68,6 +68,20 @@ pub(crate) struct Ends {
     pub(crate) identity: Option<crate::tls::PeerIdentity>,
 }
 
+impl Ends {
+    /// What to call the client, if it showed a certificate: for logs.
+    #[cfg(feature = "tls")]
+    fn name(&self) -> Option<String> {
+        self.identity.as_ref().map(crate::tls::PeerIdentity::name)
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[allow(clippy::unused_self, reason = "without TLS nobody shows one")]
+    fn name(&self) -> Option<String> {
+        None
+    }
+}
+
 /// Why a request gets no further.
 pub(super) enum Refusal {
     /// It is no request that can be understood; the connection ends.
@@ -124,7 +138,7 @@ pub(crate) fn serve(
     let reader = Reader::of(&parts, scan);
     let wants_detail = peer.shared.config.wants_detail(&parts.headers, scan);
     let log = peer.shared.config.access_log.as_ref();
-    let mut noted = log.and_then(|log| log.begin(&parts, peer.ends.remote, begun));
+    let mut noted = log.and_then(|log| log.begin(&parts, peer.ends.remote, || peer.ends.name(), begun));
     let mut visit = Visit::begin(peer);
     let is_read_first = peer.shared.reads_whole(&body, scan.saw(Scan::CHUNKED));
     // A client that is slow to send takes no place from others.

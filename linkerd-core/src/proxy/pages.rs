@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use linkerd_dtab::Path;
 
-use super::Shutdown;
+use super::{Shutdown, telemeters::TelemeterPages};
 use crate::{
     Svc,
     admin::{
         Admin, Builder, Identify, InvalidPattern, Logging, Router, Security, answer_state, mesh_balancers,
         mesh_clients, mesh_state, snapshot_state, timeouts,
     },
-    config::{AdminSecurity, Config, Errors, Pattern, Plan, Telemeter, TelemeterKind},
+    config::{AdminSecurity, Config, Errors, Pattern, Plan},
     namer::fs,
-    telemetry::{Prometheus, Registry},
+    telemetry::Registry,
 };
 
 /// What is served to those who run the proxy.
@@ -36,6 +36,7 @@ pub(super) fn pages(
     registry: &Registry,
     logging: Option<Logging>,
     shutdown: Shutdown,
+    telemeters: TelemeterPages,
 ) -> Result<Pages, Errors> {
     let mut admin = Admin::builder(registry.clone())
         .config(config.to_json())
@@ -74,25 +75,17 @@ pub(super) fn pages(
     let timers = timeouts(config);
     admin = admin.json("/admin/timeouts.json", move || timers.clone());
     admin = namers(admin, &plan.fs_namers);
-    // Whether it had to be `experimental` was checked.
-    for Telemeter { experimental: _, kind } in &config.telemetry {
-        match kind {
-            TelemeterKind::Prometheus { path, prefix } => {
-                admin = admin.prometheus(path, Prometheus::new().prefix(prefix));
-            }
-            // Refused.
-            TelemeterKind::Influxdb
-            | TelemeterKind::Statsd { .. }
-            | TelemeterKind::Zipkin { .. }
-            | TelemeterKind::Tracelog { .. }
-            | TelemeterKind::RecentRequests { .. } => {}
-        }
+    for (path, prometheus) in telemeters.metrics {
+        admin = admin.prometheus(path, prometheus);
+    }
+    for recent in telemeters.requests {
+        admin = admin.requests(recent);
     }
     if let Some(settings) = &config.admin.security {
         let security = security(settings).map_err(|error| config.problem("admin.security", error.to_string()))?;
         admin = admin.security(security);
     }
-    // A telemeter's page is the only one that a file places.
+    // Telemeters' pages are the only ones that a file places, or asks for twice.
     let admin = admin.build().map_err(|error| config.problem("telemetry", error.to_string()))?;
     Ok(Pages { admin: admin.into_svc(), names: names.into_svc() })
 }

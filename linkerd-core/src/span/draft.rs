@@ -32,12 +32,18 @@ struct Attempted {
     draft: Option<Draft>,
 }
 
+/// At most [`MAX_VALUE_BYTES`] of it.
+fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_VALUE_BYTES));
+    text
+}
+
 impl Draft {
     pub(super) fn new<B>(id: TraceId, kind: SpanKind, service: String, req: &Request<B>) -> Self {
         let name = req.method().as_str().to_owned();
         let (tags, events) = (Vec::with_capacity(8), Vec::new());
         let (begun, took) = (SystemTime::now(), std::time::Duration::ZERO);
-        let span = Span { id, kind, service, name, begun, took, local: None, peer: None, tags, events };
+        let span = Span { id, kind, service, name, begun, took, local: None, peer: None, endpoint: None, tags, events };
         let mut draft = Self { span, begun: now() };
         draft.tag("http.method", req.method().as_str());
         draft.tag("http.uri", req.uri().path());
@@ -46,6 +52,11 @@ impl Draft {
 
     pub(super) fn between(&mut self, local: Option<SocketAddr>, peer: Option<SocketAddr>) {
         (self.span.local, self.span.peer) = (local, peer);
+    }
+
+    /// The last endpoint counts.
+    pub(super) fn sent_to(&mut self, endpoint: SocketAddr) {
+        self.span.endpoint = Some(endpoint);
     }
 
     pub(super) fn name(&self) -> &str {
@@ -57,14 +68,12 @@ impl Draft {
     }
 
     pub(super) fn rename(&mut self, name: String) {
-        self.span.name = name;
+        self.span.name = cut(name);
     }
 
     pub(super) fn tag(&mut self, name: &'static str, value: impl Into<String>) {
         if self.span.tags.len() < MAX_ENTRIES {
-            let mut value = value.into();
-            value.truncate(value.floor_char_boundary(MAX_VALUE_BYTES));
-            self.span.tags.push((name, value));
+            self.span.tags.push((name, cut(value.into())));
         }
     }
 
@@ -119,7 +128,7 @@ impl ClientSpan {
     fn record(&mut self) {
         let Attempted { tracer, draft, .. } = &mut *self.0;
         if let Some(draft) = draft.take() {
-            tracer.record(draft.end());
+            tracer.record(&draft.end());
         }
     }
 }

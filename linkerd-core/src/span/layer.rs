@@ -74,9 +74,9 @@ impl Settings {
             Some(cx) => cx,
             None => RequestContext::read(req.headers_mut()).ok()?,
         };
-        let (id, is_recorded) = self.tracer.decide(cx.trace.unwrap_or_else(TraceId::root));
+        let (id, tracer) = self.tracer.decide(cx.trace.unwrap_or_else(TraceId::root));
         cx.trace = Some(id);
-        if is_recorded {
+        if let Some(tracer) = tracer {
             let server = self.server.or(cx.local);
             let service = server.map_or_else(|| self.label.clone(), |addr| format!("{}/{}", addr.ip(), addr.port()));
             let mut draft = Draft::new(id, SpanKind::Server, service, req);
@@ -86,7 +86,7 @@ impl Settings {
             if let Some(flavour) = &cx.flavour {
                 draft.tag("flavour", flavour.name());
             }
-            cx.recording = Some(Recording::begin(self.tracer.clone(), draft));
+            cx.recording = Some(Recording::begin(tracer, draft));
         }
         let recording = cx.recording.clone();
         req.extensions_mut().insert(cx);

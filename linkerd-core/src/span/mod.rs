@@ -56,7 +56,7 @@ use crate::http::TraceId;
 
 /// How many tags a span has at most, and how many events. Later ones are left out.
 pub const MAX_ENTRIES: usize = 32;
-/// How many bytes of a tag's value are kept.
+/// How many bytes of a tag's value are kept, and of a name.
 pub const MAX_VALUE_BYTES: usize = 512;
 
 /// Where spans go.
@@ -96,6 +96,8 @@ pub struct Span {
     pub local: Option<SocketAddr>,
     /// The address of the other side, if it is known.
     pub peer: Option<SocketAddr>,
+    /// Of a server's span the endpoint of the last attempt, if there was one. A client's is its `peer`.
+    pub endpoint: Option<SocketAddr>,
     /// What is known of it, in the order in which it became known: `router.label`, `flavour`, `service`, `client`, `residual`,
     /// `dtab.base`, `dtab.local`, `http.method`, `http.uri` (without its query), `http.status_code`, `l5d.success`,
     /// `io.buoyant.router.Failure`, `error`.
@@ -116,6 +118,12 @@ impl Span {
     #[must_use]
     pub fn tag(&self, name: &str) -> Option<&str> {
         self.tags.iter().find(|(tag, _)| *tag == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The last value of a tag: of the tags of several attempts that of the last one.
+    #[must_use]
+    pub fn last(&self, name: &str) -> Option<&str> {
+        self.tags.iter().rfind(|(tag, _)| *tag == name).map(|(_, value)| value.as_str())
     }
 
     /// How often something happened.

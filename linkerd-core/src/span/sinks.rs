@@ -8,7 +8,7 @@ use std::{
 
 use tracing::Level;
 
-use super::{Span, SpanSink};
+use super::{Span, SpanKind, SpanSink};
 
 /// Writes each span to the log, under the target `linkerd_core::span`.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,7 @@ pub struct Log {
 pub struct Recent {
     spans: Mutex<VecDeque<Arc<Span>>>,
     capacity: NonZeroUsize,
+    kind: Option<SpanKind>,
 }
 
 /// Gives each span to several sinks.
@@ -79,7 +80,13 @@ impl Recent {
     /// Keeps so many.
     #[must_use]
     pub const fn new(capacity: NonZeroUsize) -> Self {
-        Self { spans: Mutex::new(VecDeque::new()), capacity }
+        Self { spans: Mutex::new(VecDeque::new()), capacity, kind: None }
+    }
+
+    /// Keeps only spans of this kind: with those of servers, the last requests. Default: both.
+    #[must_use]
+    pub fn only(self, kind: SpanKind) -> Self {
+        Self { kind: Some(kind), ..self }
     }
 
     /// Those that there are, the oldest first.
@@ -97,6 +104,9 @@ impl Default for Recent {
 
 impl SpanSink for Recent {
     fn record(&self, span: Arc<Span>) {
+        if self.kind.is_some_and(|kind| kind != span.kind) {
+            return;
+        }
         let oldest = {
             let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
             let oldest = if spans.len() >= self.capacity.get() { spans.pop_front() } else { None };
@@ -135,7 +145,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{http::TraceId, span::SpanKind};
+    use crate::http::TraceId;
 
     /// Keeps the lines of one log.
     #[derive(Clone, Default)]
@@ -183,6 +193,7 @@ mod tests {
             took: std::time::Duration::from_millis(2),
             local: None,
             peer: None,
+            endpoint: None,
             tags: vec![("http.status_code", "200".into())],
             events: Vec::new(),
         })

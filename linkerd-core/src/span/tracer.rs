@@ -14,8 +14,14 @@ use crate::http::TraceId;
 /// Where spans go, and of which traces. A clone is the same.
 #[derive(Clone, Debug)]
 pub struct Tracer {
+    sinks: Arc<[Sampled]>,
+}
+
+/// A sink and its share of the traces of which nobody decided.
+#[derive(Clone, Debug)]
+struct Sampled {
     sink: Arc<dyn SpanSink>,
-    sample_rate: f64,
+    rate: f64,
 }
 
 /// The span of a request that is being served, for what adds to it and for the attempts below it.
@@ -33,7 +39,17 @@ impl Tracer {
     /// Records every trace of which nobody said that it is not recorded.
     #[must_use]
     pub fn new(sink: Arc<dyn SpanSink>) -> Self {
-        Self { sink, sample_rate: 1.0 }
+        Self { sinks: [Sampled { sink, rate: 1.0 }].into() }
+    }
+
+    /// Several tracers as one; `None` of none. Each has its own rate of what is decided here, and all have what was decided
+    /// to be recorded before it came here.
+    ///
+    /// The traces of a lower rate are among those of a higher one.
+    #[must_use]
+    pub fn all(tracers: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let sinks: Arc<[_]> = tracers.into_iter().flat_map(|tracer| tracer.sinks.to_vec()).collect();
+        (!sinks.is_empty()).then_some(Self { sinks })
     }
 
     /// Records so large a share of the traces of which nobody decided yet, from 0 to 1. What is out of range is the nearer
@@ -42,17 +58,34 @@ impl Tracer {
     /// A trace is decided once: by its caller, by `l5d-sample`, or here. What comes after that keeps to it.
     #[must_use]
     pub fn sample_rate(self, rate: f64) -> Self {
-        Self { sample_rate: rate, ..self }
+        let sinks = self.sinks.iter().map(|sampled| Sampled { sink: Arc::clone(&sampled.sink), rate });
+        Self { sinks: sinks.collect() }
     }
 
-    /// The span with its decision, and whether it is that it is recorded.
-    pub(super) fn decide(&self, id: TraceId) -> (TraceId, bool) {
-        let id = if id.sampled().is_none() { id.with_sample_rate(self.sample_rate) } else { id };
-        (id, id.sampled() == Some(true))
+    /// The span with its decision, and where it is recorded, if it is.
+    pub(super) fn decide(&self, id: TraceId) -> (TraceId, Option<Self>) {
+        match id.sampled() {
+            Some(true) => (id, Some(self.clone())),
+            Some(false) => (id, None),
+            None => self.draw(id),
+        }
     }
 
-    pub(super) fn record(&self, span: Arc<Span>) {
-        self.sink.record(span);
+    fn draw(&self, id: TraceId) -> (TraceId, Option<Self>) {
+        let takes = |sampled: &&Sampled| id.with_sample_rate(sampled.rate).sampled() == Some(true);
+        let tracer = match self.sinks.iter().filter(takes).count() {
+            0 => None,
+            all if all == self.sinks.len() => Some(self.clone()),
+            _ => Some(Self { sinks: self.sinks.iter().filter(takes).cloned().collect() }),
+        };
+        let rate = if tracer.is_some() { 1.0 } else { 0.0 };
+        (id.with_sample_rate(rate), tracer)
+    }
+
+    pub(super) fn record(&self, span: &Arc<Span>) {
+        for sampled in &*self.sinks {
+            sampled.sink.record(Arc::clone(span));
+        }
     }
 }
 
@@ -73,7 +106,7 @@ impl Recording {
     pub(super) fn end(&self) {
         let draft = self.0.draft.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(draft) = draft {
-            self.0.tracer.record(draft.end());
+            self.0.tracer.record(&draft.end());
         }
     }
 
@@ -107,6 +140,7 @@ impl Recording {
         self.edit(|draft| {
             draft.tag("client", client.to_string());
             draft.tag("residual", residual);
+            draft.sent_to(endpoint);
         });
         ClientSpan::begin(self.0.tracer.clone(), id, client, endpoint, req)
     }

@@ -56,6 +56,14 @@ impl PeerIdentity {
         &self.0.certificate.uris
     }
 
+    /// What to call it: the first of its URIs, else of its DNS names, else the subject. What could end a field of a log is
+    /// percent-encoded.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let Certificate { subject, dns_names, uris, .. } = &self.0.certificate;
+        Plain(uris.first().or(dns_names.first()).unwrap_or(subject)).to_string()
+    }
+
     /// The serial number in hexadecimal digits.
     #[must_use]
     pub fn serial(&self) -> String {
@@ -153,6 +161,7 @@ mod tests {
                 peer.fingerprint()
             )
         );
+        assert_eq!(peer.name(), "spiffe://a/b%3BDNS=root%2Cc%22");
         assert_eq!((peer.common_name(), peer.dns_names().len(), peer.uris().len()), (Some("web"), 2, 1));
     }
 }

@@ -1,12 +1,12 @@
 //! Spans of whole requests, over several hops on loopback sockets.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Request, Response, header::HOST};
 use linkerd_core::{
     Body, BoxError, Mesh, Svc,
     context::{ClientLayer, ServerLayer},
-    http::{ClientConfig, Propagation, ServerConfig, TraceFormat},
+    http::{ClientConfig, Propagation, RequestContext, ServerConfig, TraceFormat},
     identify::HeaderToken,
     span::{Recent, Span, SpanKind, SpanLayer, SpanSink, Tracer},
 };
@@ -72,18 +72,25 @@ async fn ask(proxy: &Proxy, headers: &str) -> u16 {
 
 #[tokio::test]
 async fn two_services_behind_two_proxies_each_are_one_trace_of_eight_spans() {
+    let formats = [TraceFormat::W3c, TraceFormat::B3Single];
+    for propagation in [Propagation::DEFAULT, Propagation::ZIPKIN, Propagation::new(&formats, &formats).unwrap()] {
+        two_services(propagation).await;
+    }
+}
+
+async fn two_services(propagation: Propagation) {
     use SpanKind::{Client, Server};
 
     let recent = Arc::new(Recent::default());
     let tracer = Tracer::new(recent.clone());
-    let config = ServerConfig::default;
+    let config = || ServerConfig { propagation, ..ServerConfig::default() };
     let b = service(None).await;
     let b_in = hop(&tracer, "b-in", b, config());
     let a_out = hop(&tracer, "a-out", b_in.addr, config());
     let a = service(Some(a_out.addr)).await;
     let a_in = hop(&tracer, "a-in", a, config());
     let edge = hop(&tracer, "edge", a_in.addr, config());
-    assert_eq!(ask(&edge, "").await, 200);
+    assert_eq!(ask(&edge, "").await, 200, "{propagation:?}");
 
     let chain = chain(&recent);
     let names: Vec<_> = chain.iter().map(|span| (span.kind, span.name.as_str())).collect();
@@ -106,6 +113,7 @@ async fn two_services_behind_two_proxies_each_are_one_trace_of_eight_spans() {
     let (server, client) = (&chain[0], &chain[1]);
     assert_eq!(server.service, format!("127.0.0.1/{}", edge.addr.port()));
     assert_eq!((server.local, client.peer), (Some(edge.addr), Some(a_in.addr)));
+    assert_eq!((server.endpoint, client.endpoint), (Some(a_in.addr), None));
     let id = format!("/$/inet/127.0.0.1/{}", a_in.addr.port());
     let expected = [
         ("router.label", "edge"),
@@ -183,6 +191,32 @@ async fn whether_to_record_is_decided_once() {
         assert_eq!(recent.spans().len(), expected, "{rate} {headers}");
         assert!(seen.lock().unwrap()[0].get("l5d-sample").is_none());
     }
+}
+
+#[tokio::test]
+async fn each_sink_has_its_own_rate_of_what_is_decided_here_and_all_of_what_was() {
+    const TRACES: usize = 400;
+    let sinks = [0.0, 0.3, 0.6].map(|rate| (rate, Arc::new(Recent::new((2 * TRACES).try_into().unwrap()))));
+    let tracers = sinks.iter().map(|(rate, sink)| Tracer::new(sink.clone()).sample_rate(*rate));
+    let tracer = Tracer::all(tracers).unwrap();
+    assert!(Tracer::all([]).is_none());
+    let svc = SpanLayer::new(tracer, "x").layer(service_fn(|req: Request<()>| async move {
+        let trace = req.extensions().get::<RequestContext>().unwrap().trace.unwrap();
+        Ok::<_, BoxError>(Response::new(trace.sampled()))
+    }));
+    let mut recorded = 0;
+    for _ in 0..TRACES {
+        recorded += usize::from(svc.clone().oneshot(Request::new(())).await.unwrap().body() == &Some(true));
+    }
+    let traces = |sink: &Recent| sink.spans().iter().map(|span| span.id.trace()).collect::<HashSet<_>>();
+    let [none, few, many] = sinks.each_ref().map(|(_, sink)| traces(sink));
+    assert_eq!((none.len(), many.len()), (0, recorded), "the next hop is told what any of them has");
+    assert!(few.is_subset(&many) && (60..180).contains(&few.len()) && (180..300).contains(&many.len()));
+    for sample in ["1.0", "0"] {
+        svc.clone().oneshot(Request::builder().header("l5d-sample", sample).body(()).unwrap()).await.unwrap();
+    }
+    let more = sinks.each_ref().map(|(_, sink)| sink.spans().len());
+    assert_eq!(more, [1, few.len() + 1, many.len() + 1]);
 }
 
 #[tokio::test]

@@ -90,6 +90,8 @@ async fn one_proxy_wraps_and_the_next_unwraps_and_says_who_it_was() {
             "routers:
 - protocol: http
   label: incoming
+  httpAccessLog: {{dir}}/incoming.log
+  httpAccessLogFormat: '{{peer}} {{status}}'
   dtab: /svc => /$/inet/127.0.0.1/{end}
   client: {{forwardClientCert: true}}
   servers:
@@ -122,6 +124,8 @@ routers:
         clientAuth: {{certPath: {{dir}}/me.pem, keyPath: {{dir}}/me.key}}
 - protocol: http
   label: forging
+  httpAccessLog: {{dir}}/forging.log
+  httpAccessLogFormat: '{{peer}} {{status}}'
   dtab: /svc => /$/inet/127.0.0.1/{end}
   servers: [{{port: 0}}]
   client: {{forwardClientCert: true}}
@@ -142,6 +146,16 @@ routers:
     // Who shows no certificate has no say in it, whether it is passed on or not.
     for clear in &outer[1..] {
         assert_eq!(get(*clear, "web").await, (200, String::new()));
+    }
+    for (log, line) in [("incoming.log", "spiffe://mesh/me 200\n"), ("forging.log", "- 200\n")] {
+        let log = pki.path(log);
+        for _ in 0..2000 {
+            if fs::metadata(&log).is_ok_and(|log| log.len() > 0) {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert_eq!(fs::read_to_string(&log).unwrap(), line);
     }
 }
 

@@ -1,11 +1,15 @@
 //! What a server shows, takes and says.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use http::Response;
+use http::{Request, Response, request::Parts};
 use linkerd_core::{
-    Body,
-    http::{RequestContext, Scheme, ServerConfig},
+    Body, Mesh, Svc,
+    http::{RequestContext, Scheme, Server, ServerConfig},
+    identify::{Identified, Identifier, Unidentified},
     tls::{Acceptor, Connector, IdentityFiles, Metrics, PeerIdentity, ServerSettings},
 };
 use rustls::{HandshakeKind, ProtocolVersion};
@@ -129,6 +133,49 @@ async fn a_client_without_a_valid_certificate_is_refused_and_one_with_it_is_know
     assert!(get(&with(None)).await.is_err());
     let stranger = Pki::new().issue("stranger", &["me.test"]);
     assert!(stranger.cert.exists() || get(&with(None)).await.is_err());
+}
+
+/// Names a request by who sent it.
+struct ByPeer;
+
+impl Identifier for ByPeer {
+    fn identify(&self, req: &Parts) -> Result<Identified, Unidentified> {
+        let peer = req.extensions.get::<PeerIdentity>().and_then(PeerIdentity::common_name);
+        let peer = peer.ok_or_else(|| Unidentified::new("nobody"))?;
+        Ok(Identified { path: format!("/svc/{peer}").parse().unwrap(), target: None })
+    }
+}
+
+#[tokio::test]
+async fn who_a_client_is_decides_about_names_and_is_known_to_layers() {
+    let pki = Pki::new();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    let layer = tower::util::MapRequestLayer::new(move |req: Request<Body>| {
+        log.lock().unwrap().push(req.extensions().get::<PeerIdentity>().map(PeerIdentity::name));
+        req
+    });
+    let dtab = "/svc/me.test => /$/io.buoyant.http.status/204; /svc/other.test => /$/io.buoyant.http.status/403;";
+    let mesh = Mesh::builder().dtab(dtab.parse().unwrap()).path_layer(layer).build().unwrap();
+    let settings = ServerSettings {
+        require_client_auth: true,
+        client_roots: Some(pki.ca()),
+        ..settings(pki.issue("web", &["web"]))
+    };
+    let tls = Some(Acceptor::load(settings, &Metrics::default()).unwrap());
+    let server =
+        Server::bind(ServerConfig { addr: ([127, 0, 0, 1], 0).into(), tls, ..ServerConfig::default() }).unwrap();
+    let addr = server.local_addr();
+    tokio::spawn(server.serve(Svc::new(mesh.router(ByPeer)), std::future::pending()));
+    for (names, status) in [(["me.test", "spiffe://test/me"], 204), (["other.test", "b.test"], 403)] {
+        let mut settings = pki.trusting();
+        settings.identity = Some(pki.issue(names[0], &names));
+        let svc = client(addr, Connector::load(settings, &Metrics::default()).unwrap().named("web"));
+        let rsp = svc.send(Request::get("http://web/").body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(rsp.status(), status, "{names:?}");
+    }
+    let seen = seen.lock().unwrap();
+    assert_eq!(*seen, [Some("spiffe://test/me".to_owned()), Some("other.test".to_owned())]);
 }
 
 #[tokio::test]

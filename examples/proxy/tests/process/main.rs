@@ -18,6 +18,7 @@ mod live;
 mod load;
 mod overload;
 mod timeouts;
+mod traces;
 mod traffic;
 #[cfg(target_os = "linux")]
 mod upload;
