@@ -5,6 +5,8 @@
 mod conns;
 #[path = "h2/faults.rs"]
 mod faults;
+#[path = "h2/live.rs"]
+mod live;
 #[path = "h2/mixed.rs"]
 mod mixed;
 #[path = "h2/peers.rs"]
