@@ -10,6 +10,8 @@ mod counts;
 mod faults;
 #[path = "h2/interim.rs"]
 mod interim;
+#[path = "h2/live.rs"]
+mod live;
 #[cfg(feature = "config")]
 #[path = "h2/log.rs"]
 mod log;

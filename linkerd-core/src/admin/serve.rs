@@ -1,6 +1,6 @@
 //! The admin pages on a socket.
 
-use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, fs::File, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use http::{Request, StatusCode};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -22,13 +22,16 @@ const MAX_CONNECTIONS: usize = 256;
 const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long answers may take that are not out when the server ends.
 const GRACE: Duration = Duration::from_secs(2);
-/// What is waited when no connection can be accepted, for want of files for example.
+/// What is waited when no connection can be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How many file descriptors are held ready for connections that come when the process has no other left.
+const SPARE: usize = 4;
 
 /// Serves the pages to whoever connects, over HTTP/1.1, until `shutdown`.
 ///
 /// Up to 256 connections are served at a time, each of which may be idle for a minute. After `shutdown` no further
-/// one is accepted, and what is being answered has two seconds.
+/// one is accepted, and what is being answered has two seconds. A process that has no file descriptor left still serves
+/// four connections at a time: theirs are held ready.
 ///
 /// # Cancel safety
 ///
@@ -58,7 +61,9 @@ pub(crate) async fn serve_through(
     // Its receivers are the connections: they see it dropped.
     let (closing, open) = watch::channel(());
     let mut shutdown = pin!(shutdown);
+    let mut spare = Spare::default();
     loop {
+        spare.fill();
         let next = async {
             // The semaphore is never closed.
             let place = Arc::clone(&places).acquire_owned().await.ok();
@@ -76,6 +81,9 @@ pub(crate) async fn serve_through(
                     drop(place);
                 });
             }
+            Err(error) if spare.give() => {
+                tracing::debug!(%error, "the admin server takes a file descriptor that it held");
+            }
             Err(error) => {
                 tracing::warn!(%error, "the admin server could not accept a connection");
                 time::sleep(PAUSE).await;
@@ -87,6 +95,25 @@ pub(crate) async fn serve_through(
     let all = places.acquire_many(MAX_CONNECTIONS as u32);
     if time::timeout(GRACE, all).await.is_err() {
         tracing::warn!("the admin server ended before it had answered everything");
+    }
+}
+
+/// File descriptors that are taken before they are needed.
+#[derive(Debug, Default)]
+struct Spare(Vec<File>);
+
+impl Spare {
+    /// Takes what is missing, if there are any.
+    fn fill(&mut self) {
+        while self.0.len() < SPARE {
+            let Ok(file) = File::open("/dev/null") else { return };
+            self.0.push(file);
+        }
+    }
+
+    /// Lets go of one, for what is accepted next. False if there is none.
+    fn give(&mut self) -> bool {
+        self.0.pop().is_some()
     }
 }
 

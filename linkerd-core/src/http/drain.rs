@@ -1,24 +1,35 @@
-//! Who is still there when a server ends.
+//! Who is still there when a server asks its clients to leave, and when it ends.
 
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     task::{Context, Waker},
 };
 
-/// Tells the connections of a server that it ends.
+/// Tells the connections of a server how far it is.
 ///
 /// A flag that each connection looks at whenever it runs anyway, and the wakers of those that do not: nothing is polled
 /// for it while requests are served.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Drain(Arc<Shared>);
 
+/// How far a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// It serves.
+    Serving,
+    /// Clients are asked to leave when they have what they asked for.
+    Leaving,
+    /// It ends: who has nothing to lose is let go.
+    Ending,
+}
+
 #[derive(Debug, Default)]
 struct Shared {
-    begun: AtomicBool,
+    stage: AtomicU8,
     wakers: Mutex<Wakers>,
 }
 
@@ -40,10 +51,22 @@ impl Drain {
         Watch { drain: self.clone(), registered: None }
     }
 
-    pub(crate) fn begin(&self) {
-        self.0.begun.store(true, Ordering::SeqCst);
-        let wakers = std::mem::take(&mut self.wakers().by_key);
-        wakers.into_values().for_each(Waker::wake);
+    /// Wakes everybody who watches. What has begun to end stays so.
+    pub(crate) fn set(&self, stage: Stage) {
+        let set = |now| (now != Stage::Ending as u8 && now != stage as u8).then_some(stage as u8);
+        if self.0.stage.fetch_update(Ordering::SeqCst, Ordering::SeqCst, set).is_ok() {
+            // They stay registered, as there may be a further stage. Not woken under the lock: who is may take it.
+            let wakers: Vec<_> = self.wakers().by_key.values().cloned().collect();
+            wakers.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    fn stage(&self) -> Stage {
+        match self.0.stage.load(Ordering::SeqCst) {
+            0 => Stage::Serving,
+            1 => Stage::Leaving,
+            _ => Stage::Ending,
+        }
     }
 
     fn wakers(&self) -> MutexGuard<'_, Wakers> {
@@ -53,7 +76,12 @@ impl Drain {
 
 impl Watch {
     /// Whether the server ends; if not, the task is woken when it does.
-    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> bool {
+    pub(crate) fn is_ending(&mut self, cx: &Context<'_>) -> bool {
+        self.poll(cx) == Stage::Ending
+    }
+
+    /// How far the server is; the task is woken when that changes.
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Stage {
         let is_registered = self.registered.as_ref().is_some_and(|(_, waker)| waker.will_wake(cx.waker()));
         if !is_registered {
             let mut wakers = self.drain.wakers();
@@ -66,8 +94,8 @@ impl Watch {
             wakers.by_key.insert(key, cx.waker().clone());
             self.registered = Some((key, cx.waker().clone()));
         }
-        // SeqCst here and in `begin`: whoever is registered too late to be woken sees the flag.
-        self.drain.0.begun.load(Ordering::SeqCst)
+        // SeqCst here and in `set`: whoever is registered too late to be woken sees the stage.
+        self.drain.stage()
     }
 }
 
@@ -89,7 +117,7 @@ mod tests {
     use super::*;
 
     fn ended(mut watch: Watch) -> impl Future<Output = ()> {
-        poll_fn(move |cx| if watch.poll(cx) { Poll::Ready(()) } else { Poll::Pending })
+        poll_fn(move |cx| if watch.is_ending(cx) { Poll::Ready(()) } else { Poll::Pending })
     }
 
     #[test]
@@ -99,7 +127,16 @@ mod tests {
         for watch in &mut watches {
             assert_pending!(watch.poll());
         }
-        drain.begin();
+        // Each stage is told, to the same wakers too; and there is no way back from the last.
+        drain.set(Stage::Leaving);
+        for watch in &mut watches {
+            assert!(watch.is_woken());
+            assert_pending!(watch.poll());
+        }
+        drain.set(Stage::Leaving);
+        assert!(!watches[0].is_woken());
+        drain.set(Stage::Ending);
+        drain.set(Stage::Serving);
         for watch in &mut watches {
             assert!(watch.is_woken());
             assert_ready!(watch.poll());

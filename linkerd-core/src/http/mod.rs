@@ -1,5 +1,7 @@
 //! HTTP/1.1 and HTTP/2 on the wire: the client of one endpoint, the server, and what headers mean.
 
+#[cfg(feature = "server")]
+pub(crate) mod accept;
 mod client;
 #[cfg(all(feature = "server", feature = "compression"))]
 mod compress;
@@ -19,6 +21,8 @@ pub mod headers;
 pub(crate) mod hint;
 mod io;
 mod kept;
+#[cfg(feature = "server")]
+mod live;
 pub(crate) mod max_forwards;
 pub(crate) mod overrides;
 pub(crate) mod pool;
@@ -50,8 +54,10 @@ pub use forwarded::{Forwarded, ForwardedLabel};
 pub use h2::{H2Config, Wire};
 pub(crate) use kept::Kept;
 #[cfg(feature = "server")]
+pub use live::ServerControl;
+#[cfg(feature = "server")]
 pub use overrides::PerRequest;
 pub(crate) use overrides::strip_class;
 #[cfg(feature = "server")]
-pub use server::{Drained, Server, ServerConfig};
+pub use server::{Drained, LiveServer, Server, ServerConfig};
 pub use trace::{InvalidPropagation, Propagation, TraceFormat, TraceId};

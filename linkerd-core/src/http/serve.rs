@@ -46,7 +46,7 @@ pub(crate) struct Shared {
     pub(crate) svc: Svc,
     pub(crate) config: ServerConfig,
     pub(crate) stats: Option<ServerStats>,
-    pub(crate) in_flight: AtomicUsize,
+    pub(crate) in_flight: Arc<AtomicUsize>,
 }
 
 /// What all requests of a connection have in common.
@@ -56,6 +56,7 @@ pub(crate) struct Peer {
     forwarded_ids: Ids,
     tunnel: Mutex<Option<Box<Tunnel<Visit>>>>,
     has_nothing: AtomicBool,
+    is_leaving: AtomicBool,
 }
 
 /// Whom a connection is between, and what it goes through.
@@ -200,8 +201,9 @@ pub(crate) fn serve(
             record(stats, &rsp, error.as_ref(), elapsed);
         }
         shared.complete(&mut rsp, reader);
-        if is_unread {
-            // The next request cannot be told from what is left of this one.
+        let is_leaving = visit.peer.is_leaving() && rsp.status() != StatusCode::SWITCHING_PROTOCOLS;
+        // What is left of a request that was not read cannot be told from the next one.
+        if is_unread || is_leaving {
             rsp.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(noted) = noted {
@@ -278,7 +280,14 @@ impl Ends {
 impl Peer {
     pub(crate) fn new(shared: Arc<Shared>, ends: Ends) -> Self {
         let forwarded_ids = shared.config.forwarded.as_ref().map(|_| Ids::random()).unwrap_or_default();
-        Self { shared, ends, forwarded_ids, tunnel: Mutex::default(), has_nothing: AtomicBool::new(true) }
+        Self {
+            shared,
+            ends,
+            forwarded_ids,
+            tunnel: Mutex::default(),
+            has_nothing: AtomicBool::new(true),
+            is_leaving: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn ends(&self) -> &Ends {
@@ -289,6 +298,16 @@ impl Peer {
     /// body is still being read. Once one is here this is false until the next is, as its answer may be on its way out.
     pub(crate) fn has_nothing(&self) -> bool {
         self.has_nothing.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the client is asked to leave with its next answer.
+    pub(crate) fn set_leaving(&self, is_leaving: bool) {
+        // Relaxed here and where it is read: by the task that polls the connection.
+        self.is_leaving.store(is_leaving, Ordering::Relaxed);
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Relaxed)
     }
 
     /// Notes what the connection becomes when its answer is written.

@@ -4,7 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -21,7 +21,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{Instant, Sleep, sleep, sleep_until},
+    time::{Instant, Sleep, sleep_until},
 };
 
 #[cfg(feature = "tls")]
@@ -30,18 +30,20 @@ use super::Scheme;
 use super::compress::Compression;
 use super::{
     FlavourRule, Forwarded, PerRequest, Propagation,
+    accept::Accepting,
     connect::SocketOptions,
-    drain::{Drain, Watch},
+    drain::{Drain, Stage, Watch},
     h2::{self, H2Config, Wire},
     headers::Room,
     io::{Counted, Traffic},
+    live::{Live, ServerControl},
     respond::ErrorLimits,
     serve::{Ends, Peer, Shared, serve},
 };
 use crate::{
     Body, Svc,
     access_log::AccessLog,
-    telemetry::{RouterStats, ServerStats},
+    telemetry::{RouterStats, ServerStats, process::open_file_limit},
 };
 
 /// An HTTP server that is bound to its address.
@@ -50,6 +52,13 @@ pub struct Server {
     listener: TcpListener,
     local: SocketAddr,
     config: ServerConfig,
+}
+
+/// A [`Server`] of a service, which can be [changed](ServerControl) while it serves.
+#[derive(Debug)]
+pub struct LiveServer {
+    listener: TcpListener,
+    control: ServerControl,
 }
 
 /// How a server treats its clients.
@@ -216,31 +225,55 @@ impl Server {
     ///
     /// Dropping the future cuts off every connection.
     pub async fn serve_until(self, svc: Svc, shutdown: impl Future<Output = Duration>) -> Drained {
+        self.live(svc).serve_until(shutdown).await
+    }
+
+    /// A server of `svc` that can be changed while it serves.
+    #[must_use]
+    pub fn live(self, svc: Svc) -> LiveServer {
         let Self { listener, local, config } = self;
-        let stats = config.stats.as_ref().map(|stats| stats.server(local));
-        let shared = Arc::new(Shared { svc, config, stats, in_flight: AtomicUsize::new(0) });
-        let drain = Drain::default();
+        LiveServer {
+            listener,
+            control: ServerControl { live: Arc::new(Live::new(local, svc, config)), drain: Drain::default() },
+        }
+    }
+}
+
+impl LiveServer {
+    /// What changes it.
+    #[must_use]
+    pub fn control(&self) -> ServerControl {
+        self.control.clone()
+    }
+
+    /// As [`Server::serve_until`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cuts off every connection.
+    pub async fn serve_until(self, shutdown: impl Future<Output = Duration>) -> Drained {
+        let Self { listener, control: ServerControl { live, drain } } = self;
+        let local = live.local();
+        let mut accepting = Accepting::new(listener, local, open_file_limit());
         let mut conns = JoinSet::new();
         let mut shutdown = pin!(shutdown);
         let grace = loop {
+            let paused = || {
+                if let Some(stats) = &live.now().stats {
+                    stats.accept_paused();
+                }
+            };
             tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, remote)) => {
-                        conns.spawn(connection(Arc::clone(&shared), stream, remote, local, drain.watch()));
-                    }
-                    Err(error) => {
-                        // Out of file descriptors, mostly: they come back with connections that end.
-                        tracing::warn!(%error, %local, "accepting a connection failed");
-                        sleep(Duration::from_millis(50)).await;
-                    }
-                },
+                (stream, remote) = accepting.next(paused) => {
+                    conns.spawn(connection(live.now(), stream, remote, local, drain.watch()));
+                }
                 // Results are of no interest, only that they do not pile up.
-                Some(_) = conns.join_next() => {}
+                Some(_) = conns.join_next() => accepting.freed(),
                 grace = &mut shutdown => break grace,
             }
         };
-        drop(listener);
-        drain.begin();
+        drop(accepting);
+        drain.set(Stage::Ending);
         let all = async { while conns.join_next().await.is_some() {} };
         if tokio::time::timeout(grace, all).await.is_ok() {
             return Drained { aborted: 0 };
@@ -272,7 +305,7 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, 
 async fn secure(shared: Arc<Shared>, stream: TcpStream, ends: Ends, mut watch: Watch) {
     let Some(tls) = shared.config.tls.clone() else { return };
     let mut handshake = pin!(tls.accept(stream));
-    let ended = std::future::poll_fn(|cx| if watch.poll(cx) { Poll::Ready(()) } else { Poll::Pending });
+    let ended = std::future::poll_fn(|cx| if watch.is_ending(cx) { Poll::Ready(()) } else { Poll::Pending });
     let accepted = tokio::select! {
         accepted = &mut handshake => accepted,
         () = ended => return,
@@ -325,7 +358,7 @@ async fn serve_either<I>(
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let is_over = |cx: &mut Context<'_>| {
-        watch.poll(cx) || limits.as_mut().is_some_and(|limits| limits.as_mut().poll(cx).is_ready())
+        watch.is_ending(cx) || limits.as_mut().is_some_and(|limits| limits.as_mut().poll(cx).is_ready())
     };
     match h2::sniff(stream, is_over).await {
         Ok(Some((stream, true))) => h2::serve(stream, peer, config, watch, limits).await,
@@ -364,7 +397,7 @@ where
     }
 }
 
-/// A connection that is told when the server ends.
+/// A connection that is told how far the server is.
 #[pin_project]
 struct Connection<I, S>
 where
@@ -390,7 +423,9 @@ where
         let mut this = self.project();
         if !*this.is_ending {
             let is_over = this.limits.as_mut().is_some_and(|limits| limits.as_mut().poll(cx).is_ready());
-            if this.watch.poll(cx) || is_over {
+            let stage = this.watch.poll(cx);
+            this.peer.set_leaving(stage > Stage::Serving);
+            if stage == Stage::Ending || is_over {
                 *this.is_ending = true;
                 this.conn.as_mut().graceful_shutdown();
             }

@@ -36,8 +36,8 @@ pub fn register(registry: &Registry) {
         let threads = || field("/proc/self/status", "Threads:").unwrap_or(0.0);
         scope.scope("thread").gauge_fn("count", threads);
         scope.gauge_fn("fd_count", open_files);
-        if let Some(limit) = field("/proc/self/limits", "Max open files") {
-            scope.gauge_fn("fd_limit", move || limit);
+        if let Some(limit) = open_file_limit() {
+            scope.gauge_fn("fd_limit", move || limit as f64);
         }
     }
 }
@@ -54,6 +54,11 @@ fn memory_limit() -> Option<f64> {
     group
         .and_then(|text| text.trim().parse().ok())
         .or_else(|| field("/proc/meminfo", "MemTotal:").map(|kib| kib * 1024.0))
+}
+
+/// How many files this process may have open, where `/proc` tells.
+pub(crate) fn open_file_limit() -> Option<u64> {
+    field("/proc/self/limits", "Max open files").map(|limit| limit as u64)
 }
 
 fn open_files() -> f64 {

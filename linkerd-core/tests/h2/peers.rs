@@ -156,6 +156,14 @@ impl Client {
         sender.send_request(req, is_end).unwrap()
     }
 
+    /// Waits until the peer takes no further streams.
+    pub(crate) async fn is_told_to_leave(&self) {
+        let mut sender = self.sender.clone();
+        while poll_fn(|cx| sender.poll_ready(cx)).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// How many streams the peer takes.
     pub(crate) fn max_streams(&self) -> usize {
         self.sender.current_max_send_streams()

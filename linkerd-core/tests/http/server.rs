@@ -20,8 +20,13 @@ fn answering(answer: impl Fn(Request<Body>) -> Result<Response<Body>, Error> + C
     Svc::new(service_fn(move |req| std::future::ready(answer(req))))
 }
 
+/// A service that answers everything with this.
+pub(crate) fn saying(text: &'static str) -> Svc {
+    answering(move |_| Ok(Response::new(Body::from(text))))
+}
+
 fn ok() -> Svc {
-    answering(|_| Ok(Response::new(Body::from("ok"))))
+    saying("ok")
 }
 
 fn failing(error: impl Fn() -> Error + Clone + Send + Sync + 'static) -> Svc {
@@ -29,7 +34,7 @@ fn failing(error: impl Fn() -> Error + Clone + Send + Sync + 'static) -> Svc {
 }
 
 /// A service that answers when it is let go.
-fn gated() -> (Svc, Arc<Notify>, Arc<Semaphore>) {
+pub(crate) fn gated() -> (Svc, Arc<Notify>, Arc<Semaphore>) {
     let (arrived, gate) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
     let (here, let_go) = (Arc::clone(&arrived), Arc::clone(&gate));
     let svc = service_fn(move |_req: Request<Body>| {

@@ -14,7 +14,11 @@ use h2::server::{Builder, Connection};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{H2Config, serve::answer};
-use crate::http::{drain::Watch, serve::Peer, server::Limits};
+use crate::http::{
+    drain::{Stage, Watch},
+    serve::Peer,
+    server::Limits,
+};
 
 /// How long a client may take for the first bytes, which it has no reason to wait with.
 pub(crate) const PREFACE: Duration = Duration::from_secs(10);
@@ -24,7 +28,7 @@ const LINGER_READS: usize = 64;
 
 /// Serves the streams of one connection until it ends.
 ///
-/// At the end of the server, or of its time, the client is told to open no further streams; those that are open finish.
+/// When it is to leave, at the end of the server, or of its time, the client is told to open no further streams; those that are open finish.
 pub(in crate::http) async fn serve<I>(
     mut stream: I,
     peer: Arc<Peer>,
@@ -40,7 +44,7 @@ pub(in crate::http) async fn serve<I>(
         let mut handshake = config.server().handshake(&mut stream);
         let shaking = poll_fn(|cx| {
             // Nothing is lost with a connection on which nothing came.
-            if watch.poll(cx) { Poll::Ready(None) } else { Pin::new(&mut handshake).poll(cx).map(Some) }
+            if watch.is_ending(cx) { Poll::Ready(None) } else { Pin::new(&mut handshake).poll(cx).map(Some) }
         });
         let conn = match tokio::time::timeout(PREFACE, shaking).await {
             Ok(Some(conn)) => conn?,
@@ -113,7 +117,7 @@ where
         let this = &mut *self;
         if !this.is_ending {
             let is_over = this.limits.as_mut().is_some_and(|limits| limits.as_mut().poll(cx).is_ready());
-            if this.watch.poll(cx) || is_over {
+            if this.watch.poll(cx) > Stage::Serving || is_over {
                 this.is_ending = true;
                 this.conn.graceful_shutdown();
             }

@@ -34,6 +34,7 @@ pub struct ServerStats {
     pub timeouts: TimeoutStats,
     dropped_trailers: Seldom,
     handshake_failures: Seldom,
+    accept_pauses: Seldom,
     upgrades: Seldom,
     tunnels: OnceLock<Gauge>,
     flavoured: Seldom,
@@ -61,6 +62,7 @@ impl ServerStats {
             timeouts: TimeoutStats::new(scope),
             dropped_trailers: Seldom::new(scope, "dropped_trailers"),
             handshake_failures: Seldom::new(&scope.scope("tls"), "handshake_failures"),
+            accept_pauses: Seldom::new(scope, "accept_pauses"),
             upgrades: Seldom::new(scope, "upgrades"),
             tunnels: OnceLock::new(),
             flavoured: Seldom::new(scope, "flavoured"),
@@ -74,6 +76,12 @@ impl ServerStats {
     /// first on.
     pub fn handshake_failed(&self) {
         self.handshake_failures.add(1);
+    }
+
+    /// Counts a time that no connection is accepted, for want of file descriptors mostly, in `accept_pauses`, which is there
+    /// from the first on.
+    pub fn accept_paused(&self) {
+        self.accept_pauses.add(1);
     }
 
     /// Counts a request with a flavour, in `flavoured`, which is there from the first on.

@@ -1,0 +1,100 @@
+//! What a server serves, and how, while it serves.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicUsize},
+};
+
+use arc_swap::ArcSwap;
+use http::Request;
+
+use super::{
+    drain::{Drain, Stage},
+    serve::Shared,
+    server::ServerConfig,
+};
+use crate::{
+    Body, Svc,
+    svc::{Call, SvcFuture},
+};
+
+/// Changes a server while it serves. A clone changes the same one.
+#[derive(Clone)]
+pub struct ServerControl {
+    pub(super) live: Arc<Live>,
+    pub(super) drain: Drain,
+}
+
+/// What the connections of a server have in common at this moment.
+pub(super) struct Live {
+    local: SocketAddr,
+    switch: Arc<Switch>,
+    shared: ArcSwap<Shared>,
+}
+
+/// Where requests go at this moment. What is under way stays where it went.
+struct Switch(ArcSwap<Svc>);
+
+impl Call for Switch {
+    fn call(self: Arc<Self>, req: Request<Body>) -> SvcFuture {
+        self.0.load().send(req)
+    }
+}
+
+impl Live {
+    pub(super) fn new(local: SocketAddr, svc: Svc, config: ServerConfig) -> Self {
+        let switch = Arc::new(Switch(ArcSwap::from_pointee(svc)));
+        let shared = shared(local, &switch, config, Arc::default());
+        Self { local, switch, shared: ArcSwap::from_pointee(shared) }
+    }
+
+    pub(super) fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// What a connection that begins now has in common with others.
+    pub(super) fn now(&self) -> Arc<Shared> {
+        self.shared.load_full()
+    }
+}
+
+fn shared(local: SocketAddr, switch: &Arc<Switch>, config: ServerConfig, in_flight: Arc<AtomicUsize>) -> Shared {
+    let stats = config.stats.as_ref().map(|stats| stats.server(local));
+    Shared { svc: Svc::from_arc(Arc::clone(switch) as _), config, stats, in_flight }
+}
+
+impl ServerControl {
+    /// Where the server listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.live.local
+    }
+
+    /// From now on requests go to `svc`, those on open connections too; what is under way stays where it went, until it
+    /// ends. Connections that come from now on are treated as `config` says; those that are open as they were.
+    ///
+    /// Where and how the server listens stays: the `addr` and of the `socket` what is about listening have no effect. Those
+    /// who wait to be accepted lose nothing.
+    pub fn replace(&self, svc: Svc, config: ServerConfig) {
+        let Live { local, switch, shared: current } = &*self.live;
+        // One limit on requests at a time for all of them, whenever their connections came.
+        let in_flight = Arc::clone(&current.load().in_flight);
+        // Connections last: one that comes in between finds its requests' service.
+        switch.0.store(Arc::new(svc));
+        current.store(Arc::new(shared(*local, switch, config, in_flight)));
+    }
+
+    /// Whether clients are asked to leave: those that speak HTTP/1.1 by `Connection: close` on each answer, those that
+    /// speak HTTP/2 by a GOAWAY that lets streams finish. Nobody is cut off or refused, and an idle connection stays until
+    /// its client says something. Off, which who was asked to leave does not notice.
+    pub fn ask_to_leave(&self, asks: bool) {
+        self.drain.set(if asks { Stage::Leaving } else { Stage::Serving });
+    }
+}
+
+impl fmt::Debug for ServerControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerControl").field("local", &self.live.local).finish_non_exhaustive()
+    }
+}

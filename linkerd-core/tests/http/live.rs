@@ -1,0 +1,135 @@
+//! Servers that are changed while they serve.
+
+use http::Response;
+use linkerd_core::{
+    Body, Svc,
+    http::{Drained, Server, ServerConfig, ServerControl},
+};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use super::{
+    peers::Wire,
+    server::{gated, saying},
+};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: web\r\n\r\n";
+
+struct Live {
+    control: ServerControl,
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<Drained>,
+}
+
+fn live(config: &ServerConfig, svc: Svc) -> Live {
+    let config = ServerConfig { addr: ([127, 0, 0, 1], 0).into(), ..config.clone() };
+    let grace = config.grace;
+    let server = Server::bind(config).unwrap().live(svc);
+    let (stop, stopped) = oneshot::channel();
+    let control = server.control();
+    let ended = tokio::spawn(server.serve_until(async move {
+        if stopped.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        grace
+    }));
+    Live { control, stop, ended }
+}
+
+#[tokio::test]
+async fn requests_on_open_connections_go_where_they_go_now_and_what_is_under_way_stays() {
+    let (svc, arrived, gate) = gated();
+    let config = ServerConfig::default();
+    let live = live(&config, svc);
+    let mut busy = Wire::connect(live.control.local_addr()).await;
+    busy.write(GET).await;
+    arrived.notified().await;
+    let mut open = Wire::connect(live.control.local_addr()).await;
+
+    live.control.replace(saying("new"), config);
+
+    assert_eq!(open.ask(GET).await.text(), "new");
+    gate.add_permits(1);
+    assert_eq!(busy.message(false).await.unwrap().text(), "late");
+    assert_eq!(busy.ask(GET).await.text(), "new");
+    assert_eq!(Wire::connect(live.control.local_addr()).await.ask(GET).await.text(), "new");
+}
+
+#[tokio::test]
+async fn connections_keep_the_settings_that_they_came_to() {
+    let config = ServerConfig { max_call_depth: 1, ..ServerConfig::default() };
+    let live = live(&config, saying("ok"));
+    let mut open = Wire::connect(live.control.local_addr()).await;
+    assert_eq!(open.ask(GET).await.status(), 200);
+
+    live.control.replace(saying("ok"), ServerConfig { max_call_depth: 2, ..config });
+
+    let passed_two = "GET / HTTP/1.1\r\nHost: web\r\nVia: 1.1 a, 1.1 b\r\n\r\n";
+    assert_eq!(open.ask(passed_two).await.status(), 400);
+    assert_eq!(Wire::connect(live.control.local_addr()).await.ask(passed_two).await.status(), 200);
+}
+
+#[tokio::test]
+async fn one_limit_holds_for_requests_of_all_settings() {
+    let (svc, arrived, gate) = gated();
+    let config = ServerConfig { max_concurrent_requests: Some(1), ..ServerConfig::default() };
+    let live = live(&config, svc);
+    let mut busy = Wire::connect(live.control.local_addr()).await;
+    busy.write(GET).await;
+    arrived.notified().await;
+
+    live.control.replace(saying("new"), config);
+
+    assert_eq!(Wire::connect(live.control.local_addr()).await.ask(GET).await.status(), 503);
+    gate.add_permits(1);
+    assert_eq!(busy.message(false).await.unwrap().text(), "late");
+    assert_eq!(Wire::connect(live.control.local_addr()).await.ask(GET).await.text(), "new");
+}
+
+#[tokio::test]
+async fn who_is_asked_to_leave_is_answered_first() {
+    let (svc, arrived, gate) = gated();
+    let live = live(&ServerConfig::default(), svc);
+    let mut busy = Wire::connect(live.control.local_addr()).await;
+    busy.write(GET).await;
+    arrived.notified().await;
+    let mut idle = Wire::connect(live.control.local_addr()).await;
+
+    live.control.ask_to_leave(true);
+
+    gate.add_permits(100);
+    let rsp = busy.message(false).await.unwrap();
+    assert_eq!((rsp.text(), rsp.get("connection")), ("late", Some("close")));
+    assert!(busy.is_closed().await);
+    // Nobody is refused, whenever the connection came.
+    for mut wire in [idle, Wire::connect(live.control.local_addr()).await] {
+        let rsp = wire.ask(GET).await;
+        assert_eq!((rsp.status(), rsp.get("connection")), (200, Some("close")));
+        assert!(wire.is_closed().await);
+    }
+    idle = Wire::connect(live.control.local_addr()).await;
+    live.control.ask_to_leave(false);
+    for _ in 0..2 {
+        assert_eq!(idle.ask(GET).await.get("connection"), None);
+    }
+    live.control.ask_to_leave(true);
+    live.stop.send(()).unwrap();
+    assert_eq!(live.ended.await.unwrap().aborted, 0);
+    assert!(idle.is_closed().await);
+}
+
+#[tokio::test]
+async fn what_was_replaced_is_gone_when_its_last_request_is() {
+    let held = std::sync::Arc::new(());
+    let seen = std::sync::Arc::downgrade(&held);
+    let old = Svc::new(tower::service_fn(move |_| {
+        let _held = std::sync::Arc::clone(&held);
+        async { Ok::<_, linkerd_core::BoxError>(Response::new(Body::from("old"))) }
+    }));
+    let config = ServerConfig::default();
+    let live = live(&config, old);
+    let mut open = Wire::connect(live.control.local_addr()).await;
+    assert_eq!(open.ask(GET).await.text(), "old");
+    live.control.replace(saying("new"), config);
+    assert!(seen.upgrade().is_none());
+    assert_eq!(open.ask(GET).await.text(), "new");
+}
