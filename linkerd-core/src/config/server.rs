@@ -76,6 +76,7 @@ pub struct Server {
 }
 
 /// The `socketOptions` map.
+#[expect(clippy::struct_excessive_bools, reason = "options of the system, which are on or off")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketOptions {
     /// `noDelay`: `TCP_NODELAY`. Default: true.

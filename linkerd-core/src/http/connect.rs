@@ -97,6 +97,7 @@ pub struct PoolConfig {
 }
 
 /// How sockets are set up.
+#[expect(clippy::struct_excessive_bools, reason = "options of the system, which are on or off")]
 #[derive(Clone, Debug)]
 pub struct SocketOptions {
     /// Send small segments at once. On.

@@ -72,13 +72,13 @@ pub(crate) struct Ends {
 impl Ends {
     /// What to call the client, if it showed a certificate: for logs.
     #[cfg(feature = "tls")]
-    fn name(&self) -> Option<String> {
+    pub(super) fn name(&self) -> Option<String> {
         self.identity.as_ref().map(crate::tls::PeerIdentity::name)
     }
 
     #[cfg(not(feature = "tls"))]
     #[allow(clippy::unused_self, reason = "without TLS nobody shows one")]
-    fn name(&self) -> Option<String> {
+    pub(super) fn name(&self) -> Option<String> {
         None
     }
 }

@@ -121,7 +121,9 @@ async fn send(
         Pin::new(&mut response).poll(cx)
     });
     let rsp = rsp.await.map_err(|error| {
-        answering.iter_mut().for_each(|half| half.fail(reset_by(&error)));
+        if let Some(half) = &mut answering {
+            half.fail(reset_by(&error));
+        }
         failure(error)
     })?;
     awaiting.came();

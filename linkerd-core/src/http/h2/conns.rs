@@ -408,6 +408,6 @@ mod tests {
         let ages: Vec<_> = (0..200).map(|_| jittered(age)).collect();
         assert!(ages.iter().all(|jittered| *jittered <= age && *jittered >= age.mul_f64(0.9)), "{ages:?}");
         let (least, most) = (ages.iter().min().unwrap(), ages.iter().max().unwrap());
-        assert!(*most - *least > age / 20, "{least:?} to {most:?}");
+        assert!(most.saturating_sub(*least) > age / 20, "{least:?} to {most:?}");
     }
 }

@@ -41,7 +41,7 @@ pub(super) async fn answer(peer: Arc<Peer>, req: Request<RecvStream>, mut respon
     let mut visit = Visit::begin(&peer);
     let (parts, recv) = req.into_parts();
     let log = peer.shared.config.access_log.as_ref();
-    let mut noted = log.and_then(|log| log.begin(&parts, peer.ends().remote, begun));
+    let mut noted = log.and_then(|log| log.begin(&parts, peer.ends().remote, || peer.ends().name(), begun));
     let shared = &*peer.shared;
     let exchange = shared.stats.as_ref().map(|stats| Exchange::begin(stats.streams()));
     let answer = {
@@ -102,7 +102,9 @@ pub(super) async fn answer(peer: Arc<Peer>, req: Request<RecvStream>, mut respon
                     true
                 }
                 Err(error) => {
-                    answering.iter_mut().for_each(|half| half.fail(fault::reset_by(&error)));
+                    if let Some(half) = &mut answering {
+                        half.fail(fault::reset_by(&error));
+                    }
                     false
                 }
             };
