@@ -119,8 +119,10 @@ const H2_SERVICE: &[Known] =
 
 /// Of an h2 router: a connection on which nothing comes while a response is waited for is asked whether it lives, and
 /// closed if it does not say so.
-const H2_CLIENT: &[Known] =
-    &[known("h2.pingAfter", Fixed(millis(h2::PING_AFTER))), known("h2.pingTimeout", Fixed(millis(h2::PING_TIMEOUT)))];
+const H2_CLIENT: &[Known] = &[
+    known("h2.pingAfter", Fixed(millis(h2::PING_AFTER))),
+    ending("h2.silence", Fixed(millis(h2::SILENCE)), Timer::Silence),
+];
 
 const SERVICE: &[Known] = &[
     ending("totalTimeoutMs", Unlimited, Timer::Total),

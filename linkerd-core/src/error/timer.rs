@@ -22,6 +22,8 @@ pub enum Timer {
     Connect,
     /// Until a request is let in by the limit of its name.
     Queue,
+    /// Without a sign of life on a connection of HTTP/2 that an answer is waited for on, and no answer to a ping either.
+    Silence,
 }
 
 /// A timer that was over: why there is no answer.
@@ -38,7 +40,7 @@ pub struct TimedOut {
 
 impl Timer {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Binding,
         Self::Total,
         Self::Deadline,
@@ -47,6 +49,7 @@ impl Timer {
         Self::Server,
         Self::Connect,
         Self::Queue,
+        Self::Silence,
     ];
 
     /// A short name, as metrics and the details of an error have it.
@@ -61,6 +64,7 @@ impl Timer {
             Self::Server => "server",
             Self::Connect => "connect",
             Self::Queue => "queue",
+            Self::Silence => "silence",
         }
     }
 
@@ -76,6 +80,7 @@ impl Timer {
             Self::Server => "servers.timeoutMs",
             Self::Connect => "client.connectTimeout",
             Self::Queue => "service.limit.queueWaitMs",
+            Self::Silence => "client.h2.silence",
         }
     }
 

@@ -81,7 +81,7 @@ fn what_is_of_a_protocol_or_of_other_keys_is_there_with_them() {
     let of_h2: Vec<_> = found("h2", "").difference(&bare).cloned().collect();
     let expected = [
         "client.h2.pingAfter|1500|fixed",
-        "client.h2.pingTimeout|1500|fixed",
+        "client.h2.silence|3000|fixed",
         "servers.h2.preface|10000|fixed",
         "service.classificationTimeoutMs|100|default",
     ];

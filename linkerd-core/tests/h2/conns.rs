@@ -10,7 +10,11 @@ use std::{
 };
 
 use http::Request;
-use linkerd_core::http::{ClientConfig, H2Config, PoolConfig, Wire};
+use linkerd_core::{
+    ErrorKind, Mesh, Timer,
+    http::{ClientConfig, H2Config, HttpConnect, PoolConfig, Wire},
+    telemetry::{Reading, Registry, RouterStats},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -174,6 +178,35 @@ async fn a_connection_whose_peer_is_gone_is_found_out_within_five_seconds() {
     assert!(begun.elapsed() <= Duration::from_secs(5), "{:?}", begun.elapsed());
     tokio::time::resume();
     assert_eq!(client.ask(get("http://web/")).await.unwrap().head.status(), 200);
+}
+
+#[tokio::test]
+async fn an_error_says_that_the_silence_of_its_peer_is_why() {
+    let endpoint = Frozen::new().await;
+    let registry = Registry::new();
+    let mesh = Mesh::builder()
+        .dtab(format!("/svc => /$/inet/127.0.0.1/{}", endpoint.addr.port()).parse().unwrap())
+        .connect(HttpConnect::new(h2_client()))
+        .metrics(RouterStats::new(&registry, "r"));
+    let mesh = mesh.build().unwrap();
+    let client = mesh.client("/svc/web").unwrap();
+    let lost = tokio::spawn(async move { client.send(Request::post("/").body("").unwrap()).await });
+    within(endpoint.heard.notified()).await;
+    tokio::time::pause();
+    let error = lost.await.unwrap().unwrap_err();
+    let timer = error.timer().unwrap();
+    assert_eq!((error.kind(), timer.timer, timer.limit), (ErrorKind::Closed, Timer::Silence, Duration::from_secs(3)));
+    assert_eq!(timer.set_by, "client.h2.silence");
+    let expected = format!("no sign of life from {} for 3s, and no answer to a ping", endpoint.addr);
+    assert_eq!(error.text(), expected);
+    let mut counted = 0;
+    registry.visit(|path, reading| {
+        if path.ends_with(&["timeouts".into(), "silence".into()]) && reading == Reading::Counter(1) {
+            counted += 1;
+        }
+    });
+    assert_eq!(counted, 2, "of the name, and of its client");
+    drop(mesh);
 }
 
 #[tokio::test]

@@ -124,7 +124,7 @@ async fn send(
         if let Some(half) = &mut answering {
             half.fail(reset_by(&error));
         }
-        failure(error)
+        slot.explain(failure(error))
     })?;
     awaiting.came();
     answering.iter_mut().for_each(Half::restart);

@@ -35,7 +35,8 @@ use crate::{
 mod drive;
 
 #[cfg(feature = "config")]
-pub(crate) use drive::{PING_AFTER, PING_TIMEOUT};
+pub(crate) use drive::PING_AFTER;
+pub(crate) use drive::SILENCE;
 
 /// The connections of one endpoint.
 ///
@@ -71,6 +72,8 @@ pub(super) struct Status {
     is_settled: AtomicBool,
     /// It takes no further streams.
     is_over: AtomicBool,
+    /// It was given up, because its peer showed no sign of life.
+    is_silent: AtomicBool,
     /// How many requests wait for the head of their response.
     awaiting: AtomicUsize,
     /// How many heads of responses came.
@@ -117,6 +120,7 @@ impl Status {
             limit: AtomicUsize::new(1),
             is_settled: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
+            is_silent: AtomicBool::new(false),
             awaiting: AtomicUsize::new(0),
             heads: AtomicU64::new(0),
             dies: max_age.map(|age| Instant::now() + jittered(age)),
@@ -335,6 +339,16 @@ impl Slot {
     /// The connection cannot be used.
     pub(super) fn close(&self) {
         self.status.close();
+    }
+
+    /// Why there is no response, if it is for a silence of the peer.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        // Acquire: it is said before the stream breaks, and asked after that.
+        if !self.status.is_silent.load(Ordering::Acquire) {
+            return error;
+        }
+        let text = format!("no sign of life from {} for {SILENCE:?}, and no answer to a ping", self.conns.addr);
+        error.with_timer(Timer::Silence.after(SILENCE)).with_text(text)
     }
 
     /// Stops sending the request when this ends before the response does.

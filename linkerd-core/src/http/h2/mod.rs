@@ -18,7 +18,7 @@ mod stream;
 pub(crate) use client::Client;
 pub(crate) use conns::Slot;
 #[cfg(feature = "config")]
-pub(crate) use conns::{PING_AFTER, PING_TIMEOUT};
+pub(crate) use conns::{PING_AFTER, SILENCE};
 #[cfg(feature = "config")]
 pub(crate) use server::PREFACE;
 #[cfg(feature = "server")]

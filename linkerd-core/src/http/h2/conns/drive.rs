@@ -43,13 +43,12 @@ struct Doubt {
     pings: u32,
 }
 
-/// Nothing came for so long, and a tick at most: the peer is asked.
+/// Nothing came for so long, or up to a tick more: the peer is asked.
 #[cfg(feature = "config")]
 pub(crate) const PING_AFTER: Duration = Doubt::TICK.saturating_mul(Doubt::QUIET);
 
-/// And for so long more: it is gone.
-#[cfg(feature = "config")]
-pub(crate) const PING_TIMEOUT: Duration = Doubt::TICK.saturating_mul(Doubt::GONE);
+/// Nothing came for so long, or up to a tick more: it is gone.
+pub(crate) const SILENCE: Duration = Doubt::TICK.saturating_mul(Doubt::QUIET + Doubt::GONE);
 
 impl Doubt {
     const TICK: Duration = Duration::from_millis(750);
@@ -166,6 +165,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             && this.doubt.poll(cx, &this.status, &this.traffic, ping)
         {
             tracing::debug!("connection to an endpoint is dead: it did not answer a ping");
+            // Before its streams break, whose requests ask why.
+            this.status.is_silent.store(true, Ordering::Release);
             this.end();
             return Poll::Ready(());
         }
