@@ -14,7 +14,7 @@ use http_body::Body as _;
 
 use super::{
     H2Config, Stream,
-    conns::{Conns, Slot},
+    conns::{Conns, MAX_CLOSED, Slot},
     fault::{failure, reset_by},
     interim, is_of_a_connection,
     pipe::Pipe,
@@ -32,9 +32,6 @@ pub(crate) struct Client {
     conns: Arc<Conns>,
     stats: Option<Arc<ClientStats>>,
 }
-
-/// So many connections may turn out to be closed, one after the other, before a request is given back.
-const MAX_CLOSED: usize = 4;
 
 impl Client {
     pub(crate) fn new(

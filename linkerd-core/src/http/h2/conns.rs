@@ -38,6 +38,9 @@ mod drive;
 pub(crate) use drive::PING_AFTER;
 pub(crate) use drive::SILENCE;
 
+/// So many connections may turn out to be closed, one after the other, before a request is given back.
+pub(super) const MAX_CLOSED: usize = 4;
+
 /// The connections of one endpoint.
 ///
 /// The first request opens one. While one is being opened, or has not said yet how many streams its peer allows, no other
@@ -180,10 +183,18 @@ impl Conns {
 
     /// A stream on a connection, which may be a new one.
     pub(super) async fn stream(self: &Arc<Self>) -> Result<(SendRequest<Bytes>, Slot), Error> {
+        let mut closed = 0;
         loop {
             match self.find()? {
                 Found::Stream(sender, slot) => return Ok((sender, slot)),
                 Found::Wait(mut turn) => match (&mut turn.turn).await {
+                    // An endpoint may close each connection as soon as it is open: nobody tries for ever.
+                    Ok(Ok(())) if self.has_none() => {
+                        closed += 1;
+                        if closed == MAX_CLOSED {
+                            return Err(Error::new(ErrorKind::Closed).with_never_sent(true));
+                        }
+                    }
                     Ok(Ok(())) => {}
                     Ok(Err(unopened)) => return Err(unopened.error()),
                     // The endpoint has left its set.
@@ -191,6 +202,11 @@ impl Conns {
                 },
             }
         }
+    }
+
+    /// Whether there is no connection that takes streams, now or later.
+    fn has_none(&self) -> bool {
+        !self.state().conns.iter().any(|conn| conn.status.is_usable())
     }
 
     fn find(self: &Arc<Self>) -> Result<Found, Error> {
