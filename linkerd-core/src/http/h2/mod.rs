@@ -14,6 +14,8 @@ mod server;
 #[cfg(feature = "server")]
 mod sniff;
 mod stream;
+#[cfg(feature = "server")]
+mod upgrade;
 
 pub(crate) use client::Client;
 pub(crate) use conns::Slot;
@@ -24,8 +26,10 @@ pub(crate) use server::PREFACE;
 #[cfg(feature = "server")]
 pub(super) use server::serve;
 #[cfg(feature = "server")]
-pub(super) use sniff::sniff;
+pub(super) use sniff::{Start, sniff};
 pub(crate) use stream::Stream;
+#[cfg(feature = "server")]
+pub(super) use upgrade::Upgrade;
 
 use http::{
     HeaderMap,
