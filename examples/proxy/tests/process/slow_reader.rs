@@ -59,7 +59,7 @@ async fn endless(bytes: usize) -> (SocketAddr, Arc<AtomicUsize>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_read_slowly_is_not_kept() {
-    let bytes = std::env::var("SLOW_MIB").map_or(64, |mib| mib.parse().unwrap()) * MIB;
+    let bytes = std::env::var("SLOW_MIB").map_or(8, |mib| mib.parse().unwrap()) * MIB;
     let (endpoint, sent) = endless(bytes).await;
     let folder = Folder::new();
     let config = format!(
