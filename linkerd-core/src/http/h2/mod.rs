@@ -21,7 +21,7 @@ pub(crate) use client::Client;
 pub(crate) use conns::Slot;
 #[cfg(feature = "config")]
 pub(crate) use conns::{PING_AFTER, PING_TIMEOUT};
-#[cfg(feature = "config")]
+#[cfg(feature = "server")]
 pub(crate) use server::PREFACE;
 #[cfg(feature = "server")]
 pub(super) use server::serve;
