@@ -50,6 +50,10 @@ proofs: overload amplification
 upload:
     UPLOAD_MIB=1024 cargo test --release -p linkerd --test process upload -- --nocapture
 
+# An answer of a gibibyte over HTTP/2 to who reads it slowly: it waits at its sender.
+slow-reader:
+    SLOW_MIB=1024 cargo test --release -p linkerd --test process slow_reader -- --nocapture
+
 # Cuts the connection to an origin at every byte, under each classifier and in each way. The tests have a third of it.
 cuts:
     CUTS=all cargo test -p linkerd-core --all-features --test http cuts -- --nocapture
@@ -57,6 +61,14 @@ cuts:
 # A million requests to an endpoint that closes idle connections at any moment: no GET fails, no POST comes twice.
 reuse:
     REUSE_GETS=1000000 cargo test --release -p linkerd-core --all-features --test http -- reuse --nocapture
+
+# The 145 tests of h2spec against a proxy, over cleartext and TLS. Needs h2spec, or Go to install it.
+h2spec:
+    scripts/wire/h2spec.sh
+
+# The interoperability tests of gRPC, by grpc-go's client and server. Needs Go to install them, once.
+interop:
+    scripts/wire/interop.sh
 
 # Licences, advisories, sources. Needs `cargo install --locked cargo-deny`.
 deny:

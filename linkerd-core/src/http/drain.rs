@@ -75,6 +75,11 @@ impl Drain {
 }
 
 impl Watch {
+    /// Another watch of the same server.
+    pub(crate) fn another(&self) -> Self {
+        self.drain.watch()
+    }
+
     /// Whether the server ends; if not, the task is woken when it does.
     pub(crate) fn is_ending(&mut self, cx: &Context<'_>) -> bool {
         self.poll(cx) == Stage::Ending

@@ -24,11 +24,12 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 #[cfg(feature = "compression")]
 use super::compress::Compression;
 use super::{
-    RequestContext, Scheme, ServerConfig,
+    RequestContext, Scheme, ServerConfig, Wire,
     client::{host_of, origin_form},
     detail,
     flavour::Lost,
     forwarded::Ids,
+    h2,
     headers::{self, Scan},
     overrides::{self, L5D_ERR_DETAIL, Overrides},
     reason,
@@ -54,9 +55,15 @@ pub(crate) struct Peer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) ends: Ends,
     forwarded_ids: Ids,
-    tunnel: Mutex<Option<Box<Tunnel<Visit>>>>,
+    next: Mutex<Option<Next>>,
     has_nothing: AtomicBool,
     is_leaving: AtomicBool,
+}
+
+/// What a connection becomes when its answer is written.
+pub(crate) enum Next {
+    Tunnel(Box<Tunnel<Visit>>),
+    H2(Box<h2::Upgrade>),
 }
 
 /// Whom a connection is between, and what it goes through.
@@ -135,16 +142,19 @@ pub(crate) fn serve(
     let begun = tokio::time::Instant::now().into_std();
     let (mut parts, body) = req.into_parts();
     let scan = Scan::of(&parts.headers);
+    let instead = peer.instead(&mut parts, !body.is_end_stream());
     let switch = if scan.saw(Scan::UPGRADE) { parts.extensions.remove::<OnUpgrade>() } else { None };
     let reader = Reader::of(&parts, scan);
     let wants_detail = peer.shared.config.wants_detail(&parts.headers, scan);
-    let log = peer.shared.config.access_log.as_ref();
+    let log = peer.shared.config.access_log.as_ref().filter(|_| instead.is_none());
     let mut noted = log.and_then(|log| log.begin(&parts, peer.ends.remote, || peer.ends.name(), begun));
     let mut visit = Visit::begin(peer);
     let is_read_first = peer.shared.reads_whole(&body, scan.saw(Scan::CHUNKED));
     // A client that is slow to send takes no place from others.
-    let may_stay = if is_read_first { visit.finds_room() } else { visit.take_place() };
-    let stage = if may_stay {
+    let may_stay = instead.is_none() && if is_read_first { visit.finds_room() } else { visit.take_place() };
+    let stage = if let Some(rsp) = instead {
+        Stage::Refused(Box::new(rsp))
+    } else if may_stay {
         peer.begin(parts, body, scan, is_read_first, noted.as_deref_mut())
     } else {
         Stage::Refused(Box::new(peer.turn_away(&parts.method, reader)))
@@ -213,7 +223,8 @@ pub(crate) fn serve(
             && let Some(client) = switch
         {
             let peer = Arc::clone(&visit.peer);
-            peer.switch(Tunnel::open(client, &mut rsp, visit));
+            let tunnel = Tunnel::open(client, &mut rsp, visit);
+            peer.switch(tunnel.map(|tunnel| Next::Tunnel(Box::new(tunnel))));
             return Ok(rsp);
         }
         #[cfg(feature = "compression")]
@@ -284,7 +295,7 @@ impl Peer {
             shared,
             ends,
             forwarded_ids,
-            tunnel: Mutex::default(),
+            next: Mutex::default(),
             has_nothing: AtomicBool::new(true),
             is_leaving: AtomicBool::new(false),
         }
@@ -311,13 +322,39 @@ impl Peer {
     }
 
     /// Notes what the connection becomes when its answer is written.
-    fn switch(&self, tunnel: Option<Tunnel<Visit>>) {
-        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = tunnel.map(Box::new);
+    fn switch(&self, next: Option<Next>) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = next;
     }
 
     /// What the connection became, once its last message was written.
-    pub(crate) fn tunnel(&self) -> Option<Box<Tunnel<Visit>>> {
-        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
+    pub(crate) fn next(&self) -> Option<Next> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The answer to a request that nothing is done with: one that HTTP/2 goes on with, or that should have been one.
+    fn instead(&self, parts: &mut request::Parts, has_body: bool) -> Option<Response<Body>> {
+        if matches!(self.shared.config.wire, Wire::Http1) {
+            return None;
+        }
+        let upgrade = match self.ends.scheme {
+            Scheme::Http => h2::Upgrade::asked(parts, has_body),
+            Scheme::Https => None,
+        };
+        let status = match upgrade {
+            Some(upgrade) => {
+                self.switch(Some(Next::H2(upgrade)));
+                StatusCode::SWITCHING_PROTOCOLS
+            }
+            None if matches!(self.shared.config.wire, Wire::H2(_)) => StatusCode::UPGRADE_REQUIRED,
+            None => return None,
+        };
+        let mut rsp = Response::new(Body::empty());
+        *rsp.status_mut() = status;
+        tunnel::write(rsp.headers_mut(), HeaderValue::from_static("h2c"));
+        if status == StatusCode::UPGRADE_REQUIRED {
+            rsp.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Some(rsp)
     }
 
     /// One request too many.

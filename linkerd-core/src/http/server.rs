@@ -38,7 +38,7 @@ use super::{
     io::{Counted, Traffic},
     live::{Live, ServerControl},
     respond::ErrorLimits,
-    serve::{Ends, Peer, Shared, serve},
+    serve::{Ends, Next, Peer, Shared, serve},
 };
 use crate::{
     Body, Svc,
@@ -341,8 +341,9 @@ where
     let limits = Limits::new(idle_time, life_time, traffic);
     match &shared.config.wire {
         Wire::Http1 => serve_http1(stream, peer, watch, limits).await,
-        Wire::H2(config) => h2::serve(stream, peer, config, watch, limits).await,
-        Wire::Either(config) => serve_either(stream, peer, config, watch, limits).await,
+        Wire::H2(config) if peer.ends.scheme == Scheme::Https => h2::serve(stream, peer, config, watch, limits).await,
+        // It may begin with an upgrade.
+        Wire::H2(config) | Wire::Either(config) => serve_either(stream, peer, config, watch, limits).await,
     }
     drop(open);
 }
@@ -360,9 +361,16 @@ async fn serve_either<I>(
     let is_over = |cx: &mut Context<'_>| {
         watch.is_ending(cx) || limits.as_mut().is_some_and(|limits| limits.as_mut().poll(cx).is_ready())
     };
-    match h2::sniff(stream, is_over).await {
-        Ok(Some((stream, true))) => h2::serve(stream, peer, config, watch, limits).await,
-        Ok(Some((stream, false))) => serve_http1(stream, peer, watch, limits).await,
+    let has_http1 = matches!(peer.shared.config.wire, Wire::Either(_));
+    // HTTP/1.1 has no first bytes that it could not wait with.
+    let patience = if has_http1 { Duration::MAX } else { h2::PREFACE };
+    let Ok(sniffed) = tokio::time::timeout(patience, h2::sniff(stream, is_over)).await else { return };
+    match sniffed {
+        // What is neither hears of it in what is meant to be spoken.
+        Ok(Some((stream, start))) if start == h2::Start::H2 || start == h2::Start::Other && !has_http1 => {
+            h2::serve(stream, peer, config, watch, limits).await;
+        }
+        Ok(Some((stream, _))) => serve_http1(stream, peer, watch, limits).await,
         // Nothing is lost with a connection on which nothing came.
         Ok(None) => {}
         Err(error) => tracing::debug!(%error, remote = %peer.ends.remote, "a client's connection failed"),
@@ -389,11 +397,27 @@ where
     let mut conn = pin!(Connection { conn, peer: Arc::clone(&peer), watch, limits, is_ending: false });
     if let Err(error) = conn.as_mut().await {
         tracing::debug!(%error, %remote, "a client's connection failed");
-    } else if let Some(tunnel) = peer.tunnel() {
-        let limits = conn.project().limits.take();
-        let gauge = shared.stats.as_ref().map(ServerStats::tunnel);
+    } else if let Some(next) = peer.next() {
+        let conn = conn.project();
+        let (limits, watch) = (conn.limits.take(), conn.watch.another());
         // Seldom, and large: not part of every connection's future.
-        Box::pin(tunnel.run(gauge, limits)).await;
+        match next {
+            Next::Tunnel(tunnel) => {
+                let gauge = shared.stats.as_ref().map(ServerStats::tunnel);
+                Box::pin(tunnel.run(gauge, limits)).await;
+            }
+            Next::H2(upgrade) => Box::pin(go_on_in_h2(*upgrade, peer, watch, limits)).await,
+        }
+    }
+}
+
+/// Serves the rest of a connection that was upgraded to HTTP/2.
+async fn go_on_in_h2(upgrade: h2::Upgrade, peer: Arc<Peer>, watch: Watch, limits: Option<Pin<Box<Limits>>>) {
+    let shared = Arc::clone(&peer.shared);
+    let (Wire::H2(config) | Wire::Either(config)) = &shared.config.wire else { return };
+    match upgrade.begin().await {
+        Ok(stream) => h2::serve(stream, peer, config, watch, limits).await,
+        Err(error) => tracing::debug!(%error, remote = %peer.ends.remote, "a client's connection failed"),
     }
 }
 

@@ -93,6 +93,109 @@ async fn a_request_of_http1_goes_over_http2_between_two_proxies() {
     assert!(seen.contains("via: 1.1 linkerd, h2 linkerd\r\n") && seen.contains("host: web\r\n"), "{seen}");
 }
 
+/// Asks to go on in HTTP/2.
+const UPGRADE: &str = "GET /a%2Fb?c HTTP/1.1\r\nHost: web\r\nX-One: 1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+                       HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n";
+
+/// Reads frames until one ends this stream: the data on it.
+async fn data_of(stream: &mut TcpStream, id: u8) -> Vec<u8> {
+    let mut data = Vec::new();
+    for _ in 0..100 {
+        let mut head = [0; 9];
+        within(stream.read_exact(&mut head)).await.unwrap();
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        within(stream.read_exact(&mut payload)).await.unwrap();
+        let [_, _, _, kind, flags, .., on] = head;
+        if on != id {
+            continue;
+        }
+        assert!(kind <= 1, "DATA or HEADERS, and not {kind}: {payload:?}");
+        if kind == 0 {
+            data.extend_from_slice(&payload);
+        }
+        if flags & 1 == 1 {
+            return data;
+        }
+    }
+    panic!("no end of stream {id}");
+}
+
+#[tokio::test]
+async fn a_connection_is_upgraded_and_the_answer_is_on_stream_1() {
+    for config in [h2_server(), either()] {
+        let mut backend = Backend::new().await;
+        let proxy = serve(config, routed(backend.addr, h2_client()));
+        let mut stream = TcpStream::connect(proxy).await.unwrap();
+        stream.write_all(UPGRADE.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(within(stream.read_u8()).await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        assert!(head.starts_with("http/1.1 101 ") && head.contains("upgrade: h2c\r\n"), "{head}");
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        let seen = backend.accept().await;
+        assert_eq!(seen.head.uri(), "http://web/a%2Fb?c");
+        assert_eq!(
+            (&seen.head.headers()["x-one"], &seen.head.headers()["via"]),
+            (&"1".parse().unwrap(), &"h2 linkerd".parse().unwrap())
+        );
+        for name in ["host", "connection", "upgrade", "http2-settings"] {
+            assert!(!seen.head.headers().contains_key(name), "{name}");
+        }
+        seen.answer(200, "first");
+        assert_eq!(data_of(&mut stream, 1).await, b"first");
+        // GET http / of web, on stream 3.
+        stream.write_all(b"\0\0\x08\x01\x05\0\0\0\x03\x82\x86\x84\x41\x03web").await.unwrap();
+        backend.accept().await.answer(200, "second");
+        assert_eq!(data_of(&mut stream, 3).await, b"second");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_upgraded_is_served_as_http1_where_that_is_spoken() {
+    let with_body = UPGRADE
+        .replace("GET", "POST")
+        .replace("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n");
+    for (req, upgrades) in [
+        (UPGRADE.replace("AAMAAABkAARAAAAAAAIAAAAA", "AAM"), false),
+        (UPGRADE.replace("Upgrade, HTTP2-Settings", "Upgrade"), false),
+        (with_body, false),
+        (UPGRADE.to_owned(), true),
+    ] {
+        let (addr, _seen) = origin("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        let proxy = serve(either(), routed(addr, ClientConfig::default()));
+        let mut stream = TcpStream::connect(proxy).await.unwrap();
+        stream.write_all(req.as_bytes()).await.unwrap();
+        let mut rsp = [0; 12];
+        within(stream.read_exact(&mut rsp)).await.unwrap();
+        let expected = if upgrades { "HTTP/1.1 101" } else { "HTTP/1.1 200" };
+        assert_eq!(std::str::from_utf8(&rsp).unwrap(), expected, "{req}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_only_speaks_http1_is_told_what_is_spoken() {
+    let backend = Backend::new().await;
+    let proxy = serve(h2_server(), routed(backend.addr, h2_client()));
+    let rsp = ask(proxy, "GET / HTTP/1.1\r\nHost: web\r\n\r\n").await.to_lowercase();
+    assert!(rsp.starts_with("http/1.1 426 ") && rsp.contains("\r\nupgrade: h2c\r\n"), "{rsp}");
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_is_not_waited_for_for_ever() {
+    let backend = Backend::new().await;
+    let proxy = serve(h2_server(), routed(backend.addr, h2_client()));
+    let mut stream = TcpStream::connect(proxy).await.unwrap();
+    // It is accepted, and from here on time passes as soon as nothing else happens.
+    super::peers::until(|| std::net::TcpStream::connect(proxy).is_ok()).await;
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    let read = tokio::time::timeout(std::time::Duration::from_mins(1), stream.read(&mut [0; 1])).await;
+    assert!(matches!(read, Ok(Ok(0) | Err(_))), "{read:?}");
+    assert!(begun.elapsed() <= std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
 #[cfg(feature = "config")]
 #[tokio::test]
 async fn a_file_says_what_is_spoken() {

@@ -3,6 +3,7 @@
 
 mod client;
 mod files;
+mod h2;
 mod pki;
 mod reload;
 mod routers;

@@ -16,7 +16,7 @@ use linkerd_core::{
 use super::pki::{Pki, der, shake};
 
 /// Serves a configuration, in which `{dir}` is the folder of the certificates.
-async fn proxy(pki: &Pki, text: &str) -> Vec<SocketAddr> {
+pub(crate) async fn proxy(pki: &Pki, text: &str) -> Vec<SocketAddr> {
     let text = format!("admin: {{port: 0}}\n{}", text.replace("{dir}", pki.dir.path().to_str().unwrap()));
     let config = Config::parse("linkerd.yaml", &text).unwrap_or_else(|errors| panic!("{errors}"));
     let proxy = Proxy::builder(&config).build().unwrap_or_else(|errors| panic!("{errors}")).bind().unwrap();

@@ -17,6 +17,8 @@ mod life;
 mod live;
 mod load;
 mod overload;
+#[cfg(target_os = "linux")]
+mod slow_reader;
 mod timeouts;
 mod traces;
 mod traffic;

@@ -73,7 +73,7 @@ async fn upload(to: SocketAddr, bytes: usize, is_chunked: bool) -> String {
 }
 
 /// The most memory that a process ever had.
-fn peak(pid: u32) -> usize {
+pub(crate) fn peak(pid: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024

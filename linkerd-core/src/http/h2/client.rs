@@ -6,7 +6,7 @@ use bytes::Bytes;
 use h2::{Reason, client::SendRequest};
 use http::{
     HeaderValue, Method, Request, Response, Uri, Version,
-    header::{CONNECTION, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE},
     request,
     uri::{Authority, Scheme},
 };
@@ -16,8 +16,9 @@ use super::{
     H2Config, Stream,
     conns::{Conns, MAX_CLOSED, Slot},
     fault::{failure, reset_by},
-    interim, is_of_a_connection,
+    hide_trailer, interim, is_of_a_connection,
     pipe::Pipe,
+    show_trailer,
 };
 use crate::{
     Body, Error, ErrorKind, Reset,
@@ -125,11 +126,12 @@ async fn send(
     })?;
     awaiting.came();
     answering.iter_mut().for_each(Half::restart);
-    let (parts, recv) = rsp.into_parts();
+    let (mut parts, recv) = rsp.into_parts();
     if is_of_a_connection(&parts.headers) {
         let error = Error::new(ErrorKind::BadResponse).with_source(Reset(Reason::PROTOCOL_ERROR.into()));
         return Err(error.with_text("a header of the response belongs to a connection, and has no place on a stream"));
     }
+    show_trailer(&mut parts.headers);
     if recv.is_end_stream() {
         slot.complete();
         answering.iter_mut().for_each(Half::complete);
@@ -153,13 +155,14 @@ fn head(mut parts: request::Parts) -> Request<()> {
     let headers = &mut parts.headers;
     let host = headers.remove(HOST);
     if parts.version != Version::HTTP_2 {
-        for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, TRAILER] {
+        for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
             headers.remove(name);
         }
         if headers.get(TE).is_some_and(|te| te != "trailers") {
             headers.remove(TE);
         }
     }
+    hide_trailer(headers);
     if parts.method != Method::CONNECT && parts.uri.authority().is_none() {
         parts.uri = absolute(parts.uri, host.as_ref());
     }

@@ -14,22 +14,26 @@ mod server;
 #[cfg(feature = "server")]
 mod sniff;
 mod stream;
+#[cfg(feature = "server")]
+mod upgrade;
 
 pub(crate) use client::Client;
 pub(crate) use conns::Slot;
 #[cfg(feature = "config")]
 pub(crate) use conns::{PING_AFTER, SILENCE};
-#[cfg(feature = "config")]
+#[cfg(feature = "server")]
 pub(crate) use server::PREFACE;
 #[cfg(feature = "server")]
 pub(super) use server::serve;
 #[cfg(feature = "server")]
-pub(super) use sniff::sniff;
+pub(super) use sniff::{Start, sniff};
 pub(crate) use stream::Stream;
+#[cfg(feature = "server")]
+pub(super) use upgrade::Upgrade;
 
 use http::{
-    HeaderMap,
-    header::{PROXY_AUTHENTICATE, TRAILER},
+    HeaderMap, HeaderName,
+    header::{Entry, PROXY_AUTHENTICATE, TRAILER},
 };
 
 /// How connections are set up that speak HTTP/2.
@@ -74,6 +78,28 @@ pub enum Wire {
 /// itself.
 fn is_of_a_connection(headers: &HeaderMap) -> bool {
     headers.contains_key(TRAILER) || headers.contains_key(PROXY_AUTHENTICATE)
+}
+
+/// How a `Trailer` is called on a stream, where no header may have that name; without one, the next hop of HTTP/1.1 could
+/// not pass the trailers on.
+const L5D_TRAILER: HeaderName = HeaderName::from_static("l5d-trailer");
+
+/// Brings what a message says of its trailers into the form that goes out on a stream.
+fn hide_trailer(headers: &mut HeaderMap) {
+    rename(headers, TRAILER, &L5D_TRAILER);
+}
+
+/// Brings what a message on a stream says of its trailers back.
+fn show_trailer(headers: &mut HeaderMap) {
+    rename(headers, L5D_TRAILER, &TRAILER);
+}
+
+fn rename(headers: &mut HeaderMap, from: HeaderName, to: &HeaderName) {
+    let Entry::Occupied(entry) = headers.entry(from) else { return };
+    let values: Vec<_> = entry.remove_entry_mult().1.collect();
+    for value in values {
+        headers.append(to, value);
+    }
 }
 
 impl Default for H2Config {

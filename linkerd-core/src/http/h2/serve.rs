@@ -17,7 +17,7 @@ use http::{
 };
 use http_body::Body as _;
 
-use super::{Stream, fault, interim, is_of_a_connection, pipe::Pipe};
+use super::{Stream, fault, hide_trailer, interim, is_of_a_connection, pipe::Pipe, show_trailer};
 use crate::{
     Body, Error, ErrorKind,
     access_log::Record,
@@ -149,8 +149,6 @@ async fn serve(
         return (Err(Reason::PROTOCOL_ERROR), None);
     }
     let scan = Scan::of(&parts.headers);
-    // The only value that h2 lets through.
-    let takes_trailers = scan.saw(Scan::TE);
     let wants_detail = shared.config.wants_detail(&parts.headers, scan);
     let is_grpc = is_grpc(&parts.headers);
     let body = Body::stream(recv);
@@ -160,6 +158,9 @@ async fn serve(
                 noted.carries(&cx);
             }
             parts.extensions.insert(cx);
+            if scan.saw(Scan::L5D) {
+                show_trailer(&mut parts.headers);
+            }
             peer.send(Request::from_parts(parts, body), Duration::ZERO).await
         }
         Err(Refusal::Failed(error)) => Err(error),
@@ -174,7 +175,7 @@ async fn serve(
     };
     let (mut rsp, error) = match result {
         Ok(mut rsp) => {
-            pass(&mut rsp, shared, takes_trailers);
+            pass(&mut rsp, shared);
             (rsp, None)
         }
         Err(error) => {
@@ -226,12 +227,13 @@ fn reset(error: &Error) -> Option<Reason> {
 }
 
 /// A response on its way to the client: what ends at this hop is out, and the way it came is in.
-fn pass(rsp: &mut Response<Body>, shared: &Shared, takes_trailers: bool) {
+fn pass(rsp: &mut Response<Body>, shared: &Shared) {
     const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
     const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
     let version = rsp.version();
     let is_open = !rsp.headers().contains_key(&headers::L5D_SUCCESS_CLASS) && !rsp.body().is_end_stream();
     let headers = rsp.headers_mut();
+    hide_trailer(headers);
     if version != Version::HTTP_2 {
         headers::strip_hop_by_hop(headers);
         headers.remove(KEEP_ALIVE);
@@ -240,8 +242,8 @@ fn pass(rsp: &mut Response<Body>, shared: &Shared, takes_trailers: bool) {
     if shared.config.via {
         headers::append_via(headers, version);
     }
-    // Its class comes in the trailers: so Linkerd 1 says it, to who asks for them.
-    if is_open && takes_trailers {
+    // Its class comes in the trailers, if there are any: so Linkerd 1 says it.
+    if is_open && shared.config.via {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
 }

@@ -23,11 +23,21 @@ pub(in crate::http) struct Sniffed<I> {
     taken: usize,
 }
 
-/// Reads until it is known whether the connection speaks HTTP/2, or `is_over`.
+/// What a connection begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum Start {
+    /// As HTTP/2 does.
+    H2,
+    /// As a request of HTTP/1 does that has no body, mostly, and may ask to go on in HTTP/2: `GET`, `HEAD`, `OPTIONS`.
+    Request,
+    Other,
+}
+
+/// Reads until it is known what the connection begins with, or `is_over`.
 pub(in crate::http) async fn sniff<I>(
     inner: I,
     mut is_over: impl FnMut(&mut Context<'_>) -> bool,
-) -> io::Result<Option<(Sniffed<I>, bool)>>
+) -> io::Result<Option<(Sniffed<I>, Start)>>
 where
     I: AsyncRead + Unpin,
 {
@@ -40,8 +50,12 @@ where
             Some(read) => sniffed.filled += read,
         }
     }
-    let is_h2 = sniffed.filled == PREFACE.len() && sniffed.may_be_h2();
-    Ok(Some((sniffed, is_h2)))
+    let start = match sniffed.start[0] {
+        b'P' if sniffed.filled == PREFACE.len() && sniffed.may_be_h2() => Start::H2,
+        b'G' | b'H' | b'O' => Start::Request,
+        _ => Start::Other,
+    };
+    Ok(Some((sniffed, start)))
 }
 
 impl<I: AsyncRead + Unpin> Sniffed<I> {
@@ -105,20 +119,20 @@ mod tests {
     #[tokio::test]
     async fn the_first_bytes_tell_and_are_read_again() {
         for (text, expected) in [
-            ("PRI * HTTP/2.0\r\n", true),
-            ("PRINT / HTTP/1.1\r\n", false),
-            ("GET / HTTP/1.1\r\n", false),
-            ("PRI", false),
-            ("", false),
+            ("PRI * HTTP/2.0\r\n", Start::H2),
+            ("PRINT / HTTP/1.1\r\n", Start::Other),
+            ("GET / HTTP/1.1\r\n", Start::Request),
+            ("PRI", Start::Other),
+            ("", Start::Other),
         ] {
             // Byte by byte, as it may come.
             let (mut to, from) = tokio::io::duplex(1);
             let write = async move { drop(tokio::io::AsyncWriteExt::write_all(&mut to, text.as_bytes()).await) };
             let read = async {
-                let (mut sniffed, is_h2) = sniff(from, |_| false).await.unwrap().unwrap();
+                let (mut sniffed, start) = sniff(from, |_| false).await.unwrap().unwrap();
                 let mut all = String::new();
                 sniffed.read_to_string(&mut all).await.unwrap();
-                (all, is_h2)
+                (all, start)
             };
             let ((), read) = tokio::join!(write, read);
             assert_eq!(read, (text.to_owned(), expected));
