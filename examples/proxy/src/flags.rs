@@ -1,6 +1,6 @@
 //! The command line, in the style of Linkerd 1.x: one dash, `-name`, `-name=value` or `-name value`.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, num::NonZeroUsize, path::PathBuf, str::FromStr};
 
 use tracing_subscriber::filter::LevelFilter;
 
@@ -13,12 +13,20 @@ usage: linkerd [flags] <config>
 flags:
   -validate          build everything that the file says but the sockets, report every problem, and end
   -log.level LEVEL   OFF, ERROR, WARNING, INFO (default), DEBUG or TRACE
+  -workers N         how many threads serve requests; before what the file says. Default: one for each processor that the
+                     process may use, by its affinity and the quota of its control group
   -help              print this and end
   -version           print the version and end
+
+signals: HUP opens the access logs again and reloads the file, which is followed too; the first TERM or INT ends the process
+when open requests have, or the grace period; the second ends it at once
 
 exit status: 0 after a shutdown or a file without problems, 1 if the file or an address cannot be used, 64 after a
 mistake on the command line
 ";
+
+/// As many as a file may ask for.
+const MAX_WORKERS: usize = 1024;
 
 /// A command line.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,6 +34,7 @@ pub(crate) struct Flags {
     pub(crate) config: ConfigSource,
     pub(crate) validate: bool,
     pub(crate) log_level: Level,
+    pub(crate) workers: Option<NonZeroUsize>,
 }
 
 /// Where the configuration comes from.
@@ -77,7 +86,7 @@ impl Command {
     /// Reads a command line, without the program's own name.
     pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Self, Mistake> {
         let mut args = args.into_iter();
-        let (mut config, mut validate, mut log_level) = (None, false, Level(LevelFilter::INFO));
+        let (mut config, mut validate, mut log_level, mut workers) = (None, false, Level(LevelFilter::INFO), None);
         while let Some(arg) = args.next() {
             let flag = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|flag| !flag.is_empty());
             let Some(flag) = flag else {
@@ -106,11 +115,18 @@ impl Command {
                     let value = value.ok_or_else(|| Mistake("-log.level: the level is missing".into()))?;
                     log_level = value.parse()?;
                 }
+                "workers" => {
+                    let value = value.take().or_else(|| args.next());
+                    let value = value.ok_or_else(|| Mistake("-workers: the number is missing".into()))?;
+                    let number = value.parse().ok().filter(|n: &NonZeroUsize| n.get() <= MAX_WORKERS);
+                    workers =
+                        Some(number.ok_or_else(|| Mistake(format!("-workers: {value} is not 1 to {MAX_WORKERS}")))?);
+                }
                 _ => return Err(Mistake(format!("-{name} is no flag"))),
             }
         }
         let config = config.ok_or_else(|| Mistake("no configuration is given".into()))?;
-        Ok(Self::Run(Flags { config, validate, log_level }))
+        Ok(Self::Run(Flags { config, validate, log_level, workers }))
     }
 }
 
@@ -124,12 +140,16 @@ mod tests {
 
     #[test]
     fn flags_come_with_one_dash_or_two_before_or_after_the_file() {
-        let flags =
-            Flags { config: ConfigSource::File("a.yaml".into()), validate: true, log_level: Level(LevelFilter::DEBUG) };
+        let flags = Flags {
+            config: ConfigSource::File("a.yaml".into()),
+            validate: true,
+            log_level: Level(LevelFilter::DEBUG),
+            workers: NonZeroUsize::new(3),
+        };
         for line in [
-            "-validate -log.level=DEBUG a.yaml",
-            "a.yaml --validate -log.level debug",
-            "-validate=true -log.level DEBUG a.yaml",
+            "-validate -log.level=DEBUG -workers=3 a.yaml",
+            "a.yaml --validate -log.level debug --workers 3",
+            "-validate=true -log.level DEBUG -workers 3 a.yaml",
         ] {
             let Ok(Command::Run(parsed)) = parse(line) else { panic!("{line}") };
             assert_eq!(parsed, flags, "{line}");
@@ -146,6 +166,9 @@ mod tests {
             ("-nope a", "-nope is no flag"),
             ("-log.level loud a", "-log.level: loud is no level"),
             ("a -log.level", "-log.level: the level is missing"),
+            ("-workers 0 a", "-workers: 0 is not 1 to 1024"),
+            ("-workers=many a", "-workers: many is not 1 to 1024"),
+            ("a -workers", "-workers: the number is missing"),
             ("-validate=maybe a", "-validate: maybe is neither true nor false"),
         ] {
             assert_eq!(parse(line), Err(text.to_owned()), "{line}");

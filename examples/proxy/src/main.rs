@@ -11,8 +11,11 @@ use std::{
     process::ExitCode,
 };
 
-use flags::{Command, ConfigSource, Flags, USAGE};
-use linkerd_core::config::{Config, Errors, Problem};
+use flags::{Command, ConfigSource, USAGE};
+use linkerd_core::{
+    config::{Config, Errors, Problem},
+    proxy::ConfigFile,
+};
 
 /// The command line is wrong: `EX_USAGE`.
 const EXIT_USAGE: u8 = 64;
@@ -34,7 +37,12 @@ fn main() -> ExitCode {
         }
     };
     let log = log::init(flags.log_level);
-    match load(&flags).map_err(|errors| errors.to_string()).and_then(|config| run::run(&flags, &config, &log)) {
+    let file = match &flags.config {
+        ConfigSource::File(path) => Some(ConfigFile::new(path)),
+        ConfigSource::Stdin => None,
+    };
+    let config = file.as_ref().map_or_else(from_stdin, ConfigFile::load);
+    match config.map_err(|errors| errors.to_string()).and_then(|config| run::run(&flags, file, &config, &log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("{problem}");
@@ -43,17 +51,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(flags: &Flags) -> Result<Config, Errors> {
-    match &flags.config {
-        ConfigSource::File(path) => Config::load(path),
-        ConfigSource::Stdin => {
-            let mut bytes = Vec::new();
-            // One byte more than may be: so that a longer one is told from one that just fits.
-            let limit = linkerd_core::config::MAX_BYTES as u64 + 1;
-            match io::stdin().lock().take(limit).read_to_end(&mut bytes) {
-                Ok(_) => Config::parse_bytes("<stdin>", &bytes),
-                Err(error) => Err(Problem::of_file("<stdin>", format!("cannot be read: {error}")).into()),
-            }
-        }
+fn from_stdin() -> Result<Config, Errors> {
+    let mut bytes = Vec::new();
+    // One byte more than may be: so that a longer one is told from one that just fits.
+    let limit = linkerd_core::config::MAX_BYTES as u64 + 1;
+    match io::stdin().lock().take(limit).read_to_end(&mut bytes) {
+        Ok(_) => Config::parse_bytes("<stdin>", &bytes),
+        Err(error) => Err(Problem::of_file("<stdin>", format!("cannot be read: {error}")).into()),
     }
 }

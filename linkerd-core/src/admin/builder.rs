@@ -2,12 +2,14 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use linkerd_dtab::{Dtab, Interpreter};
 use serde_json::Value;
 
 use super::{
     Admin, Extra, Logging, Pages, Security,
     breakers::{Breakers, Forced},
+    control::Reload,
     requests,
 };
 #[cfg(doc)]
@@ -82,6 +84,10 @@ impl Builder {
             state: Vec::new(),
             logging: None,
             shutdown: None,
+            drain: None,
+            ready: None,
+            live: None,
+            reload: None,
             breakers: None,
             security: None,
             extra: BTreeMap::new(),
@@ -135,6 +141,34 @@ impl Builder {
     /// answer is sent after it returns.
     pub fn shutdown(mut self, shutdown: impl Fn(Option<Duration>) + Send + Sync + 'static) -> Self {
         self.pages.shutdown = Some(Arc::new(shutdown));
+        self
+    }
+
+    /// `/admin/drain`: called with true for each `POST`, with false for each `DELETE`. Must only signal.
+    pub fn drain(mut self, drain: impl Fn(bool) + Send + Sync + 'static) -> Self {
+        self.pages.drain = Some(Arc::new(drain));
+        self
+    }
+
+    /// `/admin/ready`: 200 if requests should be sent to this process, and 503 with why not.
+    pub fn ready(mut self, ready: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        self.pages.ready = Some(Arc::new(ready));
+        self
+    }
+
+    /// `/admin/live`: 200 if this process works, and 503 if only a new one would.
+    pub fn live(mut self, live: impl Fn() -> BoxFuture<'static, bool> + Send + Sync + 'static) -> Self {
+        self.pages.live = Some(Arc::new(live));
+        self
+    }
+
+    /// `/admin/reload`: `GET` shows `state`; `POST` calls `reload`, and answers with what it returns or, by 422, with why not.
+    pub fn reload(
+        mut self,
+        state: impl Fn() -> Value + Send + Sync + 'static,
+        reload: impl Fn() -> BoxFuture<'static, Result<Value, String>> + Send + Sync + 'static,
+    ) -> Self {
+        self.pages.reload = Some(Reload { state: Arc::new(state), reload: Arc::new(reload) });
         self
     }
 

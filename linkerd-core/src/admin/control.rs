@@ -1,9 +1,11 @@
-//! Pages that change the process: `/admin/shutdown` and `/logging.json`.
+//! Pages about the life of the process: `/admin/shutdown`, `/admin/drain`, `/admin/reload`, `/admin/ready`, `/admin/live` and
+//! `/logging.json`.
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Show,
@@ -22,6 +24,22 @@ pub struct Logging {
 type Set = dyn Fn(&str, &str) -> Result<(), BoxError> + Send + Sync;
 
 pub(super) type Shutdown = Arc<dyn Fn(Option<Duration>) + Send + Sync>;
+
+/// What `/admin/drain` does with true for `POST` and false for `DELETE`.
+pub(super) type Drain = Arc<dyn Fn(bool) + Send + Sync>;
+
+/// What `/admin/ready` asks: why not, if it is not.
+pub(super) type Ready = Show<Result<(), String>>;
+
+/// What `/admin/live` asks.
+pub(super) type Live = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
+
+/// What `/admin/reload` does and shows.
+#[derive(Clone)]
+pub(super) struct Reload {
+    pub(super) state: Show<Value>,
+    pub(super) reload: Arc<dyn Fn() -> BoxFuture<'static, Result<Value, String>> + Send + Sync>,
+}
 
 impl Logging {
     /// Shows what `levels` returns, pairs of a logger and its level, the root logger being `root`; hands what is posted to
@@ -87,6 +105,52 @@ pub(super) async fn shut_down(shutdown: &Shutdown, req: Request<Body>) -> Respon
     };
     shutdown(grace);
     reply::page(Kind::TextUtf8, "quitting\n")
+}
+
+/// `POST` begins to drain, `DELETE` undoes it.
+pub(super) fn drain(drain: &Drain, req: &Request<Body>) -> Response<Body> {
+    let drains = match *req.method() {
+        Method::POST => true,
+        Method::DELETE => false,
+        _ => return reply::not_allowed("POST, DELETE"),
+    };
+    drain(drains);
+    reply::page(Kind::TextUtf8, if drains { "draining\n" } else { "no longer draining\n" })
+}
+
+/// 200, or 503 with why not.
+pub(super) fn ready(ready: &Ready) -> Response<Body> {
+    match ready() {
+        Ok(()) => reply::page(Kind::TextUtf8, "ready\n"),
+        Err(why) => reply::with_status(StatusCode::SERVICE_UNAVAILABLE, Kind::TextUtf8, format!("{why}\n")),
+    }
+}
+
+/// 200, or 503.
+pub(super) async fn live(live: &Live) -> Response<Body> {
+    if live().await {
+        return reply::page(Kind::TextUtf8, "live\n");
+    }
+    let text = "the threads that serve requests do not answer\n";
+    reply::with_status(StatusCode::SERVICE_UNAVAILABLE, Kind::TextUtf8, text)
+}
+
+impl Reload {
+    /// `GET` shows how it went so far; `POST` reloads, and answers when that is done: 422 with all problems if it cannot be.
+    pub(super) async fn serve(&self, req: Request<Body>) -> Response<Body> {
+        if req.method() == Method::GET || req.method() == Method::HEAD {
+            return reply::json(Kind::Json, &(self.state)());
+        }
+        if req.method() != Method::POST {
+            return reply::not_allowed("GET, POST");
+        }
+        match (self.reload)().await {
+            Ok(done) => reply::json(Kind::Json, &done),
+            Err(problems) => {
+                reply::with_status(StatusCode::UNPROCESSABLE_ENTITY, Kind::TextUtf8, format!("{problems}\n"))
+            }
+        }
+    }
 }
 
 /// A duration as Twitter's: `10.seconds`, `1.minute`; a bare number is milliseconds.

@@ -157,6 +157,11 @@ pub(super) fn help(pages: &Pages) -> String {
             "/admin/metrics.json" => "all metrics; ?pretty=true, ?tree=true, ?q=SCOPE/SCOPE",
             "/requests" | "/requests.json" => "the last requests of those that are sampled",
             "/admin/shutdown" => "POST ends the process; ?grace=10.seconds",
+            "/admin/drain" => "POST asks clients to leave and goes on serving; DELETE undoes it",
+            "/admin/ready" => "whether requests should be sent here: 200 or 503",
+            "/admin/live" => "whether the process works: 200 or 503",
+            "/admin/reload" => "GET shows how reloads went, POST reads the configuration again",
+            "/admin/process.json" => "how far the process is, its workers, and how reloads went",
             "/favicon.ico" | "/files/css/dashboard.css" => continue,
             _ => "",
         };

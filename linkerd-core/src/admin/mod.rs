@@ -90,6 +90,10 @@ struct Pages {
     state: Vec<(String, Show<Value>)>,
     logging: Option<Logging>,
     shutdown: Option<Shutdown>,
+    drain: Option<control::Drain>,
+    ready: Option<control::Ready>,
+    live: Option<control::Live>,
+    reload: Option<control::Reload>,
     breakers: Option<breakers::Breakers>,
     security: Option<Security>,
     extra: BTreeMap<String, Extra>,
@@ -191,6 +195,16 @@ impl Pages {
                 Some(shutdown) => return control::shut_down(shutdown, req).await,
                 None => None,
             },
+            "/admin/drain" => self.drain.as_ref().map(|drain| control::drain(drain, &req)),
+            "/admin/ready" => self.ready.as_ref().map(control::ready),
+            "/admin/live" => match &self.live {
+                Some(live) => return control::live(live).await,
+                None => None,
+            },
+            "/admin/reload" => match &self.reload {
+                Some(reload) => return reload.serve(req).await,
+                None => None,
+            },
             _ => self.extra.get(path).map(|page| match page {
                 Extra::Html(show) => reply::page(Kind::HtmlPlain, show()),
                 Extra::Json(show) => reply::json(Kind::Json, &show()),
@@ -239,6 +253,10 @@ impl Pages {
             ("/logging.json", self.logging.is_some()),
             ("/admin/breakers", self.breakers.is_some()),
             ("/admin/shutdown", self.shutdown.is_some()),
+            ("/admin/drain", self.drain.is_some()),
+            ("/admin/ready", self.ready.is_some()),
+            ("/admin/live", self.live.is_some()),
+            ("/admin/reload", self.reload.is_some()),
         ];
         let sometimes = sometimes.into_iter().filter_map(|(path, there)| there.then_some(path));
         let mut paths: Vec<_> = always.into_iter().chain(sometimes).map(str::to_owned).collect();

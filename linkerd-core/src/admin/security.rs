@@ -10,7 +10,7 @@ use regex::Regex;
 /// | category | paths |
 /// |---|---|
 /// | UI | `/`, `/files/*`, `/admin/files/*`, `/config.json`, `/metrics.json`, `/admin/metrics.json`, `/admin/metrics`, `/delegator`, `/delegator.json`, `/logging`, `/help` |
-/// | control | `/admin/shutdown`, `/admin/breakers`, `/logging.json` |
+/// | control | `/admin/shutdown`, `/admin/drain`, `/admin/reload`, `/admin/breakers`, `/logging.json` |
 /// | diagnostics | all others |
 #[derive(Clone, Debug)]
 pub struct Security {
@@ -96,7 +96,7 @@ impl Security {
             | "/logging"
             | "/help" => self.ui,
             _ if path.starts_with("/files/") || path.starts_with("/admin/files/") => self.ui,
-            "/admin/shutdown" | "/admin/breakers" | "/logging.json" => self.control,
+            "/admin/shutdown" | "/admin/drain" | "/admin/reload" | "/admin/breakers" | "/logging.json" => self.control,
             _ => self.diagnostics,
         }
     }

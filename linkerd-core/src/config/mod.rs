@@ -53,6 +53,7 @@ mod hint;
 mod identifier;
 mod interpreter;
 mod json;
+mod life;
 mod limit;
 mod load;
 mod name;
@@ -90,6 +91,7 @@ pub use error::{Errors, Position, Problem};
 pub use hash_on::HashOn;
 pub use identifier::{H2Identifier, HttpIdentifier, IngressIdentifier, IstioIdentifier};
 pub use interpreter::{ConsulInterpreter, Interpreter, InterpreterKind, NamerdTls, Remote};
+pub use life::{Reload, Shutdown};
 pub use load::{LoadMetric, Measure};
 pub use namer::{ConsistencyMode, Consul, HealthStatus, K8s, Marathon, Namer, NamerKind, TagWeight};
 pub use probe::{Probe, ProbeKind};
@@ -131,6 +133,12 @@ pub struct Config {
     ///
     /// Not a key of Linkerd 1.x.
     pub retry_buffer_bytes: usize,
+    /// `shutdown`: what comes before the end.
+    pub shutdown: Shutdown,
+    /// `reload`: how the file is followed.
+    pub reload: Reload,
+    /// `workers`: how many threads serve requests, from 1 to 1024. Default: one for each processor that the process may use.
+    pub workers: Option<usize>,
     file: Arc<str>,
     tree: Node,
 }
@@ -200,8 +208,32 @@ impl Config {
         let sections = Sections::decode(&At::root(&cx, &tree));
         let problems = cx.into_problems();
         match (Errors::from_problems(problems), sections) {
-            (None, Some(Sections { routers, namers, telemetry, admin, usage, retry_buffer_bytes })) => {
-                Ok(Self { routers, namers, telemetry, admin, usage, retry_buffer_bytes, file: file.into(), tree })
+            (None, Some(sections)) => {
+                let Sections {
+                    routers,
+                    namers,
+                    telemetry,
+                    admin,
+                    usage,
+                    retry_buffer_bytes,
+                    shutdown,
+                    reload,
+                    workers,
+                } = sections;
+                let file = file.into();
+                Ok(Self {
+                    routers,
+                    namers,
+                    telemetry,
+                    admin,
+                    usage,
+                    retry_buffer_bytes,
+                    shutdown,
+                    reload,
+                    workers,
+                    file,
+                    tree,
+                })
             }
             (Some(errors), _) => Err(errors),
             (None, None) => Err(Problem::of_file(file, "is not a configuration").into()),
@@ -259,6 +291,9 @@ struct Sections {
     admin: Admin,
     usage: Usage,
     retry_buffer_bytes: usize,
+    shutdown: Shutdown,
+    reload: Reload,
+    workers: Option<usize>,
 }
 
 const NO_ROUTERS: &str = "At least one router must be specified in the configuration.";
@@ -293,6 +328,9 @@ impl Sections {
             admin: admin.unwrap_or_default(),
             usage: s.or("usage", Usage::default()),
             retry_buffer_bytes: s.size("retryBufferBytes", 0).unwrap_or(ReplayMemory::DEFAULT),
+            shutdown: s.or("shutdown", Shutdown::default()),
+            reload: s.or("reload", Reload::default()),
+            workers: s.int("workers", 1..=life::MAX_WORKERS).map(|n| n as usize),
         };
         s.finish();
         Some(sections)

@@ -82,10 +82,14 @@ const fn ending(key: &'static str, default: Preset, ends: Timer) -> Known {
 }
 
 const PROCESS: &[Known] = &[
+    known("shutdown.lameDuckMs", Ms(0)),
+    known("shutdown.closeMs", Ms(0)),
     known("admin.shutdownGraceMs", Ms(10_000)),
     // The head of a request for an admin page, and the silence before it.
     known("admin.requestHead", Fixed(60_000)),
-    // Until a server that has no file descriptor left accepts again.
+    known("reload.intervalMs", Ms(1000)),
+    known("reload.bindMs", Ms(1000)),
+    // Until a server that has no file descriptor left looks again, the first time.
     known("servers.acceptRetry", Fixed(50)),
 ];
 

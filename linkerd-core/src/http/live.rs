@@ -34,7 +34,22 @@ pub(super) struct Live {
 }
 
 /// Where requests go at this moment. What is under way stays where it went.
-struct Switch(ArcSwap<Svc>);
+pub(crate) struct Switch(ArcSwap<Svc>);
+
+impl Switch {
+    pub(crate) fn new(svc: Svc) -> Arc<Self> {
+        Arc::new(Self(ArcSwap::from_pointee(svc)))
+    }
+
+    pub(crate) fn set(&self, svc: Svc) {
+        self.0.store(Arc::new(svc));
+    }
+
+    /// What sends each request where it is to go then.
+    pub(crate) fn svc(self: &Arc<Self>) -> Svc {
+        Svc::from_arc(Arc::clone(self) as _)
+    }
+}
 
 impl Call for Switch {
     fn call(self: Arc<Self>, req: Request<Body>) -> SvcFuture {
@@ -44,7 +59,7 @@ impl Call for Switch {
 
 impl Live {
     pub(super) fn new(local: SocketAddr, svc: Svc, config: ServerConfig) -> Self {
-        let switch = Arc::new(Switch(ArcSwap::from_pointee(svc)));
+        let switch = Switch::new(svc);
         let shared = shared(local, &switch, config, Arc::default());
         Self { local, switch, shared: ArcSwap::from_pointee(shared) }
     }
@@ -61,7 +76,7 @@ impl Live {
 
 fn shared(local: SocketAddr, switch: &Arc<Switch>, config: ServerConfig, in_flight: Arc<AtomicUsize>) -> Shared {
     let stats = config.stats.as_ref().map(|stats| stats.server(local));
-    Shared { svc: Svc::from_arc(Arc::clone(switch) as _), config, stats, in_flight }
+    Shared { svc: switch.svc(), config, stats, in_flight }
 }
 
 impl ServerControl {
@@ -81,7 +96,7 @@ impl ServerControl {
         // One limit on requests at a time for all of them, whenever their connections came.
         let in_flight = Arc::clone(&current.load().in_flight);
         // Connections last: one that comes in between finds its requests' service.
-        switch.0.store(Arc::new(svc));
+        switch.set(svc);
         current.store(Arc::new(shared(*local, switch, config, in_flight)));
     }
 

@@ -55,6 +55,8 @@ pub use h2::{H2Config, Wire};
 pub(crate) use kept::Kept;
 #[cfg(feature = "server")]
 pub use live::ServerControl;
+#[cfg(feature = "admin")]
+pub(crate) use live::Switch;
 #[cfg(feature = "server")]
 pub use overrides::PerRequest;
 pub(crate) use overrides::strip_class;

@@ -162,6 +162,27 @@ impl Mesh {
         clients
     }
 
+    /// Begins to bind these names, before anybody asks by them; returns when each of them and its addresses are known, or
+    /// known to fail, and at the latest after `within`. What is beyond the caches is left out.
+    ///
+    /// # Cancel safety
+    ///
+    /// What was begun goes on.
+    pub async fn bind_ahead(&self, paths: impl IntoIterator<Item = Path>, within: Duration) {
+        let paths = paths.into_iter().take(self.0.caches.paths);
+        let trees: Vec<_> =
+            paths.map(|path| self.path(&path, &Dtab::empty(), now()).stack.binding().watch().clone()).collect();
+        let all = async {
+            for mut tree in trees {
+                let Ok(tree) = tree.ready().await else { continue };
+                for bound in tree.leaves() {
+                    let _ = bound.addr.clone().ready().await;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(within, all).await;
+    }
+
     /// The stack of a name.
     pub(crate) fn path(&self, path: &Path, local: &Dtab, now: Instant) -> Arc<PathEntry> {
         let inner = &self.0;

@@ -1,10 +1,16 @@
 //! What a proxy shows of itself on its admin pages.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, sync::Arc, thread, time::Duration};
 
 use linkerd_dtab::Path;
+use serde_json::json;
+use tokio::{runtime::Handle, time::timeout};
 
-use super::{Shutdown, telemeters::TelemeterPages};
+use super::{
+    Shutdown,
+    reload::{Reloader, State},
+    telemeters::Telemeters,
+};
 use crate::{
     Svc,
     admin::{
@@ -12,12 +18,13 @@ use crate::{
         mesh_clients, mesh_state, snapshot_state, timeouts,
     },
     config::{AdminSecurity, Config, Errors, Pattern, Plan},
+    http::Switch,
     namer::fs,
     telemetry::Registry,
 };
 
 /// What is served to those who run the proxy.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pages {
     /// On the admin port.
     pub(super) admin: Svc,
@@ -25,26 +32,104 @@ pub(super) struct Pages {
     pub(super) names: Svc,
 }
 
+/// The pages as they are at the time.
+#[derive(Clone)]
+pub(super) struct Switches {
+    admin: Arc<Switch>,
+    names: Arc<Switch>,
+}
+
+/// What pages show that is not of a configuration.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub(super) registry: Registry,
+    pub(super) logging: Option<Logging>,
+    pub(super) shutdown: Shutdown,
+    pub(super) reloader: Reloader,
+    pub(super) state: Arc<State>,
+    /// Of those who serve requests.
+    pub(super) runtime: Handle,
+    /// Whether there is something to reload from.
+    pub(super) can_reload: bool,
+}
+
+/// How long those who serve requests may take to show that they live.
+const ALIVE_WITHIN: Duration = Duration::from_secs(5);
+
+impl Switches {
+    pub(super) fn new(pages: Pages) -> Self {
+        Self { admin: Switch::new(pages.admin), names: Switch::new(pages.names) }
+    }
+
+    /// What shows each time the pages of that time.
+    pub(super) fn pages(&self) -> Pages {
+        Pages { admin: self.admin.svc(), names: self.names.svc() }
+    }
+
+    pub(super) fn set(&self, pages: Pages) {
+        self.admin.set(pages.admin);
+        self.names.set(pages.names);
+    }
+}
+
+impl Shown {
+    /// Pages about the process, whatever its file says.
+    fn process(&self) -> Builder {
+        let mut admin = Admin::builder(self.registry.clone());
+        let (shutdown, drain, ready) = (self.shutdown.clone(), self.shutdown.clone(), self.shutdown.clone());
+        admin = admin
+            .shutdown(move |grace| shutdown.begin(grace))
+            .drain(move |drains| drain.drain(drains))
+            .ready(move || ready.ready().map_err(str::to_owned));
+        let runtime = self.runtime.clone();
+        admin = admin.live(move || {
+            let answer = runtime.spawn(async {});
+            Box::pin(async move { matches!(timeout(ALIVE_WITHIN, answer).await, Ok(Ok(()))) })
+        });
+        if self.can_reload {
+            let (state, reloader) = (Arc::clone(&self.state), self.reloader.clone());
+            admin = admin.reload(
+                move || state.to_json(),
+                move || {
+                    let reloader = reloader.clone();
+                    Box::pin(async move {
+                        let reloaded = reloader.reload().await.map_err(|error| error.to_string())?;
+                        Ok(reloaded.to_json())
+                    })
+                },
+            );
+        }
+        let (state, shutdown, runtime) = (Arc::clone(&self.state), self.shutdown.clone(), self.runtime.clone());
+        admin = admin.json("/admin/process.json", move || {
+            json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "phase": shutdown.phase().name(),
+                "ready": shutdown.ready().is_ok(),
+                "workers": runtime.metrics().num_workers(),
+                "processors": thread::available_parallelism().ok().map(usize::from),
+                "reload": state.to_json(),
+            })
+        });
+        match &self.logging {
+            Some(logging) => admin.logging(logging.clone()),
+            None => admin,
+        }
+    }
+}
+
+impl fmt::Debug for Switches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Switches").finish_non_exhaustive()
+    }
+}
+
 /// The pages that a file asks for.
 ///
 /// # Errors
 ///
 /// Pages that cannot be where the file puts them, patterns that match nothing that is a path.
-pub(super) fn pages(
-    config: &Config,
-    plan: &Plan,
-    registry: &Registry,
-    logging: Option<Logging>,
-    shutdown: Shutdown,
-    telemeters: TelemeterPages,
-) -> Result<Pages, Errors> {
-    let mut admin = Admin::builder(registry.clone())
-        .config(config.to_json())
-        .global(plan.system.clone())
-        .shutdown(move |grace| shutdown.begin(grace));
-    if let Some(logging) = logging {
-        admin = admin.logging(logging);
-    }
+pub(super) fn pages(config: &Config, plan: &Plan, shown: &Shown, telemeters: &Telemeters) -> Result<Pages, Errors> {
+    let mut admin = shown.process().config(config.to_json()).global(plan.system.clone());
     let mut names = Identify::new();
     for router in &plan.routers {
         let mut shown = Router::new(&router.label, router.dtab.clone(), router.interpreter.clone()).protocol("http");
@@ -75,11 +160,11 @@ pub(super) fn pages(
     let timers = timeouts(config);
     admin = admin.json("/admin/timeouts.json", move || timers.clone());
     admin = namers(admin, &plan.fs_namers);
-    for (path, prometheus) in telemeters.metrics {
-        admin = admin.prometheus(path, prometheus);
+    for (path, prometheus) in &telemeters.metrics {
+        admin = admin.prometheus(path, prometheus.clone());
     }
-    for recent in telemeters.requests {
-        admin = admin.requests(recent);
+    for recent in &telemeters.requests {
+        admin = admin.requests(Arc::clone(recent));
     }
     if let Some(settings) = &config.admin.security {
         let security = security(settings).map_err(|error| config.problem("admin.security", error.to_string()))?;

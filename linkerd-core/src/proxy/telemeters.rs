@@ -11,27 +11,23 @@ use crate::{
 };
 
 /// What a file's telemeters are made of.
+#[derive(Debug)]
 pub(super) struct Telemeters {
     pub(super) tracers: Vec<Tracer>,
-    pub(super) pages: TelemeterPages,
-}
-
-/// What telemeters have on the admin pages.
-#[derive(Default)]
-pub(super) struct TelemeterPages {
-    /// Each with its path.
+    /// Pages of metrics, each with its path.
     pub(super) metrics: Vec<(String, Prometheus)>,
+    /// Pages of requests.
     pub(super) requests: Vec<Arc<Recent>>,
 }
 
 impl Telemeters {
     pub(super) fn of(config: &Config) -> Self {
-        let (mut tracers, mut pages) = (Vec::new(), TelemeterPages::default());
+        let (mut tracers, mut metrics, mut requests) = (Vec::new(), Vec::new(), Vec::new());
         // Whether it had to be `experimental` was checked.
         for Telemeter { experimental: _, kind } in &config.telemetry {
             match kind {
                 TelemeterKind::Prometheus { path, prefix } => {
-                    pages.metrics.push((path.clone(), Prometheus::new().prefix(prefix)));
+                    metrics.push((path.clone(), Prometheus::new().prefix(prefix)));
                 }
                 TelemeterKind::Tracelog { sample_rate, level } => {
                     let log = log_level(*level).map(|level| Tracer::new(Arc::new(Log::new(level))));
@@ -41,13 +37,18 @@ impl Telemeters {
                     let capacity = NonZeroUsize::new(*capacity).unwrap_or(NonZeroUsize::MIN);
                     let recent = Arc::new(Recent::new(capacity).only(SpanKind::Server));
                     tracers.push(Tracer::new(recent.clone()).sample_rate(*sample_rate));
-                    pages.requests.push(recent);
+                    requests.push(recent);
                 }
                 // Refused.
                 TelemeterKind::Influxdb | TelemeterKind::Statsd { .. } | TelemeterKind::Zipkin { .. } => {}
             }
         }
-        Self { tracers, pages }
+        Self { tracers, metrics, requests }
+    }
+
+    /// Where spans go: to these, and to somebody's own.
+    pub(super) fn with(&self, own: Option<&Tracer>) -> Option<Tracer> {
+        Tracer::all(own.cloned().into_iter().chain(self.tracers.iter().cloned()))
     }
 }
 

@@ -63,7 +63,8 @@ bogus: 1
             "15:46: routers[0].service.retries.budget.percentCanRetry: must be from 0 to 1000, got -1",
             "17:31: routers[0].client.loadBalancer.maxEffrot: unknown key; did you mean `maxEffort`?",
             "18:12: telemetry: must be a list, got a map",
-            "19:1: bogus: unknown key; known here: admin, namers, retryBufferBytes, routers, telemetry, usage",
+            "19:1: bogus: unknown key; known here: admin, namers, reload, retryBufferBytes, routers, shutdown, telemetry, usage, \
+             workers",
         ]
     );
 }

@@ -32,8 +32,12 @@ fn rows(text: &str) -> Vec<String> {
 #[test]
 fn without_a_word_of_it_there_are_these() {
     let expected = "\
+||shutdown.lameDuckMs|0|default
+||shutdown.closeMs|0|default
 ||admin.shutdownGraceMs|10000|default
 ||admin.requestHead|60000|fixed
+||reload.intervalMs|1000|default
+||reload.bindMs|1000|default
 ||servers.acceptRetry|50|fixed
 http||bindingTimeoutMs|10000|default
 http||bindingCache.idleTtlSecs|600000|default
@@ -181,6 +185,10 @@ fn presets_are_what_the_sections_have() {
     assert_eq!(preset("bindingTimeoutMs"), Some(router.binding_timeout));
     assert_eq!(preset("bindingCache.idleTtlSecs"), Some(router.binding_cache.idle_ttl));
     assert_eq!(preset("admin.shutdownGraceMs"), Some(config.admin.shutdown_grace));
+    assert_eq!(preset("shutdown.lameDuckMs"), Some(config.shutdown.lame_duck));
+    assert_eq!(preset("shutdown.closeMs"), Some(config.shutdown.close));
+    assert_eq!(preset("reload.intervalMs"), Some(config.reload.interval));
+    assert_eq!(preset("reload.bindMs"), Some(config.reload.bind));
     let path = "/svc/web".parse().unwrap();
     assert_eq!(preset("service.retries.budget.ttlSecs"), Some(router.service.for_path(&path).budget().ttl));
     assert_eq!(preset("client.requeueBudget.ttlSecs"), Some(router.client.for_path(&path).requeue_budget().ttl));

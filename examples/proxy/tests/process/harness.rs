@@ -43,7 +43,7 @@ pub(crate) struct Linkerd {
     /// The servers, in the order of the file.
     pub(crate) servers: Vec<SocketAddr>,
     // It is read while the program runs.
-    _folder: Arc<Folder>,
+    pub(crate) folder: Arc<Folder>,
 }
 
 /// A connection to an HTTP server.
@@ -115,7 +115,21 @@ impl Linkerd {
 
     /// Starts the program with these arguments and this standard input.
     pub(crate) async fn start_with(folder: &Arc<Folder>, args: &[&str], input: &[u8]) -> Self {
-        let mut child = folder.command(args).stdin(Stdio::piped()).spawn().unwrap();
+        Self::start_by(folder, folder.command(args), input).await
+    }
+
+    /// Starts the program with this file, and lets it have so many files open.
+    pub(crate) async fn start_with_files(folder: &Arc<Folder>, config: &str, files: u32) -> Self {
+        folder.write("linkerd.yaml", config);
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {files} && exec \"$0\" linkerd.yaml");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_linkerd")]);
+        command.current_dir(folder.0.path()).kill_on_drop(true).stderr(Stdio::piped());
+        Self::start_by(folder, command, b"").await
+    }
+
+    async fn start_by(folder: &Arc<Folder>, mut command: Command, input: &[u8]) -> Self {
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(input).await.unwrap();
         drop(stdin);
@@ -127,7 +141,7 @@ impl Linkerd {
             }
         });
         let admin = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut linkerd = Self { child, log, admin, servers: Vec::new(), _folder: Arc::clone(folder) };
+        let mut linkerd = Self { child, log, admin, servers: Vec::new(), folder: Arc::clone(folder) };
         linkerd.logged("initialized").await;
         for line in linkerd.log.borrow().iter() {
             let Some((_, serving)) = line.split_once("serving ") else { continue };
@@ -188,6 +202,23 @@ impl Linkerd {
     /// An admin page.
     pub(crate) async fn page(&self, page: &str) -> Answer {
         Conn::open(self.admin).await.get(page, "admin", &[]).await
+    }
+
+    /// Another method than GET of an admin page.
+    pub(crate) async fn send(&self, method: &str, page: &str) -> Answer {
+        let req = Request::builder().method(method).uri(page).header("host", "admin");
+        Conn::open(self.admin).await.send(req.body(String::new()).unwrap()).await
+    }
+
+    /// Puts another file in the place of the one that it was started with, and has it reloaded.
+    pub(crate) async fn reload(&self, config: &str) -> Answer {
+        replace(&self.folder.path("linkerd.yaml"), config);
+        self.send("POST", "/admin/reload").await
+    }
+
+    /// A metric: a counter or a gauge.
+    pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
+        self.json("/admin/metrics.json").await.get(name).and_then(serde_json::Value::as_f64)
     }
 
     /// A POST to an admin page.

@@ -26,7 +26,7 @@ routers:
     let log = linkerd.log();
     let lines: Vec<_> = log.iter().map(|line| line.split_once("INFO ").expect(line).1).collect();
     let [out, second, inner] = linkerd.servers[..] else { panic!("{lines:?}") };
-    assert!(lines[0].starts_with("linkerd "), "{lines:?}");
+    assert!(lines[0].starts_with("linkerd ") && lines[1].starts_with("workers: "), "{lines:?}");
     let expected = [
         format!("serving http admin on {}", linkerd.admin),
         format!("serving out on {out}"),
@@ -34,7 +34,7 @@ routers:
         format!("serving /in on {inner}"),
         "initialized".to_owned(),
     ];
-    assert_eq!(lines[1..], expected);
+    assert_eq!(lines[2..], expected);
     assert!(out.ip().is_loopback() && linkerd.admin.ip().is_loopback());
 }
 

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::harness::{Conn, Folder, Linkerd, SIMPLE, eventually, lines, replace, server};
 
 /// Requests that are sent one after the other, by several clients, until it is stopped.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     seen: Arc<Seen>,
     clients: JoinSet<()>,
@@ -29,7 +29,7 @@ struct Seen {
 }
 
 impl Load {
-    fn start(addr: SocketAddr) -> Self {
+    pub(crate) fn start(addr: SocketAddr) -> Self {
         let (stop, seen) = (Arc::<AtomicBool>::default(), Arc::<Seen>::default());
         let mut clients = JoinSet::new();
         for _ in 0..4 {
@@ -54,7 +54,7 @@ impl Load {
     }
 
     /// Stops, and tells what failed and how many requests there were.
-    async fn stop(self) -> (Vec<String>, usize) {
+    pub(crate) async fn stop(self) -> (Vec<String>, usize) {
         self.stop.store(true, Ordering::SeqCst);
         self.clients.join_all().await;
         let total = self.seen.a.load(Ordering::SeqCst) + self.seen.b.load(Ordering::SeqCst);

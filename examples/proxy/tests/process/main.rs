@@ -10,6 +10,8 @@ mod balancing_picks;
 mod balancing_sets;
 mod cli;
 mod examples;
+#[cfg(target_os = "linux")]
+mod files;
 mod harness;
 mod hedge_limit;
 mod hops;
@@ -17,6 +19,9 @@ mod life;
 mod live;
 mod load;
 mod overload;
+mod reload;
+mod reload_streams;
+mod shutdown;
 #[cfg(target_os = "linux")]
 mod slow_reader;
 mod timeouts;

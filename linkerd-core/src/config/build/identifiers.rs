@@ -4,7 +4,7 @@ use linkerd_dtab::Path;
 
 use super::Builder;
 use crate::{
-    config::{H2Identifier, HttpIdentifier},
+    config::{H2Identifier, HttpIdentifier, Protocol},
     identify::{self, Identifier},
 };
 
@@ -51,6 +51,16 @@ pub(super) fn of_h2(identifier: &H2Identifier, prefix: &Path) -> Built {
         }
         H2Identifier::Ingress(_) | H2Identifier::Istio(_) | H2Identifier::IstioIngress(..) => unsupported(),
     }
+}
+
+/// Names that are given whatever a request says.
+pub(super) fn fixed_names(protocol: &Protocol, prefix: &Path) -> Vec<Path> {
+    let Protocol::Http(http) = protocol else { return Vec::new() };
+    let fixed = http.identifiers.iter().filter_map(|identifier| match identifier {
+        HttpIdentifier::Static { path } => Some(prefix.concat(path)),
+        _ => None,
+    });
+    fixed.collect()
 }
 
 /// One that looks at a header.

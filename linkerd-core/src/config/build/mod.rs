@@ -20,7 +20,7 @@ use linkerd_retry::replay::ReplayMemory;
 
 pub use self::server::socket_options;
 use self::{
-    identifiers::{of_h2, of_http},
+    identifiers::{fixed_names, of_h2, of_http},
     names::Mounted,
     policies::FilePolicies,
     server::server_config,
@@ -52,6 +52,12 @@ pub struct Plan {
     pub fs_namers: Vec<(Path, fs::Namer)>,
     /// Binds names with the system namers alone, for explanations outside of any router.
     pub system: Arc<dyn Interprets>,
+    /// What it was built from, for whoever builds the next one.
+    config: Arc<Config>,
+    namers: Mounted,
+    resolve: Arc<dyn Resolve>,
+    memory: ReplayMemory,
+    shows_memory: bool,
 }
 
 /// One router, before it listens.
@@ -72,6 +78,10 @@ pub struct RouterPlan {
     pub servers: Vec<ServerConfig>,
     /// Where its requests are logged.
     pub access_log: Option<AccessLog>,
+    /// Names that its identifier gives whatever a request says.
+    pub fixed_names: Vec<Path>,
+    /// Whether it is one of the plan that was there before, and has all that it learned.
+    pub is_kept: bool,
 }
 
 impl Config {
@@ -81,24 +91,47 @@ impl Config {
     ///
     /// Everything that the file uses and that is not built yet, or cannot be built.
     pub fn build(&self, registry: &Registry) -> Result<Plan, Errors> {
+        self.build_after(None, registry)
+    }
+
+    /// Builds what takes the place of another plan.
+    ///
+    /// A router of which nothing but its servers is different is the same one: its names, connections, loads and what was
+    /// learned of endpoints stay, if the namers are the same. So do access logs and certificates whose settings are.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build); the other plan is as it was.
+    pub fn rebuild(&self, before: &Plan, registry: &Registry) -> Result<Plan, Errors> {
+        self.build_after(Some(before), registry)
+    }
+
+    fn build_after(&self, before: Option<&Plan>, registry: &Registry) -> Result<Plan, Errors> {
         if let Some(errors) = Errors::from_problems(check_supported(self)) {
             return Err(errors);
         }
-        let resolve: Arc<dyn Resolve> = Arc::new(Inet::default());
+        let resolve =
+            before.map_or_else(|| Arc::new(Inet::default()) as Arc<dyn Resolve>, |it| Arc::clone(&it.resolve));
         let system: Arc<dyn Interprets> = Arc::new(Local::new(Vec::new(), Arc::clone(&resolve)));
-        let memory = ReplayMemory::new(self.retry_buffer_bytes);
-        if self.keeps_streams() {
+        // One for the process: its metrics go on.
+        let memory = before.map_or_else(|| ReplayMemory::new(self.retry_buffer_bytes), |before| before.memory.clone());
+        let is_shown = before.is_some_and(|before| before.shows_memory);
+        let shows_memory = is_shown || self.keeps_streams();
+        if shows_memory && !is_shown {
             show(&memory, registry);
         }
+        let before = before.map(|plan| Before { plan, same_namers: plan.config.namers == self.namers });
         let mut builder =
-            Builder { config: self, registry, memory, resolve, fs_namers: Vec::new(), problems: Vec::new() };
+            Builder { config: self, registry, memory, resolve, fs_namers: Vec::new(), problems: Vec::new(), before };
         let namers = builder.namers();
         let routers: Vec<_> =
             self.routers.iter().enumerate().filter_map(|(i, router)| builder.router(i, router, &namers)).collect();
-        match Errors::from_problems(builder.problems) {
-            Some(errors) => Err(errors),
-            None => Ok(Plan { routers, fs_namers: builder.fs_namers, system }),
+        let Builder { memory, resolve, fs_namers, problems, .. } = builder;
+        if let Some(errors) = Errors::from_problems(problems) {
+            return Err(errors);
         }
+        let config = Arc::new(self.clone());
+        Ok(Plan { routers, fs_namers, system, config, namers, resolve, memory, shows_memory })
     }
 
     /// Whether any service keeps bodies that stream.
@@ -125,6 +158,50 @@ struct Builder<'a> {
     resolve: Arc<dyn Resolve>,
     fs_namers: Vec<(Path, fs::Namer)>,
     problems: Vec<Problem>,
+    before: Option<Before<'a>>,
+}
+
+/// The plan whose place is taken, and whether its names come from the same namers.
+#[derive(Clone, Copy)]
+struct Before<'a> {
+    plan: &'a Plan,
+    same_namers: bool,
+}
+
+impl<'a> Before<'a> {
+    /// What the same router was built to, whatever it is of its servers.
+    fn same(self, router: &Router) -> Option<&'a RouterPlan> {
+        let is_same = |old: &Router| *old == Router { servers: old.servers.clone(), ..router.clone() };
+        self.find(|old, _| self.same_namers && is_same(old))
+    }
+
+    /// The log of a router of this label and protocol whose settings are the same: of two for one file each would roll it.
+    fn access_log(self, router: &Router, settings: &super::AccessLog) -> Option<AccessLog> {
+        let is_same = |old: &Router| {
+            let log = match &old.protocol {
+                Protocol::Http(http) => http.access_log.as_ref(),
+                Protocol::H2(h2) => h2.access_log.as_ref(),
+                Protocol::Thrift(_) | Protocol::Mux | Protocol::ThriftMux(_) => None,
+            };
+            (&old.label, old.protocol.kind(), log) == (&router.label, router.protocol.kind(), Some(settings))
+        };
+        self.find(|old, _| is_same(old)).and_then(|built| built.access_log.clone())
+    }
+
+    /// What a server of the same certificates for the same protocols has: sessions go on.
+    #[cfg(feature = "tls")]
+    fn acceptor(self, server: &Server, protocol: ProtocolKind) -> Option<tls::Acceptor> {
+        let both = self.plan.config.routers.iter().zip(&self.plan.routers);
+        let both = both.filter(|(old, _)| old.protocol.kind() == protocol);
+        let mut servers = both.flat_map(|(old, built)| old.servers.iter().zip(&built.servers));
+        let same = servers.find(|(old, _)| old.tls == server.tls && old.http1 == server.http1);
+        same.and_then(|(_, config)| config.tls.clone())
+    }
+
+    fn find(self, is_it: impl Fn(&Router, &RouterPlan) -> bool) -> Option<&'a RouterPlan> {
+        let both = self.plan.config.routers.iter().zip(&self.plan.routers);
+        both.into_iter().find(|(old, built)| is_it(old, built)).map(|(_, built)| built)
+    }
 }
 
 impl Builder<'_> {
@@ -133,10 +210,54 @@ impl Builder<'_> {
     }
 
     fn router(&mut self, i: usize, router: &Router, namers: &Mounted) -> Option<RouterPlan> {
+        let wire = match &router.protocol {
+            Protocol::Http(http) => Wire::of(http),
+            Protocol::H2(h2) => Wire::h2(h2),
+            Protocol::Thrift(_) | Protocol::Mux | Protocol::ThriftMux(_) => {
+                self.problem(&format!("routers[{i}].protocol"), "is not supported yet");
+                return None;
+            }
+        };
+        let stats = RouterStats::new(self.registry, &router.label);
+        let mut plan = match self.before.and_then(|before| before.same(router)) {
+            Some(same) => RouterPlan {
+                label: same.label.clone(),
+                dtab: same.dtab.clone(),
+                interpreter: Arc::clone(&same.interpreter),
+                mesh: same.mesh.clone(),
+                identifier: Arc::clone(&same.identifier),
+                client: same.client.clone(),
+                servers: Vec::new(),
+                access_log: same.access_log.clone(),
+                fixed_names: same.fixed_names.clone(),
+                is_kept: true,
+            },
+            None => self.new_router(i, router, namers, wire, &stats)?,
+        };
+        let (grace, log) = (self.config.admin.shutdown_grace, plan.access_log.as_ref());
+        let servers = &router.servers;
+        let configs = servers
+            .iter()
+            .map(|server| ServerConfig { access_log: log.cloned(), ..server_config(server, &wire, &stats, grace) });
+        plan.servers = configs.collect();
+        #[cfg(feature = "tls")]
+        self.secure(i, servers, &mut plan.servers);
+        Some(plan)
+    }
+
+    /// A router without its servers.
+    fn new_router(
+        &mut self,
+        i: usize,
+        router: &Router,
+        namers: &Mounted,
+        wire: Wire,
+        stats: &RouterStats,
+    ) -> Option<RouterPlan> {
         let Router {
             protocol,
             label,
-            servers,
+            servers: _,
             service,
             client,
             dtab,
@@ -154,28 +275,30 @@ impl Builder<'_> {
             self.problem(&format!("routers[{i}].compressionLevel"), "is not supported: built without compression");
         }
         let interpreter = self.interpreter(i, router, namers)?;
-        let (identifier, wire, access_log) = match protocol {
+        let (identifier, access_log) = match protocol {
             Protocol::Http(http) => {
                 let identifiers = self.identifiers(i, &http.identifiers, |one| of_http(one, dst_prefix))?;
-                (identifiers, Wire::of(http), http.access_log.as_ref())
+                (identifiers, http.access_log.as_ref())
             }
             Protocol::H2(h2) => {
                 let identifiers = self.identifiers(i, &h2.identifiers, |one| of_h2(one, dst_prefix))?;
-                (identifiers, Wire::h2(h2), h2.access_log.as_ref())
+                (identifiers, h2.access_log.as_ref())
             }
-            Protocol::Thrift(_) | Protocol::Mux | Protocol::ThriftMux(_) => {
-                self.problem(&format!("routers[{i}].protocol"), "is not supported yet");
-                return None;
-            }
+            // Refused.
+            Protocol::Thrift(_) | Protocol::Mux | Protocol::ThriftMux(_) => return None,
         };
-        let stats = RouterStats::new(self.registry, label);
         if *originator {
             stats.originator();
+        } else if self
+            .before
+            .is_some_and(|before| before.find(|old, _| old.label == *label && old.originator).is_some())
+        {
+            stats.scope().gauge("originator").set(0);
         }
         #[cfg(feature = "tls")]
         let connectors = self.connectors(i, client, protocol.kind());
         let log = match access_log {
-            Some(settings) => Some(self.access_log(i, settings, &stats)?),
+            Some(settings) => Some(self.access_log(i, settings, stats)?),
             None => None,
         };
         let mut mesh = Mesh::builder()
@@ -211,13 +334,6 @@ impl Builder<'_> {
         };
         let identifier: Arc<dyn Identifier> = Arc::new(identifier);
         let client = mesh.router(Arc::clone(&identifier));
-        let grace = self.config.admin.shutdown_grace;
-        let configs = servers
-            .iter()
-            .map(|server| ServerConfig { access_log: log.clone(), ..server_config(server, &wire, &stats, grace) });
-        let configs = configs.collect();
-        #[cfg(feature = "tls")]
-        let configs = self.secure(i, servers, configs);
         Some(RouterPlan {
             label: label.clone(),
             dtab: dtab.clone(),
@@ -225,8 +341,10 @@ impl Builder<'_> {
             mesh,
             identifier,
             client,
-            servers: configs,
+            servers: Vec::new(),
             access_log: log,
+            fixed_names: fixed_names(protocol, dst_prefix),
+            is_kept: false,
         })
     }
 
@@ -246,9 +364,15 @@ impl Builder<'_> {
 
     /// Puts what makes connections secure into the servers that ask for it.
     #[cfg(feature = "tls")]
-    fn secure(&mut self, i: usize, servers: &[Server], mut configs: Vec<ServerConfig>) -> Vec<ServerConfig> {
-        for (j, (server, config)) in servers.iter().zip(&mut configs).enumerate() {
+    fn secure(&mut self, i: usize, servers: &[Server], configs: &mut [ServerConfig]) {
+        for (j, (server, config)) in servers.iter().zip(configs).enumerate() {
             let Some(tls) = &server.tls else { continue };
+            if let Some(same) =
+                self.before.and_then(|before| before.acceptor(server, self.config.routers[i].protocol.kind()))
+            {
+                config.tls = Some(same);
+                continue;
+            }
             let alpn: &[_] = match config.wire {
                 http::Wire::Http1 => &[Alpn::Http1],
                 http::Wire::H2(_) => &[Alpn::H2],
@@ -259,11 +383,14 @@ impl Builder<'_> {
                 Err(error) => self.problem(&format!("routers[{i}].servers[{j}].tls"), error.to_string()),
             }
         }
-        configs
     }
 
     fn access_log(&mut self, i: usize, settings: &super::AccessLog, stats: &RouterStats) -> Option<AccessLog> {
-        let is_h2 = self.config.routers[i].protocol.kind() == ProtocolKind::H2;
+        let router = &self.config.routers[i];
+        if let Some(same) = self.before.and_then(|before| before.access_log(router, settings)) {
+            return Some(same);
+        }
+        let is_h2 = router.protocol.kind() == ProtocolKind::H2;
         let super::AccessLog { file, roll_policy, append, format, rotate_count } = settings;
         let roll = match *roll_policy {
             RollPolicy::Never => Roll::Never,
@@ -308,6 +435,14 @@ fn show(memory: &ReplayMemory, registry: &Registry) {
 
 /// The file was checked, so the bounds hold.
 pub(super) const CHECKED: &str = "checked when the file was read";
+
+impl Plan {
+    /// What it was built from.
+    #[must_use]
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+}
 
 impl RouterPlan {
     /// What the servers serve.

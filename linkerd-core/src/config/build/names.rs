@@ -28,6 +28,10 @@ pub(super) type Mounted = Vec<(Path, Arc<dyn Names>)>;
 impl Builder<'_> {
     /// The file's namers, the last one first: it is asked first.
     pub(super) fn namers(&mut self) -> Mounted {
+        if let Some(before) = self.before.filter(|before| before.same_namers) {
+            self.fs_namers.clone_from(&before.plan.fs_namers);
+            return before.plan.namers.clone();
+        }
         let mut mounted = Mounted::new();
         for (i, namer) in self.config.namers.iter().enumerate() {
             if let Some((prefix, built)) = self.namer(i, namer, &mounted) {

@@ -59,6 +59,11 @@ impl RouterStats {
         ServerStats::new(&self.scope.scope("server").scope(&format!("{}/{}", addr.ip(), addr.port())))
     }
 
+    /// Takes the metrics of a server out of the registry, once it is gone.
+    pub fn forget_server(&self, addr: SocketAddr) {
+        self.scope.scope("server").scope(&format!("{}/{}", addr.ip(), addr.port())).prune();
+    }
+
     /// The metrics of a logical name.
     #[must_use]
     pub fn service(&self, path: &Path) -> ServiceStats {
