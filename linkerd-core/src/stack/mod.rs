@@ -37,6 +37,7 @@ mod trail;
 
 pub(crate) use allowance::{Allowance, Allowances};
 pub(crate) use bound::{BoundClient, BoundName};
+pub(crate) use classified::{Open, Watched};
 pub(crate) use clients::Clients;
 #[cfg(feature = "config")]
 pub(crate) use diagnose::PATIENCE;

@@ -145,10 +145,10 @@ async fn serve(
         }
         return (Err(Reason::REFUSED_STREAM), None);
     }
-    if is_of_a_connection(&parts.headers) {
+    let scan = Scan::of(&parts.headers);
+    if scan.saw(Scan::HOP_BY_HOP) && is_of_a_connection(&parts.headers) {
         return (Err(Reason::PROTOCOL_ERROR), None);
     }
-    let scan = Scan::of(&parts.headers);
     let wants_detail = shared.config.wants_detail(&parts.headers, scan);
     let is_grpc = is_grpc(&parts.headers);
     let body = Body::stream(recv);

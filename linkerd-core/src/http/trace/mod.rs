@@ -160,7 +160,11 @@ fn write_hex(word: u64, text: &mut [u8]) {
 
 /// A value of bytes that are always valid.
 fn value(bytes: Bytes) -> HeaderValue {
-    HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| HeaderValue::from_static(""))
+    let mut value = HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| HeaderValue::from_static(""));
+    // No two requests have the same one: in HTTP/2's table it would only take the place of what comes again, and make each
+    // lookup longer.
+    value.set_sensitive(true);
+    value
 }
 
 #[cfg(test)]
@@ -174,6 +178,7 @@ mod tests {
         let id = TraceId::decode(&GIVEN).unwrap();
         assert_eq!((id.span(), id.parent(), id.trace(), id.flags(), id.trace_high()), (1, 2, 3, 6, None));
         assert_eq!(id.encode(), GIVEN);
+        assert!(id.encode().is_sensitive() && id.request_id().is_sensitive(), "h2 keeps it in its table");
         assert_eq!(id.sampled(), Some(true));
         let wide = TraceId { trace_high: Some(9), ..id };
         assert_eq!(TraceId::decode(&wide.encode()), Some(wide));
