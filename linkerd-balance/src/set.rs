@@ -319,16 +319,22 @@ impl<'a, K: Eq, S> View<'a, K, S> {
     #[cold]
     #[inline(never)]
     fn draw_ramped(&self, drawn: usize, random: u64) -> usize {
-        // Drawn by full weight, taken by the part of it that is reached: rejection. Someone has most of his weight, so a
-        // few tries do; whoever is drawn last is taken.
+        // Drawn by full weight, taken by the part of it that is reached: rejection. Mostly someone has most of his weight,
+        // so a few tries do; where all have little it is one of those drawn, by their parts.
         let (mut drawn, mut rng) = (drawn, SplitMix::new(!random));
+        let (mut kept, mut sum) = (drawn, 0.0);
         for _ in 0..32 {
-            if rng::unit(rng.next()) < self.ramp(drawn) {
-                break;
+            let ramp = self.ramp(drawn);
+            if rng::unit(rng.next()) < ramp {
+                return drawn;
+            }
+            sum += ramp;
+            if rng::unit(rng.next()) * sum < ramp {
+                kept = drawn;
             }
             drawn = self.tier.weights.draw(rng.next());
         }
-        drawn
+        kept
     }
 
     #[inline]

@@ -106,6 +106,23 @@ fn a_ramp_is_an_endpoints_own_and_survives_changes_of_the_set() {
 }
 
 #[test]
+fn where_all_are_on_their_way_the_newest_has_the_least() {
+    for policy in [slow(), Policy::new(Random::new(), LeastLoaded::new).slow_start(SlowStart::new(100 * S).unwrap())] {
+        let f = fixture(policy);
+        f.update(members([0]), f.start);
+        f.update(members([0, 1]), f.start);
+        f.update(members([1]), f.start + 20 * S);
+        f.update(members([1, 2]), f.start + 40 * S);
+        // Nobody is past his window.
+        let shares = f.shares(f.start + 40 * S);
+        assert_near(shares[&2], 0.1 / 0.5);
+        f.update(members([2, 3]), f.start + 41 * S);
+        assert_near(f.shares(f.start + 41 * S)[&3], 0.5);
+        assert_near(f.shares(f.start + 61 * S)[&3], 0.20 / 0.41);
+    }
+}
+
+#[test]
 fn slow_starts_compose_with_zones_and_weights() {
     let f = fixture(slow().tiers(Tiers::new().local("a")));
     let local = |key| Member::new(key).zone("a");
