@@ -210,6 +210,25 @@ fn a_loaded_zone_spills_what_it_cannot_take() {
     assert_eq!(f.shares(f.start).keys().filter(|key| **key >= 4).count(), 0);
 }
 
+/// Requests to each of three zones of two endpoints, of 60 that stay in flight. Zone b is `second`.
+fn spilled(second: Status) -> [usize; 3] {
+    let tiers = Tiers::new().local("a").fallback(["b"]).spill_load(2.0).unwrap();
+    let f = fixture(Policy::least_loaded().tiers(tiers));
+    f.update((0..6).map(|key| Member::new(key).zone(["a", "b", "c"][usize::from(key / 2)])), f.start);
+    [2, 3].iter().for_each(|key| f.health(*key).set(second));
+    let leases: Vec<_> = (0..60).map(|i| f.balance.try_acquire(Draw::new(i), f.start, &[]).unwrap()).collect();
+    [0, 1, 2].map(|zone| leases.iter().filter(|lease| *lease.key() / 2 == zone).count())
+}
+
+#[test]
+fn what_a_zone_spills_passes_over_those_that_are_full_or_dead() {
+    let [first, second, third] = spilled(Status::Open);
+    // Past the limit of all of them they go up together.
+    assert!(first.abs_diff(20) <= 3 && second.abs_diff(20) <= 3 && third.abs_diff(20) <= 3, "{first} {second} {third}");
+    let [first, second, third] = spilled(Status::Closed);
+    assert!(first.abs_diff(30) <= 2 && second == 0, "{first} {second} {third}");
+}
+
 #[test]
 fn keyed_requests_stay_in_their_tier() {
     let f = fixture(Policy::least_loaded().tiers(Tiers::new().min_open(1.0, 1.0).unwrap()));
