@@ -40,7 +40,7 @@ pub(crate) struct Inner<K, S> {
     pub(crate) policy: Policy,
     pub(crate) new_endpoint: NewEndpoint<K, S>,
     pub(crate) ejections: Option<Ejections>,
-    changed: Arc<Notify>,
+    pub(crate) changed: Arc<Notify>,
     on_left: OnceLock<OnLeft<K, S>>,
     pub(crate) in_panic: AtomicBool,
     pub(crate) counts: Counts,

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::{
     ejections::Ejections,
+    health::Status,
     load::{AnyLoad, Hint, Mark},
     standing::{Place, Standing},
 };
@@ -88,6 +89,11 @@ impl<K: Send + Sync + 'static, S> Lease<K, S> {
     /// Whether the endpoint has left the set. What waits for it should go to another.
     pub fn is_gone(&self) -> bool {
         self.guard.tracked.as_ref().is_some_and(|tracked| tracked.standing.has_left())
+    }
+
+    /// Whether the endpoint is open at `now`.
+    pub(crate) fn is_open(&self, now: Instant) -> bool {
+        self.guard.tracked.as_ref().is_some_and(|tracked| tracked.standing.status(now) == Status::Open)
     }
 
     /// Waits until the endpoint leaves the set: for ever, if it does not.

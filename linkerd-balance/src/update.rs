@@ -125,6 +125,7 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         drop(nodes);
         self.tell_left(&left);
         if is_new {
+            self.changed.notify_waiters();
             let_go(current, pause);
         }
     }

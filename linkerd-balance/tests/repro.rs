@@ -107,8 +107,11 @@ async fn tower_856_a_pick_is_the_endpoint_and_not_its_place() {
     assert_eq!(lease.ready().await.unwrap().call(()).await.unwrap(), "b");
     assert_eq!(*balance.try_acquire(Draw::random(), now(), &[]).unwrap().key(), "a");
 
-    // The same as a service, where nobody has the patience to wait for `b`.
+    // The same as a service, where nobody has the patience to wait for `b`: there it is `a` with `b` and without.
     let mut svc = BalanceService::new(abc(false));
+    assert_eq!(assert_ready_ok!(task::spawn(svc.call(())).poll()), "a");
+    // Nor does anybody who waits there have to.
+    svc.balance().update([("b", 1.0)]).unwrap();
     let mut rsp = task::spawn(svc.call(()));
     assert_pending!(rsp.poll());
     without_b(svc.balance());
