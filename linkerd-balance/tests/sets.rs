@@ -355,6 +355,21 @@ fn on_probation_an_endpoint_stays_until_it_fails() {
 }
 
 #[test]
+fn on_probation_one_that_fails_leaves_with_the_next_requests() {
+    for policy in [Policy::least_loaded(), Policy::least_loaded().tiers(Tiers::new().local("a"))] {
+        let f = fixture(policy.probation(10));
+        f.update([Member::new(0).zone("a"), Member::new(1).zone("b")], f.start);
+        f.update([Member::new(0).zone("a")], f.start);
+        assert_eq!(f.balance.len(), 2);
+        f.balance.try_acquire(Draw::new(1), f.start, &[]).unwrap().end(true, f.start);
+        f.health(1).probe_from(f.start + 100 * S);
+        // Nobody asks for it, or for numbers.
+        f.balance.try_acquire(Draw::new(2), f.start + S, &[]).unwrap().end(true, f.start + S);
+        assert_eq!(f.balance.len(), 1);
+    }
+}
+
+#[test]
 fn one_that_comes_back_from_probation_is_who_it_was() {
     let f = fixture(Policy::least_loaded().probation(10));
     f.update(members(0..2), f.start);
