@@ -253,6 +253,10 @@ async fn grpc_rust_2859_a_dead_endpoint_costs_nobody_a_retry_and_comes_back() {
     }
     time::sleep(60 * SEC).await;
     assert_eq!(servers.calls(1), 0);
+    // Nor is it ready: nobody is sent there to find that out.
+    assert_eq!(svc.balance().stats(now()).available, 1);
+    let picked = (0..1000).map(|seed| *svc.balance().try_acquire(Draw::new(seed), now(), &[]).unwrap().key());
+    assert_eq!(picked.filter(|key| *key == 1).count(), 0);
     assert!((55..65).contains(&servers.dials(1)), "{}", servers.dials(1));
 
     servers.listen(1);

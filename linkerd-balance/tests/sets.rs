@@ -11,8 +11,8 @@ use std::{
 };
 
 use linkerd_balance::{
-    Balance, Breaker, Candidates, Draw, EjectionLimits, Event, Health, Heap, InvalidSet, LeastLoaded, Maglev, Member,
-    Panic, Policy, Random, Ring, RoundRobin, SlowStart, Status, Strategy, TierReason, Tiers, Unavailable,
+    Balance, Breaker, Candidates, Draw, EjectionLimits, Event, Health, Heap, InvalidSet, LeastLoaded, Maglev, Mark,
+    Member, Panic, Policy, Random, Ring, RoundRobin, SlowStart, Status, Strategy, TierReason, Tiers, Unavailable,
     accrual::{Backoff, ConsecutiveFailures},
 };
 
@@ -442,6 +442,50 @@ fn a_probe_that_goes_well_is_a_new_beginning_and_one_that_does_not_is_none() {
     assert!(load(f.start + S + MS) > 1e9);
     lease(f.start + S).end(true, f.start + S + 2 * MS);
     assert!((load(f.start + S + 2 * MS) - 2e6).abs() < 1e3, "{}", load(f.start + S + 2 * MS));
+
+    // A head says as much as an end.
+    let then = f.start + 10 * S;
+    lease(then).end(false, then + MS);
+    assert!(load(then + MS) > 1e9);
+    let mut probe = lease(then + S);
+    probe.mark(Mark::Headers, true, then + S + 2 * MS);
+    drop(probe);
+    assert!((load(then + S + 2 * MS) - 2e6).abs() < 1e3, "{}", load(then + S + 2 * MS));
+}
+
+#[test]
+fn a_newcomer_starts_as_those_are_that_are_open() {
+    let f = fixture(Policy::peak_ewma());
+    f.update(members(0..5), f.start);
+    let now = f.start + 10 * S;
+    for key in 0..5_u16 {
+        let others: Vec<_> = (0..5).filter(|other| *other != key).collect();
+        let begun = if key < 3 { f.start } else { now.checked_sub(MS).unwrap() };
+        f.balance.try_acquire(Draw::new(1), begun, &others).unwrap().end(true, now);
+    }
+    (0..3).for_each(|key| f.health(key).set(Status::Closed));
+    f.update(members(0..6), now);
+    let load = f.balance.endpoints(now)[5].load;
+    assert!((load - 1e6).abs() < 1e3, "{load}");
+}
+
+#[test]
+fn one_that_leaves_while_it_is_left_alone_makes_room_however_long_it_is_held() {
+    let limits = EjectionLimits::new(0.5).unwrap();
+    let f = fixture(Policy::least_loaded().ejections(limits));
+    f.update(members(0..2), f.start);
+    let (held, breaker) = (f.balance.try_acquire(Draw::new(1), f.start, &[1]).unwrap(), |key| {
+        Breaker::builder(Box::new(ConsecutiveFailures::new(NonZeroU32::MIN))).health(f.health(key)).build()
+    });
+    let ejected = || f.balance.stats(f.start).ejections.unwrap().ejected;
+    breaker(0).admit(f.start).record(false, f.start);
+    assert_eq!((*held.key(), ejected()), (0, 1));
+    f.update(members(1..3), f.start);
+    assert_eq!(ejected(), 0);
+    breaker(1).admit(f.start).record(false, f.start);
+    assert_eq!(ejected(), 1);
+    drop(held);
+    assert_eq!(ejected(), 1);
 }
 
 #[test]
