@@ -40,7 +40,7 @@ pub(crate) struct Inner<K, S> {
     pub(crate) policy: Policy,
     pub(crate) new_endpoint: NewEndpoint<K, S>,
     pub(crate) ejections: Option<Ejections>,
-    changed: Arc<Notify>,
+    pub(crate) changed: Arc<Notify>,
     on_left: OnceLock<OnLeft<K, S>>,
     pub(crate) in_panic: AtomicBool,
     pub(crate) counts: Counts,
@@ -179,7 +179,8 @@ where
     pub fn try_acquire(&self, draw: Draw, now: Instant, exclude: &[K]) -> Result<Lease<K, S>, Unavailable> {
         let set = self.0.set.load();
         let slot = self.0.pick(&set, draw, now, exclude)?.slot(&set);
-        if set.has_stays && !slot.is_member() && set.is_prunable(now) {
+        // One that does not work any more no pick falls on.
+        if set.has_stays && (!slot.is_member() || set.is_prune_due(now)) && set.is_prunable(now) {
             drop(set);
             return self.acquire_pruned(draw, now, exclude);
         }

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::{
     ejections::Ejections,
+    health::Status,
     load::{AnyLoad, Hint, Mark},
     standing::{Place, Standing},
 };
@@ -90,6 +91,11 @@ impl<K: Send + Sync + 'static, S> Lease<K, S> {
         self.guard.tracked.as_ref().is_some_and(|tracked| tracked.standing.has_left())
     }
 
+    /// Whether the endpoint is open at `now`.
+    pub(crate) fn is_open(&self, now: Instant) -> bool {
+        self.guard.tracked.as_ref().is_some_and(|tracked| tracked.standing.status(now) == Status::Open)
+    }
+
     /// Waits until the endpoint leaves the set: for ever, if it does not.
     ///
     /// # Cancel safety
@@ -133,8 +139,8 @@ impl<K: Send + Sync + 'static, S> Lease<K, S> {
         self.guard.end(success, now);
     }
 
-    /// Ends the lease of a request that was given up at `now`: no longer in flight, and if it had no answer yet, it took
-    /// longer than that. Dropping the lease does the same, now.
+    /// Ends the lease of a request that was given up at `now`: no longer in flight, and if it had not come to where its
+    /// latency is [measured](crate::Measure), that took longer. Dropping the lease does the same, now.
     pub fn cancel(mut self, now: Instant) {
         self.guard.cancel(|| now);
     }
@@ -180,8 +186,8 @@ impl LeaseEnd {
         self.0.end(success, now);
     }
 
-    /// Ends the lease of a request that was given up at `now`: no longer in flight, and if it had no answer yet, it took
-    /// longer than that. Dropping the lease does the same, now.
+    /// Ends the lease of a request that was given up at `now`: no longer in flight, and if it had not come to where its
+    /// latency is [measured](crate::Measure), that took longer. Dropping the lease does the same, now.
     pub fn cancel(mut self, now: Instant) {
         self.0.cancel(|| now);
     }
@@ -227,8 +233,9 @@ impl<T: Tracks + ?Sized> Guard<T> {
     fn cancel(&mut self, now: impl FnOnce() -> Instant) {
         let Some(tracked) = self.tracked.take() else { return };
         match self.known {
-            Known::Nothing => tracked.load().cancel_at(self.begun, now()),
-            _ => tracked.load().cancel(),
+            Known::Nothing => tracked.load().cancel_at(self.begun, now(), false),
+            Known::Answer => tracked.load().cancel_at(self.begun, now(), true),
+            Known::Latency | Known::Failure | Known::FailureUntold => tracked.load().cancel(),
         }
     }
 }
@@ -312,7 +319,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::load::{Load, Now, PeakEwma};
+    use crate::load::{Load, Measure, Now, PeakEwma};
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -360,15 +367,36 @@ mod tests {
             }
             assert_eq!((tracked.load.pending(), tracked.load.typical(now + 50 * MS)), (0, Some(50e6)));
         }
-        // Its answer had begun: how long the rest takes is its caller's business.
-        let ewma = PeakEwma::default().measure(crate::Measure::EndOfStream);
-        let (tracked, now) = (self::tracked(ewma), tokio::time::Instant::now().into_std());
-        tracked.load.begin(now);
-        tracked.load.end(now, now + MS, true);
-        let mut lease = Lease::new(7, Arc::clone(&tracked), now);
-        lease.mark(Mark::Headers, true, now + MS);
-        lease.cancel(now + 50 * MS);
-        assert_eq!((tracked.load.pending(), tracked.load.typical(now + MS)), (0, Some(1e6)));
+    }
+
+    #[test]
+    fn given_up_before_where_latency_is_measured_it_took_as_long_unless_it_is_a_long_stream() {
+        for measure in [Measure::FirstByte, Measure::EndOfStream] {
+            for (waited, known) in [(1_000 * MS, 1e9), (1_001 * MS, 1e6)] {
+                let ewma = PeakEwma::default().measure(measure).long_stream(1_000 * MS);
+                let (tracked, now) = (self::tracked(ewma), tokio::time::Instant::now().into_std());
+                let then = now + waited;
+                tracked.load.begin(now);
+                tracked.load.end(then.checked_sub(MS).unwrap(), then, true);
+                let mut lease = Lease::new(7, Arc::clone(&tracked), now);
+                lease.mark(Mark::Headers, true, now + MS);
+                lease.cancel(then);
+                assert_eq!((tracked.load.pending(), tracked.load.typical(then)), (0, Some(known)), "{measure:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn given_up_past_where_latency_is_measured_it_says_no_more() {
+        for measure in [Measure::Headers, Measure::PendingOnly] {
+            let (tracked, now) =
+                (tracked(PeakEwma::default().measure(measure)), tokio::time::Instant::now().into_std());
+            let mut lease = Lease::new(7, Arc::clone(&tracked), now);
+            lease.mark(Mark::Headers, true, now + MS);
+            let known = tracked.load.typical(now + MS);
+            lease.cancel(now + 50 * MS);
+            assert_eq!((tracked.load.pending(), tracked.load.typical(now + MS)), (0, known), "{measure:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

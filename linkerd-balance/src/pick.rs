@@ -143,19 +143,27 @@ impl<K: Eq, S> Inner<K, S> {
         0
     }
 
-    /// The same pick, or one of the next tier if that has less to do.
+    /// The same pick, or one of the first tier after it that has room for more; if none has, of the one that has least to do.
     fn spill(&self, set: &Set<K, S>, pick: Pick, draw: Draw, now: Instant, exclude: &[K]) -> Pick {
         let Some(limit) = self.policy.tiers.spills_at() else { return pick };
-        let load = set.tiers[pick.tier].load_of(pick.i);
-        if load < limit || pick.tier + 1 == set.tiers.len() || pick.slot(set).tracked.standing.is_due(now) {
+        let load_of = |pick: &Pick| set.tiers[pick.tier].load_of(pick.i);
+        let (mut best, mut load) = (pick, load_of(&pick));
+        if load < limit || pick.slot(set).tracked.standing.is_due(now) {
             return pick;
         }
-        let other = self.pick_in(set, pick.tier + 1, draw, now, exclude);
-        if other.status == Status::Open && set.tiers[other.tier].load_of(other.i) < load {
-            self.counts.spilled.fetch_add(1, Ordering::Relaxed);
-            return other;
+        for tier in pick.tier + 1..set.tiers.len() {
+            let other = self.pick_in(set, tier, draw, now, exclude);
+            if other.status == Status::Open && load_of(&other) < load {
+                (best, load) = (other, load_of(&other));
+            }
+            if load < limit {
+                break;
+            }
         }
-        pick
+        if best.tier != pick.tier {
+            self.counts.spilled.fetch_add(1, Ordering::Relaxed);
+        }
+        best
     }
 
     /// Too few are open. `best` is what was picked where health counts, if that was tried.

@@ -29,6 +29,7 @@ pub(crate) struct Set<K, S> {
     /// Whether some are not members any more, but stay for a while.
     pub(crate) has_stays: bool,
     surveyed: AtomicU64,
+    pruned: AtomicU64,
     made: Instant,
 }
 
@@ -118,7 +119,7 @@ impl<K, S> Set<K, S> {
 
     pub(crate) fn new(tiers: Vec<Tier<K, S>>, has_stays: bool, now: Instant) -> Self {
         let size = tiers.iter().map(|tier| tier.slots.len()).sum();
-        Self { tiers, size, has_stays, surveyed: AtomicU64::new(0), made: now }
+        Self { tiers, size, has_stays, surveyed: AtomicU64::new(0), pruned: AtomicU64::new(0), made: now }
     }
 
     pub(crate) fn slots(&self) -> impl Iterator<Item = &Arc<Slot<K, S>>> {
@@ -151,12 +152,21 @@ impl<K, S> Set<K, S> {
 
     /// Whether it is time for another look at all endpoints. True for one caller only.
     pub(crate) fn is_survey_due(&self, now: Instant) -> bool {
+        self.is_look_due(&self.surveyed, now)
+    }
+
+    /// Whether it is time to look whether those that stay have a reason to. True for one caller only.
+    pub(crate) fn is_prune_due(&self, now: Instant) -> bool {
+        self.is_look_due(&self.pruned, now)
+    }
+
+    fn is_look_due(&self, looked: &AtomicU64, now: Instant) -> bool {
         // A look takes some nanoseconds for each endpoint: a thousandth of the time at most.
         let interval = Duration::from_millis(10) * (1 + self.size as u32 / 1000);
         let since_made = |at: Instant| at.saturating_duration_since(self.made).as_nanos() as u64 + 1;
-        let (last, now) = (self.surveyed.load(Ordering::Relaxed), since_made(now));
+        let (last, now) = (looked.load(Ordering::Relaxed), since_made(now));
         (last == 0 || now.saturating_sub(last) >= interval.as_nanos() as u64)
-            && self.surveyed.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            && looked.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -319,16 +329,22 @@ impl<'a, K: Eq, S> View<'a, K, S> {
     #[cold]
     #[inline(never)]
     fn draw_ramped(&self, drawn: usize, random: u64) -> usize {
-        // Drawn by full weight, taken by the part of it that is reached: rejection. Someone has most of his weight, so a
-        // few tries do; whoever is drawn last is taken.
+        // Drawn by full weight, taken by the part of it that is reached: rejection. Mostly someone has most of his weight,
+        // so a few tries do; where all have little it is one of those drawn, by their parts.
         let (mut drawn, mut rng) = (drawn, SplitMix::new(!random));
+        let (mut kept, mut sum) = (drawn, 0.0);
         for _ in 0..32 {
-            if rng::unit(rng.next()) < self.ramp(drawn) {
-                break;
+            let ramp = self.ramp(drawn);
+            if rng::unit(rng.next()) < ramp {
+                return drawn;
+            }
+            sum += ramp;
+            if rng::unit(rng.next()) * sum < ramp {
+                kept = drawn;
             }
             drawn = self.tier.weights.draw(rng.next());
         }
-        drawn
+        kept
     }
 
     #[inline]

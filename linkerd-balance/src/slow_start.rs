@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 /// arrival until `window` later; then it has its full weight. Every strategy that honours weights honours this.
 ///
 /// - An endpoint's window is its own: it goes on whatever else changes in the set.
-/// - An endpoint that finds none in the set that is past its own window starts with its full weight: where all are new
-///   there is nobody to spare them.
+/// - Endpoints that come together into a set of which nobody was there before start with their full weight: where all are
+///   new there is nobody to spare them.
+/// - Where all are on their way, as in a deploy that is done before its first one's window is over, each has its part by
+///   how far it is: the newest one the least.
 /// - Those that were there get no more than they had before the newcomer came.
 ///
 /// The curve is Envoy's `slow_start_config`; there the window ends when the set changes, and newcomers to an empty set

@@ -12,8 +12,8 @@ use std::{fmt, sync::Arc};
 ///   share of the requests that shrinks with them, and the next tier gets the rest. It has all of them back when
 ///   the greater share that was given with it is open, so that one endpoint that comes and goes does not move
 ///   traffic to and fro;
-/// - by **load**: when the endpoint that was picked has more than [`spill_load`](Self::spill_load) requests in flight
-///   for one of mean weight, and one of the next tier has less;
+/// - by **load**: when the endpoint that was picked has [`spill_load`](Self::spill_load) requests in flight or more, for one
+///   of mean weight: to the first tier after it where that is not so, or if it is so everywhere to where there are least;
 /// - by **need**: when no endpoint of it is open, for the very request that finds it so.
 ///
 /// An endpoint whose time to be probed has come gets its probe whatever its tier's share is; else a tier that lost all
@@ -134,8 +134,9 @@ impl Tiers {
         Ok(Self { min_open: leave, return_open: back, ..self })
     }
 
-    /// Sends a request to the next tier when the endpoint that was picked has more than so many in flight, for one of
-    /// the tier's mean weight, and the next tier's has less.
+    /// Sends a request on when the endpoint that was picked has so many in flight or more, for one of the tier's mean
+    /// weight: to the next tier, or if that has no open endpoint or is as full, to the one after it, and so on. Where all are
+    /// that full it goes to the one with the least in flight.
     ///
     /// # Errors
     ///

@@ -68,9 +68,9 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
     fn with_newcomers(&self, nodes: &mut Nodes<K, S>, named: &mut Named<K, S>, now: Instant) -> Vec<Arc<Slot<K, S>>> {
         let mut slots = std::mem::take(&mut named.slots);
         if named.added > 0 {
-            let slow = self.policy.slow_start.as_ref();
-            let established = slow.is_some() && slots.iter().flatten().any(|slot| slot.ramp(slow, now) == 1.0);
-            let ramp_from = established.then(|| Stamp::of(now));
+            // Behind one that is on its way up it is the newer one still.
+            let is_joining = self.policy.slow_start.is_some() && slots.iter().any(Option::is_some);
+            let ramp_from = is_joining.then(|| Stamp::of(now));
             let typical = typical(&slots, slots.len() - named.added, now);
             let new = slots.iter_mut().zip(&named.members).zip(&named.labels).filter(|((slot, _), _)| slot.is_none());
             for ((slot, member), &label) in new {
@@ -125,6 +125,7 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static, S: Clone + Send + Sync + 'sta
         drop(nodes);
         self.tell_left(&left);
         if is_new {
+            self.changed.notify_waiters();
             let_go(current, pause);
         }
     }

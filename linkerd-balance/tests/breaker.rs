@@ -437,6 +437,7 @@ fn step() -> impl proptest::strategy::Strategy<Value = Step> {
     let outcome = prop_oneof![1 => Just(Outcome::Success), 1 => Just(Outcome::Neutral), 2 => Just(Outcome::Failure)];
     prop_oneof![
         3 => (0..8_u32).prop_map(Step::Wait),
+        1 => (0..300_u32).prop_map(Step::Wait),
         4 => which.clone().prop_map(Step::Admit),
         4 => which.clone().prop_map(Step::TryAdmit),
         8 => (permit.clone(), outcome).prop_map(|(i, outcome)| Step::Record(i, outcome)),
@@ -461,18 +462,18 @@ proptest! {
         for step in steps {
             match step {
                 Step::Wait(ms) => now += ms * MS,
-                Step::Admit(i) => permits.push((i, breakers[i].admit(now))),
+                Step::Admit(i) => permits.push((i, now, breakers[i].admit(now))),
                 Step::TryAdmit(i) => {
                     let why = breakers[i].why(now);
                     match breakers[i].try_admit(now) {
                         Ok(permit) => {
                             prop_assert_eq!(why, None);
-                            permits.push((i, permit));
+                            permits.push((i, now, permit));
                         }
                         Err(rejection) => prop_assert_eq!(why, Some(rejection)),
                     }
                 }
-                Step::Record(i, outcome) if i < permits.len() => permits.swap_remove(i).1.record(outcome, now),
+                Step::Record(i, outcome) if i < permits.len() => permits.swap_remove(i).2.record(outcome, now),
                 Step::Drop(i) if i < permits.len() => drop(permits.swap_remove(i)),
                 Step::Record(..) | Step::Drop(_) => {}
                 Step::Force(i, true, ttl) => breakers[i].force_open(ttl * MS, now),
@@ -488,13 +489,17 @@ proptest! {
                 prop_assert_eq!(health.status(now) == Status::Open, why.is_none(), "{:?}: {:?}", breaker, why);
             }
             for i in 0..4 {
-                let out = permits.iter().filter(|(of, permit)| *of == i && permit.is_probe()).count();
+                // Longer ones hold nobody up.
+                let counts = |begun: Instant| now - begun < Permit::PATIENCE;
+                let out = permits.iter().filter(|(of, at, permit)| *of == i && permit.is_probe() && counts(*at)).count();
                 prop_assert!(out <= probes as usize, "{} probes out", out);
             }
             let counts = ejections.counts();
             let dead = breakers.iter().filter(|breaker| breaker.phase() != Phase::Alive).count();
             let probing = breakers.iter().filter(|breaker| matches!(breaker.phase(), Phase::Probing { .. })).count();
-            prop_assert_eq!((counts.ejected, counts.probing), (dead, probing));
+            prop_assert_eq!(counts.ejected, dead);
+            // Fewer, if some hang.
+            prop_assert!(counts.probing <= probing);
             prop_assert!(counts.ejected <= most && counts.probing <= of_set as usize);
         }
         drop(permits);

@@ -136,7 +136,7 @@ proptest! {
                 Step::GiveUp(waited) => {
                     let begun = now.saturating_sub(waited);
                     load.begin(at(begun));
-                    load.cancel_at(at(begun), at(now));
+                    load.cancel_at(at(begun), at(now), false);
                     model.give_up(now - begun, now);
                 }
                 Step::Begin => {

@@ -107,8 +107,11 @@ async fn tower_856_a_pick_is_the_endpoint_and_not_its_place() {
     assert_eq!(lease.ready().await.unwrap().call(()).await.unwrap(), "b");
     assert_eq!(*balance.try_acquire(Draw::random(), now(), &[]).unwrap().key(), "a");
 
-    // The same as a service, where nobody has the patience to wait for `b`.
+    // The same as a service, where nobody has the patience to wait for `b`: there it is `a` with `b` and without.
     let mut svc = BalanceService::new(abc(false));
+    assert_eq!(assert_ready_ok!(task::spawn(svc.call(())).poll()), "a");
+    // Nor does anybody who waits there have to.
+    svc.balance().update([("b", 1.0)]).unwrap();
     let mut rsp = task::spawn(svc.call(()));
     assert_pending!(rsp.poll());
     without_b(svc.balance());
@@ -250,6 +253,10 @@ async fn grpc_rust_2859_a_dead_endpoint_costs_nobody_a_retry_and_comes_back() {
     }
     time::sleep(60 * SEC).await;
     assert_eq!(servers.calls(1), 0);
+    // Nor is it ready: nobody is sent there to find that out.
+    assert_eq!(svc.balance().stats(now()).available, 1);
+    let picked = (0..1000).map(|seed| *svc.balance().try_acquire(Draw::new(seed), now(), &[]).unwrap().key());
+    assert_eq!(picked.filter(|key| *key == 1).count(), 0);
     assert!((55..65).contains(&servers.dials(1)), "{}", servers.dials(1));
 
     servers.listen(1);

@@ -12,8 +12,8 @@ use std::{
 };
 
 use linkerd_balance::{
-    Balance, BalanceService, Draw, Hint, InvalidSet, LeastLoaded, MAX_UNREADY, Outcome, P2c, Policy, Random, Ring,
-    Unavailable, Verdict,
+    Balance, BalanceService, Draw, Hint, InvalidSet, LeastLoaded, MAX_UNREADY, MAX_WAITS, Outcome, P2c, Policy, Random,
+    Ring, RoundRobin, Status, Unavailable, Verdict,
 };
 use tokio::time::{self, Instant};
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
@@ -184,6 +184,67 @@ async fn if_there_is_none_they_wait_as_for_any_and_no_longer() {
     update(svc.balance(), [2]);
     assert!(one.is_woken());
     assert_eq!(assert_ready_ok!(one.poll()), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_is_never_ready_costs_no_request() {
+    let blind: [fn() -> Policy; 2] =
+        [|| Policy::new(RoundRobin::new(), LeastLoaded::new), || Policy::new(Random::new(), LeastLoaded::new)];
+    for policy in [blind[0], blind[1], Policy::least_loaded, Policy::peak_ewma] {
+        let (mut svc, all) = service(policy(), 1..=3);
+        set(&all, 1, full());
+        set(&all, 2, full());
+        for _ in 0..100 {
+            assert_eq!(assert_ready_ok!(task::spawn(svc.call(Once(0))).poll()), 3);
+        }
+        assert_eq!((in_flight(&svc), called(&all)), (0, 100));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_waits_at_several_and_the_first_that_is_ready_gets_it() {
+    let (mut svc, all) = service(Policy::least_loaded(), 1..=20);
+    (1..=20).for_each(|key| set(&all, key, full()));
+    let mut rsp = task::spawn(svc.call(Once(0)));
+    assert_pending!(rsp.poll());
+    assert_eq!((in_flight(&svc), polled(&all)), (MAX_WAITS, MAX_WAITS));
+    let at = |key: &u16| all.lock().unwrap()[key].polled.load(Ordering::Relaxed) > 0;
+    let last = (1..=20).rfind(at).unwrap();
+    let Is::Full(wakers) = std::mem::take(&mut *all.lock().unwrap()[&last].is.lock().unwrap()) else { unreachable!() };
+    wakers.into_iter().for_each(Waker::wake);
+    assert!(rsp.is_woken());
+    assert_eq!(assert_ready_ok!(rsp.poll()), last);
+    assert_eq!((in_flight(&svc), called(&all)), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_goes_to_one_that_comes() {
+    let (mut svc, all) = service(Policy::least_loaded(), [1]);
+    set(&all, 1, full());
+    let mut rsp = task::spawn(svc.call(Once(0)));
+    assert_pending!(rsp.poll());
+    update(svc.balance(), [1, 2]);
+    assert!(rsp.is_woken());
+    assert_eq!(assert_ready_ok!(rsp.poll()), 2);
+    assert_eq!(in_flight(&svc), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_does_not_go_to_one_that_is_left_alone() {
+    let all = All::default();
+    let kept = Arc::clone(&all);
+    let balance = Balance::new(Policy::least_loaded(), move |&key, health| {
+        health.set(if key == 1 { Status::Open } else { Status::Busy });
+        let endpoint = Endpoint { key, is: Arc::default(), polled: Arc::default(), called: Arc::default() };
+        kept.lock().unwrap().insert(key, endpoint.clone());
+        endpoint
+    });
+    update(&balance, 1..=3);
+    let mut svc = BalanceService::new(balance);
+    set(&all, 1, full());
+    let mut rsp = task::spawn(svc.call(Once(0)));
+    assert_pending!(rsp.poll());
+    assert_eq!((in_flight(&svc), polled(&all), svc.balance().stats(Instant::now().into_std()).panics), (1, 1, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,8 +11,8 @@ use std::{
 };
 
 use linkerd_balance::{
-    Balance, Breaker, Candidates, Draw, EjectionLimits, Event, Health, Heap, InvalidSet, LeastLoaded, Maglev, Member,
-    Panic, Policy, Random, Ring, RoundRobin, SlowStart, Status, Strategy, TierReason, Tiers, Unavailable,
+    Balance, Breaker, Candidates, Draw, EjectionLimits, Event, Health, Heap, InvalidSet, LeastLoaded, Maglev, Mark,
+    Member, Panic, Policy, Random, Ring, RoundRobin, SlowStart, Status, Strategy, TierReason, Tiers, Unavailable,
     accrual::{Backoff, ConsecutiveFailures},
 };
 
@@ -106,6 +106,23 @@ fn a_ramp_is_an_endpoints_own_and_survives_changes_of_the_set() {
 }
 
 #[test]
+fn where_all_are_on_their_way_the_newest_has_the_least() {
+    for policy in [slow(), Policy::new(Random::new(), LeastLoaded::new).slow_start(SlowStart::new(100 * S).unwrap())] {
+        let f = fixture(policy);
+        f.update(members([0]), f.start);
+        f.update(members([0, 1]), f.start);
+        f.update(members([1]), f.start + 20 * S);
+        f.update(members([1, 2]), f.start + 40 * S);
+        // Nobody is past his window.
+        let shares = f.shares(f.start + 40 * S);
+        assert_near(shares[&2], 0.1 / 0.5);
+        f.update(members([2, 3]), f.start + 41 * S);
+        assert_near(f.shares(f.start + 41 * S)[&3], 0.5);
+        assert_near(f.shares(f.start + 61 * S)[&3], 0.20 / 0.41);
+    }
+}
+
+#[test]
 fn slow_starts_compose_with_zones_and_weights() {
     let f = fixture(slow().tiers(Tiers::new().local("a")));
     let local = |key| Member::new(key).zone("a");
@@ -191,6 +208,25 @@ fn a_loaded_zone_spills_what_it_cannot_take() {
     assert_eq!(f.balance.stats(f.start).spilled, 60 - local as u64);
     drop(leases);
     assert_eq!(f.shares(f.start).keys().filter(|key| **key >= 4).count(), 0);
+}
+
+/// Requests to each of three zones of two endpoints, of 60 that stay in flight. Zone b is `second`.
+fn spilled(second: Status) -> [usize; 3] {
+    let tiers = Tiers::new().local("a").fallback(["b"]).spill_load(2.0).unwrap();
+    let f = fixture(Policy::least_loaded().tiers(tiers));
+    f.update((0..6).map(|key| Member::new(key).zone(["a", "b", "c"][usize::from(key / 2)])), f.start);
+    [2, 3].iter().for_each(|key| f.health(*key).set(second));
+    let leases: Vec<_> = (0..60).map(|i| f.balance.try_acquire(Draw::new(i), f.start, &[]).unwrap()).collect();
+    [0, 1, 2].map(|zone| leases.iter().filter(|lease| *lease.key() / 2 == zone).count())
+}
+
+#[test]
+fn what_a_zone_spills_passes_over_those_that_are_full_or_dead() {
+    let [first, second, third] = spilled(Status::Open);
+    // Past the limit of all of them they go up together.
+    assert!(first.abs_diff(20) <= 3 && second.abs_diff(20) <= 3 && third.abs_diff(20) <= 3, "{first} {second} {third}");
+    let [first, second, third] = spilled(Status::Closed);
+    assert!(first.abs_diff(30) <= 2 && second == 0, "{first} {second} {third}");
 }
 
 #[test]
@@ -327,6 +363,21 @@ fn on_probation_an_endpoint_stays_until_it_fails() {
 }
 
 #[test]
+fn on_probation_one_that_fails_leaves_with_the_next_requests() {
+    for policy in [Policy::least_loaded(), Policy::least_loaded().tiers(Tiers::new().local("a"))] {
+        let f = fixture(policy.probation(10));
+        f.update([Member::new(0).zone("a"), Member::new(1).zone("b")], f.start);
+        f.update([Member::new(0).zone("a")], f.start);
+        assert_eq!(f.balance.len(), 2);
+        f.balance.try_acquire(Draw::new(1), f.start, &[]).unwrap().end(true, f.start);
+        f.health(1).probe_from(f.start + 100 * S);
+        // Nobody asks for it, or for numbers.
+        f.balance.try_acquire(Draw::new(2), f.start + S, &[]).unwrap().end(true, f.start + S);
+        assert_eq!(f.balance.len(), 1);
+    }
+}
+
+#[test]
 fn one_that_comes_back_from_probation_is_who_it_was() {
     let f = fixture(Policy::least_loaded().probation(10));
     f.update(members(0..2), f.start);
@@ -399,6 +450,50 @@ fn a_probe_that_goes_well_is_a_new_beginning_and_one_that_does_not_is_none() {
     assert!(load(f.start + S + MS) > 1e9);
     lease(f.start + S).end(true, f.start + S + 2 * MS);
     assert!((load(f.start + S + 2 * MS) - 2e6).abs() < 1e3, "{}", load(f.start + S + 2 * MS));
+
+    // A head says as much as an end.
+    let then = f.start + 10 * S;
+    lease(then).end(false, then + MS);
+    assert!(load(then + MS) > 1e9);
+    let mut probe = lease(then + S);
+    probe.mark(Mark::Headers, true, then + S + 2 * MS);
+    drop(probe);
+    assert!((load(then + S + 2 * MS) - 2e6).abs() < 1e3, "{}", load(then + S + 2 * MS));
+}
+
+#[test]
+fn a_newcomer_starts_as_those_are_that_are_open() {
+    let f = fixture(Policy::peak_ewma());
+    f.update(members(0..5), f.start);
+    let now = f.start + 10 * S;
+    for key in 0..5_u16 {
+        let others: Vec<_> = (0..5).filter(|other| *other != key).collect();
+        let begun = if key < 3 { f.start } else { now.checked_sub(MS).unwrap() };
+        f.balance.try_acquire(Draw::new(1), begun, &others).unwrap().end(true, now);
+    }
+    (0..3).for_each(|key| f.health(key).set(Status::Closed));
+    f.update(members(0..6), now);
+    let load = f.balance.endpoints(now)[5].load;
+    assert!((load - 1e6).abs() < 1e3, "{load}");
+}
+
+#[test]
+fn one_that_leaves_while_it_is_left_alone_makes_room_however_long_it_is_held() {
+    let limits = EjectionLimits::new(0.5).unwrap();
+    let f = fixture(Policy::least_loaded().ejections(limits));
+    f.update(members(0..2), f.start);
+    let (held, breaker) = (f.balance.try_acquire(Draw::new(1), f.start, &[1]).unwrap(), |key| {
+        Breaker::builder(Box::new(ConsecutiveFailures::new(NonZeroU32::MIN))).health(f.health(key)).build()
+    });
+    let ejected = || f.balance.stats(f.start).ejections.unwrap().ejected;
+    breaker(0).admit(f.start).record(false, f.start);
+    assert_eq!((*held.key(), ejected()), (0, 1));
+    f.update(members(1..3), f.start);
+    assert_eq!(ejected(), 0);
+    breaker(1).admit(f.start).record(false, f.start);
+    assert_eq!(ejected(), 1);
+    drop(held);
+    assert_eq!(ejected(), 1);
 }
 
 #[test]

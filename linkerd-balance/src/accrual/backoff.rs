@@ -116,6 +116,11 @@ impl Backoffs {
         Duration::from_nanos(self.current)
     }
 
+    /// The last wait that was taken.
+    pub(crate) const fn last(&self) -> Duration {
+        Duration::from_nanos(self.current)
+    }
+
     /// The shortest wait there is.
     pub(crate) const fn shortest(&self) -> Duration {
         Duration::from_nanos(self.min)

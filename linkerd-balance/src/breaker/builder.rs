@@ -91,6 +91,7 @@ impl BreakerBuilder {
             max_probes: max_probes.get(),
             out: 0,
             round: 0,
+            overdue: Stamp::of(now),
             failed_probes: 0,
             opened: None,
             forced: None,

@@ -22,7 +22,8 @@ pub enum BreakerEvent {
     Revived {
         /// Since when it was left alone.
         since: Instant,
-        /// How many probes that took, the good one included.
+        /// How many probes that took, the good one included. An [active one](crate::ActiveProbe) that asks until enough answers
+        /// in a row are good is one.
         probes: u32,
         /// When this was.
         at: Instant,

@@ -42,7 +42,7 @@ pub use self::{
 ///   Alive ─────────────────────► Dead ─────────────────────────────► Probing
 ///     ▲   Health: Open            ▲ ▲  Health: Busy, then Open          │ Health: Busy
 ///     │                           │ └──── the permits were dropped ─────┤
-///     │                           └─────── failure: next backoff ───────┤
+///     │                           └─────── failure: next backoff ───────┤ (without an answer: one more each backoff)
 ///     └─────────────────────────────────── success ─────────────────────┘
 /// ```
 ///
@@ -133,9 +133,11 @@ impl Breaker {
     #[must_use]
     pub fn why(&self, now: Instant) -> Option<Rejection> {
         let state = self.lock();
-        let may_probe = state.may_admit_probe(now)
-            && (matches!(state.phase(), Phase::Probing { .. }) || self.0.health.standing().may_probe());
-        if may_probe { None } else { self.rejection(&state, now) }
+        if state.may_admit_probe(now) && self.0.health.standing().may_probe() {
+            None
+        } else {
+            self.rejection(&state, now)
+        }
     }
 
     /// What it is doing. That it is forced to do something else lies on top of this.
@@ -161,24 +163,41 @@ impl Breaker {
     }
 
     fn admit_probe(&self, state: &mut State, now: Instant) -> bool {
-        state.may_admit_probe(now) && self.take_probe(state)
+        state.may_admit_probe(now) && self.take_probe(state, now)
     }
 
     /// From `Dead`, begins a round of probes if the set has one left.
-    fn take_probe(&self, state: &mut State) -> bool {
+    fn take_probe(&self, state: &mut State, now: Instant) -> bool {
+        let standing = self.0.health.standing();
         if let Phase::Dead { until } = state.phase() {
-            if !self.0.health.standing().try_probe() {
+            if !standing.try_probe() {
                 return false;
             }
             state.enter(Phase::Probing { since: until });
             state.epoch = state.epoch.wrapping_add(1);
             state.round = 0;
+        } else if !standing.may_probe() {
+            return false;
+        } else if state.out >= state.max_probes {
+            self.give_way(state);
         }
+        let patience = state.backoffs.last().max(Permit::PATIENCE);
+        state.overdue = Stamp::of(after(now, patience));
         state.out += 1;
         state.round += 1;
         self.0.counters.probed();
         self.publish(state);
         true
+    }
+
+    /// None of this round's probes has an answer: as good as a failure, but that there may be one yet. Other endpoints of
+    /// the set need not wait for it.
+    fn give_way(&self, state: &mut State) {
+        state.failed_probes = state.failed_probes.saturating_add(1);
+        let random = state.rng.next();
+        let wait = state.backoffs.next(random);
+        self.0.counters.waits(wait);
+        self.0.health.standing().end_probe();
     }
 
     fn record(&self, epoch: u32, probe: bool, success: bool, now: Instant) {
@@ -293,10 +312,16 @@ impl Breaker {
                 None => health.set(Status::Open),
                 Some(until) => health.busy_until(until),
             },
-            // It is for the prober, or for the probes that are out, to say when this ends.
-            _ if state.probers.is_some() || state.out >= state.max_probes => health.set(Status::Busy),
+            // It is for the prober to say when this ends.
+            _ if state.probers.is_some() => health.set(Status::Busy),
             // Of a round of probes there may be more to send.
-            Phase::Dead { until: from } | Phase::Probing { since: from } => health.probe_from(not_before(from)),
+            Phase::Dead { until: from } | Phase::Probing { since: from } if state.out < state.max_probes => {
+                health.probe_from(not_before(from));
+            }
+            // It is for those that are out to say, but not for ever.
+            Phase::Dead { until: from } | Phase::Probing { since: from } => {
+                health.probe_from(not_before(from.max(state.overdue.instant())));
+            }
         }
     }
 
@@ -321,7 +346,7 @@ impl Breaker {
                 NextProbe::At(probers.next.map_or(until, |at| at.max(until)))
             }
             Phase::Dead { until } if now < until => NextProbe::At(until),
-            Phase::Dead { .. } if state.out < state.max_probes => NextProbe::AfterOthers,
+            Phase::Dead { .. } if state.has_room(now) => NextProbe::AfterOthers,
             Phase::Dead { .. } | Phase::Probing { .. } => NextProbe::UnderWay,
         };
         Some(Rejection { breaker, at: now, since, reason, next_probe: Some(next_probe) })

@@ -10,6 +10,10 @@ use crate::stamp::Stamp;
 /// Dropped without [`record`](Self::record) it counts for nothing; if it was a probe, another call may be: at once, or if
 /// it had waited for [`PATIENCE`](Self::PATIENCE), when the shortest backoff has passed once more. Each call that is given
 /// up is one that somebody wanted an answer to.
+///
+/// A probe that is neither, with a caller who waits for ever, holds the others up for as long as the last backoff was, and no
+/// less than `PATIENCE`. Then it counts as failed, with the next backoff until one more call is a probe; if it succeeds
+/// after all, it brings the endpoint back.
 #[derive(Debug)]
 #[must_use = "dropping a permit gives up the probe"]
 pub struct Permit {

@@ -45,8 +45,8 @@ impl Probed {
     pub(crate) fn begin(&self, now: Instant) -> Option<Permit> {
         let mut state = self.breaker.lock();
         let is_due = matches!(state.phase(), Phase::Dead { until } if now >= until);
-        let has_room = state.out < state.max_probes;
-        (is_due && has_room && self.breaker.take_probe(&mut state)).then(|| self.breaker.permit(&state, Some(now)))
+        let has_room = state.has_room(now);
+        (is_due && has_room && self.breaker.take_probe(&mut state, now)).then(|| self.breaker.permit(&state, Some(now)))
     }
 
     /// Gives up an endpoint that is in use, as far as its set allows.

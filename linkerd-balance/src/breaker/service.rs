@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -31,7 +32,8 @@ pub struct BreakerLayer<C = IsOk> {
 /// An open breaker is ready, and fails the request: it is asked before the service is, so that nobody waits for a service
 /// that is not to be used, and a service that is ready for ever may still be left alone. (Not to be ready with an error
 /// would say of the whole service that it is of no use any more.) A probe is taken when the request comes and not when
-/// readiness is asked for, so that a clone that is ready and gets no request holds nobody up.
+/// readiness is asked for, so that a clone that is ready and gets no request holds nobody up. What the service reserved for
+/// a clone before the breaker opened only a call gives back: so that one is let through.
 ///
 /// ```
 /// use linkerd_balance::{Breaker, BreakerLayer, Rejection, accrual::ConsecutiveFailures};
@@ -57,7 +59,7 @@ pub struct BreakerLayer<C = IsOk> {
 ///
 /// A service that fails to get ready failed. What counts is the response, not its body. A response future that is
 /// dropped counts for nothing. Clones share the breaker.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct BreakerService<S, C = IsOk> {
     inner: S,
     breaker: Breaker,
@@ -66,6 +68,8 @@ pub struct BreakerService<S, C = IsOk> {
     observes: bool,
     // Set if the service was not asked whether it is ready.
     rejected: Option<Rejection>,
+    // The service is, and may have reserved something for the next call.
+    is_ready: bool,
 }
 
 /// Says what a result says of who gave it.
@@ -122,7 +126,7 @@ impl<S, C: Clone> Layer<S> for BreakerLayer<C> {
 
     fn layer(&self, inner: S) -> Self::Service {
         let Self { breaker, classify, observes } = self.clone();
-        BreakerService { inner, breaker, classify, observes, rejected: None }
+        BreakerService { inner, breaker, classify, observes, rejected: None, is_ready: false }
     }
 }
 
@@ -130,6 +134,15 @@ impl<S, C> BreakerService<S, C> {
     /// The breaker.
     pub const fn breaker(&self) -> &Breaker {
         &self.breaker
+    }
+}
+
+impl<S: Clone, C: Clone> Clone for BreakerService<S, C> {
+    /// Not ready: what is reserved is not shared.
+    fn clone(&self) -> Self {
+        let Self { inner, breaker, classify, observes, .. } = self;
+        let (inner, breaker, classify) = (inner.clone(), breaker.clone(), classify.clone());
+        Self { inner, breaker, classify, observes: *observes, rejected: None, is_ready: false }
     }
 }
 
@@ -144,11 +157,13 @@ where
     type Future = BreakerFuture<S::Future, C>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.rejected = if self.observes { None } else { self.breaker.why(Instant::now().into_std()) };
+        let rejects = !self.observes && !self.is_ready;
+        self.rejected = if rejects { self.breaker.why(Instant::now().into_std()) } else { None };
         if self.rejected.is_some() {
             return Poll::Ready(Ok(()));
         }
         let ready = ready!(self.inner.poll_ready(cx));
+        self.is_ready = ready.is_ok();
         if let Err(error) = &ready {
             let now = Instant::now().into_std();
             self.breaker.admit(now).record(self.classify.classify(Err(error)), now);
@@ -157,9 +172,10 @@ where
     }
 
     fn call(&mut self, req: Req) -> Self::Future {
+        let is_ready = mem::take(&mut self.is_ready);
         let admitted = match self.rejected.take() {
             Some(rejection) => Err(rejection),
-            None if self.observes => Ok(self.breaker.admit(Instant::now().into_std())),
+            None if self.observes || is_ready => Ok(self.breaker.admit(Instant::now().into_std())),
             None => self.breaker.try_admit(Instant::now().into_std()),
         };
         let state = match admitted {
@@ -299,12 +315,13 @@ mod tests {
     async fn one_request_is_the_probe_and_its_success_closes() {
         let (mut svc, mut handle) = open().await;
         time::advance(10 * MS).await;
-        let mut other = svc.clone();
-        // Two are ready, which takes nobody's turn.
-        assert_ready_ok!(poll_ready(&mut other));
+        let (mut idle, mut other) = (svc.clone(), svc.clone());
+        // Who is ready and sends nothing takes nobody's turn.
+        assert_ready_ok!(poll_ready(&mut idle));
         assert_ready_ok!(poll_ready(&mut svc));
         let mut rsp = task::spawn(svc.call("ping"));
         assert_pending!(rsp.poll());
+        assert_ready_ok!(poll_ready(&mut other));
         let rejected = rejection(assert_ready_err!(task::spawn(other.call("ping")).poll()));
         assert_eq!(rejected.next_probe, Some(NextProbe::UnderWay));
         handle.next_request().await.unwrap().1.send_response(7);
@@ -326,6 +343,27 @@ mod tests {
         handle.next_request().await.unwrap().1.send_error("broken");
         assert_ready_err!(rsp.poll());
         assert!(matches!(svc.breaker().phase(), Phase::Dead { .. }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_reserved_before_it_opened_is_given_back() {
+        let (mut svc, mut handle) = service();
+        handle.allow(1);
+        assert_ready_ok!(poll_ready(&mut svc));
+        let now = Instant::now().into_std();
+        svc.breaker().admit(now).record(false, now);
+        svc.breaker().admit(now).record(false, now);
+        // A clone has nothing to give back.
+        let mut other = svc.clone();
+        assert_ready_ok!(poll_ready(&mut other));
+        rejection(assert_ready_err!(task::spawn(other.call("ping")).poll()));
+        // However often it is asked.
+        assert_ready_ok!(poll_ready(&mut svc));
+        let mut rsp = task::spawn(svc.call("ping"));
+        handle.next_request().await.unwrap().1.send_response(7);
+        assert_eq!(assert_ready_ok!(rsp.poll()), 7);
+        assert_ready_ok!(poll_ready(&mut svc));
+        rejection(assert_ready_err!(task::spawn(svc.call("ping")).poll()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,6 +24,8 @@ pub(super) struct State {
     pub(super) out: u32,
     // How many of this round.
     pub(super) round: u32,
+    // From then on those that are out hold nobody up: who has no answer by then may never have one.
+    pub(super) overdue: Stamp,
     // How many failed since it was opened.
     pub(super) failed_probes: u32,
     // None while alive.
@@ -53,7 +55,12 @@ impl State {
             Phase::Alive => false,
             Phase::Dead { until: from } | Phase::Probing { since: from } => now >= from,
         };
-        may && self.out < self.max_probes && self.probers.is_none() && !self.is_forced(true, now)
+        may && self.has_room(now) && self.probers.is_none() && !self.is_forced(true, now)
+    }
+
+    /// Whether another probe may be out.
+    pub(super) fn has_room(&self, now: Instant) -> bool {
+        self.out < self.max_probes || Stamp::of(now) >= self.overdue
     }
 
     pub(super) fn phase(&self) -> Phase {

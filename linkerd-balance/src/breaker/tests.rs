@@ -151,6 +151,98 @@ fn a_dropped_permit_that_is_no_probe_changes_nothing() {
     drop(probe);
 }
 
+/// Dies of the first failure; left alone for a second.
+fn patient(probes: u32, health: &Health) -> (Breaker, Instant) {
+    let breaker = BreakerBuilder::new(Box::new(ConsecutiveFailures::new(NonZeroU32::MIN)))
+        .backoff(Backoff::constant(1000 * MS).unwrap())
+        .max_probes(NonZeroU32::new(probes).unwrap())
+        .health(health.clone())
+        .build();
+    let now = tokio::time::Instant::now().into_std();
+    breaker.admit(now).record(false, now);
+    (breaker, now + 1000 * MS)
+}
+
+#[test]
+fn a_probe_that_hangs_holds_the_next_one_up_for_a_backoff() {
+    let health = Health::new();
+    let (breaker, begun) = patient(1, &health);
+    let hung = breaker.admit(begun);
+    let before = begun + 999 * MS;
+    assert!(hung.is_probe() && !breaker.admit(before).is_probe() && breaker.try_admit(before).is_err());
+    assert_eq!((health.status(before), health.is_due(before)), (Status::Busy, false));
+    let now = begun + 1000 * MS;
+    assert_eq!((health.is_due(now), breaker.why(now)), (true, None));
+    let second = breaker.admit(now);
+    assert!(second.is_probe() && !breaker.admit(now).is_probe());
+    assert_eq!((health.status(now), health.busy_for(now)), (Status::Busy, Some(1000 * MS)));
+    second.record(true, now);
+    assert_eq!((breaker.phase(), health.status(now)), (Phase::Alive, Status::Open));
+    // Which was about another life.
+    hung.record(false, now);
+    assert_eq!(breaker.phase(), Phase::Alive);
+}
+
+#[test]
+fn a_probe_that_hung_may_bring_it_back_all_the_same() {
+    let (breaker, begun) = patient(1, &Health::new());
+    let (hung, now) = (breaker.admit(begun), begun + 1000 * MS);
+    let second = breaker.admit(now);
+    hung.record(true, now);
+    assert_eq!(breaker.phase(), Phase::Alive);
+    second.record(false, now);
+    assert_eq!(breaker.phase(), Phase::Alive);
+}
+
+#[test]
+fn callers_who_never_give_up_probe_once_a_backoff() {
+    for probes in [1, 2] {
+        let (breaker, begun) = patient(probes, &Health::new());
+        let out: Vec<_> = (0..1000).map(|tenth| breaker.admit(begun + tenth * 100 * MS)).collect();
+        let sent = out.iter().filter(|permit| permit.is_probe()).count() as u32;
+        assert!((99..=99 + probes).contains(&sent), "{sent} of {probes} at a time in 100 backoffs");
+        assert_eq!(breaker.counters().probes(), u64::from(sent));
+    }
+}
+
+#[test]
+fn the_backoff_grows_while_probes_hang() {
+    let breaker = BreakerBuilder::new(Box::new(ConsecutiveFailures::new(NonZeroU32::MIN)))
+        .backoff(Backoff::equal_jittered(1000 * MS, 8000 * MS).unwrap())
+        .build();
+    let now = tokio::time::Instant::now().into_std();
+    breaker.admit(now).record(false, now);
+    let out: Vec<_> = (0..1000).map(|tenth| breaker.admit(now + tenth * 100 * MS)).filter(Permit::is_probe).collect();
+    // After 1 s, 1 to 2, 2 to 4, 4 to 8, and from then on 8.
+    assert!((14..=16).contains(&out.len()), "{} in 100 s", out.len());
+    let reason = breaker.why(now + 99_900 * MS).map(|why| why.reason);
+    let probes = out.len() as u32 - 1;
+    assert!(matches!(reason, Some(Reason::ProbeFailed { probes: failed, .. }) if failed == probes), "{reason:?}");
+}
+
+#[test]
+fn of_a_set_the_others_wait_no_longer_than_a_backoff_for_one_that_hangs() {
+    let limits = crate::EjectionLimits::default().max_probes(NonZeroU32::MIN);
+    let ejections = crate::Ejections::new(limits);
+    ejections.resize(3);
+    let [a, b] = [(); 2].map(|()| Health::within(ejections.clone()));
+    let ((hangs, begun), (well, _)) = (patient(1, &a), patient(1, &b));
+    let hung = hangs.admit(begun);
+    assert!(hung.is_probe() && !well.admit(begun).is_probe());
+    let now = begun + 1000 * MS;
+    let again = hangs.admit(now);
+    assert!(again.is_probe());
+    let probe = well.admit(now);
+    assert!(probe.is_probe(), "its place is free");
+    // And it waits for its turn like the others.
+    let later = now + 1000 * MS;
+    assert_eq!((a.status(later), hangs.admit(later).is_probe()), (Status::Busy, false));
+    probe.record(true, later);
+    assert_eq!((a.status(later), hangs.admit(later).is_probe()), (Status::Open, true));
+    assert_eq!((well.phase(), ejections.counts().probing), (Phase::Alive, 0));
+    drop((hung, again));
+}
+
 #[test]
 fn never_never_gives_up() {
     let (health, now) = (Health::new(), tokio::time::Instant::now().into_std());

@@ -54,11 +54,11 @@ impl AnyLoad {
         }
     }
 
-    pub(crate) fn cancel_at(&self, begun: Instant, now: Instant) {
+    pub(crate) fn cancel_at(&self, begun: Instant, now: Instant, answered: bool) {
         match self {
-            Self::PeakEwma(load) => load.cancel_at(begun, now),
-            Self::LeastLoaded(load) => load.cancel_at(begun, now),
-            Self::Other(load) => load.cancel_at(begun, now),
+            Self::PeakEwma(load) => load.cancel_at(begun, now, answered),
+            Self::LeastLoaded(load) => load.cancel_at(begun, now, answered),
+            Self::Other(load) => load.cancel_at(begun, now, answered),
         }
     }
 }

@@ -55,10 +55,11 @@ pub trait Load: fmt::Debug + Send + Sync + 'static {
     /// A request ended that says nothing of the endpoint, its caller went away, or nothing that is not known already.
     fn cancel(&self);
 
-    /// The same of a request that began at `begun` and was given up at `now` with no answer yet: that it took longer than
-    /// that is known. [`cancel`](Self::cancel) by default.
-    fn cancel_at(&self, begun: Instant, now: Instant) {
-        let _ = (begun, now);
+    /// The same of a request that began at `begun` and was given up at `now`, before any [`mark`](Self::mark) was taken:
+    /// that it took longer than that is known. `answered`: it came to a mark, which was not the one to take.
+    /// [`cancel`](Self::cancel) by default.
+    fn cancel_at(&self, begun: Instant, now: Instant, answered: bool) {
+        let _ = (begun, now, answered);
         self.cancel();
     }
 

@@ -22,8 +22,8 @@ use crate::stamp::{stamp, whole_nanos};
 /// After Finagle's `PeakEwma` (Apache-2.0), with these differences:
 ///
 /// - a failure counts as at least [`failure_penalty`](Self::failure_penalty): failing fast must not look fast;
-/// - a request that its caller gives up before the answer took at least that long, which counts if it is a peak: what
-///   hangs must not look as fast as it was before;
+/// - a request that its caller gives up before it came to where latency is [measured](Self::measure) took at least that
+///   long, which counts if it is a peak: what hangs, be it after the head, must not look as fast as it was before;
 /// - reading the score does not change the average, so how often an endpoint is compared has no influence on it;
 /// - requests in flight are counted by unit of weight;
 /// - an endpoint that comes into a set starts at the median of the others;
@@ -245,10 +245,13 @@ impl Load for PeakEwma {
         self.pending.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn cancel_at(&self, begun: Instant, now: Instant) {
+    fn cancel_at(&self, begun: Instant, now: Instant, answered: bool) {
         self.cancel();
-        if self.measure != Measure::PendingOnly {
-            self.at_least(nanos(now.saturating_duration_since(begun)), now);
+        let waited = now.saturating_duration_since(begun);
+        // A head that does not come is no stream.
+        let is_long = answered && whole_nanos(waited) > self.long_stream;
+        if self.measure != Measure::PendingOnly && !is_long {
+            self.at_least(nanos(waited), now);
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
     acquire::Acquire,
     balance::{Balance, InvalidSet},
     health::{Health, Status},
-    lease::{Lease, LeaseEnd},
+    lease::LeaseEnd,
     member::Member,
     panic::Unavailable,
     policy::Policy,
@@ -23,21 +23,27 @@ use crate::{
 };
 
 mod verdict;
+mod waits;
 
 pub use self::verdict::{IsOk, Judge, Verdict};
+use self::waits::{Turn, Waits};
 
 /// Sends each request to an endpoint of a [`Balance`].
 ///
 /// Always ready: waiting for an endpoint and for that endpoint's readiness is part of the response future, so what is
 /// reserved belongs to one request and ends with it. Fails with [`Unavailable`] if there is none.
 ///
-/// As long as nothing was sent, a request is not bound to the endpoint that was picked for it. If that endpoint leaves
-/// the set, the request goes to another; if it fails to get ready, to one that it was not at yet, and fails with what
-/// the last of them said when there is none, or after [`MAX_UNREADY`]. The endpoint stays in the set: only discovery
-/// removes one. A request is never copied, and once it was sent, what it comes to is the answer: retries are for a layer
-/// above.
+/// As long as nothing was sent, a request is not bound to the endpoint that was picked for it.
 ///
-/// How long an endpoint takes to get ready has no bound of its own; a caller that gives up drops the future.
+/// - While that one is not ready the request waits there and at others that are open, up to [`MAX_WAITS`] at a time. The
+///   first that is ready gets it; of the others the load learns that they took at least so long.
+/// - When one leaves the set, or another one comes, the request looks again.
+/// - When one fails to get ready, it goes to one where it was not yet, and fails with what the last of them said when there
+///   is none, or after [`MAX_UNREADY`]. The endpoint stays in the set: only discovery removes one.
+///
+/// A request is never copied, and once it was sent, what it comes to is the answer: retries are for a layer above.
+///
+/// How long it takes until one is ready has no bound of its own; a caller that gives up drops the future.
 ///
 /// The lease ends with the response future. Where answers are streams and load should count until their end, use
 /// [`Balance::acquire`] and carry the [`LeaseEnd`] on the body.
@@ -50,6 +56,10 @@ pub struct BalanceService<K, S, C = IsOk, D = NoKey> {
 /// How many endpoints a request finds unable to get ready before it fails: 32. Looking for the next one takes the
 /// longer the more were tried, and an outage is no time for that.
 pub const MAX_UNREADY: usize = 32;
+
+/// At how many endpoints a request waits at the same time until one of them is ready: 8. Each of them counts it as in
+/// flight.
+pub const MAX_WAITS: usize = 8;
 
 /// Says which requests should meet the same endpoint, for strategies that hash.
 ///
@@ -81,8 +91,7 @@ pub struct ResponseFuture<K, S: Service<Req>, C, Req> {
 #[pin_project(project = StateProj)]
 enum State<K, S, F> {
     Acquiring(#[pin] Acquire<K, S>),
-    // A box, because the future has no name; only for requests that wait.
-    GettingReady(Option<Lease<K, S>>, Option<Pin<Box<dyn Future<Output = ()> + Send>>>),
+    Waiting(#[pin] Waits<K, S>),
     Calling(#[pin] F, Option<LeaseEnd>),
 }
 
@@ -217,54 +226,27 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let mut gone_at_once = 0;
         loop {
-            match this.state.as_mut().project() {
+            let (lease, ready, waits) = match this.state.as_mut().project() {
                 StateProj::Acquiring(acquire) => {
                     let lease = ready!(acquire.poll(cx));
                     // What was seen says more than that there is nothing else. And if all were tried, it is one of them.
                     if this.unready.is_some() && lease.as_ref().map_or(true, |lease| this.tried.contains(lease.key())) {
                         return Poll::Ready(Err(this.unready.take().expect("just looked at")));
                     }
-                    let lease = lease?;
-                    this.state.set(State::GettingReady(Some(lease), None));
+                    let mut lease = lease?;
+                    let Poll::Ready(ready) = lease.poll_ready(cx) else {
+                        this.state.set(State::Waiting(Waits::at(lease, this.balance)));
+                        continue;
+                    };
+                    (lease, ready, false)
                 }
-                StateProj::GettingReady(lease, gone) => {
-                    let held = lease.as_mut().expect("taken only when leaving this state");
-                    let Poll::Ready(ready) = held.poll_ready(cx) else {
-                        let waited = gone.is_some();
-                        let gone = gone.get_or_insert_with(|| Box::pin(held.gone()));
-                        ready!(gone.as_mut().poll(cx));
+                StateProj::Waiting(waits) => {
+                    let Turn::Asked(lease, ready) = ready!(waits.poll(this.balance, *this.key, this.tried, cx)) else {
                         this.state.set(State::Acquiring(this.balance.acquire(draw(*this.key), this.tried)));
-                        // The update that ends an endpoint tells so before it is done: let it come to its end.
-                        gone_at_once += usize::from(!waited);
-                        if gone_at_once > 1 {
-                            cx.waker().wake_by_ref();
-                            return Poll::Pending;
-                        }
                         continue;
                     };
-                    let lease = lease.take().expect("as above");
-                    let Err(error) = ready else {
-                        let (mut svc, end) = lease.into_parts();
-                        let req = this.req.take().expect("polled after completion");
-                        this.state.set(State::Calling(svc.call(req), Some(end)));
-                        continue;
-                    };
-                    this.tried.push(lease.key().clone());
-                    // Who says himself that he is not connected is avoided for as long as that is so. The load would
-                    // remember it for longer.
-                    if this.balance.link_of(lease.key()) == Some(Status::Open) {
-                        this.judge.judge(Err(&error)).end(lease.into_parts().1);
-                    } else {
-                        let begun = lease.begun();
-                        lease.cancel(begun);
-                    }
-                    if this.tried.len() == MAX_UNREADY {
-                        return Poll::Ready(Err(error));
-                    }
-                    *this.unready = Some(error);
-                    this.state.set(State::Acquiring(this.balance.acquire(draw(*this.key), this.tried)));
+                    (lease, ready, true)
                 }
                 StateProj::Calling(rsp, end) => {
                     let rsp = ready!(rsp.poll(cx));
@@ -273,6 +255,29 @@ where
                     }
                     return Poll::Ready(rsp);
                 }
+            };
+            let Err(error) = ready else {
+                let (mut svc, end) = lease.into_parts();
+                let req = this.req.take().expect("polled after completion");
+                this.state.set(State::Calling(svc.call(req), Some(end)));
+                continue;
+            };
+            this.tried.push(lease.key().clone());
+            // Who says himself that he is not connected is avoided for as long as that is so. The load would remember it
+            // for longer.
+            if this.balance.link_of(lease.key()) == Some(Status::Open) {
+                this.judge.judge(Err(&error)).end(lease.into_parts().1);
+            } else {
+                let begun = lease.begun();
+                lease.cancel(begun);
+            }
+            if this.tried.len() == MAX_UNREADY {
+                return Poll::Ready(Err(error));
+            }
+            *this.unready = Some(error);
+            // Those that it waits at look for another one themselves.
+            if !waits {
+                this.state.set(State::Acquiring(this.balance.acquire(draw(*this.key), this.tried)));
             }
         }
     }

@@ -83,6 +83,10 @@ enum Event {
         id: Id,
         success: bool,
     },
+    /// A head, after which nothing comes.
+    Stall {
+        id: Id,
+    },
     /// The endpoint is done with it, whether or not the client still waits.
     Done {
         key: Key,
@@ -245,6 +249,7 @@ impl<'w> Sim<'w> {
                 self.plan_arrival(client);
             }
             Event::Head { id, success } => self.head(id, success, watch),
+            Event::Stall { id } => drop(self.mark_head(id, true)),
             Event::Done { key, id, success } => {
                 self.servers[key as usize].release();
                 self.end(id, if success { Outcome::Success } else { Outcome::Failure }, watch);
@@ -307,6 +312,7 @@ impl<'w> Sim<'w> {
                 self.plan(self.now + head + body, Event::Done { key, id, success });
             }
             Reply::Error { after } => self.plan(self.now + after, Event::Error { id }),
+            Reply::Head { after } => self.plan(self.now + after, Event::Stall { id }),
             Reply::Queued | Reply::Never => {}
         }
     }
@@ -322,16 +328,23 @@ impl<'w> Sim<'w> {
     }
 
     fn head(&mut self, id: Id, success: bool, watch: &mut impl Watch) {
-        let (now, instant) = (self.now, self.instant());
-        let Some(req) = self.get(id) else { return };
+        let now = self.now;
+        let Some(req) = self.mark_head(id, success) else { return };
         req.answered = true;
+        let outcome = if success { Outcome::Success } else { Outcome::Failure };
+        let ended = Ended { now, begun: req.begun, outcome };
+        watch.ended(ended);
+    }
+
+    /// The balancer and the breaker see the head.
+    fn mark_head(&mut self, id: Id, success: bool) -> Option<&mut Request> {
+        let instant = self.instant();
+        let req = self.get(id)?;
         req.lease.mark(Mark::Headers, success, instant);
         if let Some(permit) = req.permit.take() {
             permit.record(success, instant);
         }
-        let outcome = if success { Outcome::Success } else { Outcome::Failure };
-        let ended = Ended { now, begun: req.begun, outcome };
-        watch.ended(ended);
+        Some(req)
     }
 
     fn end(&mut self, id: Id, outcome: Outcome, watch: &mut impl Watch) {

@@ -43,6 +43,8 @@ pub(crate) enum Fault {
     Refuses,
     /// No answer, ever.
     Hangs,
+    /// The head of an answer after so long, and nothing more. Clients wait for the rest as long as they do for a head.
+    Stalls(Nanos),
     /// No connection, and what was in flight is lost.
     Dies,
 }

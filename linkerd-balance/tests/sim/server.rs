@@ -27,6 +27,10 @@ pub(crate) enum Reply {
     Error {
         after: Nanos,
     },
+    /// The head comes after so long, and that is all.
+    Head {
+        after: Nanos,
+    },
     Never,
 }
 
@@ -63,6 +67,7 @@ impl<R: Copy> Server<R> {
         match self.fault {
             Some(Fault::Refuses | Fault::Dies) => Reply::Error { after: REFUSED_AFTER },
             Some(Fault::Hangs) => Reply::Never,
+            Some(Fault::Stalls(after)) => Reply::Head { after },
             Some(Fault::Fails(after)) => Reply::Error { after },
             _ if self.busy < self.endpoint.slots => self.serve(now),
             _ if self.queue.len() < self.endpoint.queue as usize => {

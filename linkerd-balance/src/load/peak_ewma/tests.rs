@@ -37,7 +37,7 @@ fn what_was_given_up_took_at_least_so_long() {
     let (load, start) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
     let give_up = |load: &PeakEwma, waited, now: Instant| {
         load.begin(start);
-        load.cancel_at(now.checked_sub(waited).unwrap(), now);
+        load.cancel_at(now.checked_sub(waited).unwrap(), now, false);
     };
     observe(&load, start, 10 * MS, true);
     give_up(&load, 9 * MS, start);
@@ -59,10 +59,10 @@ fn what_was_given_up_took_at_least_so_long() {
 fn of_an_endpoint_that_never_answered_it_is_a_guess() {
     let (load, start) = (ewma(), tokio::time::Instant::now().into_std() + DECAY);
     load.begin(start);
-    load.cancel_at(start, start + MS / 2);
+    load.cancel_at(start, start + MS / 2, false);
     assert_eq!(load.score(start, 1.0, 0), 0.0, "as cold as before");
     load.begin(start);
-    load.cancel_at(start, start + 1000 * MS);
+    load.cancel_at(start, start + 1000 * MS, false);
     let now = start + 1000 * MS;
     assert_close(load.score(now, 1.0, 0), nanos(1000 * MS));
     assert_eq!(load.typical(now), None);

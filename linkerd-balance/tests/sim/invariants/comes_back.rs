@@ -1,8 +1,8 @@
 //! **An endpoint that is well again comes back**: from its bound on, for 20 s, it has at least a quarter of its share.
 //! The bound counts from when it is well:
 //!
-//! - for its breaker, one backoff as long as they get (after the last request that hung timed out), and half a second
-//!   to be asked in;
+//! - for its breaker, one backoff as long as they get (after the last request that hung timed out, or after the last probe was
+//!   sent where callers wait for ever), and half a second to be asked in;
 //! - for peak EWMA, the time in which what it remembers of the bad times, at least the failure penalty, decays to what
 //!   the others are like: `decay * ln(1 + remembered / usual)`. With a heavy tail a slow answer of its own may keep
 //!   it away once more, for as long as `starvation` says; that is not looked at here.
@@ -112,6 +112,27 @@ fn one_comes_back(rng: &mut Rng, setup: &Setup) -> Trial {
 fn an_endpoint_that_is_well_again_comes_back() {
     let policies: Vec<Setup> = policies::all().into_iter().filter(Setup::spreads).collect();
     holds("an_endpoint_that_is_well_again_comes_back", &policies, one_comes_back);
+}
+
+/// One that fails until it is left alone and then hangs, with callers who wait for ever: so do its probes.
+fn comes_back_from_hanging(rng: &mut Rng, setup: &Setup) -> Trial {
+    let setup = setup.clone().backoff(backoff(rng));
+    let n = topology::size(rng).clamp(3, 30);
+    let (hangs, to) = (FROM + 2 * SECOND, FROM + rng.within(4, 14) * SECOND);
+    let (patient, from) = (1_000_000 * SECOND, to + LONGEST_BACKOFF + SECOND / 2);
+    let mut world = World::new(vec![Endpoint::new(topology::service(rng)); n], each(n) * n as u64, from + FOR);
+    world.timeout = patient;
+    let world = world.fault(FROM, hangs, BAD, Fault::Fails(MS)).fault(hangs, to, BAD, Fault::Hangs);
+    let returns = Returns(Tally::new(n, from, world.length), Fault::Hangs);
+    Trial::new(world, setup).and(returns)
+}
+
+#[test]
+fn one_whose_probes_hang_comes_back() {
+    // Others go by what is in flight, which it is for ever.
+    let by_turns = |setup: &Setup| setup.avoids == Avoids::Nothing && setup.has_breaker() && !setup.hashes();
+    let policies: Vec<Setup> = policies::all().into_iter().filter(|setup| by_turns(setup) && setup.spreads()).collect();
+    holds("one_whose_probes_hang_comes_back", &policies, comes_back_from_hanging);
 }
 
 /// When the first success came after the outage of all, and how many failures there were when all should be well.

@@ -2,17 +2,20 @@
 //! sixty of each client (one a second), meet an endpoint that hangs, by peak EWMA. No request has an outcome there: its client drops it
 //! at its timeout, so no breaker sees a failure, and round robin and random go on sending 1/N.
 //!
+//! The same where it sends a head first and hangs then, which breakers take for a success, if latency is measured to the
+//! first byte or to the end.
+//!
 //! Sixty: what goes out until the first of them is given up, and one more each time that the memory of that has decayed
 //! to what the others' slow answers are like.
 
 use std::time::Instant;
 
-use linkerd_balance::{Load, Mark, P2c, PeakEwma, Policy, RoundRobin};
+use linkerd_balance::{Heap, Load, Mark, Measure, P2c, PeakEwma, Policy, RoundRobin};
 
 use super::{Invariant, Trial, fails, holds};
 use crate::{
     engine::Sim,
-    model::{Endpoint, Fault, Key, MS, Nanos, SECOND, World},
+    model::{Endpoint, Fault, Key, MS, Nanos, SECOND, US, World},
     policies::{self, Avoids, Setup},
     rng::Rng,
     tally::Tally,
@@ -46,12 +49,21 @@ impl Invariant for LeftAlone {
 }
 
 fn trial(rng: &mut Rng, setup: &Setup) -> Trial {
+    going_away(rng, setup, Fault::Hangs)
+}
+
+fn stalling(rng: &mut Rng, setup: &Setup) -> Trial {
+    let after = rng.within(100, 5_000) * US;
+    going_away(rng, setup, Fault::Stalls(after))
+}
+
+fn going_away(rng: &mut Rng, setup: &Setup, fault: Fault) -> Trial {
     let n = topology::size(rng).clamp(3, 15);
     let clients = rng.within(1, 3);
     let rate = rng.within(5, 15) * n as u64 * clients;
     let mut world = World::new(vec![Endpoint::new(topology::service(rng)); n], rate, TO);
     (world.clients, world.timeout, world.goes_away) = (clients as usize, rng.within(500, 1_000) * MS, true);
-    let world = world.fault(FROM, TO, HANGS, Fault::Hangs);
+    let world = world.fault(FROM, TO, HANGS, fault);
     Trial::new(world, setup.clone()).and(LeftAlone(Tally::new(n, FROM, TO)))
 }
 
@@ -59,6 +71,30 @@ fn trial(rng: &mut Rng, setup: &Setup) -> Trial {
 fn what_hangs_is_left_alone_though_callers_go_away() {
     let by_latency: Vec<Setup> = policies::all().into_iter().filter(Setup::judges_speed).collect();
     holds("what_hangs_is_left_alone_though_callers_go_away", &by_latency, trial);
+}
+
+/// By where latency is measured.
+fn measuring() -> Vec<Setup> {
+    const FIRST: fn() -> PeakEwma = || PeakEwma::default().measure(Measure::FirstByte);
+    const END: fn() -> PeakEwma = || PeakEwma::default().measure(Measure::EndOfStream);
+    let setup = |name, policy: fn() -> Policy| policies::setup(name, Avoids::Latency, move |_, _| policy());
+    vec![
+        setup("p2c, to the first byte", || Policy::new(P2c::new(), FIRST)),
+        setup("heap, to the first byte", || Policy::new(Heap::new(), FIRST)),
+        setup("p2c, to the end", || Policy::new(P2c::new(), END)),
+        setup("heap, to the end", || Policy::new(Heap::new(), END)),
+    ]
+}
+
+#[test]
+fn what_hangs_after_the_head_is_left_alone() {
+    holds("what_hangs_after_the_head_is_left_alone", &measuring(), stalling);
+}
+
+#[test]
+fn measuring_to_the_head_only_is_caught() {
+    let blind = policies::setup("to the head", Avoids::Latency, |_, _| Policy::new(Heap::new(), PeakEwma::default));
+    assert!(fails(3, &blind, stalling));
 }
 
 /// Learns nothing of who goes away.

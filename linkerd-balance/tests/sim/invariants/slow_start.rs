@@ -5,7 +5,9 @@
 //! - (c) a newcomer's share is that of its ramp, within 2 % and chance, whatever else comes and goes meanwhile (a fifth of the share
 //!   more for policies that hash: 4.5 standard deviations of the places on a ring, see `weights`);
 //! - (d) so it is within a zone;
-//! - (e) where all are new nobody ramps: in the first second each has at least half its fair share.
+//! - (e) where all are new nobody ramps: in the first second each has at least half its fair share;
+//! - (f) a deploy that replaces all within one window, one by one, leaves each with the share of its ramp, as in (c): the newest
+//!   one has the least.
 //!
 //! Chance: four standard deviations.
 
@@ -160,6 +162,75 @@ fn a_ramp_of_another_length_or_none_is_caught() {
     let setup = policies::least_loaded();
     assert!(fails(5, &setup, |rng, setup| ramps(rng, setup, |_| None)));
     assert!(fails(5, &setup, |rng, setup| ramps(rng, setup, |_| Some(40))));
+}
+
+/// (f): who is there from which second on until which, and whether it was there from the start.
+#[derive(Debug)]
+struct Deploy {
+    seconds: Seconds,
+    lives: Vec<Range<u64>>,
+    window: u64,
+    hashes: bool,
+}
+
+impl Watch for Deploy {
+    fn picked(&mut self, picked: Picked) {
+        self.seconds.picked(picked);
+    }
+}
+
+impl Invariant for Deploy {
+    fn verdict(&mut self, _: &Sim<'_>) -> Result<(), String> {
+        for (second, picks) in (0_u64..).zip(&self.seconds.0) {
+            let part = |life: &Range<u64>| match life {
+                life if !life.contains(&second) => 0.0,
+                Range { start: 0, .. } => 1.0,
+                life => ramp(second - life.start, self.window),
+            };
+            let all: f64 = self.lives.iter().map(part).sum();
+            let total = picks.iter().sum::<u64>() as f64;
+            for (key, (life, picks)) in self.lives.iter().zip(picks).enumerate() {
+                let (picks, wanted) = (*picks as f64, total * part(life) / all);
+                let tolerance = 0.02 * total + if self.hashes { wanted / 5.0 } else { 0.0 };
+                if (picks - wanted).abs() > tolerance + 4.0 * wanted.sqrt() + 1.0 {
+                    return Err(format!("(f) {picks} requests for {key} in second {second}, not {wanted:.1}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Each second one comes and the oldest goes, until all that were there at first have gone, and some more.
+fn deploy(rng: &mut Rng, setup: &Setup, given: fn(u64) -> u64) -> Trial {
+    let old = rng.within(2, 6);
+    let new = old + rng.within(1, 4);
+    let window = 2 * (old + new) + rng.within(0, 20);
+    let lives: Vec<_> =
+        (0..old + new).map(|i| (i + 1).saturating_sub(old)..if i < new { i + 2 } else { new + 4 }).collect();
+    let mut world = World::new(
+        vec![Endpoint::new(Service::Constant(10 * US)); lives.len()],
+        rng.within(300, 600),
+        (new + 4) * SECOND,
+    );
+    let set_at =
+        |second: u64| (0..).zip(&lives).filter(|(_, life)| life.contains(&second)).map(|(key, _)| key).collect();
+    world.sets = (0..=new + 1).map(|second| (second * SECOND, set_at(second))).collect();
+    let setup = slow_setup(setup, given(window), false);
+    let (seconds, hashes) = (Seconds::new(&world), setup.hashes());
+    Trial::new(world, setup).and(Deploy { seconds, lives, window, hashes })
+}
+
+#[test]
+fn a_deploy_within_one_window_favours_nobody_for_being_new() {
+    let name = "a_deploy_within_one_window_favours_nobody_for_being_new";
+    let policies: Vec<Setup> = policies::all().into_iter().filter(Setup::spreads).collect();
+    holds(name, &policies, |rng, setup| deploy(rng, setup, |window| window));
+}
+
+#[test]
+fn a_window_that_is_over_at_once_is_caught() {
+    assert!(fails(5, &policies::least_loaded(), |rng, setup| deploy(rng, setup, |_| 1)));
 }
 
 /// (e): those that came together, and when.

@@ -7,7 +7,7 @@
 //! - when it dies and the other has room for all, less than 0.1 % of the requests of a minute fail; not so for an aperture,
 //!   which is narrow where there was nothing to do and widens only with its window;
 //! - when it is overloaded and may spill, it is not: of the requests that its slots cannot hold, the other zone serves
-//!   as many that less than 0.1 % fail.
+//!   as many that less than 0.1 % fail; so it is if a third zone has the room and the one between them is dead.
 
 use std::{
     sync::{Arc, Mutex},
@@ -52,14 +52,13 @@ fn two_zones(n: Key, service: Service, rate: u64, length: Nanos) -> World {
     World::new(endpoints, rate, length)
 }
 
-/// What is local of one stretch of time: the first half of the endpoints.
+/// What is local of one stretch of time: the first so many endpoints.
 #[derive(Debug)]
-struct Local(Tally);
+struct Local(Tally, Key);
 
 impl Local {
     fn share(&self) -> f64 {
-        let n = self.0.picks.len() / 2;
-        self.0.picks[..n].iter().sum::<u64>() as f64 / self.0.total() as f64
+        self.0.picks[..self.1 as usize].iter().sum::<u64>() as f64 / self.0.total() as f64
     }
 }
 
@@ -74,7 +73,7 @@ struct LeftOnce {
 
 impl Watch for LeftOnce {
     fn picked(&mut self, picked: Picked) {
-        for Local(tally) in [&mut self.before, &mut self.during, &mut self.after] {
+        for Local(tally, _) in [&mut self.before, &mut self.during, &mut self.after] {
             tally.picked(picked);
         }
     }
@@ -109,7 +108,7 @@ fn outage(rng: &mut Rng, setup: &Setup, tiers: &Tiers) -> Trial {
     for key in 0..n {
         world = world.fault(WELL, heals, key, fault);
     }
-    let stretch = |from, to| Local(Tally::new(2 * n as usize, from, to));
+    let stretch = |from, to| Local(Tally::new(2 * n as usize, from, to), n);
     let (before, during) = (stretch(0, WELL), stretch(WELL + 3 * SECOND, heals));
     let after = stretch(back, length);
     Trial::new(world, setup).and(LeftOnce { before, during, after, events })
@@ -155,7 +154,7 @@ fn dies(rng: &mut Rng, setup: &Setup, tiers: &Tiers) -> Trial {
     for key in 0..n {
         world = world.fault(dies, length, key, Fault::Dies);
     }
-    let tally = Local(Tally::new(2 * n as usize, 0, length));
+    let tally = Local(Tally::new(2 * n as usize, 0, length), n);
     Trial::new(world, setup).and(FewFail { tally, most: rate * 60 / 1000, local: 0.0 })
 }
 
@@ -168,7 +167,26 @@ fn overload(rng: &mut Rng, setup: &Setup, tiers: &Tiers) -> Trial {
     for (endpoint, local) in world.endpoints.iter_mut().zip((0..2 * n).map(|key| key < n)) {
         (endpoint.slots, endpoint.queue) = (if local { 4 } else { 16 }, 20);
     }
-    let tally = Local(Tally::new(2 * n as usize, 0, length));
+    let tally = Local(Tally::new(2 * n as usize, 0, length), n);
+    Trial::new(world, setup).and(FewFail { tally, most: rate * 3 / 1000, local: 0.3 })
+}
+
+/// The same with a zone between the two that is dead, from when the breakers know it.
+fn overload_past_dead(rng: &mut Rng, setup: &Setup, tiers: &Tiers) -> Trial {
+    let n = rng.within(2, 6) as Key;
+    let (mut setup, _) = zoned(setup, tiers.clone());
+    setup.backoff = Backoff::default();
+    let (rate, known, length) = (800 * u64::from(n), SECOND, 4 * SECOND);
+    let mut endpoint = Endpoint::new(Service::Constant(10 * MS));
+    let zones = (0..3).flat_map(|zone| {
+        (endpoint.zone, endpoint.slots, endpoint.queue) = (zone, if zone == 0 { 4 } else { 16 }, 20);
+        vec![endpoint; n as usize]
+    });
+    let mut world = World::new(zones.collect(), rate, length);
+    for key in n..2 * n {
+        world = world.fault(0, length, key, Fault::Dies);
+    }
+    let tally = Local(Tally::new(3 * n as usize, known, length), n);
     Trial::new(world, setup).and(FewFail { tally, most: rate * 3 / 1000, local: 0.3 })
 }
 
@@ -204,6 +222,18 @@ fn a_dead_zone_costs_next_to_nothing() {
     holds("a_dead_zone_costs_next_to_nothing", &policies, |rng, setup| dies(rng, setup, &local()));
     let blind = policies::least_loaded().accrual(|| Box::new(Never));
     assert!(fails(1, &blind, |rng, setup| dies(rng, setup, &local())), "without anybody who looks it costs a lot");
+}
+
+#[test]
+fn a_full_zone_spills_past_a_dead_one() {
+    let policies = those(|setup| setup.has_breaker() && setup.spreads());
+    let spilling = spilling().fallback(["b"]);
+    holds("a_full_zone_spills_past_a_dead_one", &policies, |rng, setup| overload_past_dead(rng, setup, &spilling));
+    let not = local().fallback(["b"]);
+    assert!(
+        fails(1, &policies::least_loaded(), |rng, setup| overload_past_dead(rng, setup, &not)),
+        "unless it may not"
+    );
 }
 
 #[test]
