@@ -299,7 +299,7 @@ mod tests {
                 let request = Bytes::from_static(b"request");
                 let mut upgraded = Upgraded { inner: from, request, at: At::Preface { left: PREFACE_LEN } };
                 let mut read = Vec::new();
-                let (_, whole) = tokio::join!(write, upgraded.read_to_end(&mut read));
+                let ((), whole) = tokio::join!(write, upgraded.read_to_end(&mut read));
                 whole.unwrap();
                 assert_eq!(read, [&preface[..], settings, b"requestrest"].concat());
             }
