@@ -190,7 +190,7 @@ async fn permits_come_back_whenever_the_deadline_passes() {
 /// Who waits for a permit must not hold what who has it waits for.
 #[tokio::test(start_paused = true)]
 async fn a_limit_above_retries_of_what_readiness_makes_scarce_ends() {
-    for when_full in [WhenFull::Block, WhenFull::Queue { capacity: 9, wait: Duration::from_secs(60) }] {
+    for when_full in [WhenFull::Block, WhenFull::Queue { capacity: 9, wait: Duration::from_mins(1) }] {
         let probe = Probe::with(1);
         let limit = ConcurrencyLimit::fixed("test", NonZeroUsize::MIN, when_full);
         let svc = ServiceBuilder::new()
