@@ -215,7 +215,9 @@ fn spilled(second: Status) -> [usize; 3] {
     let tiers = Tiers::new().local("a").fallback(["b"]).spill_load(2.0).unwrap();
     let f = fixture(Policy::least_loaded().tiers(tiers));
     f.update((0..6).map(|key| Member::new(key).zone(["a", "b", "c"][usize::from(key / 2)])), f.start);
-    [2, 3].iter().for_each(|key| f.health(*key).set(second));
+    for key in [2, 3] {
+        f.health(key).set(second);
+    }
     let leases: Vec<_> = (0..60).map(|i| f.balance.try_acquire(Draw::new(i), f.start, &[]).unwrap()).collect();
     [0, 1, 2].map(|zone| leases.iter().filter(|lease| *lease.key() / 2 == zone).count())
 }
