@@ -437,6 +437,21 @@ async fn a_refusal_names_a_few_endpoints_of_many() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_tells_of_those_that_are_not_open_only() {
+    let balancer = in_flight().panic(linkerd_core::balance::Panic::FailFast).panic_below(0.9).unwrap();
+    let world = World::policies(ServicePolicy::default(), ClientPolicy { balancer, ..ClientPolicy::default() });
+    world.namer.endpoints("/users", (1..=8).map(ep));
+    let client = world.client("/svc/users");
+    status(&client).await;
+    assert_eq!(force(&world, Some(ep(8)), Force::Open(10 * SEC)), 1);
+    advance(SEC).await;
+    let text = error(&client).await.text();
+    assert!(text.starts_with("7 of 8 endpoints are open (1 left alone or full, 0 closed)"), "{text}");
+    assert!(text.contains(&format!("breaker {} has been forced open", ep(8))), "{text}");
+    assert!(!text.contains(&ep(1).to_string()) && !text.contains("; "), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_balancer_knows_is_in_its_metrics() {
     let aperture = Aperture::builder().min(2).peer(Peer::new(1, 2).unwrap()).build().unwrap();
     let balancer = Policy::new(aperture, LeastLoaded::new);
