@@ -185,14 +185,17 @@ where
     /// The services of its endpoints, in the order of [`endpoints`](Self::endpoints).
     #[must_use]
     pub fn services(&self) -> Vec<(K, S)> {
-        self.first_services(usize::MAX)
+        let set = self.0.set.load();
+        set.slots().map(|slot| (slot.tracked.key.clone(), slot.svc.clone())).collect()
     }
 
-    /// The first so many of [`services`](Self::services).
+    /// The first so many of those that are not open at `now`, with what they are.
     #[must_use]
-    pub fn first_services(&self, max: usize) -> Vec<(K, S)> {
+    pub fn first_unavailable(&self, max: usize, now: Instant) -> Vec<(K, S, Status)> {
         let set = self.0.set.load();
-        set.slots().take(max).map(|slot| (slot.tracked.key.clone(), slot.svc.clone())).collect()
+        let of = set.slots().map(|slot| (slot, slot.tracked.standing.status(now)));
+        let unavailable = of.filter(|(_, status)| *status != Status::Open).take(max);
+        unavailable.map(|(slot, status)| (slot.tracked.key.clone(), slot.svc.clone(), status)).collect()
     }
 
     /// Its tiers at `now`, best first, and why each has the requests that it has.

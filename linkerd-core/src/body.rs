@@ -3,8 +3,9 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -94,6 +95,8 @@ pub(crate) enum Rider {
     Conn(Live),
     /// A stream of a connection, which makes room for another one.
     Stream(h2::Slot),
+    /// Of a request: notes when all of it was read, to be sent.
+    Upload(Arc<OnceLock<Instant>>),
     /// Anything else, at the cost of a box.
     Dyn(Box<dyn FnOnce(BodyEnd) + Send>),
 }
@@ -125,7 +128,7 @@ impl Rider {
 
     fn end(self, how: BodyEnd) {
         match self {
-            // Nobody wants it any more: that is not the endpoint's fault, and how long it took says nothing.
+            // Nobody wants it any more: that is not the endpoint's fault, and says no more than that it took so long.
             Self::Lease { end, success: true, .. } if how == BodyEnd::Dropped && end.needs_time() => drop(end),
             Self::Lease { end, success, verdict, .. } => {
                 let success = success && how != BodyEnd::Failed;
@@ -139,9 +142,12 @@ impl Rider {
             }
             Self::Conn(conn) if how == BodyEnd::Complete => conn.give_back(),
             Self::Stream(slot) if how == BodyEnd::Complete => slot.complete(),
+            Self::Upload(sent) if how == BodyEnd::Complete => {
+                let _ = sent.set(now());
+            }
             // Dropping it closes it: what is left of the response cannot be told from the next one.
             // Dropping that ends what is left of the request too.
-            Self::Conn(_) | Self::Stream(_) => {}
+            Self::Conn(_) | Self::Stream(_) | Self::Upload(_) => {}
             Self::Dyn(end) => end(how),
         }
     }

@@ -453,6 +453,7 @@ async fn breakers_are_forced_by_name_and_it_is_kept_who_did() {
         (&*format!("{web}&action=open&ttl=25.hours"), "ttl"),
         (&*format!("{web}&action=open&ttl=0"), "ttl"),
         (&*format!("{web}&action=open&endpoint=here"), "endpoint"),
+        (&*format!("{web}&action=open&endpiont=10.0.0.1:80"), "unknown parameter endpiont"),
     ] {
         let (status, text) = post(query).await;
         assert!(status == 400 && text.contains(named), "{query}: {status} {text}");

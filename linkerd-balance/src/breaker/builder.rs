@@ -59,8 +59,8 @@ impl BreakerBuilder {
         Self { counters, ..self }
     }
 
-    /// How many calls may be out at the same time to see whether the endpoint is well again. The first that has
-    /// something to say decides.
+    /// How many calls may be out at the same time to see whether the endpoint is well again, 65,535 at most. The first
+    /// that has something to say decides.
     pub fn max_probes(self, calls: NonZeroU32) -> Self {
         Self { max_probes: calls, ..self }
     }
@@ -88,7 +88,7 @@ impl BreakerBuilder {
             stage: Stage::Alive,
             until: Stamp::of(now),
             epoch: 0,
-            max_probes: max_probes.get(),
+            max_probes: u16::try_from(max_probes.get()).unwrap_or(u16::MAX),
             out: 0,
             round: 0,
             overdue: Stamp::of(now),

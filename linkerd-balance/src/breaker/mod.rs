@@ -312,8 +312,8 @@ impl Breaker {
                 None => health.set(Status::Open),
                 Some(until) => health.busy_until(until),
             },
-            // It is for the prober to say when this ends.
-            _ if state.probers.is_some() => health.set(Status::Busy),
+            // It is for the prober to say when this ends, or for more probes than can be counted.
+            _ if state.probers.is_some() || state.out == u16::MAX => health.set(Status::Busy),
             // Of a round of probes there may be more to send.
             Phase::Dead { until: from } | Phase::Probing { since: from } if state.out < state.max_probes => {
                 health.probe_from(not_before(from));

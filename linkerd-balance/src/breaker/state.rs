@@ -19,11 +19,11 @@ pub(super) struct State {
     pub(super) until: Stamp,
     // Counts lives and rounds of probes, round and round.
     pub(super) epoch: u32,
-    pub(super) max_probes: u32,
+    pub(super) max_probes: u16,
     // How many probes are out, those of earlier rounds included: a round may end before all its probes do.
-    pub(super) out: u32,
+    pub(super) out: u16,
     // How many of this round.
-    pub(super) round: u32,
+    pub(super) round: u16,
     // From then on those that are out hold nobody up: who has no answer by then may never have one.
     pub(super) overdue: Stamp,
     // How many failed since it was opened.
@@ -60,7 +60,7 @@ impl State {
 
     /// Whether another probe may be out.
     pub(super) fn has_room(&self, now: Instant) -> bool {
-        self.out < self.max_probes || Stamp::of(now) >= self.overdue
+        self.out < self.max_probes || (self.out < u16::MAX && Stamp::of(now) >= self.overdue)
     }
 
     pub(super) fn phase(&self) -> Phase {

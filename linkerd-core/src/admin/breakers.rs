@@ -66,6 +66,7 @@ impl Breakers {
     fn post(&self, params: &Params) -> Result<Response<Body>, BadParams> {
         let unexpected =
             |name, expected, value: &str| BadParams::Unexpected { name, expected, value: value.to_owned() };
+        params.only(&["client", "action", "ttl", "endpoint", "router", "by"])?;
         let name = params.required("client")?;
         let client = name.parse().map_err(|_| unexpected("client", "a bound name such as /#/io.l5d.fs/web", name))?;
         let endpoint = params

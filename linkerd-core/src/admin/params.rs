@@ -24,6 +24,9 @@ pub(super) enum BadParams {
     /// A parameter that must be there is not.
     #[error("parameter {name} is missing")]
     Missing { name: &'static str },
+    /// A parameter is none that the page knows.
+    #[error("unknown parameter {name}: expected one of {known}")]
+    Unknown { name: String, known: String },
     /// A parameter is not one of the values that it may have.
     #[error("invalid parameter {name}: expected {expected}, found {value:?}")]
     Unexpected { name: &'static str, expected: &'static str, value: String },
@@ -81,6 +84,14 @@ impl Params {
 
     pub(super) fn required(&self, name: &'static str) -> Result<&str, BadParams> {
         self.get(name).ok_or(BadParams::Missing { name })
+    }
+
+    /// Refuses what is none of these: for pages that change something, where a slip must not do more than was meant.
+    pub(super) fn only(&self, known: &[&str]) -> Result<(), BadParams> {
+        match self.0.iter().find(|(name, _)| !known.contains(&&**name)) {
+            Some((name, _)) => Err(BadParams::Unknown { name: name.clone(), known: known.join(", ") }),
+            None => Ok(()),
+        }
     }
 
     /// A yes or no; no if it is not there.

@@ -10,7 +10,10 @@ use linkerd_balance::Draw;
 use linkerd_dtab::Path;
 
 pub(crate) use self::client::BoundClient;
-use self::{client::Endpoints, under_way::UnderWay};
+use self::{
+    client::Endpoints,
+    under_way::{UnderWay, Upload},
+};
 use super::{
     attempt::Attempt,
     endpoints::{Balanced, EndpointClient},
@@ -148,7 +151,9 @@ impl BoundName {
                 self.write_headers(attempt, id, headers);
             }
             let permit = endpoint.breaker.as_ref().map(|breaker| breaker.admit(begun));
-            let under_way = UnderWay { name: self, service, attempt, begun, span, held: Some((permit, end)) };
+            let upload = req.request_mut().and_then(Upload::of);
+            let held = Some((permit, end));
+            let under_way = UnderWay { name: self, service, attempt, begun, span, upload, held };
             let sent = endpoint.send(attempt, req.take()?);
             let error = match under_way.outcome(balanced, req.arrive(endpoint, begun), sent).await {
                 Err(error) if error.never_sent() => error,

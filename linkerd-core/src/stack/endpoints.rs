@@ -238,14 +238,18 @@ impl Balanced {
         }
         let now = now();
         // Requests that are refused come by the thousand, and endpoints may be as many.
-        let services = self.balance.first_services(TOLD);
-        let reasons = services.iter().map(|(key, svc)| {
-            let why = svc.why(Status::Busy, now);
+        let told = self.balance.first_unavailable(TOLD, now);
+        let reasons = told.iter().map(|(key, svc, status)| {
+            let why = svc.why(*status, now);
             // A breaker is called by its endpoint's address.
             if why.starts_with("breaker ") { why } else { format!("{} {why}", key.addr) }
         });
         let reasons = reasons.collect::<Vec<_>>().join("; ");
-        let more = match self.balance.len().saturating_sub(TOLD) {
+        let all = match unavailable {
+            Unavailable::FailFast { busy, closed, .. } => busy + closed,
+            _ => told.len(),
+        };
+        let more = match all.saturating_sub(TOLD) {
             0 => String::new(),
             more => format!("; and {more} more"),
         };

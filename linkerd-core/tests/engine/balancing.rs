@@ -143,14 +143,80 @@ async fn a_long_stream_has_no_latency() {
         assert_eq!(text(rsp).await, "xy");
         assert!(latency(&world) < 30.0, "{measure:?}: {}", latency(&world));
     }
-    // Nor has one whose reader did not want all of it.
-    let (world, client) = one(measured(Measure::EndOfStream), AccrualPolicy::off());
-    world.endpoints.script(ep(1), [Reply::ok("xy").after(20 * MS).streamed(SEC)]);
-    let mut body = client.send(get()).await.unwrap().into_body();
-    body.frame().await.unwrap().unwrap();
-    drop(body);
-    assert!(latency(&world) < 30.0, "{}", latency(&world));
-    assert_eq!(state(&world, 1).status, Status::Open);
+    // Nor has one whose reader did not want all of it; a shorter one would have taken as long as he read at least.
+    for (each, range) in [(3 * SEC, 0.0..30.0), (SEC, 1000.0..1050.0)] {
+        let (world, client) = one(measured(Measure::EndOfStream), AccrualPolicy::off());
+        world.endpoints.script(ep(1), [Reply::ok("xy").after(20 * MS).streamed(each)]);
+        let mut body = client.send(get()).await.unwrap().into_body();
+        body.frame().await.unwrap().unwrap();
+        drop(body);
+        assert!(range.contains(&latency(&world)), "{}", latency(&world));
+        assert_eq!(state(&world, 1).status, Status::Open);
+    }
+}
+
+/// The head comes and nothing after it.
+#[tokio::test(start_paused = true)]
+async fn what_hangs_after_the_head_took_as_long_as_its_caller_waited() {
+    for measure in [Measure::FirstByte, Measure::EndOfStream] {
+        let (world, client) = one(measured(measure), AccrualPolicy::off());
+        world.endpoints.script(ep(1), [Reply::ok("x").after(20 * MS).streamed(60 * SEC)]);
+        let rsp = client.send(get()).await.unwrap();
+        advance(SEC).await;
+        drop(rsp);
+        assert!((1000.0..1050.0).contains(&latency(&world)), "{measure:?}: {}", latency(&world));
+    }
+}
+
+/// A body that ends when it is told.
+fn upload() -> (tokio::sync::oneshot::Sender<()>, Body) {
+    let (end, ends) = tokio::sync::oneshot::channel();
+    let frames = futures::stream::unfold(Some(ends), |ends| async move {
+        let ends = ends?;
+        let _ = ends.await;
+        Some((Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"x"))), None))
+    });
+    (end, Body::new(http_body_util::StreamBody::new(Box::pin(frames))))
+}
+
+/// Reads what is sent, and answers if there was nothing to read.
+#[derive(Clone)]
+struct Reads;
+
+impl Connect for Reads {
+    fn connect(&self, _: &Endpoint) -> Svc {
+        Svc::new(tower::service_fn(async |req: Request<Body>| {
+            let body = req.into_body().collect().await?.to_bytes();
+            if !body.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, BoxError>(Response::new(Body::empty()))
+        }))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_sends_slowly_and_leaves_says_nothing_of_the_endpoint() {
+    // Not sent whole; and whole after 5 s, which the endpoint had no part in.
+    for (whole, range) in [(false, 0.0..30.0), (true, 900.0..1050.0)] {
+        let connect: Option<Arc<dyn Connect>> = Some(Arc::new(Reads));
+        let policy = ClientPolicy { balancer: measured(Measure::Headers), connect, ..ClientPolicy::default() };
+        let world = World::policies(ServicePolicy::default(), policy);
+        world.namer.endpoints("/users", [ep(1)]);
+        let client = world.client("/svc/users");
+        status(&client).await;
+        let (end, body) = upload();
+        let mut rsp = task::spawn(client.send(Request::post("/").body(body).unwrap()));
+        assert!(rsp.poll().is_pending());
+        advance(5 * SEC).await;
+        if whole {
+            end.send(()).unwrap();
+            assert!(rsp.poll().is_pending());
+        }
+        advance(SEC).await;
+        drop(rsp);
+        assert!(range.contains(&latency(&world)), "{whole}: {}", latency(&world));
+    }
 }
 
 /// Answers at once, with a body that breaks after its first byte.
@@ -428,6 +494,21 @@ async fn the_page_has_how_many_only_wait_to_be_probed() {
     world.endpoints.script(ep(1), [Reply::ok("")]);
     assert_eq!(status(&client).await, 200);
     assert_eq!(shown(), [1, 0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_tells_of_those_that_are_not_open_only() {
+    let balancer = in_flight().panic(linkerd_core::balance::Panic::FailFast).panic_below(0.9).unwrap();
+    let world = World::policies(ServicePolicy::default(), ClientPolicy { balancer, ..ClientPolicy::default() });
+    world.namer.endpoints("/users", (1..=8).map(ep));
+    let client = world.client("/svc/users");
+    status(&client).await;
+    assert_eq!(force(&world, Some(ep(8)), Force::Open(10 * SEC)), 1);
+    advance(SEC).await;
+    let text = error(&client).await.text();
+    assert!(text.starts_with("7 of 8 endpoints are open (1 left alone or full, 0 closed)"), "{text}");
+    assert!(text.contains(&format!("breaker {} has been forced open", ep(8))), "{text}");
+    assert!(!text.contains(&ep(1).to_string()) && !text.contains("; "), "{text}");
 }
 
 #[tokio::test(start_paused = true)]

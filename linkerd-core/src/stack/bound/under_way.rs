@@ -1,8 +1,11 @@
 //! One try at one endpoint, and what is learned from its outcome.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use linkerd_balance::{LeaseEnd, Mark, Outcome, Permit};
 
 use super::{
@@ -32,8 +35,25 @@ pub(super) struct UnderWay<'a> {
     pub(super) begun: Instant,
     // If it is recorded.
     pub(super) span: Option<ClientSpan>,
+    // If its body is not here whole.
+    pub(super) upload: Option<Upload>,
     // `None` once there is an outcome.
     pub(super) held: Option<(Option<Permit>, LeaseEnd)>,
+}
+
+/// When all of a request was sent, whose body comes from its caller bit by bit.
+pub(super) struct Upload(Arc<OnceLock<Instant>>);
+
+impl Upload {
+    /// Of this request, unless its body is here whole.
+    pub(super) fn of(req: &mut Request<Body>) -> Option<Self> {
+        if req.body().as_bytes().is_some() {
+            return None;
+        }
+        let sent = Arc::default();
+        req.body_mut().ride(Rider::Upload(Arc::clone(&sent)));
+        Some(Self(sent))
+    }
 }
 
 impl UnderWay<'_> {
@@ -131,7 +151,14 @@ impl Drop for UnderWay<'_> {
         // back as if it had never been taken.
         let Some((permit, end)) = self.held.take() else { return };
         let client = &self.name.client;
-        let Some(kind) = self.attempt.expired.and_then(Expired::kind) else { return };
+        let Some(kind) = self.attempt.expired.and_then(Expired::kind) else {
+            // But for how long the endpoint was waited for, which is not how long its caller took to send.
+            if let Some(Upload(sent)) = &self.upload {
+                let waited = sent.get().map(|sent| now().saturating_duration_since(*sent)).unwrap_or_default();
+                end.cancel(self.begun + waited);
+            }
+            return;
+        };
         if let Some(span) = &mut self.span {
             span.fail(kind.name());
         }
