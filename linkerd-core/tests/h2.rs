@@ -8,6 +8,11 @@ mod conns;
 mod counts;
 #[path = "h2/faults.rs"]
 mod faults;
+#[path = "h2/framing.rs"]
+mod framing;
+#[allow(dead_code, reason = "the tests of HTTP/1.1 use all of it")]
+#[path = "http/peers.rs"]
+mod http1;
 #[path = "h2/interim.rs"]
 mod interim;
 #[path = "h2/live.rs"]

@@ -17,6 +17,8 @@ mod expiry;
 mod flavours;
 #[path = "http/forwarded.rs"]
 mod forwarded;
+#[path = "http/framing.rs"]
+mod framing;
 #[path = "http/live.rs"]
 mod live;
 #[path = "http/overrides.rs"]

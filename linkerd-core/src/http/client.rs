@@ -311,6 +311,10 @@ fn copy(req: &Request<Body>) -> Option<Box<Request<Bytes>>> {
 /// Brings a request into the form that goes to an endpoint.
 fn prepare(req: &mut Request<Body>) {
     if req.version() == Version::HTTP_2 {
+        if req.uri().authority().is_some() {
+            // It was routed by its authority, and no other host may be read from it.
+            req.headers_mut().remove(HOST);
+        }
         join_cookies(req.headers_mut());
         // Its endpoint's 100 would not come back, so the client is told here.
         if req.headers().get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {

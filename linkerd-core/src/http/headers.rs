@@ -119,6 +119,16 @@ impl Scan {
     }
 }
 
+/// Whether a message is coded for its transfer otherwise than by `chunked`, once. Nothing here undoes that, and the next
+/// hop would not know of it.
+pub(crate) fn has_other_codings(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let codings = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
+    let mut codings = codings.filter(|coding| !coding.is_empty());
+    let is_chunked = codings.next().is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"));
+    !is_chunked || codings.next().is_some()
+}
+
 /// Removes the headers that end at this hop: `Connection` and every header that it names, `Proxy-Authenticate`,
 /// `Proxy-Authorization`, `TE`, `Trailer`, `Transfer-Encoding` and `Upgrade`.
 ///

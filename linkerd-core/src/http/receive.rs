@@ -14,7 +14,7 @@ use http::{
 use http_body::{Body as _, Frame};
 use hyper::{body::Incoming, ext::ReasonPhrase};
 
-use super::{ClientConfig, pool::Live};
+use super::{ClientConfig, headers::has_other_codings, pool::Live};
 use crate::{Body, BoxError, Error, ErrorKind, body::Rider};
 
 /// A response.
@@ -181,11 +181,17 @@ fn check(parts: &mut response::Parts) -> Result<(), Error> {
         return Err(Error::new(ErrorKind::BadResponse).with_text(text));
     }
     let headers = &mut parts.headers;
-    if headers.len() != headers.keys_len() && headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
+    let is_list = headers.get(CONTENT_LENGTH).is_some_and(|len| len.as_bytes().contains(&b','));
+    if is_list || headers.len() != headers.keys_len() && headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
         let text = format!("Multiple Content-Length values found: [{}]", lengths(headers));
         return Err(Error::new(ErrorKind::BadResponse).with_text(text));
     }
-    if headers.contains_key(TRANSFER_ENCODING) {
+    if let Some(coding) = headers.get(TRANSFER_ENCODING) {
+        // Servers of old say identity where there is none.
+        if has_other_codings(headers) && coding != "identity" {
+            let text = "the endpoint's response has a transfer coding other than chunked";
+            return Err(Error::new(ErrorKind::BadResponse).with_text(text));
+        }
         headers.remove(CONTENT_LENGTH);
     }
     if !parts.extensions.is_empty() {

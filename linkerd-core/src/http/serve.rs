@@ -419,6 +419,11 @@ impl Peer {
         let forwarded = config.forwarded.as_ref().map(|forwarded| (forwarded, parts.uri.scheme().cloned()));
         // In HTTP/2 the target has them, and what ends at a hop is no header.
         let is_http1 = parts.version != Version::HTTP_2;
+        // A target that is an authority alone is for CONNECT.
+        let is_authority = parts.uri.scheme().is_none() && parts.uri.authority().is_some();
+        if is_http1 && (is_authority || scan.saw(Scan::CHUNKED) && headers::has_other_codings(&parts.headers)) {
+            return Err(Refusal::Unreadable(StatusCode::BAD_REQUEST));
+        }
         if is_http1 && (parts.uri.scheme().is_some() || parts.uri.authority().is_some()) {
             if let Some(host) = host_of(&parts.uri) {
                 parts.headers.insert(HOST, host);

@@ -70,8 +70,8 @@ impl Fault {
     }
 
     async fn all() -> Vec<Self> {
-        const LOST: &[Outcome] = &[Refused(Reason::INTERNAL_ERROR)];
-        const BAD: &[Outcome] = LOST;
+        const LOST: &[Outcome] = &[Refused(Reason::CANCEL)];
+        const BAD: &[Outcome] = &[Refused(Reason::INTERNAL_ERROR)];
         const MALFORMED: &[Outcome] = &[Refused(Reason::PROTOCOL_ERROR)];
         // It is passed on before its end shows what it is.
         const LIE: &[Outcome] = &[Broken, Refused(Reason::PROTOCOL_ERROR), Refused(Reason::INTERNAL_ERROR)];
@@ -87,7 +87,7 @@ impl Fault {
         let reset = b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x0b";
         vec![
             Self::at("refuses", Origin::refusing(), &[Failed(502)]),
-            Self::at("slams", Origin::slamming().await, &[Failed(502), Refused(Reason::INTERNAL_ERROR)]),
+            Self::at("slams", Origin::slamming().await, &[Failed(502), Refused(Reason::CANCEL)]),
             Self::new("says nothing and closes", none, LOST).await,
             Self::new("speaks HTTP/1", http1, BAD).await,
             Self::new("closes instead of an answer", answer(&[], Close), LOST).await,
@@ -100,7 +100,7 @@ impl Fault {
             Self::new("a frame too large", answer(&[HEAD, too_large], Close), LIE).await,
             Self::new("a head that cannot be read", answer(&[bad_hpack], Close), BAD).await,
             Self::new("a head without a status", answer(&[no_status], Close), MALFORMED).await,
-            Self::new("goes away for a reason", answer(&[goodbye], Close), BAD).await,
+            Self::new("goes away for a reason", answer(&[goodbye], Close), LOST).await,
             Self::new("resets the stream", answer(&[reset], Close), &[Refused(Reason::ENHANCE_YOUR_CALM)]).await,
             Self::new("resets the stream after the head", answer(&[HEAD, reset], Close), &[Broken]).await,
             Self::new("dribbles", answer(&[HEAD, BODY], Close).by_byte(), &[Whole]).await,
@@ -119,10 +119,10 @@ impl Fault {
             for then in [Close, Reset] {
                 let origin = Origin::new(answer(&[HEAD, BODY], then).cut(at)).await;
                 let allowed: &[_] = if at >= SETTINGS.len() + HEAD.len() {
-                    &[Broken, Refused(Reason::INTERNAL_ERROR)]
+                    &[Broken, Refused(Reason::CANCEL)]
                 } else {
                     // Before it greets whole it may pass for one that cannot be connected to.
-                    &[Refused(Reason::INTERNAL_ERROR), Failed(502)]
+                    &[Refused(Reason::CANCEL), Failed(502)]
                 };
                 cuts.push(Self::at(format!("{then:?} at {at}"), origin, allowed));
             }

@@ -219,8 +219,8 @@ fn reset(error: &Error) -> Option<Reason> {
         | ErrorKind::Deadline
         | ErrorKind::Layer => None,
         ErrorKind::Unidentified | ErrorKind::Overloaded | ErrorKind::Refused => Some(Reason::REFUSED_STREAM),
-        ErrorKind::RequestBody => Some(fault::reason(error, Reason::CANCEL)),
-        ErrorKind::Closed | ErrorKind::BadResponse | ErrorKind::AttemptTimeout | ErrorKind::TotalTimeout => {
+        ErrorKind::RequestBody | ErrorKind::Closed => Some(fault::reason(error, Reason::CANCEL)),
+        ErrorKind::BadResponse | ErrorKind::AttemptTimeout | ErrorKind::TotalTimeout => {
             Some(fault::reason(error, Reason::INTERNAL_ERROR))
         }
     }
