@@ -55,6 +55,10 @@ overload:
 # Both of these, by a release build.
 proofs: overload amplification
 
+# Five hundred reloads under load, with a tunnel and a stream open all the time.
+reloads:
+    RELOADS=500 cargo test --release -p linkerd --test process reload_streams -- --nocapture
+
 # Uploads of a gibibyte whose first endpoint refuses them: they go to the other one, and none of it is kept.
 upload:
     UPLOAD_MIB=1024 cargo test --release -p linkerd --test process upload -- --nocapture

@@ -135,6 +135,11 @@ impl AccessLog {
         self.0.writer.line(line.into_bytes());
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     fn now(&self) -> Zoned {
         Timestamp::now().to_zoned(self.0.zone.clone())
     }

@@ -101,8 +101,8 @@ impl ServerControl {
     }
 
     /// Whether clients are asked to leave: those that speak HTTP/1.1 by `Connection: close` on each answer, those that
-    /// speak HTTP/2 by a GOAWAY that lets streams finish. Nobody is cut off or refused, and an idle connection stays until
-    /// its client says something. Off, which who was asked to leave does not notice.
+    /// speak HTTP/2 by a GOAWAY that lets streams finish, once they had one. Nobody is cut off or refused, and a connection of
+    /// HTTP/1.1 stays until its client says something. Off, which who was asked to leave does not notice.
     pub fn ask_to_leave(&self, asks: bool) {
         self.drain.set(if asks { Stage::Leaving } else { Stage::Serving });
     }

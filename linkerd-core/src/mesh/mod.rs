@@ -352,4 +352,21 @@ mod tests {
         assert_eq!(explained.outcome().ok(), Some(bound));
         assert!(explained.to_json().unwrap().contains(r#"{"type":"neg","path":"/nothing""#));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_are_bound_ahead_within_a_time() {
+        let namer = crate::testing::FakeNamer::new();
+        namer.endpoints("/known", ["127.0.0.1:9".parse().unwrap()]);
+        let dtab = "/svc => /#/fake".parse().unwrap();
+        let mesh = Mesh::builder().namer("/#/fake", namer.clone()).dtab(dtab).build().unwrap();
+        let paths = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<Path>>();
+        let begun = tokio::time::Instant::now();
+        mesh.bind_ahead(paths(&["/svc/known"]), Duration::from_secs(5)).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert!(matches!(mesh.paths()[0].tree.sample(), linkerd_dtab::State::Ok(_)));
+        // Of what is never known no more is waited, and the other one is bound all the same.
+        mesh.bind_ahead(paths(&["/svc/unknown", "/svc/known"]), Duration::from_secs(5)).await;
+        assert_eq!(begun.elapsed(), Duration::from_secs(5));
+        assert!(namer.is_watched("/unknown"));
+    }
 }

@@ -19,8 +19,15 @@ async fn a_client_that_is_asked_to_leave_finishes_its_streams() {
     within(client.is_told_to_leave()).await;
     accepted.answer(200, "late");
     assert_eq!(Answer::read(response).await.unwrap().body, b"late");
+    // Who comes now is served before it is asked, too.
+    let late = Client::connect(control.local_addr()).await;
+    assert!(late.ask_ok(&mut backend).await);
+    within(late.is_told_to_leave()).await;
     control.ask_to_leave(false);
-    assert!(Client::connect(control.local_addr()).await.ask_ok(&mut backend).await);
+    let stays = Client::connect(control.local_addr()).await;
+    for _ in 0..3 {
+        assert!(stays.ask_ok(&mut backend).await);
+    }
 }
 
 #[tokio::test]

@@ -462,3 +462,71 @@ impl std::fmt::Debug for Plan {
         f.debug_struct("Plan").field("routers", &self.routers).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(first: &str, servers: &str, top: &str) -> Config {
+        let text = format!(
+            "{top}
+routers:
+- protocol: http
+  label: a
+  {first}
+  servers: [{servers}]
+- protocol: http
+  label: b
+  servers: [{{port: 2}}]
+"
+        );
+        Config::parse("f", &text).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    #[tokio::test]
+    async fn what_is_the_same_in_both_is_kept() {
+        let registry = Registry::new();
+        let first = config("originator: true", "{port: 1}", "");
+        let before = first.build(&registry).unwrap();
+        let kept = |plan: &Plan| plan.routers.iter().map(|router| router.is_kept).collect::<Vec<_>>();
+        assert_eq!(kept(&before), [false, false]);
+        before.routers[0].mesh.client("/svc/x").unwrap();
+        let originator = registry.root().scope("rt").scope("a").gauge("originator");
+        assert_eq!(originator.get(), 1);
+
+        let servers = config("originator: true", "{port: 1, maxCallDepth: 7}, {port: 3}", "workers: 2");
+        let servers = servers.rebuild(&before, &registry).unwrap();
+        assert_eq!(kept(&servers), [true, true]);
+        assert_eq!(servers.routers[0].servers.len(), 2);
+        assert_eq!(servers.routers[0].servers[0].max_call_depth, 7);
+        assert_eq!(servers.routers[0].mesh.paths().len(), 1);
+
+        let dtab = config("dtab: /svc => /nowhere", "{port: 1}", "").rebuild(&servers, &registry).unwrap();
+        assert_eq!(kept(&dtab), [false, true]);
+        assert!(dtab.routers[0].mesh.paths().is_empty());
+        assert_eq!(originator.get(), 0);
+
+        // Names may come from elsewhere, in every router.
+        let namer = "namers: [{kind: io.l5d.rewrite, prefix: /x, pattern: '/{a}', name: '/{a}'}]";
+        let namers = config("dtab: /svc => /nowhere", "{port: 1}", namer).rebuild(&dtab, &registry).unwrap();
+        assert_eq!(kept(&namers), [false, false]);
+        let again = config("dtab: /svc => /nowhere", "{port: 1}", namer).rebuild(&namers, &registry).unwrap();
+        assert_eq!(kept(&again), [true, true]);
+    }
+
+    #[tokio::test]
+    async fn a_log_of_the_same_settings_is_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = |name: &str, more: &str| {
+            config(&format!("httpAccessLog: {}\n  {more}", folder.path().join(name).display()), "{port: 1}", "")
+        };
+        let registry = Registry::new();
+        let before = log("a.log", "").build(&registry).unwrap();
+        let same = log("a.log", "dtab: /svc => /nowhere").rebuild(&before, &registry).unwrap();
+        assert!(!same.routers[0].is_kept);
+        let file = |plan: &Plan| plan.routers[0].access_log.clone().unwrap();
+        assert!(file(&same).is_same(&file(&before)));
+        let other = log("b.log", "").rebuild(&same, &registry).unwrap();
+        assert!(!file(&other).is_same(&file(&same)));
+    }
+}

@@ -28,7 +28,7 @@ const LINGER_READS: usize = 64;
 
 /// Serves the streams of one connection until it ends.
 ///
-/// When it is to leave, at the end of the server, or of its time, the client is told to open no further streams; those that are open finish.
+/// When it is to leave and has had a stream, at the end of the server, or of its time, the client is told to open no further streams; those that are open finish.
 pub(in crate::http) async fn serve<I>(
     mut stream: I,
     peer: Arc<Peer>,
@@ -54,7 +54,7 @@ pub(in crate::http) async fn serve<I>(
                 return Ok(());
             }
         };
-        Serving { conn, peer, watch, limits, is_ending: false }.await
+        Serving { conn, peer, watch, limits, has_served: false, is_ending: false }.await
     };
     if let Err(error) = served.await {
         tracing::debug!(%error, %remote, "a client's connection failed");
@@ -104,7 +104,20 @@ struct Serving<I> {
     peer: Arc<Peer>,
     watch: Watch,
     limits: Option<Pin<Box<Limits>>>,
+    has_served: bool,
     is_ending: bool,
+}
+
+impl<I> Serving<I>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Tells the client, once, to open no further streams.
+    fn end(&mut self) {
+        if !std::mem::replace(&mut self.is_ending, true) {
+            self.conn.graceful_shutdown();
+        }
+    }
 }
 
 impl<I> Future for Serving<I>
@@ -115,16 +128,21 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        let stage = this.watch.poll(cx);
         if !this.is_ending {
             let is_over = this.limits.as_mut().is_some_and(|limits| limits.as_mut().poll(cx).is_ready());
-            if this.watch.poll(cx) > Stage::Serving || is_over {
-                this.is_ending = true;
-                this.conn.graceful_shutdown();
+            if stage == Stage::Ending || is_over {
+                this.end();
             }
         }
         loop {
+            // Not before its first stream: whoever came in vain comes again.
+            if stage == Stage::Leaving && this.has_served {
+                this.end();
+            }
             match this.conn.poll_accept(cx) {
                 Poll::Ready(Some(Ok((req, respond)))) => {
+                    this.has_served = true;
                     tokio::spawn(answer(Arc::clone(&this.peer), req, respond));
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
