@@ -6,7 +6,9 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{self, Entry},
 };
-use percent_encoding::{AsciiSet, CONTROLS, percent_encode_byte, utf8_percent_encode};
+use percent_encoding::percent_encode_byte;
+#[cfg(feature = "server")]
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 /// A local dtab that one Linkerd hands to the next.
 pub const L5D_CTX_DTAB: HeaderName = HeaderName::from_static("l5d-ctx-dtab");
@@ -236,6 +238,7 @@ pub fn encode_err(text: &str, max_bytes: usize) -> HeaderValue {
 
 /// A text as a `grpc-message` has it: UTF-8, of which what is not visible ASCII or a space is percent-encoded. Of a text
 /// that is longer than `max_bytes`, its beginning.
+#[cfg(feature = "server")]
 pub(crate) fn encode_grpc(text: &str, max_bytes: usize) -> HeaderValue {
     let mut out = String::with_capacity(text.len().min(max_bytes));
     for char in text.chars() {
@@ -250,6 +253,7 @@ pub(crate) fn encode_grpc(text: &str, max_bytes: usize) -> HeaderValue {
     HeaderValue::try_from(out).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
+#[cfg(feature = "server")]
 const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
 /// What hyper must be told so that a head of more than the default size fits.

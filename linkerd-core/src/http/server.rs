@@ -24,12 +24,10 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-#[cfg(feature = "tls")]
-use super::Scheme;
 #[cfg(feature = "compression")]
 use super::compress::Compression;
 use super::{
-    FlavourRule, Forwarded, PerRequest, Propagation,
+    FlavourRule, Forwarded, PerRequest, Propagation, Scheme,
     accept::Accepting,
     connect::SocketOptions,
     drain::{Drain, Stage, Watch},

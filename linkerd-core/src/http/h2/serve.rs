@@ -149,6 +149,8 @@ async fn serve(
     if scan.saw(Scan::HOP_BY_HOP) && is_of_a_connection(&parts.headers) {
         return (Err(Reason::PROTOCOL_ERROR), None);
     }
+    // The only value that h2 lets through.
+    let takes_trailers = scan.saw(Scan::TE);
     let wants_detail = shared.config.wants_detail(&parts.headers, scan);
     let is_grpc = is_grpc(&parts.headers);
     let body = Body::stream(recv);
@@ -175,7 +177,7 @@ async fn serve(
     };
     let (mut rsp, error) = match result {
         Ok(mut rsp) => {
-            pass(&mut rsp, shared);
+            pass(&mut rsp, shared, takes_trailers);
             (rsp, None)
         }
         Err(error) => {
@@ -227,7 +229,7 @@ fn reset(error: &Error) -> Option<Reason> {
 }
 
 /// A response on its way to the client: what ends at this hop is out, and the way it came is in.
-fn pass(rsp: &mut Response<Body>, shared: &Shared) {
+fn pass(rsp: &mut Response<Body>, shared: &Shared, takes_trailers: bool) {
     const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
     const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
     let version = rsp.version();
@@ -242,8 +244,8 @@ fn pass(rsp: &mut Response<Body>, shared: &Shared) {
     if shared.config.via {
         headers::append_via(headers, version);
     }
-    // Its class comes in the trailers, if there are any: so Linkerd 1 says it.
-    if is_open && shared.config.via {
+    // Its class comes in the trailers: so Linkerd 1 says it, to who asks for them.
+    if is_open && takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
 }
