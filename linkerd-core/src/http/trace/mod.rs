@@ -160,7 +160,11 @@ fn write_hex(word: u64, text: &mut [u8]) {
 
 /// A value of bytes that are always valid.
 fn value(bytes: Bytes) -> HeaderValue {
-    HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| HeaderValue::from_static(""))
+    let mut value = HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| HeaderValue::from_static(""));
+    // No two requests have the same one: in HTTP/2's table it would only take the place of what comes again, and make each
+    // lookup longer.
+    value.set_sensitive(true);
+    value
 }
 
 #[cfg(test)]
