@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, header::UPGRADE};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header::UPGRADE};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use linkerd_retry::{
@@ -45,8 +45,18 @@ pub(crate) struct Outgoing {
 
 /// A request that can be sent again: its head, and its body as far as it is here.
 pub(crate) struct Replay {
-    head: Request<()>,
+    head: Head,
     body: Kept,
+}
+
+/// The head of a request, for a second time that most never need: its headers are in a row, which takes half of what a copy
+/// of their map would.
+struct Head {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    extensions: Extensions,
 }
 
 enum Kept {
@@ -238,7 +248,7 @@ impl Replay {
     /// Keeps a request whose body is all here. A streamed one is not kept: it can be sent once.
     pub(crate) fn of(req: &Request<Body>) -> Option<Self> {
         let body = Kept::Whole(req.body().as_bytes()?);
-        Some(Self { head: head(req), body })
+        Some(Self { head: Head::of(req), body })
     }
 
     /// Keeps a request, and what streams through it up to so many bytes.
@@ -250,7 +260,7 @@ impl Replay {
         }
         let body = ReplayBody::new(std::mem::take(req.body_mut()), max_bytes, memory);
         *req.body_mut() = streamed(body.clone());
-        Some(Self { head: head(req), body: Kept::Streamed(body) })
+        Some(Self { head: Head::of(req), body: Kept::Streamed(body) })
     }
 
     /// Whether all of it is here that was sent so far.
@@ -265,7 +275,7 @@ impl Replay {
     /// somewhere, which can only be read by one.
     pub(super) fn may_be_hedged(&self) -> bool {
         let is_here = matches!(self.body, Kept::Whole(_));
-        is_here && (self.head.method().is_idempotent() || self.is_keyed()) && !self.head.headers().contains_key(UPGRADE)
+        is_here && (self.head.method.is_idempotent() || self.is_keyed()) && self.head.get(&UPGRADE).is_none()
     }
 
     /// The request once more, if it is whole.
@@ -275,27 +285,43 @@ impl Replay {
             Kept::Streamed(body) if body.is_whole() => streamed(body.clone()),
             Kept::Streamed(_) => return None,
         };
-        Some(self.head.clone().map(|()| body))
+        Some(self.head.request(body))
     }
 
     /// Whether its sender says that sending it twice is as good as once, though its method does not.
     pub(super) fn is_keyed(&self) -> bool {
-        matches!(*self.head.method(), Method::POST | Method::PATCH)
-            && self.head.headers().get(IDEMPOTENCY_KEY).is_some_and(|key| !key.is_empty())
+        matches!(self.head.method, Method::POST | Method::PATCH)
+            && self.head.get(&IDEMPOTENCY_KEY).is_some_and(|key| !key.is_empty())
     }
 }
 
-fn head(req: &Request<Body>) -> Request<()> {
-    let mut head = Request::new(());
-    *head.method_mut() = req.method().clone();
-    *head.uri_mut() = req.uri().clone();
-    *head.version_mut() = req.version();
-    *head.headers_mut() = req.headers().clone();
-    // An empty map that was in use once would be copied with its table.
-    if !req.extensions().is_empty() {
-        *head.extensions_mut() = req.extensions().clone();
+impl Head {
+    fn of(req: &Request<Body>) -> Self {
+        let mut headers = Vec::with_capacity(req.headers().len());
+        headers.extend(req.headers().iter().map(|(name, value)| (name.clone(), value.clone())));
+        // An empty map that was in use once would be copied with its table.
+        let extensions = if req.extensions().is_empty() { Extensions::new() } else { req.extensions().clone() };
+        Self { method: req.method().clone(), uri: req.uri().clone(), version: req.version(), headers, extensions }
     }
-    head
+
+    /// The first value of a header.
+    fn get(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        self.headers.iter().find(|(at, _)| at == name).map(|(_, value)| value)
+    }
+
+    fn request(&self, body: Body) -> Request<Body> {
+        let mut req = Request::new(body);
+        *req.method_mut() = self.method.clone();
+        *req.uri_mut() = self.uri.clone();
+        *req.version_mut() = self.version;
+        let headers = req.headers_mut();
+        headers.reserve(self.headers.len());
+        for (name, value) in &self.headers {
+            headers.append(name.clone(), value.clone());
+        }
+        *req.extensions_mut() = self.extensions.clone();
+        req
+    }
 }
 
 fn streamed(body: ReplayBody<Body>) -> Body {
