@@ -8,6 +8,11 @@ use std::{
     },
 };
 
+/// Buckets that are allocated together; and how many such leaves are, before there is anything in them.
+const LEAF: usize = 16;
+const LEAVES: usize = 16;
+/// What all buckets take of those.
+const BRANCHES: usize = CHUNKS * CHUNK / (LEAF * LEAVES);
 /// Buckets in a chunk; the buckets of one chunk have one width.
 const CHUNK: usize = 64;
 /// Chunks: the first holds 0 to 63, each further one the next power of two.
@@ -19,7 +24,7 @@ const MAX: u64 = ((CHUNK as u64) << (CHUNKS - 1)) - 1;
 ///
 /// Values below 128 are kept exactly; above, what is read is at most 0.8 % off. Values above 2 * 10^12 count as that.
 /// Recording is two relaxed atomic additions and takes no lock. Memory comes with use: a few words for a stat that was
-/// never recorded to, then 1.2 KiB and 512 bytes for each power of two that occurs.
+/// never recorded to, then 700 bytes, and 128 bytes for each further sixteen buckets that occur.
 ///
 /// `Stat::default()` is one that nobody reads.
 #[derive(Clone, Default)]
@@ -40,8 +45,11 @@ struct Live {
 
 struct Side {
     sum: AtomicU64,
-    chunks: [OnceLock<Box<[AtomicU64; CHUNK]>>; CHUNKS],
+    branches: [OnceLock<Box<Branch>>; BRANCHES],
 }
+
+type Branch = [OnceLock<Box<Leaf>>; LEAVES];
+type Leaf = [AtomicU64; LEAF];
 
 /// What a [`Stat`] saw in one snapshot interval.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,8 +73,7 @@ impl Stat {
         // Relaxed: a value that lands on the side that is being emptied is counted in the interval after.
         let side = &live.sides[live.side.load(Ordering::Relaxed) & 1];
         let (chunk, bucket) = place(value.min(MAX));
-        let chunk = side.chunks[chunk].get_or_init(|| Box::new(array::from_fn(|_| AtomicU64::new(0))));
-        chunk[bucket].fetch_add(1, Ordering::Relaxed);
+        side.bucket(chunk * CHUNK + bucket).fetch_add(1, Ordering::Relaxed);
         side.sum.fetch_add(value, Ordering::Relaxed);
     }
 
@@ -104,15 +111,29 @@ impl Summary {
 }
 
 impl Side {
+    fn bucket(&self, at: usize) -> &AtomicU64 {
+        let branch = self.branches[at / (LEAF * LEAVES)].get_or_init(Box::default);
+        let leaf = branch[at / LEAF % LEAVES].get_or_init(Box::default);
+        &leaf[at % LEAF]
+    }
+
+    /// All that was recorded to, with their places.
+    fn buckets(&self) -> impl Iterator<Item = (usize, &AtomicU64)> {
+        let branches = self.branches.iter().enumerate().filter_map(|(at, branch)| Some((at, branch.get()?)));
+        let leaves = branches.flat_map(|(above, branch)| {
+            let leaves = branch.iter().enumerate();
+            leaves.filter_map(move |(at, leaf)| Some((above * LEAVES + at, leaf.get()?)))
+        });
+        leaves.flat_map(|(above, leaf)| leaf.iter().enumerate().map(move |(at, count)| (above * LEAF + at, count)))
+    }
+
     /// Reads the side and empties it.
     fn take(&self) -> Summary {
         let mut counts = Vec::new();
-        for (at, chunk) in self.chunks.iter().enumerate() {
-            for (bucket, count) in chunk.get().into_iter().flat_map(|chunk| chunk.iter().enumerate()) {
-                let count = count.swap(0, Ordering::Relaxed);
-                if count > 0 {
-                    counts.push((value_of(at, bucket), count));
-                }
+        for (at, count) in self.buckets() {
+            let count = count.swap(0, Ordering::Relaxed);
+            if count > 0 {
+                counts.push((value_of(at / CHUNK, at % CHUNK), count));
             }
         }
         let count = counts.iter().map(|(_, count)| count).sum();
@@ -154,7 +175,7 @@ fn value_of(chunk: usize, bucket: usize) -> u64 {
 
 impl Default for Live {
     fn default() -> Self {
-        let side = || Side { sum: AtomicU64::new(0), chunks: array::from_fn(|_| OnceLock::new()) };
+        let side = || Side { sum: AtomicU64::new(0), branches: array::from_fn(|_| OnceLock::new()) };
         Self { side: AtomicUsize::new(0), sides: [side(), side()] }
     }
 }
