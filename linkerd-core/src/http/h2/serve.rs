@@ -87,10 +87,10 @@ async fn serve(peer: &Arc<Peer>, req: Request<RecvStream>, visit: &mut Visit) ->
         return (Err(Reason::REFUSED_STREAM), None);
     }
     let (mut parts, recv) = req.into_parts();
-    if is_of_a_connection(&parts.headers) {
+    let scan = Scan::of(&parts.headers);
+    if scan.saw(Scan::HOP_BY_HOP) && is_of_a_connection(&parts.headers) {
         return (Err(Reason::PROTOCOL_ERROR), None);
     }
-    let scan = Scan::of(&parts.headers);
     // The only value that h2 lets through.
     let takes_trailers = scan.saw(Scan::TE);
     let wants_detail = shared.config.wants_detail(&parts.headers, scan);
