@@ -17,7 +17,7 @@ use linkerd_balance::{LeaseEnd, Mark, Outcome, Permit};
 use crate::{
     BoxError,
     http::{h2, hint, pool::Live},
-    stack::{Leg, Places, Trail, grpc_outcome, now},
+    stack::{Leg, Open, Places, Trail, Watched, grpc_outcome, now},
 };
 
 /// The body of a request or a response: nothing, bytes, a stream from a connection, or any other stream in a box.
@@ -42,9 +42,12 @@ enum Inner {
     Empty,
     Once(Bytes),
     Incoming(Incoming),
-    Prefixed(Bytes, Incoming),
+    /// The same, of which something was read already. In a box, for it is seldom, and larger than all others.
+    Prefixed(Box<(Bytes, Incoming)>),
     /// From a stream of HTTP/2.
     Stream(h2::Stream),
+    /// Another one, whose end somebody is told.
+    Watched(Box<Watched>),
     /// What is left of an answer that broke off.
     Failed(BoxError),
     Dyn(UnsyncBoxBody<Bytes, BoxError>),
@@ -200,7 +203,7 @@ impl Body {
 
     /// A stream from a connection, of which something was read already.
     pub(crate) fn begun(start: Bytes, rest: Incoming) -> Self {
-        Inner::Prefixed(start, rest).into()
+        Inner::Prefixed(Box::new((start, rest))).into()
     }
 
     /// What an endpoint answers, of which something was read already.
@@ -215,8 +218,25 @@ impl Body {
         match &self.inner {
             Inner::Empty => Some(Bytes::new()),
             Inner::Once(bytes) => Some(bytes.clone()),
-            Inner::Incoming(_) | Inner::Prefixed(..) | Inner::Stream(_) | Inner::Failed(_) | Inner::Dyn(_) => None,
+            Inner::Incoming(_)
+            | Inner::Prefixed(_)
+            | Inner::Stream(_)
+            | Inner::Watched(_)
+            | Inner::Failed(_)
+            | Inner::Dyn(_) => None,
         }
+    }
+
+    /// Tells how it ends; of two who want to know, one after the other, both share what that takes.
+    pub(crate) fn watched(mut self, open: Open) -> Self {
+        let open = match &mut self.inner {
+            Inner::Watched(watched) => match watched.also(open) {
+                Ok(()) => return self,
+                Err(open) => open,
+            },
+            _ => open,
+        };
+        Inner::Watched(Box::new(Watched::new(self, open))).into()
     }
 
     /// Lets something end with this body; at once if there is nothing left to read.
@@ -256,6 +276,96 @@ impl Body {
     }
 }
 
+impl Inner {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(match self {
+            Self::Empty => None,
+            Self::Once(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                (!bytes.is_empty()).then(|| Ok(Frame::data(bytes)))
+            }
+            Self::Incoming(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into)),
+            Self::Prefixed(prefixed) => {
+                let (start, rest) = &mut **prefixed;
+                let start = std::mem::take(start);
+                if start.is_empty() {
+                    ready!(Pin::new(rest).poll_frame(cx)).map(|frame| frame.map_err(Into::into))
+                } else {
+                    Some(Ok(Frame::data(start)))
+                }
+            }
+            Self::Stream(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Self::Watched(body) => ready!(Pin::new(&mut **body).poll_frame(cx)),
+            Self::Dyn(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Self::Failed(_) => match std::mem::take(self) {
+                Self::Failed(error) => Some(Err(error)),
+                _ => None,
+            },
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Once(bytes) => bytes.is_empty(),
+            Self::Incoming(body) => body.is_end_stream(),
+            Self::Stream(body) => body.is_end_stream(),
+            Self::Watched(body) => body.is_end_stream(),
+            Self::Prefixed(_) | Self::Failed(_) => false,
+            Self::Dyn(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Once(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Incoming(body) => body.size_hint(),
+            Self::Stream(body) => body.size_hint(),
+            Self::Watched(body) => body.size_hint(),
+            Self::Prefixed(_) | Self::Failed(_) => SizeHint::default(),
+            Self::Dyn(body) => body.size_hint(),
+        }
+    }
+}
+
+/// A request's body on its way to a connection, without the room for what rides on answers: each connection has a queue
+/// with places for 32 requests.
+pub(crate) struct Payload(Inner);
+
+impl From<Body> for Payload {
+    fn from(mut body: Body) -> Self {
+        if body.riders.iter().all(Option::is_none) && !body.is_answer {
+            return Self(std::mem::take(&mut body.inner));
+        }
+        Self(Inner::Dyn(body.boxed_unsync()))
+    }
+}
+
+impl From<Payload> for Body {
+    fn from(payload: Payload) -> Self {
+        payload.0.into()
+    }
+}
+
+impl HttpBody for Payload {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.0.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
 impl From<Inner> for Body {
     fn from(inner: Inner) -> Self {
         Self { inner, riders: [None, None], resend: Resend::default(), trail: None, leg: Leg::First, is_answer: false }
@@ -275,29 +385,7 @@ impl HttpBody for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        let frame = match &mut this.inner {
-            Inner::Empty => None,
-            Inner::Once(bytes) => {
-                let bytes = std::mem::take(bytes);
-                this.inner = Inner::Empty;
-                (!bytes.is_empty()).then(|| Ok(Frame::data(bytes)))
-            }
-            Inner::Incoming(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into)),
-            Inner::Prefixed(start, rest) => {
-                let start = std::mem::take(start);
-                if start.is_empty() {
-                    ready!(Pin::new(rest).poll_frame(cx)).map(|frame| frame.map_err(Into::into))
-                } else {
-                    Some(Ok(Frame::data(start)))
-                }
-            }
-            Inner::Stream(body) => ready!(Pin::new(body).poll_frame(cx)),
-            Inner::Dyn(body) => ready!(Pin::new(body).poll_frame(cx)),
-            Inner::Failed(_) => {
-                let Inner::Failed(error) = std::mem::take(&mut this.inner) else { return Poll::Ready(None) };
-                Some(Err(error))
-            }
-        };
+        let frame = ready!(this.inner.poll_frame(cx));
         let frame = match frame {
             // Whoever passes it on may not have written what came before, its head perhaps, and would not any more: to
             // the client it would seem that nothing ever came, and that the request may be sent again.
@@ -323,25 +411,11 @@ impl HttpBody for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.inner {
-            Inner::Empty => true,
-            Inner::Once(bytes) => bytes.is_empty(),
-            Inner::Incoming(body) => body.is_end_stream(),
-            Inner::Stream(body) => body.is_end_stream(),
-            Inner::Prefixed(..) | Inner::Failed(_) => false,
-            Inner::Dyn(body) => body.is_end_stream(),
-        }
+        self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.inner {
-            Inner::Empty => SizeHint::with_exact(0),
-            Inner::Once(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Inner::Incoming(body) => body.size_hint(),
-            Inner::Stream(body) => body.size_hint(),
-            Inner::Prefixed(..) | Inner::Failed(_) => SizeHint::default(),
-            Inner::Dyn(body) => body.size_hint(),
-        }
+        self.inner.size_hint()
     }
 }
 
@@ -350,8 +424,8 @@ impl fmt::Debug for Body {
         let kind = match &self.inner {
             Inner::Empty => "empty",
             Inner::Once(_) => "bytes",
-            Inner::Incoming(_) | Inner::Prefixed(..) | Inner::Stream(_) => "incoming",
-            Inner::Dyn(_) => "stream",
+            Inner::Incoming(_) | Inner::Prefixed(_) | Inner::Stream(_) => "incoming",
+            Inner::Watched(_) | Inner::Dyn(_) => "stream",
             Inner::Failed(_) => "failed",
         };
         f.debug_struct("Body").field("kind", &kind).field("size", &self.size_hint()).finish_non_exhaustive()

@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     Body, BoxError, Error, ErrorKind, Timer,
-    body::Resend,
+    body::{Payload, Resend},
     svc::{Call, SvcFuture},
     telemetry::ClientStats,
 };
@@ -199,7 +199,7 @@ impl Client {
         if let Some(buf) = room.buf {
             builder.max_buf_size(buf);
         }
-        let (sender, conn): (SendRequest<Body>, _) = builder.handshake(TokioIo::new(stream)).await?;
+        let (sender, conn): (SendRequest<Payload>, _) = builder.handshake(TokioIo::new(stream)).await?;
         let born = Instant::now();
         let open = self.stats.clone().map(|stats| Open::new(stats, born));
         let pool = Arc::downgrade(&self.pool);
@@ -233,7 +233,7 @@ enum Landing<F> {
 
 impl<F> Future for Landing<F>
 where
-    F: Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>>,
+    F: Future<Output = Result<Response<Incoming>, TrySendError<Request<Payload>>>>,
 {
     type Output = Result<Response<Body>, Error>;
 
@@ -326,7 +326,7 @@ impl Flight {
 fn launch(
     mut live: Live,
     outbound: Outbound,
-) -> (impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>>, Flight) {
+) -> (impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Payload>>>>, Flight) {
     let Outbound { req, extensions, resend } = outbound;
     let version = req.version();
     // A connection that was idle may be closing just now.
@@ -335,15 +335,15 @@ fn launch(
     let may_switch = req.headers().contains_key(UPGRADE);
     let (read_before, written_before) = (live.conn.traffic.read(), live.conn.traffic.written());
     live.conn.traffic.await_head();
-    let sent = live.conn.sender.try_send_request(req);
+    let sent = live.conn.sender.try_send_request(req.map(Payload::from));
     (sent, Flight { live, version, extensions, copy, resend, is_idempotent, may_switch, read_before, written_before })
 }
 
 /// Finds out whether a request that did not get through may go out again.
-fn recover(flight: Flight, mut error: TrySendError<Request<Body>>) -> Result<Outbound, Error> {
+fn recover(flight: Flight, mut error: TrySendError<Request<Payload>>) -> Result<Outbound, Error> {
     let Flight { live, extensions, copy, resend, is_idempotent, read_before, written_before, .. } = flight;
     if let Some(req) = error.take_message() {
-        let outbound = Outbound { req, extensions, resend };
+        let outbound = Outbound { req: req.map(Body::from), extensions, resend };
         if live.conn.is_reused {
             // Nothing of it was written: the next connection takes it, at last a new one.
             return Ok(outbound);
@@ -364,6 +364,8 @@ fn recover(flight: Flight, mut error: TrySendError<Request<Body>>) -> Result<Out
 impl Outbound {
     fn unsent(mut self, error: Error) -> Error {
         *self.req.extensions_mut() = self.extensions;
+        // A payload knows nothing of it.
+        self.req.body_mut().resend = self.resend;
         error.with_never_sent(true).with_request(self.req)
     }
 }

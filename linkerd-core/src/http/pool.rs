@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{PoolConfig, io::Traffic};
 use crate::{
-    Body,
+    body::Payload,
     telemetry::{ClientStats, PoolStats},
 };
 
@@ -49,7 +49,7 @@ struct Idle {
 
 /// A connection to the endpoint, as hyper's task serves it.
 pub(crate) struct Conn {
-    pub(crate) sender: SendRequest<Body>,
+    pub(crate) sender: SendRequest<Payload>,
     pub(crate) traffic: Arc<Traffic>,
     pub(crate) born: Instant,
     pub(crate) is_reused: bool,

@@ -169,7 +169,7 @@ impl http_body::Body for Held {
 }
 
 /// An answer that is counted at its end.
-pub(super) struct Open {
+pub(crate) struct Open {
     pub(super) classifier: Arc<dyn HttpClassify>,
     pub(super) counted: Counted,
     pub(super) method: Method,
@@ -180,7 +180,7 @@ pub(super) struct Open {
 }
 
 /// For whom an answer counts.
-pub(super) enum Counted {
+pub(crate) enum Counted {
     /// A logical name.
     Name(Arc<RequestStats>),
     /// A bound name, and what of it is one logical name's.
@@ -207,16 +207,16 @@ impl Counted {
     }
 }
 
-/// Tells what its end makes of an answer.
-struct Watched {
+/// Tells what its end makes of an answer: its client, and its name, which share one box unless something is between them.
+pub(crate) struct Watched {
     body: Body,
-    open: Option<Open>,
+    open: [Option<Open>; 2],
 }
 
 impl Open {
     /// The same answer, counted when it has been read.
     pub(super) fn watch(self, rsp: Response<Body>) -> Response<Body> {
-        rsp.map(|body| Body::new(Watched { body, open: Some(self) }))
+        rsp.map(|body| body.watched(self))
     }
 
     fn end(self, end: StreamEnd<'_>) -> ResponseClass {
@@ -232,8 +232,33 @@ impl Open {
 }
 
 impl Watched {
+    pub(crate) fn new(body: Body, open: Open) -> Self {
+        Self { body, open: [Some(open), None] }
+    }
+
+    /// Counts for somebody else too, if there is room for it.
+    pub(crate) fn also(&mut self, open: Open) -> Result<(), Open> {
+        match &mut self.open {
+            [Some(_), second @ None] => {
+                *second = Some(open);
+                Ok(())
+            }
+            // Or it is over.
+            _ => Err(open),
+        }
+    }
+
+    /// Counts it. What is returned is the class, if it is to be written down.
     fn end(&mut self, end: StreamEnd<'_>) -> Option<ResponseClass> {
-        self.open.take().map(|open| open.end(end))
+        let mut marked = None;
+        for open in self.open.iter_mut().filter_map(Option::take) {
+            let is_marked = open.is_marked;
+            let class = open.end(end);
+            if is_marked {
+                marked = Some(class);
+            }
+        }
+        marked
     }
 }
 
@@ -254,10 +279,7 @@ impl http_body::Body for Watched {
             }
             Some(Ok(mut frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    let is_marked = this.open.as_ref().is_some_and(|open| open.is_marked);
-                    if let Some(class) = this.end(Ok(Some(trailers)))
-                        && is_marked
-                    {
+                    if let Some(class) = this.end(Ok(Some(trailers))) {
                         trailers.insert(headers::L5D_SUCCESS_CLASS, success_class(class));
                     }
                 } else if this.body.is_end_stream() {
@@ -282,7 +304,7 @@ impl http_body::Body for Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         // Nobody wants the rest, as is usual for a stream without an end: so far it went well.
-        if let Some(open) = self.open.take() {
+        for open in self.open.iter_mut().filter_map(Option::take) {
             open.counted.succeeded(open.elapsed);
         }
     }

@@ -34,6 +34,7 @@ mod trail;
 
 pub(crate) use allowance::{Allowance, Allowances};
 pub(crate) use bound::{BoundClient, BoundName};
+pub(crate) use classified::{Open, Watched};
 pub(crate) use clients::Clients;
 pub(crate) use fault::outcome as grpc_outcome;
 pub(crate) use outgoing::Outgoing;
