@@ -23,6 +23,15 @@ fmt:
 bench *args:
     cargo bench -p benches -- {{ args }}
 
+# The proxy beside the least that a proxy on hyper can be: the tables of docs/performance.md, in half an hour.
+bench-e2e *args:
+    cargo build --release -p linkerd
+    cargo run --release -p benches --example e2e -- {{ args }}
+
+# What it takes of memory, with a million names that nobody has.
+size:
+    just bench-e2e --only memory --hosts 1000000
+
 # Fuzzes one target for so many seconds. Needs a nightly toolchain and `cargo install --locked cargo-fuzz`.
 fuzz target secs="60" crate="linkerd-dtab":
     cd {{ crate }} && cargo +nightly fuzz run {{ target }} -- -max_total_time={{ secs }}
