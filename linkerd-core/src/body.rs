@@ -518,6 +518,25 @@ mod tests {
     }
 
     #[test]
+    fn a_request_on_its_way_to_a_connection_is_small() {
+        // hyper has room for 32 of them for each connection.
+        let size = size_of::<http::Request<Payload>>();
+        assert!(size <= 288, "{size}");
+    }
+
+    #[tokio::test]
+    async fn a_payload_is_the_body_and_ends_what_rides_on_it() {
+        let (seen, rider) = recorder();
+        let mut body = stream();
+        body.ride(rider());
+        for body in [stream(), body, Body::from("ab")] {
+            assert_eq!(Payload::from(body).collect().await.unwrap().to_bytes(), "ab");
+        }
+        assert_eq!(*seen.lock().unwrap(), [BodyEnd::Complete]);
+        assert_eq!(Body::from(Payload::from(Body::from("ab"))).as_bytes().unwrap(), "ab");
+    }
+
+    #[test]
     fn a_body_is_not_boxed_again() {
         assert!(matches!(Body::new(Body::from("x")).inner, Inner::Once(_)));
     }

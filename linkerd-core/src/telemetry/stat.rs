@@ -204,6 +204,11 @@ mod tests {
     }
 
     #[test]
+    fn one_value_takes_little_room() {
+        assert!(size_of::<Live>() + size_of::<Branch>() + size_of::<Leaf>() <= 700);
+    }
+
+    #[test]
     fn quantiles_are_by_nearest_rank() {
         let stat = Stat::default();
         for value in 1..=100 {

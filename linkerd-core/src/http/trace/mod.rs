@@ -178,6 +178,7 @@ mod tests {
         let id = TraceId::decode(&GIVEN).unwrap();
         assert_eq!((id.span(), id.parent(), id.trace(), id.flags(), id.trace_high()), (1, 2, 3, 6, None));
         assert_eq!(id.encode(), GIVEN);
+        assert!(id.encode().is_sensitive() && id.request_id().is_sensitive(), "h2 keeps it in its table");
         assert_eq!(id.sampled(), Some(true));
         let wide = TraceId { trace_high: Some(9), ..id };
         assert_eq!(TraceId::decode(&wide.encode()), Some(wide));
