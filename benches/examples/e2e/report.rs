@@ -55,7 +55,9 @@ const SCENARIOS: [Scenario; 7] = [
 
 impl Plan {
     pub(super) fn run(&self, bench: &Bench) -> Result<(), BoxError> {
-        self.speed(bench)?;
+        if SCENARIOS.iter().any(|scenario| scenario.name.contains(&self.only)) {
+            self.speed(bench)?;
+        }
         if "memory".contains(&self.only) {
             self.memory(bench)?;
         }
