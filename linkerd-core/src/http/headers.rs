@@ -6,7 +6,10 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{self, Entry},
 };
-use percent_encoding::{AsciiSet, CONTROLS, percent_encode_byte, utf8_percent_encode};
+use linkerd_retry::limit::Criticality;
+use percent_encoding::percent_encode_byte;
+#[cfg(feature = "server")]
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 /// A local dtab that one Linkerd hands to the next.
 pub const L5D_CTX_DTAB: HeaderName = HeaderName::from_static("l5d-ctx-dtab");
@@ -196,6 +199,14 @@ pub fn is_true(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.get(name).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
 }
 
+/// Takes the class off that only a trusted caller may ask for: that of a request which matters more than others.
+pub(crate) fn strip_class(headers: &mut HeaderMap) {
+    let class = |value: &HeaderValue| value.to_str().ok()?.parse().ok();
+    if headers.get_all(L5D_CTX_CRITICALITY).iter().any(|value| class(value) == Some(Criticality::CriticalPlus)) {
+        headers.remove(L5D_CTX_CRITICALITY);
+    }
+}
+
 /// Removes every header whose name starts with `l5d-`.
 pub fn remove_l5d(headers: &mut HeaderMap) {
     while let Some(name) = headers.keys().find(|name| name.as_str().starts_with("l5d-")).cloned() {
@@ -226,6 +237,7 @@ pub fn encode_err(text: &str, max_bytes: usize) -> HeaderValue {
 
 /// A text as a `grpc-message` has it: UTF-8, of which what is not visible ASCII or a space is percent-encoded. Of a text
 /// that is longer than `max_bytes`, its beginning.
+#[cfg(feature = "server")]
 pub(crate) fn encode_grpc(text: &str, max_bytes: usize) -> HeaderValue {
     let mut out = String::with_capacity(text.len().min(max_bytes));
     for char in text.chars() {
@@ -240,6 +252,7 @@ pub(crate) fn encode_grpc(text: &str, max_bytes: usize) -> HeaderValue {
     HeaderValue::try_from(out).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
+#[cfg(feature = "server")]
 const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
 /// What hyper must be told so that a head of more than the default size fits.

@@ -11,7 +11,6 @@ use linkerd_retry::{Safety, Verdict};
 #[cfg(feature = "server")]
 pub use self::read::PerRequest;
 #[cfg(feature = "server")]
-pub(crate) use self::read::strip_class;
 pub(super) use self::read::{L5D_ERR_DETAIL, strip};
 use crate::{Body, Error, ErrorKind, GrpcCode, TimedOut};
 

@@ -24,7 +24,6 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-#[cfg(feature = "tls")]
 use super::Scheme;
 #[cfg(feature = "compression")]
 use super::compress::Compression;

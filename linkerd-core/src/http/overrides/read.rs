@@ -2,11 +2,10 @@
 
 use std::{num::NonZeroU32, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
-use linkerd_retry::limit::Criticality;
+use http::{HeaderMap, HeaderName};
 
 use super::Overrides;
-use crate::{GrpcCode, TimedOut, Timer, http::headers::L5D_CTX_CRITICALITY};
+use crate::{GrpcCode, TimedOut, Timer};
 
 /// How long the whole request may take.
 const L5D_TIMEOUT: HeaderName = HeaderName::from_static("l5d-timeout");
@@ -68,14 +67,6 @@ pub(in crate::http) fn strip(headers: &mut HeaderMap) {
         L5D_ERR_DETAIL,
     ] {
         headers.remove(name);
-    }
-}
-
-/// Takes the class off that only a trusted caller may ask for: that of a request which matters more than others.
-pub(crate) fn strip_class(headers: &mut HeaderMap) {
-    let class = |value: &HeaderValue| value.to_str().ok()?.parse().ok();
-    if headers.get_all(L5D_CTX_CRITICALITY).iter().any(|value| class(value) == Some(Criticality::CriticalPlus)) {
-        headers.remove(L5D_CTX_CRITICALITY);
     }
 }
 

@@ -1,9 +1,13 @@
 //! The metrics of a server.
 
-use std::sync::{Arc, OnceLock};
+#[cfg(feature = "server")]
+use std::sync::Arc;
+use std::sync::OnceLock;
 
 use super::{Seldom, TimeoutStats};
-use crate::telemetry::{Counter, Gauge, RequestStats, Scope, Stat, StatusStats, StreamStats};
+#[cfg(feature = "server")]
+use crate::telemetry::StreamStats;
+use crate::telemetry::{Counter, Gauge, RequestStats, Scope, Stat, StatusStats};
 
 /// `rt/<label>/server/<ip>/<port>`.
 #[derive(Debug)]
@@ -40,6 +44,7 @@ pub struct ServerStats {
     flavoured: Seldom,
     flavours_expired: Seldom,
     flavours_refused: Seldom,
+    #[cfg(feature = "server")]
     streams: OnceLock<Arc<StreamStats>>,
 }
 
@@ -68,6 +73,7 @@ impl ServerStats {
             flavoured: Seldom::new(scope, "flavoured"),
             flavours_expired: Seldom::new(scope, "flavours_expired"),
             flavours_refused: Seldom::new(scope, "flavours_refused"),
+            #[cfg(feature = "server")]
             streams: OnceLock::new(),
         }
     }
