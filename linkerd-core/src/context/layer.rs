@@ -11,7 +11,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Context, InContext};
-use crate::http::{RequestContext, strip_class};
+use crate::http::{RequestContext, headers::strip_class};
 
 /// Wraps the service that answers requests, in [`Server`].
 #[derive(Clone, Copy, Debug, Default)]

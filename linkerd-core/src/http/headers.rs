@@ -6,6 +6,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{self, Entry},
 };
+use linkerd_retry::limit::Criticality;
 use percent_encoding::percent_encode_byte;
 #[cfg(feature = "server")]
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -206,6 +207,14 @@ pub(crate) fn names(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool 
 /// Whether a header says `true`, in any case of letters.
 pub fn is_true(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.get(name).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
+}
+
+/// Takes the class off that only a trusted caller may ask for: that of a request which matters more than others.
+pub(crate) fn strip_class(headers: &mut HeaderMap) {
+    let class = |value: &HeaderValue| value.to_str().ok()?.parse().ok();
+    if headers.get_all(L5D_CTX_CRITICALITY).iter().any(|value| class(value) == Some(Criticality::CriticalPlus)) {
+        headers.remove(L5D_CTX_CRITICALITY);
+    }
 }
 
 /// Removes every header whose name starts with `l5d-`.

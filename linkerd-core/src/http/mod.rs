@@ -59,7 +59,6 @@ pub use live::ServerControl;
 pub(crate) use live::Switch;
 #[cfg(feature = "server")]
 pub use overrides::PerRequest;
-pub(crate) use overrides::strip_class;
 #[cfg(feature = "server")]
 pub use server::{Drained, LiveServer, Server, ServerConfig};
 pub use trace::{InvalidPropagation, Propagation, TraceFormat, TraceId};

@@ -491,7 +491,7 @@ impl Peer {
             cx.overrides = config.per_request.and_then(|bounds| Overrides::read(headers, bounds));
             overrides::strip(headers);
             if !config.per_request.is_some_and(|bounds| bounds.criticality) {
-                overrides::strip_class(headers);
+                headers::strip_class(headers);
             }
         }
         #[cfg(feature = "tls")]
