@@ -5,14 +5,14 @@ mod read;
 
 use std::{num::NonZeroU32, ops::RangeInclusive};
 
-use http::{HeaderMap, HeaderValue, Response};
-use linkerd_retry::{Safety, Verdict, limit::Criticality};
+use http::{HeaderMap, Response};
+use linkerd_retry::{Safety, Verdict};
 
 #[cfg(feature = "server")]
 pub use self::read::PerRequest;
 #[cfg(feature = "server")]
 pub(super) use self::read::{L5D_ERR_DETAIL, strip};
-use crate::{Body, Error, ErrorKind, GrpcCode, TimedOut, http::headers::L5D_CTX_CRITICALITY};
+use crate::{Body, Error, ErrorKind, GrpcCode, TimedOut};
 
 /// The sender says that it may be sent again.
 const RETRIED: Verdict = Verdict::failure(Safety::Idempotent);
@@ -27,14 +27,6 @@ pub(crate) struct Overrides {
     statuses: Option<Vec<RangeInclusive<u16>>>,
     codes: Option<Vec<GrpcCode>>,
     max_attempts: Option<NonZeroU32>,
-}
-
-/// Takes the class off that only a trusted caller may ask for: that of a request which matters more than others.
-pub(crate) fn strip_class(headers: &mut HeaderMap) {
-    let class = |value: &HeaderValue| value.to_str().ok()?.parse().ok();
-    if headers.get_all(L5D_CTX_CRITICALITY).iter().any(|value| class(value) == Some(Criticality::CriticalPlus)) {
-        headers.remove(L5D_CTX_CRITICALITY);
-    }
 }
 
 impl Overrides {
