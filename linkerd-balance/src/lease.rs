@@ -191,6 +191,12 @@ impl LeaseEnd {
     pub fn cancel(mut self, now: Instant) {
         self.0.cancel(|| now);
     }
+
+    /// The same of a request that was not sent whole before `sent`: what came before that was its caller's time.
+    pub fn cancel_since(mut self, sent: Instant, now: Instant) {
+        self.0.begun = self.0.begun.max(sent);
+        self.0.cancel(|| now);
+    }
 }
 
 impl<T: Tracks + ?Sized> Guard<T> {

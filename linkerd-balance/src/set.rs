@@ -332,14 +332,14 @@ impl<'a, K: Eq, S> View<'a, K, S> {
         // Drawn by full weight, taken by the part of it that is reached: rejection. Mostly someone has most of his weight,
         // so a few tries do; where all have little it is one of those drawn, by their parts.
         let (mut drawn, mut rng) = (drawn, SplitMix::new(!random));
-        let (mut kept, mut sum) = (drawn, 0.0);
+        let (mut kept, mut sum, mut other) = (drawn, 0.0, SplitMix::new(random.rotate_left(32)));
         for _ in 0..32 {
             let ramp = self.ramp(drawn);
             if rng::unit(rng.next()) < ramp {
                 return drawn;
             }
             sum += ramp;
-            if rng::unit(rng.next()) * sum < ramp {
+            if rng::unit(other.next()) * sum < ramp {
                 kept = drawn;
             }
             drawn = self.tier.weights.draw(rng.next());

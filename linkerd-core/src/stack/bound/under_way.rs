@@ -154,8 +154,8 @@ impl Drop for UnderWay<'_> {
         let Some(kind) = self.attempt.expired.and_then(Expired::kind) else {
             // But for how long the endpoint was waited for, which is not how long its caller took to send.
             if let Some(Upload(sent)) = &self.upload {
-                let waited = sent.get().map(|sent| now().saturating_duration_since(*sent)).unwrap_or_default();
-                end.cancel(self.begun + waited);
+                let now = now();
+                end.cancel_since(sent.get().copied().unwrap_or(now), now);
             }
             return;
         };
