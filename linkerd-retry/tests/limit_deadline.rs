@@ -5,8 +5,9 @@ use std::{
     num::{NonZeroU32, NonZeroUsize},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -74,6 +75,50 @@ async fn nobody_waits_past_a_deadline_nor_is_sent_after_it() {
     let _permit = limit.try_acquire(TOP).unwrap();
     let (start, err) = (time::Instant::now(), limit.acquire(TOP).until(within(50 * MS)).await.unwrap_err());
     assert_eq!((err.reason, start.elapsed()), (Reason::Late, 50 * MS));
+}
+
+/// Ready while it is told so.
+#[derive(Clone)]
+struct Gate {
+    is_open: Arc<AtomicBool>,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Service<Deadline> for Gate {
+    type Response = ();
+    type Error = BoxError;
+    type Future = future::Ready<Result<(), BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        if self.is_open.load(Ordering::SeqCst) { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn call(&mut self, _: Deadline) -> Self::Future {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        future::ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_a_permit_and_is_ready_after_the_deadline_is_not_sent() {
+    for (ready, sent) in [(49, 1), (50, 0)] {
+        let limit = ConcurrencyLimit::fixed("test", NonZeroUsize::MIN, WhenFull::Block);
+        let permit = limit.try_acquire(TOP).unwrap();
+        let gate = Gate { is_open: Arc::new(true.into()), calls: Arc::default() };
+        let svc = LimitLayer::new(limit.clone()).classify_with(Itself).layer(gate.clone());
+        let mut rsp = task::spawn(svc.oneshot(within(50 * MS)));
+        assert_pending!(rsp.poll());
+        gate.is_open.store(false, Ordering::SeqCst);
+        drop(permit);
+        assert_pending!(rsp.poll());
+        assert_eq!(limit.usage().in_flight, 1);
+        time::advance(ready * MS).await;
+        gate.is_open.store(true, Ordering::SeqCst);
+        let reason = |err: BoxError| err.downcast::<Rejected>().unwrap().reason;
+        let expected = if sent == 1 { Ok(()) } else { Err(Reason::Late) };
+        assert_ready_eq!(rsp.poll().map(|rsp| rsp.map_err(reason)), expected);
+        assert_eq!((gate.calls.load(Ordering::SeqCst), limit.usage().in_flight), (sent, 0));
+    }
 }
 
 #[tokio::test(start_paused = true)]

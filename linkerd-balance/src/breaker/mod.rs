@@ -286,6 +286,8 @@ impl Breaker {
         let wait = state.backoffs.next(random);
         let until = after(now, wait);
         state.enter(Phase::Dead { until });
+        // Those that are out still hold up nobody: their round is over.
+        state.overdue = Stamp::of(now);
         self.0.health.standing().end_probe();
         self.0.counters.waits(wait);
         self.publish(state);
@@ -294,6 +296,7 @@ impl Breaker {
 
     fn back_in_use(&self, state: &mut State, now: Instant) {
         state.enter(Phase::Alive);
+        state.overdue = Stamp::of(now);
         state.epoch = state.epoch.wrapping_add(1);
         state.opened = None;
         state.accrual.revived(now);

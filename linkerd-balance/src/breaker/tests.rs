@@ -221,6 +221,29 @@ fn the_backoff_grows_while_probes_hang() {
 }
 
 #[test]
+fn a_probe_that_still_hangs_is_nothing_to_the_next_life() {
+    let health = Health::new();
+    let breaker = BreakerBuilder::new(Box::new(ConsecutiveFailures::new(NonZeroU32::MIN)))
+        .backoff(Backoff::equal_jittered(1000 * MS, 300_000 * MS).unwrap())
+        .health(health.clone())
+        .build();
+    let mut now = tokio::time::Instant::now().into_std();
+    breaker.admit(now).record(false, now);
+    // Until the backoff is long.
+    let mut hung = Vec::new();
+    for _ in 0..5000 {
+        now += 100 * MS;
+        hung.extend(Some(breaker.admit(now)).filter(Permit::is_probe));
+    }
+    hung.pop().unwrap().record(true, now);
+    assert_eq!(breaker.phase(), Phase::Alive);
+    breaker.admit(now).record(false, now);
+    let soon = now + 1000 * MS;
+    assert_eq!((health.status(now), health.is_due(soon)), (Status::Busy, true));
+    assert!(breaker.admit(soon).is_probe(), "after the first backoff, as ever");
+}
+
+#[test]
 fn of_a_set_the_others_wait_no_longer_than_a_backoff_for_one_that_hangs() {
     let limits = crate::EjectionLimits::default().max_probes(NonZeroU32::MIN);
     let ejections = crate::Ejections::new(limits);

@@ -62,8 +62,8 @@ pub(crate) async fn serve_through(
     let (closing, open) = watch::channel(());
     let mut shutdown = pin!(shutdown);
     let mut spare = Spare::default();
+    spare.fill();
     loop {
-        spare.fill();
         let next = async {
             // The semaphore is never closed.
             let place = Arc::clone(&places).acquire_owned().await.ok();
@@ -75,6 +75,8 @@ pub(crate) async fn serve_through(
         };
         match accepted {
             Ok((stream, _)) => {
+                // Not after one was given: it would be taken back before anybody could be accepted with it.
+                spare.fill();
                 let (through, svc, open) = (through.clone(), svc.clone(), open.clone());
                 tokio::spawn(async move {
                     accepted_on(stream, through, svc, open).await;

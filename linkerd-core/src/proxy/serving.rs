@@ -56,14 +56,17 @@ impl Serving {
         aside.spawn(async move { registry.drive().await });
         let (plan, state) = (Arc::clone(&self.plan), Arc::clone(&self.shown.state));
         let bound = async move { bind_ahead(&plan, None).await };
+        // From before the first phase on: none may be missed, for the last one ends it all.
+        let mut phases = self.shown.shutdown.phases();
+        phases.mark_changed();
         aside.spawn(self.shown.shutdown.clone().conduct(bound, move || state.shutdown()));
         tracing::info!("initialized");
 
-        let mut phases = self.shown.shutdown.phases();
         let mut preparing: Option<Preparing> = None;
         let mut aborted = 0;
         while !serving.is_empty() {
-            let phase = *phases.borrow_and_update();
+            // Looked at, not seen: it is entered below.
+            let phase = *phases.borrow();
             tokio::select! {
                 Some(ended) = serving.join_next() => {
                     // A panic in there was printed already, and ends one server alone.
@@ -73,7 +76,7 @@ impl Serving {
                     self.listeners.forget(&self.shown.registry, &label, addr);
                 }
                 Ok(()) = phases.changed() => {
-                    let phase = *phases.borrow();
+                    let phase = *phases.borrow_and_update();
                     self.enter(phase);
                 }
                 Some(request) = self.requests.recv(), if preparing.is_none() => {

@@ -43,6 +43,14 @@ impl Acquire {
     }
 }
 
+impl Acquire {
+    /// Why what it waited for must not begin any more, though there is a permit for it: its deadline has passed since.
+    pub(super) fn too_late(&self) -> Option<Rejected> {
+        let is_late = self.deadline.is_some_and(|deadline| deadline.has_passed(Instant::now().into_std()));
+        is_late.then(|| self.limit.rejected(self.class, Reason::Late))
+    }
+}
+
 impl Future for Acquire {
     type Output = Result<Permit, Rejected>;
 

@@ -115,13 +115,10 @@ enum State<S, F, Req> {
     Waiting {
         #[pin]
         acquire: Acquire,
-        // Taken together when the permit is there.
-        waiting: Option<(S, Req)>,
-    },
-    GettingReady {
+        // When it is there, the service is made ready.
+        permit: Option<Permit>,
         service: S,
-        // Taken together when the service is ready.
-        waiting: Option<(Req, Permit)>,
+        request: Option<Req>,
     },
     Running {
         // In this order: what the call holds ends before the permit does.
@@ -204,7 +201,7 @@ where
         } else {
             let acquire = limit.acquire(class).until(classify.deadline(&req));
             give_up(&mut self.inner);
-            State::Waiting { acquire, waiting: Some((self.inner.clone(), req)) }
+            State::Waiting { acquire, permit: None, service: self.inner.clone(), request: Some(req) }
         };
         ResponseFuture { observe: observe.clone(), keep: keep.clone(), state }
     }
@@ -223,20 +220,20 @@ where
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
-                StateProj::Waiting { acquire, waiting } => {
-                    let permit = ready!(acquire.poll(cx))?;
-                    let (service, req) = waiting.take().expect("the next state is another");
-                    this.state.set(State::GettingReady { service, waiting: Some((req, permit)) });
-                }
-                StateProj::GettingReady { service, waiting } => {
-                    let is_ready = ready!(service.poll_ready(cx));
-                    let (req, mut permit) = waiting.take().expect("sent once, as the next state is another");
-                    if let Err(error) = is_ready {
-                        permit.report(this.observe.observe(Err(&error)));
-                        return Poll::Ready(Err(error));
+                StateProj::Waiting { mut acquire, permit, service, request } => {
+                    if permit.is_none() {
+                        *permit = Some(ready!(acquire.as_mut().poll(cx))?);
                     }
-                    let inner = service.call(req);
-                    this.state.set(State::Running { inner, permit: Some(permit) });
+                    let is_ready = service.poll_ready(cx)?;
+                    // Once more: readiness may have taken its time.
+                    if let Some(late) = acquire.too_late() {
+                        *permit = None;
+                        return Poll::Ready(Err(late.into()));
+                    }
+                    ready!(is_ready);
+                    let inner = service.call(request.take().expect("sent once, as the next state is another"));
+                    let permit = permit.take();
+                    this.state.set(State::Running { inner, permit });
                 }
                 StateProj::Running { inner, permit } => {
                     let rsp = ready!(inner.poll(cx));
@@ -306,7 +303,6 @@ impl<S: Service<Req>, O, K, Req> fmt::Debug for ResponseFuture<S, O, K, Req> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
             State::Waiting { .. } => "waiting",
-            State::GettingReady { .. } => "getting ready",
             State::Running { .. } => "running",
         };
         f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()
