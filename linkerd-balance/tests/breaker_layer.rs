@@ -14,7 +14,7 @@ use linkerd_balance::{
     accrual::{Backoff, ConsecutiveFailures},
 };
 use tokio::sync::Barrier;
-use tower::{BoxError, Layer, ServiceExt, service_fn};
+use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 
 const CLONES: usize = 1000;
 const PROBES: u32 = 3;
@@ -67,6 +67,25 @@ async fn a_thousand_clones_never_have_more_probes_under_way_than_allowed() {
     assert!((1..=PROBES as usize).contains(&most), "{most} probes at once");
     assert_eq!(rejected + sent.load(Ordering::SeqCst), 5 * CLONES + 1);
     assert_eq!(breaker.counters().probes(), sent.load(Ordering::SeqCst) as u64 - 1);
+}
+
+/// They were ready before the first of them was sent, and are as many as are asked for all the same.
+#[tokio::test]
+async fn who_is_ready_while_it_is_half_open_is_no_probe_for_that() {
+    let hanging = service_fn(|()| std::future::pending::<Result<(), BoxError>>());
+    let breaker = Breaker::builder(Box::new(ConsecutiveFailures::new(NonZeroU32::MIN)))
+        .backoff(Backoff::constant(Duration::from_nanos(1)).unwrap())
+        .build();
+    let now = tokio::time::Instant::now().into_std();
+    breaker.admit(now).record(false, now);
+    let svc = BreakerLayer::new(breaker).layer(hanging);
+    let mut ready = [svc.clone(), svc.clone(), svc];
+    for svc in &mut ready {
+        svc.ready().await.unwrap();
+    }
+    let mut sent: Vec<_> = ready.iter_mut().map(|svc| tokio_test::task::spawn(svc.call(()))).collect();
+    let outcomes: Vec<_> = sent.iter_mut().map(|sent| sent.poll().is_ready()).collect();
+    assert_eq!(outcomes, [false, true, true], "one probe, and who is rejected");
 }
 
 /// Two endpoints that refuse everything, below a balancer, each with a breaker that opens at the first failure: what

@@ -343,14 +343,12 @@ impl Breaker {
             0 => Reason::Tripped(tripped),
             probes => Reason::ProbeFailed { tripped, probes },
         };
-        let next_probe = match state.phase() {
-            Phase::Alive => return None,
-            Phase::Dead { until } if let Some(probers) = &state.probers => {
-                NextProbe::At(probers.next.map_or(until, |at| at.max(until)))
-            }
-            Phase::Dead { until } if now < until => NextProbe::At(until),
-            Phase::Dead { .. } if state.has_room(now) => NextProbe::AfterOthers,
-            Phase::Dead { .. } | Phase::Probing { .. } => NextProbe::UnderWay,
+        let next_probe = match (state.phase(), &state.probers) {
+            (Phase::Alive, _) => return None,
+            (Phase::Dead { until }, Some(probers)) => NextProbe::At(probers.next.map_or(until, |at| at.max(until))),
+            (Phase::Dead { until }, None) if now < until => NextProbe::At(until),
+            (Phase::Dead { .. }, None) if state.has_room(now) => NextProbe::AfterOthers,
+            (Phase::Dead { .. } | Phase::Probing { .. }, _) => NextProbe::UnderWay,
         };
         Some(Rejection { breaker, at: now, since, reason, next_probe: Some(next_probe) })
     }

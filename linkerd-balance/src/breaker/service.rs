@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Breaker, Outcome, Permit, Rejection};
+use super::{Breaker, Outcome, Permit, Phase, Rejection};
 use crate::service::IsOk;
 
 /// Wraps services in [`BreakerService`]s, all with the same breaker.
@@ -163,7 +163,8 @@ where
             return Poll::Ready(Ok(()));
         }
         let ready = ready!(self.inner.poll_ready(cx));
-        self.is_ready = ready.is_ok();
+        // Only a few may be sent to one that is half open, whoever is ready.
+        self.is_ready = ready.is_ok() && (self.is_ready || self.breaker.phase() == Phase::Alive);
         if let Err(error) = &ready {
             let now = Instant::now().into_std();
             self.breaker.admit(now).record(self.classify.classify(Err(error)), now);

@@ -2,7 +2,11 @@
 
 use std::{future::pending, io, pin::Pin, sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
 
 use super::{
     BindErrors,
@@ -32,6 +36,9 @@ pub(super) struct Serving {
     pub(super) pages: Switches,
     pub(super) requests: mpsc::Receiver<Request>,
 }
+
+/// How much longer than the grace of the end servers may take, which keep to it themselves.
+const SLACK: Duration = Duration::from_secs(1);
 
 /// The configuration that is being made, and who waits for it.
 type Preparing = Pin<Box<dyn Future<Output = (Result<Prepared, ReloadError>, Request)> + Send>>;
@@ -64,6 +71,8 @@ impl Serving {
 
         let mut preparing: Option<Preparing> = None;
         let mut aborted = 0;
+        // When whoever serves still is cut off.
+        let mut ends = None;
         while !serving.is_empty() {
             // Looked at, not seen: it is entered below.
             let phase = *phases.borrow();
@@ -78,6 +87,14 @@ impl Serving {
                 Ok(()) = phases.changed() => {
                     let phase = *phases.borrow_and_update();
                     self.enter(phase);
+                    if phase == Phase::Ending {
+                        ends = Instant::now().checked_add(self.shown.shutdown.ending_grace() + SLACK);
+                    }
+                }
+                () = at(ends) => {
+                    // Removed before, with a longer grace than there is now.
+                    tracing::warn!("{} servers that were removed did not end in time", serving.len());
+                    break;
                 }
                 Some(request) = self.requests.recv(), if preparing.is_none() => {
                     preparing = self.prepare(request, phase, source.as_ref());
@@ -95,6 +112,7 @@ impl Serving {
                 }
             }
         }
+        drop(serving);
         admin.end().await;
         Ok(Drained { aborted })
     }
@@ -184,6 +202,14 @@ impl Serving {
 fn serve(serving: &mut JoinSet<Ended>, server: Unserved) {
     tracing::info!("serving {} on {}", server.label, server.addr);
     serving.spawn(server.serve());
+}
+
+/// At this time; never, if there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
 }
 
 /// What is being made, once it is; never, if nothing is.

@@ -107,7 +107,7 @@ impl Fault {
             Self::slow("hangs", Script::h1("", Hang), &[Failed(503)]).await,
             Self::slow("hangs in the head", Script::h1(&short[..20], Hang), &[Failed(503)]).await,
             Self::slow("hangs before the body", Script::h1(&long(5)[..38], Hang), &[Failed(503)]).await,
-            Self::slow("hangs in a stream", Script::h1(begun, Hang), &[Broken]).await,
+            Self::slow("hangs in a stream", Script::h1(begun, Hang), &[Broken, Failed(503)]).await,
             Self::slow(
                 "dribbles a head without end",
                 Script::h1("HTTP/1.1 200 OK\r\nX: x", Hang).endlessly(tick),

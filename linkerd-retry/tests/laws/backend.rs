@@ -126,6 +126,11 @@ impl Backend {
         self.shared.seen.lock().unwrap().clone()
     }
 
+    /// Whether there is a success in its script, which begins anew when it is over.
+    pub(crate) fn ever_succeeds(&self) -> bool {
+        self.shared.script.iter().any(|step| step.fate == Fate::Succeeds)
+    }
+
     pub(crate) fn available(&self) -> usize {
         self.shared.permits.available_permits()
     }

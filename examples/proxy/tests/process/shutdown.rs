@@ -98,3 +98,23 @@ routers:
     let state = linkerd.json("/state.json").await;
     assert_eq!(state["rt/http"]["paths"][0]["path"], "/svc/web", "{state}");
 }
+
+#[tokio::test]
+async fn a_server_that_was_removed_holds_up_no_end() {
+    let folder = Folder::new();
+    let mut slow = held().await;
+    folder.list("slow", &[slow.addr]);
+    let config = format!("reload: {{watch: false}}\n{SIMPLE}")
+        .replace("  port: 0\ntele", "  port: 0\n  shutdownGraceMs: 3600000\ntele");
+    let two = config.replace("  - port: 0", "  - port: 0\n  - port: 0");
+    let mut linkerd = Linkerd::start(&folder, &two).await;
+    let mut busy = Conn::open(linkerd.servers[1]).await;
+    let request = Request::get("/").header("host", "slow").body(String::new()).unwrap();
+    let answer = tokio::spawn(async move { busy.try_send(request).await });
+    slow.arrived().await;
+    assert_eq!(linkerd.reload(&config).await.status, 200);
+    assert!(!answer.is_finished());
+    linkerd.send("POST", "/admin/shutdown?grace=0").await;
+    linkerd.ended().await;
+    assert!(answer.await.unwrap().is_err());
+}
