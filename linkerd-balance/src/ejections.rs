@@ -90,7 +90,8 @@ impl EjectionLimits {
 
     /// How many endpoints may be tried again at the same time. No limit unless set.
     ///
-    /// The others stay busy until one of those has decided itself.
+    /// The others stay busy until one of those has decided itself. One that hangs for longer than its backoff gives its
+    /// place up: it is probed again once a backoff, and counts as one of these no more.
     #[must_use]
     pub const fn max_probes(self, endpoints: NonZeroU32) -> Self {
         Self { max_probes: endpoints.get(), ..self }
