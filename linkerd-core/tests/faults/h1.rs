@@ -7,7 +7,7 @@ use tokio::{task::JoinSet, time::timeout};
 use crate::{
     leaks::{LONG, Served},
     origin::{
-        Origin, Script,
+        Fault, Origin, Script,
         Then::{Close, Hang, Next, Reset},
     },
     peers::{Message, Wire},
@@ -29,13 +29,6 @@ enum Outcome {
 
 use Outcome::{Broken, Failed, Whole};
 
-struct Fault {
-    name: String,
-    origin: Origin,
-    is_hasty: bool,
-    allowed: &'static [Outcome],
-}
-
 /// One that is read whole by a proxy, and a stream.
 const ANSWERS: [&str; 2] = [
     "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nworld",
@@ -54,20 +47,7 @@ impl Outcome {
     }
 }
 
-impl Fault {
-    fn at(name: impl Into<String>, origin: Origin, allowed: &'static [Outcome]) -> Self {
-        Self { name: name.into(), origin, is_hasty: false, allowed }
-    }
-
-    async fn new(name: &str, script: Script, allowed: &'static [Outcome]) -> Self {
-        Self::at(name, Origin::new(script).await, allowed)
-    }
-
-    /// One that would take too long.
-    async fn slow(name: &str, script: Script, allowed: &'static [Outcome]) -> Self {
-        Self { is_hasty: true, ..Self::new(name, script, allowed).await }
-    }
-
+impl Fault<Outcome> {
     /// Every way in which an origin of HTTP/1.1 fails, but for the bytes at which it may.
     async fn all() -> Vec<Self> {
         let [short, chunked] = ANSWERS;
@@ -157,9 +137,9 @@ const REQUESTS: [&str; 2] =
     ["GET / HTTP/1.1\r\nHost: HOST\r\n\r\n", "POST / HTTP/1.1\r\nHost: HOST\r\nContent-Length: 5\r\n\r\nhello"];
 
 /// Asks every origin for everything: the slow ones beside the others.
-async fn round(served: &Served, faults: &[Fault], cuts: &[Fault]) {
+async fn round(served: &Served, faults: &[Fault<Outcome>], cuts: &[Fault<Outcome>]) {
     let (slow, quick): (Vec<_>, Vec<_>) = faults.iter().partition(|fault| fault.is_hasty);
-    let all = async |faults: Vec<&Fault>, requests: &[&str]| {
+    let all = async |faults: Vec<&Fault<Outcome>>, requests: &[&str]| {
         let mut wrong = Vec::new();
         for fault in faults {
             for request in requests {

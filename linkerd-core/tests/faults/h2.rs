@@ -10,7 +10,7 @@ use crate::{
     h2_peers::{Client, read},
     leaks::{LONG, Served},
     origin::{
-        Origin, Script,
+        Fault, Origin, Script,
         Then::{self, Close, Hang, Reset},
     },
 };
@@ -33,13 +33,6 @@ enum Outcome {
 
 use Outcome::{Broken, Failed, Refused, Whole};
 
-struct Fault {
-    name: String,
-    origin: Origin,
-    is_hasty: bool,
-    allowed: &'static [Outcome],
-}
-
 const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
 /// `:status: 200` on the first stream.
 const HEAD: &[u8] = b"\0\0\x01\x01\x04\0\0\0\x01\x88";
@@ -55,20 +48,7 @@ fn answer(frames: &[&[u8]], then: Then) -> Script {
     Script::h2(SETTINGS, &frames.concat(), then)
 }
 
-impl Fault {
-    fn at(name: impl Into<String>, origin: Origin, allowed: &'static [Outcome]) -> Self {
-        Self { name: name.into(), origin, is_hasty: false, allowed }
-    }
-
-    async fn new(name: &str, script: Script, allowed: &'static [Outcome]) -> Self {
-        Self::at(name, Origin::new(script).await, allowed)
-    }
-
-    /// One that would take too long.
-    async fn slow(name: &str, script: Script, allowed: &'static [Outcome]) -> Self {
-        Self { is_hasty: true, ..Self::new(name, script, allowed).await }
-    }
-
+impl Fault<Outcome> {
     async fn all() -> Vec<Self> {
         const LOST: &[Outcome] = &[Refused(Reason::CANCEL)];
         const BAD: &[Outcome] = &[Refused(Reason::INTERNAL_ERROR)];
@@ -165,9 +145,9 @@ fn uri(host: u16) -> String {
 }
 
 /// Asks every origin for everything: the slow ones beside the others.
-async fn round(served: &Served, faults: &[Fault], cuts: &[Fault]) {
+async fn round(served: &Served, faults: &[Fault<Outcome>], cuts: &[Fault<Outcome>]) {
     let (slow, quick): (Vec<_>, Vec<_>) = faults.iter().partition(|fault| fault.is_hasty);
-    let all = async |faults: Vec<&Fault>| {
+    let all = async |faults: Vec<&Fault<Outcome>>| {
         let mut wrong = Vec::new();
         for fault in faults {
             for has_body in [false, true] {

@@ -8,6 +8,30 @@ use tokio::{
     task::{JoinHandle, JoinSet, yield_now},
 };
 
+/// An origin, and what a client may make of what it does.
+pub(crate) struct Fault<O: 'static> {
+    pub(crate) name: String,
+    pub(crate) origin: Origin,
+    /// Asked through a router that does not wait for long.
+    pub(crate) is_hasty: bool,
+    pub(crate) allowed: &'static [O],
+}
+
+impl<O> Fault<O> {
+    pub(crate) fn at(name: impl Into<String>, origin: Origin, allowed: &'static [O]) -> Self {
+        Self { name: name.into(), origin, is_hasty: false, allowed }
+    }
+
+    pub(crate) async fn new(name: &str, script: Script, allowed: &'static [O]) -> Self {
+        Self::at(name, Origin::new(script).await, allowed)
+    }
+
+    /// One that would take too long.
+    pub(crate) async fn slow(name: &str, script: Script, allowed: &'static [O]) -> Self {
+        Self { is_hasty: true, ..Self::new(name, script, allowed).await }
+    }
+}
+
 /// Which protocol requests come in.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Protocol {
