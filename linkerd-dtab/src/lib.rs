@@ -10,11 +10,17 @@ pub mod header;
 pub mod interpreter;
 pub mod name;
 pub mod namer;
+#[cfg(feature = "namerd")]
+pub mod namerd;
 pub mod naming;
 pub mod parse;
 pub mod path;
 pub mod path_matcher;
+#[cfg(feature = "namerd")]
+pub mod store;
 pub mod transformer;
+#[cfg(feature = "transport")]
+pub mod transport;
 pub mod tree;
 #[cfg(feature = "fs")]
 mod watch;

@@ -5,6 +5,8 @@ mod eval;
 #[cfg(feature = "fs")]
 pub mod fs;
 mod local;
+#[cfg(feature = "remote")]
+pub mod remote;
 
 pub use eval::{MAX_DEPTH, evaluate};
 pub use local::Local;

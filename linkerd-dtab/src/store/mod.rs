@@ -1,0 +1,198 @@
+//! Where the delegation tables of namespaces are kept.
+//!
+//! A [`DtabStore`] holds one table for each [`Namespace`], with a [`Version`] that its next change can be made to depend
+//! on. Stores differ in where the tables are; what they promise is the same, and one suite of tests holds each to it:
+//!
+//! - **Stale beats absent.** What was read once stays known while the store is away, and is marked as stale. Only the store
+//!   itself can say that a namespace is gone.
+//! - **Read your writes.** When a change has been answered, every watch of this store value shows it or something newer.
+//! - **Nothing is lost.** Of two writers that have read one version only one succeeds; the other gets
+//!   [`StoreError::Mismatch`].
+//! - **Watches come back** by themselves, for ever, at jittered intervals, also if the store was away at the start.
+//! - What does not parse (someone wrote past namerd) leaves the last good table in place, marked as stale.
+
+mod memory;
+
+use std::{collections::BTreeSet, fmt, future::Future, pin::Pin, str::FromStr, sync::Arc};
+
+pub use memory::Memory;
+
+use crate::{Activity, Dtab, Failure};
+
+/// The longest name of a namespace, in bytes.
+pub const MAX_NAMESPACE: usize = 253;
+
+/// What a change of a store answers with.
+pub type Change<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// What a watch of one namespace shows: its table, or that there is no such namespace.
+pub type Stored = Option<Arc<VersionedDtab>>;
+
+/// Delegation tables by namespace.
+pub trait DtabStore: Send + Sync + 'static {
+    /// The namespaces that there are. Live until the last clone of the activity is dropped.
+    ///
+    /// Called inside a tokio runtime, as all of these.
+    fn list(&self) -> Activity<Arc<BTreeSet<Namespace>>>;
+
+    /// The table of `namespace`. Live until the last clone of the activity is dropped.
+    fn watch(&self, namespace: &Namespace) -> Activity<Stored>;
+
+    /// Writes the table of `namespace` if what is there is as expected, and says which version it has now.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]. After [`StoreError::Unavailable`] it is not known whether the table was written.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped the table has been written or not; it is never half written.
+    fn put<'a>(&'a self, namespace: &'a Namespace, dtab: &'a Dtab, expect: &'a Expect) -> Change<'a, Version>;
+
+    /// Deletes `namespace` if what is there is as expected. Errors and cancel safety are those of [`put`](Self::put).
+    fn delete<'a>(&'a self, namespace: &'a Namespace, expect: &'a Expect) -> Change<'a, ()>;
+}
+
+impl<S: DtabStore + ?Sized> DtabStore for Arc<S> {
+    fn list(&self) -> Activity<Arc<BTreeSet<Namespace>>> {
+        (**self).list()
+    }
+
+    fn watch(&self, namespace: &Namespace) -> Activity<Stored> {
+        (**self).watch(namespace)
+    }
+
+    fn put<'a>(&'a self, namespace: &'a Namespace, dtab: &'a Dtab, expect: &'a Expect) -> Change<'a, Version> {
+        (**self).put(namespace, dtab, expect)
+    }
+
+    fn delete<'a>(&'a self, namespace: &'a Namespace, expect: &'a Expect) -> Change<'a, ()> {
+        (**self).delete(namespace, expect)
+    }
+}
+
+/// The name of a namespace: `default`, `team/web`.
+///
+/// One to 253 bytes; segments of letters, digits, `-`, `_` and `.`, separated by `/`, none empty and none of dots alone, so
+/// that each store can make a key or a file name of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Namespace(Arc<str>);
+
+/// Why a text is no name of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid namespace '{text}': {reason}")]
+pub struct BadNamespace {
+    text: String,
+    reason: &'static str,
+}
+
+impl Namespace {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Namespace {
+    type Err = BadNamespace;
+
+    fn from_str(text: &str) -> Result<Self, BadNamespace> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        let bad = |reason| {
+            let text = text.chars().take(MAX_NAMESPACE).flat_map(char::escape_debug).collect();
+            Err(BadNamespace { text, reason })
+        };
+        if text.is_empty() {
+            return bad("it is empty");
+        }
+        if text.len() > MAX_NAMESPACE {
+            return bad("it is longer than 253 bytes");
+        }
+        for segment in text.split('/') {
+            if segment.is_empty() {
+                return bad("a segment between slashes is empty");
+            }
+            if !segment.bytes().all(allowed) {
+                return bad("only letters, digits, '-', '_', '.' and '/' are allowed");
+            }
+            if segment.bytes().all(|byte| byte == b'.') {
+                return bad("a segment has dots alone");
+            }
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which state of a namespace's table: bytes that mean something to its store alone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Version(Arc<[u8]>);
+
+impl Version {
+    /// The version with these bytes.
+    #[must_use]
+    pub fn new(bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// Its bytes. The HTTP API shows them in base64.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A table and its version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionedDtab {
+    /// Its version.
+    pub version: Version,
+    /// The table.
+    pub dtab: Dtab,
+}
+
+/// What has to be so for a change to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing.
+    Any,
+    /// There is no such namespace.
+    Absent,
+    /// Its table has this version.
+    Version(Version),
+}
+
+/// Why a store did not do what it was asked to.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// There is such a namespace, where none was expected.
+    #[error("namespace {0} exists already")]
+    Exists(Namespace),
+    /// There is no such namespace.
+    #[error("there is no namespace {0}")]
+    Missing(Namespace),
+    /// Its table has another version than expected.
+    #[error("namespace {0} has been changed since it was read")]
+    Mismatch(Namespace),
+    /// The store does not allow it.
+    #[error("the store does not allow to change namespace {0}")]
+    Forbidden(Namespace),
+    /// The store cannot hold it: too large, or a name that it has no key for.
+    #[error("the store cannot hold namespace {namespace}: {reason}")]
+    Unfit {
+        /// Which.
+        namespace: Namespace,
+        /// Why.
+        reason: String,
+    },
+    /// The store was not reached, or answered with something else than expected.
+    #[error("the store is not available")]
+    Unavailable(#[source] Failure),
+}
