@@ -91,10 +91,10 @@ impl Default for Usage {
     }
 }
 
-impl Decode for Admin {
-    fn decode(at: &At<'_>) -> Option<Self> {
+impl Admin {
+    /// Reads the section; `default` stands for what it does not say.
+    pub(super) fn decode_or(at: &At<'_>, default: Self) -> Option<Self> {
         let mut s = Section::open(at, "admin")?;
-        let default = Self::default();
         let admin = Self {
             ip: s.or("ip", default.ip),
             port: s.or("port", default.port),
@@ -107,6 +107,12 @@ impl Decode for Admin {
         };
         s.finish();
         Some(admin)
+    }
+}
+
+impl Decode for Admin {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        Self::decode_or(at, Self::default())
     }
 }
 

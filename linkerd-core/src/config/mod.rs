@@ -58,6 +58,8 @@ mod limit;
 mod load;
 mod name;
 mod namer;
+#[cfg(feature = "namerd")]
+pub mod namerd;
 mod node;
 mod probe;
 mod render;
@@ -150,18 +152,7 @@ impl Config {
     ///
     /// Everything that is wrong with the file, or why it cannot be read.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Errors> {
-        let path = path.as_ref();
-        let unreadable = |e: io::Error| Errors::unreadable(path, &e);
-        let file = path.display().to_string();
-        // A directory or a device would otherwise give a puzzling error, or none at all.
-        let meta = fs::metadata(path).map_err(unreadable)?;
-        if !meta.is_file() {
-            return Err(Problem::of_file(&file, format!("config is not a file: {file}")).into());
-        }
-        if meta.len() > MAX_BYTES as u64 {
-            return Err(Problem::of_file(&file, too_large(meta.len())).into());
-        }
-        let bytes = fs::read(path).map_err(unreadable)?;
+        let (file, bytes) = read(path.as_ref())?;
         Self::parse_bytes(&file, &bytes)
     }
 
@@ -171,14 +162,7 @@ impl Config {
     ///
     /// Everything that is wrong with it.
     pub fn parse_bytes(file: &str, bytes: &[u8]) -> Result<Self, Errors> {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Self::parse(file, text),
-            Err(e) => {
-                let before = String::from_utf8_lossy(&bytes[..e.valid_up_to()]);
-                let line = before.split('\n').count();
-                Err(Problem::of_file(file, format!("is not UTF-8: line {line} holds other bytes")).into())
-            }
-        }
+        Self::parse(file, text(file, bytes)?)
     }
 
     /// Checks the text of a file; `file` is what problems call it.
@@ -187,57 +171,32 @@ impl Config {
     ///
     /// Everything that is wrong with it. If it is not even YAML or JSON, where that ends.
     pub fn parse(file: &str, text: &str) -> Result<Self, Errors> {
-        if text.len() > MAX_BYTES {
-            return Err(Problem::of_file(file, too_large(text.len() as u64)).into());
-        }
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let cx = Cx::new(file);
-        let mut repeated = Vec::new();
-        let parse = if text.trim_start().starts_with('{') { json::parse } else { yaml::parse };
-        let parsed = parse(text, &mut repeated);
-        for Malformed { at, message } in repeated {
-            cx.record(at, String::new(), message);
-        }
-        let tree = match parsed {
-            Ok(tree) => tree,
-            Err(Malformed { at, message }) => {
-                cx.record(at, String::new(), message);
-                return Err(failed(cx));
-            }
-        };
-        let sections = Sections::decode(&At::root(&cx, &tree));
-        let problems = cx.into_problems();
-        match (Errors::from_problems(problems), sections) {
-            (None, Some(sections)) => {
-                let Sections {
-                    routers,
-                    namers,
-                    telemetry,
-                    admin,
-                    usage,
-                    retry_buffer_bytes,
-                    shutdown,
-                    reload,
-                    workers,
-                } = sections;
-                let file = file.into();
-                Ok(Self {
-                    routers,
-                    namers,
-                    telemetry,
-                    admin,
-                    usage,
-                    retry_buffer_bytes,
-                    shutdown,
-                    reload,
-                    workers,
-                    file,
-                    tree,
-                })
-            }
-            (Some(errors), _) => Err(errors),
-            (None, None) => Err(Problem::of_file(file, "is not a configuration").into()),
-        }
+        let (sections, tree) = parse(file, text, Sections::decode)?;
+        let Sections {
+            routers,
+            namers,
+            telemetry,
+            admin,
+            usage,
+            retry_buffer_bytes,
+            shutdown,
+            reload,
+            workers,
+        } = sections;
+        let file = file.into();
+        Ok(Self {
+            routers,
+            namers,
+            telemetry,
+            admin,
+            usage,
+            retry_buffer_bytes,
+            shutdown,
+            reload,
+            workers,
+            file,
+            tree,
+        })
     }
 
     /// The name of the file, as it was loaded.
@@ -273,6 +232,59 @@ impl Config {
             }
         }
         Problem { file: self.file.clone(), position: Some(node.at), key: key.to_owned(), message: message.into() }
+    }
+}
+
+/// The name of a file, and what is in it.
+fn read(path: &Path) -> Result<(String, Vec<u8>), Errors> {
+    let unreadable = |e: io::Error| Errors::unreadable(path, &e);
+    let file = path.display().to_string();
+    // A directory or a device would otherwise give a puzzling error, or none at all.
+    let meta = fs::metadata(path).map_err(unreadable)?;
+    if !meta.is_file() {
+        return Err(Problem::of_file(&file, format!("config is not a file: {file}")).into());
+    }
+    if meta.len() > MAX_BYTES as u64 {
+        return Err(Problem::of_file(&file, too_large(meta.len())).into());
+    }
+    let bytes = fs::read(path).map_err(unreadable)?;
+    Ok((file, bytes))
+}
+
+/// The bytes of a file as text.
+fn text<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Errors> {
+    std::str::from_utf8(bytes).map_err(|e| {
+        let before = String::from_utf8_lossy(&bytes[..e.valid_up_to()]);
+        let line = before.split('\n').count();
+        Problem::of_file(file, format!("is not UTF-8: line {line} holds other bytes")).into()
+    })
+}
+
+/// What a text says, by `decode`, and its tree.
+fn parse<T>(file: &str, text: &str, decode: impl FnOnce(&At<'_>) -> Option<T>) -> Result<(T, Node), Errors> {
+    if text.len() > MAX_BYTES {
+        return Err(Problem::of_file(file, too_large(text.len() as u64)).into());
+    }
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let cx = Cx::new(file);
+    let mut repeated = Vec::new();
+    let parse = if text.trim_start().starts_with('{') { json::parse } else { yaml::parse };
+    let parsed = parse(text, &mut repeated);
+    for Malformed { at, message } in repeated {
+        cx.record(at, String::new(), message);
+    }
+    let tree = match parsed {
+        Ok(tree) => tree,
+        Err(Malformed { at, message }) => {
+            cx.record(at, String::new(), message);
+            return Err(failed(cx));
+        }
+    };
+    let decoded = decode(&At::root(&cx, &tree));
+    match (Errors::from_problems(cx.into_problems()), decoded) {
+        (None, Some(decoded)) => Ok((decoded, tree)),
+        (Some(errors), _) => Err(errors),
+        (None, None) => Err(Problem::of_file(file, "is not a configuration").into()),
     }
 }
 
