@@ -19,6 +19,9 @@ mod error;
 pub mod http;
 pub mod identify;
 mod mesh;
+#[cfg(feature = "namerd")]
+#[cfg_attr(docsrs, doc(cfg(feature = "namerd")))]
+pub mod namerd;
 mod policy;
 #[cfg(feature = "admin")]
 #[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
@@ -34,6 +37,9 @@ pub mod testing;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub mod tls;
+#[cfg(feature = "transport")]
+#[cfg_attr(docsrs, doc(cfg(feature = "transport")))]
+pub mod transport;
 
 pub use body::{Body, IntoBody};
 pub use classify::{GrpcClassifier, GrpcCode, H2Classifier, HttpClassifier, HttpClassify, Reset, StreamEnd};

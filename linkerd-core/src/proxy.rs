@@ -36,13 +36,16 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{runtime::Handle, sync::mpsc};
 
-use self::{
+pub(crate) use self::{
     admin::{AdminServer, AdminSettings},
+    pages::{Pages, namers as namer_pages, security},
+    telemeters::Telemeters,
+};
+use self::{
     listeners::{Listeners, Stop, Unserved},
-    pages::{Pages, Shown, Switches, pages},
+    pages::{Shown, Switches, pages},
     reload::{Request, Source, State},
     serving::Serving,
-    telemeters::Telemeters,
 };
 pub use self::{
     file::ConfigFile,
@@ -249,6 +252,11 @@ impl Bound {
 }
 
 impl BindErrors {
+    #[cfg(feature = "namerd")]
+    pub(crate) fn new(errors: Vec<BindError>) -> Self {
+        Self(errors)
+    }
+
     /// The sockets, in the order in which they were tried.
     #[must_use]
     pub fn errors(&self) -> &[BindError] {

@@ -2,61 +2,44 @@
 //!
 //! All of the engine is in `linkerd-core`; here are the command line, the signals, and the order of starting and ending.
 
-mod flags;
-mod log;
 mod run;
 
-use std::{
-    io::{self, Read},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
-use flags::{Command, ConfigSource, USAGE};
-use linkerd_core::{
-    config::{Config, Errors, Problem},
-    proxy::ConfigFile,
-};
+use linkerd_cli::{command_line, end, flags::ConfigSource, from_stdin, log};
+use linkerd_core::{config::Config, proxy::ConfigFile};
 
-/// The command line is wrong: `EX_USAGE`.
-const EXIT_USAGE: u8 = 64;
+/// What is printed for `-help`, and after a mistake.
+const USAGE: &str = "\
+usage: linkerd [flags] <config>
+
+  <config>           a file in Linkerd 1.x's YAML or JSON; - reads it from standard input
+
+flags:
+  -validate          build everything that the file says but the sockets, report every problem, and end
+  -log.level LEVEL   OFF, ERROR, WARNING, INFO (default), DEBUG or TRACE
+  -workers N         how many threads serve requests; before what the file says. Default: one for each processor that the
+                     process may use, by its affinity and the quota of its control group
+  -help              print this and end
+  -version           print the version and end
+
+signals: HUP opens the access logs again and reloads the file, which is followed too; the first TERM or INT ends the process
+when open requests have, or the grace period; the second ends it at once
+
+exit status: 0 after a shutdown or a file without problems, 1 if the file or an address cannot be used, 64 after a
+mistake on the command line
+";
 
 fn main() -> ExitCode {
-    let flags = match Command::parse(std::env::args().skip(1)) {
-        Ok(Command::Run(flags)) => flags,
-        Ok(Command::Help) => {
-            print!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Ok(Command::Version) => {
-            println!("linkerd {}", env!("CARGO_PKG_VERSION"));
-            return ExitCode::SUCCESS;
-        }
-        Err(mistake) => {
-            eprint!("linkerd: {mistake}\n\n{USAGE}");
-            return ExitCode::from(EXIT_USAGE);
-        }
+    let flags = match command_line("linkerd", env!("CARGO_PKG_VERSION"), USAGE) {
+        Ok(flags) => flags,
+        Err(status) => return status,
     };
     let log = log::init(flags.log_level);
     let file = match &flags.config {
         ConfigSource::File(path) => Some(ConfigFile::new(path)),
         ConfigSource::Stdin => None,
     };
-    let config = file.as_ref().map_or_else(from_stdin, ConfigFile::load);
-    match config.map_err(|errors| errors.to_string()).and_then(|config| run::run(&flags, file, &config, &log)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            eprintln!("{problem}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn from_stdin() -> Result<Config, Errors> {
-    let mut bytes = Vec::new();
-    // One byte more than may be: so that a longer one is told from one that just fits.
-    let limit = linkerd_core::config::MAX_BYTES as u64 + 1;
-    match io::stdin().lock().take(limit).read_to_end(&mut bytes) {
-        Ok(_) => Config::parse_bytes("<stdin>", &bytes),
-        Err(error) => Err(Problem::of_file("<stdin>", format!("cannot be read: {error}")).into()),
-    }
+    let config = file.as_ref().map_or_else(|| from_stdin(Config::parse_bytes), ConfigFile::load);
+    end(config.map_err(|errors| errors.to_string()).and_then(|config| run::run(&flags, file, &config, &log)))
 }

@@ -1,21 +1,17 @@
 //! The order of things: build, bind, serve, and end on a signal.
 
-use std::{process, thread};
-
+use linkerd_cli::{Workers, flags::Flags, log::Log, signals};
 use linkerd_core::{
     config::Config,
-    proxy::{ConfigFile, Proxy, Reloader, Shutdown},
+    proxy::{ConfigFile, Proxy, Reloader},
 };
-use tokio::runtime::{Builder, Runtime};
-
-use crate::{flags::Flags, log::Log};
 
 /// Runs a proxy until it is told to end; with `-validate` only builds it.
 pub(crate) fn run(flags: &Flags, file: Option<ConfigFile>, config: &Config, log: &Log) -> Result<(), String> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let workers = Workers::of(flags, config);
+    let workers = Workers::of(flags, config.workers);
     workers.runtime()?.block_on(async {
         let mut proxy = Proxy::builder(config).logging(log.pages());
         if let Some(file) = file.clone() {
@@ -41,35 +37,6 @@ pub(crate) fn run(flags: &Flags, file: Option<ConfigFile>, config: &Config, log:
     })
 }
 
-/// How many threads serve requests, and why so many.
-struct Workers {
-    count: usize,
-    why: &'static str,
-}
-
-impl Workers {
-    fn of(flags: &Flags, config: &Config) -> Self {
-        match (flags.workers, config.workers) {
-            (Some(count), _) => Self { count: count.get(), why: "as the command line says" },
-            (None, Some(count)) => Self { count, why: "as the file says" },
-            // Of affinity and the control group's quota, the lower.
-            (None, None) => Self {
-                count: thread::available_parallelism().map_or(1, usize::from),
-                why: "as many as the processors that the process may use",
-            },
-        }
-    }
-
-    fn runtime(&self) -> Result<Runtime, String> {
-        let mut builder = match self.count {
-            1 => Builder::new_current_thread(),
-            _ => Builder::new_multi_thread(),
-        };
-        let built = builder.worker_threads(self.count).enable_all().build();
-        built.map_err(|error| format!("the runtime does not start: {error}"))
-    }
-}
-
 /// Opens the access logs again on each SIGHUP, for who moves them away, and reloads the configuration.
 async fn hangups(reloader: Reloader, has_file: bool) {
     use tokio::signal::unix::{SignalKind, signal};
@@ -88,24 +55,4 @@ async fn hangups(reloader: Reloader, has_file: bool) {
             );
         }
     }
-}
-
-/// Ends the proxy on the first SIGINT or SIGTERM, and the process on the second.
-async fn signals(shutdown: Shutdown) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        tracing::error!("signals cannot be heard");
-        return;
-    };
-    let mut next = async || {
-        tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
-        }
-    };
-    tracing::info!("{}: ending when open requests have, or the grace period", next().await);
-    shutdown.begin(None);
-    tracing::warn!("{}: ending at once", next().await);
-    process::exit(1);
 }

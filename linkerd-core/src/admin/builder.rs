@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
+use http::{Request, Response};
 use linkerd_dtab::{Dtab, Interpreter};
 use serde_json::Value;
 
@@ -15,6 +16,7 @@ use super::{
 #[cfg(doc)]
 use crate::span::SpanKind;
 use crate::{
+    Body,
     span::Recent,
     telemetry::{Prometheus, Registry},
 };
@@ -91,8 +93,36 @@ impl Builder {
             breakers: None,
             security: None,
             extra: BTreeMap::new(),
+            namespaces: None,
+            front: None,
+            below: Vec::new(),
         };
         Self { pages, duplicate: None }
+    }
+
+    /// What binds names in the namespaces of `/delegator.json` that are no routers.
+    pub fn namespaces(
+        mut self,
+        namespaces: impl Fn(&str) -> Option<Arc<dyn Interpreter>> + Send + Sync + 'static,
+    ) -> Self {
+        self.pages.namespaces = Some(Arc::new(namespaces));
+        self
+    }
+
+    /// The first page, a whole document of HTML, instead of the one that shows the routers.
+    pub fn front(mut self, page: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.pages.front = Some(Arc::new(page));
+        self
+    }
+
+    /// What answers for all paths that begin with `path` and have no page of their own.
+    pub fn below(
+        mut self,
+        path: impl Into<String>,
+        answer: impl Fn(Request<Body>) -> BoxFuture<'static, Response<Body>> + Send + Sync + 'static,
+    ) -> Self {
+        self.pages.below.push((path.into(), Arc::new(answer)));
+        self
     }
 
     /// `/config.json`: the configuration.

@@ -1,6 +1,6 @@
 //! `/delegator.json`: how a name is bound, step by step.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -109,8 +109,12 @@ impl Refused {
 async fn answer(pages: &Pages, question: Question) -> Response<Body> {
     let Question { namespace, dtab, path } = question;
     let interpreter = match &namespace {
-        Some(label) => pages.routers.iter().find(|router| router.label == *label).map(|router| &router.interpreter),
-        None => pages.global.as_ref(),
+        Some(label) => {
+            let router = pages.routers.iter().find(|router| router.label == *label);
+            let router = router.map(|router| Arc::clone(&router.interpreter));
+            router.or_else(|| pages.namespaces.as_ref().and_then(|namespaces| namespaces(label)))
+        }
+        None => pages.global.clone(),
     };
     let Some(interpreter) = interpreter else {
         let name = namespace.as_deref().unwrap_or("no namespace");

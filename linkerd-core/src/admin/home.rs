@@ -20,7 +20,7 @@ pub(super) const MAX_ROWS: usize = 200;
 const LEVELS: [&str; 8] = ["ALL", "TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "FATAL", "OFF"];
 
 /// Text in HTML.
-pub(super) struct Escaped<T>(pub(super) T);
+pub(crate) struct Escaped<T>(pub(crate) T);
 
 impl<T: Display> Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

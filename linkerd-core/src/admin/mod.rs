@@ -39,6 +39,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::Body as _;
 use linkerd_dtab::Interpreter;
@@ -65,6 +66,8 @@ pub use identify::Identify;
 pub use mesh::{mesh_balancers, mesh_clients, mesh_state};
 pub use security::{InvalidPattern, Security};
 pub use serve::serve;
+#[cfg(feature = "namerd")]
+pub(crate) use home::Escaped;
 pub(crate) use serve::{Through, serve_through};
 pub use timeouts::timeouts;
 pub use watch::{addr_state, answer_state, snapshot_state, watch_state};
@@ -97,7 +100,16 @@ struct Pages {
     breakers: Option<breakers::Breakers>,
     security: Option<Security>,
     extra: BTreeMap<String, Extra>,
+    namespaces: Option<Namespaces>,
+    front: Option<Show<String>>,
+    below: Vec<(String, Below)>,
 }
+
+/// What binds names in a namespace of this name, if there may be one.
+type Namespaces = Arc<dyn Fn(&str) -> Option<Arc<dyn Interpreter>> + Send + Sync>;
+
+/// What answers for all paths below one.
+type Below = Arc<dyn Fn(Request<Body>) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
 
 enum Extra {
     Html(Show<String>),
@@ -167,7 +179,10 @@ impl Pages {
     async fn route(&self, req: Request<Body>) -> Response<Body> {
         let path = req.uri().path();
         let page = match path {
-            "/" => Some(reply::page(Kind::Html, home::home(self))),
+            "/" => Some(match &self.front {
+                Some(front) => reply::page(Kind::HtmlPlain, front()),
+                None => reply::page(Kind::Html, home::home(self)),
+            }),
             "/help" => Some(reply::page(Kind::Html, home::help(self))),
             "/logging" => self.logging.as_ref().map(|logging| reply::page(Kind::Html, home::logging(logging))),
             "/files/css/dashboard.css" => Some(reply::page(Kind::Css, home::STYLE)),
@@ -183,6 +198,7 @@ impl Pages {
             "/client_state.json" => self.client_state.as_ref().map(|state| reply::json(Kind::JsonUtf8, &state())),
             "/state.json" => Some(reply::json(Kind::Json, &self.state())),
             "/delegator.json" => return delegator::serve(self, req).await,
+            "/dtab/delegator.json" if self.namespaces.is_some() => return delegator::serve(self, req).await,
             "/logging.json" => match &self.logging {
                 Some(logging) => return logging.serve(req).await,
                 None => None,
@@ -205,11 +221,17 @@ impl Pages {
                 Some(reload) => return reload.serve(req).await,
                 None => None,
             },
-            _ => self.extra.get(path).map(|page| match page {
-                Extra::Html(show) => reply::page(Kind::HtmlPlain, show()),
-                Extra::Json(show) => reply::json(Kind::Json, &show()),
-                Extra::Prometheus(prometheus) => reply::page(Kind::Text, prometheus.render(&self.registry)),
-            }),
+            _ => match self.extra.get(path) {
+                Some(Extra::Html(show)) => Some(reply::page(Kind::HtmlPlain, show())),
+                Some(Extra::Json(show)) => Some(reply::json(Kind::Json, &show())),
+                Some(Extra::Prometheus(prometheus)) => {
+                    Some(reply::page(Kind::Text, prometheus.render(&self.registry)))
+                }
+                None => match self.below.iter().find(|(below, _)| path.starts_with(below)) {
+                    Some((_, answer)) => return answer(req).await,
+                    None => None,
+                },
+            },
         };
         page.unwrap_or_else(|| not_found(path))
     }
@@ -261,6 +283,7 @@ impl Pages {
         let sometimes = sometimes.into_iter().filter_map(|(path, there)| there.then_some(path));
         let mut paths: Vec<_> = always.into_iter().chain(sometimes).map(str::to_owned).collect();
         paths.extend(self.extra.keys().cloned());
+        paths.extend(self.below.iter().map(|(below, _)| below.clone()));
         paths.sort_unstable();
         paths
     }

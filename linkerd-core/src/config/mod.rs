@@ -86,6 +86,8 @@ pub use accrual::{AccrualKind, FailureAccrual};
 pub use admin::{Admin, AdminSecurity, Usage};
 pub use announcer::{Announcer, ZkAddr};
 pub use balancer::{ApertureOrder, BalancerKind, LoadBalancer};
+#[cfg(feature = "namerd")]
+pub(crate) use build::BuiltNamers;
 pub use build::{Plan, RouterPlan, socket_options};
 pub use classifier::{Classifier, GrpcRetry};
 pub use client::{Client, H2Settings, HostConnectionPool, RequestAuthorizer, Session};

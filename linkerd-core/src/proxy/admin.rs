@@ -20,7 +20,7 @@ use crate::{
 
 /// Where the admin pages are, and how.
 #[derive(Clone, Debug)]
-pub(super) struct AdminSettings {
+pub(crate) struct AdminSettings {
     addr: SocketAddr,
     identifier: Option<SocketAddr>,
     socket: SocketOptions,
@@ -30,9 +30,9 @@ pub(super) struct AdminSettings {
 
 /// The admin server, before it serves.
 #[derive(Debug)]
-pub(super) struct AdminServer {
-    pub(super) addr: SocketAddr,
-    pub(super) identifier_addr: Option<SocketAddr>,
+pub(crate) struct AdminServer {
+    pub(crate) addr: SocketAddr,
+    pub(crate) identifier_addr: Option<SocketAddr>,
     // Of the standard library: they are served on another runtime than the one that they were bound in.
     listener: std::net::TcpListener,
     identifier: Option<std::net::TcpListener>,
@@ -42,13 +42,13 @@ pub(super) struct AdminServer {
 }
 
 /// The admin server at work. Dropping it tells it to end.
-pub(super) struct ServingAdmin {
+pub(crate) struct ServingAdmin {
     end: oneshot::Sender<()>,
     ended: oneshot::Receiver<()>,
 }
 
 impl AdminServer {
-    pub(super) fn bind(settings: &AdminSettings, pages: Pages, problems: &mut Vec<BindError>) -> Option<Self> {
+    pub(crate) fn bind(settings: &AdminSettings, pages: Pages, problems: &mut Vec<BindError>) -> Option<Self> {
         let mut listen = |addr| {
             let listener = settings.socket.listen(addr).and_then(|listener| {
                 let local = listener.local_addr()?;
@@ -70,7 +70,7 @@ impl AdminServer {
         Some(Self { addr, identifier_addr, listener, identifier, through, pages, threads })
     }
 
-    pub(super) async fn serve(self) -> io::Result<ServingAdmin> {
+    pub(crate) async fn serve(self) -> io::Result<ServingAdmin> {
         let Self { addr, listener, identifier, through, pages, threads, .. } = self;
         let (end, told) = oneshot::channel::<()>();
         let (done, ended) = oneshot::channel::<()>();
@@ -118,7 +118,7 @@ impl AdminServer {
 
 impl ServingAdmin {
     /// Lets it finish the answers that are under way: two seconds at most.
-    pub(super) async fn end(self) {
+    pub(crate) async fn end(self) {
         drop(self.end);
         // Nothing is ever sent: it returns when the thread is done.
         drop(self.ended.await);
@@ -127,7 +127,7 @@ impl ServingAdmin {
 
 impl AdminSettings {
     /// What `config` says.
-    pub(super) fn of(config: &Config, registry: &Registry) -> Result<Self, Errors> {
+    pub(crate) fn of(config: &Config, registry: &Registry) -> Result<Self, Errors> {
         // Field by field, so that a new key is not forgotten.
         let Admin {
             ip,

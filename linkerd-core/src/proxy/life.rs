@@ -67,7 +67,7 @@ impl Phase {
 }
 
 impl Shutdown {
-    pub(super) fn new(grace: Duration) -> Self {
+    pub(crate) fn new(grace: Duration) -> Self {
         let shutdown = Self(Arc::new(Inner {
             asked: watch::Sender::default(),
             phase: watch::Sender::new(Phase::Starting),

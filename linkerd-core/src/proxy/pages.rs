@@ -25,11 +25,11 @@ use crate::{
 
 /// What is served to those who run the proxy.
 #[derive(Clone, Debug)]
-pub(super) struct Pages {
+pub(crate) struct Pages {
     /// On the admin port.
-    pub(super) admin: Svc,
+    pub(crate) admin: Svc,
     /// On the `httpIdentifierPort`.
-    pub(super) names: Svc,
+    pub(crate) names: Svc,
 }
 
 /// The pages as they are at the time.
@@ -175,7 +175,7 @@ pub(super) fn pages(config: &Config, plan: &Plan, shown: &Shown, telemeters: &Te
     Ok(Pages { admin: admin.into_svc(), names: names.into_svc() })
 }
 
-fn namers(mut admin: Builder, namers: &[(Path, fs::Namer)]) -> Builder {
+pub(crate) fn namers(mut admin: Builder, namers: &[(Path, fs::Namer)]) -> Builder {
     let mut by_prefix = BTreeMap::<&Path, Vec<fs::Namer>>::new();
     for (prefix, namer) in namers {
         by_prefix.entry(prefix).or_default().push(namer.clone());
@@ -200,7 +200,7 @@ fn namers(mut admin: Builder, namers: &[(Path, fs::Namer)]) -> Builder {
     })
 }
 
-fn security(settings: &AdminSecurity) -> Result<Security, InvalidPattern> {
+pub(crate) fn security(settings: &AdminSecurity) -> Result<Security, InvalidPattern> {
     let texts = |patterns: &[Pattern]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();
     let AdminSecurity { ui_enabled, control_enabled, diagnostics_enabled, path_whitelist, path_blacklist } = settings;
     Security::new()

@@ -12,16 +12,16 @@ use crate::{
 
 /// What a file's telemeters are made of.
 #[derive(Debug)]
-pub(super) struct Telemeters {
-    pub(super) tracers: Vec<Tracer>,
+pub(crate) struct Telemeters {
+    pub(crate) tracers: Vec<Tracer>,
     /// Pages of metrics, each with its path.
-    pub(super) metrics: Vec<(String, Prometheus)>,
+    pub(crate) metrics: Vec<(String, Prometheus)>,
     /// Pages of requests.
-    pub(super) requests: Vec<Arc<Recent>>,
+    pub(crate) requests: Vec<Arc<Recent>>,
 }
 
 impl Telemeters {
-    pub(super) fn of(config: &Config) -> Self {
+    pub(crate) fn of(config: &Config) -> Self {
         let (mut tracers, mut metrics, mut requests) = (Vec::new(), Vec::new(), Vec::new());
         // Whether it had to be `experimental` was checked.
         for Telemeter { experimental: _, kind } in &config.telemetry {
@@ -47,7 +47,7 @@ impl Telemeters {
     }
 
     /// Where spans go: to these, and to somebody's own.
-    pub(super) fn with(&self, own: Option<&Tracer>) -> Option<Tracer> {
+    pub(crate) fn with(&self, own: Option<&Tracer>) -> Option<Tracer> {
         Tracer::all(own.cloned().into_iter().chain(self.tracers.iter().cloned()))
     }
 }

@@ -8,6 +8,8 @@ pub mod inet;
 mod resolve;
 pub mod rewrite;
 
+use std::sync::Arc;
+
 use crate::{Activity, Name, NameTree, Path};
 
 pub use global::{Global, status_code};
@@ -32,5 +34,15 @@ pub trait Namer: Send + Sync + 'static {
     /// prefix that it is mounted at (the transformers' do not) says true.
     fn has_whole_ids(&self) -> bool {
         false
+    }
+}
+
+impl<N: Namer + ?Sized> Namer for Arc<N> {
+    fn lookup(&self, path: &Path) -> Activity<NameTree<Name>> {
+        (**self).lookup(path)
+    }
+
+    fn has_whole_ids(&self) -> bool {
+        (**self).has_whole_ids()
     }
 }

@@ -1,5 +1,7 @@
 //! What the system namers need from DNS: a host and a port to the replicas behind them.
 
+use std::sync::Arc;
+
 use crate::{Activity, Addr};
 
 /// Turns a host and a port into replicas, and keeps them current.
@@ -17,4 +19,14 @@ pub trait Resolve: Send + Sync + 'static {
 
     /// The same, but the first answer stands for as long as this resolver lives.
     fn resolve_once(&self, host: &str, port: &str) -> Activity<Addr>;
+}
+
+impl<R: Resolve + ?Sized> Resolve for Arc<R> {
+    fn resolve(&self, host: &str, port: &str) -> Activity<Addr> {
+        (**self).resolve(host, port)
+    }
+
+    fn resolve_once(&self, host: &str, port: &str) -> Activity<Addr> {
+        (**self).resolve_once(host, port)
+    }
 }

@@ -84,7 +84,34 @@ pub struct RouterPlan {
     pub is_kept: bool,
 }
 
+/// The namers of a file, built, and what answers for the hosts of system names.
+#[cfg(feature = "namerd")]
+pub(crate) struct BuiltNamers {
+    pub(crate) mounted: Mounted,
+    pub(crate) fs: Vec<(Path, fs::Namer)>,
+    pub(crate) resolve: Arc<dyn Resolve>,
+}
+
 impl Config {
+    /// Builds the namers alone. Inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// Everything that the file uses and that is not built yet, or cannot be built.
+    #[cfg(feature = "namerd")]
+    pub(crate) fn build_namers(&self, registry: &Registry) -> Result<BuiltNamers, Errors> {
+        if let Some(errors) = Errors::from_problems(check_supported(self)) {
+            return Err(errors);
+        }
+        let resolve = Arc::new(Inet::default()) as Arc<dyn Resolve>;
+        let memory = ReplayMemory::new(0);
+        let (fs_namers, problems) = (Vec::new(), Vec::new());
+        let mut builder = Builder { config: self, registry, memory, resolve, fs_namers, problems, before: None };
+        let mounted = builder.namers();
+        let Builder { resolve, fs_namers: fs, problems, .. } = builder;
+        Errors::from_problems(problems).map_or(Ok(BuiltNamers { mounted, fs, resolve }), Err)
+    }
+
     /// Builds everything but the sockets. Inside a tokio runtime.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ macro_rules! prefixed {
 }
 
 /// Namers in order of preference, each with the prefix that it is mounted at.
-pub(super) type Mounted = Vec<(Path, Arc<dyn Names>)>;
+pub(crate) type Mounted = Vec<(Path, Arc<dyn Names>)>;
 
 impl Builder<'_> {
     /// The file's namers, the last one first: it is asked first.

@@ -6,14 +6,15 @@ use linkerd_core::BoxError;
 use linkerd_core::admin::Logging;
 use tracing_subscriber::{Registry, filter::LevelFilter, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
-use crate::flags::Level;
+use super::flags::Level;
 
 /// The level of the log, while the program runs.
-#[derive(Clone)]
-pub(crate) struct Log(reload::Handle<LevelFilter, Registry>);
+#[derive(Clone, Debug)]
+pub struct Log(reload::Handle<LevelFilter, Registry>);
 
 /// Logs to standard error from now on.
-pub(crate) fn init(level: Level) -> Log {
+#[must_use]
+pub fn init(level: Level) -> Log {
     let (filter, handle) = reload::Layer::new(level.0);
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false);
     // Only a second logger could make this fail, and there is none in this program.
@@ -23,7 +24,8 @@ pub(crate) fn init(level: Level) -> Log {
 
 impl Log {
     /// The one logger that there is, for `/logging.json`.
-    pub(crate) fn pages(&self) -> Logging {
+    #[must_use]
+    pub fn pages(&self) -> Logging {
         let (levels, set) = (self.0.clone(), self.0.clone());
         Logging::new(
             move || {

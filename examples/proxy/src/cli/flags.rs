@@ -4,61 +4,49 @@ use std::{fmt, num::NonZeroUsize, path::PathBuf, str::FromStr};
 
 use tracing_subscriber::filter::LevelFilter;
 
-/// What is printed for `-help`, and after a mistake.
-pub(crate) const USAGE: &str = "\
-usage: linkerd [flags] <config>
-
-  <config>           a file in Linkerd 1.x's YAML or JSON; - reads it from standard input
-
-flags:
-  -validate          build everything that the file says but the sockets, report every problem, and end
-  -log.level LEVEL   OFF, ERROR, WARNING, INFO (default), DEBUG or TRACE
-  -workers N         how many threads serve requests; before what the file says. Default: one for each processor that the
-                     process may use, by its affinity and the quota of its control group
-  -help              print this and end
-  -version           print the version and end
-
-signals: HUP opens the access logs again and reloads the file, which is followed too; the first TERM or INT ends the process
-when open requests have, or the grace period; the second ends it at once
-
-exit status: 0 after a shutdown or a file without problems, 1 if the file or an address cannot be used, 64 after a
-mistake on the command line
-";
-
 /// As many as a file may ask for.
 const MAX_WORKERS: usize = 1024;
 
 /// A command line.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Flags {
-    pub(crate) config: ConfigSource,
-    pub(crate) validate: bool,
-    pub(crate) log_level: Level,
-    pub(crate) workers: Option<NonZeroUsize>,
+pub struct Flags {
+    /// The configuration.
+    pub config: ConfigSource,
+    /// Only find out whether it could be served.
+    pub validate: bool,
+    /// How much is logged.
+    pub log_level: Level,
+    /// How many threads serve requests.
+    pub workers: Option<NonZeroUsize>,
 }
 
 /// Where the configuration comes from.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum ConfigSource {
+pub enum ConfigSource {
+    /// Standard input.
     Stdin,
+    /// A file.
     File(PathBuf),
 }
 
 /// What a command line asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Command {
+pub enum Command {
+    /// To serve.
     Run(Flags),
+    /// How it is used.
     Help,
+    /// Which version it is.
     Version,
 }
 
 /// A log level, by Linkerd's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Level(pub(crate) LevelFilter);
+pub struct Level(pub LevelFilter);
 
 /// A mistake on the command line.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Mistake(String);
+pub struct Mistake(String);
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -84,7 +72,11 @@ impl FromStr for Level {
 
 impl Command {
     /// Reads a command line, without the program's own name.
-    pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Self, Mistake> {
+    ///
+    /// # Errors
+    ///
+    /// The first mistake in it.
+    pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Self, Mistake> {
         let mut args = args.into_iter();
         let (mut config, mut validate, mut log_level, mut workers) = (None, false, Level(LevelFilter::INFO), None);
         while let Some(arg) = args.next() {

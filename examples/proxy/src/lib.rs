@@ -1,0 +1,132 @@
+//! What the programs `linkerd` and `namerd` have in common: the command line, the log, the threads and the signals.
+
+#[path = "cli/flags.rs"]
+pub mod flags;
+#[path = "cli/log.rs"]
+pub mod log;
+
+use std::{
+    io::{self, Read},
+    process::{self, ExitCode},
+    thread,
+};
+
+use linkerd_core::{
+    config::{Errors, MAX_BYTES, Problem},
+    proxy::Shutdown,
+};
+use tokio::runtime::{Builder, Runtime};
+
+use self::flags::{Command, Flags};
+
+/// The command line is wrong: `EX_USAGE`.
+const EXIT_USAGE: u8 = 64;
+
+/// Reads the command line; `Err` is how the program ends if it asks for no more than words.
+///
+/// # Errors
+///
+/// The exit status, after help, the version or a mistake.
+pub fn command_line(program: &str, version: &str, usage: &str) -> Result<Flags, ExitCode> {
+    match Command::parse(std::env::args().skip(1)) {
+        Ok(Command::Run(flags)) => Ok(flags),
+        Ok(Command::Help) => {
+            print!("{usage}");
+            Err(ExitCode::SUCCESS)
+        }
+        Ok(Command::Version) => {
+            println!("{program} {version}");
+            Err(ExitCode::SUCCESS)
+        }
+        Err(mistake) => {
+            eprint!("{program}: {mistake}\n\n{usage}");
+            Err(ExitCode::from(EXIT_USAGE))
+        }
+    }
+}
+
+/// Reads a configuration from standard input, and has it checked by `parse`.
+///
+/// # Errors
+///
+/// It cannot be read, or what is wrong with it.
+pub fn from_stdin<T>(parse: impl FnOnce(&str, &[u8]) -> Result<T, Errors>) -> Result<T, Errors> {
+    let mut bytes = Vec::new();
+    // One byte more than may be: so that a longer one is told from one that just fits.
+    let limit = MAX_BYTES as u64 + 1;
+    match io::stdin().lock().take(limit).read_to_end(&mut bytes) {
+        Ok(_) => parse("<stdin>", &bytes),
+        Err(error) => Err(Problem::of_file("<stdin>", format!("cannot be read: {error}")).into()),
+    }
+}
+
+/// Ends a program: with what was wrong, if anything was.
+#[must_use]
+pub fn end(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How many threads serve requests, and why so many.
+#[derive(Clone, Copy, Debug)]
+pub struct Workers {
+    /// How many.
+    pub count: usize,
+    /// Why.
+    pub why: &'static str,
+}
+
+impl Workers {
+    /// As the command line says, else the file, else the machine.
+    #[must_use]
+    pub fn of(flags: &Flags, file: Option<usize>) -> Self {
+        match (flags.workers, file) {
+            (Some(count), _) => Self { count: count.get(), why: "as the command line says" },
+            (None, Some(count)) => Self { count, why: "as the file says" },
+            // Of affinity and the control group's quota, the lower.
+            (None, None) => Self {
+                count: thread::available_parallelism().map_or(1, usize::from),
+                why: "as many as the processors that the process may use",
+            },
+        }
+    }
+
+    /// A runtime with so many.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no threads.
+    pub fn runtime(&self) -> Result<Runtime, String> {
+        let mut builder = match self.count {
+            1 => Builder::new_current_thread(),
+            _ => Builder::new_multi_thread(),
+        };
+        let built = builder.worker_threads(self.count).enable_all().build();
+        built.map_err(|error| format!("the runtime does not start: {error}"))
+    }
+}
+
+/// Ends what serves on the first SIGINT or SIGTERM, and the process on the second.
+pub async fn signals(shutdown: Shutdown) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        tracing::error!("signals cannot be heard");
+        return;
+    };
+    let mut next = async || {
+        tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        }
+    };
+    tracing::info!("{}: ending when open requests have, or the grace period", next().await);
+    shutdown.begin(None);
+    tracing::warn!("{}: ending at once", next().await);
+    process::exit(1);
+}
