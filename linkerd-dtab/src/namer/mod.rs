@@ -8,6 +8,8 @@ pub mod inet;
 mod resolve;
 pub mod rewrite;
 
+use std::io;
+
 use crate::{Activity, Name, NameTree, Path};
 
 pub use global::{Global, status_code};
@@ -32,5 +34,12 @@ pub trait Namer: Send + Sync + 'static {
     /// prefix that it is mounted at (the transformers' do not) says true.
     fn has_whole_ids(&self) -> bool {
         false
+    }
+
+    /// The names that it can list, without the prefix that it is mounted at; `None`, the default, if it can list none.
+    ///
+    /// May block: it is called where that is allowed.
+    fn names(&self) -> Option<io::Result<Vec<Path>>> {
+        None
     }
 }
