@@ -268,6 +268,10 @@ impl crate::Namer for Namer {
         self.inner.folder.watch(elements, Box::new(sink));
         activity
     }
+
+    fn names(&self) -> Option<io::Result<Vec<Path>>> {
+        Some(Self::names(self))
+    }
 }
 
 impl Inner {

@@ -8,7 +8,7 @@ pub mod inet;
 mod resolve;
 pub mod rewrite;
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use crate::{Activity, Name, NameTree, Path};
 
@@ -35,6 +35,13 @@ pub trait Namer: Send + Sync + 'static {
     fn has_whole_ids(&self) -> bool {
         false
     }
+
+    /// The names that it can list, without the prefix that it is mounted at; `None`, the default, if it can list none.
+    ///
+    /// May block: it is called where that is allowed.
+    fn names(&self) -> Option<io::Result<Vec<Path>>> {
+        None
+    }
 }
 
 impl<N: Namer + ?Sized> Namer for Arc<N> {
@@ -44,5 +51,9 @@ impl<N: Namer + ?Sized> Namer for Arc<N> {
 
     fn has_whole_ids(&self) -> bool {
         (**self).has_whole_ids()
+    }
+
+    fn names(&self) -> Option<io::Result<Vec<Path>>> {
+        (**self).names()
     }
 }

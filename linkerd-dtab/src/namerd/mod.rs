@@ -14,6 +14,7 @@
 //!       DtabStore                memory, files, etcd, ZooKeeper, Consul, Kubernetes
 //! ```
 
+pub mod http;
 mod session;
 
 use std::{
@@ -67,6 +68,10 @@ impl Namerd {
     #[must_use]
     pub fn session(&self, peer: Peer) -> Session {
         Session::new(self.clone(), peer)
+    }
+
+    fn namers(&self) -> &[(Path, Arc<dyn Namer>)] {
+        &self.inner.namers
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn DtabStore> {

@@ -1,0 +1,119 @@
+//! `/api/1/delegate`: how a name is bound, step by step.
+
+use std::pin::Pin;
+
+use futures::future::join_all;
+use http::{HeaderValue, Method, StatusCode, header, request::Parts};
+use serde_json::Value;
+use tokio::time::{sleep, timeout};
+
+use super::{
+    DELEGATE_TIMEOUT,
+    params::{self, Params},
+    reply::{self, Answer, Problem, told},
+    stream::Documents,
+};
+use crate::{
+    Activity, Bound, Delegation, Dtab, Interpreter, Path, State,
+    delegate::{Step, Unsettled, settled},
+    namerd::{Namerd, Session},
+};
+
+const JSON: &str = "application/json";
+
+/// What is to be explained.
+struct Question {
+    namespace: Option<String>,
+    dtab: Dtab,
+    path: Path,
+}
+
+/// In a namespace.
+pub(super) async fn serve(namerd: &Namerd, session: &Session, head: &Parts, namespace: &str) -> Answer {
+    let params = Params::of(&head.uri)?;
+    let question = Question { namespace: Some(namespace.to_owned()), dtab: params.dtab()?, path: params.path()? };
+    answer(namerd, session, question, params.watch()).await
+}
+
+/// In a table of the request's own, on top of that of a namespace if it names one.
+pub(super) async fn ask(namerd: &Namerd, session: &Session, head: &Parts, body: &[u8]) -> Answer {
+    if head.method == Method::GET || head.method == Method::HEAD {
+        let params = Params::of(&head.uri)?;
+        let namespace = params.get("namespace").map(str::to_owned);
+        let question = Question { namespace, dtab: params.dtab()?, path: params.path()? };
+        return answer(namerd, session, question, params.watch()).await;
+    }
+    if head.method != Method::POST {
+        let mut rsp = reply::empty(StatusCode::METHOD_NOT_ALLOWED);
+        rsp.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST"));
+        return Ok(rsp);
+    }
+    // As Linkerd: not even a charset beside it.
+    if head.headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != JSON) {
+        return Ok(reply::empty(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+    }
+    answer(namerd, session, posted(body)?, false).await
+}
+
+fn posted(body: &[u8]) -> Result<Question, Problem> {
+    let malformed = || Problem::bad(format!("Malformed delegation request: {}", String::from_utf8_lossy(body)));
+    let Ok(Value::Object(json)) = serde_json::from_slice(body) else { return Err(malformed()) };
+    let text = |name| match json.get(name) {
+        Some(Value::String(text)) => Ok(Some(text.as_str())),
+        Some(Value::Null) | None => Ok(None),
+        Some(_) => Err(malformed()),
+    };
+    let (Some(dtab), Some(path)) = (text("dtab")?, text("path")?) else { return Err(malformed()) };
+    let namespace = text("namespace")?.map(str::to_owned);
+    Ok(Question { namespace, dtab: params::dtab(dtab)?, path: params::path(Some(path))? })
+}
+
+async fn answer(namerd: &Namerd, session: &Session, question: Question, is_watch: bool) -> Answer {
+    let Question { namespace, dtab, path } = question;
+    let Some(namespace) = namespace else {
+        if is_watch {
+            return Err(Problem::bad("a name is watched in a namespace, and there is none"));
+        }
+        return once(namerd.bare().delegate(&dtab, &path)).await;
+    };
+    let delegation = session.delegate(&params::namespace(&namespace)?, &dtab, &path)?;
+    if !is_watch {
+        return once(delegation.clone()).await;
+    }
+    let shown = |delegation: &Delegation| Some(format!("{}\n", delegation.to_json().ok()?));
+    let documents = Documents::new(delegation.clone(), delegation, shown).when(is_settled);
+    Ok(reply::body(Some(JSON), documents.body()))
+}
+
+async fn once(delegation: Activity<Delegation>) -> Answer {
+    match settled(delegation, DELEGATE_TIMEOUT).await {
+        Ok(delegation) => match delegation.to_json() {
+            Ok(json) => Ok(reply::document(Some(JSON), json)),
+            Err(error) => {
+                let failed = delegation.nodes().find_map(|node| match &node.step {
+                    Step::Failed(failure) => Some(told(&**failure)),
+                    _ => None,
+                });
+                let text = failed.unwrap_or_else(|| error.to_string());
+                Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, text))
+            }
+        },
+        Err(Unsettled::Pending { .. }) => Err(Problem::timed_out()),
+        Err(error) => Err(Problem::failed(&error)),
+    }
+}
+
+/// Waits until everything is known, but no longer than a single question would.
+fn is_settled(delegation: &Delegation) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    if delegation.nodes().any(|node| matches!(node.step, Step::Pending)) {
+        return Box::pin(sleep(DELEGATE_TIMEOUT));
+    }
+    let leaves = delegation.nodes().filter_map(|node| match &node.step {
+        Step::Leaf(Bound { addr, .. }) => Some(addr.clone()),
+        _ => None,
+    });
+    let mut unknown: Vec<_> = leaves.filter(|addr| matches!(addr.sample(), State::Pending)).collect();
+    Box::pin(async move {
+        let _ = timeout(DELEGATE_TIMEOUT, join_all(unknown.iter_mut().map(Activity::ready))).await;
+    })
+}

@@ -1,0 +1,128 @@
+//! `/api/1/dtabs`: the namespaces and their tables.
+
+use std::collections::BTreeSet;
+
+use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
+
+use super::{
+    TIMEOUT,
+    dtab_body::Form,
+    params::{self, Params},
+    reply::{self, Answer, Problem, told},
+    stream::Documents,
+    tags,
+};
+use crate::{
+    Activity,
+    namerd::{Session, WriteError},
+    store::{Expect, Namespace, StoreError, Stored, Version},
+    transport::Body,
+};
+
+const JSON: &str = "application/json";
+
+/// The namespaces, whatever the method.
+pub(super) async fn list(session: &Session, head: &Parts) -> Answer {
+    let mut names = session.namespaces()?;
+    if !Params::of(&head.uri)?.watch() {
+        let names = known(&mut names).await?;
+        return Ok(reply::document(Some(JSON), listed(&names)));
+    }
+    let activity = names.clone();
+    let documents = Documents::new(activity, names, |names| Some(listed(names)));
+    Ok(reply::body(Some(JSON), documents.body()))
+}
+
+fn listed(names: &BTreeSet<Namespace>) -> String {
+    let names: Vec<_> = names.iter().map(Namespace::as_str).collect();
+    format!("{}\n", serde_json::json!(names))
+}
+
+pub(super) async fn serve(session: &Session, head: &Parts, namespace: &str, body: &[u8]) -> Answer {
+    match head.method {
+        Method::GET | Method::HEAD => {
+            // A name that none can have is one that none has.
+            let namespace = namespace.parse().map_err(|_| Problem::silent(StatusCode::NOT_FOUND))?;
+            get(session, head, &namespace).await
+        }
+        Method::POST => {
+            let dtab = Form::given(&head.headers)?.read(body)?;
+            session.put(&params::namespace(namespace)?, &dtab, &Expect::Absent).await?;
+            Ok(reply::empty(StatusCode::NO_CONTENT))
+        }
+        Method::PUT => {
+            let dtab = Form::given(&head.headers)?.read(body)?;
+            let namespace = params::namespace(namespace)?;
+            let expect = expected(head)?;
+            match session.put(&namespace, &dtab, &expect).await {
+                Ok(_) => Ok(reply::empty(StatusCode::NO_CONTENT)),
+                // Asked for by a condition, where POST is asked for by its meaning.
+                Err(WriteError::Store(StoreError::Exists(_))) => Err(Problem::silent(StatusCode::PRECONDITION_FAILED)),
+                Err(error) => Err(error.into()),
+            }
+        }
+        Method::DELETE => {
+            let namespace = namespace.parse().map_err(|_| Problem::silent(StatusCode::NOT_FOUND))?;
+            session.delete(&namespace, &Expect::Any).await?;
+            Ok(reply::empty(StatusCode::NO_CONTENT))
+        }
+        _ => Ok(reply::empty(StatusCode::NOT_FOUND)),
+    }
+}
+
+/// What has to be so for a `PUT` to be done.
+fn expected(head: &Parts) -> Result<Expect, Problem> {
+    let Some(is_new) = tags::if_absent(&head.headers) else {
+        return Err(Problem::bad("If-None-Match of a write must be *"));
+    };
+    match (tags::if_match(&head.headers), is_new) {
+        (Some(_), true) => Err(Problem::bad("If-Match and If-None-Match exclude each other")),
+        (Some(version), false) => Ok(Expect::Version(version)),
+        (None, true) => Ok(Expect::Absent),
+        (None, false) => Ok(Expect::Any),
+    }
+}
+
+async fn get(session: &Session, head: &Parts, namespace: &Namespace) -> Answer {
+    let form = Form::accepted(&head.headers);
+    let mut table = session.dtab(namespace)?;
+    if Params::of(&head.uri)?.watch() {
+        return Ok(follow(form, table.clone(), table));
+    }
+    let Some(stored) = known(&mut table).await? else { return Ok(reply::empty(StatusCode::NOT_FOUND)) };
+    let tag = tags::show(&stored.version);
+    let mut rsp = if tags::is_known(&head.headers, &tag) {
+        reply::empty(StatusCode::NOT_MODIFIED)
+    } else {
+        reply::document(Some(form.kind()), form.show(&stored.dtab))
+    };
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        rsp.headers_mut().insert(header::ETAG, tag);
+    }
+    Ok(rsp)
+}
+
+/// A document for each version. While there is no such namespace nothing is said.
+fn follow(form: Form, table: Activity<Stored>, held: impl Send + 'static) -> Response<Body> {
+    let mut last: Option<Version> = None;
+    let documents = Documents::new(table, held, move |stored: &Stored| {
+        let Some(stored) = stored else {
+            last = None;
+            return None;
+        };
+        if last.replace(stored.version.clone()).as_ref() == Some(&stored.version) {
+            return None;
+        }
+        Some(form.show(&stored.dtab))
+    });
+    reply::body(Some(form.kind()), documents.with_repeats().body())
+}
+
+/// The first thing that is known, or why nothing is.
+pub(super) async fn known<T: Clone + Send + Sync + 'static>(activity: &mut Activity<T>) -> Result<T, Problem> {
+    match tokio::time::timeout(TIMEOUT, activity.ready()).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, told(&*error))),
+        Err(_) => Err(Problem::timed_out()),
+    }
+}

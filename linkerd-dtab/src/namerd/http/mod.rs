@@ -1,0 +1,185 @@
+//! namerd's HTTP interface (`io.l5d.httpController`): tables, and the names bound under them, as JSON and text.
+//!
+//! | request | answer |
+//! |---|---|
+//! | any `/api/1/dtabs` | the namespaces |
+//! | `GET`, `HEAD /api/1/dtabs/NS` | its table, as `Accept` says; its version is the `ETag`; 304 by `If-None-Match` |
+//! | `POST /api/1/dtabs/NS` | creates it: 204, or 409 if it is there already |
+//! | `PUT /api/1/dtabs/NS` | writes it: 204; with `If-Match` 412 if it has another version; with `If-None-Match: *` 412 if it is there |
+//! | `DELETE /api/1/dtabs/NS` | deletes it: 204, or 404. As namerd 1.7.5 it takes no notice of `If-Match` |
+//! | any `/api/1/bind/NS?path=P[&dtab=D]` | the bound tree |
+//! | any `/api/1/addr/NS?path=ID` | the addresses of a bound name |
+//! | any `/api/1/resolve/NS?path=P[&dtab=D]` | the addresses of one leaf of the bound tree, picked by weight |
+//! | any `/api/1/delegate/NS?path=P[&dtab=D]` | how the name is bound, step by step |
+//! | `GET`, `POST /api/1/delegate` | the same; the table is in the request, a namespace may be |
+//! | `GET`, `HEAD /api/1/bound-names` | the bound names that namers can list |
+//!
+//! All that is read may be followed with `watch=true`: a body without an end has a document a line, one for each change
+//! that the reader keeps up with. Nothing is written ahead: a slow reader gets the last state. The watch ends when the body
+//! is dropped; a name that cannot be bound at all ends it with a line that says why. There are no heartbeats: who needs to
+//! know that a silent namerd is alive lets TCP or HTTP/2 find out.
+//!
+//! Answers are those of namerd 1.7.5, but for a text that says what is wrong where that had an empty 500. A namespace that
+//! does not exist has an empty table. Requests need no `Host`.
+
+mod delegate;
+mod dtab_body;
+mod dtabs;
+mod list;
+mod names;
+mod params;
+mod reply;
+mod route;
+mod stream;
+mod tags;
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tower_service::Service;
+
+use self::{
+    list::BoundNames,
+    reply::{Answer, Problem},
+    route::Route,
+};
+use super::{Namerd, Peer, Session};
+use crate::transport::{Body, full};
+
+/// The longest body of a request, in bytes: 4 MiB. A longer one is answered with 413.
+pub const MAX_BODY: usize = 4 << 20;
+
+/// What is not known after this time is answered with 503, unless it is watched. Linkerd waits that long for a binding.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is not explained after this time is answered with 503.
+pub const DELEGATE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Answers HTTP requests about a [`Namerd`]. A clone is the same service.
+///
+/// Who asks is the [`Peer`] in the extensions of a request, anonymous without one; a bearer token in `Authorization` is
+/// added to it.
+#[derive(Clone)]
+pub struct Controller {
+    namerd: Namerd,
+    bound_names: Arc<BoundNames>,
+}
+
+/// What a [`Controller`] answers with. It never fails.
+pub type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl Controller {
+    /// The HTTP interface of this namerd.
+    #[must_use]
+    pub fn new(namerd: Namerd) -> Self {
+        let bound_names = Arc::new(BoundNames::new(namerd.clone()));
+        Self { namerd, bound_names }
+    }
+
+    async fn answer<B>(self, req: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let (head, body) = req.into_parts();
+        let session = self.namerd.session(peer(&head));
+        let answer = match read(body).await {
+            Ok(body) => self.route(&session, &head, body).await,
+            Err(problem) => Err(problem),
+        };
+        let rsp = answer.unwrap_or_else(Problem::answer);
+        if head.method == Method::HEAD { without_body(rsp) } else { rsp }
+    }
+
+    async fn route(&self, session: &Session, head: &Parts, body: Bytes) -> Answer {
+        match Route::of(head.uri.path()) {
+            Route::Namespaces => dtabs::list(session, head).await,
+            Route::Dtab(namespace) => dtabs::serve(session, head, &namespace, &body).await,
+            Route::Bind(namespace) => names::bind(&self.namerd, session, head, &namespace).await,
+            Route::Addr => names::addr(session, head).await,
+            Route::Resolve(namespace) => names::resolve(&self.namerd, session, head, &namespace).await,
+            Route::Delegate(namespace) => delegate::serve(&self.namerd, session, head, &namespace).await,
+            Route::DelegateAny => delegate::ask(&self.namerd, session, head, &body).await,
+            Route::BoundNames => self.bound_names.serve(head).await,
+            // Their place: served by whoever keeps a history.
+            Route::Change(..) | Route::Unknown => Ok(reply::empty(StatusCode::NOT_FOUND)),
+        }
+    }
+}
+
+impl<B> Service<Request<B>> for Controller
+where
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, req: Request<B>) -> ResponseFuture {
+        let answer = self.clone().answer(req);
+        Box::pin(async move { Ok(answer.await) })
+    }
+}
+
+impl fmt::Debug for Controller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Controller").field("namerd", &self.namerd).finish_non_exhaustive()
+    }
+}
+
+/// Who asks: what the listener knows, and the token of the request.
+fn peer(head: &Parts) -> Peer {
+    let mut peer = head.extensions.get::<Peer>().cloned().unwrap_or_default();
+    let given = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if let Some((scheme, token)) = given.and_then(|given| given.split_once(' '))
+        && scheme.eq_ignore_ascii_case("bearer")
+    {
+        peer.token = Some(token.trim().into());
+    }
+    peer
+}
+
+async fn read<B>(body: B) -> Result<Bytes, Problem>
+where
+    B: http_body::Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    match Limited::new(body, MAX_BODY).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let text = format!("the body has more than {MAX_BODY} bytes");
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text))
+        }
+        Err(error) => Err(Problem::new(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}"))),
+    }
+}
+
+/// The answer to `HEAD`: the length is that of the body that is not sent.
+fn without_body(mut rsp: Response<Body>) -> Response<Body> {
+    let length = http_body::Body::size_hint(rsp.body()).exact();
+    if let Some(length) = length
+        && rsp.status() == StatusCode::OK
+    {
+        rsp.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
+    *rsp.body_mut() = full(Bytes::new());
+    rsp
+}

@@ -1,0 +1,132 @@
+//! `/api/1/bind`, `/addr` and `/resolve`: what names are bound to, and where that is.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    pin::Pin,
+};
+
+use futures::future::join_all;
+use http::request::Parts;
+use tokio::time::timeout;
+
+use super::{
+    TIMEOUT,
+    dtabs::known,
+    params::{self, Params},
+    reply::{self, Answer, Problem},
+    stream::Documents,
+};
+use crate::{
+    Activity, Addr, Bound, Distribution, Dtab, Failure, Interpreter, NameTree, Path, State,
+    delegate::{addr_json, bound_json},
+    namerd::{Namerd, Refused, Session, Watched},
+};
+
+/// A tree, and what counts as its watch. The empty namespace has no table, and nobody's roles are about it.
+enum Binding {
+    Watched(Watched<NameTree<Bound>>),
+    Bare(Activity<NameTree<Bound>>),
+}
+
+impl Binding {
+    fn new(namerd: &Namerd, session: &Session, namespace: &str, params: &Params) -> Result<Self, Problem> {
+        let (name, dtab) = (params.path()?, params.dtab()?);
+        if !namespace.is_empty() {
+            return Ok(Self::Watched(watch(session, namespace, &dtab, &name)?));
+        }
+        if params.watch() {
+            return Err(Problem::bad("a name is watched in a namespace, and there is none"));
+        }
+        Ok(Self::Bare(namerd.bare().bind(&dtab, &name)))
+    }
+
+    fn tree(&self) -> &Activity<NameTree<Bound>> {
+        match self {
+            Self::Watched(tree) => tree,
+            Self::Bare(tree) => tree,
+        }
+    }
+}
+
+fn watch(session: &Session, namespace: &str, dtab: &Dtab, name: &Path) -> Result<Watched<NameTree<Bound>>, Problem> {
+    session.bind(&params::namespace(namespace)?, dtab, name).map_err(|refused: Refused| refused.into())
+}
+
+pub(super) async fn bind(namerd: &Namerd, session: &Session, head: &Parts, namespace: &str) -> Answer {
+    let params = Params::of(&head.uri)?;
+    let binding = Binding::new(namerd, session, namespace, &params)?;
+    let mut tree = binding.tree().clone();
+    let render = |tree: &NameTree<Bound>| format!("{}\n", bound_json(tree));
+    if params.watch() {
+        let documents = Documents::new(tree, binding, move |tree| Some(render(tree))).when(addresses_known);
+        return Ok(reply::body(None, documents.body()));
+    }
+    let tree = known(&mut tree).await?;
+    // One that stays unknown is shown as such.
+    let _ = timeout(TIMEOUT, addresses_known(&tree)).await;
+    Ok(reply::document(None, render(&tree)))
+}
+
+pub(super) async fn addr(session: &Session, head: &Parts) -> Answer {
+    let params = Params::of(&head.uri)?;
+    let addr = session.addr(&params.path()?)?;
+    if params.watch() {
+        let documents = Documents::new(addr.clone(), addr, |addr| Some(line(Ok(addr)))).with_failures(|e| line(Err(e)));
+        return Ok(reply::body(None, documents.body()));
+    }
+    Ok(reply::document(None, settled(addr.clone()).await?))
+}
+
+pub(super) async fn resolve(namerd: &Namerd, session: &Session, head: &Parts, namespace: &str) -> Answer {
+    let params = Params::of(&head.uri)?;
+    let binding = Binding::new(namerd, session, namespace, &params)?;
+    let random = RandomState::new().hash_one(0_u64);
+    if params.watch() {
+        // The same leaf as long as the tree is the same.
+        let addr = binding.tree().clone().flat_map(move |tree| pick(tree, random));
+        let documents = Documents::new(addr, binding, |addr| Some(line(Ok(addr))));
+        return Ok(reply::body(Some("application/json"), documents.body()));
+    }
+    let tree = known(&mut binding.tree().clone()).await?;
+    Ok(reply::document(Some("application/json"), settled(pick(tree, random)).await?))
+}
+
+/// The addresses of one leaf. Alternatives are tried in order, branches are drawn by weight.
+fn pick(tree: NameTree<Bound>, random: u64) -> Activity<Addr> {
+    let has_leaf = |tree: &NameTree<Bound>| !tree.leaves().is_empty();
+    let tree = match tree {
+        NameTree::Alt(trees) => trees.into_iter().find(has_leaf).unwrap_or(NameTree::Neg),
+        tree => tree,
+    };
+    match Distribution::new(&tree).pick(random) {
+        Some(bound) => bound.addr.clone(),
+        None => Activity::value(Addr::Neg),
+    }
+}
+
+/// An address that is not pending any more, if that does not take too long.
+async fn settled(mut addr: Activity<Addr>) -> Result<String, Problem> {
+    // A failed address is one that is known.
+    let waited = timeout(TIMEOUT, addr.ready()).await;
+    match waited {
+        Ok(_) => Ok(format!("{}\n", addr_json(&addr))),
+        Err(_) => Err(Problem::timed_out()),
+    }
+}
+
+fn line(addr: Result<&Addr, &Failure>) -> String {
+    let activity = match addr {
+        Ok(addr) => Activity::value(addr.clone()),
+        Err(error) => Activity::failed(error.clone()),
+    };
+    format!("{}\n", addr_json(&activity))
+}
+
+/// Waits until no address in the tree is pending.
+fn addresses_known(tree: &NameTree<Bound>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let unknown = tree.leaves().into_iter().map(|bound| bound.addr.clone());
+    let mut unknown: Vec<_> = unknown.filter(|addr| matches!(addr.sample(), State::Pending)).collect();
+    Box::pin(async move {
+        join_all(unknown.iter_mut().map(Activity::ready)).await;
+    })
+}

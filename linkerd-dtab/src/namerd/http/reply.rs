@@ -1,0 +1,122 @@
+//! Responses, and what is said when something is not served.
+
+use std::error::Error;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::{
+    BindError,
+    namerd::{Refused, WriteError},
+    store::StoreError,
+    transport::{Body, full},
+};
+
+/// What an endpoint answers with.
+pub(super) type Answer = Result<Response<Body>, Problem>;
+
+/// Why a request is not served: a status and a text, which is empty where that of namerd 1.7.5 is.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    text: String,
+    warning: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self { status, text: text.into(), warning: None }
+    }
+
+    pub(super) fn bad(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, text)
+    }
+
+    pub(super) fn silent(status: StatusCode) -> Self {
+        Self::new(status, "")
+    }
+
+    /// Says why in a `Warning`, where namerd 1.7.5 has no text.
+    pub(super) fn hinted(status: StatusCode, reason: impl Into<String>) -> Self {
+        Self { warning: Some(reason.into()), ..Self::silent(status) }
+    }
+
+    pub(super) fn timed_out() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "Request timed out.")
+    }
+
+    /// What is asked for could not be found out.
+    pub(super) fn failed(error: &(dyn Error + 'static)) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, told(error))
+    }
+
+    pub(super) fn answer(self) -> Response<Body> {
+        let mut rsp = Response::new(full(self.text));
+        *rsp.status_mut() = self.status;
+        if let Some(reason) = self.warning {
+            let quoted = reason.replace(['"', '\\'], "'").escape_default().to_string();
+            if let Ok(warning) = HeaderValue::from_str(&format!("299 namerd \"{quoted}\"")) {
+                rsp.headers_mut().insert(header::WARNING, warning);
+            }
+        }
+        rsp
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let status = match &refused {
+            Refused::Limit { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Refused::Forbidden { .. } => StatusCode::FORBIDDEN,
+        };
+        Self::new(status, refused.to_string())
+    }
+}
+
+impl From<WriteError> for Problem {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Refused(refused) => refused.into(),
+            WriteError::Rejected(text) => Self::bad(text),
+            WriteError::Store(StoreError::Exists(_)) => Self::silent(StatusCode::CONFLICT),
+            WriteError::Store(StoreError::Missing(_)) => Self::silent(StatusCode::NOT_FOUND),
+            WriteError::Store(StoreError::Mismatch(_)) => Self::silent(StatusCode::PRECONDITION_FAILED),
+            WriteError::Store(error @ StoreError::Forbidden(_)) => Self::new(StatusCode::FORBIDDEN, told(&error)),
+            WriteError::Store(error @ StoreError::Unfit { .. }) => Self::bad(told(&error)),
+            WriteError::Store(error @ StoreError::Unavailable(_)) => Self::failed(&error),
+        }
+    }
+}
+
+/// An error and its causes, in one line. Of a cycle the names that it goes through, too.
+pub(super) fn told(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    if let Some(BindError::TooDeep { steps, .. }) = error.downcast_ref() {
+        text.extend([": ", &steps.to_string()]);
+    }
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.extend([": ", &cause.to_string()]);
+        source = cause.source();
+    }
+    text
+}
+
+pub(super) fn empty(status: StatusCode) -> Response<Body> {
+    let mut rsp = Response::new(full(Bytes::new()));
+    *rsp.status_mut() = status;
+    rsp
+}
+
+/// A document. Bound trees and addresses have no `Content-Type`, as in namerd 1.7.5.
+pub(super) fn document(kind: Option<&'static str>, text: String) -> Response<Body> {
+    body(kind, full(text))
+}
+
+pub(super) fn body(kind: Option<&'static str>, body: Body) -> Response<Body> {
+    let mut rsp = Response::new(body);
+    if let Some(kind) = kind {
+        rsp.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    }
+    rsp
+}

@@ -1,0 +1,102 @@
+//! namerd's HTTP interface, against what namerd 1.7.5 answered to the same requests.
+#![cfg(all(feature = "namerd", feature = "fs"))]
+
+mod recorded;
+
+use std::{collections::HashMap, convert::Infallible, fs, net::IpAddr, path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use linkerd_dtab::{
+    Activity, Addr,
+    namer::{self, Resolve},
+    namerd::{Namerd, http::Controller},
+    store::{Memory, Namespace},
+    transport::Body,
+};
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+/// Long enough for a thread that has to wait for its turn.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Knows addresses, and no name.
+struct Addresses;
+
+impl Resolve for Addresses {
+    fn resolve(&self, host: &str, port: &str) -> Activity<Addr> {
+        self.resolve_once(host, port)
+    }
+
+    fn resolve_once(&self, host: &str, port: &str) -> Activity<Addr> {
+        let (Ok(ip), Ok(port)) = (host.parse::<IpAddr>(), port.parse::<u16>()) else {
+            return Activity::value(Addr::Neg);
+        };
+        Activity::value(Addr::of([(ip, port).into()]))
+    }
+}
+
+/// A namerd in this process, over a store in memory and a folder of endpoint files.
+struct Server {
+    controller: Controller,
+    folder: TempDir,
+}
+
+impl Server {
+    fn new(namespaces: impl IntoIterator<Item = (String, String)>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("disco")).unwrap();
+        let table = |(name, dtab): (String, String)| (name.parse::<Namespace>().unwrap(), dtab.parse().unwrap());
+        let namerd = Namerd::builder(Memory::new(namespaces.into_iter().map(table)))
+            .namer("/#/io.l5d.fs".parse().unwrap(), namer::fs::Namer::new(folder.path().join("disco")))
+            .resolve(Addresses)
+            .build();
+        Self { controller: Controller::new(namerd), folder }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Response<Body> {
+        let answered: Result<_, Infallible> = self.controller.clone().oneshot(request).await;
+        answered.unwrap()
+    }
+
+    async fn call(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Said {
+        Said::of(self.send(request(method, target, headers, body)).await).await
+    }
+}
+
+/// A response that is whole.
+#[derive(Debug)]
+struct Said {
+    status: u16,
+    headers: HashMap<String, String>,
+    body: String,
+}
+
+impl Said {
+    async fn of(rsp: Response<Body>) -> Self {
+        let (head, body) = rsp.into_parts();
+        let body = tokio::time::timeout(PATIENCE, body.collect()).await.expect("the body ends").unwrap().to_bytes();
+        let text = |value: &http::HeaderValue| value.to_str().unwrap().to_owned();
+        Self {
+            status: head.status.as_u16(),
+            headers: head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
+            body: String::from_utf8(body.to_vec()).unwrap(),
+        }
+    }
+}
+
+/// A request as a client without a `Host` sends it.
+fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Request<Full<Bytes>> {
+    // The one byte that clients send as it is and `Uri` does not take.
+    let target = target.replace('>', "%3E");
+    let mut request = Request::builder().method(method).uri(target);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Full::from(body.to_owned())).unwrap()
+}
