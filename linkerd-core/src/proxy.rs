@@ -41,16 +41,16 @@ pub(crate) use self::{
     pages::{Pages, namers as namer_pages, security},
     telemeters::Telemeters,
 };
+pub use self::{
+    file::ConfigFile,
+    life::{Phase, Shutdown},
+    reload::{ReloadError, Reloaded, Reloader},
+};
 use self::{
     listeners::{Listeners, Stop, Unserved},
     pages::{Shown, Switches, pages},
     reload::{Request, Source, State},
     serving::Serving,
-};
-pub use self::{
-    file::ConfigFile,
-    life::{Phase, Shutdown},
-    reload::{ReloadError, Reloaded, Reloader},
 };
 use crate::{
     access_log::AccessLog,

@@ -62,12 +62,12 @@ use crate::{
 pub use breakers::Forced;
 pub use builder::{Builder, InvalidPage, Router};
 pub use control::Logging;
+#[cfg(feature = "namerd")]
+pub(crate) use home::Escaped;
 pub use identify::Identify;
 pub use mesh::{mesh_balancers, mesh_clients, mesh_state};
 pub use security::{InvalidPattern, Security};
 pub use serve::serve;
-#[cfg(feature = "namerd")]
-pub(crate) use home::Escaped;
 pub(crate) use serve::{Through, serve_through};
 pub use timeouts::timeouts;
 pub use watch::{addr_state, answer_state, snapshot_state, watch_state};
@@ -224,9 +224,7 @@ impl Pages {
             _ => match self.extra.get(path) {
                 Some(Extra::Html(show)) => Some(reply::page(Kind::HtmlPlain, show())),
                 Some(Extra::Json(show)) => Some(reply::json(Kind::Json, &show())),
-                Some(Extra::Prometheus(prometheus)) => {
-                    Some(reply::page(Kind::Text, prometheus.render(&self.registry)))
-                }
+                Some(Extra::Prometheus(prometheus)) => Some(reply::page(Kind::Text, prometheus.render(&self.registry))),
                 None => match self.below.iter().find(|(below, _)| path.starts_with(below)) {
                     Some((_, answer)) => return answer(req).await,
                     None => None,

@@ -174,31 +174,10 @@ impl Config {
     /// Everything that is wrong with it. If it is not even YAML or JSON, where that ends.
     pub fn parse(file: &str, text: &str) -> Result<Self, Errors> {
         let (sections, tree) = parse(file, text, Sections::decode)?;
-        let Sections {
-            routers,
-            namers,
-            telemetry,
-            admin,
-            usage,
-            retry_buffer_bytes,
-            shutdown,
-            reload,
-            workers,
-        } = sections;
+        let Sections { routers, namers, telemetry, admin, usage, retry_buffer_bytes, shutdown, reload, workers } =
+            sections;
         let file = file.into();
-        Ok(Self {
-            routers,
-            namers,
-            telemetry,
-            admin,
-            usage,
-            retry_buffer_bytes,
-            shutdown,
-            reload,
-            workers,
-            file,
-            tree,
-        })
+        Ok(Self { routers, namers, telemetry, admin, usage, retry_buffer_bytes, shutdown, reload, workers, file, tree })
     }
 
     /// The name of the file, as it was loaded.

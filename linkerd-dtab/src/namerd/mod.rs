@@ -15,18 +15,27 @@
 //! ```
 
 pub mod http;
+mod limits;
+mod pattern;
+mod roles;
 mod session;
+mod shared;
+mod stats;
 
-use std::{
-    collections::BTreeSet,
-    fmt,
-    sync::{Arc, OnceLock},
-};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
-pub use session::{Peer, Refused, Session, Watched, WriteError};
+pub use limits::{Kind, Limits, Used};
+pub use pattern::{BadPattern, Pattern};
+pub use roles::{Grant, Role, Roles, Who};
+pub use session::{MAX_REASON, Peer, Refused, Session, Watched, WriteError};
+pub use shared::Cache;
+pub use stats::{Stats, TableAge, Watches};
+
+use limits::Counts;
+use shared::{Held, Shared};
 
 use crate::{
-    Activity, Addr, Bound, Delegation, Dtab, Interpreter, NameTree, Namer, Path,
+    Activity, Addr, Bound, Dtab, Interpreter, NameTree, Namer, Path,
     interpreter::Local,
     namer::{Inet, Resolve},
     store::{DtabStore, Namespace, Stored},
@@ -40,31 +49,67 @@ pub struct Namerd {
 
 struct Inner {
     store: Arc<dyn DtabStore>,
+    // In order of preference, each with the prefix that it is mounted at.
     namers: Vec<(Path, Arc<dyn Namer>)>,
-    resolve: Arc<dyn Resolve>,
     // Binds what has its whole table with it.
-    bare: OnceLock<Local>,
+    bare: Local,
+    roles: Roles,
+    counts: Arc<Counts>,
+    tables: Shared<Namespace, Table>,
+    bindings: Shared<BindKey, Binding>,
+    addrs: Shared<Path, Activity<Addr>>,
+}
+
+/// What a binding is found by: the namespace, the table on top of its own, the name.
+type BindKey = (Namespace, Dtab, Path);
+
+/// The table of a namespace, watched once for all.
+#[derive(Clone)]
+struct Table {
+    stored: Activity<Stored>,
+    dtab: Activity<Dtab>,
+}
+
+/// A bound name, and the table that it is bound under, which is kept for as long.
+#[derive(Clone)]
+struct Binding {
+    tree: Activity<NameTree<Bound>>,
+    _table: Arc<Held<Namespace, Table>>,
 }
 
 /// A namerd before it is made.
 pub struct Builder {
-    inner: Inner,
+    store: Arc<dyn DtabStore>,
+    namers: Vec<(Path, Arc<dyn Namer>)>,
+    resolve: Arc<dyn Resolve>,
+    roles: Roles,
+    limits: Limits,
+    bindings: Cache,
+    addrs: Cache,
 }
 
+/// How many tables are kept that nobody watches. Those that are watched are bounded by the watches.
+const TABLES: Cache = Cache { active: usize::MAX, inactive: 1000, inactive_for: Duration::from_mins(10) };
+
 impl Namerd {
-    /// A namerd over this store. The others have defaults: no namers, the system's resolver.
+    /// A namerd over this store. The others have defaults: no namers, the system's resolver, everything allowed to
+    /// everybody within [`Limits`].
     pub fn builder(store: impl DtabStore) -> Builder {
         Builder {
-            inner: Inner {
-                store: Arc::new(store),
-                namers: Vec::new(),
-                resolve: Arc::new(Inet::default()),
-                bare: OnceLock::new(),
-            },
+            store: Arc::new(store),
+            namers: Vec::new(),
+            resolve: Arc::new(Inet::default()),
+            roles: Roles::default(),
+            limits: Limits::default(),
+            bindings: Cache::default(),
+            addrs: Cache::default(),
         }
     }
 
     /// What `peer` may see, change and watch.
+    ///
+    /// The session counts as a client until its last clone is dropped; one client too many gets a session that is refused
+    /// whatever it asks for.
     #[must_use]
     pub fn session(&self, peer: Peer) -> Session {
         Session::new(self.clone(), peer)
@@ -74,48 +119,48 @@ impl Namerd {
         &self.inner.namers
     }
 
-    pub(crate) fn store(&self) -> &Arc<dyn DtabStore> {
-        &self.inner.store
+    /// Binds names that have their whole table with them.
+    fn bare(&self) -> &Local {
+        &self.inner.bare
     }
 
     /// The namespaces that there are.
-    pub(crate) fn namespaces(&self) -> Activity<Arc<BTreeSet<Namespace>>> {
+    fn namespaces(&self) -> Activity<Arc<BTreeSet<Namespace>>> {
         self.inner.store.list()
     }
 
-    /// The table of a namespace.
-    pub(crate) fn dtab(&self, namespace: &Namespace) -> Activity<Stored> {
-        self.inner.store.watch(namespace)
+    /// The table of a namespace, with what keeps it shared.
+    fn table(&self, namespace: &Namespace) -> Arc<Held<Namespace, Table>> {
+        let make = || Table::new(self.inner.store.watch(namespace));
+        let held = self.inner.tables.hold_or_make(namespace, make);
+        Arc::new(held.expect("there is no limit on tables that are watched"))
     }
 
-    /// Binds `name` under the table of a namespace with `extra` on top of it. A namespace that does not exist has an empty
-    /// table.
-    pub(crate) fn bind(&self, namespace: &Namespace, extra: &Dtab, name: &Path) -> Activity<NameTree<Bound>> {
-        self.local(namespace).bind(extra, name)
+    /// Binds names under the table of a namespace. A namespace that does not exist has an empty table.
+    fn local(&self, table: &Table) -> Local {
+        self.inner.bare.clone().with_dtab(table.dtab.clone())
     }
 
-    /// Explains how [`bind`](Self::bind) gets where it does.
-    pub(crate) fn delegate(&self, namespace: &Namespace, extra: &Dtab, name: &Path) -> Activity<Delegation> {
-        self.local(namespace).delegate(extra, name)
+    fn binding(&self, (namespace, extra, name): &BindKey) -> Binding {
+        let table = self.table(namespace);
+        let tree = self.local(table.value()).bind(extra, name);
+        Binding { tree, _table: table }
     }
 
     /// Where the replicas of a bound name are, by its id. The prefixes of transformers (`/%/...`) are left out.
-    pub(crate) fn addr(&self, id: &Path) -> Activity<Addr> {
-        let bare = self.inner.bare.get_or_init(|| self.bare());
-        let tree = bare.bind(&Dtab::empty(), &without_transformers(id));
+    fn addr(&self, id: &Path) -> Activity<Addr> {
+        let tree = self.inner.bare.bind(&Dtab::empty(), &without_transformers(id));
         tree.flat_map(|tree| match tree {
             NameTree::Leaf(bound) => bound.addr,
             _ => Activity::value(Addr::Neg),
         })
     }
+}
 
-    fn bare(&self) -> Local {
-        Local::new(self.inner.namers.clone(), Arc::clone(&self.inner.resolve))
-    }
-
-    fn local(&self, namespace: &Namespace) -> Local {
-        let table = self.dtab(namespace).map(|stored| stored.map_or_else(Dtab::empty, |stored| stored.dtab.clone()));
-        self.bare().with_dtab(table)
+impl Table {
+    fn new(stored: Activity<Stored>) -> Self {
+        let dtab = stored.clone().map(|stored| stored.map_or_else(Dtab::empty, |stored| stored.dtab.clone()));
+        Self { stored, dtab }
     }
 }
 
@@ -123,21 +168,59 @@ impl Builder {
     /// Adds a namer at `prefix` (`/#/io.l5d.fs`), which is asked after those that were added before.
     #[must_use]
     pub fn namer(mut self, prefix: Path, namer: impl Namer) -> Self {
-        self.inner.namers.push((prefix, Arc::new(namer)));
+        self.namers.push((prefix, Arc::new(namer)));
         self
     }
 
     /// Who answers for the hosts of system names such as `/$/inet/HOST/PORT`.
     #[must_use]
     pub fn resolve(mut self, resolve: impl Resolve) -> Self {
-        self.inner.resolve = Arc::new(resolve);
+        self.resolve = Arc::new(resolve);
+        self
+    }
+
+    /// Who may do what. By default everybody may do everything.
+    #[must_use]
+    pub fn roles(mut self, roles: Roles) -> Self {
+        self.roles = roles;
+        self
+    }
+
+    /// What peers may have open.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How many bound names are watched and kept.
+    #[must_use]
+    pub fn bindings(mut self, cache: Cache) -> Self {
+        self.bindings = cache;
+        self
+    }
+
+    /// How many addresses of bound names are watched and kept.
+    #[must_use]
+    pub fn addrs(mut self, cache: Cache) -> Self {
+        self.addrs = cache;
         self
     }
 
     /// The namerd.
     #[must_use]
     pub fn build(self) -> Namerd {
-        Namerd { inner: Arc::new(self.inner) }
+        let inner = Inner {
+            store: self.store,
+            namers: self.namers.clone(),
+            bare: Local::new(self.namers, self.resolve),
+            roles: self.roles,
+            counts: Counts::new(self.limits),
+            tables: Shared::new(TABLES),
+            bindings: Shared::new(self.bindings),
+            addrs: Shared::new(self.addrs),
+        };
+        Namerd { inner: Arc::new(inner) }
     }
 }
 
@@ -155,8 +238,7 @@ fn without_transformers(id: &Path) -> Path {
 
 impl fmt::Debug for Namerd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let prefixes: Vec<_> = self.inner.namers.iter().map(|(prefix, _)| prefix).collect();
-        f.debug_struct("Namerd").field("namers", &prefixes).finish_non_exhaustive()
+        f.debug_struct("Namerd").field("binds", &self.inner.bare).finish_non_exhaustive()
     }
 }
 

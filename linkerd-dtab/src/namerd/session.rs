@@ -1,18 +1,25 @@
 //! What one peer may see, change and watch.
 
-use std::{collections::BTreeSet, fmt, net::SocketAddr, ops::Deref, sync::Arc};
+use std::{any::Any, collections::BTreeSet, fmt, net::SocketAddr, ops::Deref, sync::Arc};
 
-use super::Namerd;
+use super::{
+    Kind, Namerd, Role,
+    limits::{Permit, counted_by},
+    shared::{Held, Key, Shared},
+};
 use crate::{
-    Activity, Addr, Bound, Delegation, Dtab, NameTree, Path,
+    Activity, Addr, Bound, Delegation, Dtab, Interpreter, NameTree, Path,
     store::{Expect, Namespace, StoreError, Stored, Version},
 };
+
+/// The longest reason for a change that is kept, in characters.
+pub const MAX_REASON: usize = 500;
 
 /// Who asks.
 ///
 /// Whoever accepts a connection puts one into the extensions of each request; an interface adds what the request itself
 /// says (a token, a reason).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Peer {
     /// Where it connects from.
     pub addr: Option<SocketAddr>,
@@ -27,14 +34,24 @@ pub struct Peer {
 /// One peer's view of a [`Namerd`]. A clone is the same session; connections and single requests have one each.
 #[derive(Clone, Debug)]
 pub struct Session {
-    namerd: Namerd,
-    peer: Arc<Peer>,
+    pub(super) namerd: Namerd,
+    client: Arc<Client>,
+    pub(super) why: Option<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Client {
+    peer: Peer,
+    counted_by: Arc<str>,
+    permit: Result<Permit, Refused>,
 }
 
 /// A watch that counts against its session's limits until it is dropped.
-#[derive(Debug)]
 pub struct Watched<T> {
     activity: Activity<T>,
+    _permit: Permit,
+    // What is shared by all who watch the same.
+    _shared: Option<Box<dyn Any + Send + Sync>>,
 }
 
 /// Why a peer does not get what it asks for.
@@ -80,49 +97,139 @@ pub enum WriteError {
 
 impl Session {
     pub(super) fn new(namerd: Namerd, peer: Peer) -> Self {
-        Self { namerd, peer: Arc::new(peer) }
+        let counted_by = counted_by(&peer);
+        let permit = namerd.inner.counts.client(&counted_by);
+        Self { namerd, client: Arc::new(Client { peer, counted_by, permit }), why: None }
     }
 
     /// Who asks.
     #[must_use]
     pub fn peer(&self) -> &Peer {
-        &self.peer
+        &self.client.peer
+    }
+
+    /// The same session, with a reason for the changes that it makes, which goes into the history. It is cut to
+    /// [`MAX_REASON`] characters.
+    #[must_use]
+    pub fn because(&self, why: &str) -> Self {
+        let why: String = why.trim().chars().take(MAX_REASON).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        Self { why: (!why.is_empty()).then(|| why.into()), ..self.clone() }
     }
 
     /// The namespaces that this peer may see.
     pub fn namespaces(&self) -> Result<Watched<Arc<BTreeSet<Namespace>>>, Refused> {
-        Ok(Watched { activity: self.namerd.namespaces() })
+        self.may_do_something()?;
+        let permit = self.permit(Kind::Namespaces)?;
+        let mut activity = self.namerd.namespaces();
+        if !self.namerd.inner.roles.is_open() {
+            let (namerd, client) = (self.namerd.clone(), Arc::clone(&self.client));
+            activity = activity.map(move |all: Arc<BTreeSet<_>>| {
+                let may_see = |namespace: &&Namespace| namerd.inner.roles.of(&client.peer, namespace).is_some();
+                Arc::new(all.iter().filter(may_see).cloned().collect())
+            });
+        }
+        Ok(Watched { activity, _permit: permit, _shared: None })
     }
 
     /// The table of a namespace, `None` while there is no such namespace.
     pub fn dtab(&self, namespace: &Namespace) -> Result<Watched<Stored>, Refused> {
-        Ok(Watched { activity: self.namerd.dtab(namespace) })
+        self.may(namespace, Role::Read)?;
+        let permit = self.permit(Kind::Dtab)?;
+        let table = self.namerd.table(namespace);
+        Ok(Watched { activity: table.value().stored.clone(), _permit: permit, _shared: Some(Box::new(table)) })
     }
 
     /// Binds `name` under the table of a namespace with `extra` on top of it. A namespace that does not exist has an empty
     /// table.
     pub fn bind(&self, namespace: &Namespace, extra: &Dtab, name: &Path) -> Result<Watched<NameTree<Bound>>, Refused> {
-        Ok(Watched { activity: self.namerd.bind(namespace, extra, name) })
+        self.may(namespace, Role::Read)?;
+        let permit = self.permit(Kind::Bind)?;
+        let key = (namespace.clone(), extra.clone(), name.clone());
+        let bindings = &self.namerd.inner.bindings;
+        let held = self.shared(Kind::Bind, bindings, &key, || self.namerd.binding(&key))?;
+        Ok(Watched { activity: held.value().tree.clone(), _permit: permit, _shared: Some(Box::new(held)) })
     }
 
     /// Explains how [`bind`](Self::bind) gets where it does.
     pub fn delegate(&self, namespace: &Namespace, extra: &Dtab, name: &Path) -> Result<Watched<Delegation>, Refused> {
-        Ok(Watched { activity: self.namerd.delegate(namespace, extra, name) })
+        self.may(namespace, Role::Read)?;
+        let permit = self.permit(Kind::Delegate)?;
+        let table = self.namerd.table(namespace);
+        let activity = self.namerd.local(table.value()).delegate(extra, name);
+        Ok(Watched { activity, _permit: permit, _shared: Some(Box::new(table)) })
     }
 
     /// Where the replicas of a bound name are, by its id. The prefixes of transformers (`/%/...`) are left out.
     pub fn addr(&self, id: &Path) -> Result<Watched<Addr>, Refused> {
-        Ok(Watched { activity: self.namerd.addr(id) })
+        self.may_do_something()?;
+        let permit = self.permit(Kind::Addr)?;
+        let addrs = &self.namerd.inner.addrs;
+        let held = self.shared(Kind::Addr, addrs, id, || self.namerd.addr(id))?;
+        Ok(Watched { activity: held.value().clone(), _permit: permit, _shared: Some(Box::new(held)) })
+    }
+
+    fn permit(&self, kind: Kind) -> Result<Permit, Refused> {
+        self.namerd.inner.counts.watch(&self.client.counted_by, kind)
+    }
+
+    /// What is watched under `key`, or begins to be.
+    fn shared<K: Key, V: Clone + Send + Sync + 'static>(
+        &self,
+        kind: Kind,
+        shared: &Shared<K, V>,
+        key: &K,
+        make: impl FnOnce() -> V,
+    ) -> Result<Held<K, V>, Refused> {
+        if let Some(held) = shared.hold(key) {
+            return Ok(held);
+        }
+        let (counts, peer) = (&self.namerd.inner.counts, &self.client.counted_by);
+        counts.new_name(peer)?;
+        shared.hold_or_make(key, make).ok_or_else(|| counts.cache_is_full(peer, kind, shared.limits().active))
+    }
+
+    /// Refuses a peer that has less than `role` in a namespace.
+    pub(super) fn may(&self, namespace: &Namespace, role: Role) -> Result<(), Refused> {
+        self.is_counted()?;
+        let peer = self.peer();
+        let is_allowed = self.namerd.inner.roles.of(peer, namespace) >= Some(role);
+        if is_allowed && (role == Role::Read || !peer.is_read_only) {
+            return Ok(());
+        }
+        Err(Refused::Forbidden { who: self.who(), what: role.verb(), namespace: namespace.clone() })
+    }
+
+    /// Refuses a peer that has no role at all.
+    fn may_do_something(&self) -> Result<(), Refused> {
+        self.is_counted()?;
+        if self.namerd.inner.roles.knows(self.peer()) {
+            return Ok(());
+        }
+        Err(Refused::Forbidden { who: self.who(), what: Role::Read.verb(), namespace: Namespace::any() })
+    }
+
+    fn is_counted(&self) -> Result<(), Refused> {
+        self.client.permit.as_ref().map(|_| ()).map_err(Clone::clone)
+    }
+
+    /// Who asks, for people: its name or that of its token, and its address.
+    #[must_use]
+    pub fn who(&self) -> String {
+        let peer = self.peer();
+        match self.namerd.inner.roles.label(peer) {
+            Some(label) => Peer { name: Some(Arc::clone(label)), ..peer.clone() }.to_string(),
+            None => peer.to_string(),
+        }
     }
 
     /// Writes the table of a namespace; when this is answered, [`dtab`](Self::dtab) shows it or something newer.
     pub async fn put(&self, namespace: &Namespace, dtab: &Dtab, expect: &Expect) -> Result<Version, WriteError> {
-        Ok(self.namerd.store().put(namespace, dtab, expect).await?)
+        Ok(self.namerd.inner.store.put(namespace, dtab, expect).await?)
     }
 
     /// Deletes a namespace.
     pub async fn delete(&self, namespace: &Namespace, expect: &Expect) -> Result<(), WriteError> {
-        Ok(self.namerd.store().delete(namespace, expect).await?)
+        Ok(self.namerd.inner.store.delete(namespace, expect).await?)
     }
 }
 
@@ -148,5 +255,20 @@ impl fmt::Display for Peer {
             (None, Some(addr)) => addr.fmt(f),
             (None, None) => f.write_str("somebody"),
         }
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { addr, name, token, is_read_only } = self;
+        let mut peer = f.debug_struct("Peer");
+        peer.field("addr", addr).field("name", name).field("has_token", &token.is_some());
+        peer.field("is_read_only", is_read_only).finish()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Watched<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Watched").field(&self.activity).finish()
     }
 }

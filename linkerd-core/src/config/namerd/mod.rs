@@ -140,7 +140,8 @@ fn namers(at: &At<'_>) -> Option<Vec<Namer>> {
         if namer.prefix.is_empty() {
             at.problem("Namers must not have an empty prefix");
         }
-        let overlaps = |other: &&linkerd_dtab::Path| other.starts_with(&namer.prefix) || namer.prefix.starts_with(other);
+        let overlaps =
+            |other: &&linkerd_dtab::Path| other.starts_with(&namer.prefix) || namer.prefix.starts_with(other);
         if let Some(other) = before.iter().find(overlaps) {
             at.problem(format!("Namers must not have overlapping prefixes: {} & {}", other, namer.prefix));
         }

@@ -127,8 +127,7 @@ pub struct ConsulStorage {
     pub tls: Option<ClientTls>,
 }
 
-const KINDS: [&str; 6] =
-    ["io.l5d.inMemory", "io.l5d.fs", "io.l5d.etcd", "io.l5d.zk", "io.l5d.consul", "io.l5d.k8s"];
+const KINDS: [&str; 6] = ["io.l5d.inMemory", "io.l5d.fs", "io.l5d.etcd", "io.l5d.zk", "io.l5d.consul", "io.l5d.k8s"];
 
 impl Decode for Storage {
     fn decode(at: &At<'_>) -> Option<Self> {

@@ -1,0 +1,303 @@
+//! What many watch at once, kept for a while after the last of them has gone.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, time::Instant};
+
+/// How many watches of one kind are kept.
+///
+/// One that somebody watches is active, and inactive after that; it is then let go when it has been inactive for long, or
+/// when others have been inactive for less long and there are too many.
+///
+/// # Defaults
+///
+/// Those of Linkerd's `cache` section: 1,000 active, 100 inactive for ten minutes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// At most so many are watched. Another one is refused, and the refusal names who watches most.
+    pub active: usize,
+    /// At most so many are kept though nobody watches them. 0: none.
+    pub inactive: usize,
+    /// For how long they are.
+    pub inactive_for: Duration,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { active: 1000, inactive: 100, inactive_for: Duration::from_mins(10) }
+    }
+}
+
+/// Values by key, each made once for all who hold it.
+pub(super) struct Shared<K, V> {
+    entries: Arc<Mutex<Entries<K, V>>>,
+}
+
+/// A value that is held. It is active until the last that holds it is dropped.
+pub(super) struct Held<K: Key, V: Clone + Send + Sync + 'static> {
+    key: K,
+    value: V,
+    entries: Weak<Mutex<Entries<K, V>>>,
+}
+
+/// What a value can be found by.
+pub(super) trait Key: Clone + Eq + Hash + Send + Sync + 'static {}
+
+impl<K: Clone + Eq + Hash + Send + Sync + 'static> Key for K {}
+
+struct Entries<K, V> {
+    limits: Cache,
+    by_key: HashMap<K, Entry<V>>,
+    // Those that nobody holds, oldest first.
+    idle: BTreeMap<u64, (K, Instant)>,
+    next_idle: u64,
+    is_swept: bool,
+}
+
+struct Entry<V> {
+    value: V,
+    holders: usize,
+    idle: Option<u64>,
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Shared<K, V> {
+    pub(super) fn new(limits: Cache) -> Self {
+        let entries = Entries { limits, by_key: HashMap::new(), idle: BTreeMap::new(), next_idle: 0, is_swept: false };
+        Self { entries: Arc::new(Mutex::new(entries)) }
+    }
+
+    /// The value of `key` if there is one; one that is inactive only if one more may be active.
+    pub(super) fn hold(&self, key: &K) -> Option<Held<K, V>> {
+        let value = lock(&self.entries).hold(key)?;
+        Some(self.held(key, value))
+    }
+
+    /// The value of `key`, made by `make` unless there is one. `None`: as many are active as may be.
+    pub(super) fn hold_or_make(&self, key: &K, make: impl FnOnce() -> V) -> Option<Held<K, V>> {
+        if let Some(held) = self.hold(key) {
+            return Some(held);
+        }
+        if lock(&self.entries).is_full() {
+            return None;
+        }
+        // Not under the lock: it takes as long as a table makes it take. Of two at once the first is kept.
+        let made = make();
+        let value = lock(&self.entries).insert(key, made);
+        Some(self.held(key, value))
+    }
+
+    /// How many are held, and how many are not.
+    pub(super) fn len(&self) -> (usize, usize) {
+        let entries = lock(&self.entries);
+        (entries.active(), entries.idle.len())
+    }
+
+    /// The keys and values that are held.
+    pub(super) fn active(&self) -> Vec<(K, V)> {
+        let entries = lock(&self.entries);
+        let active = entries.by_key.iter().filter(|(_, entry)| entry.holders > 0);
+        active.map(|(key, entry)| (key.clone(), entry.value.clone())).collect()
+    }
+
+    pub(super) fn limits(&self) -> Cache {
+        lock(&self.entries).limits
+    }
+
+    fn held(&self, key: &K, value: V) -> Held<K, V> {
+        Held { key: key.clone(), value, entries: Arc::downgrade(&self.entries) }
+    }
+}
+
+impl<K: Key, V: Clone> Entries<K, V> {
+    fn active(&self) -> usize {
+        self.by_key.len() - self.idle.len()
+    }
+
+    fn is_full(&self) -> bool {
+        self.active() >= self.limits.active
+    }
+
+    fn hold(&mut self, key: &K) -> Option<V> {
+        let is_idle = self.by_key.get(key)?.idle.is_some();
+        if is_idle && self.is_full() { None } else { self.add_holder(key) }
+    }
+
+    fn add_holder(&mut self, key: &K) -> Option<V> {
+        let entry = self.by_key.get_mut(key)?;
+        if let Some(idle) = entry.idle.take() {
+            self.idle.remove(&idle);
+        }
+        entry.holders += 1;
+        Some(entry.value.clone())
+    }
+
+    fn insert(&mut self, key: &K, made: V) -> V {
+        if let Some(value) = self.add_holder(key) {
+            return value;
+        }
+        self.by_key.insert(key.clone(), Entry { value: made.clone(), holders: 1, idle: None });
+        made
+    }
+
+    /// One holder less. What is let go is returned, to be dropped without the lock.
+    fn release(&mut self, key: &K, now: Instant) -> Vec<V> {
+        let Some(entry) = self.by_key.get_mut(key) else { return Vec::new() };
+        entry.holders = entry.holders.saturating_sub(1);
+        if entry.holders == 0 && entry.idle.is_none() {
+            entry.idle = Some(self.next_idle);
+            self.idle.insert(self.next_idle, (key.clone(), now));
+            self.next_idle += 1;
+        }
+        self.sweep(now)
+    }
+
+    fn sweep(&mut self, now: Instant) -> Vec<V> {
+        let mut gone = Vec::new();
+        let mut idle = self.idle.len();
+        while let Some(oldest) = self.idle.first_entry() {
+            let is_expired = now.duration_since(oldest.get().1) >= self.limits.inactive_for;
+            if !is_expired && idle <= self.limits.inactive {
+                break;
+            }
+            idle -= 1;
+            let (key, _) = oldest.remove();
+            gone.extend(self.by_key.remove(&key).map(|entry| entry.value));
+        }
+        gone
+    }
+
+    /// Whether there is something to sweep, and nobody does.
+    fn begin_to_sweep(&mut self) -> bool {
+        let begins = !self.is_swept && !self.idle.is_empty();
+        self.is_swept |= begins;
+        begins
+    }
+
+    fn next_expiry(&self) -> Option<Instant> {
+        let (_, since) = self.idle.first_key_value()?.1;
+        Some(*since + self.limits.inactive_for)
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Held<K, V> {
+    pub(super) fn value(&self) -> &V {
+        &self.value
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Held<K, V> {
+    fn drop(&mut self) {
+        let Some(entries) = self.entries.upgrade() else { return };
+        let gone = lock(&entries).release(&self.key, Instant::now());
+        // Outside a runtime what is inactive goes when others come after it.
+        if let Ok(runtime) = Handle::try_current()
+            && lock(&entries).begin_to_sweep()
+        {
+            runtime.spawn(sweep(Arc::downgrade(&entries)));
+        }
+        drop(gone);
+    }
+}
+
+/// Lets go what has been inactive for long, and ends when there is nothing that could be.
+async fn sweep<K: Key, V: Clone + Send + Sync + 'static>(entries: Weak<Mutex<Entries<K, V>>>) {
+    loop {
+        let Some(strong) = entries.upgrade() else { return };
+        let (gone, next) = {
+            let mut entries = lock(&strong);
+            let gone = entries.sweep(Instant::now());
+            let next = entries.next_expiry();
+            entries.is_swept = next.is_some();
+            (gone, next)
+        };
+        drop((gone, strong));
+        let Some(next) = next else { return };
+        tokio::time::sleep_until(next).await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> fmt::Debug for Shared<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (active, inactive) = self.len();
+        f.debug_struct("Shared").field("active", &active).field("inactive", &inactive).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn shared(active: usize, inactive: usize) -> Shared<u8, Arc<u8>> {
+        Shared::new(Cache { active, inactive, inactive_for: Duration::from_secs(10) })
+    }
+
+    fn hold(shared: &Shared<u8, Arc<u8>>, key: u8) -> Option<Held<u8, Arc<u8>>> {
+        shared.hold_or_make(&key, || Arc::new(key))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_many_hold_is_made_once_and_kept_for_a_while() {
+        let shared = shared(10, 10);
+        let (one, two) = (hold(&shared, 1).unwrap(), hold(&shared, 1).unwrap());
+        assert!(Arc::ptr_eq(one.value(), two.value()));
+        let value = Arc::downgrade(one.value());
+        drop(one);
+        advance(Duration::from_secs(60)).await;
+        assert_eq!(shared.len(), (1, 0), "it is still held");
+        drop(two);
+        assert_eq!(shared.len(), (0, 1));
+        tokio::task::yield_now().await;
+        advance(Duration::from_secs(9)).await;
+        tokio::task::yield_now().await;
+        assert!(value.strong_count() > 0);
+        advance(Duration::from_secs(2)).await;
+        tokio::task::yield_now().await;
+        assert_eq!((shared.len(), value.strong_count()), ((0, 0), 0), "nobody has to ask for it to go");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_held_again_is_active_again() {
+        let shared = shared(10, 10);
+        drop(hold(&shared, 1));
+        let held = hold(&shared, 1).unwrap();
+        advance(Duration::from_secs(60)).await;
+        tokio::task::yield_now().await;
+        assert_eq!(shared.len(), (1, 0));
+        drop(held);
+        assert_eq!(shared.len(), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn the_oldest_of_too_many_inactive_ones_goes_first() {
+        let shared = shared(10, 2);
+        for key in 1..=3 {
+            drop(hold(&shared, key));
+        }
+        assert_eq!(shared.len(), (0, 2));
+        assert!(shared.hold(&1).is_none());
+        assert!(shared.hold(&2).is_some() && shared.hold(&3).is_some());
+    }
+
+    #[tokio::test]
+    async fn no_more_become_active_than_may_be() {
+        let shared = shared(2, 10);
+        drop(hold(&shared, 3));
+        let _held = (hold(&shared, 1).unwrap(), hold(&shared, 2).unwrap());
+        assert!(hold(&shared, 4).is_none(), "a new one");
+        assert!(hold(&shared, 3).is_none(), "an inactive one");
+        assert!(hold(&shared, 1).is_some(), "one that is active already");
+        assert_eq!(shared.len(), (2, 1));
+    }
+}
