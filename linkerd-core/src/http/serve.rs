@@ -393,10 +393,11 @@ impl Peer {
                     None => reading.await,
                     Some(timeout) => tokio::time::timeout(timeout, reading).await.map_err(|_| Unread::TooLate)?,
                 };
-                Ok(Request::from_parts(parts, read.map_err(|_| Unread::Broken)?))
+                Ok(Request::from_parts(parts, shared.cleaned(read.map_err(|_| Unread::Broken)?)))
             }));
         }
-        Stage::Sent(self.send(Request::from_parts(parts, Body::incoming(body)), Duration::ZERO))
+        let body = self.shared.cleaned(Body::incoming(body));
+        Stage::Sent(self.send(Request::from_parts(parts, body), Duration::ZERO))
     }
 
     /// Checks the head of a request, takes out what ends at this hop, and reads what it carries.
@@ -585,10 +586,19 @@ impl Shared {
     pub(super) fn clear(&self, rsp: &mut Response<Body>) {
         if self.config.clear_context {
             let is_error = rsp.headers().contains_key(&headers::L5D_ERR);
+        if self.config.clear_context && rsp.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let body = std::mem::take(rsp.body_mut());
+            *rsp.body_mut() = self.cleaned(body);
+        }
             headers::remove_l5d(rsp.headers_mut());
             if is_error && self.config.clear_error_bodies {
                 rsp.headers_mut().remove(CONTENT_LENGTH);
                 *rsp.body_mut() = Body::empty();
+    /// A body whose trailers steer nothing either, and tell nobody outside anything.
+    pub(super) fn cleaned(&self, body: Body) -> Body {
+        if self.config.clear_context { body.without_l5d_trailers() } else { body }
+    }
+
             }
         }
     }

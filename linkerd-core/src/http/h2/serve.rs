@@ -153,7 +153,7 @@ async fn serve(
     let takes_trailers = scan.saw(Scan::TE);
     let wants_detail = shared.config.wants_detail(&parts.headers, scan);
     let is_grpc = is_grpc(&parts.headers);
-    let body = Body::stream(recv);
+    let body = shared.cleaned(Body::stream(recv));
     let result = match peer.admit(&mut parts, scan) {
         Ok(cx) => {
             if let Some(noted) = noted {
