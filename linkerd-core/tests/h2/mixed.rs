@@ -3,13 +3,17 @@
 use std::net::SocketAddr;
 
 use http::Request;
-use linkerd_core::http::{ClientConfig, H2Config, ServerConfig, Wire};
+use linkerd_core::{
+    access_log::{AccessLog, AccessLogSettings},
+    http::{ClientConfig, H2Config, ServerConfig, Wire},
+    telemetry::{Registry, RouterStats},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
-use super::peers::{Backend, Client, h2_client, h2_server, routed, serve, within};
+use super::peers::{Backend, Client, h2_client, h2_server, routed, serve, until, within};
 
 fn either() -> ServerConfig {
     ServerConfig { wire: Wire::Either(H2Config::default()), ..h2_server() }
@@ -221,6 +225,28 @@ async fn a_client_that_only_speaks_http1_is_told_what_is_spoken() {
 }
 
 #[tokio::test]
+async fn what_the_server_says_of_the_protocol_is_logged() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.log");
+    let format = "{uri} {version} {status} {flag} {end}".parse().unwrap();
+    let settings = AccessLogSettings { file: file.clone(), format, ..AccessLogSettings::default() };
+    let log = AccessLog::open(settings, &RouterStats::new(&Registry::new(), "r")).unwrap();
+    let mut backend = Backend::new().await;
+    let config = ServerConfig { access_log: Some(log), ..h2_server() };
+    let proxy = serve(config, routed(backend.addr, h2_client()));
+    ask(proxy, "GET /old HTTP/1.1\r\nHost: web\r\n\r\n").await;
+    let mut stream = upgraded(proxy, UPGRADE).await;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    backend.accept().await.answer(200, "first");
+    data_of(&mut stream, 1).await;
+    let text = || std::fs::read_to_string(&file).unwrap_or_default();
+    until(|| text().lines().count() == 3).await;
+    let expected =
+        ["/old HTTP/1.1 426 refused none", "/a%2Fb?c HTTP/1.1 101 upgraded none", "/a%2Fb?c HTTP/2.0 200 - complete"];
+    assert_eq!(text().lines().collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
 async fn a_client_that_says_nothing_is_not_waited_for_for_ever() {
     let backend = Backend::new().await;
     let proxy = serve(h2_server(), routed(backend.addr, h2_client()));
@@ -237,7 +263,7 @@ async fn a_client_that_says_nothing_is_not_waited_for_for_ever() {
 #[cfg(feature = "config")]
 #[tokio::test]
 async fn a_file_says_what_is_spoken() {
-    use linkerd_core::{config::Config, telemetry::Registry};
+    use linkerd_core::config::Config;
     let wire = |keys: &str| {
         let text = format!("routers: [{{protocol: h2, servers: [{{port: 0{keys}}}], dtab: '/svc => /$/nil'}}]");
         let config = Config::parse("f", &text).unwrap_or_else(|errors| panic!("{errors}"));

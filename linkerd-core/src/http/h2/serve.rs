@@ -40,8 +40,7 @@ pub(super) async fn answer(peer: Arc<Peer>, req: Request<RecvStream>, mut respon
     let is_head = req.method() == Method::HEAD;
     let mut visit = Visit::begin(&peer);
     let (parts, recv) = req.into_parts();
-    let log = peer.shared.config.access_log.as_ref();
-    let mut noted = log.and_then(|log| log.begin(&parts, peer.ends().remote, || peer.ends().name(), begun));
+    let mut noted = peer.note(&parts, begun);
     let shared = &*peer.shared;
     let exchange = shared.stats.as_ref().map(|stats| Exchange::begin(stats.streams()));
     let answer = {
