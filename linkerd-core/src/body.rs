@@ -15,6 +15,8 @@ use hyper::body::Incoming;
 
 use linkerd_balance::{LeaseEnd, Mark, Outcome, Permit};
 
+#[cfg(feature = "server")]
+use crate::http::headers;
 use crate::{
     BoxError,
     http::{h2, hint, pool::Live},
@@ -243,6 +245,20 @@ impl Body {
             _ => open,
         };
         Inner::Watched(Box::new(Watched::new(self, open))).into()
+    }
+
+    /// The same, of whose trailers those are left out that begin with `l5d-`.
+    #[cfg(feature = "server")]
+    pub(crate) fn without_l5d_trailers(self) -> Self {
+        if self.as_bytes().is_some() {
+            return self;
+        }
+        Self::new(self.map_frame(|mut frame| {
+            if let Some(trailers) = frame.trailers_mut() {
+                headers::remove_l5d(trailers);
+            }
+            frame
+        }))
     }
 
     /// Lets something end with this body; at once if there is nothing left to read.

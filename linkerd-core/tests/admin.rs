@@ -14,7 +14,9 @@ use http_body_util::BodyExt;
 use linkerd_core::{
     Body, Mesh,
     admin::{Admin, Builder, InvalidPage, Logging, Router, Security, addr_state},
+    config::Config,
     identify::HeaderToken,
+    proxy::Proxy,
     span::{Recent, SpanKind, SpanLayer, Tracer},
     telemetry::{Prometheus, Registry, RouterStats},
 };
@@ -23,6 +25,10 @@ use linkerd_dtab::{
     namer::Resolve,
 };
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tower::{Layer, ServiceExt};
 
 const DTAB: &str =
@@ -462,4 +468,22 @@ async fn breakers_are_forced_by_name_and_it_is_kept_who_did() {
     let audit: Value = serde_json::from_slice(&rsp.into_body().collect().await.unwrap().to_bytes()).unwrap();
     assert_eq!(audit.as_array().unwrap().len(), 3);
     assert_eq!(audit[0], entry);
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_to_the_admin_pages_is_left_and_counted() {
+    let text = "admin: {port: 0, socketOptions: {readTimeoutMs: 100, writeTimeoutMs: 60000}}\n\
+        routers:\n- protocol: http\n  servers: [{port: 0}]\n";
+    let proxy = Proxy::builder(&Config::parse("f", text).unwrap()).build().unwrap().bind().unwrap();
+    let addr = proxy.admin_addr();
+    tokio::spawn(proxy.serve());
+    let mut silent = TcpStream::connect(addr).await.unwrap();
+    let left = tokio::time::timeout(Duration::from_secs(30), silent.read(&mut [0])).await;
+    assert_eq!(left.expect("it is left").unwrap(), 0);
+    let mut client = TcpStream::connect(addr).await.unwrap();
+    client.write_all(b"GET /admin/metrics.json HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut metrics = String::new();
+    client.read_to_string(&mut metrics).await.unwrap();
+    assert!(metrics.contains(r#""admin/read_timeout":1,"#), "{metrics}");
+    assert!(metrics.contains(r#""admin/write_timeout":0,"#), "{metrics}");
 }

@@ -57,9 +57,9 @@ pub(crate) struct Record {
 /// | `method`, `uri`, `version`, `host`, `referer`, `user_agent` | as the request has them |
 /// | `status` | of the answer; none if it was a reset of a stream, or the client went away before there was one |
 /// | `bytes` | the length of the answer, if it was known |
-/// | `duration_ms` | until the answer was over |
+/// | `duration_ms` | until the answer was over, or the tunnel that it began |
 /// | `end` | of the answer: `complete`, `failed` or `dropped` half way, or `none` |
-/// | `flag` | why the proxy answered itself: the kind of the error, or `refused` |
+/// | `flag` | why the proxy answered itself: the kind of the error, `refused`, or `upgraded` to HTTP/2 |
 /// | `timer` | which timer ended it |
 /// | `service` | the logical name |
 /// | `bound` | the bound name |
@@ -177,7 +177,7 @@ impl Record {
 
     /// Notes that the request went no further, and that this is the answer.
     pub(crate) fn refused(&mut self, rsp: &Response<Body>) {
-        self.flag = Some("refused");
+        self.flag = Some(if rsp.status() == StatusCode::SWITCHING_PROTOCOLS { "upgraded" } else { "refused" });
         self.answer(rsp);
     }
 
@@ -201,8 +201,11 @@ impl Record {
                 self.tried(log);
             }
         }
+        // A tunnel has no end of its own: it is over when it is.
+        let is_tunnel = rsp.status() == StatusCode::SWITCHING_PROTOCOLS;
         rsp.body_mut().ride(Rider::Dyn(Box::new(move |end| {
             self.end = match end {
+                BodyEnd::Dropped if is_tunnel => "complete",
                 BodyEnd::Complete => "complete",
                 BodyEnd::Failed => "failed",
                 BodyEnd::Dropped => "dropped",

@@ -68,7 +68,7 @@ pub use identify::Identify;
 pub use mesh::{mesh_balancers, mesh_clients, mesh_state};
 pub use security::{InvalidPattern, Security};
 pub use serve::serve;
-pub(crate) use serve::{Through, serve_through};
+pub(crate) use serve::{Through, Way, serve_through};
 pub use timeouts::timeouts;
 pub use watch::{addr_state, answer_state, snapshot_state, watch_state};
 

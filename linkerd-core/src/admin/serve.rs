@@ -14,7 +14,11 @@ use tokio::{
 };
 
 use super::{reply, target::AnyTarget};
-use crate::{Body, Svc};
+use crate::{
+    Body, Svc,
+    http::{SocketOptions, io::Counted},
+    telemetry::Scope,
+};
 
 /// Connections at a time; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 256;
@@ -37,7 +41,18 @@ const SPARE: usize = 4;
 ///
 /// Dropping the future stops accepting and lets open connections finish what they are at.
 pub async fn serve(listener: TcpListener, svc: Svc, shutdown: impl Future<Output = ()>) {
-    serve_through(listener, Through::Clear, svc, shutdown).await;
+    let way = Way { through: Through::Clear, socket: SocketOptions::default(), scope: None };
+    serve_through(listener, way, svc, shutdown).await;
+}
+
+/// How connections come to the pages.
+#[derive(Clone, Debug)]
+pub(crate) struct Way {
+    pub(crate) through: Through,
+    /// For how long nothing may move on them.
+    pub(crate) socket: SocketOptions,
+    /// Where those are counted that end for it: `read_timeout`, `write_timeout`, if there is such a time.
+    pub(crate) scope: Option<Scope>,
 }
 
 /// What connections go through.
@@ -50,13 +65,8 @@ pub(crate) enum Through {
     Tls(crate::tls::Acceptor),
 }
 
-/// As [`serve`], for connections that go through something.
-pub(crate) async fn serve_through(
-    listener: TcpListener,
-    through: Through,
-    svc: Svc,
-    shutdown: impl Future<Output = ()>,
-) {
+/// As [`serve`], for connections that come in this way.
+pub(crate) async fn serve_through(listener: TcpListener, way: Way, svc: Svc, shutdown: impl Future<Output = ()>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     // Its receivers are the connections: they see it dropped.
     let (closing, open) = watch::channel(());
@@ -77,9 +87,9 @@ pub(crate) async fn serve_through(
             Ok((stream, _)) => {
                 // Not after one was given: it would be taken back before anybody could be accepted with it.
                 spare.fill();
-                let (through, svc, open) = (through.clone(), svc.clone(), open.clone());
+                let (way, svc, open) = (way.clone(), svc.clone(), open.clone());
                 tokio::spawn(async move {
-                    accepted_on(stream, through, svc, open).await;
+                    accepted_on(stream, way, svc, open).await;
                     drop(place);
                 });
             }
@@ -119,7 +129,9 @@ impl Spare {
     }
 }
 
-async fn accepted_on(stream: TcpStream, through: Through, svc: Svc, open: watch::Receiver<()>) {
+async fn accepted_on(stream: TcpStream, way: Way, svc: Svc, open: watch::Receiver<()>) {
+    let Way { through, socket, scope } = way;
+    let stream = Counted::silent(stream, &socket, scope.as_ref());
     match through {
         Through::Clear => connection(stream, svc, open).await,
         #[cfg(feature = "tls")]

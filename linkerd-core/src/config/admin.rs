@@ -23,7 +23,7 @@ pub struct Admin {
     pub shutdown_grace: Duration,
     /// `tls`: serve the pages over TLS. Default: no.
     pub tls: Option<ServerTls>,
-    /// `socketOptions` of the listening socket.
+    /// `socketOptions` of the listening socket and of what it accepts.
     pub socket_options: SocketOptions,
     /// `workerThreads` that serve the pages, at least 1. Default: 2.
     pub worker_threads: usize,

@@ -87,6 +87,9 @@ const PROCESS: &[Known] = &[
     known("admin.shutdownGraceMs", Ms(10_000)),
     // The head of a request for an admin page, and the silence before it.
     known("admin.requestHead", Fixed(60_000)),
+    known("admin.socketOptions.readTimeoutMs", Unlimited),
+    known("admin.socketOptions.writeTimeoutMs", Unlimited),
+    known("admin.socketOptions.userTimeoutMs", Ms(30_000)),
     known("reload.intervalMs", Ms(1000)),
     known("reload.bindMs", Ms(1000)),
     // Until a server that has no file descriptor left looks again, the first time.
@@ -317,7 +320,7 @@ fn duration(key: &str, node: &Node) -> Option<Duration> {
     let is_seconds = key.ends_with("Secs") || key.ends_with("window");
     match number {
         None | Some(0) if key == "totalTimeoutMs" => None,
-        Some(0) if key == "socketOptions.userTimeoutMs" => None,
+        Some(0) if key.ends_with("socketOptions.userTimeoutMs") => None,
         Some(number) if is_seconds => Some(Duration::from_secs(number)),
         number => number.map(Duration::from_millis),
     }

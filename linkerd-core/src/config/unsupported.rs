@@ -10,8 +10,6 @@ use super::{
 /// A line is a key, with list indices and `configs` left out, or a key and a value of it; `*.` at the beginning stands
 /// for any place. A key counts as used unless its value is absent or an empty list.
 pub const NOT_BUILT: &[&str] = &[
-    "admin.socketOptions.readTimeoutMs",
-    "admin.socketOptions.writeTimeoutMs",
     #[cfg(not(feature = "tls"))]
     "admin.tls",
     "namers.kind=io.l5d.consul",

@@ -13,6 +13,8 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{SocketOptions, silence::Silence};
+#[cfg(feature = "admin")]
+use crate::telemetry::Scope;
 #[cfg(feature = "server")]
 use crate::telemetry::ServerStats;
 use crate::telemetry::{ClientStats, Counter};
@@ -141,6 +143,14 @@ impl<T> Counted<T> {
         let traffic = Arc::new(Traffic { totals: stats.map(Connections::totals), ..Traffic::default() });
         let silence = Silence::of(options, |name| stats.map(|stats| stats.timeout(name)));
         (Self { inner, traffic: Arc::clone(&traffic), silence }, traffic)
+    }
+
+    /// Counts for nobody, and ends a connection on which nothing moves for longer than `options` have it, which is counted
+    /// in `scope`.
+    #[cfg(feature = "admin")]
+    pub(crate) fn silent(inner: T, options: &SocketOptions, scope: Option<&Scope>) -> Self {
+        let silence = Silence::of(options, |name| scope.map(|scope| scope.counter(name)));
+        Self { inner, traffic: Arc::default(), silence }
     }
 
     fn check_read<V>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<V>>) -> Poll<io::Result<V>> {

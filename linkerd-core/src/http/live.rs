@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, atomic::AtomicUsize},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::Request;
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     Body, Svc,
+    access_log::AccessLog,
     svc::{Call, SvcFuture},
 };
 
@@ -30,8 +31,12 @@ pub struct ServerControl {
 pub(super) struct Live {
     local: SocketAddr,
     switch: Arc<Switch>,
+    log: Arc<LogSwitch>,
     shared: ArcSwap<Shared>,
 }
+
+/// Where requests are logged at this moment, if anywhere.
+pub(super) type LogSwitch = ArcSwapOption<AccessLog>;
 
 /// Where requests go at this moment. What is under way stays where it went.
 pub(crate) struct Switch(ArcSwap<Svc>);
@@ -59,9 +64,9 @@ impl Call for Switch {
 
 impl Live {
     pub(super) fn new(local: SocketAddr, svc: Svc, config: ServerConfig) -> Self {
-        let switch = Switch::new(svc);
-        let shared = shared(local, &switch, config, Arc::default());
-        Self { local, switch, shared: ArcSwap::from_pointee(shared) }
+        let (switch, log) = (Switch::new(svc), Arc::new(log(&config)));
+        let shared = shared(local, &switch, &log, config, Arc::default());
+        Self { local, switch, log, shared: ArcSwap::from_pointee(shared) }
     }
 
     pub(super) fn local(&self) -> SocketAddr {
@@ -74,9 +79,19 @@ impl Live {
     }
 }
 
-fn shared(local: SocketAddr, switch: &Arc<Switch>, config: ServerConfig, in_flight: Arc<AtomicUsize>) -> Shared {
+fn log(config: &ServerConfig) -> LogSwitch {
+    LogSwitch::new(config.access_log.clone().map(Arc::new))
+}
+
+fn shared(
+    local: SocketAddr,
+    switch: &Arc<Switch>,
+    log: &Arc<LogSwitch>,
+    config: ServerConfig,
+    in_flight: Arc<AtomicUsize>,
+) -> Shared {
     let stats = config.stats.as_ref().map(|stats| stats.server(local));
-    Shared { svc: switch.svc(), config, stats, in_flight }
+    Shared { svc: switch.svc(), log: Arc::clone(log), config, stats, in_flight }
 }
 
 impl ServerControl {
@@ -86,18 +101,19 @@ impl ServerControl {
         self.live.local
     }
 
-    /// From now on requests go to `svc`, those on open connections too; what is under way stays where it went, until it
-    /// ends. Connections that come from now on are treated as `config` says; those that are open as they were.
+    /// From now on requests go to `svc` and are logged by `config`'s log, those on open connections too; what is under way
+    /// stays where it went, until it ends. Connections that come from now on are treated as `config` says; those that are open as they were.
     ///
     /// Where and how the server listens stays: the `addr` and of the `socket` what is about listening have no effect. Those
     /// who wait to be accepted lose nothing.
     pub fn replace(&self, svc: Svc, config: ServerConfig) {
-        let Live { local, switch, shared: current } = &*self.live;
+        let Live { local, switch, log: logs, shared: current } = &*self.live;
         // One limit on requests at a time for all of them, whenever their connections came.
         let in_flight = Arc::clone(&current.load().in_flight);
         // Connections last: one that comes in between finds its requests' service.
         switch.set(svc);
-        current.store(Arc::new(shared(*local, switch, config, in_flight)));
+        logs.store(config.access_log.clone().map(Arc::new));
+        current.store(Arc::new(shared(*local, switch, logs, config, in_flight)));
     }
 
     /// Whether clients are asked to leave: those that speak HTTP/1.1 by `Connection: close` on each answer, those that

@@ -19,7 +19,7 @@ mod forwarded;
 pub(crate) mod h2;
 pub mod headers;
 pub(crate) mod hint;
-mod io;
+pub(crate) mod io;
 mod kept;
 #[cfg(feature = "server")]
 mod live;

@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -31,6 +31,7 @@ use super::{
     forwarded::Ids,
     h2,
     headers::{self, Scan},
+    live::LogSwitch,
     overrides::{self, L5D_ERR_DETAIL, Overrides},
     reason,
     respond::{error_response, nack, rejection},
@@ -45,6 +46,8 @@ use crate::{
 /// What all connections of a server have in common.
 pub(crate) struct Shared {
     pub(crate) svc: Svc,
+    /// In place of the log of `config`, which may be an old one.
+    pub(super) log: Arc<LogSwitch>,
     pub(crate) config: ServerConfig,
     pub(crate) stats: Option<ServerStats>,
     pub(crate) in_flight: Arc<AtomicUsize>,
@@ -146,8 +149,7 @@ pub(crate) fn serve(
     let switch = if scan.saw(Scan::UPGRADE) { parts.extensions.remove::<OnUpgrade>() } else { None };
     let reader = Reader::of(&parts, scan);
     let wants_detail = peer.shared.config.wants_detail(&parts.headers, scan);
-    let log = peer.shared.config.access_log.as_ref().filter(|_| instead.is_none());
-    let mut noted = log.and_then(|log| log.begin(&parts, peer.ends.remote, || peer.ends.name(), begun));
+    let mut noted = peer.note(&parts, begun);
     let mut visit = Visit::begin(peer);
     let is_read_first = peer.shared.reads_whole(&body, scan.saw(Scan::CHUNKED));
     // A client that is slow to send takes no place from others.
@@ -321,6 +323,12 @@ impl Peer {
         self.is_leaving.load(Ordering::Relaxed)
     }
 
+    /// Begins to note a request, if requests are logged.
+    pub(super) fn note(&self, parts: &request::Parts, begun: Instant) -> Option<Box<Record>> {
+        let log = self.shared.log.load();
+        log.as_deref()?.begin(parts, self.ends.remote, || self.ends.name(), begun)
+    }
+
     /// Notes what the connection becomes when its answer is written.
     fn switch(&self, next: Option<Next>) {
         *self.next.lock().unwrap_or_else(PoisonError::into_inner) = next;
@@ -393,10 +401,11 @@ impl Peer {
                     None => reading.await,
                     Some(timeout) => tokio::time::timeout(timeout, reading).await.map_err(|_| Unread::TooLate)?,
                 };
-                Ok(Request::from_parts(parts, read.map_err(|_| Unread::Broken)?))
+                Ok(Request::from_parts(parts, shared.cleaned(read.map_err(|_| Unread::Broken)?)))
             }));
         }
-        Stage::Sent(self.send(Request::from_parts(parts, Body::incoming(body)), Duration::ZERO))
+        let body = self.shared.cleaned(Body::incoming(body));
+        Stage::Sent(self.send(Request::from_parts(parts, body), Duration::ZERO))
     }
 
     /// Checks the head of a request, takes out what ends at this hop, and reads what it carries.
@@ -577,8 +586,17 @@ impl Shared {
 
     fn complete(&self, rsp: &mut Response<Body>, reader: Reader) {
         self.clear(rsp);
+        if self.config.clear_context && rsp.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let body = std::mem::take(rsp.body_mut());
+            *rsp.body_mut() = self.cleaned(body);
+        }
         reason::set(rsp);
         reader.suit(rsp);
+    }
+
+    /// A body whose trailers steer nothing either, and tell nobody outside anything.
+    pub(super) fn cleaned(&self, body: Body) -> Body {
+        if self.config.clear_context { body.without_l5d_trailers() } else { body }
     }
 
     /// Takes out what is nobody's business outside.

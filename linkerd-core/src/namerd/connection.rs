@@ -1,21 +1,17 @@
 //! One connection to an interface of a namerd.
 
-use std::{convert::Infallible, pin::pin, time::Duration};
+use std::{pin::pin, time::Duration};
 
-use http::{Request, Response};
-use http_body::Body as HttpBody;
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use linkerd_dtab::namerd::{Namerd, Peer};
+use http::Request;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use linkerd_dtab::namerd::{Namerd, Peer, http::Controller};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
     sync::watch,
 };
+use tower_service::Service;
 
 #[cfg(feature = "tls")]
 use crate::tls::Alpn;
@@ -52,5 +48,33 @@ pub(super) async fn serve<I>(kind: Kind, io: I, peer: Peer, namerd: Namerd, open
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let _ = (kind, io, peer, namerd, open);
+    match kind {
+        Kind::Http => http(io, peer, Controller::new(namerd), open).await,
+        Kind::Mesh | Kind::Thrift => drop(namerd.session(peer)),
+    }
+}
+
+async fn http<I>(io: I, peer: Peer, controller: Controller, mut open: watch::Receiver<()>)
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let remote = peer.addr;
+    let service = service_fn(move |mut req: Request<Incoming>| {
+        req.extensions_mut().insert(peer.clone());
+        controller.clone().call(req)
+    });
+    let mut http = http1::Builder::new();
+    let conn = http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let mut conn = pin!(conn.serve_connection(TokioIo::new(io), service));
+    let result = select! {
+        result = &mut conn => result,
+        // Never changed: it returns when the interface ends.
+        _ = open.changed() => {
+            conn.as_mut().graceful_shutdown();
+            conn.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, ?remote, "a connection to the HTTP interface failed");
+    }
 }

@@ -12,9 +12,8 @@ use super::{BindError, pages::Pages};
 #[cfg(feature = "tls")]
 use crate::tls::{Alpn, Metrics};
 use crate::{
-    admin::{Through, serve, serve_through},
+    admin::{Through, Way, serve_through},
     config::{Admin, Config, Errors, ServerTls, socket_options},
-    http::SocketOptions,
     telemetry::Registry,
 };
 
@@ -23,8 +22,7 @@ use crate::{
 pub(crate) struct AdminSettings {
     addr: SocketAddr,
     identifier: Option<SocketAddr>,
-    socket: SocketOptions,
-    through: Through,
+    way: Way,
     threads: usize,
 }
 
@@ -36,7 +34,7 @@ pub(crate) struct AdminServer {
     // Of the standard library: they are served on another runtime than the one that they were bound in.
     listener: std::net::TcpListener,
     identifier: Option<std::net::TcpListener>,
-    through: Through,
+    way: Way,
     pages: Pages,
     threads: usize,
 }
@@ -50,7 +48,7 @@ pub(crate) struct ServingAdmin {
 impl AdminServer {
     pub(crate) fn bind(settings: &AdminSettings, pages: Pages, problems: &mut Vec<BindError>) -> Option<Self> {
         let mut listen = |addr| {
-            let listener = settings.socket.listen(addr).and_then(|listener| {
+            let listener = settings.way.socket.listen(addr).and_then(|listener| {
                 let local = listener.local_addr()?;
                 Ok((listener.into_std()?, local))
             });
@@ -66,12 +64,12 @@ impl AdminServer {
             }
             None => (None, None),
         };
-        let (through, threads) = (settings.through.clone(), settings.threads);
-        Some(Self { addr, identifier_addr, listener, identifier, through, pages, threads })
+        let (way, threads) = (settings.way.clone(), settings.threads);
+        Some(Self { addr, identifier_addr, listener, identifier, way, pages, threads })
     }
 
     pub(crate) async fn serve(self) -> io::Result<ServingAdmin> {
-        let Self { addr, listener, identifier, through, pages, threads, .. } = self;
+        let Self { addr, listener, identifier, way, pages, threads, .. } = self;
         let (end, told) = oneshot::channel::<()>();
         let (done, ended) = oneshot::channel::<()>();
         let (start, started) = oneshot::channel();
@@ -96,8 +94,10 @@ impl AdminServer {
                     // Never changed: it returns when the sender is gone.
                     async move { drop(closed.changed().await) }
                 };
-                let identifier = identifier.map(|listener| tokio::spawn(serve(listener, pages.names, closed())));
-                let pages = tokio::spawn(serve_through(listener, through, pages.admin, closed()));
+                let clear = Way { through: Through::Clear, ..way.clone() };
+                let identifier =
+                    identifier.map(|listener| tokio::spawn(serve_through(listener, clear, pages.names, closed())));
+                let pages = tokio::spawn(serve_through(listener, way, pages.admin, closed()));
                 // Ends when the sender is dropped, too.
                 drop(told.await);
                 drop(closing);
@@ -142,8 +142,11 @@ impl AdminSettings {
         Ok(Self {
             addr: SocketAddr::new(*ip, *port),
             identifier: http_identifier_port.map(|port| SocketAddr::new(*ip, port)),
-            socket: socket_options(options),
-            through: through(config, tls.as_ref(), registry)?,
+            way: Way {
+                through: through(config, tls.as_ref(), registry)?,
+                socket: socket_options(options),
+                scope: Some(registry.root().scope("admin")),
+            },
             threads: (*worker_threads).max(1),
         })
     }

@@ -13,6 +13,9 @@ use linkerd_retry::ResponseClass;
 use super::{MAX_ENTRIES, MAX_VALUE_BYTES, Span, SpanKind, Tracer};
 use crate::{Error, http::TraceId, stack::now};
 
+/// So many tags of a span are for how it ended.
+const OUTCOME: usize = 3;
+
 /// A span that has not ended.
 #[derive(Debug)]
 pub(super) struct Draft {
@@ -72,6 +75,13 @@ impl Draft {
     }
 
     pub(super) fn tag(&mut self, name: &'static str, value: impl Into<String>) {
+        if self.span.tags.len() < MAX_ENTRIES - OUTCOME {
+            self.span.tags.push((name, cut(value.into())));
+        }
+    }
+
+    /// A tag that says how it ended, for which there is room whatever came before.
+    pub(super) fn outcome(&mut self, name: &'static str, value: impl Into<String>) {
         if self.span.tags.len() < MAX_ENTRIES {
             self.span.tags.push((name, cut(value.into())));
         }
@@ -105,7 +115,7 @@ impl ClientSpan {
     /// Says why it is dropped.
     pub(crate) fn fail(&mut self, reason: &'static str) {
         if let Some(draft) = &mut self.0.draft {
-            draft.tag("error", reason);
+            draft.outcome("error", reason);
         }
         self.record();
     }
@@ -114,11 +124,11 @@ impl ClientSpan {
     pub(crate) fn end<B>(mut self, result: Result<&Response<B>, &Error>, class: ResponseClass) {
         let Some(draft) = &mut self.0.draft else { return };
         match result {
-            Ok(rsp) => draft.tag("http.status_code", rsp.status().as_str()),
-            Err(error) => draft.tag("error", error.kind().name()),
+            Ok(rsp) => draft.outcome("http.status_code", rsp.status().as_str()),
+            Err(error) => draft.outcome("error", error.kind().name()),
         }
         if class.is_success() {
-            draft.tag("l5d.success", "1.0");
+            draft.outcome("l5d.success", "1.0");
         } else {
             draft.event(if class.is_retryable() { "l5d.retryable" } else { "l5d.failure" });
         }
@@ -138,5 +148,21 @@ impl Drop for ClientSpan {
         if self.0.draft.is_some() {
             self.fail("cancelled");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_for_the_outcome_whatever_came_before() {
+        let mut draft = Draft::new(TraceId::root(), SpanKind::Server, "s".into(), &Request::new(()));
+        for _ in 0..MAX_ENTRIES {
+            draft.tag("client", "/a");
+        }
+        draft.outcome("http.status_code", "200");
+        let span = draft.end();
+        assert_eq!((span.tag("http.status_code"), span.tags.len()), (Some("200"), MAX_ENTRIES - OUTCOME + 1));
     }
 }

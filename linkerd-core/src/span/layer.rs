@@ -147,14 +147,14 @@ where
         let result = ready!(this.inner.poll(cx));
         if let Some(recording) = this.recording.take() {
             recording.edit(|draft| match &result {
-                Ok(rsp) => draft.tag("http.status_code", rsp.status().as_str()),
+                Ok(rsp) => draft.outcome("http.status_code", rsp.status().as_str()),
                 Err(error) => match (error as &dyn Any).downcast_ref::<Error>() {
                     Some(error) => {
-                        draft.tag("http.status_code", error.status().as_str());
-                        draft.tag("error", error.kind().name());
-                        draft.tag("io.buoyant.router.Failure", failure(error));
+                        draft.outcome("http.status_code", error.status().as_str());
+                        draft.outcome("error", error.kind().name());
+                        draft.outcome("io.buoyant.router.Failure", failure(error));
                     }
-                    None => draft.tag("error", "true"),
+                    None => draft.outcome("error", "true"),
                 },
             });
             recording.end();
@@ -167,7 +167,7 @@ where
 impl<F> PinnedDrop for ResponseFuture<F> {
     fn drop(self: Pin<&mut Self>) {
         if let Some(recording) = self.project().recording.take() {
-            recording.edit(|draft| draft.tag("error", "cancelled"));
+            recording.edit(|draft| draft.outcome("error", "cancelled"));
             recording.end();
         }
     }

@@ -54,7 +54,8 @@ pub use self::{
 };
 use crate::http::TraceId;
 
-/// How many tags a span has at most, and how many events. Later ones are left out.
+/// How many tags a span has at most, and how many events. Later ones are left out; the last three tags are for how it
+/// ended, which is never left out.
 pub const MAX_ENTRIES: usize = 32;
 /// How many bytes of a tag's value are kept, and of a name.
 pub const MAX_VALUE_BYTES: usize = 512;

@@ -36,6 +36,9 @@ fn without_a_word_of_it_there_are_these() {
 ||shutdown.closeMs|0|default
 ||admin.shutdownGraceMs|10000|default
 ||admin.requestHead|60000|fixed
+||admin.socketOptions.readTimeoutMs|-|default
+||admin.socketOptions.writeTimeoutMs|-|default
+||admin.socketOptions.userTimeoutMs|30000|default
 ||reload.intervalMs|1000|default
 ||reload.bindMs|1000|default
 ||servers.acceptRetry|50|fixed

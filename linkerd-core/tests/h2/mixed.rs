@@ -3,13 +3,17 @@
 use std::net::SocketAddr;
 
 use http::Request;
-use linkerd_core::http::{ClientConfig, H2Config, ServerConfig, Wire};
+use linkerd_core::{
+    access_log::{AccessLog, AccessLogSettings},
+    http::{ClientConfig, H2Config, ServerConfig, Wire},
+    telemetry::{Registry, RouterStats},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
-use super::peers::{Backend, Client, h2_client, h2_server, routed, serve, within};
+use super::peers::{Backend, Client, h2_client, h2_server, routed, serve, until, within};
 
 fn either() -> ServerConfig {
     ServerConfig { wire: Wire::Either(H2Config::default()), ..h2_server() }
@@ -97,15 +101,20 @@ async fn a_request_of_http1_goes_over_http2_between_two_proxies() {
 const UPGRADE: &str = "GET /a%2Fb?c HTTP/1.1\r\nHost: web\r\nX-One: 1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
                        HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n";
 
+/// The next frame: its head and what it holds.
+async fn frame(stream: &mut TcpStream) -> ([u8; 9], Vec<u8>) {
+    let mut head = [0; 9];
+    within(stream.read_exact(&mut head)).await.unwrap();
+    let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+    within(stream.read_exact(&mut payload)).await.unwrap();
+    (head, payload)
+}
+
 /// Reads frames until one ends this stream: the data on it.
 async fn data_of(stream: &mut TcpStream, id: u8) -> Vec<u8> {
     let mut data = Vec::new();
     for _ in 0..100 {
-        let mut head = [0; 9];
-        within(stream.read_exact(&mut head)).await.unwrap();
-        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
-        within(stream.read_exact(&mut payload)).await.unwrap();
-        let [_, _, _, kind, flags, .., on] = head;
+        let ([_, _, _, kind, flags, .., on], payload) = frame(stream).await;
         if on != id {
             continue;
         }
@@ -120,19 +129,25 @@ async fn data_of(stream: &mut TcpStream, id: u8) -> Vec<u8> {
     panic!("no end of stream {id}");
 }
 
+/// Asks for it, and reads that it is so.
+async fn upgraded(proxy: SocketAddr, req: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(proxy).await.unwrap();
+    stream.write_all(req.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(within(stream.read_u8()).await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap().to_lowercase();
+    assert!(head.starts_with("http/1.1 101 ") && head.contains("upgrade: h2c\r\n"), "{head}");
+    stream
+}
+
 #[tokio::test]
 async fn a_connection_is_upgraded_and_the_answer_is_on_stream_1() {
     for config in [h2_server(), either()] {
         let mut backend = Backend::new().await;
         let proxy = serve(config, routed(backend.addr, h2_client()));
-        let mut stream = TcpStream::connect(proxy).await.unwrap();
-        stream.write_all(UPGRADE.as_bytes()).await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(within(stream.read_u8()).await.unwrap());
-        }
-        let head = String::from_utf8(head).unwrap().to_lowercase();
-        assert!(head.starts_with("http/1.1 101 ") && head.contains("upgrade: h2c\r\n"), "{head}");
+        let mut stream = upgraded(proxy, UPGRADE).await;
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
         let seen = backend.accept().await;
         assert_eq!(seen.head.uri(), "http://web/a%2Fb?c");
@@ -150,6 +165,33 @@ async fn a_connection_is_upgraded_and_the_answer_is_on_stream_1() {
         backend.accept().await.answer(200, "second");
         assert_eq!(data_of(&mut stream, 3).await, b"second");
     }
+}
+
+#[tokio::test]
+async fn the_settings_of_an_upgrade_hold_for_its_answer_and_are_acknowledged_once() {
+    let mut backend = Backend::new().await;
+    let proxy = serve(h2_server(), routed(backend.addr, h2_client()));
+    // INITIAL_WINDOW_SIZE is 3: of an answer of 7 bytes, so many come before the window is opened.
+    let mut stream = upgraded(proxy, &UPGRADE.replace("AAMAAABkAARAAAAAAAIAAAAA", "AAQAAAAD")).await;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    backend.accept().await.answer(200, "answers");
+    let (mut acks, mut data) = (0, Vec::new());
+    for _ in 0..100 {
+        let ([_, _, _, kind, flags, .., on], payload) = frame(&mut stream).await;
+        match (kind, on) {
+            (0, 1) => {
+                data.push(String::from_utf8(payload).unwrap());
+                if flags & 1 == 1 {
+                    break;
+                }
+                assert_eq!(data, ["ans"]);
+                stream.write_all(b"\0\0\x04\x08\0\0\0\0\x01\0\0\x10\0").await.unwrap();
+            }
+            (4, 0) => acks += flags & 1,
+            _ => {}
+        }
+    }
+    assert_eq!((data.concat().as_str(), acks), ("answers", 1));
 }
 
 #[tokio::test]
@@ -183,6 +225,28 @@ async fn a_client_that_only_speaks_http1_is_told_what_is_spoken() {
 }
 
 #[tokio::test]
+async fn what_the_server_says_of_the_protocol_is_logged() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.log");
+    let format = "{uri} {version} {status} {flag} {end}".parse().unwrap();
+    let settings = AccessLogSettings { file: file.clone(), format, ..AccessLogSettings::default() };
+    let log = AccessLog::open(settings, &RouterStats::new(&Registry::new(), "r")).unwrap();
+    let mut backend = Backend::new().await;
+    let config = ServerConfig { access_log: Some(log), ..h2_server() };
+    let proxy = serve(config, routed(backend.addr, h2_client()));
+    ask(proxy, "GET /old HTTP/1.1\r\nHost: web\r\n\r\n").await;
+    let mut stream = upgraded(proxy, UPGRADE).await;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    backend.accept().await.answer(200, "first");
+    data_of(&mut stream, 1).await;
+    let text = || std::fs::read_to_string(&file).unwrap_or_default();
+    until(|| text().lines().count() == 3).await;
+    let expected =
+        ["/old HTTP/1.1 426 refused none", "/a%2Fb?c HTTP/1.1 101 upgraded none", "/a%2Fb?c HTTP/2.0 200 - complete"];
+    assert_eq!(text().lines().collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
 async fn a_client_that_says_nothing_is_not_waited_for_for_ever() {
     let backend = Backend::new().await;
     let proxy = serve(h2_server(), routed(backend.addr, h2_client()));
@@ -199,7 +263,7 @@ async fn a_client_that_says_nothing_is_not_waited_for_for_ever() {
 #[cfg(feature = "config")]
 #[tokio::test]
 async fn a_file_says_what_is_spoken() {
-    use linkerd_core::{config::Config, telemetry::Registry};
+    use linkerd_core::config::Config;
     let wire = |keys: &str| {
         let text = format!("routers: [{{protocol: h2, servers: [{{port: 0{keys}}}], dtab: '/svc => /$/nil'}}]");
         let config = Config::parse("f", &text).unwrap_or_else(|errors| panic!("{errors}"));

@@ -5,9 +5,10 @@ use std::{future::poll_fn, sync::atomic::Ordering, time::Duration};
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
+use linkerd_core::http::ServerConfig;
 use tokio::time::Instant;
 
-use super::peers::{Answer, get, read, through, until, within};
+use super::peers::{Answer, Backend, Client, get, h2_client, h2_server, read, routed, serve, through, until, within};
 
 /// A cancellation reaches the other side in less than this.
 const SOON: Duration = Duration::from_millis(100);
@@ -231,4 +232,19 @@ async fn the_forwarded_header_names_the_authority() {
     let (_response, _) = client.open(get("http://web/"), true).await;
     let seen = backend.accept().await;
     assert_eq!(seen.head.headers()["forwarded"], "by=_gw;for=127.0.0.1;authority=web;proto=http");
+}
+
+#[tokio::test]
+async fn clearing_the_context_reaches_the_trailers_of_requests() {
+    let mut backend = Backend::new().await;
+    let config = ServerConfig { clear_context: true, ..h2_server() };
+    let client = Client::connect(serve(config, routed(backend.addr, h2_client()))).await;
+    let (_response, mut to) = client.open(post(), false).await;
+    let mut seen = backend.accept().await;
+    let mut both = trailers("x-up", "1");
+    both.extend(trailers("l5d-ctx-a", "1"));
+    to.send_trailers(both).unwrap();
+    assert!(within(seen.body.data()).await.is_none());
+    let end = within(seen.body.trailers()).await.unwrap().unwrap();
+    assert_eq!(end.keys().map(http::HeaderName::as_str).collect::<Vec<_>>(), ["x-up"]);
 }

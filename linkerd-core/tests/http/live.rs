@@ -8,7 +8,7 @@ use linkerd_core::{
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{
-    peers::Wire,
+    peers::{Wire, log, logged},
     server::{gated, saying},
 };
 
@@ -132,4 +132,23 @@ async fn what_was_replaced_is_gone_when_its_last_request_is() {
     live.control.replace(saying("new"), config);
     assert!(seen.upgrade().is_none());
     assert_eq!(open.ask(GET).await.text(), "new");
+}
+
+#[tokio::test]
+async fn requests_on_open_connections_are_logged_where_all_are_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = ["old.log", "new.log"].map(|name| folder.path().join(name));
+    let [old, new] = files.each_ref().map(|file| {
+        let access_log = Some(log(file, "{uri}"));
+        ServerConfig { access_log, ..ServerConfig::default() }
+    });
+    let live = live(&old, saying("ok"));
+    let mut open = Wire::connect(live.control.local_addr()).await;
+    for (config, uri) in [(new, "/old"), (ServerConfig::default(), "/new"), (old, "/nowhere")] {
+        assert_eq!(open.ask(format!("GET {uri} HTTP/1.1\r\nHost: web\r\n\r\n")).await.status(), 200);
+        live.control.replace(saying("ok"), config);
+    }
+    assert_eq!(open.ask("GET /again HTTP/1.1\r\nHost: web\r\n\r\n").await.status(), 200);
+    assert_eq!(logged(&files[0], 2).await, ["/old", "/again"]);
+    assert_eq!(logged(&files[1], 1).await, ["/new"]);
 }

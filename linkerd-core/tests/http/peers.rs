@@ -3,13 +3,17 @@
 use std::{
     collections::VecDeque,
     net::SocketAddr,
+    path::Path,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use linkerd_core::{
     Svc,
+    access_log::{AccessLog, AccessLogSettings},
     dtab::Endpoint,
     http::{ClientConfig, Connect, Drained, HttpConnect, Server, ServerConfig},
+    telemetry::{Registry, RouterStats},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -286,4 +290,23 @@ pub(crate) fn proxy(config: ServerConfig, svc: Svc) -> Proxy {
 pub(crate) async fn through(addr: SocketAddr) -> (Wire, Proxy) {
     let proxy = proxy(ServerConfig::default(), endpoint(addr, ClientConfig::default()));
     (Wire::connect(proxy.addr).await, proxy)
+}
+
+/// A log of requests with lines of this form.
+pub(crate) fn log(file: &Path, form: &str) -> AccessLog {
+    let settings =
+        AccessLogSettings { file: file.into(), format: form.parse().unwrap(), ..AccessLogSettings::default() };
+    AccessLog::open(settings, &RouterStats::new(&Registry::new(), "log")).unwrap()
+}
+
+/// The lines of a log, once there are so many.
+pub(crate) async fn logged(file: &Path, count: usize) -> Vec<String> {
+    for _ in 0..6000 {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        if text.lines().count() >= count {
+            return text.lines().map(str::to_owned).collect();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("no {count} lines in {}", file.display());
 }

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tower::service_fn;
 
-use super::peers::{Backend, Proxy, Wire, endpoint, proxy};
+use super::peers::{Backend, Message, Proxy, Wire, endpoint, proxy};
 
 fn answering(answer: impl Fn(Request<Body>) -> Result<Response<Body>, Error> + Clone + Send + Sync + 'static) -> Svc {
     Svc::new(service_fn(move |req| std::future::ready(answer(req))))
@@ -176,6 +176,24 @@ async fn the_service_gets_the_context_and_not_its_headers() {
     let mut client = Wire::connect(proxy(clear, svc).addr).await;
     assert_eq!(client.ask(req).await.text(), " 0");
     assert_eq!(client.ask("GET / HTTP/1.1\r\nHost: web\r\nl5d-dtab: garbage\r\n\r\n").await.status(), 200);
+}
+
+#[tokio::test]
+async fn clearing_the_context_reaches_trailers_both_ways() {
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: l5d-b, x-b\r\n\r\n2\r\nok\r\n0\r\nl5d-b: 1\r\nx-b: 1\r\n\r\n";
+    for (clear_context, expected) in [(true, &["x"][..]), (false, &["l5d", "x"])] {
+        let (addr, seen) = Backend::answering([answer]).await;
+        let config = ServerConfig { clear_context, ..ServerConfig::default() };
+        let mut client = Wire::connect(proxy(config, endpoint(addr, ClientConfig::default())).addr).await;
+        let head = "POST / HTTP/1.1\r\nHost: web\r\nTE: trailers\r\nTrailer: l5d-ctx-a, x-a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let rsp = client.ask(format!("{head}2\r\nhi\r\n0\r\nl5d-ctx-a: 1\r\nx-a: 1\r\n\r\n")).await;
+        let prefixes = |message: &Message| -> Vec<String> {
+            let names = message.trailers.iter().map(|(name, _)| name.split('-').next().unwrap().to_owned());
+            names.collect()
+        };
+        assert_eq!(prefixes(&rsp), expected);
+        assert_eq!(prefixes(&seen.lock().unwrap()[0]), expected);
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::peers::{Backend, Proxy, Wire, endpoint, proxy};
+use super::peers::{Backend, Proxy, Wire, endpoint, log, logged, proxy};
 
 const ASK: &str = "GET /chat HTTP/1.1\r\nHost: web\r\nConnection: keep-alive, Upgrade\r\nKeep-Alive: 5\r\n\
                    Upgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
@@ -147,4 +147,14 @@ async fn there_are_no_tunnels_to_anywhere() {
     let rsp = Wire::connect(proxy.addr).await.ask("CONNECT web:443 HTTP/1.1\r\nHost: web:443\r\n\r\n").await;
     assert_eq!((rsp.status(), rsp.text()), (400, "CONNECT is not supported: there are no tunnels here"));
     assert!(seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_tunnel_has_a_line_in_the_log_when_it_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.log");
+    let log = log(&file, "{method} {uri} {status} {flag} {end}");
+    let (client, server, _proxy) = tunnel(ServerConfig { access_log: Some(log), ..ServerConfig::default() }).await;
+    drop((client, server));
+    assert_eq!(logged(&file, 1).await, ["GET /chat 101 - complete"]);
 }

@@ -40,8 +40,7 @@ pub(super) async fn answer(peer: Arc<Peer>, req: Request<RecvStream>, mut respon
     let is_head = req.method() == Method::HEAD;
     let mut visit = Visit::begin(&peer);
     let (parts, recv) = req.into_parts();
-    let log = peer.shared.config.access_log.as_ref();
-    let mut noted = log.and_then(|log| log.begin(&parts, peer.ends().remote, || peer.ends().name(), begun));
+    let mut noted = peer.note(&parts, begun);
     let shared = &*peer.shared;
     let exchange = shared.stats.as_ref().map(|stats| Exchange::begin(stats.streams()));
     let answer = {
@@ -153,7 +152,7 @@ async fn serve(
     let takes_trailers = scan.saw(Scan::TE);
     let wants_detail = shared.config.wants_detail(&parts.headers, scan);
     let is_grpc = is_grpc(&parts.headers);
-    let body = Body::stream(recv);
+    let body = shared.cleaned(Body::stream(recv));
     let result = match peer.admit(&mut parts, scan) {
         Ok(cx) => {
             if let Some(noted) = noted {

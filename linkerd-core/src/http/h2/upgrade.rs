@@ -1,7 +1,8 @@
 //! `Upgrade: h2c`: a connection that begins with a request of HTTP/1.1 and goes on in HTTP/2, where the answer is on stream 1.
 //!
-//! No server of `h2` begins with a stream that is open already. So what it reads is what the client sends, and behind the
-//! client's settings the request, as the frame that it would have been.
+//! No server of `h2` begins with a stream that is open already, or with settings that it heard of elsewhere. So what it
+//! reads is what the client sends, the settings of the request's header in the first frame of settings, and behind that
+//! the request, as the frame that it would have been.
 
 use std::{
     pin::Pin,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, Method, Uri, Version,
     header::{CONNECTION, EXPECT, HOST, UPGRADE},
@@ -28,6 +29,7 @@ const MAX_FRAME: usize = 16 * 1024;
 /// A connection that goes on in HTTP/2.
 pub(crate) struct Upgrade {
     client: OnUpgrade,
+    settings: Bytes,
     request: Bytes,
 }
 
@@ -39,25 +41,31 @@ impl Upgrade {
             && asks(&UPGRADE, "h2c")
             && asks(&CONNECTION, "upgrade")
             && asks(&CONNECTION, HTTP2_SETTINGS.as_str());
-        if !is_asked || has_body || parts.method == Method::CONNECT || !has_settings(&parts.headers) {
+        if !is_asked || has_body || parts.method == Method::CONNECT {
             return None;
         }
+        let settings = settings(&parts.headers)?;
         let request = frame(&parts.method, &parts.uri, &parts.headers)?;
-        Some(Box::new(Self { client: parts.extensions.remove()?, request }))
+        Some(Box::new(Self { client: parts.extensions.remove()?, settings, request }))
     }
 
     /// The connection, once the client was told.
     pub(crate) async fn begin(self) -> hyper::Result<Upgraded<TokioIo<hyper::upgrade::Upgraded>>> {
         let inner = TokioIo::new(self.client.await?);
-        Ok(Upgraded { inner, request: self.request, at: At::Preface { left: PREFACE_LEN } })
+        Ok(Upgraded::new(inner, self.settings, self.request))
     }
 }
 
-/// Whether there is one `HTTP2-Settings`, and it holds settings. They come again in the first frame.
-fn has_settings(headers: &HeaderMap) -> bool {
+/// What the one `HTTP2-Settings` says, as in a frame: of each setting the last value. `None` if it says nothing that can
+/// be understood.
+fn settings(headers: &HeaderMap) -> Option<Bytes> {
+    /// Those that there are: further ones mean nothing here.
+    const LAST: u16 = 6;
     let mut values = headers.get_all(&HTTP2_SETTINGS).iter();
-    let (Some(settings), None) = (values.next(), values.next()) else { return false };
-    URL_SAFE_NO_PAD.decode(settings.as_bytes()).is_ok_and(|settings| settings.len() % 6 == 0)
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let said = URL_SAFE_NO_PAD.decode(value.as_bytes()).ok().filter(|said| said.len() % 6 == 0)?;
+    let last = |id: u16| said.chunks_exact(6).rfind(|setting| setting[..2] == id.to_be_bytes());
+    Some((1..=LAST).filter_map(last).flatten().copied().collect())
 }
 
 /// A request without a body as the frame that opens stream 1 and ends its half. `None` if it is too long for one.
@@ -121,84 +129,112 @@ fn field(to: &mut BytesMut, name: &str, value: &[u8]) {
 const PREFACE_LEN: usize = 24;
 const HEAD_LEN: usize = 9;
 
-/// What a client sends, with its request behind its first frame.
+/// What a client sends, with the settings of its header in its first frame, and its request behind that.
 pub(crate) struct Upgraded<I> {
     inner: I,
+    settings: Bytes,
     request: Bytes,
     at: At,
+    /// What is given before anything else is read.
+    held: Bytes,
 }
 
 /// Where in what the client sends.
 enum At {
-    Preface {
-        left: usize,
-    },
-    /// The first nine bytes of the first frame: so many were seen, and its length so far.
-    Head {
-        seen: usize,
-        len: usize,
-    },
-    Frame {
-        left: usize,
-    },
-    Request,
+    Preface { left: usize },
+    Head { head: [u8; HEAD_LEN], seen: usize },
+    Frame { left: usize },
     Rest,
 }
 
-impl At {
+impl<I> Upgraded<I> {
+    fn new(inner: I, settings: Bytes, request: Bytes) -> Self {
+        Self { inner, settings, request, at: At::Preface { left: PREFACE_LEN }, held: Bytes::new() }
+    }
+
     /// How many bytes may be read before something else is to be done. `None`: any number.
     fn most(&self) -> Option<usize> {
-        match self {
-            Self::Preface { left } | Self::Frame { left } => Some(*left),
-            Self::Head { seen, .. } => Some(HEAD_LEN - seen),
-            Self::Request | Self::Rest => None,
+        match &self.at {
+            At::Preface { left } | At::Frame { left } => Some(*left),
+            At::Head { seen, .. } => Some(HEAD_LEN - seen),
+            At::Rest => None,
         }
     }
 
-    /// Goes past these, of which there are no more than that.
-    fn pass(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Preface { left } | Self::Frame { left } => *left -= bytes.len(),
-            Self::Head { seen, len } => {
-                for byte in bytes {
-                    if *seen < 3 {
-                        *len = *len << 8 | usize::from(*byte);
-                    }
-                    *seen += 1;
+    /// Goes past these, of which there are no more than that. Whether they are to be given as they are.
+    fn pass(&mut self, bytes: &[u8]) -> bool {
+        match &mut self.at {
+            At::Preface { left } => {
+                *left -= bytes.len();
+                if *left == 0 {
+                    self.at = At::Head { head: [0; HEAD_LEN], seen: 0 };
                 }
             }
-            Self::Request | Self::Rest => {}
+            At::Head { head, seen } => {
+                head[*seen..*seen + bytes.len()].copy_from_slice(bytes);
+                *seen += bytes.len();
+                if *seen == HEAD_LEN {
+                    let head = *head;
+                    self.begin_frame(head);
+                }
+                return false;
+            }
+            At::Frame { left } => {
+                *left -= bytes.len();
+                if *left == 0 {
+                    self.held = std::mem::take(&mut self.request);
+                    self.at = At::Rest;
+                }
+            }
+            At::Rest => {}
         }
-        *self = match std::mem::replace(self, Self::Rest) {
-            Self::Preface { left: 0 } => Self::Head { seen: 0, len: 0 },
-            Self::Head { seen: HEAD_LEN, len: 0 } | Self::Frame { left: 0 } => Self::Request,
-            Self::Head { seen: HEAD_LEN, len } => Self::Frame { left: len },
-            at => at,
-        };
+        true
+    }
+
+    /// Puts the settings of the header before those of the frame, which hold where both say something. Not as a frame
+    /// of their own: that would be acknowledged, and the client has sent one alone.
+    fn begin_frame(&mut self, mut head: [u8; HEAD_LEN]) {
+        const SETTINGS: u8 = 4;
+        let left = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let mut held = BytesMut::new();
+        let whole = left + self.settings.len();
+        // What else it may be h2 refuses.
+        if head[3..] == [SETTINGS, 0, 0, 0, 0, 0] && whole <= MAX_FRAME {
+            head[1..3].copy_from_slice(&[(whole >> 8) as u8, whole as u8]);
+            held.extend_from_slice(&head);
+            held.extend_from_slice(&self.settings);
+        } else {
+            held.extend_from_slice(&head);
+        }
+        self.at = At::Frame { left };
+        if left == 0 {
+            held.extend_from_slice(&self.request);
+            self.at = At::Rest;
+        }
+        self.held = held.freeze();
     }
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Upgraded<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let this = &mut *self;
-        if matches!(this.at, At::Request) {
-            let len = this.request.len().min(buf.remaining());
-            buf.put_slice(&this.request[..len]);
-            this.request.advance(len);
-            if this.request.is_empty() {
-                this.at = At::Rest;
+        loop {
+            if !this.held.is_empty() {
+                let len = this.held.len().min(buf.remaining());
+                buf.put_slice(&this.held.split_to(len));
+                return Poll::Ready(Ok(()));
             }
-            return Poll::Ready(Ok(()));
+            let Some(most) = this.most() else { return Pin::new(&mut this.inner).poll_read(cx, buf) };
+            // Once for each of some short pieces.
+            let mut bytes = [0; 256];
+            let most = most.min(bytes.len()).min(buf.remaining());
+            let mut part = ReadBuf::new(&mut bytes[..most]);
+            ready!(Pin::new(&mut this.inner).poll_read(cx, &mut part))?;
+            if this.pass(part.filled()) || part.filled().is_empty() {
+                buf.put_slice(part.filled());
+                return Poll::Ready(Ok(()));
+            }
         }
-        let Some(most) = this.at.most() else { return Pin::new(&mut this.inner).poll_read(cx, buf) };
-        // Once for each of two short pieces.
-        let mut bytes = [0; 256];
-        let most = most.min(bytes.len()).min(buf.remaining());
-        let mut part = ReadBuf::new(&mut bytes[..most]);
-        ready!(Pin::new(&mut this.inner).poll_read(cx, &mut part))?;
-        this.at.pass(part.filled());
-        buf.put_slice(part.filled());
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -272,36 +308,47 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_one_and_well_formed() {
-        for (settings, expected) in [
-            (&["AAMAAABkAARAAAAAAAIAAAAA"][..], true),
-            (&[""], true),
-            (&["AAMAAABk"], true),
-            (&["AAMAAAB"], false),
-            (&["AAM="], false),
-            (&["", ""], false),
-            (&[], false),
+    fn settings_are_one_header_and_well_formed() {
+        for (said, expected) in [
+            (&["AAMAAABkAARAAAAAAAIAAAAA"][..], Some(&b"\0\x02\0\0\0\0\0\x03\0\0\0\x64\0\x04\x40\0\0\0"[..])),
+            // Twice the same, and one that there is not.
+            (&["AAMAAABkAAMAAAAB_wAAAAAA"], Some(b"\0\x03\0\0\0\x01")),
+            (&[""], Some(b"")),
+            (&["AAMAAAB"], None),
+            (&["AAM="], None),
+            (&["", ""], None),
+            (&[], None),
         ] {
-            let headers = settings.iter().map(|text| (HTTP2_SETTINGS, http::HeaderValue::from_static(text)));
-            assert_eq!(has_settings(&headers.collect()), expected, "{settings:?}");
+            let headers = said.iter().map(|text| (HTTP2_SETTINGS, http::HeaderValue::from_static(text)));
+            assert_eq!(settings(&headers.collect()).as_deref(), expected, "{said:?}");
         }
     }
 
     #[tokio::test]
-    async fn the_request_comes_behind_the_first_frame() {
+    async fn the_settings_of_the_header_come_in_the_first_frame_and_the_request_behind_it() {
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-        for settings in [&b"\0\0\0\x04\0\0\0\0\0"[..], b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64"] {
+        let (mine, ack) = (b"\0\x04\0\0\0\x05", b"\0\0\0\x04\x01\0\0\0\0");
+        let none = b"\0\0\0\x04\0\0\0\0\0";
+        let one = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64";
+        for (frame, mine, expected) in [
+            (&none[..], &mine[..], &b"\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\x05"[..]),
+            (one, mine, b"\0\0\x0c\x04\0\0\0\0\0\0\x04\0\0\0\x05\0\x03\0\0\0\x64"),
+            (none, b"", none),
+            (one, b"", one),
+            // It is not for us to mend.
+            (ack, mine, ack),
+        ] {
             // Byte by byte, as it may come, and all at once.
             for piece in [1, 1024] {
                 let (mut to, from) = tokio::io::duplex(piece);
-                let sent = [&preface[..], settings, b"rest"].concat();
+                let sent = [&preface[..], frame, b"rest"].concat();
                 let write = async move { to.write_all(&sent).await.unwrap() };
-                let request = Bytes::from_static(b"request");
-                let mut upgraded = Upgraded { inner: from, request, at: At::Preface { left: PREFACE_LEN } };
+                let (mine, request) = (Bytes::copy_from_slice(mine), Bytes::from_static(b"request"));
+                let mut upgraded = Upgraded::new(from, mine, request);
                 let mut read = Vec::new();
                 let ((), whole) = tokio::join!(write, upgraded.read_to_end(&mut read));
                 whole.unwrap();
-                assert_eq!(read, [&preface[..], settings, b"requestrest"].concat());
+                assert_eq!(read, [&preface[..], expected, b"requestrest"].concat());
             }
         }
     }
