@@ -64,6 +64,8 @@ pub use builder::{Builder, InvalidPage, Router};
 pub use control::Logging;
 #[cfg(feature = "namerd")]
 pub(crate) use home::Escaped;
+#[cfg(feature = "namerd")]
+pub(crate) use target::AnyTarget;
 pub use identify::Identify;
 pub use mesh::{mesh_balancers, mesh_clients, mesh_state};
 pub use security::{InvalidPattern, Security};

@@ -18,7 +18,7 @@ const MAX_LINE: usize = 64 * 1024;
 /// Only the first: further ones on a connection come from programs, and finding them means to parse the rest.
 #[pin_project]
 #[derive(Debug)]
-pub(super) struct AnyTarget<T> {
+pub(crate) struct AnyTarget<T> {
     #[pin]
     inner: T,
     line: Line,
@@ -35,7 +35,7 @@ enum Line {
 }
 
 impl<T> AnyTarget<T> {
-    pub(super) fn new(inner: T) -> Self {
+    pub(crate) fn new(inner: T) -> Self {
         Self { inner, line: Line::Reading(Vec::new()) }
     }
 }

@@ -13,6 +13,7 @@ use tokio::{
 };
 use tower_service::Service;
 
+use crate::admin::AnyTarget;
 #[cfg(feature = "tls")]
 use crate::tls::Alpn;
 
@@ -65,7 +66,7 @@ where
     });
     let mut http = http1::Builder::new();
     let conn = http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    let mut conn = pin!(conn.serve_connection(TokioIo::new(io), service));
+    let mut conn = pin!(conn.serve_connection(TokioIo::new(Box::pin(AnyTarget::new(io))), service));
     let result = select! {
         result = &mut conn => result,
         // Never changed: it returns when the interface ends.

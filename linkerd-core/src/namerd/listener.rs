@@ -18,9 +18,9 @@ use crate::{
         namerd::{self as config, Interface, InterfaceKind},
         socket_options,
     },
-    http::{Drained, SocketOptions, accept::Accepting},
+    http::{Drained, SocketOptions, accept::Accepting, io::Counted},
     proxy::{BindError, Shutdown},
-    telemetry::{Counter, Gauge, Registry, process::open_file_limit},
+    telemetry::{Counter, Gauge, Registry, Scope, process::open_file_limit},
 };
 
 /// Connections of one interface at a time; further ones wait to be accepted.
@@ -56,6 +56,8 @@ struct Stats {
     refused: Counter,
     pauses: Counter,
     connections: Gauge,
+    // Where those are counted on which nothing moved for too long.
+    scope: Scope,
 }
 
 impl Planned {
@@ -170,6 +172,7 @@ impl Listening {
 impl Planned {
     async fn connection(&self, stream: TcpStream, remote: SocketAddr, namerd: Namerd, open: watch::Receiver<()>) {
         self.stats.connects.incr();
+        let stream = Counted::silent(stream, &self.socket, Some(&self.stats.scope));
         let peer = Peer { addr: Some(remote), is_read_only: self.is_read_only, ..Peer::default() };
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
@@ -203,6 +206,7 @@ impl Stats {
             refused: scope.counter("handshake_failures"),
             pauses: scope.counter("accept_pauses"),
             connections: scope.gauge("connections"),
+            scope,
         }
     }
 }
