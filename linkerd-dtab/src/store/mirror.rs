@@ -159,6 +159,12 @@ impl Mirror {
         inner.watched.iter().filter(|(_, watched)| !watched.is_closed()).map(|(name, _)| name.clone()).collect()
     }
 
+    /// Whether there is such a namespace, be its table good or bad.
+    #[cfg(feature = "files")]
+    pub(super) fn knows(&self, namespace: &Namespace) -> bool {
+        self.inner().known.contains_key(namespace)
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // Nothing in here leaves it half changed when it panics.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)

@@ -17,11 +17,13 @@ mod backoff;
 pub mod etcd;
 #[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
 mod follow;
+#[cfg(feature = "files")]
+pub mod files;
 #[cfg(any(feature = "etcd", feature = "consul"))]
 mod http;
 mod memory;
 mod mirror;
-#[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
+#[cfg(any(feature = "files", feature = "etcd", feature = "consul", feature = "zookeeper"))]
 mod prefix;
 
 use std::{collections::BTreeSet, fmt, future::Future, pin::Pin, str::FromStr, sync::Arc};
@@ -30,6 +32,8 @@ use std::{collections::BTreeSet, fmt, future::Future, pin::Pin, str::FromStr, sy
 pub use backoff::Backoff;
 #[cfg(feature = "etcd")]
 pub use etcd::Etcd;
+#[cfg(feature = "files")]
+pub use files::Files;
 pub use memory::Memory;
 #[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
 pub use prefix::{BadKeyPrefix, KeyPrefix};
