@@ -102,6 +102,8 @@ struct Shared {
     settle: Duration,
     desk: Mutex<Desk>,
     wake: Notify,
+    /// Something happened to an entry that nobody watches.
+    strange: Notify,
     running: AtomicBool,
     /// Whether the operating system is asked to tell of changes; tests say no.
     is_told: AtomicBool,
@@ -196,6 +198,7 @@ impl Folder {
             settle: settle.min(MAX_SETTLE),
             desk,
             wake: Notify::new(),
+            strange: Notify::new(),
             running: AtomicBool::new(false),
             is_told: AtomicBool::new(true),
             is_unknown: AtomicBool::new(false),
@@ -217,6 +220,17 @@ impl Folder {
     /// For how long bad news must stay the same to be believed.
     pub(crate) fn settle(&self) -> Duration {
         self.shared.settle
+    }
+
+    /// Waits for a change of an entry of one of the watched folders that nobody watches: a new one, maybe. Only what the
+    /// operating system tells is known.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe, for one who waits.
+    #[cfg(feature = "files")]
+    pub(crate) async fn strange(&self) {
+        self.shared.strange.notified().await;
     }
 
     /// Shows `sink` what is at these elements, now and whenever it changes.
@@ -415,7 +429,11 @@ impl Shared {
     fn tell(&self, path: &Path, event: Event) {
         let mut desk = self.desk();
         let Desk { interest, inbox: Inbox { touched, gone, .. }, .. } = &mut *desk;
-        let Some(known) = interest.get_mut(path) else { return };
+        let Some(known) = interest.get_mut(path) else {
+            drop(desk);
+            self.strange.notify_one();
+            return;
+        };
         match event {
             Event::Written => known.is_written = true,
             Event::Closed | Event::Replaced | Event::Gone => known.is_written = false,

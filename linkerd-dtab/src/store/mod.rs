@@ -11,11 +11,32 @@
 //! - **Watches come back** by themselves, for ever, at jittered intervals, also if the store was away at the start.
 //! - What does not parse (someone wrote past namerd) leaves the last good table in place, marked as stale.
 
+#[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
+mod backoff;
+#[cfg(feature = "etcd")]
+pub mod etcd;
+#[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
+mod follow;
+#[cfg(feature = "files")]
+pub mod files;
+#[cfg(any(feature = "etcd", feature = "consul"))]
+mod http;
 mod memory;
+mod mirror;
+#[cfg(any(feature = "files", feature = "etcd", feature = "consul", feature = "zookeeper"))]
+mod prefix;
 
 use std::{collections::BTreeSet, fmt, future::Future, pin::Pin, str::FromStr, sync::Arc};
 
+#[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
+pub use backoff::Backoff;
+#[cfg(feature = "etcd")]
+pub use etcd::Etcd;
+#[cfg(feature = "files")]
+pub use files::Files;
 pub use memory::Memory;
+#[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
+pub use prefix::{BadKeyPrefix, KeyPrefix};
 
 use crate::{Activity, Dtab, Failure};
 
@@ -171,6 +192,19 @@ pub enum Expect {
     Absent,
     /// Its table has this version.
     Version(Version),
+}
+
+impl Expect {
+    /// Compares with what is there: a version, or nothing.
+    fn check(&self, namespace: &Namespace, stored: Option<&Version>) -> Result<(), StoreError> {
+        match (self, stored) {
+            (Self::Any, _) | (Self::Absent, None) => Ok(()),
+            (Self::Absent, Some(_)) => Err(StoreError::Exists(namespace.clone())),
+            (Self::Version(_), None) => Err(StoreError::Missing(namespace.clone())),
+            (Self::Version(version), Some(stored)) if version == stored => Ok(()),
+            (Self::Version(_), Some(_)) => Err(StoreError::Mismatch(namespace.clone())),
+        }
+    }
 }
 
 /// Why a store did not do what it was asked to.

@@ -1,0 +1,418 @@
+//! One table, one file; and what happens to the files when a table changes.
+//!
+//! A change is made whole or not at all, whenever the process or the machine stops:
+//!
+//! 1. `.revision` is locked, so that no other process changes a table.
+//! 2. The next revision is written into it, and synced: no revision is used twice.
+//! 3. The new table is written to `.new`, and synced.
+//! 4. `.new` is renamed to the table's file, which is one step.
+//! 5. The folder is synced.
+//!
+//! What is left of a change that stopped before its fourth step is overwritten by the next one.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fmt::Write as _,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::super::{
+    Expect, Namespace, StoreError, Version, VersionedDtab,
+    prefix::{flat, unflat},
+};
+use crate::{Dtab, parse::MAX_LEN};
+
+/// What is behind the name of a namespace in the name of its file.
+const SUFFIX: &str = ".dtab";
+/// The file that is locked, and that has the last revision.
+pub(super) const REVISION: &str = ".revision";
+const NEW: &str = ".new";
+/// How the first line of a file begins that was written by a store.
+const FIRST: &str = "# revision ";
+
+/// A folder of tables.
+#[derive(Debug)]
+pub(super) struct Disk {
+    dir: PathBuf,
+    /// Stops, as a crash does, when so many steps are done.
+    #[cfg(test)]
+    steps: std::sync::atomic::AtomicUsize,
+}
+
+/// The right to change tables, until it is dropped.
+pub(super) struct Locked<'a> {
+    disk: &'a Disk,
+    revision: File,
+}
+
+/// What became of a try to change something.
+pub(super) enum Tried<T> {
+    /// It is done.
+    Done(T),
+    /// Another process is changing something.
+    Busy,
+}
+
+impl Disk {
+    pub(super) fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            #[cfg(test)]
+            steps: std::sync::atomic::AtomicUsize::new(usize::MAX),
+        }
+    }
+
+    /// Where the table of a namespace is.
+    pub(super) fn path(&self, namespace: &Namespace) -> PathBuf {
+        self.dir.join(file_name(namespace))
+    }
+
+    /// Marks the folder as one of tables, if it is not yet.
+    pub(super) fn claim(&self) -> io::Result<()> {
+        let marker = self.dir.join(REVISION);
+        if marker.try_exists()? {
+            return Ok(());
+        }
+        OpenOptions::new().append(true).create(true).open(marker)?;
+        self.sync()
+    }
+
+    /// The namespaces that have files. Fails if the folder is not what was claimed.
+    pub(super) fn names(&self) -> io::Result<Vec<Namespace>> {
+        if !self.dir.join(REVISION).try_exists()? {
+            let gone = format!("{} is gone: this is another folder now", self.dir.join(REVISION).display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, gone));
+        }
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            names.extend(namespace_of(&entry?.file_name()));
+        }
+        Ok(names)
+    }
+
+    /// What is in the file of a namespace, at most a byte more than a table can have.
+    pub(super) fn read(&self, namespace: &Namespace) -> io::Result<Option<Vec<u8>>> {
+        let file = match File::open(self.path(namespace)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    /// Locks the folder, if no other process has.
+    pub(super) fn lock(&self) -> io::Result<Tried<Locked<'_>>> {
+        // Not made here: a folder without it is not the one that was read.
+        let revision = OpenOptions::new().read(true).write(true).open(self.dir.join(REVISION))?;
+        match revision.try_lock() {
+            Ok(()) => Ok(Tried::Done(Locked { disk: self, revision })),
+            Err(TryLockError::WouldBlock) => Ok(Tried::Busy),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        // Where folders cannot be opened, renaming has to be enough.
+        if cfg!(unix) { File::open(&self.dir)?.sync_all() } else { Ok(()) }
+    }
+
+    /// Between two steps of a change.
+    #[cfg(test)]
+    fn step(&self) -> io::Result<()> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let left = self.steps.load(Relaxed);
+        if left == 0 {
+            return Err(io::Error::other("stopped"));
+        }
+        self.steps.store(left - 1, Relaxed);
+        Ok(())
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "tests stop here")]
+    fn step(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Locked<'_> {
+    /// Writes a table if what is there is as expected.
+    pub(super) fn put(&mut self, namespace: &Namespace, dtab: &Dtab, expect: &Expect) -> Result<Version, StoreError> {
+        self.expect(namespace, expect)?;
+        let unfit = |reason: String| StoreError::Unfit { namespace: namespace.clone(), reason };
+        let wrote = self.count().and_then(|revision| {
+            let text = shown(revision, dtab);
+            if text.len() > MAX_LEN {
+                return Ok(Err(unfit(format!("its file would have more than {MAX_LEN} bytes"))));
+            }
+            self.replace(namespace, text.as_bytes())?;
+            Ok(Ok(version(text.as_bytes())))
+        });
+        match wrote {
+            Ok(wrote) => wrote,
+            Err(error) if error.kind() == io::ErrorKind::InvalidFilename => {
+                Err(unfit("the file system has no file name as long".into()))
+            }
+            Err(error) => Err(StoreError::Unavailable(std::sync::Arc::new(error))),
+        }
+    }
+
+    /// Deletes a table if what is there is as expected.
+    pub(super) fn delete(&mut self, namespace: &Namespace, expect: &Expect) -> Result<(), StoreError> {
+        self.expect(namespace, expect)?;
+        let deleted = self.count().and_then(|_| {
+            fs::remove_file(self.disk.path(namespace))?;
+            self.disk.step()?;
+            self.disk.sync()
+        });
+        deleted.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => StoreError::Missing(namespace.clone()),
+            _ => StoreError::Unavailable(std::sync::Arc::new(error)),
+        })
+    }
+
+    fn expect(&self, namespace: &Namespace, expect: &Expect) -> Result<(), StoreError> {
+        let stored = match self.disk.read(namespace) {
+            Ok(stored) => stored.map(|bytes| version(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidFilename => None,
+            Err(error) => return Err(StoreError::Unavailable(std::sync::Arc::new(error))),
+        };
+        expect.check(namespace, stored.as_ref())
+    }
+
+    /// Takes the next revision.
+    fn count(&mut self) -> io::Result<u64> {
+        self.disk.step()?;
+        let mut text = String::new();
+        self.revision.seek(SeekFrom::Start(0))?;
+        (&self.revision).take(64).read_to_string(&mut text)?;
+        let last = match text.trim().parse() {
+            Ok(last) => last,
+            Err(_) if text.is_empty() => self.disk.last_revision()?,
+            // Torn. What was counted is in the files, but for those that are deleted: it was less than milliseconds.
+            Err(_) => self.disk.last_revision()?.max(millis()),
+        };
+        let next = u64::checked_add(last, 1).ok_or_else(|| io::Error::other("the revisions are used up"))?;
+        self.revision.seek(SeekFrom::Start(0))?;
+        // As long as every other: it is replaced in one step, and never shorter.
+        self.revision.write_all(format!("{next:020}\n").as_bytes())?;
+        self.disk.step()?;
+        self.revision.sync_data()?;
+        self.disk.step()?;
+        Ok(next)
+    }
+
+    fn replace(&self, namespace: &Namespace, text: &[u8]) -> io::Result<()> {
+        let disk = self.disk;
+        let new = disk.dir.join(NEW);
+        let mut file = File::create(&new)?;
+        disk.step()?;
+        let (head, tail) = text.split_at(text.len() / 2);
+        file.write_all(head)?;
+        disk.step()?;
+        file.write_all(tail)?;
+        disk.step()?;
+        file.sync_all()?;
+        disk.step()?;
+        fs::rename(&new, disk.path(namespace))?;
+        disk.step()?;
+        disk.sync()?;
+        disk.step()
+    }
+}
+
+impl Disk {
+    fn last_revision(&self) -> io::Result<u64> {
+        let mut last = 0;
+        for namespace in self.names()? {
+            last = last.max(self.read(&namespace)?.map_or(0, |bytes| revision(&bytes)));
+        }
+        Ok(last)
+    }
+}
+
+fn millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// The name of a namespace's file.
+pub(super) fn file_name(namespace: &Namespace) -> OsString {
+    format!("{}{SUFFIX}", flat(namespace)).into()
+}
+
+fn namespace_of(file_name: &OsStr) -> Option<Namespace> {
+    let name = file_name.to_str()?.strip_suffix(SUFFIX)?;
+    // Editors and we ourselves hide what is not meant to be seen.
+    if name.starts_with('.') { None } else { unflat(name) }
+}
+
+/// A table as it is in its file.
+fn shown(revision: u64, dtab: &Dtab) -> String {
+    let mut text = format!("{FIRST}{revision}\n");
+    for entry in dtab.entries() {
+        writeln!(text, "{} => {} ;", entry.prefix, entry.dst).expect("a string takes what it is given");
+    }
+    text
+}
+
+/// The version of what is in a file: its revision, and a digest by which another hand's edit is another version.
+pub(super) fn version(bytes: &[u8]) -> Version {
+    let mut version = revision(bytes).to_be_bytes().to_vec();
+    version.extend_from_slice(&digest(bytes).to_be_bytes());
+    Version::new(version)
+}
+
+/// The table in a file, of which it is known that it is text.
+pub(super) fn table(text: &str) -> Result<VersionedDtab, crate::ParseError> {
+    Ok(VersionedDtab { version: version(text.as_bytes()), dtab: text.parse()? })
+}
+
+/// Whether a file was written by a store.
+pub(super) fn is_ours(bytes: &[u8]) -> bool {
+    bytes.starts_with(FIRST.as_bytes())
+}
+
+/// The revision that is written in a file; zero if another hand made it.
+fn revision(bytes: &[u8]) -> u64 {
+    let line = bytes.strip_prefix(FIRST.as_bytes()).and_then(|rest| rest.split(|&byte| byte == b'\n').next());
+    line.and_then(|line| std::str::from_utf8(line).ok()).and_then(|line| line.trim().parse().ok()).unwrap_or(0)
+}
+
+/// FNV-1a, 64 bits: the same in every version of this crate.
+fn digest(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Which file a path is, for messages.
+pub(super) fn display(path: &Path) -> std::path::Display<'_> {
+    path.display()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+
+    fn done<T>(tried: Tried<T>) -> T {
+        match tried {
+            Tried::Done(done) => done,
+            Tried::Busy => panic!("busy"),
+        }
+    }
+
+    fn name() -> Namespace {
+        "team/web".parse().unwrap()
+    }
+
+    fn dtab(text: &str) -> Dtab {
+        text.parse().unwrap()
+    }
+
+    fn put(disk: &Disk, text: &str) -> Result<Version, StoreError> {
+        done(disk.lock().unwrap()).put(&name(), &dtab(text), &Expect::Any)
+    }
+
+    fn stored(disk: &Disk) -> Option<VersionedDtab> {
+        let bytes = disk.read(&name()).unwrap()?;
+        Some(table(std::str::from_utf8(&bytes).unwrap()).expect("never half a table"))
+    }
+
+    /// A store that stops after each step of a change, and one that comes after it.
+    #[test]
+    fn a_change_that_stops_anywhere_is_made_or_not() {
+        let mut states = Vec::new();
+        for steps in 0..20 {
+            let dir = tempfile::tempdir().unwrap();
+            let disk = Disk::new(dir.path().to_owned());
+            disk.claim().unwrap();
+            let before = put(&disk, "/a => /before").unwrap();
+            disk.steps.store(steps, Relaxed);
+            let stopped = put(&disk, "/a => /after | /and/more").is_err();
+            drop(disk);
+
+            let disk = Disk::new(dir.path().to_owned());
+            let now = stored(&disk).expect("it was there before");
+            let is_after = now.dtab == dtab("/a => /after | /and/more");
+            assert!(is_after || now.version == before, "{steps}: {now:?}");
+            assert_eq!(disk.names().unwrap(), [name()], "{steps}");
+            let next = put(&disk, "/a => /next").unwrap();
+            assert_ne!(next, now.version);
+            assert!(next.as_bytes()[..8] > now.version.as_bytes()[..8], "{steps}");
+            assert_eq!(stored(&disk).unwrap().dtab, dtab("/a => /next"));
+            states.push((stopped, is_after));
+        }
+        assert!(states.contains(&(true, false)) && states.contains(&(true, true)) && states.contains(&(false, true)));
+        assert!(!states.contains(&(false, false)));
+    }
+
+    #[test]
+    fn a_delete_that_stops_anywhere_is_made_or_not_and_uses_up_its_revision() {
+        for steps in 0..8 {
+            let dir = tempfile::tempdir().unwrap();
+            let disk = Disk::new(dir.path().to_owned());
+            disk.claim().unwrap();
+            let before = put(&disk, "/a => /b").unwrap();
+            disk.steps.store(steps, Relaxed);
+            let deleted = done(disk.lock().unwrap()).delete(&name(), &Expect::Any);
+            drop(disk);
+            let disk = Disk::new(dir.path().to_owned());
+            assert!(deleted.is_err() || stored(&disk).is_none(), "{steps}");
+            assert_ne!(put(&disk, "/a => /b").unwrap(), before, "{steps}");
+        }
+    }
+
+    #[test]
+    fn leftovers_are_neither_tables_nor_in_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, text) in [(NEW, "# revision 9\n/ha"), (".team%2Fweb.dtab.swp", "x"), ("note.txt", "x"), ("a b.dtab", "")]
+        {
+            fs::write(dir.path().join(file), text).unwrap();
+        }
+        fs::write(dir.path().join(REVISION), "").unwrap();
+        let disk = Disk::new(dir.path().to_owned());
+        assert!(disk.names().unwrap().is_empty());
+        put(&disk, "/a => /b").unwrap();
+        assert_eq!(disk.names().unwrap(), [name()]);
+        assert_eq!(stored(&disk).unwrap().dtab, dtab("/a => /b"));
+        assert!(!dir.path().join(NEW).exists());
+    }
+
+    #[test]
+    fn a_folder_is_changed_by_one_at_a_time_and_freed_by_a_crash() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, other) = (Disk::new(dir.path().to_owned()), Disk::new(dir.path().to_owned()));
+        disk.claim().unwrap();
+        let locked = done(disk.lock().unwrap());
+        assert!(matches!(other.lock().unwrap(), Tried::Busy));
+        drop(locked);
+        assert!(matches!(other.lock().unwrap(), Tried::Done(_)));
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_for_a_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::new(dir.path().to_owned());
+        disk.claim().unwrap();
+        let long: Namespace = "a".repeat(253).parse().unwrap();
+        let refused = done(disk.lock().unwrap()).put(&long, &dtab("/a => /b"), &Expect::Any);
+        assert!(matches!(&refused, Err(StoreError::Unfit { .. })), "{refused:?}");
+        let refused = done(disk.lock().unwrap()).delete(&long, &Expect::Any);
+        assert!(matches!(&refused, Err(StoreError::Missing(_) | StoreError::Unavailable(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn another_hands_edit_is_another_version() {
+        let ours = shown(7, &dtab("/a => /b"));
+        assert_eq!(table(&ours).unwrap().dtab, dtab("/a => /b"));
+        assert_ne!(version(ours.as_bytes()), version(ours.replace("/b", "/c").as_bytes()));
+        assert_eq!(revision(ours.as_bytes()), 7);
+        assert_eq!(revision(b"/a => /b"), 0);
+        assert_eq!(revision(b"# revision x\n"), 0);
+    }
+}

@@ -1,0 +1,275 @@
+//! Tables in a folder: one file for each namespace, which people can read and edit.
+//!
+//! The file of the namespace `team/web` is `team%2Fweb.dtab`. Its first line is a comment with its revision; a version is
+//! that revision and a digest of the file, so that an edit by another hand is another version too. Files whose names begin
+//! with a dot are not tables. The file system must tell `a` from `A`, or namespaces that differ by that alone are one.
+//!
+//! Changes are whole and last, and several processes may use one folder, as long as its file system has locks: see
+//! [`Files::open`].
+
+mod disk;
+mod sink;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    select,
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+
+use self::{
+    disk::{Disk, Locked, Tried},
+    sink::TableSink,
+};
+use super::{
+    Change, DtabStore, Expect, Namespace, StoreError, Stored, Version, VersionedDtab,
+    mirror::{Mirror, Reading},
+};
+use crate::{
+    Activity, Dtab, Failure,
+    watch::{Folder, SETTLE},
+};
+
+/// How often the folder is looked through for files that the operating system did not tell of.
+const POLL: Duration = Duration::from_secs(2);
+/// For how long a change waits for those of others.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait before trying again to lock the folder.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+/// A folder as a store.
+///
+/// ```no_run
+/// # use linkerd_dtab::store::{DtabStore, Files};
+/// # async fn example() {
+/// let store = Files::new("/var/lib/namerd").open();
+/// let default = store.watch(&"default".parse().unwrap());
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Files {
+    dir: PathBuf,
+    settle: Duration,
+}
+
+struct FileStore {
+    shared: Arc<Shared>,
+    started: OnceLock<()>,
+}
+
+struct Shared {
+    disk: Disk,
+    folder: Folder,
+    mirror: Mirror,
+    /// Namespaces whose files are watched.
+    attended: Mutex<HashSet<Namespace>>,
+    /// Held from a change of a file, or a look at it, until the mirror shows it: the mirror never goes back.
+    changes: Mutex<()>,
+}
+
+impl Files {
+    /// Tables in the folder `dir`, which must be there; a relative path counts from the current directory.
+    pub fn new(dir: impl AsRef<Path>) -> Self {
+        Self { dir: dir.as_ref().to_owned(), settle: SETTLE }
+    }
+
+    /// For how long bad news by another hand (a file that is gone, empty or malformed) must stay the same to be believed:
+    /// 100 ms unless it is said, a day at most.
+    #[must_use]
+    pub fn with_settle(mut self, settle: Duration) -> Self {
+        self.settle = settle;
+        self
+    }
+
+    /// The store. The folder is looked at when it is first asked.
+    ///
+    /// A change is answered when it is on the disk. It takes a lock (of `.revision` in the folder) that keeps other
+    /// processes out, not editors: an edit that is saved between the moment in which a table is compared with what was
+    /// expected and the moment in which it is replaced is lost.
+    ///
+    /// While the folder is away, and when another one is in its place (one without a `.revision`), what is known is kept.
+    #[must_use]
+    pub fn open(self) -> impl DtabStore + fmt::Debug {
+        let folder = Folder::new(&self.dir, self.settle);
+        let shared = Arc::new(Shared {
+            disk: Disk::new(folder.base().to_owned()),
+            folder,
+            mirror: Mirror::new(),
+            attended: Mutex::default(),
+            changes: Mutex::default(),
+        });
+        FileStore { shared, started: OnceLock::new() }
+    }
+}
+
+impl FileStore {
+    fn shared(&self) -> &Arc<Shared> {
+        self.started.get_or_init(|| {
+            tokio::spawn(follow(Arc::clone(&self.shared)));
+        });
+        &self.shared
+    }
+
+    /// Makes a change when nobody else makes one.
+    async fn change<T, F>(&self, change: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Fn(&mut Locked<'_>, &Shared) -> Result<T, StoreError> + Send + Sync + 'static,
+    {
+        let mut names = self.shared().mirror.list();
+        let change = Arc::new(change);
+        let tries = async {
+            names.ready().await.map_err(StoreError::Unavailable)?;
+            loop {
+                let (shared, change) = (Arc::clone(&self.shared), Arc::clone(&change));
+                let tried = spawn_blocking(move || shared.try_change(&*change)).await;
+                let tried = tried.map_err(|error| StoreError::Unavailable(Arc::new(error)))?;
+                match tried? {
+                    Tried::Done(done) => return Ok(done),
+                    Tried::Busy => sleep(LOCK_PAUSE).await,
+                }
+            }
+        };
+        timeout(LOCK_TIMEOUT, tries).await.unwrap_or_else(|_| {
+            let busy = format!("others have been changing the folder for {LOCK_TIMEOUT:?}");
+            Err(StoreError::Unavailable(Arc::new(io::Error::new(io::ErrorKind::TimedOut, busy))))
+        })
+    }
+}
+
+impl DtabStore for FileStore {
+    fn list(&self) -> Activity<Arc<BTreeSet<Namespace>>> {
+        self.shared().mirror.list()
+    }
+
+    fn watch(&self, namespace: &Namespace) -> Activity<Stored> {
+        let activity = self.shared().mirror.watch(namespace);
+        // Also if there is no such file: one that appears is then told of.
+        self.shared.attend(namespace);
+        activity
+    }
+
+    fn put<'a>(&'a self, namespace: &'a Namespace, dtab: &'a Dtab, expect: &'a Expect) -> Change<'a, Version> {
+        let (namespace, dtab, expect) = (namespace.clone(), dtab.clone(), expect.clone());
+        Box::pin(self.change(move |locked, shared| {
+            let version = locked.put(&namespace, &dtab, &expect)?;
+            let table = VersionedDtab { version: version.clone(), dtab: dtab.clone() };
+            shared.mirror.set(&namespace, Reading::Table(table));
+            Ok(version)
+        }))
+    }
+
+    fn delete<'a>(&'a self, namespace: &'a Namespace, expect: &'a Expect) -> Change<'a, ()> {
+        let (namespace, expect) = (namespace.clone(), expect.clone());
+        Box::pin(self.change(move |locked, shared| {
+            locked.delete(&namespace, &expect)?;
+            shared.mirror.remove(&namespace);
+            Ok(())
+        }))
+    }
+}
+
+impl Shared {
+    fn try_change<T>(
+        self: &Arc<Self>,
+        change: &dyn Fn(&mut Locked<'_>, &Self) -> Result<T, StoreError>,
+    ) -> Result<Tried<T>, StoreError> {
+        let _changing = self.changes();
+        match self.disk.lock() {
+            Ok(Tried::Done(mut locked)) => change(&mut locked, self).map(Tried::Done),
+            Ok(Tried::Busy) => Ok(Tried::Busy),
+            Err(error) => Err(StoreError::Unavailable(Arc::new(error))),
+        }
+    }
+
+    /// Looks through the folder; the first time, at the files too.
+    fn look(self: &Arc<Self>, is_first: bool) -> io::Result<()> {
+        if is_first {
+            self.disk.claim()?;
+        }
+        let names = self.disk.names()?;
+        if is_first {
+            let _changing = self.changes();
+            let readings: BTreeMap<_, _> = names.iter().map(|name| (name.clone(), self.first(name))).collect();
+            self.mirror.replace(readings);
+        } else {
+            self.mirror.contact();
+        }
+        for name in names.iter().chain(&self.mirror.watched()) {
+            self.attend(name);
+        }
+        Ok(())
+    }
+
+    /// What is first read of a file. If it is no table it may yet be one when its writer is done, so it is no answer.
+    fn first(&self, namespace: &Namespace) -> Reading {
+        let unsure = |error: &dyn fmt::Display| {
+            let text = format!("{}: {error}", disk::display(&self.disk.path(namespace)));
+            Reading::Bad(Arc::new(io::Error::other(text)) as Failure)
+        };
+        match self.disk.read(namespace) {
+            Ok(Some(bytes)) => match std::str::from_utf8(&bytes) {
+                Ok("") => unsure(&"it is empty so far"),
+                Ok(text) => disk::table(text).map_or_else(|error| unsure(&error.summary()), Reading::Table),
+                Err(error) => unsure(&error),
+            },
+            Ok(None) => unsure(&"it was there a moment ago"),
+            Err(error) => unsure(&error),
+        }
+    }
+
+    /// Sees to it that a namespace's file is watched.
+    fn attend(self: &Arc<Self>, namespace: &Namespace) {
+        if self.attended().insert(namespace.clone()) {
+            let sink = TableSink::new(self, namespace);
+            self.folder.watch(vec![disk::file_name(namespace)], Box::new(sink));
+        }
+    }
+
+    fn attended(&self) -> MutexGuard<'_, HashSet<Namespace>> {
+        self.attended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changes(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks through the folder for as long as the store is used or watched.
+async fn follow(shared: Arc<Shared>) {
+    let mut is_first = true;
+    let mut was_well = true;
+    // This is one of those who hold it; the other is the store.
+    while Arc::strong_count(&shared) > 1 || shared.mirror.is_watched() {
+        let looking = Arc::clone(&shared);
+        let looked = spawn_blocking(move || looking.look(is_first)).await;
+        let looked = looked.unwrap_or_else(|error| Err(io::Error::other(error)));
+        if let Err(error) = looked {
+            if std::mem::take(&mut was_well) {
+                let folder = disk::display(shared.folder.base());
+                tracing::warn!(%folder, %error, "cannot look into the folder of dtabs: what is known is kept");
+            }
+            shared.mirror.failed(Arc::new(error));
+        } else {
+            is_first = false;
+            was_well = true;
+        }
+        select! {
+            () = shared.folder.strange() => {}
+            () = sleep(POLL) => {}
+        }
+    }
+}
+
+impl fmt::Debug for FileStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Files").field("dir", &self.shared.folder.base()).field("tables", &self.shared.mirror).finish()
+    }
+}

@@ -1,0 +1,300 @@
+//! Follows a store that is reached by the network: reads all of it, waits for a change, reads all of it again.
+//!
+//! Tables are few and small, so what changed is never patched into what is known: there is no event whose loss could leave
+//! anything wrong for longer than [`RESYNC`], after which everything is read without a reason. A change that was made here
+//! is answered after the next reading, which shows it to every watch or shows something newer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use tokio::{
+    select,
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    Change, DtabStore, Expect, Namespace, StoreError, Stored, Version,
+    backoff::Backoff,
+    mirror::{Mirror, Reading},
+};
+use crate::{Activity, Dtab, Failure};
+
+/// A store has this long to answer a change.
+pub(super) const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A store has this long to tell all of its tables.
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Everything is read this long after it was last read, whether the store told of a change or not.
+pub(super) const RESYNC: Duration = Duration::from_secs(30);
+/// What is told again and again without being new is listened to once in this time.
+const RESTLESS: Duration = Duration::from_secs(1);
+/// Changes that wait for the reading after them. More wait for their turn.
+const MAX_WAITING: usize = 256;
+/// How often it is looked whether anybody still watches a store that was dropped.
+const LINGER: Duration = Duration::from_secs(1);
+/// The most namespaces that a store may have: what has more is no store of tables.
+pub(super) const MAX_NAMESPACES: usize = 100_000;
+
+/// What a [`Backend`] answers with.
+pub(super) type Asked<'a, T, E = Failure> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
+
+/// How a kind of store is asked.
+pub(super) trait Backend: Send + Sync + 'static {
+    /// A point in the store's history.
+    type Mark: Send + Sync;
+
+    /// Reads all tables, at least as new as when this was called.
+    fn read(&self) -> Asked<'_, Listing<Self::Mark>>;
+
+    /// Waits for a change since `mark`.
+    fn wait<'a>(&'a self, mark: &'a Self::Mark) -> Asked<'a, Told<Self::Mark>>;
+
+    /// See [`DtabStore::put`].
+    fn put<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        text: String,
+        expect: &'a Expect,
+    ) -> Asked<'a, Version, StoreError>;
+
+    /// See [`DtabStore::delete`].
+    fn delete<'a>(&'a self, namespace: &'a Namespace, expect: &'a Expect) -> Asked<'a, (), StoreError>;
+}
+
+/// All tables at one point in the store's history.
+pub(super) struct Listing<M> {
+    pub(super) tables: BTreeMap<Namespace, Reading>,
+    pub(super) mark: M,
+}
+
+/// What a wait came to.
+pub(super) enum Told<M> {
+    /// Something changed, or may have.
+    Changed,
+    /// This is what there is now.
+    Now(Listing<M>),
+}
+
+/// A store that is followed. The connection is made when it is first asked.
+pub(super) struct Followed<B> {
+    shared: Arc<Shared<B>>,
+    refresh: OnceLock<mpsc::Sender<Refreshed>>,
+}
+
+struct Shared<B> {
+    backend: B,
+    mirror: Mirror,
+    backoff: Backoff,
+}
+
+type Refreshed = oneshot::Sender<Result<(), Failure>>;
+
+/// A failure that is text alone.
+pub(super) fn failure(text: impl Into<String>) -> Failure {
+    Arc::new(io::Error::other(text.into()))
+}
+
+/// That a store took too long to do this.
+pub(super) fn timed_out(what: &str, after: Duration) -> Failure {
+    Arc::new(io::Error::new(io::ErrorKind::TimedOut, format!("the store took more than {after:?} to {what}")))
+}
+
+impl<B: Backend> Followed<B> {
+    pub(super) fn new(backend: B, backoff: Backoff) -> Self {
+        let shared = Arc::new(Shared { backend, mirror: Mirror::new(), backoff });
+        Self { shared, refresh: OnceLock::new() }
+    }
+
+    fn follower(&self) -> &mpsc::Sender<Refreshed> {
+        self.refresh.get_or_init(|| {
+            let (refresh, refreshed) = mpsc::channel(MAX_WAITING);
+            tokio::spawn(Arc::clone(&self.shared).follow(refreshed));
+            refresh
+        })
+    }
+
+    /// Makes a change, and answers when the watches show it.
+    async fn change<T>(&self, change: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let refresh = self.follower();
+        let done = timeout(CHANGE_TIMEOUT, change);
+        let done = done.await.map_err(|_| StoreError::Unavailable(timed_out("change a table", CHANGE_TIMEOUT)))??;
+        let shown = async {
+            let (shown, is_shown) = oneshot::channel();
+            let gone = || failure("the store is not followed any more");
+            refresh.send(shown).await.map_err(|_| gone())?;
+            is_shown.await.map_err(|_| gone())?
+        };
+        match timeout(READ_TIMEOUT, shown).await {
+            Ok(Ok(())) => Ok(done),
+            Ok(Err(error)) => Err(StoreError::Unavailable(error)),
+            Err(_) => Err(StoreError::Unavailable(timed_out("show a change", READ_TIMEOUT))),
+        }
+    }
+}
+
+impl<B: Backend> DtabStore for Followed<B> {
+    fn list(&self) -> Activity<Arc<BTreeSet<Namespace>>> {
+        self.follower();
+        self.shared.mirror.list()
+    }
+
+    fn watch(&self, namespace: &Namespace) -> Activity<Stored> {
+        self.follower();
+        self.shared.mirror.watch(namespace)
+    }
+
+    fn put<'a>(&'a self, namespace: &'a Namespace, dtab: &'a Dtab, expect: &'a Expect) -> Change<'a, Version> {
+        Box::pin(self.change(self.shared.backend.put(namespace, dtab.to_string(), expect)))
+    }
+
+    fn delete<'a>(&'a self, namespace: &'a Namespace, expect: &'a Expect) -> Change<'a, ()> {
+        Box::pin(self.change(self.shared.backend.delete(namespace, expect)))
+    }
+}
+
+impl<B: Backend> Shared<B> {
+    async fn follow(self: Arc<Self>, refreshed: mpsc::Receiver<Refreshed>) {
+        let mut follower = Follower { shared: &self, refreshed, waiting: Vec::new(), failures: 0, is_told: false };
+        follower.run().await;
+    }
+
+    async fn read(&self) -> Result<Listing<B::Mark>, Failure> {
+        let read = timeout(READ_TIMEOUT, self.backend.read()).await;
+        read.unwrap_or_else(|_| Err(timed_out("tell its tables", READ_TIMEOUT)))
+    }
+}
+
+struct Follower<'a, B> {
+    shared: &'a Shared<B>,
+    refreshed: mpsc::Receiver<Refreshed>,
+    /// Changes that are answered after the next reading.
+    waiting: Vec<Refreshed>,
+    /// In a row.
+    failures: u32,
+    /// Whether the next reading is because the store told of a change.
+    is_told: bool,
+}
+
+impl<B: Backend> Follower<'_, B> {
+    /// Reads and waits for as long as the store is used or watched.
+    async fn run(&mut self) {
+        while self.is_wanted() {
+            // Before the reading begins: it is as new as all changes that are answered after it.
+            while self.waiting.len() < MAX_WAITING
+                && let Ok(waiting) = self.refreshed.try_recv()
+            {
+                self.waiting.push(waiting);
+            }
+            let begun = Instant::now();
+            let read = self.shared.read().await;
+            let answer = read.as_ref().map(|_| ()).map_err(Arc::clone);
+            let is_told = std::mem::take(&mut self.is_told);
+            match read {
+                Ok(listing) => {
+                    let is_news = self.shared.mirror.replace(listing.tables);
+                    self.answer(&answer);
+                    if is_told && !is_news {
+                        self.pause(RESTLESS.saturating_sub(begun.elapsed())).await;
+                    }
+                    self.listen(listing.mark).await;
+                }
+                Err(error) => {
+                    self.answer(&answer);
+                    self.failed(error).await;
+                }
+            }
+        }
+    }
+
+    /// Until there is a reason to read everything.
+    async fn listen(&mut self, mut mark: B::Mark) {
+        let shared = self.shared;
+        let begun = Instant::now();
+        while self.waiting.is_empty() {
+            let asked = Instant::now();
+            let told = select! {
+                biased;
+                () = self.refresh() => return,
+                told = timeout(RESYNC, shared.backend.wait(&mark)) => told,
+            };
+            if begun.elapsed() >= self.shared.backoff.max.min(RESYNC) {
+                self.failures = 0;
+            }
+            let is_news = match told {
+                // The store was asked to tell of changes and had none to tell of: now it is asked what there is.
+                Err(_) => return,
+                Ok(Err(error)) => return self.failed(error).await,
+                Ok(Ok(Told::Changed)) => {
+                    self.failures = 0;
+                    self.is_told = true;
+                    return;
+                }
+                Ok(Ok(Told::Now(listing))) => {
+                    self.failures = 0;
+                    mark = listing.mark;
+                    self.shared.mirror.replace(listing.tables)
+                }
+            };
+            if !is_news && asked.elapsed() < RESTLESS {
+                self.pause(RESTLESS).await;
+            }
+            if !self.is_wanted() {
+                return;
+            }
+        }
+    }
+
+    async fn failed(&mut self, error: Failure) {
+        if self.failures == 0 {
+            tracing::warn!(%error, "a store of dtabs is away: what is known is kept");
+        }
+        self.shared.mirror.failed(error);
+        self.failures = self.failures.saturating_add(1);
+        let pause = self.shared.backoff.pause(self.failures);
+        self.pause(pause).await;
+    }
+
+    /// A change that was just made proves that the store is there: it ends the pause.
+    async fn pause(&mut self, pause: Duration) {
+        select! {
+            () = self.refresh() => {}
+            () = sleep(pause) => {}
+        }
+    }
+
+    /// Until a reading is asked for, or this store value is dropped and nobody watches it any more.
+    async fn refresh(&mut self) {
+        match self.refreshed.recv().await {
+            Some(waiting) => self.waiting.push(waiting),
+            None => {
+                while self.shared.mirror.is_watched() {
+                    sleep(LINGER).await;
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, answer: &Result<(), Failure>) {
+        for waiting in self.waiting.drain(..) {
+            // Whoever made the change may have lost patience.
+            _ = waiting.send(answer.clone());
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.refreshed.is_closed() || self.shared.mirror.is_watched()
+    }
+}
+
+impl<B> fmt::Debug for Followed<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Followed").field(&self.shared.mirror).finish()
+    }
+}

@@ -1,0 +1,155 @@
+//! A folder of files.
+
+use std::{
+    fs,
+    future::ready,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use linkerd_dtab::store::{DtabStore, Expect, Files};
+
+use crate::suite::{Done, Fault, Read, Rig, dtab, name, until, until_shows};
+
+struct FilesRig {
+    parent: tempfile::TempDir,
+}
+
+impl FilesRig {
+    fn new() -> Self {
+        let parent = tempfile::tempdir().unwrap();
+        fs::create_dir(parent.path().join("dtabs")).unwrap();
+        Self { parent }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.parent.path().join("dtabs")
+    }
+
+    fn file(&self, namespace: &str) -> PathBuf {
+        let name = format!("{}.dtab", namespace.replace('/', "%2F"));
+        let here = self.dir().join(&name);
+        if self.dir().exists() { here } else { self.parent.path().join("away").join(name) }
+    }
+}
+
+impl Rig for FilesRig {
+    fn open(&self) -> Arc<dyn DtabStore> {
+        Arc::new(Files::new(self.dir()).with_settle(Duration::from_millis(20)).open())
+    }
+
+    fn write<'a>(&'a self, namespace: &'a str, text: &'a str) -> Done<'a> {
+        fs::write(self.file(namespace), format!("{text}\n")).unwrap();
+        Box::pin(ready(()))
+    }
+
+    fn erase<'a>(&'a self, namespace: &'a str) -> Done<'a> {
+        fs::remove_file(self.file(namespace)).unwrap();
+        Box::pin(ready(()))
+    }
+
+    fn read<'a>(&'a self, namespace: &'a str) -> Read<'a> {
+        Box::pin(ready(fs::read_to_string(self.file(namespace)).ok()))
+    }
+
+    fn faults(&self) -> Vec<Fault> {
+        vec![Fault::Away, Fault::Blank]
+    }
+
+    /// The folder is moved away, and another one is put in its place or not.
+    fn set(&self, fault: Option<Fault>) -> Done<'_> {
+        let (here, away) = (self.dir(), self.parent.path().join("away"));
+        match fault {
+            Some(fault) => {
+                fs::rename(&here, &away).unwrap();
+                if fault == Fault::Blank {
+                    fs::create_dir(&here).unwrap();
+                }
+            }
+            None => {
+                // It has what a store put there that took it for a new folder.
+                _ = fs::remove_dir_all(&here);
+                fs::rename(&away, &here).unwrap();
+            }
+        }
+        Box::pin(ready(()))
+    }
+}
+
+crate::conforms! {
+    paused = false, FilesRig::new(),
+    a_table_is_created_changed_and_deleted
+    changes_are_made_only_to_what_is_expected
+    of_two_writers_one_succeeds
+    no_update_is_lost
+    who_writes_reads_it_at_once
+    changes_of_others_are_seen
+    names_with_slashes_and_dots_are_kept_apart
+    what_is_no_table_leaves_the_last_good_one
+    what_was_read_outlives_every_fault
+    a_watch_outlives_the_store_value
+}
+
+#[tokio::test]
+async fn a_folder_that_is_not_there_at_the_start_is_found_later() {
+    let rig = FilesRig::new();
+    rig.write("early", "/a => /b").await;
+    rig.set(Some(Fault::Away)).await;
+    let store = rig.open();
+    let watch = store.watch(&name("early"));
+    until(&watch, "failed", |snapshot| matches!(snapshot.state, linkerd_dtab::State::Failed(_))).await;
+    assert!(!rig.dir().exists(), "a folder was made, which may hide one that is to be mounted");
+    rig.set(None).await;
+    until_shows(&watch, "/a => /b").await;
+}
+
+#[tokio::test]
+async fn a_table_is_kept_as_people_read_it() {
+    let rig = FilesRig::new();
+    let store = rig.open();
+    store.put(&name("team/web"), &dtab("/svc => 1 * /a & 2 * /b ; /c=>/d|/e"), &Expect::Any).await.unwrap();
+    let text = rig.read("team/web").await.unwrap();
+    assert_eq!(text, "# revision 1\n/svc => /a & 2.00*/b ;\n/c => /d | /e ;\n");
+    store.put(&name("other"), &dtab(""), &Expect::Any).await.unwrap();
+    assert_eq!(rig.read("other").await.unwrap(), "# revision 2\n");
+    until_shows(&rig.open().watch(&name("other")), "").await;
+}
+
+#[tokio::test]
+async fn no_version_comes_twice() {
+    let rig = FilesRig::new();
+    let mut versions = Vec::new();
+    for _ in 0..3 {
+        let store = rig.open();
+        for _ in 0..2 {
+            versions.push(store.put(&name("a"), &dtab("/a => /b"), &Expect::Any).await.unwrap());
+        }
+        store.delete(&name("a"), &Expect::Any).await.unwrap();
+    }
+    fs::write(rig.dir().join(".revision"), "torn").unwrap();
+    let store = rig.open();
+    store.put(&name("b"), &dtab("/a => /b"), &Expect::Any).await.unwrap();
+    versions.push(store.put(&name("a"), &dtab("/a => /b"), &Expect::Any).await.unwrap());
+    let known: std::collections::HashSet<_> = versions.iter().collect();
+    assert_eq!(known.len(), versions.len(), "{versions:?}");
+}
+
+#[tokio::test]
+async fn half_an_edit_is_not_believed() {
+    let rig = FilesRig::new();
+    let store = Files::new(rig.dir()).with_settle(Duration::from_secs(3600)).open();
+    store.put(&name("edited"), &dtab("/a => /b"), &Expect::Any).await.unwrap();
+    let (watch, names) = (store.watch(&name("edited")), store.list());
+    // Emptied, gone, cut short: the settle time of an hour never ends.
+    fs::write(rig.file("edited"), "").unwrap();
+    fs::write(rig.file("marker-1"), "/m => /m\n").unwrap();
+    until(&names, "two", |snapshot| matches!(&snapshot.state, linkerd_dtab::State::Ok(names) if names.len() == 2)).await;
+    until_shows(&watch, "/a => /b").await;
+    fs::remove_file(rig.file("edited")).unwrap();
+    fs::write(rig.file("marker-2"), "/m => /m\n").unwrap();
+    until(&names, "three", |snapshot| matches!(&snapshot.state, linkerd_dtab::State::Ok(names) if names.len() == 3)).await;
+    until_shows(&watch, "/a => /b").await;
+    fs::write(rig.file("edited"), "# revision 1\n/a => /c ;\n").unwrap();
+    until_shows(&watch, "/a => /c").await;
+}
