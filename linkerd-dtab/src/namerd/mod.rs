@@ -15,6 +15,7 @@
 //! ```
 
 mod session;
+pub mod thrift;
 
 use std::{
     collections::BTreeSet,
