@@ -16,7 +16,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Beat, Broken, CONTROL_TAG, Heartbeat, Init, Input, MAX_FRAME, Message, Output, PROBE, Pulse, Status};
+use super::{Beat, Broken, CONTROL_TAG, Init, Input, MAX_FRAME, Message, Output, PROBE, Pulse, Status};
+use crate::transport::Heartbeat;
 
 /// How many requests may be without an answer; one more fails.
 const MAX_PENDING: usize = 10_000;

@@ -4,24 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How a peer that is gone is noticed: it is asked for a sign of life, and given up without one.
-///
-/// # Defaults
-///
-/// 5 s and 4 s, those of Linkerd's `failureThreshold`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Heartbeat {
-    /// How often it is asked (`minPeriodMs`). At least 1 ms.
-    pub period: Duration,
-    /// How long it may take to answer (`closeTimeoutMs`). At least 1 ms.
-    pub timeout: Duration,
-}
-
-impl Default for Heartbeat {
-    fn default() -> Self {
-        Self { period: Duration::from_secs(5), timeout: Duration::from_secs(4) }
-    }
-}
+use crate::transport::Heartbeat;
 
 /// What is to be done about a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,7 +23,6 @@ pub(crate) mod server;
 pub(crate) mod thrift;
 
 use frame::{Init, Malformed, Message, Status};
-pub use heartbeat::Heartbeat;
 use heartbeat::{Beat, Pulse};
 pub use io::Broken;
 use io::{Input, Output};

@@ -14,7 +14,8 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{Beat, Broken, CONTROL_TAG, Heartbeat, Init, Input, Malformed, Message, Output, PROBE, Pulse, Status};
+use super::{Beat, Broken, CONTROL_TAG, Init, Input, Malformed, Message, Output, PROBE, Pulse, Status};
+use crate::transport::Heartbeat;
 
 /// How a connection is served.
 #[derive(Clone, Copy, Debug)]

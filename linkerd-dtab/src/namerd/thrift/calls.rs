@@ -16,7 +16,7 @@ use crate::{
     Dtab, ParseError, State,
     delegate::Step,
     mux::{
-        idl::{self, Answered, BadCall, Call, NameRef, Stamped},
+        idl::{self, BadCall, Call, NameRef, Stamped},
         server::{Answer, Leave},
         thrift::{Fault, Reader},
     },

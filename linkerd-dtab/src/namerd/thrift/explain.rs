@@ -2,7 +2,7 @@
 
 use crate::{
     Bound, Path,
-    delegate::{Delegation, Entry, MAX_JSON, Node, Step},
+    delegate::{Delegation, MAX_JSON, Node, Step},
     mux::idl::{Content, Explained, NO_ENTRY},
     namer::status_code,
 };

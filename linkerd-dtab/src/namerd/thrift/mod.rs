@@ -14,10 +14,13 @@ mod tests;
 
 use std::{future::Future, time::Duration};
 
-pub use crate::mux::{Broken, Heartbeat};
+pub use crate::mux::Broken;
 
 use super::Session;
-use crate::{mux::server, transport::Io};
+use crate::{
+    mux::server,
+    transport::{Heartbeat, Io},
+};
 
 /// How connections are served.
 ///
