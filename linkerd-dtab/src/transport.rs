@@ -4,7 +4,7 @@
 //! protocol a [`Dial`]; `linkerd-core` makes both from its own client, so that such calls have the pool, the TLS, the time
 //! limits and the metrics of a user's. Tests hand in scripts.
 
-use std::{future::Future, io, pin::Pin, sync::Arc};
+use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -45,6 +45,25 @@ pub trait Dial: Send + Sync + 'static {
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+/// How a peer that is gone is noticed: it is asked for a sign of life, and given up without one.
+///
+/// # Defaults
+///
+/// 5 s and 4 s, those of Linkerd's `failureThreshold`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// How often it is asked (`minPeriodMs`). At least 1 ms.
+    pub period: Duration,
+    /// How long it may take to answer (`closeTimeoutMs`). At least 1 ms.
+    pub timeout: Duration,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self { period: Duration::from_secs(5), timeout: Duration::from_secs(4) }
+    }
+}
 
 impl<T: Transport + ?Sized> Transport for Arc<T> {
     fn send(&self, request: Request<Body>) -> Sending {

@@ -64,13 +64,13 @@ pub use builder::{Builder, InvalidPage, Router};
 pub use control::Logging;
 #[cfg(feature = "namerd")]
 pub(crate) use home::Escaped;
-#[cfg(feature = "namerd")]
-pub(crate) use target::AnyTarget;
 pub use identify::Identify;
 pub use mesh::{mesh_balancers, mesh_clients, mesh_state};
 pub use security::{InvalidPattern, Security};
 pub use serve::serve;
 pub(crate) use serve::{Through, Way, serve_through};
+#[cfg(feature = "namerd")]
+pub(crate) use target::AnyTarget;
 pub use timeouts::timeouts;
 pub use watch::{addr_state, answer_state, snapshot_state, watch_state};
 

@@ -101,9 +101,9 @@ impl Text<'_> {
             write!(f, "{path}")?;
         }
         // Once for all that one entry leads to.
-        let index = |node: &Node| node.dentry.as_ref().map(|entry| entry.index);
+        let from = line.from.and_then(|node| node.dentry.as_ref());
         if let Some(entry) = dentry
-            && line.from.and_then(index) != Some(entry.index)
+            && from.is_none_or(|from| from.index != entry.index || from.dtab != entry.dtab)
         {
             let text = entry.to_string();
             match text.char_indices().nth(MAX_ENTRY) {

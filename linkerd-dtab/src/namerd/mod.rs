@@ -21,6 +21,7 @@ mod roles;
 mod session;
 mod shared;
 mod stats;
+pub mod thrift;
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 

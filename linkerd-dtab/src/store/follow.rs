@@ -57,12 +57,7 @@ pub(super) trait Backend: Send + Sync + 'static {
     fn wait<'a>(&'a self, mark: &'a Self::Mark) -> Asked<'a, Told<Self::Mark>>;
 
     /// See [`DtabStore::put`].
-    fn put<'a>(
-        &'a self,
-        namespace: &'a Namespace,
-        text: String,
-        expect: &'a Expect,
-    ) -> Asked<'a, Version, StoreError>;
+    fn put<'a>(&'a self, namespace: &'a Namespace, text: String, expect: &'a Expect) -> Asked<'a, Version, StoreError>;
 
     /// See [`DtabStore::delete`].
     fn delete<'a>(&'a self, namespace: &'a Namespace, expect: &'a Expect) -> Asked<'a, (), StoreError>;

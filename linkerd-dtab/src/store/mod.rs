@@ -15,10 +15,10 @@
 mod backoff;
 #[cfg(feature = "etcd")]
 pub mod etcd;
-#[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
-mod follow;
 #[cfg(feature = "files")]
 pub mod files;
+#[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
+mod follow;
 #[cfg(any(feature = "etcd", feature = "consul"))]
 mod http;
 mod memory;

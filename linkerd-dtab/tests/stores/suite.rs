@@ -230,9 +230,11 @@ pub(crate) async fn no_update_is_lost(rig: &dyn Rig) {
         writer.await.unwrap();
     }
     let watch = first.watch(&name("sum"));
-    until(&watch, "all there", |snapshot| {
-        matches!(&snapshot.state, State::Ok(Some(stored)) if stored.dtab.len() == WRITERS * WRITES)
-    })
+    until(
+        &watch,
+        "all there",
+        |snapshot| matches!(&snapshot.state, State::Ok(Some(stored)) if stored.dtab.len() == WRITERS * WRITES),
+    )
     .await;
 }
 
@@ -340,7 +342,8 @@ pub(crate) async fn a_store_that_is_away_at_the_start_is_found_later(rig: &dyn R
         assert!(!matches!(names.sample(), State::Ok(_)), "{fault:?}: {names:?}");
         rig.set(None).await;
         until_shows(&watch, "/a => /b").await;
-        until(&names, "listed", |snapshot| matches!(&snapshot.state, State::Ok(all) if all.contains(&name("early")))).await;
+        until(&names, "listed", |snapshot| matches!(&snapshot.state, State::Ok(all) if all.contains(&name("early"))))
+            .await;
         put_at_last(&*store, "late", "/x => /y").await;
     }
 }

@@ -1,0 +1,242 @@
+//! The server's side of a connection.
+
+use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
+
+use bytes::Bytes;
+use futures::{
+    future::{AbortHandle, Abortable, Aborted},
+    stream::{FuturesUnordered, StreamExt as _},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    pin, select,
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{Beat, Broken, CONTROL_TAG, Init, Input, Malformed, Message, Output, PROBE, Pulse, Status};
+use crate::transport::Heartbeat;
+
+/// How a connection is served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// How a client that is gone is noticed.
+    pub(crate) heartbeat: Heartbeat,
+    /// How many requests may be without an answer; one more is refused.
+    pub(crate) max_pending: usize,
+    /// How long a client may take to leave once it was asked to.
+    pub(crate) grace: Duration,
+}
+
+/// What becomes of a request: its answer, or `None` if it may be sent elsewhere.
+pub(crate) type Answer = Option<Bytes>;
+pub(crate) type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// Tells the requests of a connection when those that wait for something new had better be sent elsewhere.
+#[derive(Clone, Debug)]
+pub(crate) struct Leave(watch::Receiver<bool>);
+
+impl Leave {
+    /// Waits until the client has agreed to leave.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(crate) async fn agreed(&mut self) {
+        if self.0.wait_for(|agreed| *agreed).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Serves a connection until the client closes it, or `drain` is ready and the client has left.
+pub(crate) async fn serve<I: AsyncRead + AsyncWrite>(
+    io: I,
+    settings: Settings,
+    call: impl Fn(Bytes, Leave) -> Answering,
+    drain: impl Future<Output = ()>,
+) -> Result<(), Broken> {
+    let (read, write) = tokio::io::split(io);
+    let mut connection = Connection::new(Output::new(write), settings, call);
+    let mut input = Input::new(read);
+    let timer = sleep_until(Instant::now());
+    pin!(drain, timer);
+    while !connection.is_over() {
+        let due = connection.due();
+        if let Some(due) = due
+            && timer.deadline() != due
+        {
+            timer.as_mut().reset(due);
+        }
+        let has_room = !connection.output.is_full();
+        select! {
+            message = input.next(), if has_room => match message? {
+                Some(message) => connection.take(message)?,
+                None => return Ok(()),
+            },
+            Some(answer) = connection.calls.next(), if has_room => connection.answered(answer),
+            is_more = connection.output.write_some(), if !connection.output.is_done() => {
+                // What the peer takes while more is waiting is a sign of life; the rest may be in buffers on the way.
+                if is_more? {
+                    connection.pulse.alive(Instant::now());
+                }
+            }
+            () = &mut timer, if due.is_some() => connection.on_time(Instant::now())?,
+            () = &mut drain, if connection.leaving.is_none() => connection.drain(),
+        }
+    }
+    // Whoever does not read any more keeps nobody waiting.
+    timeout(settings.grace, connection.output.finish()).await.unwrap_or(Ok(()))
+}
+
+struct Connection<W, C> {
+    output: Output<W>,
+    settings: Settings,
+    call: C,
+    calls: FuturesUnordered<Pin<Box<dyn Future<Output = (u32, Result<Answer, Aborted>)> + Send>>>,
+    tags: HashMap<u32, AbortHandle>,
+    pulse: Pulse,
+    session: Begin,
+    // Until when the client may leave, once it was asked to.
+    leaving: Option<Instant>,
+    leave: watch::Sender<bool>,
+}
+
+/// How far a session has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begin {
+    /// Nothing came yet.
+    Silent,
+    /// It was asked whether there are handshakes here.
+    Probed,
+    /// There was a handshake, or there will be none.
+    Begun,
+}
+
+impl<W: AsyncWrite + Unpin, C: Fn(Bytes, Leave) -> Answering> Connection<W, C> {
+    fn new(output: Output<W>, settings: Settings, call: C) -> Self {
+        Self {
+            output,
+            settings,
+            call,
+            calls: FuturesUnordered::new(),
+            tags: HashMap::new(),
+            pulse: Pulse::new(settings.heartbeat, Instant::now()),
+            session: Begin::Silent,
+            leaving: None,
+            leave: watch::Sender::new(false),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.leaving.is_some() && *self.leave.borrow() && self.tags.is_empty()
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.pulse.due().into_iter().chain(self.leaving).min()
+    }
+
+    fn on_time(&mut self, now: Instant) -> Result<(), Broken> {
+        if self.leaving.is_some_and(|until| until <= now) {
+            self.tags.clear();
+            self.leave.send_replace(true);
+            return Ok(());
+        }
+        if self.pulse.due().is_none_or(|due| due > now) {
+            return Ok(());
+        }
+        match self.pulse.beat(now) {
+            // Who connects has to speak first: a ping could come in the middle of a handshake.
+            Beat::Ping if self.session != Begin::Begun => {}
+            Beat::Ping => self.output.push(&Message::Tping { tag: CONTROL_TAG }),
+            Beat::Dead => return Err(Broken::Dead(self.pulse.timeout())),
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self) {
+        self.leaving = Some(Instant::now() + self.settings.grace);
+        self.output.push(&Message::Tdrain { tag: CONTROL_TAG });
+    }
+
+    fn take(&mut self, message: Message) -> Result<(), Broken> {
+        self.pulse.alive(Instant::now());
+        match message {
+            Message::Rerr { tag, text, is_old: true } if text == PROBE && self.session != Begin::Begun => {
+                self.session = Begin::Probed;
+                self.output.push(&Message::Rerr { tag, text, is_old: true });
+                return Ok(());
+            }
+            Message::Tinit { tag, init } => self.begin(tag, &init)?,
+            Message::Tdispatch { tag, payload } => self.dispatch(tag, payload)?,
+            Message::Tdiscarded { which, .. } => {
+                // If it is not there, the answer is on its way and serves as one to this.
+                if let Some(call) = self.tags.remove(&which) {
+                    call.abort();
+                    self.output.push(&Message::Rdiscarded { tag: which });
+                }
+            }
+            Message::Tping { tag } => self.output.push(&Message::Rping { tag }),
+            Message::Tdrain { tag } => self.output.push(&Message::Rdrain { tag }),
+            Message::Rdrain { .. } if self.leaving.is_some() => _ = self.leave.send_replace(true),
+            Message::Rerr { tag: CONTROL_TAG, .. } => self.pulse.refused(),
+            Message::Unknown { kind, tag } if kind > 0 => self.output.push(&Message::unexpected(kind, tag)),
+            // Answers to what was not asked.
+            Message::Rdispatch { .. }
+            | Message::Rinit { .. }
+            | Message::Rping { .. }
+            | Message::Rdrain { .. }
+            | Message::Rdiscarded { .. }
+            | Message::Tlease { .. }
+            | Message::Rerr { .. }
+            | Message::Unknown { .. } => {}
+        }
+        self.session = Begin::Begun;
+        Ok(())
+    }
+
+    fn begin(&mut self, tag: u32, init: &Init) -> Result<(), Malformed> {
+        // Finagle's server takes it for something else if there was no probe, and nothing is to be agreed on.
+        let is_out_of_the_blue = self.session == Begin::Silent && init.headers.is_empty();
+        if is_out_of_the_blue || self.session == Begin::Begun {
+            self.output.push(&Message::unexpected(super::frame::kind::INIT, tag));
+            return Ok(());
+        }
+        if !init.is_known() {
+            let text = format!("unsupported version {}, expected 1", init.version).into();
+            self.output.push(&Message::Rerr { tag, text, is_old: false });
+            return Ok(());
+        }
+        if let Some(max) = init.max_frame()? {
+            self.output.limit(max);
+        }
+        self.output.push(&Message::Rinit { tag, init: Init::ours() });
+        Ok(())
+    }
+
+    fn dispatch(&mut self, tag: u32, payload: Bytes) -> Result<(), Broken> {
+        if self.tags.contains_key(&tag) {
+            return Err(Broken::Protocol(format!("two requests with tag {tag}")));
+        }
+        if self.leaving.is_some() || self.tags.len() >= self.settings.max_pending {
+            self.output.push(&Message::Rdispatch { tag, status: Status::Nack, payload: Bytes::new() });
+            return Ok(());
+        }
+        let (abort, registration) = AbortHandle::new_pair();
+        let call = Abortable::new((self.call)(payload, Leave(self.leave.subscribe())), registration);
+        self.calls.push(Box::pin(async move { (tag, call.await) }));
+        self.tags.insert(tag, abort);
+        Ok(())
+    }
+
+    fn answered(&mut self, (tag, answer): (u32, Result<Answer, Aborted>)) {
+        // The tag of one that was discarded may be in use again.
+        let Ok(answer) = answer else { return };
+        self.tags.remove(&tag);
+        let (status, payload) = match answer {
+            Some(payload) => (Status::Ok, payload),
+            None => (Status::Nack, Bytes::new()),
+        };
+        self.output.push(&Message::Rdispatch { tag, status, payload });
+    }
+}

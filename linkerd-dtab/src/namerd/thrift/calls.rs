@@ -1,0 +1,182 @@
+//! The calls.
+
+use std::{
+    hash::{DefaultHasher, Hasher},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    select,
+    time::{Instant, timeout_at},
+};
+
+use super::explain;
+use crate::{
+    Dtab, ParseError, State,
+    delegate::Step,
+    mux::{
+        idl::{self, BadCall, Call, NameRef, Stamped},
+        server::{Answer, Leave},
+        thrift::{Fault, Reader},
+    },
+    namerd::{Session, Watched},
+    store::{BadNamespace, Namespace},
+};
+
+/// How long an explanation waits for names that nobody has answered for, as over HTTP.
+const EXPLAIN: Duration = Duration::from_secs(2);
+
+/// The longest value that is sent. A frame may have 16 MiB.
+const MAX_VALUE: usize = 15 << 20;
+
+/// Why a call is not answered with a value.
+enum Unanswered {
+    /// The method's own kind of failure.
+    Failure(String),
+    /// What the caller sent is wrong; namerd 1.7.5 has no failure for that.
+    Illegal(String),
+    /// It is to be made elsewhere.
+    Elsewhere,
+}
+
+/// Answers one call.
+pub(super) async fn answer(session: Session, message: Bytes, leave: Leave) -> Answer {
+    let (call, sequence) = match Call::decode(&message) {
+        Ok(call) => call,
+        Err(error) => return Some(refuse(&message, &error).freeze()),
+    };
+    // It is as long as a frame, perhaps, and the call may wait for days.
+    drop(message);
+    let answered = match value(&session, &call, leave).await {
+        Ok(value) => Ok(value),
+        Err(Unanswered::Failure(reason)) => Err(reason),
+        Err(Unanswered::Illegal(reason)) => {
+            let method = call.method();
+            // The words of namerd 1.7.5, by which its clients' logs are searched.
+            let text = format!("Internal error processing {method}: 'java.lang.IllegalArgumentException: {reason}'");
+            return Some(idl::fault(method, sequence, &Fault { text, kind: Fault::INTERNAL_ERROR }).freeze());
+        }
+        Err(Unanswered::Elsewhere) => return None,
+    };
+    Some(call.answer(sequence, &answered).freeze())
+}
+
+fn refuse(message: &[u8], error: &BadCall) -> BytesMut {
+    match error {
+        BadCall::Method { method, sequence } => {
+            let text = format!("Invalid method name: '{method}'");
+            idl::fault(method, *sequence, &Fault { text, kind: Fault::UNKNOWN_METHOD })
+        }
+        BadCall::Malformed(error) => {
+            let head = Reader::new(message).head();
+            let (method, sequence) = head.map_or(("", 0), |head| (head.method, head.sequence));
+            idl::fault(method, sequence, &Fault { text: error.to_string(), kind: Fault::PROTOCOL_ERROR })
+        }
+    }
+}
+
+async fn value(session: &Session, call: &Call, leave: Leave) -> Result<Stamped<BytesMut>, Unanswered> {
+    match call {
+        Call::Bind { dtab, name: NameRef { stamp, name, namespace }, .. } => {
+            let tree = session.bind(&namespace.parse()?, &dtab.parse()?, name)?;
+            next(tree, stamp, leave, |tree| idl::bound_tree(tree, |bound| (&bound.id, &bound.residual))).await
+        }
+        Call::Addr { name: NameRef { stamp, name, .. }, .. } => {
+            next(session.addr(name)?, stamp, leave, idl::addr).await
+        }
+        Call::Delegate { dtab, path, namespace, .. } => {
+            let Some(path) = path else {
+                let reason = "only names are explained: the tree's root has to be a pathLeaf";
+                return Err(Unanswered::Failure(reason.to_owned()));
+            };
+            explained(session, &namespace.parse()?, &dtab.parse()?, path).await
+        }
+        Call::Dtab { stamp, namespace, .. } => {
+            let table = session.dtab(&namespace.parse()?)?;
+            next(table, stamp, leave, |table| {
+                idl::dtab(&table.as_ref().map_or_else(String::new, |stored| stored.dtab.to_string()))
+            })
+            .await
+        }
+    }
+}
+
+/// Waits for a value that has another stamp than this.
+async fn next<T: Clone + Send + Sync + 'static>(
+    mut watched: Watched<T>,
+    known: &[u8],
+    mut leave: Leave,
+    encode: impl Fn(&T) -> BytesMut,
+) -> Result<Stamped<BytesMut>, Unanswered> {
+    let mut is_held = false;
+    loop {
+        match watched.sample_and_update() {
+            State::Ok(value) => {
+                let value = stamped(encode(&value))?;
+                if value.stamp != known {
+                    return Ok(value);
+                }
+                is_held = true;
+            }
+            State::Failed(error) => return Err(Unanswered::Failure(error.to_string())),
+            State::Pending => {}
+        }
+        select! {
+            () = watched.changed() => {}
+            () = leave.agreed(), if is_held => return Err(Unanswered::Elsewhere),
+        }
+    }
+}
+
+async fn explained(
+    session: &Session,
+    namespace: &Namespace,
+    dtab: &Dtab,
+    path: &crate::Path,
+) -> Result<Stamped<BytesMut>, Unanswered> {
+    let mut watched = session.delegate(namespace, dtab, path)?;
+    let deadline = Instant::now() + EXPLAIN;
+    loop {
+        let is_late = Instant::now() >= deadline;
+        match watched.sample_and_update() {
+            State::Failed(error) => return Err(Unanswered::Failure(error.to_string())),
+            State::Ok(delegation) if is_late || !delegation.nodes().any(|node| matches!(node.step, Step::Pending)) => {
+                let explained = explain::explained(&delegation).map_err(Unanswered::Failure)?;
+                return stamped(idl::explained(&explained));
+            }
+            State::Pending if is_late => return Err(Unanswered::Failure(format!("no explanation in {EXPLAIN:?}"))),
+            State::Ok(_) | State::Pending => {}
+        }
+        // At the deadline what is known then is said.
+        let _ = timeout_at(deadline, watched.changed()).await;
+    }
+}
+
+fn stamped(value: BytesMut) -> Result<Stamped<BytesMut>, Unanswered> {
+    if value.len() > MAX_VALUE {
+        return Err(Unanswered::Failure(format!("the answer takes {} bytes, of at most {MAX_VALUE}", value.len())));
+    }
+    // Not random: two namerds that say the same have the same stamp for it.
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&value);
+    Ok(Stamped { stamp: hasher.finish().to_be_bytes().to_vec(), value })
+}
+
+impl From<crate::namerd::Refused> for Unanswered {
+    fn from(refused: crate::namerd::Refused) -> Self {
+        Self::Failure(refused.to_string())
+    }
+}
+
+impl From<BadNamespace> for Unanswered {
+    fn from(error: BadNamespace) -> Self {
+        Self::Failure(error.to_string())
+    }
+}
+
+impl From<ParseError> for Unanswered {
+    fn from(error: ParseError) -> Self {
+        Self::Illegal(error.to_string())
+    }
+}

@@ -1,0 +1,72 @@
+//! namerd's thriftmux interface (`io.l5d.thriftNameInterpreter`), which Linkerd's `io.l5d.namerd` interpreter asks.
+//!
+//! A caller that has an answer sends its stamp along, and is answered once there is another one: a call is a watch of the
+//! next change. Stamps are made of what is answered, so they hold across connections, restarts and all namerds that say
+//! the same. What changes and changes back between two calls is not told.
+//!
+//! Where namerd 1.7.5 differs: its `delegate` never answers a call with a stamp and refuses names whose entry is an empty
+//! text, and its addresses have weights only beside an authority or a node.
+
+mod calls;
+mod explain;
+#[cfg(test)]
+mod tests;
+
+use std::{future::Future, time::Duration};
+
+pub use crate::mux::Broken;
+
+use super::Session;
+use crate::{
+    mux::server,
+    transport::{Heartbeat, Io},
+};
+
+/// How connections are served.
+///
+/// # Defaults
+///
+/// Pings every 5 s that may take 4 s, 10,000 calls a connection, and 4 s to leave, as namerd 1.7.5 gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How a client that is gone is noticed. One that has not said anything yet is not pinged, but given up as if it had
+    /// been; one that refuses pings is left alone.
+    pub heartbeat: Heartbeat,
+    /// How many calls of a connection may wait for an answer. One more is refused, and may be made elsewhere.
+    pub max_pending: usize,
+    /// How long a client may take to leave once it was asked to, and how long the rest of its answers may take then.
+    pub drain: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { heartbeat: Heartbeat::default(), max_pending: 10_000, drain: Duration::from_secs(4) }
+    }
+}
+
+/// Serves a connection, which is past the handshake if it has TLS.
+///
+/// When `drain` is ready, the client is asked to leave. Calls that wait for a change are then refused in a way that lets
+/// them be made elsewhere, others are answered, and the connection is closed; after [`Settings::drain`] in any case.
+///
+/// At most 16 MiB of a call and about 1 MiB of answers are held in memory, and one answer more. A client that does not
+/// read gets, once it does, what is so then, not what was so meanwhile.
+///
+/// # Errors
+///
+/// The connection did not end by being closed.
+///
+/// # Cancel safety
+///
+/// When the future is dropped so is the connection, with all calls and watches.
+pub async fn serve(
+    io: impl Io,
+    session: Session,
+    settings: Settings,
+    drain: impl Future<Output = ()> + Send,
+) -> Result<(), Broken> {
+    let Settings { heartbeat, max_pending, drain: grace } = settings;
+    let settings = server::Settings { heartbeat, max_pending, grace };
+    let call = move |message, leave| -> server::Answering { Box::pin(calls::answer(session.clone(), message, leave)) };
+    server::serve(io, settings, call, drain).await
+}
