@@ -8,6 +8,8 @@ pub mod dtab;
 pub mod error;
 pub mod header;
 pub mod interpreter;
+#[cfg(feature = "mesh")]
+pub mod mesh;
 pub mod name;
 pub mod namer;
 #[cfg(feature = "namerd")]
