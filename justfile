@@ -75,6 +75,10 @@ cuts:
 reuse:
     REUSE_GETS=1000000 cargo test --release -p linkerd-core --all-features --test http -- reuse --nocapture
 
+# Writes the Rust of linkerd-dtab/proto. CI checks that it is current.
+proto:
+    PROTO_WRITE=1 cargo run --manifest-path scripts/proto/Cargo.toml
+
 # The 145 tests of h2spec against a proxy, over cleartext and TLS. Needs h2spec, or Go to install it.
 h2spec:
     scripts/wire/h2spec.sh

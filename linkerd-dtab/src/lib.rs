@@ -8,6 +8,8 @@ pub mod dtab;
 pub mod error;
 pub mod header;
 pub mod interpreter;
+#[cfg(feature = "mesh")]
+pub mod mesh;
 // One side alone uses half of it.
 #[cfg(any(feature = "namerd", feature = "remote"))]
 #[cfg_attr(not(all(feature = "namerd", feature = "remote")), allow(dead_code, unreachable_pub, unused_imports))]
