@@ -1,7 +1,7 @@
 //! The tree of scopes, and who may hold what in it.
 
 use std::{
-    collections::BTreeMap,
+    collections::HashSet,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -46,14 +46,18 @@ struct Shared {
     interval: Duration,
     // When the interval of the stats ends; `None` until the first look at the clock.
     due: Mutex<Option<Instant>>,
-    // Held by those who change the tree, never by those who read it.
-    write: Mutex<()>,
+    // Held by those who change the tree, never by those who read it. The names of metrics: each client has the same.
+    write: Mutex<HashSet<Arc<str>>>,
     refresh: Mutex<Vec<Refresh>>,
 }
 
 /// Brings handles up to date; `false` once it never will again.
 type Refresh = Arc<dyn Fn() -> bool + Send + Sync>;
 
+/// Names that are kept for the next metric of that name. As many as the program has, and some of its user's.
+const NAMES: usize = 1024;
+
+/// A scope.
 #[derive(Default)]
 struct Node {
     inner: Mutex<Inner>,
@@ -63,8 +67,20 @@ struct Node {
 struct Inner {
     metric: Option<Metric>,
     // Shared with readers while they walk it: copied on a write only if one does right then.
-    children: Arc<BTreeMap<Arc<str>, Arc<Node>>>,
+    children: Arc<Children>,
     holds: usize,
+}
+
+/// What is in a scope, in the order of names. A row and no map: there are many, with a few names or some tens.
+#[derive(Clone, Default)]
+struct Children(Vec<(Arc<str>, Child)>);
+
+#[derive(Clone)]
+enum Child {
+    /// Most, and so without a node.
+    Metric(Metric),
+    /// What has something below it, or is held; it may be a metric too.
+    Scope(Arc<Node>),
 }
 
 #[derive(Clone)]
@@ -121,7 +137,7 @@ impl Registry {
             refused: Counter::default(),
             interval,
             due: Mutex::new(None),
-            write: Mutex::new(()),
+            write: Mutex::default(),
             refresh: Mutex::default(),
         }))
     }
@@ -184,8 +200,8 @@ impl Registry {
                 }
             }
         }
-        self.0.root.each(&mut |node| {
-            if let Some(Metric::Stat(stat)) = node.metric() {
+        self.0.root.each(&mut |metric| {
+            if let Metric::Stat(stat) = metric {
                 stat.roll();
             }
         });
@@ -218,17 +234,19 @@ impl Registry {
     /// such a scope.
     pub fn visit_in(&self, at: &[&str], mut visit: impl FnMut(&[Arc<str>], Reading)) -> bool {
         self.refresh();
-        let Some(node) = self.0.root.find(at.iter().copied()) else { return false };
-        node.visit(&mut Vec::new(), &mut visit);
+        match self.0.root.find(at.iter().copied()) {
+            Some(Child::Scope(node)) => node.visit(&mut Vec::new(), &mut visit),
+            Some(Child::Metric(metric)) => visit(&[], metric.read()),
+            None => return false,
+        }
         true
     }
 
     /// The handle at a place, made if there is none.
     fn resolve<T>(&self, scope: &[Arc<str>], name: &str, kind: &Kind<T>) -> T {
-        let name: Arc<str> = Arc::from(name);
-        let path = || scope.iter().chain([&name]);
-        let _write = lock(&self.0.write);
-        if let Some(metric) = self.0.root.find(path().map(AsRef::as_ref)).and_then(|node| node.metric()) {
+        let mut names = lock(&self.0.write);
+        let path = scope.iter().map(AsRef::as_ref).chain([name]);
+        if let Some(metric) = self.0.root.find(path).and_then(|child| child.metric()) {
             return (kind.handle)(&metric).unwrap_or_else(|| {
                 self.refuse();
                 (kind.detached)()
@@ -241,7 +259,7 @@ impl Registry {
         }
         let metric = (kind.new)();
         let handle = (kind.handle)(&metric);
-        self.0.root.find_or_add(path()).set(metric);
+        self.0.root.find_or_add(scope).set(intern(&mut names, name), metric);
         // Relaxed: a count orders nothing else, and only the holder of `write` changes it.
         self.0.metrics.fetch_add(1, Ordering::Relaxed);
         handle.unwrap_or_else(kind.detached)
@@ -250,8 +268,8 @@ impl Registry {
     /// Counts a refusal. The counter is outside the limit, and back with the next refusal should somebody prune it.
     fn refuse(&self) {
         self.0.refused.incr();
-        let name = [Arc::from("metrics"), Arc::from("refused")];
-        self.0.root.find_or_add(name.iter()).set(Metric::Counter(self.0.refused.clone()));
+        let scope = self.0.root.find_or_add(&[Arc::from("metrics")]);
+        scope.set(Arc::from("refused"), Metric::Counter(self.0.refused.clone()));
     }
 
     fn is_refused(&self, metric: &Metric) -> bool {
@@ -264,29 +282,39 @@ impl Registry {
     #[must_use]
     fn remove(
         &self,
-        _write: &MutexGuard<'_, ()>,
+        _write: &MutexGuard<'_, HashSet<Arc<str>>>,
         segments: &[Arc<str>],
         node: Option<&Arc<Node>>,
-    ) -> Option<Arc<Node>> {
+    ) -> Option<Child> {
         let (last, parents) = segments.split_last()?;
-        let parent = self.0.root.find(parents.iter().map(AsRef::as_ref))?;
+        let Child::Scope(parent) = self.0.root.find(parents.iter().map(AsRef::as_ref))? else { return None };
         let mut inner = parent.lock();
+        let at = inner.children.find(last).ok()?;
         if let Some(node) = node
-            && !inner.children.get(last).is_some_and(|child| Arc::ptr_eq(child, node))
+            && !matches!(&inner.children.0[at].1, Child::Scope(child) if Arc::ptr_eq(child, node))
         {
             return None;
         }
-        let removed = Arc::make_mut(&mut inner.children).remove(last)?;
+        let (_, removed) = Arc::make_mut(&mut inner.children).0.remove(at);
         drop(inner);
         let mut metrics = 0;
-        removed.each(&mut |node| {
-            let counted = node.metric().is_some_and(|metric| !self.is_refused(&metric));
-            metrics += usize::from(counted);
-        });
+        removed.each(&mut |metric| metrics += usize::from(!self.is_refused(metric)));
         // Relaxed: see `resolve`.
         self.0.metrics.fetch_sub(metrics, Ordering::Relaxed);
         Some(removed)
     }
+}
+
+/// The name, as others have it already if they do.
+fn intern(names: &mut HashSet<Arc<str>>, name: &str) -> Arc<str> {
+    if let Some(name) = names.get(name) {
+        return Arc::clone(name);
+    }
+    let name: Arc<str> = Arc::from(name);
+    if names.len() < NAMES {
+        names.insert(Arc::clone(&name));
+    }
+    name
 }
 
 /// How to make and find a metric of one kind.
@@ -331,62 +359,125 @@ impl Node {
         self.lock().metric.clone()
     }
 
-    fn set(&self, metric: Metric) {
-        self.lock().metric = Some(metric);
+    /// Puts a metric into this scope.
+    fn set(&self, name: Arc<str>, metric: Metric) {
+        let mut inner = self.lock();
+        match inner.children.find(&name) {
+            Ok(at) => match &inner.children.0[at].1 {
+                Child::Scope(node) => node.lock().metric = Some(metric),
+                Child::Metric(_) => Arc::make_mut(&mut inner.children).0[at].1 = Child::Metric(metric),
+            },
+            Err(at) => Arc::make_mut(&mut inner.children).insert(at, name, Child::Metric(metric)),
+        }
     }
 
-    fn children(&self) -> Arc<BTreeMap<Arc<str>, Arc<Self>>> {
+    fn children(&self) -> Arc<Children> {
         Arc::clone(&self.lock().children)
     }
 
-    fn find<'a>(self: &Arc<Self>, path: impl Iterator<Item = &'a str>) -> Option<Arc<Self>> {
-        let mut node = Arc::clone(self);
+    fn find<'a>(self: &Arc<Self>, path: impl Iterator<Item = &'a str>) -> Option<Child> {
+        let mut at = Child::Scope(Arc::clone(self));
         for segment in path {
-            let next = Arc::clone(node.lock().children.get(segment)?);
-            node = next;
+            let Child::Scope(node) = at else { return None };
+            let inner = node.lock();
+            at = inner.children.0[inner.children.find(segment).ok()?].1.clone();
         }
-        Some(node)
+        Some(at)
     }
 
-    fn find_or_add<'a>(self: &Arc<Self>, path: impl Iterator<Item = &'a Arc<str>>) -> Arc<Self> {
+    /// The scope at this path, with all that are on the way there.
+    fn find_or_add(self: &Arc<Self>, path: &[Arc<str>]) -> Arc<Self> {
         let mut node = Arc::clone(self);
         for segment in path {
-            let next = {
-                let mut inner = node.lock();
-                match inner.children.get(segment) {
-                    Some(child) => Arc::clone(child),
-                    None => Arc::clone(Arc::make_mut(&mut inner.children).entry(Arc::clone(segment)).or_default()),
-                }
-            };
+            let next = node.child(segment);
             node = next;
         }
         node
     }
 
-    fn each(&self, f: &mut impl FnMut(&Self)) {
-        f(self);
-        for child in self.children().values() {
+    /// The scope of this name in this one.
+    fn child(&self, name: &Arc<str>) -> Arc<Self> {
+        let mut inner = self.lock();
+        let at = inner.children.find(name);
+        let metric = match at.map(|at| &inner.children.0[at].1) {
+            Ok(Child::Scope(node)) => return Arc::clone(node),
+            Ok(Child::Metric(metric)) => Some(metric.clone()),
+            Err(_) => None,
+        };
+        let node = Arc::new(Self { inner: Mutex::new(Inner { metric, ..Inner::default() }) });
+        let children = Arc::make_mut(&mut inner.children);
+        match at {
+            Ok(at) => children.0[at].1 = Child::Scope(Arc::clone(&node)),
+            Err(at) => children.insert(at, Arc::clone(name), Child::Scope(Arc::clone(&node))),
+        }
+        node
+    }
+
+    fn each(&self, f: &mut impl FnMut(&Metric)) {
+        if let Some(metric) = self.metric() {
+            f(&metric);
+        }
+        for (_, child) in &self.children().0 {
             child.each(f);
         }
     }
 
     fn visit(&self, path: &mut Vec<Arc<str>>, visit: &mut impl FnMut(&[Arc<str>], Reading)) {
-        let reading = self.metric().map(|metric| match metric {
-            Metric::Counter(counter) => Reading::Counter(counter.get()),
-            Metric::Gauge(gauge) => Reading::Gauge(gauge.get() as f64),
-            Metric::GaugeFn(function) => {
-                let function = Arc::clone(&lock(&function));
+        if let Some(metric) = self.metric() {
+            visit(path, metric.read());
+        }
+        for (name, child) in &self.children().0 {
+            path.push(Arc::clone(name));
+            match child {
+                Child::Metric(metric) => visit(path, metric.read()),
+                Child::Scope(node) => node.visit(path, visit),
+            }
+            path.pop();
+        }
+    }
+}
+
+impl Child {
+    fn metric(&self) -> Option<Metric> {
+        match self {
+            Self::Metric(metric) => Some(metric.clone()),
+            Self::Scope(node) => node.metric(),
+        }
+    }
+
+    fn each(&self, f: &mut impl FnMut(&Metric)) {
+        match self {
+            Self::Metric(metric) => f(metric),
+            Self::Scope(node) => node.each(f),
+        }
+    }
+}
+
+impl Children {
+    /// Where the name is, or where it belongs.
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(other, _)| (**other).cmp(name))
+    }
+
+    fn insert(&mut self, at: usize, name: Arc<str>, child: Child) {
+        if self.0.len() == self.0.capacity() {
+            // Not twice what there is: most scopes grow once, and stay.
+            self.0.reserve_exact(2 + self.0.len() / 4);
+        }
+        self.0.insert(at, (name, child));
+    }
+}
+
+impl Metric {
+    fn read(&self) -> Reading {
+        match self {
+            Self::Counter(counter) => Reading::Counter(counter.get()),
+            Self::Gauge(gauge) => Reading::Gauge(gauge.get() as f64),
+            Self::GaugeFn(function) => {
+                let function = Arc::clone(&lock(function));
                 Reading::Gauge(function())
             }
-            Metric::Stat(stat) => Reading::Stat(stat.summary()),
-        });
-        if let Some(reading) = reading {
-            visit(path, reading);
-        }
-        for (name, child) in &*self.children() {
-            path.push(Arc::clone(name));
-            child.visit(path, visit);
-            path.pop();
+            Self::Stat(stat) => Reading::Stat(stat.summary()),
         }
     }
 }
@@ -444,7 +535,7 @@ impl Scope {
     /// Keeps the scope until the last hold of it is dropped, and prunes it then.
     pub fn hold(&self) -> Hold {
         let _write = lock(&self.registry.0.write);
-        let node = self.registry.0.root.find_or_add(self.segments.iter());
+        let node = self.registry.0.root.find_or_add(&self.segments);
         node.lock().holds += 1;
         Hold { scope: self.clone(), node }
     }

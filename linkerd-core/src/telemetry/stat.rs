@@ -3,7 +3,7 @@
 use std::{
     array, fmt,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, LazyLock, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -23,8 +23,8 @@ const MAX: u64 = ((CHUNK as u64) << (CHUNKS - 1)) - 1;
 /// A distribution of whole numbers, over the registry's snapshot interval. A clone records into the same one.
 ///
 /// Values below 128 are kept exactly; above, what is read is at most 0.8 % off. Values above 2 * 10^12 count as that.
-/// Recording is two relaxed atomic additions and takes no lock. Memory comes with use: a few words for a stat that was
-/// never recorded to, then 700 bytes, and 128 bytes for each further sixteen buckets that occur.
+/// Recording is two relaxed atomic additions and takes no lock. Memory comes with use: eleven words for a stat in which at
+/// most four different values occur in an interval, then 700 bytes, and 128 bytes for each further sixteen buckets.
 ///
 /// `Stat::default()` is one that nobody reads.
 #[derive(Clone, Default)]
@@ -32,10 +32,18 @@ pub struct Stat(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
+    few: Few,
+    sum: AtomicU64,
+    // What finds no room in the few.
     live: OnceLock<Box<Live>>,
     // Read and written by those who read metrics, never by those who record.
     last: Mutex<Option<Arc<Summary>>>,
 }
+
+/// The buckets that occur first in an interval, which for most stats are all. A word is a bucket's place, from one, and
+/// below it its count, so that both are taken at once.
+#[derive(Default)]
+struct Few([AtomicU64; 4]);
 
 /// Two sides: one is recorded to while the other is read and emptied.
 struct Live {
@@ -44,12 +52,14 @@ struct Live {
 }
 
 struct Side {
-    sum: AtomicU64,
     branches: [OnceLock<Box<Branch>>; BRANCHES],
 }
 
 type Branch = [OnceLock<Box<Leaf>>; LEAVES];
 type Leaf = [AtomicU64; LEAF];
+
+/// An interval that saw nothing, as most do: they share one.
+static NOTHING: LazyLock<Arc<Summary>> = LazyLock::new(Arc::default);
 
 /// What a [`Stat`] saw in one snapshot interval.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -69,12 +79,13 @@ pub struct Summary {
 impl Stat {
     /// Records a value.
     pub fn record(&self, value: u64) {
-        let live = self.0.live.get_or_init(Box::default);
-        // Relaxed: a value that lands on the side that is being emptied is counted in the interval after.
-        let side = &live.sides[live.side.load(Ordering::Relaxed) & 1];
         let (chunk, bucket) = place(value.min(MAX));
-        side.bucket(chunk * CHUNK + bucket).fetch_add(1, Ordering::Relaxed);
-        side.sum.fetch_add(value, Ordering::Relaxed);
+        let at = chunk * CHUNK + bucket;
+        if !self.0.few.count(at) {
+            self.0.live.get_or_init(Box::default).count(at);
+        }
+        // Relaxed: one whose count was read just before has its sum in the interval after.
+        self.0.sum.fetch_add(value, Ordering::Relaxed);
     }
 
     /// Records a time in whole milliseconds, rounded down, as Finagle does.
@@ -91,11 +102,11 @@ impl Stat {
     /// Ends the interval.
     pub(super) fn roll(&self) {
         let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let summary = self.0.live.get().map(|live| {
-            let side = live.side.fetch_xor(1, Ordering::Relaxed) & 1;
-            live.sides[side].take()
-        });
-        *last = Some(Arc::new(summary.unwrap_or_default()));
+        let mut counts = self.0.few.take();
+        if let Some(live) = self.0.live.get() {
+            counts.extend(live.take());
+        }
+        *last = Some(if counts.is_empty() { Arc::clone(&NOTHING) } else { Arc::new(self.0.summarize(counts)) });
     }
 }
 
@@ -128,34 +139,71 @@ impl Side {
     }
 
     /// Reads the side and empties it.
-    fn take(&self) -> Summary {
-        let mut counts = Vec::new();
-        for (at, count) in self.buckets() {
-            let count = count.swap(0, Ordering::Relaxed);
-            if count > 0 {
-                counts.push((value_of(at / CHUNK, at % CHUNK), count));
-            }
-        }
+    fn take(&self) -> impl Iterator<Item = (usize, u64)> {
+        // Relaxed: as in `Stat::record`.
+        let counts = self.buckets().map(|(at, count)| (at, count.swap(0, Ordering::Relaxed)));
+        counts.filter(|(_, count)| *count > 0)
+    }
+}
+
+impl Live {
+    fn count(&self, at: usize) {
+        // Relaxed: a value that lands on the side that is being emptied is counted in the interval after.
+        let side = &self.sides[self.side.load(Ordering::Relaxed) & 1];
+        side.bucket(at).fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn take(&self) -> impl Iterator<Item = (usize, u64)> {
+        let side = self.side.fetch_xor(1, Ordering::Relaxed) & 1;
+        self.sides[side].take()
+    }
+}
+
+impl Few {
+    /// How many bits of a word are its count.
+    const COUNT: u32 = 48;
+
+    /// Counts one in a bucket; `false` if there is no room for it.
+    fn count(&self, at: usize) -> bool {
+        let place = at as u64 + 1;
+        self.0.iter().any(|word| {
+            let next = |is: u64| match is >> Self::COUNT {
+                0 => Some(place << Self::COUNT | 1),
+                other => (other == place).then_some(is + 1),
+            };
+            // Relaxed: as in `Stat::record`.
+            word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+        })
+    }
+
+    /// Reads all counts and empties them.
+    fn take(&self) -> Vec<(usize, u64)> {
+        let words = self.0.iter().map(|word| word.swap(0, Ordering::Relaxed)).filter(|word| *word != 0);
+        words.map(|word| ((word >> Self::COUNT) as usize - 1, word & ((1 << Self::COUNT) - 1))).collect()
+    }
+}
+
+impl Inner {
+    /// What an interval saw, of which these are the counts, at least one.
+    fn summarize(&self, mut counts: Vec<(usize, u64)>) -> Summary {
+        counts.sort_unstable();
         let count = counts.iter().map(|(_, count)| count).sum();
-        // Before the sum is taken: that of a value whose bucket was passed already belongs to the next interval.
-        let (Some(&(min, _)), Some(&(max, _))) = (counts.first(), counts.last()) else {
-            return Summary::default();
-        };
-        let sum = self.sum.swap(0, Ordering::Relaxed);
+        let mut rest = counts.iter().map(|(at, count)| (value_of(at / CHUNK, at % CHUNK), count));
         let mut quantiles = [0; 6];
-        let mut below = 0;
-        let mut rest = counts.iter();
-        let mut value = min;
+        let (mut below, mut value) = (0, 0);
         for (quantile, at) in quantiles.iter_mut().zip(Summary::QUANTILES) {
             let rank = ((at * count as f64).ceil() as u64).clamp(1, count);
             while below < rank {
-                let Some(&(next, count)) = rest.next() else { break };
+                let Some((next, count)) = rest.next() else { break };
                 value = next;
                 below += count;
             }
             *quantile = value;
         }
-        Summary { count, sum, min, max, quantiles }
+        let value_at = |at: Option<&(usize, u64)>| at.map_or(0, |(at, _)| value_of(at / CHUNK, at % CHUNK));
+        let (min, max) = (value_at(counts.first()), value_at(counts.last()));
+        // After the counts: see `Stat::record`.
+        Summary { count, sum: self.sum.swap(0, Ordering::Relaxed), min, max, quantiles }
     }
 }
 
@@ -175,7 +223,7 @@ fn value_of(chunk: usize, bucket: usize) -> u64 {
 
 impl Default for Live {
     fn default() -> Self {
-        let side = || Side { sum: AtomicU64::new(0), branches: array::from_fn(|_| OnceLock::new()) };
+        let side = || Side { branches: array::from_fn(|_| OnceLock::new()) };
         Self { side: AtomicUsize::new(0), sides: [side(), side()] }
     }
 }
@@ -204,8 +252,27 @@ mod tests {
     }
 
     #[test]
-    fn one_value_takes_little_room() {
+    fn few_values_take_little_room() {
+        let stat = Stat::default();
+        for n in 0..1000 {
+            stat.record(n % 4 * 1000);
+        }
+        assert!(size_of::<Inner>() <= 72 && stat.0.live.get().is_none());
+        stat.record(7);
+        assert!(stat.0.live.get().is_some());
         assert!(size_of::<Live>() + size_of::<Branch>() + size_of::<Leaf>() <= 700);
+        stat.roll();
+        let summary = stat.summary().unwrap();
+        assert_eq!((summary.count, summary.sum, summary.min), (1001, 1_500_007, 0));
+    }
+
+    #[test]
+    fn intervals_without_values_take_no_room() {
+        let stat = Stat::default();
+        stat.record(5);
+        stat.roll();
+        stat.roll();
+        assert!(Arc::ptr_eq(&stat.summary().unwrap(), &NOTHING));
     }
 
     #[test]
