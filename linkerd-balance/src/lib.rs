@@ -47,7 +47,7 @@ pub use self::{
     panic::{Event, Panic, Unavailable},
     policy::{InvalidPanic, Policy},
     probe::{ActiveProbe, InvalidProbe, ProbeSettings},
-    service::{BalanceService, IsOk, Judge, Keys, MAX_UNREADY, MAX_WAITS, NoKey, ResponseFuture, Verdict},
+    service::{BalanceService, IsOk, Judge, Keys, LOOK_AGAIN, MAX_UNREADY, MAX_WAITS, NoKey, ResponseFuture, Verdict},
     slow_start::{InvalidSlowStart, SlowStart},
     strategy::{
         Aperture, ApertureBuilder, ApertureMeter, ApertureWidth, Candidates, Draw, Heap, InvalidAperture,

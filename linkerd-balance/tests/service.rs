@@ -12,8 +12,8 @@ use std::{
 };
 
 use linkerd_balance::{
-    Balance, BalanceService, Draw, Hint, InvalidSet, LeastLoaded, MAX_UNREADY, MAX_WAITS, Outcome, P2c, Policy, Random,
-    Ring, RoundRobin, Status, Unavailable, Verdict,
+    Balance, BalanceService, Draw, Hint, InvalidSet, LOOK_AGAIN, LeastLoaded, MAX_UNREADY, MAX_WAITS, Outcome, P2c,
+    Policy, Random, Ring, RoundRobin, Status, Unavailable, Verdict,
 };
 use tokio::time::{self, Instant};
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
@@ -245,6 +245,33 @@ async fn who_waits_does_not_go_to_one_that_is_left_alone() {
     let mut rsp = task::spawn(svc.call(Once(0)));
     assert_pending!(rsp.poll());
     assert_eq!((in_flight(&svc), polled(&all), svc.balance().stats(Instant::now().into_std()).panics), (1, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_goes_to_one_that_is_open_again() {
+    let (all, second) = (All::default(), Arc::new(Mutex::new(None)));
+    let (kept, healths) = (Arc::clone(&all), Arc::clone(&second));
+    let balance = Balance::new(Policy::least_loaded(), move |&key, health| {
+        if key == 2 {
+            health.set(Status::Busy);
+            *healths.lock().unwrap() = Some(health.clone());
+        }
+        let endpoint = Endpoint { key, is: Arc::default(), polled: Arc::default(), called: Arc::default() };
+        kept.lock().unwrap().insert(key, endpoint.clone());
+        endpoint
+    });
+    update(&balance, 1..=2);
+    let mut svc = BalanceService::new(balance);
+    set(&all, 1, full());
+    let mut rsp = task::spawn(svc.call(Once(0)));
+    assert_pending!(rsp.poll());
+    time::advance(2 * LOOK_AGAIN).await;
+    assert_pending!(rsp.poll());
+    second.lock().unwrap().as_ref().unwrap().set(Status::Open);
+    time::advance(LOOK_AGAIN + MS).await;
+    assert!(rsp.is_woken());
+    assert_eq!(assert_ready_ok!(rsp.poll()), 2);
+    assert_eq!(in_flight(&svc), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -33,7 +33,8 @@ pub struct BreakerLayer<C = IsOk> {
 /// that is not to be used, and a service that is ready for ever may still be left alone. (Not to be ready with an error
 /// would say of the whole service that it is of no use any more.) A probe is taken when the request comes and not when
 /// readiness is asked for, so that a clone that is ready and gets no request holds nobody up. What the service reserved for
-/// a clone before the breaker opened only a call gives back: so that one is let through.
+/// a clone before the breaker opened only a call gives back: so that one is let through. A clone that was still waiting for
+/// the service when the breaker opened goes on with a fresh clone of it, and leaves its place in a queue to others.
 ///
 /// ```
 /// use linkerd_balance::{Breaker, BreakerLayer, Rejection, accrual::ConsecutiveFailures};
@@ -70,6 +71,8 @@ pub struct BreakerService<S, C = IsOk> {
     rejected: Option<Rejection>,
     // The service is, and may have reserved something for the next call.
     is_ready: bool,
+    // The service is not yet, and may keep a place for who waits.
+    is_waiting: bool,
 }
 
 /// Says what a result says of who gave it.
@@ -126,7 +129,7 @@ impl<S, C: Clone> Layer<S> for BreakerLayer<C> {
 
     fn layer(&self, inner: S) -> Self::Service {
         let Self { breaker, classify, observes } = self.clone();
-        BreakerService { inner, breaker, classify, observes, rejected: None, is_ready: false }
+        BreakerService { inner, breaker, classify, observes, rejected: None, is_ready: false, is_waiting: false }
     }
 }
 
@@ -142,13 +145,13 @@ impl<S: Clone, C: Clone> Clone for BreakerService<S, C> {
     fn clone(&self) -> Self {
         let Self { inner, breaker, classify, observes, .. } = self;
         let (inner, breaker, classify) = (inner.clone(), breaker.clone(), classify.clone());
-        Self { inner, breaker, classify, observes: *observes, rejected: None, is_ready: false }
+        Self { inner, breaker, classify, observes: *observes, rejected: None, is_ready: false, is_waiting: false }
     }
 }
 
 impl<S, C, Req> Service<Req> for BreakerService<S, C>
 where
-    S: Service<Req>,
+    S: Service<Req> + Clone,
     S::Error: From<Rejection>,
     C: Classify<S::Response, S::Error> + Clone,
 {
@@ -160,9 +163,14 @@ where
         let rejects = !self.observes && !self.is_ready;
         self.rejected = if rejects { self.breaker.why(Instant::now().into_std()) } else { None };
         if self.rejected.is_some() {
+            if mem::take(&mut self.is_waiting) {
+                self.inner = self.inner.clone();
+            }
             return Poll::Ready(Ok(()));
         }
-        let ready = ready!(self.inner.poll_ready(cx));
+        let polled = self.inner.poll_ready(cx);
+        self.is_waiting = polled.is_pending();
+        let ready = ready!(polled);
         // Only a few may be sent to one that is half open, whoever is ready.
         self.is_ready = ready.is_ok() && (self.is_ready || self.breaker.phase() == Phase::Alive);
         if let Err(error) = &ready {
@@ -233,11 +241,11 @@ impl<F, C> fmt::Debug for BreakerFuture<F, C> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use std::{num::NonZeroU32, task::Waker, time::Duration};
+    use std::{num::NonZeroU32, sync::Arc, task::Waker, time::Duration};
 
-    use tokio::time;
+    use tokio::{sync::Semaphore, time};
     use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
-    use tower::BoxError;
+    use tower::{BoxError, limit::ConcurrencyLimit};
     use tower_test::mock;
 
     use super::*;
@@ -364,6 +372,27 @@ mod tests {
         handle.next_request().await.unwrap().1.send_response(7);
         assert_eq!(assert_ready_ok!(rsp.poll()), 7);
         assert_ready_ok!(poll_ready(&mut svc));
+        rejection(assert_ready_err!(task::spawn(svc.call("ping")).poll()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_the_service_when_it_opens_leaves_its_place_to_others() {
+        let places = Arc::new(Semaphore::new(1));
+        let breaker = layer();
+        let limited = |max: &Arc<Semaphore>| {
+            let service = tower::service_fn(|_: &'static str| async { Ok::<u32, BoxError>(7) });
+            ConcurrencyLimit::with_semaphore(service, Arc::clone(max))
+        };
+        let mut svc = breaker.layer(limited(&places));
+        let taken = Arc::clone(&places).try_acquire_owned().unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert_pending!(svc.poll_ready(&mut cx));
+        let now = Instant::now().into_std();
+        svc.breaker().admit(now).record(false, now);
+        svc.breaker().admit(now).record(false, now);
+        assert_ready_ok!(svc.poll_ready(&mut cx));
+        drop(taken);
+        assert_eq!(places.available_permits(), 1);
         rejection(assert_ready_err!(task::spawn(svc.call("ping")).poll()));
     }
 

@@ -6,6 +6,7 @@ use std::{
     hash::Hash,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use pin_project::pin_project;
@@ -37,7 +38,8 @@ use self::waits::{Turn, Waits};
 ///
 /// - While that one is not ready the request waits there and at others that are open, up to [`MAX_WAITS`] at a time. The
 ///   first that is ready gets it; of the others the load learns that they took at least so long.
-/// - When one leaves the set, or another one comes, the request looks again.
+/// - When one leaves the set, or another one comes, the request looks again, and also every [`LOOK_AGAIN`]: one that was
+///   left alone may be open again, which nobody says.
 /// - When one fails to get ready, it goes to one where it was not yet, and fails with what the last of them said when there
 ///   is none, or after [`MAX_UNREADY`]. The endpoint stays in the set: only discovery removes one.
 ///
@@ -60,6 +62,9 @@ pub const MAX_UNREADY: usize = 32;
 /// At how many endpoints a request waits at the same time until one of them is ready: 8. Each of them counts it as in
 /// flight.
 pub const MAX_WAITS: usize = 8;
+
+/// After how long a request that waits looks again for another endpoint that is open by now: 100 ms.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Says which requests should meet the same endpoint, for strategies that hash.
 ///
@@ -315,7 +320,7 @@ impl<K, S: Service<Req>, C, Req> fmt::Debug for ResponseFuture<K, S, C, Req> {
 
 #[cfg(test)]
 mod tests {
-    use std::{task::Waker, time::Duration};
+    use std::task::Waker;
 
     use tokio::time::{self, Instant};
     use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};

@@ -8,10 +8,13 @@ use std::{
 };
 
 use pin_project::pin_project;
-use tokio::{sync::futures::OwnedNotified, time::Instant};
+use tokio::{
+    sync::futures::OwnedNotified,
+    time::{Instant, Sleep, sleep},
+};
 use tower_service::Service;
 
-use super::{MAX_WAITS, draw};
+use super::{LOOK_AGAIN, MAX_WAITS, draw};
 use crate::{balance::Balance, lease::Lease};
 
 /// The endpoints that a request waits at, [`MAX_WAITS`] at most.
@@ -25,6 +28,9 @@ pub(super) struct Waits<K, S> {
     // From its making on it hears of changes of the set.
     #[pin]
     changed: OwnedNotified,
+    // Until it looks whether somebody is open again.
+    #[pin]
+    again: Sleep,
 }
 
 /// The end of a wait.
@@ -42,7 +48,13 @@ where
 {
     /// At an endpoint that was just asked.
     pub(super) fn at(lease: Lease<K, S>, balance: &Balance<K, S>) -> Self {
-        Self { leases: vec![lease], asked: 1, looks: true, changed: balance.changed().notified_owned() }
+        Self {
+            leases: vec![lease],
+            asked: 1,
+            looks: true,
+            changed: balance.changed().notified_owned(),
+            again: sleep(LOOK_AGAIN),
+        }
     }
 
     /// Waits for the first that has something to say. `key` and `tried` are the request's.
@@ -79,11 +91,14 @@ where
                 }
                 *this.looks = false;
             }
-            if this.changed.as_mut().poll(cx).is_pending() {
+            if this.changed.as_mut().poll(cx).is_ready() {
+                this.changed.set(balance.changed().notified_owned());
+            } else if this.again.as_mut().poll(cx).is_ready() {
+                this.again.as_mut().reset(Instant::now() + LOOK_AGAIN);
+            } else {
                 *this.asked = 0;
                 return Poll::Pending;
             }
-            this.changed.set(balance.changed().notified_owned());
             *this.looks = true;
         }
     }
