@@ -5,7 +5,7 @@ use std::{pin::pin, time::Duration};
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use linkerd_dtab::namerd::{Namerd, Peer, http::Controller};
+use linkerd_dtab::namerd::{Namerd, Peer, http::Controller, thrift};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
@@ -51,7 +51,20 @@ where
 {
     match kind {
         Kind::Http => http(io, peer, Controller::new(namerd), open).await,
-        Kind::Mesh | Kind::Thrift => drop(namerd.session(peer)),
+        Kind::Mesh => drop(namerd.session(peer)),
+        Kind::Thrift => thrift(io, peer, &namerd, open).await,
+    }
+}
+
+async fn thrift<I>(io: I, peer: Peer, namerd: &Namerd, mut open: watch::Receiver<()>)
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let remote = peer.addr;
+    // Never changed: it returns when the interface ends.
+    let drain = async move { drop(open.changed().await) };
+    if let Err(error) = thrift::serve(io, namerd.session(peer), thrift::Settings::default(), drain).await {
+        tracing::debug!(%error, ?remote, "a connection to the thrift interface failed");
     }
 }
 

@@ -2,10 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use linkerd_dtab::{Dtab, Path, store::Namespace};
+use linkerd_dtab::{
+    Dtab,
+    store::{KeyPrefix, Namespace},
+};
 
 use super::super::{
-    announcer::{ZkAddr, path, zk_addrs},
+    announcer::{ZkAddr, zk_addrs},
     decode::{At, Decode, Section},
     namer::ConsistencyMode,
     retries::Backoff,
@@ -61,20 +64,19 @@ pub struct EtcdStorage {
     /// `port`. Default: 2379.
     pub port: u16,
     /// `pathPrefix` of keys. Default: `/namerd/dtabs`.
-    pub path_prefix: Path,
-    /// `api`. Default: `v3`.
+    pub path_prefix: KeyPrefix,
+    /// `api`. Default: `v2` where the server has it and there is something below the prefix, else `v3`.
     ///
     /// Not a key of Linkerd 1.x, which knows v2 alone.
-    pub api: EtcdApi,
+    pub api: Option<EtcdApi>,
 }
 
 /// Values of `api`: which of etcd's APIs is asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EtcdApi {
     /// `v2`: the keys of namerd 1.x.
     V2,
     /// `v3`: by its JSON gateway.
-    #[default]
     V3,
 }
 
@@ -84,7 +86,7 @@ pub struct ZkStorage {
     /// `zkAddrs`. Required.
     pub zk_addrs: Vec<ZkAddr>,
     /// `pathPrefix` of nodes. Default: `/dtabs`.
-    pub path_prefix: Path,
+    pub path_prefix: KeyPrefix,
     /// `sessionTimeoutMs`, at least 1 ms. Default: 10 s.
     pub session_timeout: Duration,
     /// `authInfo`. Default: none.
@@ -110,7 +112,7 @@ pub struct ConsulStorage {
     /// `port`. Default: 8500.
     pub port: u16,
     /// `pathPrefix` of keys. Default: `/namerd/dtabs`.
-    pub path_prefix: Path,
+    pub path_prefix: KeyPrefix,
     /// `token`. Default: none.
     pub token: Option<String>,
     /// `datacenter`. Default: the agent's.
@@ -173,21 +175,33 @@ fn namespaces(at: &At<'_>) -> Option<Vec<(Namespace, Dtab)>> {
     })
 }
 
+/// What keys begin with.
+fn prefix(s: &mut Section<'_>, default: &str) -> KeyPrefix {
+    let given = s.with("pathPrefix", |at| match at.text()?.parse() {
+        Ok(prefix) => Some(prefix),
+        Err(error) => {
+            at.problem(format!("{error}"));
+            None
+        }
+    });
+    given.unwrap_or_else(|| default.parse().expect("a valid prefix"))
+}
+
 fn etcd(s: &mut Section<'_>) -> EtcdStorage {
     EtcdStorage {
         host: s.or("host", "localhost".to_owned()),
         port: s.or("port", 2379),
-        path_prefix: s.get("pathPrefix").unwrap_or_else(|| path(&["namerd", "dtabs"])),
-        api: match s.kind("api", &["v2", "v3"], Some("v3")) {
-            Some("v2") => EtcdApi::V2,
+        path_prefix: prefix(s, "/namerd/dtabs"),
+        api: s.has("api").then(|| s.kind("api", &["v2", "v3"], None)).flatten().map(|api| match api {
+            "v2" => EtcdApi::V2,
             _ => EtcdApi::V3,
-        },
+        }),
     }
 }
 
 fn zk(s: &mut Section<'_>) -> Option<ZkStorage> {
     let zk_addrs = s.require_with("zkAddrs", zk_addrs);
-    let path_prefix = s.get("pathPrefix").unwrap_or_else(|| path(&["dtabs"]));
+    let path_prefix = prefix(s, "/dtabs");
     let session_timeout = s.millis("sessionTimeoutMs", 1).unwrap_or(Duration::from_secs(10));
     let auth = s.get("authInfo");
     let acls = s.with("acls", |at| at.list(acl)).unwrap_or_default();
@@ -221,7 +235,7 @@ fn consul(s: &mut Section<'_>) -> ConsulStorage {
     ConsulStorage {
         host: s.or("host", "localhost".to_owned()),
         port: s.or("port", 8500),
-        path_prefix: s.get("pathPrefix").unwrap_or_else(|| path(&["namerd", "dtabs"])),
+        path_prefix: prefix(s, "/namerd/dtabs"),
         token: s.get("token"),
         datacenter: s.get("datacenter"),
         read_consistency_mode: s.get("readConsistencyMode"),
