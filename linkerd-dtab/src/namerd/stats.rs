@@ -52,14 +52,20 @@ impl Namerd {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let now = Instant::now();
-        let mut tables: Vec<_> = self.inner.tables.active().into_iter().map(|(namespace, table)| {
-            let snapshot = table.stored.snapshot();
-            let failure = match (snapshot.state, snapshot.stale) {
-                (State::Failed(error), _) | (_, Some(error)) => Some(error.to_string().into()),
-                _ => None,
-            };
-            TableAge { namespace, contact: snapshot.contact.map(|contact| now.duration_since(contact)), failure }
-        }).collect();
+        let mut tables: Vec<_> = self
+            .inner
+            .tables
+            .active()
+            .into_iter()
+            .map(|(namespace, table)| {
+                let snapshot = table.stored.snapshot();
+                let failure = match (snapshot.state, snapshot.stale) {
+                    (State::Failed(error), _) | (_, Some(error)) => Some(error.to_string().into()),
+                    _ => None,
+                };
+                TableAge { namespace, contact: snapshot.contact.map(|contact| now.duration_since(contact)), failure }
+            })
+            .collect();
         tables.sort_by(|a, b| a.namespace.cmp(&b.namespace));
         Stats {
             namespaces: self.namespaces().sample().ok().map(|names| names.len()),

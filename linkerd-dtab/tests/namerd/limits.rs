@@ -56,8 +56,7 @@ async fn a_binding_too_many_is_refused_and_names_who_has_most() {
 
 #[tokio::test]
 async fn watches_and_clients_are_counted_for_each_peer_and_in_all() {
-    let limits =
-        Limits { clients: 3, clients_per_peer: 2, watches: 3, watches_per_peer: 2, ..Limits::default() };
+    let limits = Limits { clients: 3, clients_per_peer: 2, watches: 3, watches_per_peer: 2, ..Limits::default() };
     let namerd = builder(&Counted::new()).limits(limits).build();
     let (a, b) = (namerd.session(named("a")), namerd.session(named("b")));
     let held = (a.dtab(&ns("default")).unwrap(), a.namespaces().unwrap());
