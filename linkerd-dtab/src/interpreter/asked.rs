@@ -45,6 +45,19 @@ impl Namers {
     }
 }
 
+#[cfg(feature = "namerd")]
+impl Namers {
+    /// What is said about `path` by the only namer that can have an answer. `None`: several can.
+    pub(crate) fn ask_only(&self, path: &Path) -> Option<Activity<NameTree<Name>>> {
+        let mut mounted = self.mounted.iter().filter_map(|(prefix, namer)| Some((namer, path.strip_prefix(prefix)?)));
+        match (mounted.next(), mounted.next()) {
+            (None, _) => Some(self.system.lookup(path)),
+            (Some((namer, rest)), None) if path.get(0) != Some(b"$") => Some(namer.lookup(&rest)),
+            _ => None,
+        }
+    }
+}
+
 /// The same tree with `prefix` before the ids of its bound leaves.
 fn below(prefix: &Path, tree: NameTree<Name>) -> NameTree<Name> {
     tree.map(&mut |name| match name {
@@ -73,8 +86,15 @@ impl Asked {
     ///
     /// Cancel safe: a change that is not waited for is noticed the next time.
     pub(crate) async fn changed(&mut self) {
-        let live = self.answers.values_mut().filter(|answer| !answer.is_final);
-        let mut changes: FuturesUnordered<_> = live.map(|answer| answer.activity.changed()).collect();
+        let mut live = self.answers.values_mut().filter(|answer| !answer.is_final);
+        let (first, second) = (live.next(), live.next());
+        // Most names have one answer: it needs no set, of which there would be one for each name that is bound.
+        let (first, second) = match (first, second) {
+            (Some(only), None) => return only.activity.changed().await,
+            more => more,
+        };
+        let all = first.into_iter().chain(second).chain(live);
+        let mut changes: FuturesUnordered<_> = all.map(|answer| answer.activity.changed()).collect();
         if changes.next().await.is_none() {
             pending::<()>().await;
         }

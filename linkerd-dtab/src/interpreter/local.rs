@@ -73,6 +73,25 @@ impl Local {
         self
     }
 
+    /// Where the replicas of a bound name are, by its id.
+    #[cfg(feature = "namerd")]
+    pub(crate) fn replicas(&self, id: &Path) -> Activity<crate::Addr> {
+        use crate::{Addr, Name};
+
+        let bound = |tree| match tree {
+            NameTree::Leaf(Bound { addr, .. }) => addr,
+            _ => Activity::value(Addr::Neg),
+        };
+        // Of most ids this is all that there is to do: a binding would cost as much again.
+        let Some(tree) = self.binder.ask_only(id) else { return self.bind(&Dtab::empty(), id).flat_map(bound) };
+        let (local, id) = (self.clone(), id.clone());
+        tree.flat_map(move |tree| match tree {
+            NameTree::Leaf(Name::Bound(bound)) => bound.addr,
+            NameTree::Neg | NameTree::Fail | NameTree::Empty => Activity::value(Addr::Neg),
+            _ => local.bind(&Dtab::empty(), &id).flat_map(bound),
+        })
+    }
+
     fn binding(&self, namers: &Arc<Namers>, dtab: &Dtab, path: &Path) -> Binding {
         Binding {
             namers: Arc::clone(namers),
@@ -128,13 +147,14 @@ impl Binding {
         // The first answer at once: most names are known, and a caller should not wait for a task to be scheduled.
         self.publish(&publisher, compute, same);
         if !self.is_final() {
-            tokio::spawn(self.run(publisher, compute, same));
+            // Boxed: the future would have room for it twice.
+            tokio::spawn(Box::new(self).run(publisher, compute, same));
         }
         activity
     }
 
     async fn run<T: Clone + Send + Sync + 'static>(
-        mut self,
+        mut self: Box<Self>,
         publisher: Publisher<T>,
         compute: fn(&mut Self) -> State<T>,
         same: fn(&T, &T) -> bool,

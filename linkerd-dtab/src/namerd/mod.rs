@@ -150,11 +150,7 @@ impl Namerd {
 
     /// Where the replicas of a bound name are, by its id. The prefixes of transformers (`/%/...`) are left out.
     fn addr(&self, id: &Path) -> Activity<Addr> {
-        let tree = self.inner.bare.bind(&Dtab::empty(), &without_transformers(id));
-        tree.flat_map(|tree| match tree {
-            NameTree::Leaf(bound) => bound.addr,
-            _ => Activity::value(Addr::Neg),
-        })
+        self.inner.bare.replicas(&without_transformers(id))
     }
 }
 
