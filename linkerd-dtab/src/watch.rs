@@ -42,6 +42,8 @@ const READS: usize = 3;
 /// How often every file is looked at where the operating system tells of changes, and where it does not.
 const POLL: Duration = Duration::from_secs(10);
 const POLL_UNTOLD: Duration = Duration::from_secs(1);
+/// Up to so many entries those that nobody reads may wait for the poll.
+const CROWD: usize = 256;
 /// A file that was written this shortly before it was read may change again without a trace in its times.
 const CLOCK_GRAIN: Duration = Duration::from_secs(2);
 /// Folders that appear while they are being walked are walked again, so often.
@@ -184,6 +186,8 @@ struct Scanner {
     shared: Arc<Shared>,
     os: os::Watches,
     entries: HashMap<u64, Entry>,
+    /// From how many on those that nobody reads are looked for before the next poll.
+    crowd: usize,
 }
 
 impl Folder {
@@ -265,7 +269,8 @@ impl Folder {
 /// Looks whenever something happened, until nobody can ask any more.
 async fn drive(running: Running, handle: std::sync::Weak<Handle>) {
     let shared = running.0.clone();
-    let mut scanner = Scanner { os: os::Watches::new(&shared), shared: shared.clone(), entries: HashMap::new() };
+    let mut scanner =
+        Scanner { os: os::Watches::new(&shared), shared: shared.clone(), entries: HashMap::new(), crowd: CROWD };
     let mut poll_at = Instant::now() + POLL;
     loop {
         let polled = Instant::now() >= poll_at;
@@ -299,8 +304,10 @@ async fn drive(running: Running, handle: std::sync::Weak<Handle>) {
 impl Scanner {
     /// Looks at what was added, what changed, what has settled, and at everything if it is time to.
     fn look(&mut self, poll: bool) {
-        if poll {
+        // Names that nobody has may be asked for by the thousand, each once.
+        if poll || self.entries.len() >= self.crowd {
             self.forget_unread();
+            self.crowd = CROWD.max(self.entries.len() * 3 / 2);
         }
         // A sink may add others while it is shown something: they are looked at here too.
         loop {
@@ -339,7 +346,7 @@ impl Scanner {
     }
 
     fn forget_unread(&mut self) {
-        let Self { shared, os, entries } = self;
+        let Self { shared, os, entries, .. } = self;
         entries.retain(|_, entry| {
             if !entry.sink.is_unread() {
                 return true;
@@ -347,6 +354,8 @@ impl Scanner {
             entry.depend_on(Vec::new(), shared, os);
             false
         });
+        // What was there in a crowd need not be for ever.
+        entries.shrink_to(2 * entries.len());
     }
 }
 

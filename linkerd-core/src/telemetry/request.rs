@@ -43,7 +43,7 @@ pub struct RequestStats {
 pub struct Failures {
     total: Counter,
     scope: Scope,
-    by_reason: Seen<(Option<ErrorKind>, bool), 8>,
+    by_reason: Seen<(Option<ErrorKind>, bool), 6>,
     restartable: OnceLock<Counter>,
 }
 
@@ -52,12 +52,16 @@ pub struct StatusStats {
     scope: Scope,
     classes: [Counter; 5],
     error: Counter,
-    codes: Seen<u16, 16>,
+    codes: Seen<u16, 14>,
     times: [OnceLock<Stat>; 6],
 }
 
-/// Counters that are made when their key first occurs. The first `N` keys are found without a lock.
-struct Seen<K, const N: usize>([OnceLock<(K, Counter)>; N]);
+/// Counters that are made when their key first occurs. The first two keys and `N` more are found without a lock.
+struct Seen<K, const N: usize> {
+    first: [OnceLock<(K, Counter)>; 2],
+    // In a box: most see no third.
+    more: OnceLock<Box<[OnceLock<(K, Counter)>; N]>>,
+}
 
 impl RequestStats {
     /// Resolves the handles of a scope.
@@ -194,20 +198,29 @@ impl StatusStats {
 impl<K: Copy + PartialEq, const N: usize> Seen<K, N> {
     /// Counts one of `key`. `make` resolves the registry's counter: the same each time.
     fn incr(&self, key: K, make: impl Fn() -> Counter) {
-        for slot in &self.0 {
-            let (at, counter) = slot.get_or_init(|| (key, make()));
-            if *at == key {
-                counter.incr();
-                return;
-            }
+        if self.first.iter().any(|slot| Self::incr_at(slot, key, &make)) {
+            return;
         }
-        make().incr();
+        let more = self.more.get_or_init(|| Box::new(array::from_fn(|_| OnceLock::new())));
+        if !more.iter().any(|slot| Self::incr_at(slot, key, &make)) {
+            make().incr();
+        }
+    }
+
+    /// Counts one if this is the place of `key`, or of none so far.
+    fn incr_at(slot: &OnceLock<(K, Counter)>, key: K, make: impl Fn() -> Counter) -> bool {
+        let (at, counter) = slot.get_or_init(|| (key, make()));
+        let is_there = *at == key;
+        if is_there {
+            counter.incr();
+        }
+        is_there
     }
 }
 
 impl<K, const N: usize> Default for Seen<K, N> {
     fn default() -> Self {
-        Self(array::from_fn(|_| OnceLock::new()))
+        Self { first: array::from_fn(|_| OnceLock::new()), more: OnceLock::new() }
     }
 }
 

@@ -462,6 +462,19 @@ async fn at_the_limit_a_new_name_fails_until_an_old_one_is_not_read() {
 }
 
 #[tokio::test]
+async fn names_that_are_asked_for_once_are_soon_forgotten() {
+    let (_dir, namer) = disco();
+    let mut kept = namer.lookup(&path("/kept"));
+    for n in 0..1000 {
+        neg(&mut namer.lookup(&path(&format!("/nobody{n}")))).await;
+    }
+    let names = namer.state();
+    assert!(names.len() < 300, "{}", names.len());
+    assert!(names.iter().any(|name| name.path == path("/kept")));
+    neg(&mut kept).await;
+}
+
+#[tokio::test]
 async fn the_state_names_the_file_and_the_age_of_each_name() {
     let (dir, namer) = disco();
     fs::write(dir.path().join("web"), "127.0.0.1 1\n").unwrap();
