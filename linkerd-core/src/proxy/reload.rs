@@ -56,7 +56,7 @@ pub struct Reloaded {
     pub built: Vec<String>,
     /// Those of routers that are gone.
     pub removed: Vec<String>,
-    /// The addresses of servers that are new.
+    /// The addresses of servers that are new, or were about to close and stay after all.
     pub opened: Vec<SocketAddr>,
     /// Those of servers that end when their requests do, or after the grace period.
     pub closed: Vec<SocketAddr>,

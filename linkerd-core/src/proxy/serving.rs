@@ -79,10 +79,12 @@ impl Serving {
             tokio::select! {
                 Some(ended) = serving.join_next() => {
                     // A panic in there was printed already, and ends one server alone.
-                    let Ok(Ended { label, addr, drained }) = ended else { continue };
+                    let Ok(Ended { stats, addr, drained }) = ended else { continue };
                     aborted += drained.aborted;
                     cut_off.add(drained.aborted as u64);
-                    self.listeners.forget(&self.shown.registry, &label, addr);
+                    if let Some(stats) = stats {
+                        self.listeners.forget(&stats, addr);
+                    }
                 }
                 Ok(()) = phases.changed() => {
                     let phase = *phases.borrow_and_update();
@@ -181,6 +183,10 @@ impl Serving {
             RouterStats::new(registry, label).scope().prune();
         }
         Ok(reloaded)
+        reloaded.opened = change.returned;
+        for (label, addr) in &change.renamed {
+            self.listeners.forget(&RouterStats::new(registry, label), *addr);
+        }
     }
 
     /// Why an address cannot be listened on, if it is because of one that would have been closed.
