@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -49,6 +49,17 @@ struct Shared {
     // Held by those who change the tree, never by those who read it.
     write: Mutex<()>,
     refresh: Mutex<Vec<Refresh>>,
+    attempts: Mutex<Vec<Weak<Made>>>,
+}
+
+/// The names of metrics that were made, in that order.
+type Made = Mutex<Vec<Vec<Arc<str>>>>;
+
+/// Something that may yet be given up. Dropped, it was not.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    registry: Registry,
+    made: Arc<Made>,
 }
 
 /// Brings handles up to date; `false` once it never will again.
@@ -123,7 +134,25 @@ impl Registry {
             due: Mutex::new(None),
             write: Mutex::new(()),
             refresh: Mutex::default(),
+            attempts: Mutex::default(),
         }))
+    }
+
+    /// Begins to note what is made, to take it out again should nothing come of it.
+    pub(crate) fn attempt(&self) -> Attempt {
+        let made = Arc::default();
+        lock(&self.0.attempts).push(Arc::downgrade(&made));
+        Attempt { registry: self.clone(), made }
+    }
+
+    fn note(&self, path: impl Fn() -> Vec<Arc<str>>) {
+        lock(&self.0.attempts).retain(|attempt| {
+            let made = attempt.upgrade();
+            made.is_some_and(|made| {
+                lock(&made).push(path());
+                true
+            })
+        });
     }
 
     /// Calls `refresh` before each reading, for numbers that are kept elsewhere; no more once it returns `false`.
@@ -242,6 +271,7 @@ impl Registry {
         let metric = (kind.new)();
         let handle = (kind.handle)(&metric);
         self.0.root.find_or_add(path()).set(metric);
+        self.note(|| path().cloned().collect());
         // Relaxed: a count orders nothing else, and only the holder of `write` changes it.
         self.0.metrics.fetch_add(1, Ordering::Relaxed);
         handle.unwrap_or_else(kind.detached)
@@ -289,6 +319,30 @@ impl Registry {
     }
 }
 
+impl Attempt {
+    /// Takes out what was made since, if nobody has a handle of it. What a request has, which came by meanwhile, stays.
+    pub(crate) fn undo(self) {
+        let Self { registry, made } = self;
+        let (write, mut removed) = (lock(&registry.0.write), Vec::new());
+        // What is in something goes before it.
+        for path in lock(&made).iter().rev() {
+            let Some(node) = registry.0.root.find(path.iter().map(AsRef::as_ref)) else { continue };
+            if !node.is_free() {
+                continue;
+            }
+            if node.children().is_empty() {
+                removed.push(registry.remove(&write, path, Some(&node)));
+            } else {
+                node.lock().metric = None;
+                // Relaxed: see `resolve`.
+                registry.0.metrics.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        drop(write);
+        drop(removed);
+    }
+}
+
 /// How to make and find a metric of one kind.
 struct Kind<T> {
     new: fn() -> Metric,
@@ -333,6 +387,18 @@ impl Node {
 
     fn set(&self, metric: Metric) {
         self.lock().metric = Some(metric);
+    }
+
+    /// Whether there is a metric, of which nobody has a handle, or a hold.
+    fn is_free(&self) -> bool {
+        let inner = self.lock();
+        let is_free = inner.metric.as_ref().is_some_and(|metric| match metric {
+            Metric::Counter(counter) => counter.is_free(),
+            Metric::Gauge(gauge) => gauge.is_free(),
+            Metric::GaugeFn(function) => Arc::strong_count(function) == 1,
+            Metric::Stat(stat) => stat.is_free(),
+        });
+        is_free && inner.holds == 0
     }
 
     fn children(&self) -> Arc<BTreeMap<Arc<str>, Arc<Self>>> {

@@ -172,6 +172,43 @@ async fn servers_that_change_their_routers_leave_no_metrics_behind() {
 }
 
 #[tokio::test]
+async fn a_reload_that_is_refused_leaves_nothing_behind() {
+    let folder = Folder::new();
+    let web = server("web").await;
+    folder.list("web", &[web.addr()]);
+    let good = told("/svc => /#/io.l5d.fs;").replace("  servers:", "  originator: true\n  servers:");
+    let linkerd = Linkerd::start(&folder, &good).await;
+    assert_eq!(linkerd.get("web").await.body, "web!");
+    let names = async || {
+        let metrics = linkerd.json("/admin/metrics.json").await;
+        let names = metrics.as_object().unwrap().keys().filter(|name| !name.starts_with("jvm/"));
+        names.cloned().collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = names().await;
+    // One is seen when its log is opened, the other when its address is bound.
+    let nowhere =
+        "- protocol: http\n  label: other\n  servers: [{port: 0}]\n  httpAccessLog: linkerd.yaml/no/folder.log\n";
+    let taken = format!("- protocol: http\n  label: other\n  servers: [{{port: {}}}]\n", web.addr().port());
+    for more in [nowhere, &taken] {
+        let logged = good
+            .replace("  originator: true\n", "  httpAccessLog: new.log\n  service: {retries: {bufferBytes: 1000}}\n");
+        let refused = linkerd.reload(&format!("{logged}{more}")).await;
+        assert_eq!(refused.status, 422, "{refused:?}");
+        assert!(!folder.path("new.log").exists());
+        assert_eq!(names().await, before, "{more}");
+        assert_eq!(linkerd.metric("rt/http/originator").await, Some(1.0));
+    }
+    let accepted = linkerd.reload(&good.replace("  originator: true\n", "  httpAccessLog: new.log\n")).await;
+    assert_eq!(accepted.status, 200, "{accepted:?}");
+    assert_eq!(linkerd.metric("rt/http/originator").await, Some(0.0));
+    assert_eq!(linkerd.get("web").await.body, "web!");
+    eventually("a line", async || {
+        std::fs::read_to_string(folder.path("new.log")).is_ok_and(|text| !text.is_empty()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn routers_come_and_go() {
     let folder = Folder::new();
     let web = server("web").await;
