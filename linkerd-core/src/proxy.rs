@@ -138,6 +138,7 @@ impl Proxy {
         };
         match admin {
             Some(admin) if problems.is_empty() => {
+                plan.begin(&shown.registry);
                 let plan = Arc::new(plan);
                 let serving = Serving { listeners, plan, shown, telemeters, tracer, pages, requests };
                 Ok(Bound { serving, unserved, admin, source })
@@ -176,7 +177,7 @@ impl Builder<'_> {
         let Self { config, logging, tracer, source } = self;
         let registry = Registry::new();
         process::register(&registry);
-        let plan = config.build(&registry)?;
+        let plan = config.draft(None, &registry)?;
         let state = Arc::new(State::new(&registry, &plan));
         let (reloader, requests) = Reloader::new(Arc::clone(&state));
         let shown = Shown {

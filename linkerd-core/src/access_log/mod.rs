@@ -94,11 +94,33 @@ impl AccessLog {
     ///
     /// The file cannot be made or written, or the thread not begun.
     pub fn open(settings: AccessLogSettings, stats: &RouterStats) -> io::Result<Self> {
+        let log = Self::prepare(settings, stats)?;
+        log.start()?;
+        Ok(log)
+    }
+
+    /// Opens the file, whose lines wait until it [starts](Self::start). If it never does, a new file is removed again.
+    pub(crate) fn prepare(settings: AccessLogSettings, stats: &RouterStats) -> io::Result<Self> {
         let AccessLogSettings { file: path, roll, append, keep, format, is_h2 } = settings;
         let zone = TimeZone::system();
         let file = RollingFile::open(&path, roll, keep, zone.clone(), Timestamp::now())?;
-        let writer = Writer::spawn(file, append, &stats.scope().scope("access_log"))?;
+        let writer = Writer::new(file, append, &stats.scope().scope("access_log"));
         Ok(Self(Arc::new(Inner { format, router: Arc::clone(stats.label()), is_h2, zone, path, writer })))
+    }
+
+    /// Begins the thread that writes, the first time.
+    pub(crate) fn start(&self) -> io::Result<()> {
+        self.0.writer.begin()
+    }
+
+    /// Waits until what was logged is in the file, for a second at most: dropping the last clone does so only where it
+    /// holds up no runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn flush(&self) {
+        self.0.writer.flush().await;
     }
 
     /// Opens the file by its name again before the next line, and makes it anew if it is gone. Without that, one that was

@@ -42,6 +42,8 @@ pub(super) struct RollingFile {
     begun: Zoned,
     next: Option<Timestamp>,
     looked: Timestamp,
+    // There was none of this name.
+    is_new: bool,
 }
 
 /// What tells one file from another.
@@ -82,10 +84,19 @@ impl RollingFile {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
+        let is_new = !path.exists();
         let (out, id, size) = append(&path)?;
         let begun = now.to_zoned(zone.clone());
         let next = roll.next(&begun);
-        Ok(Self { path, roll, keep, zone, out, id, size, begun, next, looked: now })
+        Ok(Self { path, roll, keep, zone, out, id, size, begun, next, looked: now, is_new })
+    }
+
+    /// Leaves things as they were before it was opened: nothing was written.
+    pub(super) fn give_up(self) {
+        if self.is_new && self.size == 0 {
+            // It may be gone already.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 
     /// Forgets what is in the file.

@@ -2,6 +2,8 @@
 
 use std::{
     collections::HashMap,
+    fmt,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, Ordering},
@@ -40,15 +42,23 @@ struct Wakers {
 }
 
 /// One connection's watch.
-#[derive(Debug)]
 pub(crate) struct Watch {
     drain: Drain,
     registered: Option<(u64, Waker)>,
+    last_turn: LastTurn,
+}
+
+/// Before a connection hears of the end, its task gets one more turn, behind one of the reactor's: what had come by then
+/// is there to be read.
+enum LastTurn {
+    Ahead,
+    Now(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Over,
 }
 
 impl Drain {
     pub(crate) fn watch(&self) -> Watch {
-        Watch { drain: self.clone(), registered: None }
+        Watch { drain: self.clone(), registered: None, last_turn: LastTurn::Ahead }
     }
 
     /// Wakes everybody who watches. What has begun to end stays so.
@@ -80,7 +90,7 @@ impl Watch {
         self.drain.watch()
     }
 
-    /// Whether the server ends; if not, the task is woken when it does.
+    /// Whether the server ends; if not, the task is woken when it does. To be asked when nothing is left to read.
     pub(crate) fn is_ending(&mut self, cx: &Context<'_>) -> bool {
         self.poll(cx) == Stage::Ending
     }
@@ -100,7 +110,28 @@ impl Watch {
             self.registered = Some((key, cx.waker().clone()));
         }
         // SeqCst here and in `set`: whoever is registered too late to be woken sees the stage.
-        self.drain.stage()
+        match self.drain.stage() {
+            Stage::Ending if !self.had_last_turn(cx) => Stage::Leaving,
+            stage => stage,
+        }
+    }
+
+    fn had_last_turn(&mut self, cx: &Context<'_>) -> bool {
+        if matches!(self.last_turn, LastTurn::Ahead) {
+            self.last_turn = LastTurn::Now(Box::pin(tokio::task::yield_now()));
+        }
+        if let LastTurn::Now(turn) = &mut self.last_turn
+            && turn.as_mut().poll(&mut Context::from_waker(cx.waker())).is_ready()
+        {
+            self.last_turn = LastTurn::Over;
+        }
+        matches!(self.last_turn, LastTurn::Over)
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("drain", &self.drain).finish_non_exhaustive()
     }
 }
 
@@ -144,9 +175,14 @@ mod tests {
         drain.set(Stage::Serving);
         for watch in &mut watches {
             assert!(watch.is_woken());
+            // There is one more turn.
+            assert_pending!(watch.poll());
+            assert!(watch.is_woken());
             assert_ready!(watch.poll());
         }
-        assert_ready!(task::spawn(Box::pin(ended(drain.watch()))).poll());
+        let mut late = task::spawn(Box::pin(ended(drain.watch())));
+        assert_pending!(late.poll());
+        assert_ready!(late.poll());
     }
 
     #[test]

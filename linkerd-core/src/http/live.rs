@@ -14,6 +14,8 @@ use super::{
     serve::Shared,
     server::ServerConfig,
 };
+#[cfg(feature = "admin")]
+use crate::telemetry::RouterStats;
 use crate::{
     Body, Svc,
     access_log::AccessLog,
@@ -99,6 +101,12 @@ impl ServerControl {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.live.local
+    }
+
+    /// Where its metrics go now.
+    #[cfg(feature = "admin")]
+    pub(crate) fn stats(&self) -> Option<RouterStats> {
+        self.live.now().config.stats.clone()
     }
 
     /// From now on requests go to `svc` and are logged by `config`'s log, those on open connections too; what is under way

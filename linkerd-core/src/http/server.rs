@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt;
 use http::{HeaderName, Request, Response};
 use hyper::{
     body::Incoming,
@@ -43,6 +44,9 @@ use crate::{
     access_log::AccessLog,
     telemetry::{RouterStats, ServerStats, process::open_file_limit},
 };
+
+/// How many connections are accepted, of those that wait for it, when a server ends.
+const LAST_ACCEPTED: usize = 1024;
 
 /// An HTTP server that is bound to its address.
 #[derive(Debug)]
@@ -255,12 +259,12 @@ impl LiveServer {
         let mut accepting = Accepting::new(listener, local, open_file_limit());
         let mut conns = JoinSet::new();
         let mut shutdown = pin!(shutdown);
+        let paused = || {
+            if let Some(stats) = &live.now().stats {
+                stats.accept_paused();
+            }
+        };
         let grace = loop {
-            let paused = || {
-                if let Some(stats) = &live.now().stats {
-                    stats.accept_paused();
-                }
-            };
             tokio::select! {
                 (stream, remote) = accepting.next(paused) => {
                     conns.spawn(connection(live.now(), stream, remote, local, drain.watch()));
@@ -270,6 +274,11 @@ impl LiveServer {
                 grace = &mut shutdown => break grace,
             }
         };
+        // Who is connected already may have asked for something.
+        for _ in 0..LAST_ACCEPTED {
+            let Some((stream, remote)) = accepting.next(paused).now_or_never() else { break };
+            conns.spawn(connection(live.now(), stream, remote, local, drain.watch()));
+        }
         drop(accepting);
         drain.set(Stage::Ending);
         let all = async { while conns.join_next().await.is_some() {} };
@@ -305,6 +314,7 @@ async fn secure(shared: Arc<Shared>, stream: TcpStream, ends: Ends, mut watch: W
     let mut handshake = pin!(tls.accept(stream));
     let ended = std::future::poll_fn(|cx| if watch.is_ending(cx) { Poll::Ready(()) } else { Poll::Pending });
     let accepted = tokio::select! {
+        biased;
         accepted = &mut handshake => accepted,
         () = ended => return,
     };
@@ -448,6 +458,10 @@ where
             let stage = this.watch.poll(cx);
             this.peer.set_leaving(stage > Stage::Serving);
             if stage == Stage::Ending || is_over {
+                // What came by now is answered: hyper reads no more once it is told.
+                if let Poll::Ready(ended) = this.conn.as_mut().poll(cx) {
+                    return Poll::Ready(ended);
+                }
                 *this.is_ending = true;
                 this.conn.as_mut().graceful_shutdown();
             }
@@ -539,7 +553,10 @@ impl Drop for Open {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::advance;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        time::advance,
+    };
     use tokio_test::{assert_pending, assert_ready, task};
 
     use super::*;
@@ -574,6 +591,43 @@ mod tests {
             quiet += 5 * MS;
         }
         assert!(quiet >= 100 * MS, "{quiet:?}");
+    }
+
+    /// What a server that ends says to a client whose first bytes are there.
+    async fn last_answer(wire: Wire, asks: &[u8]) -> String {
+        let svc = Svc::new(tower::service_fn(async |_| Ok::<_, crate::BoxError>(Response::new(Body::from("answer")))));
+        let local = SocketAddr::from(([127, 0, 0, 1], 1));
+        let shared = Live::new(local, svc, ServerConfig { wire, ..ServerConfig::default() }).now();
+        let drain = Drain::default();
+        drain.set(Stage::Ending);
+        let (mut client, io) = tokio::io::duplex(4096);
+        client.write_all(asks).await.unwrap();
+        tokio::spawn(serve_stream(shared, io, Ends::clear(local, local), drain.watch()));
+        let mut said = Vec::new();
+        while client.read_buf(&mut said).await.unwrap() > 0 && !said.ends_with(b"answer") {}
+        String::from_utf8_lossy(&said).into_owned()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_before_the_end_is_answered() {
+        let h1 = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n";
+        // GET http / of web, on stream 1.
+        let h2 =
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x08\x01\x05\0\0\0\x01\x82\x86\x84\x41\x03web";
+        let settings = H2Config::default;
+        for (wire, asks) in [
+            (Wire::Http1, &h1[..]),
+            (Wire::H2(settings()), h2),
+            (Wire::Either(settings()), h1),
+            (Wire::Either(settings()), h2),
+        ] {
+            let said = last_answer(wire.clone(), asks).await;
+            assert!(said.ends_with("answer"), "{wire:?}: {said}");
+        }
+        // And who has said nothing is not waited for.
+        for wire in [Wire::Http1, Wire::H2(settings()), Wire::Either(settings())] {
+            assert!(!last_answer(wire, b"").await.contains("answer"));
+        }
     }
 
     #[test]

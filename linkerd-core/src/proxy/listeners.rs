@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,13 +16,15 @@ use crate::{
     config::{Plan, RouterPlan},
     http::{Drained, LiveServer, Server, ServerConfig, ServerControl, SocketOptions},
     span::{SpanLayer, Tracer},
-    telemetry::{Registry, RouterStats},
+    telemetry::RouterStats,
 };
 
 /// The servers that are there, in the order of the file.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     all: Vec<Listener>,
+    // Removed, and accepting still: their addresses cannot be bound anew, and may come back.
+    removed: Vec<Listener>,
     is_leaving: bool,
 }
 
@@ -31,7 +34,17 @@ struct Listener {
     label: String,
     socket: SocketOptions,
     control: ServerControl,
-    stop: watch::Sender<Option<Stop>>,
+    course: Arc<watch::Sender<Course>>,
+}
+
+/// How far a server is, of what a file decides.
+#[derive(Clone, Copy, Debug)]
+enum Course {
+    Serving,
+    /// It is to end so, unless it comes back before it has closed.
+    Closing(Stop),
+    /// Nothing is accepted any more.
+    Closed,
 }
 
 /// Which server of a file is which of another: by its address. Of those that take a free port, by their order.
@@ -56,13 +69,14 @@ pub(super) struct Unserved {
     pub(super) label: String,
     pub(super) addr: SocketAddr,
     server: LiveServer,
-    stop: watch::Receiver<Option<Stop>>,
+    course: Arc<watch::Sender<Course>>,
 }
 
 /// A server that has ended.
 #[derive(Debug)]
 pub(super) struct Ended {
-    pub(super) label: String,
+    /// Those of its router, as it was called last.
+    pub(super) stats: Option<RouterStats>,
     pub(super) addr: SocketAddr,
     pub(super) drained: Drained,
 }
@@ -72,6 +86,10 @@ pub(super) struct Ended {
 pub(super) struct Change {
     /// New ones, which are to be served.
     pub(super) added: Vec<Unserved>,
+    /// Those that were to end, and do not.
+    pub(super) returned: Vec<SocketAddr>,
+    /// What was called otherwise before: the label and the address.
+    pub(super) renamed: Vec<(String, SocketAddr)>,
     /// Those that end.
     pub(super) removed: Vec<SocketAddr>,
     /// Of those that stay, the ones that listen otherwise than they should.
@@ -82,14 +100,14 @@ impl Listeners {
     /// Serves what this plan says: binds what is new first, and changes nothing if that fails.
     ///
     /// What stays keeps its socket and its connections, whose next requests go by the plan; what is not in it any more
-    /// ends as `stop` says.
+    /// ends as `stop` says. What was to end, and accepts still, stays too if it is in it again.
     pub(super) fn change(&mut self, plan: &Plan, tracer: Option<&Tracer>, stop: Stop) -> Result<Change, BindErrors> {
         let wanted = wanted(plan);
         let mut before: HashMap<Key, Listener> = HashMap::new();
         let mut bound: HashMap<Key, Server> = HashMap::new();
-        let mut problems = Vec::new();
+        let (mut problems, mut returned) = (Vec::new(), Vec::new());
         for (key, router, config) in &wanted {
-            if self.all.iter().any(|listener| listener.key == *key) {
+            if self.all.iter().any(|listener| listener.key == *key) || self.take_back(key, &mut returned) {
                 continue;
             }
             match Server::bind((*config).clone()) {
@@ -101,9 +119,19 @@ impl Listeners {
             }
         }
         if !problems.is_empty() {
+            // They end after all, as they were to.
+            for (listener, stop) in returned {
+                listener.course.send_replace(Course::Closing(stop));
+                self.removed.push(listener);
+            }
             return Err(BindErrors(problems));
         }
         let mut change = Change::default();
+        for (listener, _) in returned {
+            listener.control.ask_to_leave(self.is_leaving);
+            change.returned.push(listener.control.local_addr());
+            self.all.push(listener);
+        }
         before.extend(std::mem::take(&mut self.all).into_iter().map(|listener| (listener.key.clone(), listener)));
         for (key, router, config) in wanted {
             if let Some(mut listener) = before.remove(&key) {
@@ -112,24 +140,45 @@ impl Listeners {
                     change.stale.push(addr);
                 }
                 listener.control.replace(service(router, addr, tracer), config.clone());
-                listener.label.clone_from(&router.label);
+                if listener.label != router.label {
+                    change.renamed.push((std::mem::replace(&mut listener.label, router.label.clone()), addr));
+                }
                 self.all.push(listener);
             } else if let Some(server) = bound.remove(&key) {
                 let addr = server.local_addr();
                 let server = server.live(service(router, addr, tracer));
-                let (control, (stop, stopped)) = (server.control(), watch::channel(None));
+                let (control, course) = (server.control(), Arc::new(watch::Sender::new(Course::Serving)));
                 control.ask_to_leave(self.is_leaving);
                 let (label, socket) = (router.label.clone(), config.socket.clone());
-                change.added.push(Unserved { label: label.clone(), addr, server, stop: stopped });
-                self.all.push(Listener { key, label, socket, control, stop });
+                change.added.push(Unserved { label: label.clone(), addr, server, course: Arc::clone(&course) });
+                self.all.push(Listener { key, label, socket, control, course });
             }
         }
         for listener in before.into_values() {
             change.removed.push(listener.control.local_addr());
             listener.control.ask_to_leave(true);
-            listener.stop.send_replace(Some(stop));
+            listener.course.send_replace(Course::Closing(stop));
+            self.removed.push(listener);
         }
         Ok(change)
+    }
+
+    /// Keeps a server from closing that was to, if it has not yet.
+    fn take_back(&mut self, key: &Key, returned: &mut Vec<(Listener, Stop)>) -> bool {
+        self.removed.retain(|listener| !matches!(*listener.course.borrow(), Course::Closed));
+        let Some(i) = self.removed.iter().position(|listener| listener.key == *key) else { return false };
+        let mut stop = None;
+        // It closes in the same way, so that one of both is first.
+        self.removed[i].course.send_if_modified(|course| match *course {
+            Course::Closing(then) => {
+                (stop, *course) = (Some(then), Course::Serving);
+                true
+            }
+            Course::Serving | Course::Closed => false,
+        });
+        let Some(stop) = stop else { return false };
+        returned.push((self.removed.swap_remove(i), stop));
+        true
     }
 
     /// Each server's label and address.
@@ -145,31 +194,60 @@ impl Listeners {
 
     /// Ends all of them.
     pub(super) fn stop(&self, stop: Stop) {
-        for listener in &self.all {
-            listener.stop.send_replace(Some(stop));
+        for listener in self.all.iter().chain(&self.removed) {
+            listener.course.send_if_modified(|course| match course {
+                Course::Closed => false,
+                course => {
+                    *course = Course::Closing(stop);
+                    true
+                }
+            });
         }
     }
 
     /// Takes the metrics of a server that is not served any more out of the registry.
-    pub(super) fn forget(&self, registry: &Registry, label: &str, addr: SocketAddr) {
-        if self.shown().all(|shown| shown != (label, addr)) {
-            RouterStats::new(registry, label).forget_server(addr);
+    pub(super) fn forget(&self, stats: &RouterStats, addr: SocketAddr) {
+        if self.shown().all(|shown| shown != (&**stats.label(), addr)) {
+            stats.forget_server(addr);
         }
     }
 }
 
 impl Unserved {
     pub(super) async fn serve(self) -> Ended {
-        let Self { label, addr, server, mut stop } = self;
-        let stopped = async move {
-            let stopped = stop.wait_for(Option::is_some).await.ok().and_then(|stop| *stop);
-            // Whoever could have said so is gone.
-            let Stop { close, grace } = stopped.unwrap_or(Stop { close: Duration::ZERO, grace: Duration::ZERO });
-            sleep(close).await;
-            grace
+        let Self { label: _, addr, server, course } = self;
+        let control = server.control();
+        let drained = server.serve_until(closed(course)).await;
+        Ended { stats: control.stats(), addr, drained }
+    }
+}
+
+/// The grace period, once a server accepts no more.
+async fn closed(course: Arc<watch::Sender<Course>>) -> Duration {
+    let mut changed = course.subscribe();
+    loop {
+        let now = *changed.borrow_and_update();
+        let close = match now {
+            Course::Closing(stop) => Some(stop.close),
+            Course::Serving | Course::Closed => None,
         };
-        let drained = server.serve_until(stopped).await;
-        Ended { label, addr, drained }
+        tokio::select! {
+            biased;
+            // Its sender is here.
+            _ = changed.changed() => continue,
+            () = sleep(close.unwrap_or_default()), if close.is_some() => {}
+        }
+        let mut grace = None;
+        course.send_if_modified(|course| match *course {
+            Course::Closing(stop) => {
+                (grace, *course) = (Some(stop.grace), Course::Closed);
+                true
+            }
+            Course::Serving | Course::Closed => false,
+        });
+        if let Some(grace) = grace {
+            return grace;
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     access_log::AccessLog,
     config::{self, Config, Errors, Plan, RouterPlan},
-    telemetry::{Counter, Gauge, Registry},
+    telemetry::{Attempt, Counter, Gauge, Registry},
 };
 
 /// Where a configuration is read from, again and again.
@@ -56,7 +56,7 @@ pub struct Reloaded {
     pub built: Vec<String>,
     /// Those of routers that are gone.
     pub removed: Vec<String>,
-    /// The addresses of servers that are new.
+    /// The addresses of servers that are new, or were about to close and stay after all.
     pub opened: Vec<SocketAddr>,
     /// Those of servers that end when their requests do, or after the grace period.
     pub closed: Vec<SocketAddr>,
@@ -108,6 +108,8 @@ pub(super) struct Prepared {
     pub(super) plan: Arc<Plan>,
     pub(super) pages: Pages,
     pub(super) telemeters: Arc<Telemeters>,
+    /// What of it is shown, should nothing come of it.
+    pub(super) attempt: Attempt,
 }
 
 impl Source {
@@ -263,20 +265,33 @@ pub(super) async fn prepare(
     // It reads files.
     let built = spawn_blocking(move || {
         let config = source.0()?;
-        let plan = config.rebuild(&old, &shown.registry)?;
+        let attempt = shown.registry.attempt();
+        let plan = config.draft(Some(&old), &shown.registry)?;
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
         // What they have seen stays with them.
         let is_same = old.config().telemetry == config.telemetry;
         let telemeters = if is_same { telemeters } else { Arc::new(Telemeters::of(&config)) };
-        let pages = pages(&config, &plan, &shown, &telemeters)?;
-        Ok(Prepared { plan: Arc::new(plan), pages, telemeters })
+        match pages(&config, &plan, &shown, &telemeters) {
+            Ok(pages) => Ok(Prepared { plan: Arc::new(plan), pages, telemeters, attempt }),
+            Err(errors) => {
+                give_up(plan, attempt);
+                Err(errors)
+            }
+        }
     });
     // Only a runtime that ends, or a panic, gives no result.
     let prepared: Prepared = built.await.map_err(|_| ReloadError::Ending)?.map_err(ReloadError::Invalid)?;
     bind_ahead(&prepared.plan, Some(&before)).await;
     Ok(prepared)
+}
+
+/// Takes out what a configuration shows that does not come to be.
+pub(super) fn give_up<P>(plan: P, attempt: Attempt) {
+    // Its handles first.
+    drop(plan);
+    attempt.undo();
 }
 
 /// Waits, for as long as the file says, until names are bound: those that a router always gives, and those that it gave

@@ -14,10 +14,11 @@ use super::{
     life::Phase,
     listeners::{Ended, Listeners, Stop, Unserved},
     pages::{Shown, Switches},
-    reload::{Prepared, ReloadError, Reloaded, Request, Source, bind_ahead, prepare},
+    reload::{Prepared, ReloadError, Reloaded, Request, Source, bind_ahead, give_up, prepare},
     telemeters::Telemeters,
 };
 use crate::{
+    access_log::AccessLog,
     config::Plan,
     http::Drained,
     span::Tracer,
@@ -79,10 +80,12 @@ impl Serving {
             tokio::select! {
                 Some(ended) = serving.join_next() => {
                     // A panic in there was printed already, and ends one server alone.
-                    let Ok(Ended { label, addr, drained }) = ended else { continue };
+                    let Ok(Ended { stats, addr, drained }) = ended else { continue };
                     aborted += drained.aborted;
                     cut_off.add(drained.aborted as u64);
-                    self.listeners.forget(&self.shown.registry, &label, addr);
+                    if let Some(stats) = stats {
+                        self.listeners.forget(&stats, addr);
+                    }
                 }
                 Ok(()) = phases.changed() => {
                     let phase = *phases.borrow_and_update();
@@ -113,6 +116,8 @@ impl Serving {
             }
         }
         drop(serving);
+        let logs = self.plan.routers.iter().filter_map(|router| router.access_log.as_ref());
+        futures::future::join_all(logs.map(AccessLog::flush)).await;
         admin.end().await;
         Ok(Drained { aborted })
     }
@@ -157,12 +162,19 @@ impl Serving {
     /// Puts a configuration in the place of the one that there is. Nothing waits in here, and nothing fails once the new
     /// sockets are bound.
     fn change(&mut self, prepared: Prepared, serving: &mut JoinSet<Ended>) -> Result<Reloaded, ReloadError> {
-        let Prepared { plan, pages, telemeters } = prepared;
+        let Prepared { plan, pages, telemeters, attempt } = prepared;
         let Shown { registry, shutdown, state, .. } = &self.shown;
         let config = plan.config();
         let stop = Stop { close: config.shutdown.close, grace: config.admin.shutdown_grace };
         let tracer = telemeters.with(self.tracer.as_ref());
-        let change = self.listeners.change(&plan, tracer.as_ref(), stop).map_err(|errors| self.explain(errors))?;
+        let change = match self.listeners.change(&plan, tracer.as_ref(), stop) {
+            Ok(change) => change,
+            Err(errors) => {
+                give_up((plan, pages), attempt);
+                return Err(self.explain(errors));
+            }
+        };
+        plan.begin(registry);
         self.pages.set(pages);
         shutdown.set_grace(config.admin.shutdown_grace);
         state.serves(&plan);
@@ -171,6 +183,10 @@ impl Serving {
         let stale = change.stale.iter().map(|addr| format!("socketOptions of what listens on {addr}"));
         reloaded.pending.extend(stale);
         reloaded.closed = change.removed;
+        reloaded.opened = change.returned;
+        for (label, addr) in &change.renamed {
+            self.listeners.forget(&RouterStats::new(registry, label), *addr);
+        }
         for server in change.added {
             reloaded.opened.push(server.addr);
             serve(serving, server);

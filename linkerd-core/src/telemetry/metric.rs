@@ -40,6 +40,11 @@ impl Counter {
         self.0.fetch_max(count, Ordering::Relaxed);
     }
 
+    /// Whether nobody else has it.
+    pub(super) fn is_free(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     pub(super) fn same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -57,6 +62,11 @@ impl Gauge {
     pub fn set(&self, value: i64) {
         // Relaxed: a gauge orders nothing else.
         self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Whether nobody else has it.
+    pub(super) fn is_free(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
     }
 
     /// Sets the number to a count; one that is too large for a gauge to the largest there is.

@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -49,6 +49,17 @@ struct Shared {
     // Held by those who change the tree, never by those who read it. The names of metrics: each client has the same.
     write: Mutex<HashSet<Arc<str>>>,
     refresh: Mutex<Vec<Refresh>>,
+    attempts: Mutex<Vec<Weak<Made>>>,
+}
+
+/// The names of metrics that were made, in that order.
+type Made = Mutex<Vec<Vec<Arc<str>>>>;
+
+/// Something that may yet be given up. Dropped, it was not.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    registry: Registry,
+    made: Arc<Made>,
 }
 
 /// Brings handles up to date; `false` once it never will again.
@@ -139,7 +150,25 @@ impl Registry {
             due: Mutex::new(None),
             write: Mutex::default(),
             refresh: Mutex::default(),
+            attempts: Mutex::default(),
         }))
+    }
+
+    /// Begins to note what is made, to take it out again should nothing come of it.
+    pub(crate) fn attempt(&self) -> Attempt {
+        let made = Arc::default();
+        lock(&self.0.attempts).push(Arc::downgrade(&made));
+        Attempt { registry: self.clone(), made }
+    }
+
+    fn note(&self, path: impl Fn() -> Vec<Arc<str>>) {
+        lock(&self.0.attempts).retain(|attempt| {
+            let made = attempt.upgrade();
+            made.is_some_and(|made| {
+                lock(&made).push(path());
+                true
+            })
+        });
     }
 
     /// Calls `refresh` before each reading, for numbers that are kept elsewhere; no more once it returns `false`.
@@ -260,6 +289,7 @@ impl Registry {
         let metric = (kind.new)();
         let handle = (kind.handle)(&metric);
         self.0.root.find_or_add(scope).set(intern(&mut names, name), metric);
+        self.note(|| scope.iter().cloned().chain([Arc::from(name)]).collect());
         // Relaxed: a count orders nothing else, and only the holder of `write` changes it.
         self.0.metrics.fetch_add(1, Ordering::Relaxed);
         handle.unwrap_or_else(kind.detached)
@@ -303,6 +333,38 @@ impl Registry {
         self.0.metrics.fetch_sub(metrics, Ordering::Relaxed);
         Some(removed)
     }
+
+    /// Takes the metric of this path out of the tree if nobody has a handle or a hold of it. As [`remove`](Self::remove).
+    #[must_use]
+    fn remove_unused(&self, _write: &MutexGuard<'_, HashSet<Arc<str>>>, path: &[Arc<str>]) -> Option<Child> {
+        let (last, parents) = path.split_last()?;
+        let Child::Scope(parent) = self.0.root.find(parents.iter().map(AsRef::as_ref))? else { return None };
+        let mut inner = parent.lock();
+        let at = inner.children.find(last).ok()?;
+        let removed = match &inner.children.0[at].1 {
+            Child::Metric(metric) if metric.is_unused() => {
+                let (_, removed) = Arc::make_mut(&mut inner.children).0.remove(at);
+                removed
+            }
+            Child::Metric(_) => return None,
+            Child::Scope(node) => {
+                let mut own = node.lock();
+                if own.holds > 0 || !own.metric.as_ref().is_some_and(Metric::is_unused) {
+                    return None;
+                }
+                let metric = own.metric.take().map(Child::Metric);
+                let is_empty = own.children.0.is_empty();
+                drop(own);
+                if is_empty {
+                    Arc::make_mut(&mut inner.children).0.remove(at);
+                }
+                metric?
+            }
+        };
+        // Relaxed: see `resolve`.
+        self.0.metrics.fetch_sub(1, Ordering::Relaxed);
+        Some(removed)
+    }
 }
 
 /// The name, as others have it already if they do.
@@ -315,6 +377,18 @@ fn intern(names: &mut HashSet<Arc<str>>, name: &str) -> Arc<str> {
         names.insert(Arc::clone(&name));
     }
     name
+}
+
+impl Attempt {
+    /// Takes out what was made since, if nobody has a handle of it. What a request has, which came by meanwhile, stays.
+    pub(crate) fn undo(self) {
+        let Self { registry, made } = self;
+        let write = lock(&registry.0.write);
+        // What is in something goes before it.
+        let removed: Vec<_> = lock(&made).iter().rev().map(|path| registry.remove_unused(&write, path)).collect();
+        drop(write);
+        drop(removed);
+    }
 }
 
 /// How to make and find a metric of one kind.
@@ -469,6 +543,16 @@ impl Children {
 }
 
 impl Metric {
+    /// Whether the tree alone has it.
+    fn is_unused(&self) -> bool {
+        match self {
+            Self::Counter(counter) => counter.is_free(),
+            Self::Gauge(gauge) => gauge.is_free(),
+            Self::GaugeFn(function) => Arc::strong_count(function) == 1,
+            Self::Stat(stat) => stat.is_free(),
+        }
+    }
+
     fn read(&self) -> Reading {
         match self {
             Self::Counter(counter) => Reading::Counter(counter.get()),

@@ -77,6 +77,11 @@ pub struct Summary {
 }
 
 impl Stat {
+    /// Whether nobody else has it.
+    pub(super) fn is_free(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// Records a value.
     pub fn record(&self, value: u64) {
         let (chunk, bucket) = place(value.min(MAX));

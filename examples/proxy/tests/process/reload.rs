@@ -121,6 +121,94 @@ async fn servers_come_and_go() {
 }
 
 #[tokio::test]
+async fn a_server_that_was_removed_comes_back_before_it_has_closed() {
+    let folder = Folder::new();
+    let web = server("web").await;
+    folder.list("web", &[web.addr()]);
+    let one = format!("shutdown: {{closeMs: 600000}}\n{}", told("/svc => /#/io.l5d.fs;"));
+    let two = format!("{one}  - port: 0\n");
+    let linkerd = Linkerd::start(&folder, &two).await;
+    let second = linkerd.servers[1];
+    let mut open = Conn::open(second).await;
+    assert_eq!(open.get("/", "web", &[]).await.body, "web!");
+    for _ in 0..2 {
+        let removed: serde_json::Value = serde_json::from_str(&linkerd.reload(&one).await.body).unwrap();
+        assert_eq!(removed["closed"][0], second.to_string(), "{removed}");
+        // Its clients are asked to leave, and it closes after that.
+        let leaving = Conn::open(second).await.get("/", "web", &[]).await;
+        assert_eq!(leaving.headers["connection"], "close");
+        let returned: serde_json::Value = serde_json::from_str(&linkerd.reload(&two).await.body).unwrap();
+        assert_eq!(returned["opened"][0], second.to_string(), "{returned}");
+        let staying = open.get("/", "web", &[]).await;
+        assert_eq!((staying.body.as_str(), staying.headers.get("connection")), ("web!", None));
+    }
+}
+
+#[tokio::test]
+async fn servers_that_change_their_routers_leave_no_metrics_behind() {
+    let folder = Folder::new();
+    let web = server("web").await;
+    folder.list("web", &[web.addr()]);
+    let first = told("/svc => /#/io.l5d.fs;");
+    let more = "- protocol: http\n  label: more\n  dtab: /svc => /#/io.l5d.fs;\n  servers:\n";
+    let free = [0, 1].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let ports = free.each_ref().map(|listener| listener.local_addr().unwrap().port());
+    drop(free);
+    let fixed = |a: usize, b: usize| {
+        let first = first.replace("  - port: 0", &format!("  - port: {}", ports[a]));
+        format!("{first}{more}  - port: {}\n", ports[b])
+    };
+    let linkerd = Linkerd::start(&folder, &fixed(0, 1)).await;
+    assert_eq!(Conn::open(linkerd.servers[0]).await.get("/", "web", &[]).await.body, "web!");
+    let swapped = linkerd.reload(&fixed(1, 0)).await;
+    assert_eq!(swapped.status, 200, "{swapped:?}");
+    assert_eq!(Conn::open(linkerd.servers[0]).await.get("/", "web", &[]).await.body, "web!");
+    let metrics = linkerd.json("/admin/metrics.json").await;
+    let of = |label: &str| {
+        let name = format!("rt/{label}/server/127.0.0.1/{}/requests", ports[0]);
+        metrics[name].as_u64()
+    };
+    assert_eq!((of("http"), of("more")), (None, Some(1)));
+}
+
+#[tokio::test]
+async fn a_reload_that_is_refused_leaves_nothing_behind() {
+    let folder = Folder::new();
+    let web = server("web").await;
+    folder.list("web", &[web.addr()]);
+    let good = told("/svc => /#/io.l5d.fs;").replace("  servers:", "  originator: true\n  servers:");
+    let linkerd = Linkerd::start(&folder, &good).await;
+    assert_eq!(linkerd.get("web").await.body, "web!");
+    let names = async || {
+        let metrics = linkerd.json("/admin/metrics.json").await;
+        let names = metrics.as_object().unwrap().keys().filter(|name| !name.starts_with("jvm/"));
+        names.cloned().collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = names().await;
+    // One is seen when its log is opened, the other when its address is bound.
+    let nowhere =
+        "- protocol: http\n  label: other\n  servers: [{port: 0}]\n  httpAccessLog: linkerd.yaml/no/folder.log\n";
+    let taken = format!("- protocol: http\n  label: other\n  servers: [{{port: {}}}]\n", web.addr().port());
+    for more in [nowhere, &taken] {
+        let logged = good
+            .replace("  originator: true\n", "  httpAccessLog: new.log\n  service: {retries: {bufferBytes: 1000}}\n");
+        let refused = linkerd.reload(&format!("{logged}{more}")).await;
+        assert_eq!(refused.status, 422, "{refused:?}");
+        assert!(!folder.path("new.log").exists());
+        assert_eq!(names().await, before, "{more}");
+        assert_eq!(linkerd.metric("rt/http/originator").await, Some(1.0));
+    }
+    let accepted = linkerd.reload(&good.replace("  originator: true\n", "  httpAccessLog: new.log\n")).await;
+    assert_eq!(accepted.status, 200, "{accepted:?}");
+    assert_eq!(linkerd.metric("rt/http/originator").await, Some(0.0));
+    assert_eq!(linkerd.get("web").await.body, "web!");
+    eventually("a line", async || {
+        std::fs::read_to_string(folder.path("new.log")).is_ok_and(|text| !text.is_empty()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn routers_come_and_go() {
     let folder = Folder::new();
     let web = server("web").await;

@@ -9,7 +9,10 @@ mod policies;
 mod server;
 mod wire;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use linkerd_dtab::{
     Dtab, Interpreter as Interprets, Path,
@@ -57,7 +60,7 @@ pub struct Plan {
     namers: Mounted,
     resolve: Arc<dyn Resolve>,
     memory: ReplayMemory,
-    shows_memory: bool,
+    shows_memory: Arc<AtomicBool>,
 }
 
 /// One router, before it listens.
@@ -118,7 +121,9 @@ impl Config {
     ///
     /// Everything that the file uses and that is not built yet, or cannot be built.
     pub fn build(&self, registry: &Registry) -> Result<Plan, Errors> {
-        self.build_after(None, registry)
+        let plan = self.draft(None, registry)?;
+        plan.begin(registry);
+        Ok(plan)
     }
 
     /// Builds what takes the place of another plan.
@@ -130,7 +135,16 @@ impl Config {
     ///
     /// As [`build`](Self::build); the other plan is as it was.
     pub fn rebuild(&self, before: &Plan, registry: &Registry) -> Result<Plan, Errors> {
-        self.build_after(Some(before), registry)
+        let plan = self.draft(Some(before), registry)?;
+        plan.begin(registry);
+        Ok(plan)
+    }
+
+    /// As [`build`](Self::build) or [`rebuild`](Self::rebuild), of a plan that is seen by nobody until it
+    /// [begins](Plan::begin), or leaves nothing behind.
+    pub(crate) fn draft(&self, before: Option<&Plan>, registry: &Registry) -> Result<Plan, Errors> {
+        let attempt = registry.attempt();
+        self.build_after(before, registry).inspect_err(|_| attempt.undo())
     }
 
     fn build_after(&self, before: Option<&Plan>, registry: &Registry) -> Result<Plan, Errors> {
@@ -142,11 +156,8 @@ impl Config {
         let system: Arc<dyn Interprets> = Arc::new(Local::new(Vec::new(), Arc::clone(&resolve)));
         // One for the process: its metrics go on.
         let memory = before.map_or_else(|| ReplayMemory::new(self.retry_buffer_bytes), |before| before.memory.clone());
-        let is_shown = before.is_some_and(|before| before.shows_memory);
-        let shows_memory = is_shown || self.keeps_streams();
-        if shows_memory && !is_shown {
-            show(&memory, registry);
-        }
+        // From when it first began on.
+        let shows_memory = before.map_or_else(Arc::default, |before| Arc::clone(&before.shows_memory));
         let before = before.map(|plan| Before { plan, same_namers: plan.config.namers == self.namers });
         let mut builder =
             Builder { config: self, registry, memory, resolve, fs_namers: Vec::new(), problems: Vec::new(), before };
@@ -175,6 +186,26 @@ impl Config {
                 })
         };
         self.routers.iter().any(keeps)
+    }
+}
+
+impl Plan {
+    /// Shows and opens what is to be seen from the outside, once all of it was accepted.
+    pub(crate) fn begin(&self, registry: &Registry) {
+        if self.config.keeps_streams() && !self.shows_memory.swap(true, Ordering::Relaxed) {
+            show(&self.memory, registry);
+        }
+        for (router, built) in self.config.routers.iter().zip(&self.routers) {
+            let stats = RouterStats::new(registry, &router.label);
+            if router.originator {
+                stats.originator();
+            } else {
+                stats.no_originator();
+            }
+            if let Some(Err(error)) = built.access_log.as_ref().map(AccessLog::start) {
+                tracing::error!(%error, router = router.label, "the access log is not written: there is no thread for it");
+            }
+        }
     }
 }
 
@@ -291,7 +322,7 @@ impl Builder<'_> {
             dst_prefix,
             interpreter: _,
             announcers: _,
-            originator,
+            originator: _, // Said when it begins.
             binding_timeout,
             binding_cache: BindingCache { paths, trees, bounds, clients, idle_ttl },
             // Only another protocol has to be.
@@ -314,14 +345,6 @@ impl Builder<'_> {
             // Refused.
             Protocol::Thrift(_) | Protocol::Mux | Protocol::ThriftMux(_) => return None,
         };
-        if *originator {
-            stats.originator();
-        } else if self
-            .before
-            .is_some_and(|before| before.find(|old, _| old.label == *label && old.originator).is_some())
-        {
-            stats.scope().gauge("originator").set(0);
-        }
         #[cfg(feature = "tls")]
         let connectors = self.connectors(i, client, protocol.kind());
         let log = match access_log {
@@ -434,7 +457,7 @@ impl Builder<'_> {
             format: format.clone(),
             is_h2,
         };
-        match AccessLog::open(settings, stats) {
+        match AccessLog::prepare(settings, stats) {
             Ok(log) => Some(log),
             Err(error) => {
                 let key = format!("routers[{i}].{}AccessLog", if is_h2 { "h2" } else { "http" });

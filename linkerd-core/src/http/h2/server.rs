@@ -43,8 +43,11 @@ pub(in crate::http) async fn serve<I>(
         let mut watch = watch;
         let mut handshake = config.server().handshake(&mut stream);
         let shaking = poll_fn(|cx| {
-            // Nothing is lost with a connection on which nothing came.
-            if watch.is_ending(cx) { Poll::Ready(None) } else { Pin::new(&mut handshake).poll(cx).map(Some) }
+            match Pin::new(&mut handshake).poll(cx) {
+                // Nothing is lost with a connection on which nothing came.
+                Poll::Pending if watch.is_ending(cx) => Poll::Ready(None),
+                polled => polled.map(Some),
+            }
         });
         let conn = match tokio::time::timeout(PREFACE, shaking).await {
             Ok(Some(conn)) => conn?,

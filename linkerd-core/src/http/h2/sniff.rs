@@ -33,7 +33,7 @@ pub(in crate::http) enum Start {
     Other,
 }
 
-/// Reads until it is known what the connection begins with, or `is_over`.
+/// Reads until it is known what the connection begins with, or nothing is there and `is_over`.
 pub(in crate::http) async fn sniff<I>(
     inner: I,
     mut is_over: impl FnMut(&mut Context<'_>) -> bool,
@@ -43,7 +43,10 @@ where
 {
     let mut sniffed = Sniffed { inner, start: [0; PREFACE.len()], filled: 0, taken: 0 };
     while sniffed.filled < PREFACE.len() && sniffed.may_be_h2() {
-        let read = poll_fn(|cx| if is_over(cx) { Poll::Ready(Ok(None)) } else { sniffed.poll_start(cx).map_ok(Some) });
+        let read = poll_fn(|cx| match sniffed.poll_start(cx) {
+            Poll::Pending if is_over(cx) => Poll::Ready(Ok(None)),
+            polled => polled.map_ok(Some),
+        });
         match read.await? {
             None => return Ok(None),
             Some(0) => break,
@@ -140,7 +143,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_ends_waits_for_nobody() {
+    async fn a_server_that_ends_waits_for_nobody_and_loses_nobody() {
+        let (mut to, from) = tokio::io::duplex(8);
+        tokio::io::AsyncWriteExt::write_all(&mut to, b"GET").await.unwrap();
+        assert_eq!(sniff(from, |_| true).await.unwrap().unwrap().1, Start::Request);
         let (_to, from) = tokio::io::duplex(1);
         assert!(sniff(from, |_| true).await.unwrap().is_none());
     }

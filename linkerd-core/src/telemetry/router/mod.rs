@@ -53,6 +53,18 @@ impl RouterStats {
         self.scope.gauge("originator").set(1);
     }
 
+    /// Says that it is not, if it was said to be.
+    #[cfg(feature = "config")]
+    pub(crate) fn no_originator(&self) {
+        let name = "originator";
+        let mut is_said = false;
+        let path = ["rt", &self.label];
+        self.scope.registry().visit_in(&path, |path, _| is_said |= path.len() == 1 && &*path[0] == name);
+        if is_said {
+            self.scope.gauge(name).set(0);
+        }
+    }
+
     /// The metrics of a server.
     #[must_use]
     pub fn server(&self, addr: SocketAddr) -> ServerStats {
