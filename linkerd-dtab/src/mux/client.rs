@@ -272,6 +272,8 @@ impl<I: AsyncRead + AsyncWrite> Connection<I> {
                     match message? {
                         None => return Ok(Unanswered::Closed("namerd closed the connection".into())),
                         Some(Message::Tdrain { tag }) => {
+                            // Those who wait ask elsewhere at once, however long the goodbye takes.
+                            self.shared.state().end(&Unanswered::Leaving);
                             self.output.push(&Message::Rdrain { tag });
                             self.say_goodbye().await?;
                             return Ok(Unanswered::Leaving);

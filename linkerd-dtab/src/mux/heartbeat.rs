@@ -45,8 +45,7 @@ impl Pulse {
 
     /// The peer does not know what a ping is.
     pub(super) fn refused(&mut self) {
-        self.is_refused = self.is_asked;
-        self.is_asked = false;
+        self.is_refused = true;
     }
 
     /// What to do at the [`due`](Self::due) time.

@@ -66,6 +66,7 @@ impl<R: AsyncRead + Unpin> Input<R> {
                     return Ok(Some(message));
                 }
             }
+            self.buffer.reserve(self.wanted());
             if self.io.read_buf(&mut self.buffer).await? == 0 {
                 if self.buffer.is_empty() {
                     return Ok(None);
@@ -73,6 +74,12 @@ impl<R: AsyncRead + Unpin> Input<R> {
                 return Err(Malformed::Short("a frame").into());
             }
         }
+    }
+
+    // As many bytes as the frame still has, but no more than a peer pays for by sending them.
+    fn wanted(&self) -> usize {
+        let size = (&*self.buffer).try_get_u32().unwrap_or_default() as usize + 4;
+        size.saturating_sub(self.buffer.len()).clamp(1 << 10, 1 << 16)
     }
 
     fn take_frame(&mut self) -> Result<Option<bytes::Bytes>, Malformed> {

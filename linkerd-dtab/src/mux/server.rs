@@ -1,6 +1,6 @@
 //! The server's side of a connection.
 
-use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
+use std::{collections::HashMap, future::Future, io::ErrorKind, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use futures::{
@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{Beat, Broken, CONTROL_TAG, Init, Input, Malformed, Message, Output, PROBE, Pulse, Status};
+use super::{Beat, Broken, CONTROL_TAG, Init, Input, MAX_FRAME, Malformed, Message, Output, PROBE, Pulse, Status};
 use crate::transport::Heartbeat;
 
 /// How a connection is served.
@@ -22,7 +22,7 @@ use crate::transport::Heartbeat;
 pub(crate) struct Settings {
     /// How a client that is gone is noticed.
     pub(crate) heartbeat: Heartbeat,
-    /// How many requests may be without an answer; one more is refused.
+    /// How many requests may be without an answer, and 16 MiB in all; one more is refused.
     pub(crate) max_pending: usize,
     /// How long a client may take to leave once it was asked to.
     pub(crate) grace: Duration,
@@ -51,6 +51,24 @@ impl Leave {
 
 /// Serves a connection until the client closes it, or `drain` is ready and the client has left.
 pub(crate) async fn serve<I: AsyncRead + AsyncWrite>(
+    io: I,
+    settings: Settings,
+    call: impl Fn(Bytes, Leave) -> Answering,
+    drain: impl Future<Output = ()>,
+) -> Result<(), Broken> {
+    match drive(io, settings, call, drain).await {
+        // Who goes away does not always wait for what is said to it.
+        Err(Broken::Io(error)) if is_closed(error.kind()) => Ok(()),
+        end => end,
+    }
+}
+
+fn is_closed(kind: ErrorKind) -> bool {
+    use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
+async fn drive<I: AsyncRead + AsyncWrite>(
     io: I,
     settings: Settings,
     call: impl Fn(Bytes, Leave) -> Answering,
@@ -94,12 +112,19 @@ struct Connection<W, C> {
     settings: Settings,
     call: C,
     calls: FuturesUnordered<Pin<Box<dyn Future<Output = (u32, Result<Answer, Aborted>)> + Send>>>,
-    tags: HashMap<u32, AbortHandle>,
+    tags: HashMap<u32, Pending>,
+    pending_bytes: usize,
     pulse: Pulse,
     session: Begin,
     // Until when the client may leave, once it was asked to.
     leaving: Option<Instant>,
     leave: watch::Sender<bool>,
+}
+
+/// A request without an answer.
+struct Pending {
+    abort: AbortHandle,
+    size: usize,
 }
 
 /// How far a session has begun.
@@ -121,6 +146,7 @@ impl<W: AsyncWrite + Unpin, C: Fn(Bytes, Leave) -> Answering> Connection<W, C> {
             call,
             calls: FuturesUnordered::new(),
             tags: HashMap::new(),
+            pending_bytes: 0,
             pulse: Pulse::new(settings.heartbeat, Instant::now()),
             session: Begin::Silent,
             leaving: None,
@@ -171,8 +197,8 @@ impl<W: AsyncWrite + Unpin, C: Fn(Bytes, Leave) -> Answering> Connection<W, C> {
             Message::Tdispatch { tag, payload } => self.dispatch(tag, payload)?,
             Message::Tdiscarded { which, .. } => {
                 // If it is not there, the answer is on its way and serves as one to this.
-                if let Some(call) = self.tags.remove(&which) {
-                    call.abort();
+                if let Some(call) = self.remove(which) {
+                    call.abort.abort();
                     self.output.push(&Message::Rdiscarded { tag: which });
                 }
             }
@@ -218,21 +244,32 @@ impl<W: AsyncWrite + Unpin, C: Fn(Bytes, Leave) -> Answering> Connection<W, C> {
         if self.tags.contains_key(&tag) {
             return Err(Broken::Protocol(format!("two requests with tag {tag}")));
         }
-        if self.leaving.is_some() || self.tags.len() >= self.settings.max_pending {
+        let size = payload.len();
+        // One of any size is taken.
+        let has_room = self.tags.len() < self.settings.max_pending
+            && (self.tags.is_empty() || self.pending_bytes + size <= MAX_FRAME);
+        if self.leaving.is_some() || !has_room {
             self.output.push(&Message::Rdispatch { tag, status: Status::Nack, payload: Bytes::new() });
             return Ok(());
         }
         let (abort, registration) = AbortHandle::new_pair();
         let call = Abortable::new((self.call)(payload, Leave(self.leave.subscribe())), registration);
         self.calls.push(Box::pin(async move { (tag, call.await) }));
-        self.tags.insert(tag, abort);
+        self.tags.insert(tag, Pending { abort, size });
+        self.pending_bytes += size;
         Ok(())
+    }
+
+    fn remove(&mut self, tag: u32) -> Option<Pending> {
+        let call = self.tags.remove(&tag)?;
+        self.pending_bytes -= call.size;
+        Some(call)
     }
 
     fn answered(&mut self, (tag, answer): (u32, Result<Answer, Aborted>)) {
         // The tag of one that was discarded may be in use again.
         let Ok(answer) = answer else { return };
-        self.tags.remove(&tag);
+        self.remove(tag);
         let (status, payload) = match answer {
             Some(payload) => (Status::Ok, payload),
             None => (Status::Nack, Bytes::new()),

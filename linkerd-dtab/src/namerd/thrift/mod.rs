@@ -32,7 +32,8 @@ pub struct Settings {
     /// How a client that is gone is noticed. One that has not said anything yet is not pinged, but given up as if it had
     /// been; one that refuses pings is left alone.
     pub heartbeat: Heartbeat,
-    /// How many calls of a connection may wait for an answer. One more is refused, and may be made elsewhere.
+    /// How many calls of a connection may wait for an answer, with 16 MiB in all. One more is refused, and may be made
+    /// elsewhere.
     pub max_pending: usize,
     /// How long a client may take to leave once it was asked to, and how long the rest of its answers may take then.
     pub drain: Duration,
@@ -49,7 +50,7 @@ impl Default for Settings {
 /// When `drain` is ready, the client is asked to leave. Calls that wait for a change are then refused in a way that lets
 /// them be made elsewhere, others are answered, and the connection is closed; after [`Settings::drain`] in any case.
 ///
-/// At most 16 MiB of a call and about 1 MiB of answers are held in memory, and one answer more. A client that does not
+/// At most 16 MiB of calls and about 1 MiB of answers are held in memory, and one answer more. A client that does not
 /// read gets, once it does, what is so then, not what was so meanwhile.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 mod explain;
 mod link;
-#[cfg(test)]
+#[cfg(all(test, feature = "namerd"))]
 mod tests;
 
 use std::{fmt, sync::Arc, time::Duration};
