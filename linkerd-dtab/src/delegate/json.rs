@@ -4,10 +4,7 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use super::{
-    Delegation, Entry, Node, Step,
-    view::{self, TooDeep},
-};
+use super::{Delegation, Entry, Node, Step, view::TooDeep};
 use crate::{Activity, Addr, Bound, Dentry, Endpoint, NameTree, Path, State, namer::status_code};
 
 /// The longest JSON of an explanation, in bytes: 4 MiB. Each step repeats its name and its entry.
@@ -34,9 +31,7 @@ impl Delegation {
     ///
     /// [`JsonError`]. Linkerd answers 500 then, with an empty body.
     pub fn to_json(&self) -> Result<String, JsonError> {
-        let mut node = self.steps.clone();
-        view::keep_linkerds(&mut node).map_err(|TooDeep| JsonError::TooDeep)?;
-        view::simplify(&mut node);
+        let node = self.linkerds().map_err(|TooDeep| JsonError::TooDeep)?;
         let mut json = Bounded(String::new());
         match write!(json, "{}", Shown(|f: &mut fmt::Formatter<'_>| write_node(f, &node))) {
             Ok(()) => Ok(json.0),

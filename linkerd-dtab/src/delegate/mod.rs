@@ -102,6 +102,13 @@ impl Deref for Entry {
     }
 }
 
+impl From<Dentry> for Entry {
+    /// The only entry of a table.
+    fn from(entry: Dentry) -> Self {
+        Self { dtab: Dtab::new([entry]), index: 0 }
+    }
+}
+
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
@@ -132,6 +139,12 @@ impl Delegation {
             }
             Some(node)
         })
+    }
+
+    /// An explanation that was made elsewhere, of the steps that are shown.
+    #[cfg(feature = "mesh")]
+    pub(crate) fn of_steps(steps: Node) -> Self {
+        Self { root: steps.clone(), failure: None, steps }
     }
 
     /// The same explanation with each bound name changed by a transformer of this name.

@@ -4,19 +4,29 @@
 
 use std::{mem, sync::Arc};
 
-use super::{Node, Step};
+use super::{Delegation, Node, Step};
 use crate::BindError;
 
 /// The depth limit was reached. The text is Linkerd's, which has another one for bindings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("Max recursion level reached.")]
-pub(super) struct TooDeep;
+pub(crate) struct TooDeep;
+
+impl Delegation {
+    /// The steps that Linkerd shows.
+    pub(crate) fn linkerds(&self) -> Result<Node, TooDeep> {
+        let mut node = self.steps.clone();
+        keep_linkerds(&mut node)?;
+        simplify(&mut node);
+        Ok(node)
+    }
+}
 
 /// Leaves the steps that Linkerd shows.
 ///
 /// It leaves out by which namer a name was rewritten, and what the namers say below a bare `~`. A loop is an error in the
 /// place of the branch that leads to it; without a branch there is no tree.
-pub(super) fn keep_linkerds(node: &mut Node) -> Result<(), TooDeep> {
+fn keep_linkerds(node: &mut Node) -> Result<(), TooDeep> {
     while let Step::Rewritten(to) = &mut node.step {
         let to = mem::replace(&mut **to, placeholder());
         *node = to;

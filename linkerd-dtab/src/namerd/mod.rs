@@ -14,6 +14,8 @@
 //!       DtabStore                memory, files, etcd, ZooKeeper, Consul, Kubernetes
 //! ```
 
+#[cfg(feature = "mesh")]
+pub mod mesh;
 mod session;
 
 use std::{
@@ -97,10 +99,15 @@ impl Namerd {
     /// Where the replicas of a bound name are, by its id. The prefixes of transformers (`/%/...`) are left out.
     pub(crate) fn addr(&self, id: &Path) -> Activity<Addr> {
         let bare = self.inner.bare.get_or_init(|| self.bare());
-        let tree = bare.bind(&Dtab::empty(), &without_transformers(id));
-        tree.flat_map(|tree| match tree {
+        let id = without_transformers(id);
+        let tree = bare.bind(&Dtab::empty(), &id);
+        tree.flat_map(move |tree| match tree {
             NameTree::Leaf(bound) => bound.addr,
-            _ => Activity::value(Addr::Neg),
+            NameTree::Empty => Activity::value(Addr::of([])),
+            NameTree::Neg => Activity::value(Addr::Neg),
+            NameTree::Fail | NameTree::Alt(_) | NameTree::Union(_) => {
+                Activity::failed(Arc::new(NotConcrete { id: id.clone() }))
+            }
         })
     }
 
@@ -134,6 +141,13 @@ impl Builder {
     pub fn build(self) -> Namerd {
         Namerd { inner: Arc::new(self.inner) }
     }
+}
+
+/// A path that was taken for the id of a bound name leads to several, or fails. The text is Linkerd's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{id} is not a concrete bound id")]
+struct NotConcrete {
+    id: Path,
 }
 
 /// What is left of an id behind the prefixes of transformers: from the first element that begins with `#` or `$`.
