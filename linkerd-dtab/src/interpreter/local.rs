@@ -78,17 +78,24 @@ impl Local {
     pub(crate) fn replicas(&self, id: &Path) -> Activity<crate::Addr> {
         use crate::{Addr, Name};
 
-        let bound = |tree| match tree {
-            NameTree::Leaf(Bound { addr, .. }) => addr,
-            _ => Activity::value(Addr::Neg),
+        let bound = {
+            let id = id.clone();
+            move |tree| match tree {
+                NameTree::Leaf(Bound { addr, .. }) => addr,
+                NameTree::Empty => Activity::value(Addr::of([])),
+                NameTree::Neg => Activity::value(Addr::Neg),
+                NameTree::Fail | NameTree::Alt(_) | NameTree::Union(_) => {
+                    Activity::failed(Arc::new(NotConcrete { id: id.clone() }))
+                }
+            }
         };
         // Of most ids this is all that there is to do: a binding would cost as much again.
         let Some(tree) = self.binder.ask_only(id) else { return self.bind(&Dtab::empty(), id).flat_map(bound) };
         let (local, id) = (self.clone(), id.clone());
         tree.flat_map(move |tree| match tree {
             NameTree::Leaf(Name::Bound(bound)) => bound.addr,
-            NameTree::Neg | NameTree::Fail | NameTree::Empty => Activity::value(Addr::Neg),
-            _ => local.bind(&Dtab::empty(), &id).flat_map(bound),
+            NameTree::Neg => Activity::value(Addr::Neg),
+            _ => local.bind(&Dtab::empty(), &id).flat_map(bound.clone()),
         })
     }
 
@@ -102,6 +109,14 @@ impl Local {
             max_depth: self.max_depth,
         }
     }
+}
+
+/// A path that was taken for the id of a bound name leads to several, or fails. The text is Linkerd's.
+#[cfg(feature = "namerd")]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{id} is not a concrete bound id")]
+struct NotConcrete {
+    id: Path,
 }
 
 impl Interpreter for Local {

@@ -16,6 +16,8 @@
 
 pub mod http;
 mod limits;
+#[cfg(feature = "mesh")]
+pub mod mesh;
 mod pattern;
 mod roles;
 mod session;

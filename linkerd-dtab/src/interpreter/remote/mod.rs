@@ -5,6 +5,11 @@
 //! a watch that ends is begun again, after a jittered pause that doubles up to a bound, at the next source. Meanwhile, and
 //! for as long as it takes, the last answer holds, marked as stale.
 
+#[cfg(feature = "mesh")]
+mod mesh;
+
+#[cfg(feature = "mesh")]
+pub use mesh::{Mesh, MeshError};
 pub mod thrift;
 
 use std::{future::Future, pin::Pin, time::Duration};

@@ -1,0 +1,166 @@
+//! namerd's gRPC interface, `io.l5d.mesh`, as a service over HTTP/2 requests.
+//!
+//! [`Mesh`] is the service, [`Io`] goes around each connection before it is served: a Linkerd's requests have an empty
+//! `:authority`, which strict implementations of HTTP/2 refuse.
+//!
+//! A stream answers with what is so now and then with each change, one message for a change at most. Nothing waits in
+//! line for a slow reader: what it gets next is what is so then.
+
+mod answer;
+mod codec;
+mod delegator;
+mod follow;
+mod interpreter;
+mod io;
+mod resolver;
+mod status;
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, header};
+use http_body::Body as HttpBody;
+use tower_service::Service;
+
+pub use io::Io;
+
+use super::{Namerd, Peer, Session};
+use crate::{
+    mesh::{
+        MAX_MESSAGE,
+        proto::{
+            codec_server::CodecServer, delegator_server::DelegatorServer, interpreter_server::InterpreterServer,
+            resolver_server::ResolverServer,
+        },
+    },
+    transport::Body,
+};
+
+/// The gRPC interface of a [`Namerd`]. A clone is the same interface.
+///
+/// Whoever serves a connection puts its [`Session`] into the extensions of its requests, so that it counts as one client,
+/// or else the [`Peer`] that each gets a session for. A request with a bearer token in its `authorization` header has a
+/// session of its own. A message may have 4 MiB.
+#[derive(Clone, Debug)]
+pub struct Mesh {
+    api: Arc<Api>,
+}
+
+/// What [`Mesh`] answers with.
+pub type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+/// The services.
+#[derive(Debug)]
+struct Api {
+    namerd: Namerd,
+}
+
+impl Mesh {
+    /// The interface of `namerd`.
+    #[must_use]
+    pub fn new(namerd: Namerd) -> Self {
+        Self { api: Arc::new(Api { namerd }) }
+    }
+}
+
+impl Api {
+    /// What the peer of a request may see.
+    fn session<T>(&self, request: &tonic::Request<T>) -> Session {
+        if let Some(session) = request.extensions().get::<Session>() {
+            return session.clone();
+        }
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        self.namerd.session(peer)
+    }
+}
+
+impl<B> Service<Request<B>> for Mesh
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>> + Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Answering {
+        let api = Arc::clone(&self.api);
+        if request.method() != Method::POST {
+            return Box::pin(async { Ok(answer::not_a_call()) });
+        }
+        with_token(&mut request);
+        Box::pin(async move {
+            let service = request.uri().path().strip_prefix("/io.linkerd.mesh.").and_then(|path| path.split_once('/'));
+            let answer = match service.map(|(service, _)| service) {
+                Some("Interpreter") => {
+                    InterpreterServer::from_arc(api).max_decoding_message_size(MAX_MESSAGE).call(request).await
+                }
+                Some("Resolver") => {
+                    ResolverServer::from_arc(api).max_decoding_message_size(MAX_MESSAGE).call(request).await
+                }
+                Some("Delegator") => {
+                    DelegatorServer::from_arc(api).max_decoding_message_size(MAX_MESSAGE).call(request).await
+                }
+                Some("Codec") => CodecServer::from_arc(api).max_decoding_message_size(MAX_MESSAGE).call(request).await,
+                _ => Ok(status::unknown_method().into_http()),
+            };
+            answer.map(answer::finish)
+        })
+    }
+}
+
+/// Lets a request with a bearer token be its own peer's, not the connection's.
+fn with_token<B>(request: &mut Request<B>) {
+    let Some(token) = bearer(request.headers()) else { return };
+    let extensions = request.extensions_mut();
+    let peer = extensions.remove::<Session>().map(|session| session.peer().clone());
+    let mut peer = peer.or_else(|| extensions.remove::<Peer>()).unwrap_or_default();
+    peer.token = Some(token);
+    extensions.insert(peer);
+}
+
+fn bearer(headers: &HeaderMap) -> Option<Arc<str>> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Memory;
+
+    fn peer_of(api: &Api, mut request: Request<()>) -> Peer {
+        with_token(&mut request);
+        api.session(&tonic::Request::from_http(request)).peer().clone()
+    }
+
+    #[test]
+    fn the_connections_session_asks_and_a_token_has_one_of_its_own() {
+        let api = Api { namerd: Namerd::builder(Memory::default()).build() };
+        let named = Peer { name: Some("linkerd-1".into()), is_read_only: true, ..Peer::default() };
+        assert_eq!(peer_of(&api, Request::new(())), Peer::default());
+
+        let with = |token: Option<&str>| {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(api.namerd.session(named.clone()));
+            if let Some(token) = token {
+                request.headers_mut().insert(header::AUTHORIZATION, token.parse().unwrap());
+            }
+            request
+        };
+        assert_eq!(peer_of(&api, with(None)), named);
+        assert_eq!(peer_of(&api, with(Some("Basic abc"))), named);
+        let with_secret = Peer { token: Some("secret".into()), ..named.clone() };
+        assert_eq!(peer_of(&api, with(Some("bearer secret"))), with_secret);
+    }
+}
