@@ -13,6 +13,10 @@
 
 #[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
 mod backoff;
+#[cfg(feature = "consul")]
+pub mod consul;
+#[cfg(any(feature = "etcd", feature = "consul"))]
+mod decimal;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 #[cfg(feature = "files")]
@@ -30,6 +34,8 @@ use std::{collections::BTreeSet, fmt, future::Future, pin::Pin, str::FromStr, sy
 
 #[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
 pub use backoff::Backoff;
+#[cfg(feature = "consul")]
+pub use consul::Consul;
 #[cfg(feature = "etcd")]
 pub use etcd::Etcd;
 #[cfg(feature = "files")]
@@ -203,6 +209,18 @@ impl Expect {
             (Self::Version(_), None) => Err(StoreError::Missing(namespace.clone())),
             (Self::Version(version), Some(stored)) if version == stored => Ok(()),
             (Self::Version(_), Some(_)) => Err(StoreError::Mismatch(namespace.clone())),
+        }
+    }
+}
+
+#[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
+impl Expect {
+    /// What it means that something else is there.
+    fn unmet(&self, namespace: &Namespace, is_there: bool) -> StoreError {
+        match self {
+            Self::Absent => StoreError::Exists(namespace.clone()),
+            _ if is_there => StoreError::Mismatch(namespace.clone()),
+            _ => StoreError::Missing(namespace.clone()),
         }
     }
 }

@@ -4,6 +4,8 @@
 mod fake;
 mod suite;
 
+#[cfg(feature = "consul")]
+mod consul;
 #[cfg(feature = "etcd")]
 mod etcd;
 #[cfg(feature = "files")]

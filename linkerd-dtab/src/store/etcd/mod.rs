@@ -158,24 +158,3 @@ impl Backend for EtcdBackend {
         })
     }
 }
-
-/// A revision as a version.
-fn version(revision: Revision) -> Version {
-    Version::new(revision.to_string().into_bytes())
-}
-
-/// The revision that a version stands for, if this store made it.
-fn revision(version: &Version) -> Option<Revision> {
-    let text = std::str::from_utf8(version.as_bytes()).ok()?;
-    // One text for each revision: no sign, no zero in front.
-    text.parse().ok().filter(|revision: &Revision| revision.to_string() == text && *revision > 0)
-}
-
-/// What it means that what is there was not as expected.
-fn unmet(namespace: &Namespace, expect: &Expect, is_there: bool) -> StoreError {
-    match expect {
-        Expect::Absent => StoreError::Exists(namespace.clone()),
-        _ if is_there => StoreError::Mismatch(namespace.clone()),
-        _ => StoreError::Missing(namespace.clone()),
-    }
-}

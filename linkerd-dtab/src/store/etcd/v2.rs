@@ -6,10 +6,11 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::Deserialize;
 
-use super::{Expect, KeyPrefix, Namespace, Revision, StoreError, Version, revision, unmet, version};
+use super::{Expect, KeyPrefix, Namespace, Revision, StoreError, Version};
 use crate::{
     Failure,
     store::{
+        decimal::{count, version},
         follow::{Listing, MAX_NAMESPACES, failure},
         http::{Answer, Http, parse},
         mirror::Reading,
@@ -145,11 +146,11 @@ impl V2 {
 
     /// A version that stands for no index is one that the key does not have.
     async fn condition(&self, namespace: &Namespace, version: &Version) -> Result<String, StoreError> {
-        if let Some(revision) = revision(version) {
+        if let Some(revision) = count(version) {
             return Ok(format!("?prevIndex={revision}"));
         }
         let is_there = self.exists(namespace).await?;
-        Err(unmet(namespace, &Expect::Version(version.clone()), is_there))
+        Err(Expect::Version(version.clone()).unmet(namespace, is_there))
     }
 
     async fn exists(&self, namespace: &Namespace) -> Result<bool, StoreError> {
@@ -176,7 +177,7 @@ impl V2 {
         match fault(&answer) {
             None => answer.json().map_err(StoreError::Unavailable),
             Some(KEY_NOT_FOUND) => Err(StoreError::Missing(namespace.clone())),
-            Some(TEST_FAILED | NODE_EXISTS) => Err(unmet(namespace, expect, true)),
+            Some(TEST_FAILED | NODE_EXISTS) => Err(expect.unmet(namespace, true)),
             Some(_) => Err(StoreError::Unavailable(answer.unexpected())),
         }
     }

@@ -8,10 +8,11 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Expect, KeyPrefix, Namespace, Revision, StoreError, Version, revision, unmet, version};
+use super::{Expect, KeyPrefix, Namespace, Revision, StoreError, Version};
 use crate::{
     Failure,
     store::{
+        decimal::{count, version},
         follow::{Listing, MAX_NAMESPACES, failure},
         http::{Http, MAX_ANSWER, parse},
         mirror::Reading,
@@ -219,18 +220,18 @@ impl V3 {
             return Ok(answer.header.revision.0);
         }
         let looked = answer.responses.into_iter().find_map(|response| response.response_range);
-        Err(unmet(namespace, expect, looked.is_some_and(|range| !range.kvs.is_empty())))
+        Err(expect.unmet(namespace, looked.is_some_and(|range| !range.kvs.is_empty())))
     }
 
     /// The revision that a version stands for; one that stands for none is one that the key does not have.
     async fn known(&self, namespace: &Namespace, version: &Version) -> Result<Revision, StoreError> {
-        if let Some(revision) = revision(version) {
+        if let Some(revision) = count(version) {
             return Ok(revision);
         }
         let req = json!({"key": self.key(namespace), "keys_only": true});
         let range = self.http.ask(Method::POST, "/v3/kv/range", body(&req), JSON).await;
         let range: Range = range.and_then(|answer| answer.json()).map_err(StoreError::Unavailable)?;
-        Err(unmet(namespace, &Expect::Version(version.clone()), !range.kvs.is_empty()))
+        Err(Expect::Version(version.clone()).unmet(namespace, !range.kvs.is_empty()))
     }
 
     fn key(&self, namespace: &Namespace) -> String {

@@ -171,7 +171,7 @@ impl Locked<'_> {
             self.disk.sync()
         });
         deleted.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => StoreError::Missing(namespace.clone()),
+            io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename => StoreError::Missing(namespace.clone()),
             _ => StoreError::Unavailable(std::sync::Arc::new(error)),
         })
     }
@@ -404,7 +404,7 @@ mod tests {
         let refused = done(disk.lock().unwrap()).put(&long, &dtab("/a => /b"), &Expect::Any);
         assert!(matches!(&refused, Err(StoreError::Unfit { .. })), "{refused:?}");
         let refused = done(disk.lock().unwrap()).delete(&long, &Expect::Any);
-        assert!(matches!(&refused, Err(StoreError::Missing(_) | StoreError::Unavailable(_))), "{refused:?}");
+        assert!(matches!(&refused, Err(StoreError::Missing(_))), "{refused:?}");
     }
 
     #[test]

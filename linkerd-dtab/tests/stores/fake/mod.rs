@@ -3,6 +3,8 @@
 mod faulty;
 mod kv;
 
+#[cfg(feature = "consul")]
+pub(crate) mod consul;
 #[cfg(feature = "etcd")]
 pub(crate) mod etcd;
 
