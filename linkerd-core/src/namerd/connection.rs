@@ -3,9 +3,13 @@
 use std::{pin::pin, time::Duration};
 
 use http::Request;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use linkerd_dtab::namerd::{Namerd, Peer, http::Controller, thrift};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use linkerd_dtab::namerd::{Namerd, Peer, http::Controller, mesh, thrift};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
@@ -51,8 +55,38 @@ where
 {
     match kind {
         Kind::Http => http(io, peer, Controller::new(namerd), open).await,
-        Kind::Mesh => drop(namerd.session(peer)),
+        Kind::Mesh => mesh(io, peer, namerd, open).await,
         Kind::Thrift => thrift(io, peer, &namerd, open).await,
+    }
+}
+
+async fn mesh<I>(io: I, peer: Peer, namerd: Namerd, mut open: watch::Receiver<()>)
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let remote = peer.addr;
+    let (session, interface) = (namerd.session(peer), mesh::Mesh::new(namerd));
+    let service = service_fn(move |mut req: Request<Incoming>| {
+        req.extensions_mut().insert(session.clone());
+        interface.clone().call(req)
+    });
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS);
+    // A real Linkerd sends an empty `:authority`, which h2 refuses.
+    let mut conn = pin!(http.serve_connection(TokioIo::new(mesh::Io::new(io)), service));
+    let result = select! {
+        result = &mut conn => result,
+        // Never changed: it returns when the interface ends.
+        _ = open.changed() => {
+            conn.as_mut().graceful_shutdown();
+            conn.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, ?remote, "a connection to the gRPC interface failed");
     }
 }
 

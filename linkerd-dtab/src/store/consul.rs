@@ -199,9 +199,10 @@ impl ConsulBackend {
                 Err(expect.unmet(namespace, is_there))
             }
             StatusCode::FORBIDDEN => Err(StoreError::Forbidden(namespace.clone())),
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(StoreError::Unfit { namespace: namespace.clone(), reason: "Consul says that it is too large".into() })
-            }
+            StatusCode::PAYLOAD_TOO_LARGE => Err(StoreError::Unfit {
+                namespace: namespace.clone(),
+                reason: "Consul says that it is too large".into(),
+            }),
             _ => {
                 let committed: Committed = answer.json().map_err(StoreError::Unavailable)?;
                 Ok(committed.results.last().map(|step| step.kv.modify_index))
@@ -269,12 +270,7 @@ impl Backend for ConsulBackend {
         })
     }
 
-    fn put<'a>(
-        &'a self,
-        namespace: &'a Namespace,
-        text: String,
-        expect: &'a Expect,
-    ) -> Asked<'a, Version, StoreError> {
+    fn put<'a>(&'a self, namespace: &'a Namespace, text: String, expect: &'a Expect) -> Asked<'a, Version, StoreError> {
         Box::pin(async move {
             let index = self.known(namespace, expect).await?;
             let verb = if index.is_some() { "cas" } else { "set" };
