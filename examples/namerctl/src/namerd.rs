@@ -1,0 +1,268 @@
+//! What a namerd is asked over HTTP.
+
+use bytes::Bytes;
+use http::{HeaderName, Method, StatusCode, header};
+use hyper::body::Incoming;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::{
+    client::{Answer, Call, Client},
+    error::Error,
+    table::{Entry, Versioned, json},
+};
+
+/// What a path need not encode.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b'/')
+    .remove(b':')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b'@');
+
+/// What the value of a query need not encode.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+
+const REASON: HeaderName = HeaderName::from_static("l5d-reason");
+
+/// The longest reason that is sent, in bytes.
+const MAX_REASON: usize = 4096;
+
+/// Asks one namerd.
+#[derive(Clone, Debug)]
+pub(crate) struct Namerd {
+    client: Client,
+    reason: Option<String>,
+}
+
+/// A table to write.
+#[derive(Clone, Debug)]
+pub(crate) struct Body {
+    pub(crate) kind: &'static str,
+    pub(crate) text: String,
+}
+
+impl Body {
+    pub(crate) fn dtab(text: String) -> Self {
+        Self { kind: "application/dtab", text }
+    }
+
+    pub(crate) fn json(entries: Option<&[Entry]>) -> Self {
+        Self { kind: "application/json", text: json(&entries) }
+    }
+}
+
+/// How a change that depends on a version ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Changed {
+    /// It was made; the version that resulted, if namerd says it.
+    Done(Option<String>),
+    /// The table is not what it was made for.
+    Conflict,
+}
+
+/// A value for a query.
+pub(crate) fn encoded(text: &str) -> impl std::fmt::Display {
+    utf8_percent_encode(text, QUERY)
+}
+
+impl Namerd {
+    /// With why changes are made, for the history.
+    pub(crate) fn new(client: Client, reason: Option<String>) -> Result<Self, Error> {
+        if reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON || reason.contains(['\n', '\r', '\0'])) {
+            return Err(Error::Other(format!("a reason is one line of at most {MAX_REASON} bytes")));
+        }
+        Ok(Self { client, reason })
+    }
+
+    /// The names of all tables.
+    pub(crate) async fn list(&self) -> Result<Vec<String>, Error> {
+        let answer = self.get_json("/api/1/dtabs").await?;
+        if answer.head.status != StatusCode::OK {
+            return Err(unexpected(&answer));
+        }
+        answer.json()
+    }
+
+    /// A table.
+    pub(crate) async fn get(&self, name: &str) -> Result<Versioned, Error> {
+        let answer = self.get_json(&of("dtabs", name)).await?;
+        match answer.head.status {
+            StatusCode::OK => {
+                let version = answer.header(header::ETAG).unwrap_or_default();
+                Ok(Versioned { version, dtab: answer.json()? })
+            }
+            StatusCode::NOT_FOUND => Err(Error::NotFound),
+            _ => Err(unexpected(&answer)),
+        }
+    }
+
+    /// Makes a table that is not there.
+    pub(crate) async fn create(&self, name: &str, body: Body) -> Result<(), Error> {
+        let answer = self.write(Method::POST, name, body, None).await?;
+        if is_done(&answer) { Ok(()) } else { Err(unexpected(&answer)) }
+    }
+
+    /// The same, where another may make it first.
+    pub(crate) async fn try_create(&self, name: &str, body: Body) -> Result<Changed, Error> {
+        let answer = self.write(Method::POST, name, body, None).await?;
+        changed(&answer, StatusCode::CONFLICT)
+    }
+
+    /// Replaces a table, whatever is in it, or if it has this version.
+    pub(crate) async fn update(&self, name: &str, body: Body, version: Option<&str>) -> Result<(), Error> {
+        let answer = self.write(Method::PUT, name, body, version).await?;
+        match answer.head.status {
+            _ if is_done(&answer) => Ok(()),
+            StatusCode::NOT_FOUND => Err(Error::NotFound),
+            _ => Err(unexpected(&answer)),
+        }
+    }
+
+    /// The same, where another may write first.
+    pub(crate) async fn try_update(&self, name: &str, body: Body, version: &str) -> Result<Changed, Error> {
+        // Without a version nothing says what it replaces.
+        let version = (!version.is_empty()).then_some(version);
+        let answer = self.write(Method::PUT, name, body, version).await?;
+        // It was deleted meanwhile.
+        if answer.head.status == StatusCode::NOT_FOUND {
+            return Ok(Changed::Conflict);
+        }
+        changed(&answer, StatusCode::PRECONDITION_FAILED)
+    }
+
+    /// Takes a table away.
+    pub(crate) async fn delete(&self, name: &str) -> Result<(), Error> {
+        let answer = self.ask(self.change(Method::DELETE, of("dtabs", name))).await?;
+        match answer.head.status {
+            _ if is_done(&answer) => Ok(()),
+            StatusCode::NOT_FOUND => Err(Error::NotFound),
+            _ => Err(unexpected(&answer)),
+        }
+    }
+
+    /// Restores what a table was after this change, if it has this version now.
+    pub(crate) async fn rollback(&self, name: &str, to: u64, version: &str) -> Result<Changed, Error> {
+        let call = self.change(Method::POST, format!("{}?to={to}", of("rollback", name)));
+        let call = if version.is_empty() { call } else { call.with_header(header::IF_MATCH, version) };
+        let answer = self.ask(call).await?;
+        if answer.head.status == StatusCode::NOT_FOUND {
+            return Err(Error::NotFound);
+        }
+        changed(&answer, StatusCode::PRECONDITION_FAILED)
+    }
+
+    /// What a resource of a table's answers to GET.
+    pub(crate) async fn read(&self, resource: &str, name: &str, query: &str) -> Result<Answer, Error> {
+        found(self.get_json(&format!("{}{query}", of(resource, name))).await?)
+    }
+
+    /// What a resource of a table's answers to a table that is not written.
+    pub(crate) async fn try_out(&self, resource: &str, name: &str, entries: &[Entry]) -> Result<Answer, Error> {
+        let body = Body::json(Some(entries));
+        let call = Call::new(Method::POST, of(resource, name)).with_header(header::ACCEPT, "application/json");
+        found(self.ask(call.with_body(body.kind, body.text)).await?)
+    }
+
+    /// One state after the other, each a line.
+    pub(crate) async fn watch(&self, name: Option<&str>) -> Result<Incoming, Error> {
+        let path = name.map_or_else(|| "/api/1/dtabs".into(), |name| of("dtabs", name));
+        let call = Call::new(Method::GET, format!("{path}?watch=true"));
+        let (head, body) = self.client.open(call.with_header(header::ACCEPT, "application/json")).await?.into_parts();
+        if head.status == StatusCode::OK {
+            return Ok(body);
+        }
+        Err(found(Answer { head, body: Bytes::new() }).err().unwrap_or(Error::NotFound))
+    }
+
+    async fn get_json(&self, path: &str) -> Result<Answer, Error> {
+        self.ask(Call::new(Method::GET, path).with_header(header::ACCEPT, "application/json")).await
+    }
+
+    async fn write(&self, method: Method, name: &str, body: Body, version: Option<&str>) -> Result<Answer, Error> {
+        let call = self.change(method, of("dtabs", name)).with_body(body.kind, body.text);
+        let call = match version {
+            Some(version) => call.with_header(header::IF_MATCH, version),
+            None => call,
+        };
+        self.ask(call).await
+    }
+
+    fn change(&self, method: Method, path: String) -> Call {
+        let call = Call::new(method, path);
+        match &self.reason {
+            Some(reason) => call.with_header(REASON, reason),
+            None => call,
+        }
+    }
+
+    async fn ask(&self, call: Call) -> Result<Answer, Error> {
+        let answer = self.client.ask(call).await?;
+        for warning in answer.head.headers.get_all(header::WARNING) {
+            crate::note(&format!("warning: {}", warning_text(&String::from_utf8_lossy(warning.as_bytes()))));
+        }
+        Ok(answer)
+    }
+}
+
+/// The path of a table's resource.
+fn of(resource: &str, name: &str) -> String {
+    format!("/api/1/{resource}/{}", utf8_percent_encode(name, PATH))
+}
+
+fn is_done(answer: &Answer) -> bool {
+    matches!(answer.head.status, StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT)
+}
+
+fn changed(answer: &Answer, conflict: StatusCode) -> Result<Changed, Error> {
+    match answer.head.status {
+        _ if is_done(answer) => Ok(Changed::Done(answer.header(header::ETAG))),
+        status if status == conflict => Ok(Changed::Conflict),
+        _ => Err(unexpected(answer)),
+    }
+}
+
+fn found(answer: Answer) -> Result<Answer, Error> {
+    match answer.head.status {
+        StatusCode::OK => Ok(answer),
+        StatusCode::NOT_FOUND => Err(Error::NotFound),
+        _ => Err(unexpected(&answer)),
+    }
+}
+
+fn unexpected(answer: &Answer) -> Error {
+    let explanation = String::from_utf8_lossy(&answer.body).trim().to_owned();
+    Error::Unexpected { status: answer.status(), explanation }
+}
+
+/// The quoted text of `299 namerd "text"`; the whole where there is none.
+fn warning_text(value: &str) -> String {
+    let quoted = value.split_once('"').and_then(|(_, rest)| rest.rsplit_once('"'));
+    let Some((text, _)) = quoted else { return value.to_owned() };
+    text.replace("\\\"", "\"").replace("\\\\", "\\")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_queries_are_encoded() {
+        assert_eq!(of("dtabs", "a b/c?d#e%"), "/api/1/dtabs/a%20b/c%3Fd%23e%25");
+        assert_eq!(encoded("/svc/a&b=c #").to_string(), "/svc/a%26b%3Dc%20%23");
+    }
+
+    #[test]
+    fn the_text_of_a_warning() {
+        assert_eq!(warning_text(r#"299 namerd "no \"x\" \\ here" "date""#), r#"no "x" \ here" "date"#);
+        assert_eq!(warning_text(r#"299 namerd "nobody reaches /a""#), "nobody reaches /a");
+        assert_eq!(warning_text("odd"), "odd");
+    }
+}
