@@ -10,6 +10,8 @@ mod consul;
 mod etcd;
 #[cfg(feature = "files")]
 mod files;
+#[cfg(feature = "zookeeper")]
+mod zookeeper;
 
 /// The whole suite for one kind of store. `paused` is whether the clock may run ahead when nobody has anything to do, as it
 /// may where there are neither files nor sockets.
