@@ -74,6 +74,7 @@ pub(super) enum Told<M> {
     /// Something changed, or may have.
     Changed,
     /// This is what there is now.
+    #[cfg_attr(not(feature = "consul"), allow(dead_code, reason = "Consul alone answers a wait with everything"))]
     Now(Listing<M>),
 }
 

@@ -140,6 +140,7 @@ impl Mirror {
     }
 
     /// The store was heard of and has nothing new.
+    #[cfg(feature = "files")]
     pub(super) fn contact(&self) {
         let mut inner = self.inner();
         inner.stale = None;

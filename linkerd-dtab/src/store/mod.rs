@@ -29,6 +29,8 @@ mod memory;
 mod mirror;
 #[cfg(any(feature = "files", feature = "etcd", feature = "consul", feature = "zookeeper"))]
 mod prefix;
+#[cfg(feature = "zookeeper")]
+pub mod zookeeper;
 
 use std::{collections::BTreeSet, fmt, future::Future, pin::Pin, str::FromStr, sync::Arc};
 
@@ -43,6 +45,8 @@ pub use files::Files;
 pub use memory::Memory;
 #[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
 pub use prefix::{BadKeyPrefix, KeyPrefix};
+#[cfg(feature = "zookeeper")]
+pub use zookeeper::ZooKeeper;
 
 use crate::{Activity, Dtab, Failure};
 
@@ -213,7 +217,7 @@ impl Expect {
     }
 }
 
-#[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "consul"))]
 impl Expect {
     /// What it means that something else is there.
     fn unmet(&self, namespace: &Namespace, is_there: bool) -> StoreError {

@@ -10,6 +10,10 @@ mod consul;
 mod etcd;
 #[cfg(feature = "files")]
 mod files;
+#[cfg(all(feature = "etcd", feature = "zookeeper"))]
+mod real;
+#[cfg(feature = "zookeeper")]
+mod zookeeper;
 
 /// The whole suite for one kind of store. `paused` is whether the clock may run ahead when nobody has anything to do, as it
 /// may where there are neither files nor sockets.

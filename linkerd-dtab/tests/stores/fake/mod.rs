@@ -7,6 +7,8 @@ mod kv;
 pub(crate) mod consul;
 #[cfg(feature = "etcd")]
 pub(crate) mod etcd;
+#[cfg(feature = "zookeeper")]
+pub(crate) mod zookeeper;
 
 pub(crate) use faulty::Faulty;
 pub(crate) use kv::Kv;
