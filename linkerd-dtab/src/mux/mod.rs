@@ -20,6 +20,8 @@ pub(crate) mod idl;
 mod io;
 #[cfg(feature = "namerd")]
 pub(crate) mod server;
+#[cfg(test)]
+mod tests;
 pub(crate) mod thrift;
 
 use frame::{Init, Malformed, Message, Status};

@@ -2,6 +2,8 @@
 
 mod addr;
 mod explained;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use bytes::BytesMut;
