@@ -6,6 +6,7 @@
 mod call;
 mod cases;
 mod limits;
+mod recorded;
 mod server;
 mod source;
 

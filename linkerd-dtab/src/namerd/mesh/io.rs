@@ -1,6 +1,8 @@
 //! Connections of clients that name no authority, and say so.
 
 mod authority;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io::{self, IoSlice},

@@ -78,12 +78,16 @@ fn fragments(frames: &[u8]) -> Option<Vec<Range<usize>>> {
 /// The frames without these fields of the block; their lengths are less by what they lack.
 fn without(frames: &[u8], fragments: &[Range<usize>], fields: &[Range<usize>]) -> Vec<u8> {
     let mut out = Vec::with_capacity(frames.len());
+    let mut goes = vec![false; fragments.iter().map(ExactSizeIterator::len).sum()];
+    for field in fields {
+        goes[field.clone()].fill(true);
+    }
     let (mut at, mut in_block) = (0, 0);
     for fragment in fragments {
         let head = out.len();
         out.extend_from_slice(&frames[at..fragment.start]);
         for (i, byte) in frames[fragment.clone()].iter().enumerate() {
-            if !fields.iter().any(|field| field.contains(&(in_block + i))) {
+            if !goes[in_block + i] {
                 out.push(*byte);
             }
         }
