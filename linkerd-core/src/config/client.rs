@@ -14,6 +14,7 @@ use super::{
     server::SocketOptions,
     tls::ClientTls,
 };
+use crate::http::KeepAlive;
 
 /// The settings of a client, all optional: of a static client's matching prefixes, later ones override earlier ones
 /// setting by setting.
@@ -98,6 +99,10 @@ pub struct H2Settings {
     pub max_frame_bytes: Option<u32>,
     /// `maxHeaderListBytes`, at least 1. Default: 8192.
     pub max_header_list_bytes: Option<u32>,
+    /// `keepAlive` (clients): pings to endpoints from which nothing comes. Default: none, but to those that are waited for.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub keep_alive: Option<KeepAlive>,
     /// `windowUpdateRatio`, between 0 and 1, both excluded. Default: 0.99. Has no effect: windows are updated at half.
     pub window_update_ratio: Option<f64>,
 }
@@ -155,7 +160,7 @@ impl Scope for Client {
                 client.request_authorizers = s.get("requestAuthorizers");
                 client.forward_client_cert = s.get("forwardClientCert");
                 if protocol == ProtocolKind::H2 {
-                    client.h2 = H2Settings::decode(s);
+                    client.h2 = H2Settings { keep_alive: s.get("keepAlive"), ..H2Settings::decode(s) };
                     client.http1 = s.get("http1");
                 }
             }
@@ -204,6 +209,7 @@ impl Scope for Client {
         set(&mut self.h2.header_table_bytes, h2.header_table_bytes);
         set(&mut self.h2.max_frame_bytes, h2.max_frame_bytes);
         set(&mut self.h2.max_header_list_bytes, h2.max_header_list_bytes);
+        set(&mut self.h2.keep_alive, h2.keep_alive);
         set(&mut self.h2.window_update_ratio, h2.window_update_ratio);
         set(&mut self.http1, http1);
         set(&mut self.thrift_framed, thrift_framed);
@@ -225,9 +231,23 @@ impl H2Settings {
             header_table_bytes: s.count("headerTableBytes", 0),
             max_frame_bytes: s.int("maxFrameBytes", 16384..=16_777_215).map(|n| n as u32),
             max_header_list_bytes: s.int("maxHeaderListBytes", 1..=MAX_INT).map(|n| n as u32),
+            keep_alive: None,
             window_update_ratio: s
                 .number("windowUpdateRatio", "between 0 and 1, both excluded", |x| x > 0.0 && x < 1.0),
         }
+    }
+}
+
+/// `periodMs` (default: 5 s) and `timeoutMs` (default: 4 s), each at least 1 ms.
+impl Decode for KeepAlive {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let mut s = Section::open(at, "keepAlive")?;
+        let keep_alive = Self {
+            period: s.millis("periodMs", 1).unwrap_or(Duration::from_secs(5)),
+            timeout: s.millis("timeoutMs", 1).unwrap_or(Duration::from_secs(4)),
+        };
+        s.finish();
+        Some(keep_alive)
     }
 }
 

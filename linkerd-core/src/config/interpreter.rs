@@ -1,6 +1,6 @@
 //! `interpreter`: who binds names.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use linkerd_dtab::Path;
 
@@ -108,6 +108,14 @@ pub struct ConsulInterpreter {
 pub struct Remote {
     /// `dst`: its name, such as `/$/inet/127.1/4100`. Required.
     pub dst: Path,
+    /// `fallbacks`: the names of others that are asked in this order while those before do not answer. Default: none.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub fallbacks: Vec<Path>,
+    /// `snapshot`: a file that keeps what is known, to begin with while nobody answers. Default: none.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub snapshot: Option<SnapshotFile>,
     /// `namespace`: which of its dtabs. Default: `default`.
     pub namespace: String,
     /// `retry.baseSeconds`: the pause before the first retry, at least 1 s.
@@ -118,6 +126,15 @@ pub struct Remote {
     pub check_period: Duration,
     /// `failureThreshold.closeTimeoutMs`: how long a check may take. Default: 4 s, of `io.l5d.mesh` 6 s.
     pub check_timeout: Duration,
+}
+
+/// The `snapshot` map of an interpreter that asks a namerd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotFile {
+    /// `file`. Required; its folder has to be there when it is written. No other interpreter may have the same.
+    pub file: PathBuf,
+    /// `maxAgeSeconds`: for how long what was known counts. Default: a day.
+    pub max_age: Duration,
 }
 
 /// The `tls` map of `io.l5d.namerd`.
@@ -199,6 +216,8 @@ impl Remote {
     fn decode(s: &mut Section<'_>, mesh: bool) -> Option<Self> {
         let (base, timeout) = if mesh { (1, 6) } else { (5, 4) };
         let dst = s.require("dst");
+        let fallbacks = s.or("fallbacks", Vec::new());
+        let snapshot = s.get("snapshot");
         let namespace = if mesh { None } else { s.get("namespace") };
         let retry = s.with("retry", |at| {
             let mut s = Section::open(at, "retry")?;
@@ -224,6 +243,8 @@ impl Remote {
         let (retry_base, retry_max) = retry.unwrap_or((Duration::from_secs(base), Duration::from_mins(10)));
         Some(Self {
             dst: dst?,
+            fallbacks,
+            snapshot,
             namespace: namespace.unwrap_or_else(|| "default".to_owned()),
             retry_base,
             retry_max,
@@ -248,6 +269,16 @@ impl ConsulInterpreter {
             backoff: s.with("backoff", |at| Backoff::decode(at, Backoff::OF_LINKERD)),
             tls: s.get("tls"),
         }
+    }
+}
+
+impl Decode for SnapshotFile {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let mut s = Section::open(at, "snapshot")?;
+        let file: Option<String> = s.require("file");
+        let max_age = s.seconds("maxAgeSeconds", 1).unwrap_or(Duration::from_hours(24));
+        s.finish();
+        Some(Self { file: file?.into(), max_age })
     }
 }
 

@@ -88,13 +88,13 @@ pub use announcer::{Announcer, ZkAddr};
 pub use balancer::{ApertureOrder, BalancerKind, LoadBalancer};
 #[cfg(feature = "namerd")]
 pub(crate) use build::BuiltNamers;
-pub use build::{Plan, RouterPlan, socket_options};
+pub use build::{Namerds, Plan, RouterPlan, socket_options};
 pub use classifier::{Classifier, GrpcRetry};
 pub use client::{Client, H2Settings, HostConnectionPool, RequestAuthorizer, Session};
 pub use error::{Errors, Position, Problem};
 pub use hash_on::HashOn;
 pub use identifier::{H2Identifier, HttpIdentifier, IngressIdentifier, IstioIdentifier};
-pub use interpreter::{ConsulInterpreter, Interpreter, InterpreterKind, NamerdTls, Remote};
+pub use interpreter::{ConsulInterpreter, Interpreter, InterpreterKind, NamerdTls, Remote, SnapshotFile};
 pub use life::{Reload, Shutdown};
 pub use load::{LoadMetric, Measure};
 pub use namer::{ConsistencyMode, Consul, HealthStatus, K8s, Marathon, Namer, NamerKind, TagWeight};

@@ -139,7 +139,7 @@ mod build {
 
     use super::{ClientTls, ServerTls, TlsIdentity};
     use crate::{
-        config::{Client, Scoped},
+        config::{Client, NamerdTls, Scoped},
         tls::{Acceptor, Alpn, BadTls, ClientSettings, Connector, IdentityFiles, Metrics, ServerSettings},
     };
 
@@ -181,8 +181,24 @@ mod build {
         }
     }
 
+    impl NamerdTls {
+        /// The same as of a client.
+        pub(crate) fn as_client(&self) -> ClientTls {
+            let Self { common_name, ca_cert } = self.clone();
+            ClientTls {
+                enabled: true,
+                disable_validation: false,
+                common_name: Some(common_name),
+                trust_certs: ca_cert.into_iter().collect(),
+                client_auth: None,
+                protocols: None,
+                handshake_timeout: None,
+            }
+        }
+    }
+
     impl ClientTls {
-        fn connector(&self, alpn: &[Alpn], metrics: &Metrics) -> Result<Connector, BadTls> {
+        pub(crate) fn connector(&self, alpn: &[Alpn], metrics: &Metrics) -> Result<Connector, BadTls> {
             let Self {
                 enabled: _,     // It is.
                 common_name: _, // Another one for each client.

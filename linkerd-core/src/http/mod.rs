@@ -51,7 +51,7 @@ pub use deadline::Deadline;
 pub use flavour::{Flavour, FlavourRule, InvalidFlavour};
 #[cfg(feature = "server")]
 pub use forwarded::{Forwarded, ForwardedLabel};
-pub use h2::{H2Config, Wire};
+pub use h2::{H2Config, KeepAlive, Wire};
 pub(crate) use kept::Kept;
 #[cfg(feature = "server")]
 pub use live::ServerControl;

@@ -42,8 +42,10 @@ impl Kind {
     #[cfg(feature = "tls")]
     pub(super) fn alpn(self) -> &'static [Alpn] {
         match self {
-            Self::Http | Self::Thrift => &[Alpn::Http1],
+            Self::Http => &[Alpn::Http1],
             Self::Mesh => &[Alpn::H2],
+            // Finagle agrees on nothing.
+            Self::Thrift => &[],
         }
     }
 }

@@ -15,9 +15,9 @@ use crate::{
     Svc,
     admin::{
         Admin, Builder, Identify, InvalidPattern, Logging, Router, Security, answer_state, mesh_balancers,
-        mesh_clients, mesh_state, snapshot_state, timeouts,
+        mesh_clients, mesh_state, snapshot_state, timeouts, watch_state,
     },
-    config::{AdminSecurity, Config, Errors, Pattern, Plan},
+    config::{AdminSecurity, Config, Errors, Namerds, Pattern, Plan},
     http::Switch,
     namer::fs,
     telemetry::Registry,
@@ -160,6 +160,11 @@ pub(super) fn pages(config: &Config, plan: &Plan, shown: &Shown, telemeters: &Te
     let timers = timeouts(config);
     admin = admin.json("/admin/timeouts.json", move || timers.clone());
     admin = namers(admin, &plan.fs_namers);
+    for router in &plan.routers {
+        if let Some(namerds) = &router.namerds {
+            admin = interpreter(admin, &router.label, namerds);
+        }
+    }
     for (path, prometheus) in &telemeters.metrics {
         admin = admin.prometheus(path, prometheus.clone());
     }
@@ -173,6 +178,18 @@ pub(super) fn pages(config: &Config, plan: &Plan, shown: &Shown, telemeters: &Te
     // Telemeters' pages are the only ones that a file places, or asks for twice.
     let admin = admin.build().map_err(|error| config.problem("telemetry", error.to_string()))?;
     Ok(Pages { admin: admin.into_svc(), names: names.into_svc() })
+}
+
+/// What is known of the names that namerds bind.
+fn interpreter(admin: Builder, label: &str, namerds: &Namerds) -> Builder {
+    let Namerds { kind, namespace, remote } = namerds.clone();
+    admin.json(format!("/{label}/interpreter_state/{kind}/{namespace}.json"), move || {
+        let names = remote.names().into_iter().map(|(dtab, path, tree)| {
+            let name = if dtab.is_empty() { path.to_string() } else { format!("{path} under {dtab}") };
+            (name, watch_state(kind, &tree, |tree| tree.to_string().into()))
+        });
+        serde_json::Value::Object(names.collect())
+    })
 }
 
 pub(crate) fn namers(mut admin: Builder, namers: &[(Path, fs::Namer)]) -> Builder {

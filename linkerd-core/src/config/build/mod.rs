@@ -6,6 +6,7 @@
 mod identifiers;
 mod names;
 mod policies;
+mod remote;
 mod server;
 mod wire;
 
@@ -83,6 +84,8 @@ pub struct RouterPlan {
     pub access_log: Option<AccessLog>,
     /// Names that its identifier gives whatever a request says.
     pub fixed_names: Vec<Path>,
+    /// The namerds that bind its names, if any do.
+    pub namerds: Option<Namerds>,
     /// Whether it is one of the plan that was there before, and has all that it learned.
     pub is_kept: bool,
 }
@@ -93,6 +96,17 @@ pub(crate) struct BuiltNamers {
     pub(crate) mounted: Mounted,
     pub(crate) fs: Vec<(Path, fs::Namer)>,
     pub(crate) resolve: Arc<dyn Resolve>,
+}
+
+/// The namerds that bind the names of a router.
+#[derive(Clone, Debug)]
+pub struct Namerds {
+    /// The kind of interpreter.
+    pub kind: &'static str,
+    /// Which of their tables.
+    pub namespace: String,
+    /// What asks them.
+    pub remote: linkerd_dtab::interpreter::remote::Remote,
 }
 
 impl Config {
@@ -288,6 +302,7 @@ impl Builder<'_> {
                 servers: Vec::new(),
                 access_log: same.access_log.clone(),
                 fixed_names: same.fixed_names.clone(),
+                namerds: same.namerds.clone(),
                 is_kept: true,
             },
             None => self.new_router(i, router, namers, wire, &stats)?,
@@ -332,7 +347,7 @@ impl Builder<'_> {
         if matches!(protocol, Protocol::Http(http) if http.compression_level > 0) {
             self.problem(&format!("routers[{i}].compressionLevel"), "is not supported: built without compression");
         }
-        let interpreter = self.interpreter(i, router, namers)?;
+        let (interpreter, namerds) = self.interpreter(i, router, namers)?;
         let (identifier, access_log) = match protocol {
             Protocol::Http(http) => {
                 let identifiers = self.identifiers(i, &http.identifiers, |one| of_http(one, dst_prefix))?;
@@ -394,6 +409,7 @@ impl Builder<'_> {
             servers: Vec::new(),
             access_log: log,
             fixed_names: fixed_names(protocol, dst_prefix),
+            namerds,
             is_kept: false,
         })
     }

@@ -9,8 +9,11 @@ use linkerd_dtab::{
     transformer::{self, TransformedInterpreter, TransformedNamer, Transformer as Transforms},
 };
 
-use super::Builder;
-use crate::config::{Interpreter, InterpreterKind, Namer, NamerKind, Router, Transformer, TransformerKind};
+use super::{Builder, Namerds, remote::Reach};
+use crate::{
+    config::{Interpreter, InterpreterKind, Namer, NamerKind, Router, Transformer, TransformerKind},
+    telemetry::Registry,
+};
 
 /// A transformer with a prefix of its own, if the file gives it one.
 macro_rules! prefixed {
@@ -110,26 +113,70 @@ impl Builder<'_> {
         Some(built)
     }
 
-    pub(super) fn interpreter(&mut self, i: usize, router: &Router, namers: &Mounted) -> Option<Arc<dyn Interprets>> {
+    pub(super) fn interpreter(
+        &mut self,
+        i: usize,
+        router: &Router,
+        namers: &Mounted,
+    ) -> Option<(Arc<dyn Interprets>, Option<Namerds>)> {
         // Whether it had to be `experimental` was checked.
         let Interpreter { experimental: _, transformers, kind } = &router.interpreter;
         let local = Local::new(namers.clone(), Arc::clone(&self.resolve));
         let global: Arc<dyn Interprets> = Arc::new(local.clone());
+        let mut remote = None;
         let bare: Arc<dyn Interprets> = match kind {
             InterpreterKind::Default => Arc::clone(&global),
             InterpreterKind::Fs { dtab_file } => Arc::new(local.with_dtab(DtabFile::watch(&dtab_file.0))),
-            _ => {
+            InterpreterKind::Namerd { .. } | InterpreterKind::NamerdHttp { .. } | InterpreterKind::Mesh { .. } => {
+                let names = Arc::clone(&global);
+                let built = remote_of(kind, &router.label, names, self.registry);
+                match built {
+                    Ok(built) => {
+                        remote = Some(built.clone());
+                        Arc::new(built.remote)
+                    }
+                    Err((key, error)) => {
+                        self.problem(&format!("routers[{i}].interpreter.{key}"), error);
+                        return None;
+                    }
+                }
+            }
+            InterpreterKind::ConfigMap { .. } | InterpreterKind::Consul(_) => {
                 self.problem(&format!("routers[{i}].interpreter.kind"), "is not supported yet");
                 return None;
             }
         };
         if transformers.is_empty() {
-            return Some(bare);
+            return Some((bare, remote));
         }
         let key = format!("routers[{i}].interpreter.transformers");
         let transformers = self.transformers(&key, transformers, &global)?;
-        Some(Arc::new(TransformedInterpreter::new(bare, transformers)))
+        Some((Arc::new(TransformedInterpreter::new(bare, transformers)), remote))
     }
+}
+
+/// An interpreter that asks a namerd, as the file has it.
+fn remote_of(
+    kind: &InterpreterKind,
+    label: &str,
+    names: Arc<dyn Interprets>,
+    registry: &Registry,
+) -> Result<Namerds, (&'static str, String)> {
+    let reach = |remote| Reach { remote, label, names: Arc::clone(&names), registry };
+    let (kind, namespace, remote) = match kind {
+        InterpreterKind::Namerd { remote, tls } => {
+            ("io.l5d.namerd", remote.namespace.clone(), reach(remote).thrift(tls.as_ref())?)
+        }
+        InterpreterKind::NamerdHttp { remote, tls } => {
+            ("io.l5d.namerd.http", remote.namespace.clone(), reach(remote).http(tls.as_ref())?)
+        }
+        InterpreterKind::Mesh { remote, root, tls, initial_stream_window_size_kb } => {
+            let namespace = root.to_string().trim_start_matches('/').to_owned();
+            ("io.l5d.mesh", namespace, reach(remote).grpc(root, *initial_stream_window_size_kb, tls.as_ref())?)
+        }
+        _ => return Err(("kind", "asks no namerd".to_owned())),
+    };
+    Ok(Namerds { kind, namespace, remote })
 }
 
 /// `/mark/...path`

@@ -82,6 +82,7 @@ impl Wire {
             header_table_bytes,
             max_frame_bytes,
             max_header_list_bytes,
+            keep_alive,
             // Warned of.
             window_update_ratio: _,
         } = *h2;
@@ -92,6 +93,7 @@ impl Wire {
             max_frame_bytes: max_frame_bytes.unwrap_or(default.max_frame_bytes),
             max_header_list_bytes: max_header_list_bytes.unwrap_or(default.max_header_list_bytes),
             max_concurrent_streams: max_concurrent_streams.unwrap_or(default.max_concurrent_streams),
+            keep_alive,
             ..default
         })
     }

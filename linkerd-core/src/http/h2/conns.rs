@@ -318,7 +318,7 @@ impl Speak for Arc<Conns> {
         let (sender, conn): (_, Connection<_, Bytes>) = self.h2.client().handshake(stream).await?;
         let status = Arc::new(Status::new(self.config.pool.max_age));
         let open = self.stats.clone().map(|stats| Open::new(stats, Instant::now()));
-        let driver = drive::Driver::new(conn, Arc::clone(&status), traffic, Arc::downgrade(self));
+        let driver = drive::Driver::new(conn, Arc::clone(&status), traffic, Arc::downgrade(self), self.h2.keep_alive);
         tokio::spawn(async move {
             driver.await;
             drop(open);

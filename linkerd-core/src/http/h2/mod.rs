@@ -31,6 +31,8 @@ pub(crate) use stream::Stream;
 #[cfg(feature = "server")]
 pub(super) use upgrade::Upgrade;
 
+use std::time::Duration;
+
 use http::{
     HeaderMap, HeaderName,
     header::{Entry, PROXY_AUTHENTICATE, TRAILER},
@@ -59,6 +61,18 @@ pub struct H2Config {
     /// How many connections a client opens to one endpoint. A further one is opened when those that there are have
     /// four fifths of the streams that their peer allows; at this many, requests wait for a stream. At least 1. 64.
     pub max_connections: usize,
+    /// How often a client asks by a ping whether an endpoint is still there on which nothing comes, whatever it waits for.
+    /// Never; one that is waited for is asked in any case.
+    pub keep_alive: Option<KeepAlive>,
+}
+
+/// How connections of HTTP/2 are found dead on which nothing is expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// After how long without a byte the peer is asked. At least 1 ms.
+    pub period: Duration,
+    /// For how long it may then say nothing at all. At least 1 ms.
+    pub timeout: Duration,
 }
 
 /// What a server speaks with its clients, or a client with its endpoints.
@@ -111,6 +125,7 @@ impl Default for H2Config {
             max_header_list_bytes: 8 * 1024,
             max_concurrent_streams: 1000,
             max_connections: 64,
+            keep_alive: None,
         }
     }
 }

@@ -45,6 +45,20 @@ pub trait Source: Send + Sync + 'static {
     fn delegate<'a>(&'a self, dtab: &'a Dtab, name: &'a Path) -> Explaining<'a>;
 }
 
+impl<S: Source + ?Sized> Source for Arc<S> {
+    fn bind<'a>(&'a self, dtab: &'a Dtab, name: &'a Path, tree: &'a Publisher<NameTree<Leaf>>) -> Watching<'a> {
+        (**self).bind(dtab, name, tree)
+    }
+
+    fn addr<'a>(&'a self, id: &'a Path, addr: &'a Publisher<Addr>) -> Watching<'a> {
+        (**self).addr(id, addr)
+    }
+
+    fn delegate<'a>(&'a self, dtab: &'a Dtab, name: &'a Path) -> Explaining<'a> {
+        (**self).delegate(dtab, name)
+    }
+}
+
 /// A watch of a [`Source`] on its way to its end.
 pub type Watching<'a> = Pin<Box<dyn Future<Output = Failure> + Send + 'a>>;
 

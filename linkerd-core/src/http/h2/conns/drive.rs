@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{Status, Users};
-use crate::http::io::Traffic;
+use crate::http::{KeepAlive, io::Traffic};
 
 /// Drives a connection until it ends.
 pub(super) struct Driver<T> {
@@ -25,6 +25,7 @@ pub(super) struct Driver<T> {
     traffic: Arc<Traffic>,
     users: Users,
     doubt: Doubt,
+    asking: Option<Asking>,
     idle: Option<(Pin<Box<Sleep>>, bool)>,
 }
 
@@ -41,6 +42,42 @@ struct Doubt {
     // For so many ticks nothing came after the last ping.
     unanswered: Option<u32>,
     pings: u32,
+}
+
+/// Asks the peer whether it is still there each time that nothing came for a while.
+struct Asking {
+    settings: KeepAlive,
+    sleep: Pin<Box<Sleep>>,
+    read: u64,
+    is_asked: bool,
+}
+
+impl Asking {
+    fn new(settings: KeepAlive) -> Self {
+        Self { settings, sleep: Box::pin(sleep(settings.period)), read: 0, is_asked: false }
+    }
+
+    /// Whether it is gone.
+    fn poll(&mut self, cx: &mut Context<'_>, traffic: &Traffic, ping: &mut PingPong) -> bool {
+        while self.sleep.as_mut().poll(cx).is_ready() {
+            let read = traffic.read();
+            let wait = if read != self.read {
+                (self.read, self.is_asked) = (read, false);
+                self.settings.period
+            } else if self.is_asked {
+                return true;
+            } else {
+                // One that is on its way still is as good.
+                let _ = ping.send_ping(Ping::opaque());
+                self.is_asked = true;
+                self.settings.timeout
+            };
+            self.sleep.as_mut().reset(Instant::now() + wait);
+        }
+        // So that the next ping may be sent.
+        let _ = ping.poll_pong(cx);
+        false
+    }
 }
 
 /// Nothing came for so long, or up to a tick more: the peer is asked.
@@ -102,11 +139,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         status: Arc<Status>,
         traffic: Arc<Traffic>,
         users: Users,
+        keep_alive: Option<KeepAlive>,
     ) -> Self {
         let ping = conn.ping_pong();
         let idle_time = users.upgrade().and_then(|users| users.idle_time());
         let idle = idle_time.map(|idle| (Box::pin(sleep(idle)), true));
-        Self { conn, ping, status, traffic, users, doubt: Doubt::default(), idle }
+        let asking = keep_alive.map(Asking::new);
+        Self { conn, ping, status, traffic, users, doubt: Doubt::default(), asking, idle }
     }
 
     /// Takes over what the peer allows.
@@ -162,7 +201,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             return Poll::Ready(());
         }
         if let Some(ping) = &mut this.ping
-            && this.doubt.poll(cx, &this.status, &this.traffic, ping)
+            && (this.doubt.poll(cx, &this.status, &this.traffic, ping)
+                || this.asking.as_mut().is_some_and(|asking| asking.poll(cx, &this.traffic, ping)))
         {
             tracing::debug!("connection to an endpoint is dead: it did not answer a ping");
             // Before its streams break, whose requests ask why.
