@@ -14,6 +14,7 @@
 //!       DtabStore                memory, files, etcd, ZooKeeper, Consul, Kubernetes
 //! ```
 
+pub mod check;
 pub mod http;
 mod limits;
 #[cfg(feature = "mesh")]
