@@ -23,6 +23,7 @@ mod limits;
 pub mod mesh;
 mod past;
 mod pattern;
+pub mod plan;
 mod protect;
 mod roles;
 mod session;

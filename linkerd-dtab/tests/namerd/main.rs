@@ -3,6 +3,7 @@
 mod compose;
 mod history;
 mod limits;
+mod plan;
 mod roles;
 mod support;
 mod writes;
