@@ -25,6 +25,7 @@ mod past;
 mod pattern;
 pub mod plan;
 mod protect;
+pub mod revert;
 mod roles;
 mod session;
 mod shared;
@@ -84,6 +85,7 @@ struct Inner {
     compositions: Vec<Arc<Composition>>,
     // Held while one of the fragments is written.
     fragments: tokio::sync::Mutex<()>,
+    plans: tokio::sync::Semaphore,
     checks: Checks,
     history: Arc<History>,
     recorder: OnceLock<Recorder>,
@@ -297,6 +299,7 @@ impl Builder {
             protections: self.protections,
             compositions: self.compositions,
             fragments: tokio::sync::Mutex::default(),
+            plans: tokio::sync::Semaphore::new(plan::MAX_PLANS),
             checks,
             history: Arc::new(self.history),
             recorder: OnceLock::new(),

@@ -33,16 +33,14 @@ impl Session {
     }
 
     /// What is different between two records, an entry a line as [`diff`](super::diff) has it. A deleted namespace counts
-    /// as an empty table.
+    /// as an empty table, and so does what was before the first record, by the number 0.
     pub fn diff(&self, namespace: &Namespace, from: u64, to: u64) -> Result<String, PastError> {
-        let table = |seq| {
-            let record = self.record(namespace, seq)?;
-            Ok::<_, PastError>(record.table.as_ref().map_or_else(Dtab::empty, |table| table.dtab.clone()))
-        };
+        let table = |seq| Ok::<_, PastError>(self.table_at(namespace, seq)?.unwrap_or_default());
         Ok(diff(&table(from)?, &table(to)?))
     }
 
-    /// Goes back to what a namespace was after the change `seq`, be it that it was not there. The history goes on: this is
+    /// Goes back to what a namespace was after the change `seq`, be it that it was not there, as before the first (0). The
+    /// history goes on: this is
     /// one more change, which a later one can go back behind.
     ///
     /// What the table has is not checked again, only warned of, but for what belongs to others by now.
@@ -51,18 +49,21 @@ impl Session {
     ///
     /// That of [`put`](Self::put).
     pub async fn rollback(&self, namespace: &Namespace, seq: u64, expect: &Expect) -> Result<Written, WriteError> {
-        let record = match self.record(namespace, seq) {
-            Ok(record) => record,
+        let dtab = match self.table_at(namespace, seq) {
+            Ok(dtab) => dtab,
             Err(PastError::Refused(refused)) => return Err(refused.into()),
             Err(missing) => return Err(WriteError::Rejected(missing.to_string())),
         };
-        let dtab = record.table.as_ref().map(|table| table.dtab.clone());
         self.change(namespace, dtab, expect, Some(seq)).await
     }
 
-    fn record(&self, namespace: &Namespace, seq: u64) -> Result<Arc<Record>, PastError> {
+    fn table_at(&self, namespace: &Namespace, seq: u64) -> Result<Option<Dtab>, PastError> {
         self.may(namespace, Role::Read)?;
+        if seq == 0 {
+            return Ok(None);
+        }
         let missing = || PastError::Missing { namespace: namespace.clone(), seq };
-        self.namerd.inner.history.record(namespace, seq).ok_or_else(missing)
+        let record = self.namerd.inner.history.record(namespace, seq).ok_or_else(missing)?;
+        Ok(record.table.as_ref().map(|table| table.dtab.clone()))
     }
 }

@@ -18,6 +18,9 @@ use crate::{Activity, Bound, Distribution, Dtab, Interpreter, NameTree, Path, St
 /// How long names and addresses are waited for. What is unknown then is shown as such.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// So many plans are made at once; others wait.
+pub(super) const MAX_PLANS: usize = 2;
+
 /// At most so many names are planned for.
 pub const MAX_NAMES: usize = 20_000;
 
@@ -115,6 +118,8 @@ impl Session {
     pub async fn plan(&self, namespace: &Namespace, dtab: &Dtab, names: &[Path]) -> Result<Plan, WriteError> {
         self.may(namespace, Role::Read)?;
         let checked = self.check(namespace, dtab).await?;
+        // A few at a time: each may bind thousands of names that nobody has bound before.
+        let _turn = self.namerd.inner.plans.acquire().await;
         let mut plan = Plan { checked, ..Plan::default() };
         let deadline = Instant::now() + SETTLE_TIMEOUT;
         for (affected, after) in self.namerd.affected(namespace, dtab).await? {

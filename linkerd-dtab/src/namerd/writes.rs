@@ -19,6 +19,9 @@ use crate::{
 /// How long the tables of other fragments are waited for, which a change of one has to fit.
 const FRAGMENTS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the table that is about to change is waited for, to be recorded.
+const CURRENT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A table that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -140,6 +143,11 @@ impl Namerd {
             warnings = checked.warnings;
         }
         let turn = self.inner.history.turn(&namespace).await;
+        // What there is now may be from outside, and not recorded yet; a change can be taken back only if it is.
+        let mut stored = self.table(&namespace).value().stored.clone();
+        if let Ok(Ok(now)) = timeout(CURRENT_TIMEOUT, stored.ready()).await {
+            self.inner.history.add_seen(&turn, now).await;
+        }
         let table = match &dtab {
             Some(dtab) => {
                 let version = self.inner.store.put(&namespace, dtab, &expect).await?;

@@ -87,6 +87,20 @@ async fn changes_made_past_namerd_are_recorded_as_from_outside() {
 }
 
 #[tokio::test]
+async fn what_was_there_before_the_first_change_is_recorded_with_it() {
+    let (store, namerd) = namerd(History::in_memory(Keep::default()));
+    let session = session(&namerd);
+    store.put(&ns("team/web"), &dtab("/a => /0"), &Expect::Any).await.unwrap();
+    assert_eq!(put(&session, "/a => /1").await, 2);
+    session.rollback(&ns("team/web"), 1, &Expect::Any).await.unwrap();
+    let stored = session.dtab(&ns("team/web")).unwrap().sample().ok().flatten().unwrap();
+    assert_eq!(stored.dtab, dtab("/a => /0"));
+    assert_eq!(session.diff(&ns("team/web"), 0, 1).unwrap(), "+ /a => /0 ;\n");
+    session.rollback(&ns("team/web"), 0, &Expect::Any).await.unwrap();
+    assert!(session.dtab(&ns("team/web")).unwrap().sample().ok().unwrap().is_none());
+}
+
+#[tokio::test]
 async fn a_change_is_made_and_recorded_also_when_nobody_waits_for_it() {
     let (store, namerd) = namerd(History::in_memory(Keep::default()));
     let session = namerd.session(named("ann"));
@@ -127,7 +141,8 @@ async fn a_history_on_disk_outlives_the_process_and_a_torn_line() {
         put(&session, "/a => /3").await;
         let (_, namerd) = self::namerd(open(folder.path()));
         let history = shown(&namerd.session(named("bob")).history(&namespace, 10).unwrap());
-        assert_eq!(history, ["2 bob /a=>/3 ()", "1 ann /a=>/1 (first)"], "{cut}");
+        // The store in memory was not there after the restart.
+        assert_eq!(history, ["3 bob /a=>/3 ()", "2 outside deleted ()", "1 ann /a=>/1 (first)"], "{cut}");
     }
 }
 

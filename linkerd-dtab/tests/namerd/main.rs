@@ -4,6 +4,7 @@ mod compose;
 mod history;
 mod limits;
 mod plan;
+mod revert;
 mod roles;
 mod support;
 mod writes;
