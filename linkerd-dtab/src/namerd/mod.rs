@@ -14,26 +14,46 @@
 //!       DtabStore                memory, files, etcd, ZooKeeper, Consul, Kubernetes
 //! ```
 
+pub mod check;
+mod compose;
+mod history;
 pub mod http;
 mod limits;
 #[cfg(feature = "mesh")]
 pub mod mesh;
+mod past;
 mod pattern;
+pub mod plan;
+mod protect;
+pub mod revert;
 mod roles;
 mod session;
 mod shared;
 mod stats;
 pub mod thrift;
+mod writes;
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
+pub use compose::{BadOwned, Composition, Owned, Part};
+pub use history::{History, Keep, Record, diff};
 pub use limits::{Kind, Limits, Used};
+pub use past::PastError;
 pub use pattern::{BadPattern, Pattern};
+pub use protect::Protection;
 pub use roles::{Grant, Role, Roles, Who};
 pub use session::{MAX_REASON, Peer, Refused, Session, Watched, WriteError};
 pub use shared::Cache;
 pub use stats::{Stats, TableAge, Watches};
+pub use writes::{Checked, Written};
 
+use check::Checks;
+use history::Recorder;
 use limits::Counts;
 use shared::{Held, Shared};
 
@@ -61,6 +81,14 @@ struct Inner {
     tables: Shared<Namespace, Table>,
     bindings: Shared<BindKey, Binding>,
     addrs: Shared<Path, Activity<Addr>>,
+    protections: Vec<Protection>,
+    compositions: Vec<Arc<Composition>>,
+    // Held while one of the fragments is written.
+    fragments: tokio::sync::Mutex<()>,
+    plans: tokio::sync::Semaphore,
+    checks: Checks,
+    history: Arc<History>,
+    recorder: OnceLock<Recorder>,
 }
 
 /// What a binding is found by: the namespace, the table on top of its own, the name.
@@ -89,6 +117,10 @@ pub struct Builder {
     limits: Limits,
     bindings: Cache,
     addrs: Cache,
+    protections: Vec<Protection>,
+    compositions: Vec<Arc<Composition>>,
+    roots: Vec<Path>,
+    history: History,
 }
 
 /// How many tables are kept that nobody watches. Those that are watched are bounded by the watches.
@@ -106,6 +138,10 @@ impl Namerd {
             limits: Limits::default(),
             bindings: Cache::default(),
             addrs: Cache::default(),
+            protections: Vec::new(),
+            compositions: Vec::new(),
+            roots: Vec::new(),
+            history: History::in_memory(Keep::default()),
         }
     }
 
@@ -115,6 +151,12 @@ impl Namerd {
     /// whatever it asks for.
     #[must_use]
     pub fn session(&self, peer: Peer) -> Session {
+        let Inner { recorder, store, history, .. } = &*self.inner;
+        if recorder.get().is_none()
+            && let Some(new) = Recorder::start(Arc::clone(store), Arc::clone(history))
+        {
+            let _ = recorder.set(new);
+        }
         Session::new(self.clone(), peer)
     }
 
@@ -129,12 +171,25 @@ impl Namerd {
 
     /// The namespaces that there are.
     fn namespaces(&self) -> Activity<Arc<BTreeSet<Namespace>>> {
-        self.inner.store.list()
+        let (list, compositions) = (self.inner.store.list(), self.inner.compositions.clone());
+        if compositions.is_empty() {
+            return list;
+        }
+        list.map(move |all| {
+            let there = compositions.iter().filter(|composition| !composition.fragments(&all).is_empty());
+            Arc::new(all.iter().chain(there.map(|composition| &composition.namespace)).cloned().collect())
+        })
     }
 
     /// The table of a namespace, with what keeps it shared.
     fn table(&self, namespace: &Namespace) -> Arc<Held<Namespace, Table>> {
-        let make = || Table::new(self.inner.store.watch(namespace));
+        let make = || match self.composition(namespace) {
+            None => Table::new(self.inner.store.watch(namespace)),
+            Some(composition) => {
+                let store = Arc::clone(&self.inner.store);
+                Table::new(compose::follow(composition, store.list(), move |fragment| store.watch(fragment)))
+            }
+        };
         let held = self.inner.tables.hold_or_make(namespace, make);
         Arc::new(held.expect("there is no limit on tables that are watched"))
     }
@@ -206,10 +261,48 @@ impl Builder {
         self
     }
 
+    /// Guards namespaces against changes made by mistake, in addition to what guards them already.
+    #[must_use]
+    pub fn protect(mut self, protection: Protection) -> Self {
+        self.protections.push(protection);
+        self
+    }
+
+    /// Adds a namespace that is made of others. The first of two with one name counts.
+    #[must_use]
+    pub fn compose(mut self, composition: Composition) -> Self {
+        self.compositions.push(Arc::new(composition));
+        self
+    }
+
+    /// How the names begin that clients ask for, such as `/svc`: a table with entries that these do not lead to is
+    /// written with a warning. Without any, nothing is known of that.
+    #[must_use]
+    pub fn roots(mut self, roots: impl IntoIterator<Item = Path>) -> Self {
+        self.roots = roots.into_iter().collect();
+        self
+    }
+
+    /// Where changes are recorded. By default in memory, within [`Keep`]'s bounds.
+    #[must_use]
+    pub fn history(mut self, history: History) -> Self {
+        self.history = history;
+        self
+    }
+
     /// The namerd.
     #[must_use]
     pub fn build(self) -> Namerd {
+        let checks =
+            Checks { namers: self.namers.iter().map(|(prefix, _)| prefix.clone()).collect(), roots: self.roots };
         let inner = Inner {
+            protections: self.protections,
+            compositions: self.compositions,
+            fragments: tokio::sync::Mutex::default(),
+            plans: tokio::sync::Semaphore::new(plan::MAX_PLANS),
+            checks,
+            history: Arc::new(self.history),
+            recorder: OnceLock::new(),
             store: self.store,
             namers: self.namers.clone(),
             bare: Local::new(self.namers, self.resolve),

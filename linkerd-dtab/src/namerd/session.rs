@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Activity, Addr, Bound, Delegation, Dtab, Interpreter, NameTree, Path,
-    store::{Expect, Namespace, StoreError, Stored, Version},
+    store::{Namespace, StoreError, Stored},
 };
 
 /// The longest reason for a change that is kept, in characters.
@@ -220,16 +220,6 @@ impl Session {
             Some(label) => Peer { name: Some(Arc::clone(label)), ..peer.clone() }.to_string(),
             None => peer.to_string(),
         }
-    }
-
-    /// Writes the table of a namespace; when this is answered, [`dtab`](Self::dtab) shows it or something newer.
-    pub async fn put(&self, namespace: &Namespace, dtab: &Dtab, expect: &Expect) -> Result<Version, WriteError> {
-        Ok(self.namerd.inner.store.put(namespace, dtab, expect).await?)
-    }
-
-    /// Deletes a namespace.
-    pub async fn delete(&self, namespace: &Namespace, expect: &Expect) -> Result<(), WriteError> {
-        Ok(self.namerd.inner.store.delete(namespace, expect).await?)
     }
 }
 

@@ -210,9 +210,7 @@ async fn what_only_has_one_way_says_which() {
     let said = server.call("PUT", "/api/1/delegate", &[], "").await;
     assert_eq!((said.status, &*said.headers["allow"]), (405, "GET, POST"));
     assert_eq!(server.status("POST", "/api/1/delegate", &[("content-type", "text/plain")], "{}").await, 415);
-    for unknown in ["history", "diff", "rollback", "plan", "check", "nope"] {
-        assert_eq!(server.status("GET", &format!("/api/1/{unknown}/default"), &[], "").await, 404);
-    }
+    assert_eq!(server.status("GET", "/api/1/nope/default", &[], "").await, 404);
 }
 
 /// The requests of a real Linkerd, without a `Host` and with headers of its own.

@@ -14,6 +14,14 @@
 //! | `GET`, `POST /api/1/delegate` | the same; the table is in the request, a namespace may be |
 //! | `GET`, `HEAD /api/1/bound-names` | the bound names that namers can list |
 //!
+//! | `GET /api/1/history/NS[?limit=N]` | its last changes, newest first, as JSON |
+//! | `GET /api/1/diff/NS?from=SEQ&to=SEQ` | what is different between two of them, as text |
+//! | `POST /api/1/rollback/NS?to=SEQ` | goes back to what it was after one of them: 204; with `If-Match` as `PUT` |
+//! | `POST /api/1/plan/NS[?names=N,N]` | what the table in the body would move: the names, their shares before and after |
+//! | `POST /api/1/check/NS` | what is wrong with the table in the body |
+//!
+//! A change says why in `l5d-reason`; what is odd about a table that is written comes in `Warning` headers.
+//!
 //! All that is read may be followed with `watch=true`: a body without an end has a document a line, one for each change
 //! that the reader keeps up with. Nothing is written ahead: a slow reader gets the last state. The watch ends when the body
 //! is dropped; a name that cannot be bound at all ends it with a line that says why. There are no heartbeats: who needs to
@@ -22,6 +30,7 @@
 //! Answers are those of namerd 1.7.5, but for a text that says what is wrong where that had an empty 500. A namespace that
 //! does not exist has an empty table. Requests need no `Host`.
 
+mod changes;
 mod delegate;
 mod dtab_body;
 mod dtabs;
@@ -94,6 +103,8 @@ impl Controller {
     {
         let (head, body) = req.into_parts();
         let session = self.namerd.session(peer(&head));
+        let reason = head.headers.get(changes::REASON).map(|reason| String::from_utf8_lossy(reason.as_bytes()));
+        let session = reason.map_or(session.clone(), |reason| session.because(&reason));
         let answer = match read(body).await {
             Ok(body) => self.route(&session, &head, body).await,
             Err(problem) => Err(problem),
@@ -112,8 +123,8 @@ impl Controller {
             Route::Delegate(namespace) => delegate::serve(&self.namerd, session, head, &namespace).await,
             Route::DelegateAny => delegate::ask(&self.namerd, session, head, &body).await,
             Route::BoundNames => self.bound_names.serve(head).await,
-            // Their place: served by whoever keeps a history.
-            Route::Change(..) | Route::Unknown => Ok(reply::empty(StatusCode::NOT_FOUND)),
+            Route::Change(change, namespace) => changes::serve(session, head, change, &namespace, &body).await,
+            Route::Unknown => Ok(reply::empty(StatusCode::NOT_FOUND)),
         }
     }
 }

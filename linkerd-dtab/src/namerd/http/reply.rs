@@ -50,14 +50,15 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, told(error))
     }
 
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     pub(super) fn answer(self) -> Response<Body> {
         let mut rsp = Response::new(full(self.text));
         *rsp.status_mut() = self.status;
-        if let Some(reason) = self.warning {
-            let quoted = reason.replace(['"', '\\'], "'").escape_default().to_string();
-            if let Ok(warning) = HeaderValue::from_str(&format!("299 namerd \"{quoted}\"")) {
-                rsp.headers_mut().insert(header::WARNING, warning);
-            }
+        if let Some(warning) = self.warning.as_deref().and_then(warning) {
+            rsp.headers_mut().insert(header::WARNING, warning);
         }
         rsp
     }
@@ -86,6 +87,18 @@ impl From<WriteError> for Problem {
             WriteError::Store(error @ StoreError::Unavailable(_)) => Self::failed(&error),
         }
     }
+}
+
+/// A text as a `Warning`, cut to what fits a header.
+pub(super) fn warning(text: &str) -> Option<HeaderValue> {
+    const MAX: usize = 500;
+    let quoted = text.chars().take(MAX).map(|c| match c {
+        '"' | '\\' => '\'',
+        c if c.is_ascii_graphic() => c,
+        c if c.is_whitespace() => ' ',
+        _ => '?',
+    });
+    HeaderValue::from_str(&format!("299 namerd \"{}\"", quoted.collect::<String>())).ok()
 }
 
 /// An error and its causes, in one line. Of a cycle the names that it goes through, too.

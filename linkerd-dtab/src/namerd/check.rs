@@ -1,0 +1,366 @@
+//! What is wrong with a table, before it is written.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
+
+use crate::{
+    BindError, Dentry, Dtab, Element, NameTree, Path, PathBuilder, Prefix,
+    interpreter::MAX_DEPTH,
+    namer::global::{Step, step},
+};
+
+// Bounds on one check.
+const MAX_ISSUES: usize = 100;
+// In units of about a nanosecond or two.
+const MAX_WORK: usize = 16 << 20;
+const WORK_PER_PAIR: usize = 4;
+const MAX_SHOWN: usize = 120;
+
+/// What tables are checked against.
+///
+/// A check is by sample: a cycle is looked for from a name like each entry's prefix, which finds those that a table has
+/// as it is written, and not those that need a certain longer name. Whatever is missed ends at run time, at a hundred
+/// lookups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checks {
+    /// Where the configured namers are mounted.
+    pub namers: Vec<Path>,
+    /// How the names begin that clients ask for, `/svc` for instance: an entry that neither they nor other entries lead
+    /// to is reported. Empty by default: nothing is known of that.
+    pub roots: Vec<Path>,
+}
+
+/// Something that is wrong with a table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Issue {
+    /// The entry, counted from 1.
+    pub entry: usize,
+    /// What.
+    pub fault: Fault,
+}
+
+/// What may be wrong with an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Names go round: these, and again from the first.
+    Cycle(Vec<Path>),
+    /// Each lookup makes the name longer.
+    Growth(Path),
+    /// No namer is configured for this name.
+    UnknownNamer(Path),
+    /// For all of its names a later entry, counted from 1, decides.
+    Shadowed(usize),
+    /// No entry leads to this prefix, and no name that clients ask for begins so.
+    Unreachable(Prefix),
+    /// The table is too large for the rest of it to be checked.
+    TooLarge,
+}
+
+impl Issue {
+    /// Whether names are lost by it, which a strict namespace refuses. The others are about entries without effect.
+    #[must_use]
+    pub fn is_grave(&self) -> bool {
+        matches!(self.fault, Fault::Cycle(_) | Fault::Growth(_) | Fault::UnknownNamer(_))
+    }
+}
+
+/// What is wrong with `dtab`, in the order of its entries; at most a hundred issues.
+#[must_use]
+pub fn check(dtab: &Dtab, checks: &Checks) -> Vec<Issue> {
+    let mut walk = Walk {
+        dtab,
+        checks,
+        entry: 0,
+        issues: Vec::new(),
+        followed: HashSet::new(),
+        stack: Vec::new(),
+        work_left: MAX_WORK,
+    };
+    for (index, entry) in dtab.entries().iter().enumerate() {
+        walk.entry = index + 1;
+        walk.follow(&sample(&entry.prefix));
+    }
+    walk.shadowed();
+    walk.unreachable();
+    if walk.work_left == 0 {
+        walk.entry = dtab.len();
+        walk.report(Fault::TooLarge);
+    }
+    walk.issues.sort_by_key(|issue| issue.entry);
+    walk.issues
+}
+
+struct Walk<'a> {
+    dtab: &'a Dtab,
+    checks: &'a Checks,
+    // That is being followed.
+    entry: usize,
+    issues: Vec<Issue>,
+    followed: HashSet<Path>,
+    stack: Vec<Path>,
+    work_left: usize,
+}
+
+impl Walk<'_> {
+    fn report(&mut self, fault: Fault) {
+        let is_about_names = !matches!(fault, Fault::Shadowed(_));
+        let is_known = |issue: &Issue| issue.fault == fault && (is_about_names || issue.entry == self.entry);
+        if self.issues.len() < MAX_ISSUES && !self.issues.iter().any(is_known) {
+            self.issues.push(Issue { entry: self.entry, fault });
+        }
+    }
+
+    fn spend(&mut self, work: usize) -> bool {
+        self.work_left = self.work_left.saturating_sub(work);
+        self.work_left > 0
+    }
+
+    // Every name that `name` may stand for, whichever alternative decides: each once.
+    fn follow(&mut self, name: &Path) {
+        if let Some(begin) = self.stack.iter().position(|before| before == name) {
+            return self.report(Fault::Cycle(self.stack[begin..].to_vec()));
+        }
+        if self.stack.len() == MAX_DEPTH {
+            return self.report(Fault::Growth(self.stack[0].clone()));
+        }
+        if self.work_left == 0 || !self.followed.insert(name.clone()) {
+            return;
+        }
+        let (matches, cost) = self.dtab.matching(name);
+        self.spend(cost + name.byte_len());
+        self.stack.push(name.clone());
+        for &index in &matches {
+            let Dentry { prefix, dst } = &self.dtab.entries()[index];
+            let rest = name.drop_first(prefix.size());
+            for leaf in dst.leaves() {
+                self.follow(&leaf.concat(&rest));
+            }
+        }
+        if matches.is_empty() {
+            self.ask(name);
+        }
+        self.stack.pop();
+    }
+
+    // What is left to the namers. More may follow on the name than the sample has.
+    fn ask(&mut self, name: &Path) {
+        match name.get(0) {
+            Some(b"#") => {
+                let serves = |namer: &Path| name.starts_with(namer) || namer.starts_with(name);
+                if !self.checks.namers.iter().any(serves) {
+                    self.report(Fault::UnknownNamer(name.clone()));
+                }
+            }
+            Some(b"$") => match step(name) {
+                Ok(Step::Path(path)) => self.follow(&path),
+                Err(BindError::UnknownNamer { kind, .. }) if !matches!(&*kind, "inet" | "fixedinet") => {
+                    self.report(Fault::UnknownNamer(name.clone()));
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    fn shadowed(&mut self) {
+        let entries = self.dtab.entries();
+        let mut last: HashMap<_, _> = HashMap::new();
+        let mut deciding: Vec<usize> = Vec::new();
+        for (index, entry) in entries.iter().enumerate().rev() {
+            if !self.spend(deciding.len() * WORK_PER_PAIR) {
+                return;
+            }
+            let same = last.insert((&entry.prefix, &entry.dst), index);
+            let by = deciding.iter().find(|&&later| covers(&entries[later].prefix, &entry.prefix)).copied();
+            if let Some(later) = by.or(same) {
+                self.entry = index + 1;
+                self.report(Fault::Shadowed(later + 1));
+            }
+            if decides(&entry.dst) {
+                deciding.push(index);
+            }
+        }
+    }
+
+    fn unreachable(&mut self) {
+        if self.checks.roots.is_empty() {
+            return;
+        }
+        let mut left: Vec<usize> = (0..self.dtab.len()).collect();
+        let mut led_to: Vec<Path> = self.checks.roots.clone();
+        while let Some(name) = led_to.pop() {
+            if !self.spend(left.len() * WORK_PER_PAIR) {
+                return;
+            }
+            left.retain(|&index| {
+                let Dentry { prefix, dst } = &self.dtab.entries()[index];
+                let is_reached = overlaps(prefix, &name);
+                if is_reached {
+                    led_to.extend(dst.leaves().into_iter().cloned());
+                }
+                !is_reached
+            });
+        }
+        for index in left {
+            self.entry = index + 1;
+            self.report(Fault::Unreachable(self.dtab.entries()[index].prefix.clone()));
+        }
+    }
+}
+
+/// A name like those that a prefix is for.
+fn sample(prefix: &Prefix) -> Path {
+    let mut path = PathBuilder::default();
+    for element in prefix.elements() {
+        let bytes = match element {
+            Element::Any => b"any",
+            Element::Label(label) => &**label,
+        };
+        path.push(bytes).expect("a label is never empty");
+    }
+    path.build()
+}
+
+/// Whether the tree is never negative, whatever namers say: then no earlier entry is looked at.
+fn decides(tree: &NameTree<Path>) -> bool {
+    match tree {
+        NameTree::Fail | NameTree::Empty => true,
+        NameTree::Neg => false,
+        NameTree::Leaf(path) => matches!(step(path), Ok(Step::Fail | Step::Empty | Step::Inet(_))),
+        NameTree::Alt(trees) => trees.iter().any(decides),
+        // A branch that fails counts for nothing.
+        NameTree::Union(branches) => {
+            let has_replicas = |tree: &NameTree<Path>| *tree != NameTree::Fail && decides(tree);
+            branches
+                .iter()
+                .any(|branch| matches!(branch.tree, NameTree::Leaf(_) | NameTree::Empty) && has_replicas(&branch.tree))
+        }
+    }
+}
+
+/// Whether all names that `narrow` is for are names that `wide` is for.
+fn covers(wide: &Prefix, narrow: &Prefix) -> bool {
+    let mut pairs = wide.elements().iter().zip(narrow.elements());
+    wide.size() <= narrow.size() && pairs.all(|(wide, narrow)| *wide == Element::Any || wide == narrow)
+}
+
+/// Whether some name that begins with `name` begins with `prefix`, too.
+fn overlaps(prefix: &Prefix, name: &Path) -> bool {
+    let is_same = |(element, label): (&Element, &[u8])| match element {
+        Element::Any => true,
+        Element::Label(expected) => **expected == *label,
+    };
+    prefix.elements().iter().zip(name).all(is_same)
+}
+
+impl Issue {
+    /// What is wrong, with the entry of `dtab` that it is about.
+    #[must_use]
+    pub fn describe(&self, dtab: &Dtab) -> String {
+        let Self { entry, fault } = self;
+        match self.entry.checked_sub(1).and_then(|index| dtab.entries().get(index)) {
+            Some(dentry) => format!("entry {entry} ({}): {fault}", Short(dentry)),
+            None => fault.to_string(),
+        }
+    }
+}
+
+/// An entry, cut to a length that fits a line.
+struct Short<'a>(&'a Dentry);
+
+impl fmt::Display for Short<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.to_string();
+        match text.char_indices().nth(MAX_SHOWN) {
+            Some((end, _)) => write!(f, "{}...", &text[..end]),
+            None => f.write_str(&text),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cycle(names) => {
+                f.write_str("names go round: ")?;
+                names.iter().take(8).try_for_each(|name| write!(f, "{name} -> "))?;
+                if names.len() > 8 { f.write_str("...") } else { names[0].fmt(f) }
+            }
+            Self::Growth(name) => write!(f, "{name} takes more than {MAX_DEPTH} lookups"),
+            Self::UnknownNamer(name) => write!(f, "no namer is configured for {name}"),
+            Self::Shadowed(by) => write!(f, "it has no effect, as entry {by} decides for all of its names"),
+            Self::Unreachable(prefix) => write!(f, "it has no effect, as nothing leads to {prefix}"),
+            Self::TooLarge => f.write_str("the table is too large to be checked further"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn issues(dtab: &str, roots: &[&str]) -> Vec<String> {
+        let dtab: Dtab = dtab.parse().unwrap();
+        let namers = vec!["/#/io.l5d.fs".parse().unwrap()];
+        let checks = Checks { namers, roots: roots.iter().map(|root| root.parse().unwrap()).collect() };
+        check(&dtab, &checks).iter().map(|issue| issue.describe(&dtab)).collect()
+    }
+
+    #[test]
+    fn a_table_without_fault_has_no_issue() {
+        let dtab = "/srv => /#/io.l5d.fs; /host => /srv; /tmp => /srv; /svc => /host; /host/world => /srv/world-v1";
+        assert_eq!(issues(dtab, &["/svc"]), ["entry 3 (/tmp=>/srv): it has no effect, as nothing leads to /tmp"]);
+        assert_eq!(issues(dtab, &["/svc", "/tmp"]), [""; 0]);
+        let dtab = "/a => /$/inet/1; /a => /$/inet/127.1/1 | /b; /c => /$/io.buoyant.hostportPfx/d";
+        assert_eq!(
+            issues(dtab, &[]),
+            ["entry 1 (/a=>/$/inet/1): it has no effect, as entry 2 decides for all of its names"]
+        );
+        assert_eq!(issues("", &["/svc"]), [""; 0]);
+    }
+
+    #[test]
+    fn names_that_go_round_are_found_behind_any_alternative() {
+        assert_eq!(issues("/loop=>/loop", &[]), ["entry 1 (/loop=>/loop): names go round: /loop -> /loop"]);
+        let found = issues("/a => /#/io.l5d.fs/x | 3 * /b & /c ; /b => ! | /a", &[]);
+        assert_eq!(found, ["entry 1 (/a=>/#/io.l5d.fs/x | 3.00*/b & /c): names go round: /a -> /b -> /a"]);
+        let found = issues("/a/*/c => /a/x/c", &[]);
+        assert_eq!(found, ["entry 1 (/a/*/c=>/a/x/c): names go round: /a/x/c -> /a/x/c"]);
+        let found = issues("/$/x => /y; /y => /$/com.twitter.finagle.namer.global/$/x", &[]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(issues("/a => /a/b", &[])[0].ends_with("/a takes more than 100 lookups"));
+        assert!(issues("/a => /a/b & /a/c", &[]).len() <= 2);
+    }
+
+    #[test]
+    fn namers_that_are_not_configured_are_named() {
+        let found = issues("/svc => /#/io.l5d.consul/dc1; /x => /#/io.l5d.fs; /y => /#; /z => /$/nope/a", &[]);
+        assert_eq!(
+            found,
+            [
+                "entry 1 (/svc=>/#/io.l5d.consul/dc1): no namer is configured for /#/io.l5d.consul/dc1",
+                "entry 4 (/z=>/$/nope/a): no namer is configured for /$/nope/a",
+            ]
+        );
+        assert_eq!(issues("/#/io.l5d.k8s => /#/io.l5d.fs; /svc => /#/io.l5d.k8s/a", &[]), [""; 0]);
+    }
+
+    #[test]
+    fn entries_that_later_ones_decide_for_are_found() {
+        let found = issues("/a/b => /x; /a/* => /y; /a/* => $; /a => /z", &[]);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].ends_with("as entry 3 decides for all of its names"), "{found:?}");
+        assert_eq!(issues("/a => /x; /a => /x", &[]).len(), 1);
+        assert_eq!(issues("/a => /x; /a => ! & ~; /a => ! & !", &[]), [""; 0], "a union that fails is negative");
+    }
+
+    #[test]
+    fn no_table_takes_long_to_check() {
+        let many: String = (0..30_000).map(|n| format!("/a{n} => /b{n} | !;")).collect();
+        let found = issues(&many, &["/svc"]);
+        assert!(found.last().unwrap().ends_with("too large to be checked further"), "{:?}", found.last());
+    }
+}

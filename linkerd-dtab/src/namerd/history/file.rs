@@ -1,0 +1,110 @@
+//! Histories in files: one for each namespace, a record a line, and the file before it in `~old`.
+
+use std::{
+    collections::VecDeque,
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead, BufReader, Seek, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{Keep, Record};
+use crate::store::Namespace;
+
+// No namespace has a tilde.
+const OLD: &str = "~old";
+
+/// A line is longer than this only if it is none of ours: a table's text has at most 1 MiB, and JSON may double it.
+const MAX_LINE: usize = 4 << 20;
+
+fn file_name(namespace: &Namespace) -> String {
+    namespace.as_str().replace('/', "~")
+}
+
+/// Appends a record, on disk when this returns.
+pub(super) fn append(folder: &Path, namespace: &Namespace, record: &Record, keep: Keep) -> io::Result<()> {
+    let path = folder.join(file_name(namespace));
+    let line = record.to_line();
+    let len = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+    if len > 0 && len + line.len() as u64 > keep.file_bytes {
+        fs::rename(&path, folder.join(OLD).join(file_name(namespace)))?;
+    }
+    let is_new = !path.exists();
+    let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+    let len = file.metadata()?.len();
+    if let Err(error) = file.write_all(line.as_bytes()).and_then(|()| file.sync_data()) {
+        // Half a line would spoil the next one.
+        let _ = file.set_len(len);
+        return Err(error);
+    }
+    if is_new { sync_folder(folder) } else { Ok(()) }
+}
+
+/// The records of all namespaces, oldest first.
+pub(super) fn read_all(folder: &Path, keep: Keep) -> io::Result<Vec<(Namespace, VecDeque<Arc<Record>>)>> {
+    fs::create_dir_all(folder.join(OLD))?;
+    sync_folder(folder)?;
+    let mut names: Vec<_> = Vec::new();
+    for folder in [folder.to_owned(), folder.join(OLD)] {
+        for entry in fs::read_dir(folder)? {
+            let name = entry?.file_name();
+            // What is named otherwise is not ours.
+            let namespace = name.to_str().and_then(|name| name.replace('~', "/").parse::<Namespace>().ok());
+            names.extend(namespace);
+        }
+    }
+    names.sort();
+    names.dedup();
+    let mut found = Vec::new();
+    for namespace in names {
+        let mut records = VecDeque::new();
+        for path in [folder.join(OLD).join(file_name(&namespace)), folder.join(file_name(&namespace))] {
+            read(&path, &mut records, keep)?;
+        }
+        found.push((namespace, records));
+    }
+    Ok(found)
+}
+
+fn read(path: &PathBuf, records: &mut VecDeque<Arc<Record>>, keep: Keep) -> io::Result<()> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut lines = BufReader::new(&file);
+    let (mut line, mut offset, mut number) = (Vec::new(), 0_u64, 0);
+    loop {
+        line.clear();
+        let len = io::Read::take(&mut lines, MAX_LINE as u64).read_until(b'\n', &mut line)?;
+        if len == 0 {
+            return Ok(());
+        }
+        number += 1;
+        if line.last() != Some(&b'\n') && lines.fill_buf()?.is_empty() {
+            tracing::warn!(path = %path.display(), line = number, "a record was cut short, and is taken off");
+            return truncate(&file, offset);
+        }
+        offset += len as u64;
+        match std::str::from_utf8(&line).ok().and_then(Record::of_line) {
+            Some(record) => {
+                records.push_back(Arc::new(record));
+                if records.len() > keep.records.max(1) {
+                    records.pop_front();
+                }
+            }
+            None => tracing::warn!(path = %path.display(), line = number, "this is no record, and is skipped"),
+        }
+    }
+}
+
+fn truncate(mut file: &File, len: u64) -> io::Result<()> {
+    file.set_len(len)?;
+    file.rewind()?;
+    file.sync_all()
+}
+
+/// What is in a folder is there after a crash only when the folder is synced, too.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}

@@ -1,0 +1,147 @@
+//! `/api/1/{history,diff,rollback,plan,check}/NS`: what has been changed, and what would be.
+
+use http::{Method, Response, StatusCode, header, request::Parts};
+use serde_json::{Value, json};
+
+use super::{
+    dtab_body::Form,
+    params::{self, Params},
+    reply::{self, Answer, Problem, told},
+    route::Change,
+    tags,
+};
+use crate::{
+    Path,
+    namerd::{
+        PastError, Session,
+        plan::{Plan, Share},
+    },
+    store::{Expect, Namespace},
+    transport::Body,
+};
+
+/// The header that says why a change is made.
+pub(super) const REASON: &str = "l5d-reason";
+
+const JSON: &str = "application/json";
+
+/// So many records are shown unless `limit` says otherwise.
+const DEFAULT_RECORDS: usize = 100;
+
+pub(super) async fn serve(session: &Session, head: &Parts, change: Change, namespace: &str, body: &[u8]) -> Answer {
+    let is_read = matches!(head.method, Method::GET | Method::HEAD);
+    if is_read != matches!(change, Change::History | Change::Diff) || !(is_read || head.method == Method::POST) {
+        let mut rsp = reply::empty(StatusCode::METHOD_NOT_ALLOWED);
+        let allow = if matches!(change, Change::History | Change::Diff) { "GET, HEAD" } else { "POST" };
+        rsp.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allow));
+        return Ok(rsp);
+    }
+    let (namespace, params) = (params::namespace(namespace)?, Params::of(&head.uri)?);
+    match change {
+        Change::History => history(session, &namespace, &params),
+        Change::Diff => diff(session, &namespace, &params),
+        Change::Rollback => rollback(session, head, &namespace, &params).await,
+        Change::Plan => plan(session, head, &namespace, &params, body).await,
+        Change::Check => check(session, head, &namespace, body).await,
+    }
+}
+
+fn history(session: &Session, namespace: &Namespace, params: &Params) -> Answer {
+    let limit = number(params, "limit")?.map_or(DEFAULT_RECORDS, |limit| limit as usize);
+    let records = session.history(namespace, limit)?;
+    Ok(document(&records.iter().map(|record| record.to_json()).collect()))
+}
+
+fn diff(session: &Session, namespace: &Namespace, params: &Params) -> Answer {
+    let text = session.diff(namespace, needed(params, "from")?, needed(params, "to")?)?;
+    Ok(reply::document(Some("text/plain"), text))
+}
+
+async fn rollback(session: &Session, head: &Parts, namespace: &Namespace, params: &Params) -> Answer {
+    let expect = tags::if_match(&head.headers).map_or(Expect::Any, Expect::Version);
+    let written = session.rollback(namespace, needed(params, "to")?, &expect).await?;
+    Ok(with_warnings(reply::empty(StatusCode::NO_CONTENT), &written.warnings))
+}
+
+async fn check(session: &Session, head: &Parts, namespace: &Namespace, body: &[u8]) -> Answer {
+    // What does not parse is an answer here.
+    let (errors, warnings) = match Form::given(&head.headers)?.read(body) {
+        Err(problem) => (vec![problem.text().to_owned()], Vec::new()),
+        Ok(dtab) => {
+            let checked = session.check(namespace, &dtab).await?;
+            (checked.errors, checked.warnings)
+        }
+    };
+    Ok(document(&json!({"errors": errors, "warnings": warnings})))
+}
+
+async fn plan(session: &Session, head: &Parts, namespace: &Namespace, params: &Params, body: &[u8]) -> Answer {
+    let dtab = Form::given(&head.headers)?.read(body)?;
+    let names = params.get("names").unwrap_or("").split(',').map(str::trim).filter(|name| !name.is_empty());
+    let names = names.map(|name| params::path(Some(name))).collect::<Result<Vec<Path>, _>>()?;
+    let plan = session.plan(namespace, &dtab, &names).await?;
+    Ok(document(&shown(namespace, &plan)))
+}
+
+fn shown(namespace: &Namespace, plan: &Plan) -> Value {
+    let shares = |shares: &[Share]| -> Value {
+        let one = |share: &Share| {
+            let endpoints: Vec<_> = share.endpoints.iter().map(ToString::to_string).collect();
+            json!({"id": share.id.as_ref().map(ToString::to_string), "share": share.share, "endpoints": endpoints})
+        };
+        shares.iter().map(one).collect()
+    };
+    let names = plan.moves.iter().map(|found| {
+        let mut name = json!({
+            "name": found.name.to_string(),
+            "moved": found.moved,
+            "before": shares(&found.before),
+            "after": shares(&found.after),
+        });
+        if !found.extra.is_empty() {
+            name["dtab"] = found.extra.to_string().into();
+        }
+        if found.namespace != *namespace {
+            name["namespace"] = found.namespace.as_str().into();
+        }
+        name
+    });
+    json!({
+        "namespace": namespace.as_str(),
+        "names": names.collect::<Value>(),
+        "looked_at": plan.names,
+        "errors": plan.checked.errors,
+        "warnings": plan.checked.warnings,
+    })
+}
+
+/// The response with a `Warning` for each of these, at most twenty.
+pub(super) fn with_warnings(mut rsp: Response<Body>, warnings: &[String]) -> Response<Body> {
+    const MAX: usize = 20;
+    for warning in warnings.iter().take(MAX).filter_map(|warning| reply::warning(warning)) {
+        rsp.headers_mut().append(header::WARNING, warning);
+    }
+    rsp
+}
+
+fn document(json: &Value) -> Response<Body> {
+    reply::document(Some(JSON), format!("{json}\n"))
+}
+
+fn number(params: &Params, name: &str) -> Result<Option<u64>, Problem> {
+    let bad = |text| Problem::bad(format!("invalid parameter {name}: '{text}' is no number"));
+    params.get(name).map(|text| text.parse().map_err(|_| bad(text))).transpose()
+}
+
+fn needed(params: &Params, name: &str) -> Result<u64, Problem> {
+    number(params, name)?.ok_or_else(|| Problem::bad(format!("the parameter {name} is missing")))
+}
+
+impl From<PastError> for Problem {
+    fn from(error: PastError) -> Self {
+        match error {
+            PastError::Refused(refused) => refused.into(),
+            PastError::Missing { .. } => Self::new(StatusCode::NOT_FOUND, told(&error)),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What a table would change: which names lead elsewhere, and how much of the traffic that is.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Checked, Namerd, Role, Session, WriteError,
+    writes::{whole, with},
+};
+use crate::{Activity, Bound, Distribution, Dtab, Interpreter, NameTree, Path, State, store::Namespace};
+
+/// How long names and addresses are waited for. What is unknown then is shown as such.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// So many plans are made at once; others wait.
+pub(super) const MAX_PLANS: usize = 2;
+
+/// At most so many names are planned for.
+pub const MAX_NAMES: usize = 20_000;
+
+/// What a table would change.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Plan {
+    /// The names that would lead elsewhere, those that move most first.
+    pub moves: Vec<Move>,
+    /// How many names were looked at.
+    pub names: usize,
+    /// What a write would be refused for, and what it would warn of.
+    pub checked: Checked,
+}
+
+/// What becomes of one name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Move {
+    /// Whose table it is bound under: the one that is planned, or one that it is a fragment of.
+    pub namespace: Namespace,
+    /// The table on top of it that its clients have.
+    pub extra: Dtab,
+    /// The name.
+    pub name: Path,
+    /// Which share of its traffic goes elsewhere than before, from 0 to 1.
+    pub moved: f64,
+    /// Where it goes now, by id.
+    pub before: Vec<Share>,
+    /// Where it would go.
+    pub after: Vec<Share>,
+}
+
+/// A part of a name's traffic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Share {
+    /// Where it goes; `None`: it fails, as there is no such name or nobody knows.
+    pub id: Option<Path>,
+    /// Which share, from 0 to 1.
+    pub share: f64,
+    /// The replicas behind the id, as far as they are known.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+/// The shares of the traffic that a bound tree stands for, by id. A tree that is not known leads nowhere.
+#[must_use]
+pub fn shares(tree: Option<&NameTree<Bound>>) -> Vec<Share> {
+    let Some(tree) = tree else { return vec![Share { id: None, share: 1.0, endpoints: Vec::new() }] };
+    let distribution = Distribution::new(tree);
+    let mut by_id: BTreeMap<Path, (f64, Vec<SocketAddr>)> = BTreeMap::new();
+    for (bound, share) in distribution.leaves() {
+        by_id.entry(bound.id.clone()).or_insert_with(|| (0.0, endpoints(bound))).0 += share;
+    }
+    let bound = by_id.into_iter().map(|(id, (share, endpoints))| Share { id: Some(id), share, endpoints });
+    let nowhere = distribution.unavailable();
+    let none = (nowhere > 0.0).then_some(Share { id: None, share: nowhere, endpoints: Vec::new() });
+    bound.chain(none).filter(|share| share.share > 0.0).collect()
+}
+
+/// Which share of a name's traffic goes elsewhere: what is not common to both, from 0 to 1.
+#[must_use]
+pub fn moved(before: &[Share], after: &[Share]) -> f64 {
+    let now: HashMap<_, _> = before.iter().map(|share| (&share.id, share.share)).collect();
+    let stays: f64 = after.iter().map(|share| now.get(&share.id).map_or(0.0, |now| now.min(share.share))).sum();
+    // Sums of shares are one but for rounding.
+    if stays > 1.0 - 1e-9 { 0.0 } else { 1.0 - stays }
+}
+
+impl Plan {
+    /// Which share of the whole traffic would go elsewhere, given how much each name has (in any one unit, such as requests
+    /// a second). `None` if there is no traffic.
+    ///
+    /// Traffic of names that do not change counts as staying. Where clients of one name have several tables of their own,
+    /// its traffic is taken to be spread over these evenly.
+    #[must_use]
+    pub fn moved_traffic(&self, traffic: &HashMap<Path, f64>) -> Option<f64> {
+        let all: f64 = traffic.values().filter(|rate| rate.is_finite()).sum();
+        let mut by_name: HashMap<&Path, (f64, f64)> = HashMap::new();
+        for Move { name, moved, .. } in &self.moves {
+            let (sum, count) = by_name.entry(name).or_default();
+            *sum += moved;
+            *count += 1.0;
+        }
+        let moves = by_name.into_iter().filter_map(|(name, (sum, count))| Some(traffic.get(name)? * sum / count));
+        let moves: f64 = moves.filter(|rate| rate.is_finite()).sum();
+        (all > 0.0).then(|| moves / all)
+    }
+}
+
+impl Session {
+    /// What would change if `dtab` were written, for the names that are watched now and for `names`, at most
+    /// [`MAX_NAMES`] of them. Nothing is written.
+    ///
+    /// A table that is a fragment changes the namespaces that it is part of, and their names are planned for, too. Names
+    /// and addresses that are not known within five seconds are taken to lead nowhere.
+    pub async fn plan(&self, namespace: &Namespace, dtab: &Dtab, names: &[Path]) -> Result<Plan, WriteError> {
+        self.may(namespace, Role::Read)?;
+        let checked = self.check(namespace, dtab).await?;
+        // A few at a time: each may bind thousands of names that nobody has bound before.
+        let _turn = self.namerd.inner.plans.acquire().await;
+        let mut plan = Plan { checked, ..Plan::default() };
+        let deadline = Instant::now() + SETTLE_TIMEOUT;
+        for (affected, after) in self.namerd.affected(namespace, dtab).await? {
+            // Of a whole that this peer may not see it learns nothing.
+            if self.may(&affected, Role::Read).is_err() {
+                continue;
+            }
+            let left = MAX_NAMES.saturating_sub(plan.names);
+            let live = self.namerd.live(&affected, names, left);
+            plan.names += live.len();
+            plan.moves.extend(self.namerd.moves(&affected, &after, live, deadline).await);
+        }
+        let order = |a: &Move, b: &Move| b.moved.total_cmp(&a.moved).then_with(|| a.name.cmp(&b.name));
+        plan.moves.sort_by(order);
+        Ok(plan)
+    }
+}
+
+impl Namerd {
+    /// The namespaces whose table becomes another one, and which.
+    async fn affected(&self, namespace: &Namespace, dtab: &Dtab) -> Result<Vec<(Namespace, Dtab)>, WriteError> {
+        let mut affected = vec![(namespace.clone(), dtab.clone())];
+        for composition in self.composing(namespace) {
+            let fragments = self.fragments(composition).await?;
+            affected.push((composition.namespace.clone(), whole(&with(composition, &fragments, namespace, dtab))));
+        }
+        Ok(affected)
+    }
+
+    /// The names that are bound under a namespace now, with the tables on top of it, and `names` without one.
+    fn live(&self, namespace: &Namespace, names: &[Path], limit: usize) -> Vec<(Dtab, Path)> {
+        let watched = self.inner.bindings.active().into_iter().filter(|((bound, ..), _)| bound == namespace);
+        let given = names.iter().map(|name| (Dtab::empty(), name.clone()));
+        let mut live: Vec<_> = watched.map(|((_, extra, name), _)| (extra, name)).chain(given).collect();
+        let mut seen = HashSet::new();
+        live.retain(|key| seen.insert(key.clone()));
+        live.sort_by(|a, b| a.1.cmp(&b.1));
+        live.truncate(limit);
+        live
+    }
+
+    /// What becomes of these names, in order, if the table of their namespace becomes `after`.
+    async fn moves(
+        &self,
+        namespace: &Namespace,
+        after: &Dtab,
+        live: Vec<(Dtab, Path)>,
+        deadline: Instant,
+    ) -> Vec<Move> {
+        let table = self.table(namespace);
+        let (now, then) = (self.local(table.value()), self.bare());
+        let mut planned: FuturesUnordered<_> = live
+            .into_iter()
+            .map(|(extra, name)| async {
+                let (before, after) = (now.bind(&extra, &name), then.bind(&after.concat(&extra), &name));
+                let (before, after) = (settle(before, deadline).await, settle(after, deadline).await);
+                let (before, after) = (shares(before.as_ref()), shares(after.as_ref()));
+                let moved = moved(&before, &after);
+                Move { namespace: namespace.clone(), extra, name, moved, before, after }
+            })
+            .collect();
+        let mut moves = Vec::new();
+        while let Some(planned) = planned.next().await {
+            if planned.moved > 0.0 {
+                moves.push(planned);
+            }
+        }
+        moves
+    }
+}
+
+/// The tree, and the addresses of its leaves, once they are known or it is too late.
+async fn settle(mut activity: Activity<NameTree<Bound>>, deadline: Instant) -> Option<NameTree<Bound>> {
+    let tree = timeout_at(deadline, activity.ready()).await.ok()?.ok()?;
+    for bound in tree.leaves() {
+        let _ = timeout_at(deadline, bound.addr.clone().ready()).await;
+    }
+    Some(tree)
+}
+
+fn endpoints(bound: &Bound) -> Vec<SocketAddr> {
+    match bound.addr.sample() {
+        State::Ok(addr) => addr.endpoints().iter().map(|endpoint| endpoint.addr).collect(),
+        State::Pending | State::Failed(_) => Vec::new(),
+    }
+}

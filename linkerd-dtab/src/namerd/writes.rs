@@ -1,0 +1,246 @@
+//! Changes of tables: allowed, checked, made, and recorded.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+use super::{
+    Composition, Namerd, Session, WriteError,
+    check::{Checks, Issue, check},
+    compose::composed,
+    history::Entry,
+    protect::Guards,
+};
+use crate::{
+    Dtab, Failure,
+    store::{Expect, Namespace, StoreError, Stored, Version, VersionedDtab},
+};
+
+/// How long the tables of other fragments are waited for, which a change of one has to fit.
+const FRAGMENTS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the table that is about to change is waited for, to be recorded.
+const CURRENT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A table that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Written {
+    /// Its version.
+    pub version: Version,
+    /// Which change of its namespace it is in the [history](Session::history).
+    pub seq: u64,
+    /// What is odd about it.
+    pub warnings: Vec<String>,
+}
+
+/// What a table would be answered with if it were written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Checked {
+    /// Why it would be refused.
+    pub errors: Vec<String>,
+    /// What is odd about it.
+    pub warnings: Vec<String>,
+}
+
+/// A change that the peer may make.
+pub(super) struct Change {
+    namespace: Namespace,
+    dtab: Option<Dtab>,
+    expect: Expect,
+    entry: Entry,
+    // A state that was there before is not refused for what it has.
+    restores: bool,
+}
+
+impl Session {
+    /// Writes the table of a namespace; when this is answered, [`dtab`](Self::dtab) shows it or something newer.
+    ///
+    /// # Cancel safety
+    ///
+    /// A change that has begun is made and recorded also when the future is dropped.
+    pub async fn put(&self, namespace: &Namespace, dtab: &Dtab, expect: &Expect) -> Result<Written, WriteError> {
+        self.change(namespace, Some(dtab.clone()), expect, None).await
+    }
+
+    /// Deletes a namespace. Its history remains, and [`rollback`](Self::rollback) brings it back.
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`put`](Self::put).
+    pub async fn delete(&self, namespace: &Namespace, expect: &Expect) -> Result<(), WriteError> {
+        self.change(namespace, None, expect, None).await.map(drop)
+    }
+
+    /// What [`put`](Self::put) would say about a table, without writing it.
+    pub async fn check(&self, namespace: &Namespace, dtab: &Dtab) -> Result<Checked, WriteError> {
+        self.may(namespace, super::Role::Read)?;
+        self.namerd.checked(namespace, dtab, false).await
+    }
+
+    /// Makes a change; `restores` says which record it goes back to.
+    pub(super) async fn change(
+        &self,
+        namespace: &Namespace,
+        dtab: Option<Dtab>,
+        expect: &Expect,
+        restores: Option<u64>,
+    ) -> Result<Written, WriteError> {
+        let guards = self.namerd.guards(namespace);
+        self.may(namespace, guards.role())?;
+        guards.allow(namespace, expect, dtab.is_none())?;
+        if let Some(composition) = self.namerd.composition(namespace) {
+            return Err(WriteError::Rejected(composition.read_only()));
+        }
+        let mut why = self.why.as_deref().map(ToOwned::to_owned);
+        if let Some(seq) = restores {
+            let back = format!("back to {seq}");
+            why = Some(why.map_or(back.clone(), |why| format!("{back}: {why}")));
+        }
+        let entry = Entry { who: self.who(), why, table: None };
+        let (namespace, expect, restores) = (namespace.clone(), expect.clone(), restores.is_some());
+        let change = Change { namespace, dtab, expect, entry, restores };
+        let namerd = self.namerd.clone();
+        // In a task of its own: whoever asked may go, and what is made has to be recorded.
+        let made = tokio::spawn(async move { namerd.make(change).await }).await;
+        made.unwrap_or_else(|error| Err(StoreError::Unavailable(Arc::new(error)).into()))
+    }
+}
+
+impl Composition {
+    fn read_only(&self) -> String {
+        let parts: Vec<_> = self.parts.iter().map(|part| part.fragments.to_string()).collect();
+        format!("namespace {} is made of {}: change one of those", self.namespace, parts.join(" + "))
+    }
+}
+
+impl Namerd {
+    pub(super) fn composition(&self, namespace: &Namespace) -> Option<&Arc<Composition>> {
+        self.inner.compositions.iter().find(|composition| composition.namespace == *namespace)
+    }
+
+    /// The compositions that a namespace is a fragment of.
+    pub(super) fn composing(&self, namespace: &Namespace) -> impl Iterator<Item = &Arc<Composition>> {
+        self.inner.compositions.iter().filter(move |composition| composition.part(namespace).is_some())
+    }
+
+    fn guards(&self, namespace: &Namespace) -> Guards {
+        Guards::of(&self.inner.protections, namespace)
+    }
+
+    async fn make(&self, change: Change) -> Result<Written, WriteError> {
+        let Change { namespace, dtab, expect, entry, restores } = change;
+        // Two fragments that do not fit each other are not written at once.
+        let is_fragment = self.composing(&namespace).next().is_some();
+        let _fragments = if is_fragment { Some(self.inner.fragments.lock().await) } else { None };
+        let mut warnings = Vec::new();
+        if let Some(dtab) = &dtab {
+            let checked = self.checked(&namespace, dtab, restores).await?;
+            if !checked.errors.is_empty() {
+                return Err(WriteError::Rejected(checked.errors.join("\n")));
+            }
+            warnings = checked.warnings;
+        }
+        let turn = self.inner.history.turn(&namespace).await;
+        // What there is now may be from outside, and not recorded yet; a change can be taken back only if it is.
+        let mut stored = self.table(&namespace).value().stored.clone();
+        if let Ok(Ok(now)) = timeout(CURRENT_TIMEOUT, stored.ready()).await {
+            self.inner.history.add_seen(&turn, now).await;
+        }
+        let table = match &dtab {
+            Some(dtab) => {
+                let version = self.inner.store.put(&namespace, dtab, &expect).await?;
+                Some(Arc::new(VersionedDtab { version, dtab: dtab.clone() }))
+            }
+            None => {
+                self.inner.store.delete(&namespace, &expect).await?;
+                None
+            }
+        };
+        let version = table.as_ref().map_or_else(|| Version::new([]), |table| table.version.clone());
+        let seq = self.inner.history.add(&turn, Entry { table, ..entry }).await;
+        Ok(Written { version, seq, warnings })
+    }
+
+    /// Checks a table, strictly where it is asked for, unless it `restores` what was written once.
+    async fn checked(&self, namespace: &Namespace, dtab: &Dtab, restores: bool) -> Result<Checked, WriteError> {
+        let is_strict = |namespace: &Namespace| !restores && self.guards(namespace).strict;
+        let mut checked = Checked::default();
+        let mut is_fragment = false;
+        for composition in self.composing(namespace) {
+            is_fragment = true;
+            let fragments = self.fragments(composition).await?;
+            if let Err(error) = composition.allow(namespace, dtab, &fragments) {
+                checked.errors.push(error);
+            }
+            let (before, after) = (whole(&fragments), whole(&with(composition, &fragments, namespace, dtab)));
+            let known: Vec<Issue> = check(&before, &self.inner.checks);
+            let is_strict = is_strict(namespace) || is_strict(&composition.namespace);
+            let is_new = |issue: &Issue| !known.iter().any(|known| known.fault == issue.fault);
+            let describe = |text| format!("{} as a whole, {text}", composition.namespace);
+            checked.add(&after, &self.inner.checks, is_strict, is_new, describe);
+        }
+        if !is_fragment {
+            checked.add(dtab, &self.inner.checks, is_strict(namespace), |_| true, |text| text);
+        }
+        Ok(checked)
+    }
+
+    /// The tables of all fragments, in order.
+    pub(super) async fn fragments(&self, composition: &Composition) -> Result<Vec<Fragment>, WriteError> {
+        let known = async {
+            let all = self.inner.store.list().ready().await?;
+            let mut fragments = Vec::new();
+            for (place, namespace) in composition.fragments(&all) {
+                let table = self.table(&namespace).value().stored.clone().ready().await?;
+                fragments.push((place, namespace, table));
+            }
+            Ok::<_, Failure>(fragments)
+        };
+        let late = || -> Failure { Arc::new(io::Error::other("the other fragments are not known")) };
+        let known = timeout(FRAGMENTS_TIMEOUT, known).await.unwrap_or_else(|_| Err(late()));
+        known.map_err(|error| StoreError::Unavailable(error).into())
+    }
+}
+
+/// A fragment: the part that it belongs to, its name, and its table.
+pub(super) type Fragment = (usize, Namespace, Stored);
+
+/// The table of a composition made of these.
+pub(super) fn whole(fragments: &[Fragment]) -> Dtab {
+    let tables: Vec<_> = fragments.iter().map(|(_, name, table)| (name.clone(), table.clone())).collect();
+    composed(&tables).map_or_else(Dtab::empty, |whole| whole.dtab.clone())
+}
+
+/// The same fragments with another table of one.
+pub(super) fn with(
+    composition: &Composition,
+    fragments: &[Fragment],
+    namespace: &Namespace,
+    dtab: &Dtab,
+) -> Vec<Fragment> {
+    let mut fragments: Vec<_> = fragments.iter().filter(|(_, name, _)| name != namespace).cloned().collect();
+    if let Some(place) = composition.part(namespace) {
+        let table = VersionedDtab { version: Version::new([]), dtab: dtab.clone() };
+        fragments.push((place, namespace.clone(), Some(Arc::new(table))));
+    }
+    fragments.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    fragments
+}
+
+impl Checked {
+    fn add(
+        &mut self,
+        dtab: &Dtab,
+        checks: &Checks,
+        is_strict: bool,
+        is_told: impl Fn(&Issue) -> bool,
+        describe: impl Fn(String) -> String,
+    ) {
+        for issue in check(dtab, checks).into_iter().filter(is_told) {
+            let text = describe(issue.describe(dtab));
+            if is_strict && issue.is_grave() { self.errors.push(text) } else { self.warnings.push(text) }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+use linkerd_dtab::{
+    namerd::{Composition, Namerd, Part, WriteError},
+    store::{Expect, Memory, StoreError},
+};
+
+use crate::support::{Counted, dtab, ns, path, session, value};
+
+fn part(fragments: &str, owns: &[&str]) -> Part {
+    Part { fragments: fragments.parse().unwrap(), owns: owns.iter().map(|owned| owned.parse().unwrap()).collect() }
+}
+
+fn namerd() -> Namerd {
+    let composition = Composition {
+        namespace: ns("all"),
+        parts: vec![part("base", &[]), part("team/*", &["/svc/{}*", "/own/{}"]), part("env", &[])],
+    };
+    let tables = [(ns("base"), dtab("/svc => /#/fixed")), (ns("env"), dtab("/env => /x"))];
+    Namerd::builder(Memory::new(tables)).namer(path("/#/fixed"), Counted::new()).compose(composition).build()
+}
+
+async fn rejected(namerd: &Namerd, namespace: &str, table: &str) -> String {
+    match session(namerd).put(&ns(namespace), &dtab(table), &Expect::Any).await {
+        Err(WriteError::Rejected(text)) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn fragments_make_one_table_in_a_fixed_order() {
+    let namerd = namerd();
+    let session = session(&namerd);
+    let mut all = session.dtab(&ns("all")).unwrap();
+    let first = value(&mut all).await.unwrap().unwrap();
+    assert_eq!(first.dtab.to_string(), "/svc=>/#/fixed;/env=>/x");
+    let mut tree = session.bind(&ns("all"), &dtab(""), &path("/svc/web")).unwrap();
+    assert_eq!(value(&mut tree).await.unwrap().to_string(), "/#/fixed/web");
+
+    // Written in another order than that of their names.
+    session.put(&ns("team/web"), &dtab("/svc/web => /svc/web-v2"), &Expect::Any).await.unwrap();
+    session.put(&ns("team/db"), &dtab("/svc/db => /own/db; /own/db => /#/fixed/db"), &Expect::Any).await.unwrap();
+    let expected = "/svc=>/#/fixed;/svc/db=>/own/db;/own/db=>/#/fixed/db;/svc/web=>/svc/web-v2;/env=>/x";
+    while all.sample_and_update().ok().flatten().is_none_or(|table| table.dtab.to_string() != expected) {
+        all.changed().await;
+    }
+    while tree.sample_and_update().ok().is_none_or(|tree| tree.to_string() != "/#/fixed/web-v2") {
+        tree.changed().await;
+    }
+    let second = value(&mut all).await.unwrap().unwrap();
+    assert_ne!(first.version, second.version);
+    let names = value(&mut session.namespaces().unwrap()).await.unwrap();
+    let names: Vec<_> = names.iter().map(linkerd_dtab::store::Namespace::as_str).collect();
+    assert_eq!(names, ["all", "base", "env", "team/db", "team/web"]);
+    let same = self::namerd();
+    let session = self::session(&same);
+    assert_eq!(value(&mut session.dtab(&ns("all")).unwrap()).await.unwrap().unwrap().version, first.version);
+}
+
+#[tokio::test]
+async fn a_fragment_defines_only_what_it_owns() {
+    let namerd = namerd();
+    assert_eq!(
+        rejected(&namerd, "team/web", "/svc/web-v2 => /a; /svc/db => /b").await,
+        "entry 2 defines /svc/db, but team/web may only define /svc/web*, /own/web and below"
+    );
+    for table in ["/svc => /b", "/svc/* => /b", "/ => /b", "/own/webs => /b", "/*/web => /b"] {
+        assert!(rejected(&namerd, "team/web", table).await.starts_with("entry 1 defines"), "{table}");
+    }
+    let session = session(&namerd);
+    let allowed = dtab("/svc/web => /a; /svc/web/*/x => /a; /svc/web-v2 => /b; /own/web/x => /c");
+    session.put(&ns("team/web"), &allowed, &Expect::Any).await.unwrap();
+    session.put(&ns("env"), &dtab("/svc/web => /z"), &Expect::Any).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_fragments_of_one_part_do_not_define_the_same_names() {
+    let namerd = namerd();
+    let session = session(&namerd);
+    session.put(&ns("team/web"), &dtab("/svc/web-admin => /a"), &Expect::Any).await.unwrap();
+    assert_eq!(
+        rejected(&namerd, "team/web-admin", "/svc/web-admin/x => /b").await,
+        "entry 1 defines /svc/web-admin/x, which conflicts with /svc/web-admin in team/web"
+    );
+    session.put(&ns("team/web"), &dtab("/svc/web-admin => /b"), &Expect::Any).await.unwrap();
+    session.delete(&ns("team/web"), &Expect::Any).await.unwrap();
+    session.put(&ns("team/web-admin"), &dtab("/svc/web-admin/x => /b"), &Expect::Any).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_composed_namespace_is_not_changed_itself_and_its_whole_is_checked() {
+    let namerd = namerd();
+    assert_eq!(
+        rejected(&namerd, "all", "/svc => /a").await,
+        "namespace all is made of base + team/* + env: change one of those"
+    );
+    let session = session(&namerd);
+    assert!(matches!(session.delete(&ns("all"), &Expect::Any).await, Err(WriteError::Rejected(_))));
+    let missing = session.delete(&ns("team/none"), &Expect::Any).await;
+    assert!(matches!(missing, Err(WriteError::Store(StoreError::Missing(_)))));
+    session.put(&ns("team/web"), &dtab("/svc/web => /env/web"), &Expect::Any).await.unwrap();
+    let written = session.put(&ns("env"), &dtab("/env => /svc"), &Expect::Any).await.unwrap();
+    assert_eq!(written.warnings.len(), 1, "{:?}", written.warnings);
+    assert!(written.warnings[0].starts_with("all as a whole, entry"), "{:?}", written.warnings);
+    let again = session.put(&ns("env"), &dtab("/env => /svc; /x => /y"), &Expect::Any).await.unwrap();
+    assert_eq!(again.warnings, [""; 0], "that was there before");
+}

@@ -1,0 +1,176 @@
+use std::{fs, path::Path, sync::Arc};
+
+use linkerd_dtab::{
+    namerd::{History, Keep, Namerd, Record, Session, WriteError},
+    store::{DtabStore, Expect, Memory, StoreError},
+};
+
+use crate::support::{dtab, named, ns, session};
+
+fn namerd(history: History) -> (Arc<Memory>, Namerd) {
+    let store = Arc::new(Memory::default());
+    (Arc::clone(&store), Namerd::builder(store).history(history).build())
+}
+
+fn open(folder: &Path) -> History {
+    History::open(folder, Keep { records: 50, ..Keep::default() }).unwrap()
+}
+
+async fn put(session: &Session, table: &str) -> u64 {
+    session.put(&ns("team/web"), &dtab(table), &Expect::Any).await.unwrap().seq
+}
+
+fn shown(records: &[Arc<Record>]) -> Vec<String> {
+    let one = |record: &Arc<Record>| {
+        let table = record.table.as_ref().map_or_else(|| "deleted".to_owned(), |table| table.dtab.to_string());
+        let why = record.why.as_deref().unwrap_or("");
+        format!("{} {} {table} ({why})", record.seq, record.who)
+    };
+    records.iter().map(one).collect()
+}
+
+#[tokio::test]
+async fn every_change_is_recorded_with_who_and_why_and_can_be_gone_back_to() {
+    let (_, namerd) = namerd(History::in_memory(Keep::default()));
+    let session = namerd.session(named("ann"));
+    put(&session, "/a => /1").await;
+    put(&session.because("  try\nit "), "/a => /2; /b => /3").await;
+    session.delete(&ns("team/web"), &Expect::Any).await.unwrap();
+    let history = || session.history(&ns("team/web"), 10).unwrap();
+    assert_eq!(shown(&history()), ["3 ann deleted ()", "2 ann /a=>/2;/b=>/3 (try it)", "1 ann /a=>/1 ()"]);
+    assert_eq!(session.diff(&ns("team/web"), 1, 2).unwrap(), "- /a => /1 ;\n+ /a => /2 ;\n+ /b => /3 ;\n");
+    assert_eq!(
+        session.diff(&ns("team/web"), 1, 9).unwrap_err().to_string(),
+        "the history of namespace team/web has no record 9"
+    );
+
+    // Back from a delete, and back to it.
+    let back = session.rollback(&ns("team/web"), 1, &Expect::Absent).await.unwrap();
+    assert_eq!(shown(&history())[0], "4 ann /a=>/1 (back to 1)");
+    let wrong = session.rollback(&ns("team/web"), 2, &Expect::Absent).await;
+    assert!(matches!(wrong, Err(WriteError::Store(StoreError::Exists(_)))));
+    let expect = Expect::Version(back.version);
+    session.because("oops").rollback(&ns("team/web"), 3, &expect).await.unwrap();
+    assert_eq!(shown(&history())[0], "5 ann deleted (back to 3: oops)");
+    assert!(session.dtab(&ns("team/web")).unwrap().sample().ok().unwrap().is_none());
+    let json = history()[1].to_json().to_string();
+    assert!(json.starts_with(r#"{"seq":4,"version":"AAAAAAAAAAE=","at":"20"#), "{json}");
+    assert!(json.ends_with(r#"Z","who":"ann","why":"back to 1","dtab":[{"prefix":"/a","dst":"/1"}]}"#), "{json}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_made_past_namerd_are_recorded_as_from_outside() {
+    let (store, namerd) = namerd(History::in_memory(Keep::default()));
+    store.put(&ns("team/web"), &dtab("/a => /0"), &Expect::Any).await.unwrap();
+    let session = session(&namerd);
+    // Paused: time goes on only when all there is to do is done.
+    let settle = || tokio::time::sleep(std::time::Duration::from_secs(5));
+    settle().await;
+    put(&session, "/a => /1").await;
+    settle().await;
+    store.put(&ns("team/web"), &dtab("/a => /2"), &Expect::Any).await.unwrap();
+    settle().await;
+    store.delete(&ns("team/web"), &Expect::Any).await.unwrap();
+    settle().await;
+    store.put(&ns("team/web"), &dtab("/a => /3"), &Expect::Any).await.unwrap();
+    settle().await;
+    assert_eq!(
+        shown(&session.history(&ns("team/web"), 10).unwrap()),
+        [
+            "5 outside /a=>/3 ()",
+            "4 outside deleted ()",
+            "3 outside /a=>/2 ()",
+            "2 127.0.0.1:1 /a=>/1 ()",
+            "1 outside /a=>/0 (found at the start)",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_was_there_before_the_first_change_is_recorded_with_it() {
+    let (store, namerd) = namerd(History::in_memory(Keep::default()));
+    let session = session(&namerd);
+    store.put(&ns("team/web"), &dtab("/a => /0"), &Expect::Any).await.unwrap();
+    assert_eq!(put(&session, "/a => /1").await, 2);
+    session.rollback(&ns("team/web"), 1, &Expect::Any).await.unwrap();
+    let stored = session.dtab(&ns("team/web")).unwrap().sample().ok().flatten().unwrap();
+    assert_eq!(stored.dtab, dtab("/a => /0"));
+    assert_eq!(session.diff(&ns("team/web"), 0, 1).unwrap(), "+ /a => /0 ;\n");
+    session.rollback(&ns("team/web"), 0, &Expect::Any).await.unwrap();
+    assert!(session.dtab(&ns("team/web")).unwrap().sample().ok().unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_change_is_made_and_recorded_also_when_nobody_waits_for_it() {
+    let (store, namerd) = namerd(History::in_memory(Keep::default()));
+    let session = namerd.session(named("ann"));
+    let (namespace, table) = (ns("team/web"), dtab("/a => /1"));
+    {
+        let mut put = tokio_test::task::spawn(session.put(&namespace, &table, &Expect::Any));
+        assert!(put.poll().is_pending());
+    }
+    let mut stored = store.watch(&namespace);
+    while stored.sample_and_update().ok().flatten().is_none() {
+        stored.changed().await;
+    }
+    // The next one has to wait for the turn of the first.
+    put(&session, "/a => /2").await;
+    assert_eq!(shown(&session.history(&namespace, 10).unwrap()), ["2 ann /a=>/2 ()", "1 ann /a=>/1 ()"]);
+}
+
+#[tokio::test]
+async fn a_history_on_disk_outlives_the_process_and_a_torn_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let namespace = ns("team/web");
+    {
+        let (_, namerd) = namerd(open(folder.path()));
+        let session = namerd.session(named("ann"));
+        put(&session.because("first"), "/a => /1").await;
+        put(&session, "/a => /2").await;
+    }
+    let file = folder.path().join("team~web");
+    let whole = fs::read_to_string(&file).unwrap();
+    let lines: Vec<_> = whole.lines().collect();
+    assert_eq!(lines.len(), 2);
+    // Cut anywhere within the last line: the first is as it was, and the next is written after it.
+    for cut in [1, 2, lines[1].len() / 2, lines[1].len()] {
+        fs::write(&file, &whole[..whole.len() - cut]).unwrap();
+        let (_, namerd) = namerd(open(folder.path()));
+        assert_eq!(fs::read_to_string(&file).unwrap().lines().collect::<Vec<_>>(), lines[..1], "{cut}");
+        let session = namerd.session(named("bob"));
+        put(&session, "/a => /3").await;
+        let (_, namerd) = self::namerd(open(folder.path()));
+        let history = shown(&namerd.session(named("bob")).history(&namespace, 10).unwrap());
+        // The store in memory was not there after the restart.
+        assert_eq!(history, ["3 bob /a=>/3 ()", "2 outside deleted ()", "1 ann /a=>/1 (first)"], "{cut}");
+    }
+}
+
+#[tokio::test]
+async fn the_past_is_bounded_in_memory_and_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = Keep { records: 5, bytes: 1 << 20, file_bytes: 2000 };
+    let (_, namerd) = namerd(History::open(folder.path(), keep).unwrap());
+    let session = namerd.session(named("ann"));
+    for n in 1..=60 {
+        assert_eq!(put(&session, &format!("/a => /{n}")).await, n);
+    }
+    let numbers = |session: &Session| {
+        let records = session.history(&ns("team/web"), 100).unwrap();
+        records.iter().map(|record| record.seq).collect::<Vec<_>>()
+    };
+    assert_eq!(numbers(&session), [60, 59, 58, 57, 56]);
+    for file in [folder.path().join("team~web"), folder.path().join("~old/team~web")] {
+        let len = fs::metadata(&file).unwrap().len();
+        assert!((100..=2000).contains(&len), "{len}");
+    }
+    let (_, namerd) = self::namerd(History::open(folder.path(), keep).unwrap());
+    let session = namerd.session(named("ann"));
+    assert_eq!(numbers(&session), [60, 59, 58, 57, 56]);
+    let few = Keep { records: 100, bytes: 1, ..Keep::default() };
+    let (_, namerd) = self::namerd(History::in_memory(few));
+    let session = namerd.session(named("ann"));
+    put(&session, "/a => /1").await;
+    put(&session, "/a => /2").await;
+    assert_eq!(numbers(&session), [2], "the last is kept whatever its size");
+}

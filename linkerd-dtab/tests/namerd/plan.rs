@@ -1,0 +1,124 @@
+use std::collections::{BTreeMap, HashMap};
+
+use linkerd_dtab::{
+    Activity, Addr, Bound, Distribution, NameTree, Path, Weighted,
+    namerd::{
+        Composition, Namerd, Part,
+        plan::{Move, Share, moved, shares},
+    },
+    store::Memory,
+};
+use proptest::prelude::*;
+
+use crate::support::{Counted, builder, dtab, ns, path, session, value};
+
+fn shown(shares: &[Share]) -> String {
+    let one = |share: &Share| {
+        let id = share.id.as_ref().map_or_else(|| "nowhere".to_owned(), ToString::to_string);
+        format!("{:.2} {id} {:?}", share.share, share.endpoints)
+    };
+    shares.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn line(found: &Move) -> String {
+    format!("{} {:.2}: {} -> {}", found.name, found.moved, shown(&found.before), shown(&found.after))
+}
+
+#[tokio::test]
+async fn a_plan_says_what_watched_and_given_names_would_lead_to() {
+    let namerd = builder(&Counted::new()).build();
+    let session = session(&namerd);
+    let held: Vec<_> =
+        ["/svc/web", "/svc/db"].map(|name| session.bind(&ns("default"), &dtab(""), &path(name)).unwrap()).into();
+    let table = dtab("/svc => /#/fixed; /svc/web => 1 * /#/fixed/web-v2 & 9 * /#/fixed/web; /svc/new => /#/fixed/web");
+    let plan = session.plan(&ns("default"), &table, &[path("/svc/new"), path("/svc/web")]).await.unwrap();
+    assert_eq!(plan.names, 3);
+    assert_eq!(
+        plan.moves.iter().map(line).collect::<Vec<_>>(),
+        [
+            "/svc/new 1.00: 1.00 nowhere [] -> 1.00 /#/fixed/web [127.0.0.1:1]",
+            "/svc/web 0.10: 1.00 /#/fixed/web [127.0.0.1:1] -> \
+             0.90 /#/fixed/web [127.0.0.1:1], 0.10 /#/fixed/web-v2 [127.0.0.1:2]",
+        ]
+    );
+    let traffic: HashMap<Path, f64> = [("/svc/web", 60.0), ("/svc/db", 40.0)].map(|(name, n)| (path(name), n)).into();
+    assert!((plan.moved_traffic(&traffic).unwrap() - 0.06).abs() < 1e-9);
+    assert_eq!(plan.moved_traffic(&HashMap::new()), None);
+    assert_eq!(
+        value(&mut session.dtab(&ns("default")).unwrap()).await.unwrap().unwrap().dtab,
+        dtab("/svc => /#/fixed")
+    );
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_plan_knows_the_tables_that_clients_have_of_their_own_and_what_would_be_refused() {
+    let namerd = builder(&Counted::new()).build();
+    let session = session(&namerd);
+    let extra = dtab("/svc/web => /#/fixed/db");
+    let _held = session.bind(&ns("default"), &extra, &path("/svc/web")).unwrap();
+    let plan = session.plan(&ns("default"), &dtab("/svc => !; /x => /x"), &[]).await.unwrap();
+    assert_eq!(plan.moves, [], "the table on top decides");
+    assert_eq!(plan.checked.warnings, ["entry 2 (/x=>/x): names go round: /x -> /x"]);
+    let plan = session.plan(&ns("default"), &dtab("/#/fixed/db => /#/fixed/web"), &[]).await.unwrap();
+    assert_eq!((plan.moves.len(), plan.moves[0].extra.clone()), (1, extra));
+}
+
+#[tokio::test]
+async fn a_fragment_moves_the_names_of_the_whole() {
+    let part = |pattern: &str| Part { fragments: pattern.parse().unwrap(), owns: Vec::new() };
+    let composition = Composition { namespace: ns("all"), parts: vec![part("base"), part("team/*")] };
+    let namerd = Namerd::builder(Memory::new([(ns("base"), dtab("/svc => /#/fixed"))]))
+        .namer(path("/#/fixed"), Counted::new())
+        .compose(composition)
+        .build();
+    let session = session(&namerd);
+    let _held = session.bind(&ns("all"), &dtab(""), &path("/svc/web")).unwrap();
+    let plan = session.plan(&ns("team/web"), &dtab("/svc/web => /#/fixed/web-v2"), &[]).await.unwrap();
+    assert_eq!(plan.moves.iter().map(|found| found.namespace.clone()).collect::<Vec<_>>(), [ns("all")]);
+    assert_eq!(plan.moves[0].moved, 1.0);
+}
+
+fn tree() -> impl Strategy<Value = NameTree<Bound>> {
+    let bound = |n: u8| Bound::new(path(&format!("/#/x/{n}")), Path::empty(), Activity::value(Addr::Neg));
+    let leaf = prop_oneof![
+        6 => (0_u8..5).prop_map(move |n| NameTree::Leaf(bound(n))),
+        1 => Just(NameTree::Neg),
+        1 => Just(NameTree::Empty),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        let branch = (0.0..10.0_f64, inner).prop_map(|(weight, tree)| Weighted::new(weight, tree));
+        prop::collection::vec(branch, 1..4).prop_map(NameTree::Union)
+    })
+}
+
+/// How often each id is drawn, of `DRAWS` draws spread evenly.
+fn drawn(tree: &NameTree<Bound>) -> BTreeMap<Option<Path>, f64> {
+    const DRAWS: u64 = 20_000;
+    let distribution = Distribution::new(tree);
+    let mut drawn = BTreeMap::new();
+    for n in 0..DRAWS {
+        let id = distribution.pick(n * (u64::MAX / DRAWS)).map(|bound| bound.id.clone());
+        *drawn.entry(id).or_default() += 1.0 / DRAWS as f64;
+    }
+    drawn
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn what_a_plan_predicts_is_drawn(before in tree(), after in tree()) {
+        let (then, now) = (shares(Some(&before)), shares(Some(&after)));
+        let (drawn_then, drawn_now) = (drawn(&before), drawn(&after));
+        for (shares, drawn) in [(&then, &drawn_then), (&now, &drawn_now)] {
+            for share in shares {
+                let drawn = drawn.get(&share.id).copied().unwrap_or(0.0);
+                prop_assert!((share.share - drawn).abs() < 0.01, "{share:?}: {drawn}");
+            }
+            prop_assert!((shares.iter().map(|share| share.share).sum::<f64>() - 1.0).abs() < 1e-6);
+        }
+        let stays: f64 = drawn_now.iter().map(|(id, now)| drawn_then.get(id).map_or(0.0, |then| then.min(*now))).sum();
+        prop_assert!((moved(&then, &now) - (1.0 - stays)).abs() < 0.01, "{} {stays}", moved(&then, &now));
+    }
+}

@@ -1,0 +1,107 @@
+//! History, differences, going back, plans and checks.
+
+use serde_json::{Value, json};
+
+use super::Server;
+
+const DTAB: (&str, &str) = ("content-type", "application/dtab");
+
+fn server() -> Server {
+    let server = Server::new([("default".to_owned(), "/svc => /#/io.l5d.fs".to_owned())]);
+    for (name, line) in [("web", "127.0.0.1 8001"), ("web-v2", "127.0.0.1 8002")] {
+        std::fs::write(server.file("disco").join(name), format!("{line}\n")).unwrap();
+    }
+    server
+}
+
+impl Server {
+    async fn json(&self, method: &str, target: &str, body: &str) -> Value {
+        let said = self.call(method, target, &[DTAB], body).await;
+        assert_eq!((said.status, &*said.headers["content-type"]), (200, "application/json"), "{}", said.body);
+        serde_json::from_str(&said.body).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn changes_are_shown_with_their_reason_and_undone() {
+    let server = server();
+    let reason = ("l5d-reason", "deploy 7");
+    assert_eq!(server.call("PUT", "/api/1/dtabs/default", &[DTAB, reason], "/svc => /b").await.status, 204);
+    assert_eq!(server.call("DELETE", "/api/1/dtabs/default", &[], "").await.status, 204);
+    let history = server.json("GET", "/api/1/history/default", "").await;
+    let shown = |key: &str| history.as_array().unwrap().iter().map(|record| record[key].clone()).collect::<Vec<_>>();
+    assert_eq!(shown("seq"), [3, 2, 1]);
+    assert_eq!(shown("why"), [Value::Null, json!("deploy 7"), json!("found at the start")]);
+    assert_eq!(shown("who"), ["somebody", "somebody", "outside"]);
+    assert_eq!(
+        shown("dtab"),
+        [Value::Null, json!([{"prefix": "/svc", "dst": "/b"}]), json!([{"prefix": "/svc", "dst": "/#/io.l5d.fs"}])]
+    );
+    assert_eq!(server.json("GET", "/api/1/history/default?limit=1", "").await.as_array().unwrap().len(), 1);
+    assert_eq!(server.json("GET", "/api/1/history/nobody", "").await, json!([]));
+
+    let said = server.call("GET", "/api/1/diff/default?from=1&to=2", &[], "").await;
+    assert_eq!((said.status, &*said.body), (200, "- /svc => /#/io.l5d.fs ;\n+ /svc => /b ;\n"));
+    for (target, status) in [("from=1", 400), ("from=1&to=x", 400), ("from=1&to=9", 404)] {
+        let said = server.call("GET", &format!("/api/1/diff/default?{target}"), &[], "").await;
+        assert_eq!(said.status, status, "{target}: {}", said.body);
+    }
+
+    assert_eq!(server.call("POST", "/api/1/rollback/default?to=1", &[], "").await.status, 204);
+    let said = server.call("GET", "/api/1/dtabs/default", &[("accept", "application/dtab")], "").await;
+    assert_eq!(said.body, "/svc=>/#/io.l5d.fs\n");
+    let other = server.call("POST", "/api/1/rollback/default?to=2", &[("if-match", "AAAAAAAAAAk=")], "").await;
+    assert_eq!(other.status, 412);
+    let tag = ("if-match", &*said.headers["etag"]);
+    assert_eq!(server.call("POST", "/api/1/rollback/default?to=2", &[tag], "").await.status, 204);
+    assert_eq!(server.call("POST", "/api/1/rollback/default?to=99", &[], "").await.status, 400);
+}
+
+#[tokio::test]
+async fn a_plan_is_shown_with_shares_and_endpoints() {
+    let server = server();
+    let table = "/svc => /#/io.l5d.fs; /svc/web => 1 * /#/io.l5d.fs/web-v2 & 3 * /#/io.l5d.fs/web";
+    let plan = server.json("POST", "/api/1/plan/default?names=/svc/web,/svc/other", table).await;
+    let share = |id: &str, share: f64, port: u16| json!({"id": format!("/#/io.l5d.fs/{id}"), "share": share, "endpoints": [format!("127.0.0.1:{port}")]});
+    let expected = json!({
+        "namespace": "default",
+        "names": [{
+            "name": "/svc/web",
+            "moved": 0.25,
+            "before": [share("web", 1.0, 8001)],
+            "after": [share("web", 0.75, 8001), share("web-v2", 0.25, 8002)],
+        }],
+        "looked_at": 2,
+        "errors": [],
+        "warnings": [],
+    });
+    assert_eq!(plan, expected);
+    assert_eq!(server.call("POST", "/api/1/plan/default?names=x", &[DTAB], table).await.status, 400);
+    assert_eq!(server.call("POST", "/api/1/plan/default", &[DTAB], "/svc").await.status, 400);
+}
+
+#[tokio::test]
+async fn what_is_odd_about_a_table_is_told_before_and_when_it_is_written() {
+    let server = server();
+    let found = server.json("POST", "/api/1/check/default", "/loop => /loop").await;
+    let warning = "entry 1 (/loop=>/loop): names go round: /loop -> /loop";
+    assert_eq!(found, json!({"errors": [], "warnings": [warning]}));
+    let said = server.call("PUT", "/api/1/dtabs/default", &[DTAB], "/loop => /loop").await;
+    assert_eq!((said.status, &*said.headers["warning"]), (204, &*format!("299 namerd \"{warning}\"")));
+    let found = server.json("POST", "/api/1/check/default", "/svc => /a;\n/x -> /b").await;
+    let error = found["errors"][0].as_str().unwrap();
+    assert!(error.ends_with("(line 2, column 4)"), "{error}");
+}
+
+#[tokio::test]
+async fn each_endpoint_has_its_method() {
+    let server = server();
+    for (endpoint, other) in
+        [("history", "POST"), ("diff", "PUT"), ("rollback", "GET"), ("plan", "GET"), ("check", "DELETE")]
+    {
+        let said = server.call(other, &format!("/api/1/{endpoint}/default"), &[DTAB], "").await;
+        assert_eq!(said.status, 405, "{endpoint}");
+        assert!(["GET, HEAD", "POST"].contains(&&*said.headers["allow"]));
+    }
+    assert_eq!(server.call("GET", "/api/1/history/a%20b", &[], "").await.status, 400);
+}
