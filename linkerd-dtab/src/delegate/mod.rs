@@ -3,11 +3,15 @@
 mod explain;
 mod json;
 mod leaves;
+#[cfg(feature = "remote")]
+pub(crate) mod parse;
 mod settle;
 mod text;
 mod view;
 
 pub use json::{JsonError, MAX_JSON, addr_json, bound_json};
+#[cfg(feature = "remote")]
+pub use parse::{Malformed, Told};
 pub use settle::{Unsettled, settled};
 pub use text::Text;
 

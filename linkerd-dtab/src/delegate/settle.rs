@@ -8,7 +8,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+#[cfg(feature = "namerd")]
+use super::Node;
 use super::{Delegation, Step};
+#[cfg(feature = "namerd")]
+use crate::interpreter::decides;
 use crate::{Activity, Addr, Failure, State};
 
 /// Why there is no settled explanation.
@@ -65,6 +69,34 @@ pub async fn settled(mut activity: Activity<Delegation>, timeout: Duration) -> R
         };
         if timeout_at(deadline, changed).await.is_err() {
             return Err(Unsettled::Pending { after: timeout, last: last.map(Box::new) });
+        }
+    }
+}
+
+#[cfg(feature = "namerd")]
+impl Delegation {
+    /// Whether the outcome depends on somebody who has not answered yet. A binding goes without the branches of a union that
+    /// are not known, so its first answer may be a part of the whole.
+    pub(crate) fn waits(&self) -> bool {
+        self.steps.waits()
+    }
+}
+
+#[cfg(feature = "namerd")]
+impl Node {
+    fn waits(&self) -> bool {
+        match &self.step {
+            Step::Delegate { namers: Some(to), .. }
+            | Step::Delegate { to, namers: None }
+            | Step::Rewritten(to)
+            | Step::Transformed { to, .. } => to.waits(),
+            Step::Alt(nodes) => {
+                let last = nodes.iter().find(|node| node.waits() || decides(&node.outcome(None)));
+                last.is_some_and(Self::waits)
+            }
+            Step::Union(branches) => branches.iter().any(|(_, node)| node.waits()),
+            Step::Pending => true,
+            _ => false,
         }
     }
 }

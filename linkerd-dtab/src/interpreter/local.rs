@@ -256,7 +256,7 @@ impl Binding {
     }
 }
 
-fn same_tree(a: &NameTree<Bound>, b: &NameTree<Bound>) -> bool {
+pub(super) fn same_tree(a: &NameTree<Bound>, b: &NameTree<Bound>) -> bool {
     // Compared by id and residual, to which the trees' shape and weights are added here, and what a watcher of the tree
     // would miss: another watch of the addresses.
     let same_watch = |(a, b): (&Bound, &Bound)| a.weight == b.weight && a.addr.same_source(&b.addr);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fmt,
+    fmt, io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -116,6 +116,10 @@ impl crate::Namer for Namer {
             });
             found.map_or(NameTree::Neg, |bound| NameTree::Leaf(Name::Bound(bound)))
         })
+    }
+
+    fn names(&self) -> Option<io::Result<Vec<Path>>> {
+        Some(Ok(Self::names(self)))
     }
 }
 

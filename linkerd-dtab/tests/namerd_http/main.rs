@@ -1,6 +1,7 @@
 //! namerd's HTTP interface, against what namerd 1.7.5 answered to the same requests.
 #![cfg(all(feature = "namerd", feature = "fs"))]
 
+mod ours;
 mod recorded;
 
 use std::{collections::HashMap, convert::Infallible, fs, net::IpAddr, path::PathBuf, time::Duration};

@@ -35,18 +35,17 @@ mod tags;
 
 use std::{
     convert::Infallible,
-    error::Error,
     fmt,
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode, header, request::Parts};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use tower_service::Service;
 
 use self::{
@@ -91,7 +90,7 @@ impl Controller {
     where
         B: http_body::Body + Send + 'static,
         B::Data: Send,
-        B::Error: Into<Box<dyn Error + Send + Sync>>,
+        B::Error: fmt::Display,
     {
         let (head, body) = req.into_parts();
         let session = self.namerd.session(peer(&head));
@@ -123,7 +122,7 @@ impl<B> Service<Request<B>> for Controller
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
+    B::Error: fmt::Display,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -160,16 +159,21 @@ fn peer(head: &Parts) -> Peer {
 async fn read<B>(body: B) -> Result<Bytes, Problem>
 where
     B: http_body::Body,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
+    B::Error: fmt::Display,
 {
-    match Limited::new(body, MAX_BODY).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let text = format!("the body has more than {MAX_BODY} bytes");
-            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text))
+    let mut body = pin!(body);
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Problem::bad(format!("the body could not be read: {error}")))?;
+        if let Ok(data) = frame.into_data() {
+            whole.put(data);
         }
-        Err(error) => Err(Problem::new(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}"))),
+        if whole.len() > MAX_BODY {
+            let text = format!("the body has more than {MAX_BODY} bytes");
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text));
+        }
     }
+    Ok(whole.freeze())
 }
 
 /// The answer to `HEAD`: the length is that of the body that is not sent.

@@ -10,58 +10,86 @@ use http::request::Parts;
 use tokio::time::timeout;
 
 use super::{
-    TIMEOUT,
+    DELEGATE_TIMEOUT, TIMEOUT,
     dtabs::known,
     params::{self, Params},
     reply::{self, Answer, Problem},
     stream::Documents,
 };
 use crate::{
-    Activity, Addr, Bound, Distribution, Dtab, Failure, Interpreter, NameTree, Path, State,
+    Activity, Addr, Bound, Delegation, Distribution, Dtab, Failure, Interpreter, NameTree, Path, State,
     delegate::{addr_json, bound_json},
     namerd::{Namerd, Refused, Session, Watched},
+    store::Namespace,
 };
 
-/// A tree, and what counts as its watch. The empty namespace has no table, and nobody's roles are about it.
-enum Binding {
-    Watched(Watched<NameTree<Bound>>),
-    Bare(Activity<NameTree<Bound>>),
+/// A name in a namespace. The empty one has no table, and nobody's roles are about it.
+struct Asked {
+    namespace: Option<Namespace>,
+    dtab: Dtab,
+    name: Path,
 }
 
-impl Binding {
-    fn new(namerd: &Namerd, session: &Session, namespace: &str, params: &Params) -> Result<Self, Problem> {
+/// A watch, and what makes it count.
+type Counted<T> = (Activity<T>, Option<Watched<T>>);
+
+impl Asked {
+    fn new(namespace: &str, params: &Params) -> Result<Self, Problem> {
         let (name, dtab) = (params.path()?, params.dtab()?);
         if !namespace.is_empty() {
-            return Ok(Self::Watched(watch(session, namespace, &dtab, &name)?));
+            return Ok(Self { namespace: Some(params::namespace(namespace)?), dtab, name });
         }
         if params.watch() {
             return Err(Problem::bad("a name is watched in a namespace, and there is none"));
         }
-        Ok(Self::Bare(namerd.bare().bind(&dtab, &name)))
+        Ok(Self { namespace: None, dtab, name })
     }
 
-    fn tree(&self) -> &Activity<NameTree<Bound>> {
-        match self {
-            Self::Watched(tree) => tree,
-            Self::Bare(tree) => tree,
+    fn bind(&self, namerd: &Namerd, session: &Session) -> Result<Counted<NameTree<Bound>>, Refused> {
+        let Some(namespace) = &self.namespace else { return Ok((namerd.bare().bind(&self.dtab, &self.name), None)) };
+        let watched = session.bind(namespace, &self.dtab, &self.name)?;
+        Ok((watched.clone(), Some(watched)))
+    }
+
+    fn delegate(&self, namerd: &Namerd, session: &Session) -> Result<Counted<Delegation>, Refused> {
+        let Some(namespace) = &self.namespace else {
+            return Ok((namerd.bare().delegate(&self.dtab, &self.name), None));
+        };
+        let watched = session.delegate(namespace, &self.dtab, &self.name)?;
+        Ok((watched.clone(), Some(watched)))
+    }
+
+    /// The tree, with all of the branches that are known within a moment: the first answer of a binding may lack some.
+    async fn bind_once(&self, namerd: &Namerd, session: &Session) -> Result<NameTree<Bound>, Problem> {
+        let (mut tree, _counted) = self.bind(namerd, session)?;
+        let (mut delegation, _counted) = self.delegate(namerd, session)?;
+        let whole = async {
+            loop {
+                match delegation.sample_and_update() {
+                    State::Ok(delegation) if !delegation.waits() => return delegation.outcome().ok(),
+                    State::Failed(_) => return None,
+                    _ => delegation.changed().await,
+                }
+            }
+        };
+        match timeout(DELEGATE_TIMEOUT, whole).await {
+            Ok(Some(tree)) => Ok(tree),
+            // What is known of it, or why nothing is.
+            _ => known(&mut tree).await,
         }
     }
 }
 
-fn watch(session: &Session, namespace: &str, dtab: &Dtab, name: &Path) -> Result<Watched<NameTree<Bound>>, Problem> {
-    session.bind(&params::namespace(namespace)?, dtab, name).map_err(|refused: Refused| refused.into())
-}
-
 pub(super) async fn bind(namerd: &Namerd, session: &Session, head: &Parts, namespace: &str) -> Answer {
     let params = Params::of(&head.uri)?;
-    let binding = Binding::new(namerd, session, namespace, &params)?;
-    let mut tree = binding.tree().clone();
+    let asked = Asked::new(namespace, &params)?;
     let render = |tree: &NameTree<Bound>| format!("{}\n", bound_json(tree));
     if params.watch() {
-        let documents = Documents::new(tree, binding, move |tree| Some(render(tree))).when(addresses_known);
+        let (tree, counted) = asked.bind(namerd, session)?;
+        let documents = Documents::new(tree, counted, move |tree| Some(render(tree))).when(addresses_known);
         return Ok(reply::body(None, documents.body()));
     }
-    let tree = known(&mut tree).await?;
+    let tree = asked.bind_once(namerd, session).await?;
     // One that stays unknown is shown as such.
     let _ = timeout(TIMEOUT, addresses_known(&tree)).await;
     Ok(reply::document(None, render(&tree)))
@@ -79,15 +107,16 @@ pub(super) async fn addr(session: &Session, head: &Parts) -> Answer {
 
 pub(super) async fn resolve(namerd: &Namerd, session: &Session, head: &Parts, namespace: &str) -> Answer {
     let params = Params::of(&head.uri)?;
-    let binding = Binding::new(namerd, session, namespace, &params)?;
+    let asked = Asked::new(namespace, &params)?;
     let random = RandomState::new().hash_one(0_u64);
     if params.watch() {
         // The same leaf as long as the tree is the same.
-        let addr = binding.tree().clone().flat_map(move |tree| pick(tree, random));
-        let documents = Documents::new(addr, binding, |addr| Some(line(Ok(addr))));
+        let (tree, counted) = asked.bind(namerd, session)?;
+        let addr = tree.flat_map(move |tree| pick(tree, random));
+        let documents = Documents::new(addr, counted, |addr| Some(line(Ok(addr))));
         return Ok(reply::body(Some("application/json"), documents.body()));
     }
-    let tree = known(&mut binding.tree().clone()).await?;
+    let tree = asked.bind_once(namerd, session).await?;
     Ok(reply::document(Some("application/json"), settled(pick(tree, random)).await?))
 }
 

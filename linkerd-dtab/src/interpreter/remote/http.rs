@@ -1,0 +1,197 @@
+//! The interpreter that asks a namerd by HTTP (`io.l5d.namerd.http`).
+
+use std::{convert::Infallible, fmt, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::{Explaining, Leaf, Source, Watching, lines::Lines};
+use crate::{
+    Addr, Delegation, Dtab, Failure, NameTree, Path, Publisher, State,
+    delegate::parse,
+    transport::{Body, Transport, full},
+};
+
+/// The longest document that is read, in bytes: 16 MiB. A longer one ends its watch.
+pub const MAX_DOCUMENT: usize = 16 << 20;
+
+/// How much is shown of what a namerd says in place of a document.
+const SHOWN: usize = 500;
+
+/// What need not be encoded in a query.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// Nor in a path, of which a namespace may be several segments.
+const ENCODED_PATH: &AsciiSet = &ENCODED.remove(b'/');
+
+/// A namespace of a namerd that is asked by HTTP, by endless responses.
+///
+/// What is behind the transport may be namerd 1.7.5 or [`namerd::http`](crate::namerd::http). Neither sends anything while
+/// nothing changes: that a namerd is gone without a word, the transport has to find out (by TCP keep-alive or HTTP/2 PING)
+/// and to end the body with an error.
+#[derive(Clone)]
+pub struct Http {
+    transport: Arc<dyn Transport>,
+    namespace: Arc<str>,
+}
+
+/// Why a namerd does not answer by HTTP, or not any more.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HttpError {
+    /// It was not reached.
+    #[error("namerd cannot be reached")]
+    Unreachable(#[source] Failure),
+    /// It answered with something else than 200.
+    #[error("namerd answered {status}{colon}{text}", colon = if .text.is_empty() { "" } else { ": " })]
+    Status {
+        /// With what.
+        status: StatusCode,
+        /// And what it said, possibly shortened.
+        text: String,
+    },
+    /// It said this in place of a document, possibly shortened: the name cannot be bound.
+    #[error("namerd said: {0}")]
+    Said(String),
+    /// A document is none of the known shapes.
+    #[error("namerd sent a document that is malformed")]
+    Malformed(#[source] parse::Malformed),
+    /// A document is longer than [`MAX_DOCUMENT`].
+    #[error("namerd sent a document of more than {max} bytes")]
+    TooLong {
+        /// How long it may be.
+        max: usize,
+    },
+    /// The connection broke.
+    #[error("the watch was cut short")]
+    CutShort(#[source] Failure),
+    /// It ended the response.
+    #[error("namerd ended the watch")]
+    Ended,
+}
+
+impl Http {
+    /// Asks about this namespace. It need not be there.
+    #[must_use]
+    pub fn new(transport: impl Transport, namespace: impl Into<Arc<str>>) -> Self {
+        Self { transport: Arc::new(transport), namespace: namespace.into() }
+    }
+
+    fn target(&self, endpoint: &str, path: &Path, dtab: &Dtab, is_watch: bool) -> String {
+        let namespace = utf8_percent_encode(&self.namespace, ENCODED_PATH);
+        let path = path.to_string();
+        let mut target = format!("/api/1/{endpoint}/{namespace}?path={}", utf8_percent_encode(&path, ENCODED));
+        if is_watch {
+            target += "&watch=true";
+        }
+        if !dtab.is_empty() {
+            let dtab = dtab.to_string();
+            target.extend(["&dtab=", &utf8_percent_encode(&dtab, ENCODED).to_string()]);
+        }
+        target
+    }
+
+    async fn get(&self, target: String) -> Result<Response<Body>, HttpError> {
+        let mut request = Request::new(full(Bytes::new()));
+        // Encoded, so that it is one.
+        *request.uri_mut() = target.parse().map_err(|error| HttpError::Unreachable(Arc::new(error)))?;
+        request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        let response = self.transport.send(request).await.map_err(HttpError::Unreachable)?;
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok(response);
+        }
+        // What is said at length is of no more use than its beginning.
+        let text = whole(response.into_body()).await.map(|text| excerpt(&text)).unwrap_or_default();
+        Err(HttpError::Status { status, text })
+    }
+
+    async fn open(&self, target: String) -> Result<Lines, HttpError> {
+        Ok(Lines::new(self.get(target).await?.into_body(), MAX_DOCUMENT))
+    }
+
+    async fn follow_tree(&self, target: String, tree: &Publisher<NameTree<Leaf>>) -> Result<Infallible, HttpError> {
+        let mut lines = self.open(target).await?;
+        loop {
+            let document = document(&lines.next().await?)?;
+            tree.ok_if_changed(parse::tree(&document).map_err(HttpError::Malformed)?, PartialEq::eq);
+        }
+    }
+
+    async fn follow_addr(&self, target: String, addr: &Publisher<Addr>) -> Result<Infallible, HttpError> {
+        let mut lines = self.open(target).await?;
+        loop {
+            let document = document(&lines.next().await?)?;
+            match parse::addr(&document).map_err(HttpError::Malformed)? {
+                State::Ok(value) => addr.ok_if_changed(value, PartialEq::eq),
+                // Its own namer's, of this name: the watch goes on.
+                State::Failed(error) => addr.failed(error),
+                State::Pending => {}
+            }
+        }
+    }
+
+    async fn explain(&self, target: String) -> Result<Delegation, HttpError> {
+        let response = self.get(target).await?;
+        let json = whole(response.into_body()).await?;
+        let json = String::from_utf8_lossy(&json);
+        Delegation::from_json(&json).map_err(HttpError::Malformed)
+    }
+}
+
+type Document = serde_json::Value;
+
+async fn whole(mut body: Body) -> Result<BytesMut, HttpError> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(HttpError::CutShort)?.into_data() {
+            whole.extend_from_slice(&data);
+        }
+        if whole.len() > MAX_DOCUMENT {
+            return Err(HttpError::TooLong { max: MAX_DOCUMENT });
+        }
+    }
+    Ok(whole)
+}
+
+/// A line of a watch: a document, or why there is none.
+fn document(line: &[u8]) -> Result<Document, HttpError> {
+    if !line.starts_with(b"{") {
+        return Err(HttpError::Said(excerpt(line)));
+    }
+    parse::value(line).map_err(HttpError::Malformed)
+}
+
+pub(super) fn excerpt(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).trim().chars().take(SHOWN).collect()
+}
+
+impl Source for Http {
+    fn bind<'a>(&'a self, dtab: &'a Dtab, name: &'a Path, tree: &'a Publisher<NameTree<Leaf>>) -> Watching<'a> {
+        let target = self.target("bind", name, dtab, true);
+        Box::pin(async move {
+            let Err(error) = self.follow_tree(target, tree).await;
+            Arc::new(error) as Failure
+        })
+    }
+
+    fn addr<'a>(&'a self, id: &'a Path, addr: &'a Publisher<Addr>) -> Watching<'a> {
+        let target = self.target("addr", id, &Dtab::empty(), true);
+        Box::pin(async move {
+            let Err(error) = self.follow_addr(target, addr).await;
+            Arc::new(error) as Failure
+        })
+    }
+
+    fn delegate<'a>(&'a self, dtab: &'a Dtab, name: &'a Path) -> Explaining<'a> {
+        let target = self.target("delegate", name, dtab, false);
+        Box::pin(async move { self.explain(target).await.map_err(|error| Arc::new(error) as Failure) })
+    }
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http").field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}

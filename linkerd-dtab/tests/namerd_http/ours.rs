@@ -1,0 +1,235 @@
+//! What the recording does not tell.
+
+use std::fs;
+
+use http::StatusCode;
+use http_body_util::BodyExt;
+use linkerd_dtab::{
+    namerd::http::MAX_BODY,
+    transport::{Body, full},
+};
+
+use super::{PATIENCE, Said, Server, request};
+
+const DTAB: (&str, &str) = ("content-type", "application/dtab");
+
+fn server() -> Server {
+    Server::new([("default".to_owned(), "/svc => /#/io.l5d.fs".to_owned())])
+}
+
+impl Server {
+    async fn status(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> u16 {
+        self.call(method, target, headers, body).await.status
+    }
+
+    async fn watch(&self, target: &str) -> Body {
+        let rsp = self.send(request("GET", target, &[], "")).await;
+        assert_eq!(rsp.status(), StatusCode::OK, "{target}");
+        rsp.into_body()
+    }
+}
+
+async fn next(body: &mut Body) -> Option<String> {
+    let frame = tokio::time::timeout(PATIENCE, body.frame()).await.expect("a document");
+    frame.map(|frame| String::from_utf8(frame.unwrap().into_data().unwrap().to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn a_read_of_what_is_known_has_no_body() {
+    let server = server();
+    let tag = server.call("GET", "/api/1/dtabs/default", &[], "").await.headers["etag"].clone();
+    for (given, status) in
+        [(tag.clone(), 304), (format!("\"{tag}\""), 304), ("*".to_owned(), 304), ("x".to_owned(), 200)]
+    {
+        for method in ["GET", "HEAD"] {
+            let said = server.call(method, "/api/1/dtabs/default", &[("if-none-match", &given)], "").await;
+            assert_eq!(said.status, status, "{given}");
+            assert_eq!(said.headers["etag"], tag);
+            assert_eq!(said.body.is_empty(), status == 304 || method == "HEAD");
+        }
+    }
+    assert_eq!(server.status("GET", "/api/1/dtabs/nope", &[("if-none-match", "*")], "").await, 404);
+}
+
+#[tokio::test]
+async fn a_write_may_depend_on_what_is_there() {
+    let server = server();
+    let put = async |headers: &[(&str, &str)]| server.status("PUT", "/api/1/dtabs/new", headers, "/a => /b").await;
+    assert_eq!(put(&[DTAB, ("if-none-match", "*")]).await, 204);
+    assert_eq!(put(&[DTAB, ("if-none-match", "*")]).await, 412);
+    assert_eq!(put(&[DTAB, ("if-none-match", "\"x\"")]).await, 400);
+    assert_eq!(put(&[DTAB, ("if-match", "AAAAAAAAAAk=")]).await, 412);
+    assert_eq!(put(&[DTAB, ("if-match", "AAAAAAAAAAE=")]).await, 204);
+    assert_eq!(put(&[DTAB, ("if-match", "AAAAAAAAAAE=")]).await, 412);
+    assert_eq!(put(&[DTAB, ("if-match", "AAAAAAAAAAI="), ("if-none-match", "*")]).await, 400);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named_and_changes_nothing() {
+    let server = server();
+    let cases: [(&str, &str, Option<&str>, &str, &str); 9] = [
+        (
+            "PUT",
+            "dtabs/a%20b",
+            Some("application/dtab"),
+            "/a => /b",
+            "invalid namespace 'a b': only letters, digits, '-', '_', '.' and '/' are allowed",
+        ),
+        ("PUT", "dtabs/bad", Some("application/dtab"), "nope", "'/' expected but 'n' found at '[n]ope'"),
+        ("PUT", "dtabs/bad", Some("application/dtab"), "/a => /b;\n/c = /d", "(line 2, column 5)"),
+        ("PUT", "dtabs/bad", Some("application/json"), "{}", "it is not a list of dentries"),
+        (
+            "PUT",
+            "dtabs/bad",
+            Some("application/json"),
+            "[{\"prefix\":\"/a\",\"dst\":\"b\"}]",
+            "dentry 1: dst: simple expected but 'b' found",
+        ),
+        ("GET", "bind/a%20b?path=/x", None, "", "invalid namespace 'a b'"),
+        ("GET", "bind/default?path=/x&dtab=x", None, "", "Invalid dtab: '/' expected"),
+        ("GET", "bind/?path=/x&watch=true", None, "", "there is none"),
+        ("GET", "bind/default?path=%FF", None, "", "invalid parameter %FF: not UTF-8"),
+    ];
+    for (method, target, kind, body, text) in cases {
+        let headers: Vec<_> = kind.into_iter().map(|kind| ("content-type", kind)).collect();
+        let said = server.call(method, &format!("/api/1/{target}"), &headers, body).await;
+        assert_eq!(said.status, 400, "{target}: {said:?}");
+        assert!(said.body.contains(text), "{target}: {said:?}");
+    }
+    let long = "#".repeat(MAX_BODY + 1);
+    assert_eq!(server.status("PUT", "/api/1/dtabs/bad", &[DTAB], &long).await, 413);
+    let said = server.call("GET", "/api/1/dtabs", &[], "").await;
+    assert_eq!(said.body, "[\"default\"]\n");
+}
+
+#[tokio::test]
+async fn the_name_of_a_namespace_may_have_segments() {
+    let server = server();
+    for target in ["/api/1/dtabs/team/web", "/api/1/dtabs/team%2Fapi"] {
+        assert_eq!(server.status("PUT", target, &[DTAB], "/a => /b").await, 204);
+    }
+    let said = server.call("GET", "/api/1/dtabs/", &[], "").await;
+    assert_eq!(said.body, "[\"default\",\"team/api\",\"team/web\"]\n");
+    assert_eq!(server.status("DELETE", "/api/1/dtabs/team/api", &[], "").await, 204);
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_the_last_state_only() {
+    let server = server();
+    let put = async |dtab: String| assert_eq!(server.status("PUT", "/api/1/dtabs/w", &[DTAB], &dtab).await, 204);
+    put("/a => /0".to_owned()).await;
+    let mut body = server.watch("/api/1/dtabs/w?watch=TRUE").await;
+    assert_eq!(next(&mut body).await.unwrap(), "[{\"prefix\":\"/a\",\"dst\":\"/0\"}]\n");
+    for i in 1..=50 {
+        put(format!("/a => /{i}")).await;
+    }
+    assert_eq!(next(&mut body).await.unwrap(), "[{\"prefix\":\"/a\",\"dst\":\"/50\"}]\n");
+}
+
+#[tokio::test]
+async fn a_table_that_is_not_there_is_waited_for_and_an_equal_one_is_news() {
+    let server = server();
+    let mut body = server.watch("/api/1/dtabs/later?watch=t").await;
+    for _ in 0..2 {
+        assert_eq!(server.status("PUT", "/api/1/dtabs/later", &[DTAB], "/a => /b").await, 204);
+        assert_eq!(next(&mut body).await.unwrap(), "[{\"prefix\":\"/a\",\"dst\":\"/b\"}]\n");
+    }
+    // A deletion says nothing, what comes after it does.
+    assert_eq!(server.status("DELETE", "/api/1/dtabs/later", &[], "").await, 204);
+    assert_eq!(server.status("PUT", "/api/1/dtabs/later", &[DTAB], "/a => /c").await, 204);
+    assert_eq!(next(&mut body).await.unwrap(), "[{\"prefix\":\"/a\",\"dst\":\"/c\"}]\n");
+}
+
+#[tokio::test]
+async fn an_equal_tree_is_no_news() {
+    let server = server();
+    let put = async |dtab: &str| assert_eq!(server.status("PUT", "/api/1/dtabs/w", &[DTAB], dtab).await, 204);
+    put("/svc => /$/inet/127.0.0.1/1").await;
+    let mut body = server.watch("/api/1/bind/w?path=/svc&watch=true").await;
+    assert!(next(&mut body).await.unwrap().contains("127.0.0.1/1"));
+    put("/x => /y ; /svc => /$/inet/127.0.0.1/1").await;
+    put("/svc => /$/inet/127.0.0.1/2").await;
+    assert!(next(&mut body).await.unwrap().contains("127.0.0.1/2"));
+}
+
+#[tokio::test]
+async fn a_name_that_cannot_be_bound_ends_its_watch_with_the_reason() {
+    let server = Server::new([("w".to_owned(), "/a => /b ; /b => /a".to_owned())]);
+    let mut body = server.watch("/api/1/bind/w?path=/a&watch=true").await;
+    let text = next(&mut body).await.unwrap();
+    assert!(text.starts_with("Max recursion level: 100 reached in Namer lookup: /"), "{text}");
+    assert!(text.contains("/a -> /b") || text.contains("/b -> /a"), "{text}");
+    assert_eq!(next(&mut body).await, None);
+}
+
+#[tokio::test]
+async fn a_resolved_leaf_is_followed() {
+    let server = server();
+    fs::write(server.file("disco/web"), "127.0.0.1 1\n").unwrap();
+    let mut body = server.watch("/api/1/resolve/default?path=/svc/web&watch=true").await;
+    assert!(next(&mut body).await.unwrap().contains("\"port\":1,"));
+    fs::write(server.file("disco/web"), "127.0.0.1 2\n").unwrap();
+    assert!(next(&mut body).await.unwrap().contains("\"port\":2,"));
+}
+
+#[tokio::test]
+async fn a_failed_address_is_a_document_and_goes_by() {
+    let server = server();
+    fs::write(server.file("disco/web"), "what is this\n").unwrap();
+    let mut body = server.watch("/api/1/addr/default?path=/%23/io.l5d.fs/web&watch=true").await;
+    let failed = "{\"type\":\"failed\",\"cause\":\"malformed address: what is this\"}\n";
+    assert_eq!(next(&mut body).await.unwrap(), failed);
+    fs::write(server.file("disco/web"), "127.0.0.1 2\n").unwrap();
+    assert!(next(&mut body).await.unwrap().contains("\"port\":2,"));
+}
+
+#[tokio::test]
+async fn an_explanation_is_followed() {
+    let server = server();
+    let mut body = server.watch("/api/1/delegate/default?path=/svc/web&watch=true").await;
+    assert!(next(&mut body).await.unwrap().contains("\"type\":\"neg\""));
+    assert_eq!(server.status("PUT", "/api/1/dtabs/default", &[DTAB], "/svc => !").await, 204);
+    assert!(next(&mut body).await.unwrap().contains("\"type\":\"fail\""));
+}
+
+#[tokio::test]
+async fn bound_names_are_listed() {
+    let server = server();
+    assert_eq!(server.call("GET", "/api/1/bound-names", &[], "").await.body, "[]\n");
+    fs::write(server.file("disco/web"), "127.0.0.1 1\n").unwrap();
+    assert_eq!(server.call("GET", "/api/1/bound-names", &[], "").await.body, "[\"/#/io.l5d.fs/web\"]\n");
+    for _ in 0..2 {
+        let mut body = server.watch("/api/1/bound-names?watch=true").await;
+        assert_eq!(next(&mut body).await.unwrap(), "[\"/#/io.l5d.fs/web\"]\n");
+    }
+}
+
+#[tokio::test]
+async fn what_only_has_one_way_says_which() {
+    let server = server();
+    let said = server.call("PUT", "/api/1/delegate", &[], "").await;
+    assert_eq!((said.status, &*said.headers["allow"]), (405, "GET, POST"));
+    assert_eq!(server.status("POST", "/api/1/delegate", &[("content-type", "text/plain")], "{}").await, 415);
+    for unknown in ["history", "diff", "rollback", "plan", "check", "nope"] {
+        assert_eq!(server.status("GET", &format!("/api/1/{unknown}/default"), &[], "").await, 404);
+    }
+}
+
+/// The requests of a real Linkerd, without a `Host` and with headers of its own.
+#[tokio::test]
+async fn serves_what_a_real_linkerd_asks() {
+    let server = server();
+    let files = [("web", "127.0.0.1 37611\n"), ("other", "127.0.0.1 40313\n")];
+    for (name, text) in files {
+        fs::write(server.file("disco").join(name), text).unwrap();
+    }
+    let session: serde_json::Value = serde_json::from_str(include_str!("../data/namerd/http-session.json")).unwrap();
+    for asked in session.as_array().unwrap().iter().take(5) {
+        let headers: Vec<(String, String)> = serde_json::from_value(asked["headers"].clone()).unwrap();
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let rsp = server.send(request("GET", asked["target"].as_str().unwrap(), &headers, "")).await;
+        let (head, mut body) = rsp.into_parts();
+        assert_eq!(next(&mut body).await.as_deref(), asked["documents"][0].as_str());
+        assert!(Said::of(http::Response::from_parts(head, full(""))).await.headers.is_empty());
+    }
+}
