@@ -58,7 +58,8 @@ fn bytes() -> impl Strategy<Value = Bytes> {
 fn message() -> impl Strategy<Value = Message> {
     let tag = 1..=MAX_TAG;
     let status = prop_oneof![Just(Status::Ok), Just(Status::Error), Just(Status::Nack)];
-    let init = || (any::<u16>(), vec((bytes(), bytes()), 0..4)).prop_map(|(version, headers)| Init { version, headers });
+    let init =
+        || (any::<u16>(), vec((bytes(), bytes()), 0..4)).prop_map(|(version, headers)| Init { version, headers });
     prop_oneof![
         (tag.clone(), bytes()).prop_map(|(tag, payload)| Message::Tdispatch { tag, payload }),
         (tag.clone(), status, bytes()).prop_map(|(tag, status, payload)| Message::Rdispatch { tag, status, payload }),

@@ -44,7 +44,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderName, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
 use tower_service::Service;
 
@@ -65,10 +65,13 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// What is not explained after this time is answered with 503.
 pub const DELEGATE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The header that says why a change is made.
+const REASON: HeaderName = HeaderName::from_static("l5d-reason");
+
 /// Answers HTTP requests about a [`Namerd`]. A clone is the same service.
 ///
 /// Who asks is the [`Peer`] in the extensions of a request, anonymous without one; a bearer token in `Authorization` is
-/// added to it.
+/// added to it. The header `l5d-reason` says why a change is made.
 #[derive(Clone)]
 pub struct Controller {
     namerd: Namerd,
@@ -93,7 +96,10 @@ impl Controller {
         B::Error: fmt::Display,
     {
         let (head, body) = req.into_parts();
-        let session = self.namerd.session(peer(&head));
+        let mut session = self.namerd.session(peer(&head));
+        if let Some(reason) = head.headers.get(REASON) {
+            session = session.because(&String::from_utf8_lossy(reason.as_bytes()));
+        }
         let answer = match read(body).await {
             Ok(body) => self.route(&session, &head, body).await,
             Err(problem) => Err(problem),
@@ -111,7 +117,7 @@ impl Controller {
             Route::Resolve(namespace) => names::resolve(&self.namerd, session, head, &namespace).await,
             Route::Delegate(namespace) => delegate::serve(&self.namerd, session, head, &namespace).await,
             Route::DelegateAny => delegate::ask(&self.namerd, session, head, &body).await,
-            Route::BoundNames => self.bound_names.serve(head).await,
+            Route::BoundNames => self.bound_names.serve(session, head).await,
             // Their place: served by whoever keeps a history.
             Route::Change(..) | Route::Unknown => Ok(reply::empty(StatusCode::NOT_FOUND)),
         }

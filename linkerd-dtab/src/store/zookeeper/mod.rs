@@ -349,12 +349,7 @@ impl Backend for ZkBackend {
         })
     }
 
-    fn put<'a>(
-        &'a self,
-        namespace: &'a Namespace,
-        text: String,
-        expect: &'a Expect,
-    ) -> Asked<'a, Version, StoreError> {
+    fn put<'a>(&'a self, namespace: &'a Namespace, text: String, expect: &'a Expect) -> Asked<'a, Version, StoreError> {
         Box::pin(async move {
             let session = self.session().await.map_err(StoreError::Unavailable)?;
             let node = self.node(namespace);
