@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{Delegation, Entry, Node, Step};
 use crate::{
-    Activity, Addr, Bound, Dentry, Dtab, Endpoint, Failure, NameTree, Path, State, Weighted, interpreter::remote::Leaf,
+    Activity, Addr, Bound, Dentry, Endpoint, Failure, NameTree, Path, State, Weighted, interpreter::remote::Leaf,
 };
 
 /// JSON that is none of the shapes that a namerd answers with. It may not nest deeper than 128 levels.
@@ -26,8 +26,7 @@ impl Delegation {
     ///
     /// Addresses are those that it has, and do not change. It has no steps that are not shown.
     pub fn from_json(json: &str) -> Parsed<Self> {
-        let root = node(&value(json.as_bytes())?)?;
-        Ok(Self { failure: None, steps: root.clone(), root })
+        Ok(Self::of_steps(node(&value(json.as_bytes())?)?))
     }
 }
 
@@ -129,7 +128,7 @@ fn entry(json: &Value) -> Parsed<Entry> {
     let bad = |name: &str, error: crate::ParseError| Malformed(format!("{name} of a dentry: {}", error.summary()));
     let prefix = text(json, "prefix")?.parse().map_err(|error| bad("prefix", error))?;
     let dst = text(json, "dst")?.parse().map_err(|error| bad("dst", error))?;
-    Ok(Entry { dtab: Dtab::new([Dentry { prefix, dst }]), index: 0 })
+    Ok(Dentry { prefix, dst }.into())
 }
 
 fn branches<N, B>(

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full};
 use linkerd_dtab::{
     Activity, Addr,
     namer::{self, Resolve},
-    namerd::{Namerd, http::Controller},
+    namerd::{Builder, Namerd, http::Controller},
     store::{Memory, Namespace},
     transport::Body,
 };
@@ -47,14 +47,17 @@ struct Server {
 
 impl Server {
     fn new(namespaces: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self::with(namespaces, |namerd| namerd)
+    }
+
+    fn with(namespaces: impl IntoIterator<Item = (String, String)>, set: impl FnOnce(Builder) -> Builder) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("disco")).unwrap();
         let table = |(name, dtab): (String, String)| (name.parse::<Namespace>().unwrap(), dtab.parse().unwrap());
-        let namerd = Namerd::builder(Memory::new(namespaces.into_iter().map(table)))
+        let builder = Namerd::builder(Memory::new(namespaces.into_iter().map(table)))
             .namer("/#/io.l5d.fs".parse().unwrap(), namer::fs::Namer::new(folder.path().join("disco")))
-            .resolve(Addresses)
-            .build();
-        Self { controller: Controller::new(namerd), folder }
+            .resolve(Addresses);
+        Self { controller: Controller::new(set(builder).build()), folder }
     }
 
     fn file(&self, name: &str) -> PathBuf {

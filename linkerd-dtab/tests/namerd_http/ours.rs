@@ -5,7 +5,7 @@ use std::fs;
 use http::StatusCode;
 use http_body_util::BodyExt;
 use linkerd_dtab::{
-    namerd::http::MAX_BODY,
+    namerd::{Grant, Limits, Role, Roles, Who, http::MAX_BODY},
     transport::{Body, full},
 };
 
@@ -211,6 +211,58 @@ async fn what_only_has_one_way_says_which() {
     assert_eq!((said.status, &*said.headers["allow"]), (405, "GET, POST"));
     assert_eq!(server.status("POST", "/api/1/delegate", &[("content-type", "text/plain")], "{}").await, 415);
     assert_eq!(server.status("GET", "/api/1/nope/default", &[], "").await, 404);
+}
+
+#[tokio::test]
+async fn tokens_decide_what_may_be_seen_and_changed() {
+    let grant = |label: &str, namespaces: &str, role| Grant {
+        who: Who::Token { label: label.into(), secret: format!("{label}-secret").into() },
+        namespaces: namespaces.parse().unwrap(),
+        role,
+    };
+    let roles = Roles::new([grant("ops", "*", Role::Write), grant("web", "team/*", Role::Read)]);
+    let tables = ["team/web", "default"].map(|name| (name.to_owned(), "/a => /b".to_owned()));
+    let server = Server::with(tables, |namerd| namerd.roles(roles));
+    let (ops, web) = (("authorization", "Bearer ops-secret"), ("authorization", "bearer web-secret"));
+    let put = async |headers: &[(&str, &str)]| server.status("PUT", "/api/1/dtabs/team/web", headers, "/a => /c").await;
+    assert_eq!(put(&[DTAB, ops]).await, 204);
+    assert_eq!(server.call("GET", "/api/1/dtabs", &[web], "").await.body, "[\"team/web\"]\n");
+    let refused = server.call("GET", "/api/1/dtabs/default", &[web], "").await;
+    assert_eq!(
+        (refused.status, refused.body.contains("web may not read namespace default")),
+        (403, true),
+        "{refused:?}"
+    );
+    // Nothing is for those who may see nothing.
+    let all = [
+        "dtabs",
+        "dtabs/default",
+        "bind/default?path=/a",
+        "bind/?path=/a",
+        "resolve/default?path=/a",
+        "addr/x?path=/a",
+    ];
+    for target in all.into_iter().chain(["delegate/default?path=/a", "delegate?path=/a", "bound-names"]) {
+        for target in [
+            format!("/api/1/{target}"),
+            format!("/api/1/{target}{}watch=1", if target.contains('?') { '&' } else { '?' }),
+        ] {
+            let headers: &[(&str, &str)] = &[("authorization", "Bearer nobody")];
+            let status = server.status("GET", &target, headers, "").await;
+            assert!(status == 403 || (status == 400 && target.ends_with("watch=1")), "{target}: {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_watch_counts_until_its_body_is_dropped() {
+    let limits = Limits { watches_per_peer: 1, ..Limits::default() };
+    let server = Server::with([("default".to_owned(), "/a => /b".to_owned())], |namerd| namerd.limits(limits));
+    let body = server.watch("/api/1/dtabs/default?watch=true").await;
+    let refused = server.call("GET", "/api/1/dtabs", &[], "").await;
+    assert_eq!((refused.status, refused.body.contains("too many")), (429, true), "{refused:?}");
+    drop(body);
+    assert_eq!(server.status("GET", "/api/1/dtabs", &[], "").await, 200);
 }
 
 /// The requests of a real Linkerd, without a `Host` and with headers of its own.

@@ -16,13 +16,12 @@ mod saved;
 pub mod thrift;
 mod watches;
 
-#[cfg(feature = "mesh")]
-pub use mesh::{Mesh, MeshError};
-
 use std::{fmt, future::Future, num::NonZeroUsize, pin::Pin, sync::Arc, time::Duration};
 
 pub use follow::NoAnswer;
 pub use http::Http;
+#[cfg(feature = "mesh")]
+pub use mesh::{Mesh, MeshError};
 pub use registry::TooManyWatches;
 pub use saved::{Recalled, Snapshots};
 

@@ -74,6 +74,8 @@ async fn answer(namerd: &Namerd, session: &Session, question: Question, is_watch
         if is_watch {
             return Err(Problem::bad("a name is watched in a namespace, and there is none"));
         }
+        // For all who may see something.
+        let _counted = session.namespaces()?;
         return once(namerd.bare().delegate(&dtab, &path)).await;
     };
     let delegation = session.delegate(&params::namespace(&namespace)?, &dtab, &path)?;

@@ -14,7 +14,10 @@ use super::{
     reply::{self, Answer},
     stream::Documents,
 };
-use crate::{Activity, Path, Publisher, namerd::Namerd};
+use crate::{
+    Activity, Path, Publisher,
+    namerd::{Namerd, Session},
+};
 
 /// How often namers are asked while somebody watches: they do not tell of changes.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -34,15 +37,17 @@ impl BoundNames {
         Self { namerd, watched: Arc::default() }
     }
 
-    pub(super) async fn serve(&self, head: &Parts) -> Answer {
+    pub(super) async fn serve(&self, session: &Session, head: &Parts) -> Answer {
         if head.method != Method::GET && head.method != Method::HEAD {
             return Ok(reply::empty(StatusCode::NOT_FOUND));
         }
+        // Counts as what is nobody's in particular, and is for all who may see something.
+        let counted = session.namespaces()?;
         if !Params::of(&head.uri)?.watch() {
             let names = listed(self.namerd.clone()).await;
             return Ok(reply::document(Some(JSON), shown(&names)));
         }
-        let documents = Documents::new(self.watch(), (), |names: &Names| Some(shown(names)));
+        let documents = Documents::new(self.watch(), counted, |names: &Names| Some(shown(names)));
         Ok(reply::body(Some(JSON), documents.body()))
     }
 

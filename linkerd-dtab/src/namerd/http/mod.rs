@@ -77,7 +77,7 @@ pub const DELEGATE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Answers HTTP requests about a [`Namerd`]. A clone is the same service.
 ///
 /// Who asks is the [`Peer`] in the extensions of a request, anonymous without one; a bearer token in `Authorization` is
-/// added to it.
+/// added to it. The header `l5d-reason` says why a change is made.
 #[derive(Clone)]
 pub struct Controller {
     namerd: Namerd,
@@ -122,7 +122,7 @@ impl Controller {
             Route::Resolve(namespace) => names::resolve(&self.namerd, session, head, &namespace).await,
             Route::Delegate(namespace) => delegate::serve(&self.namerd, session, head, &namespace).await,
             Route::DelegateAny => delegate::ask(&self.namerd, session, head, &body).await,
-            Route::BoundNames => self.bound_names.serve(head).await,
+            Route::BoundNames => self.bound_names.serve(session, head).await,
             Route::Change(change, namespace) => changes::serve(session, head, change, &namespace, &body).await,
             Route::Unknown => Ok(reply::empty(StatusCode::NOT_FOUND)),
         }

@@ -1,6 +1,7 @@
 //! `/api/1/bind`, `/addr` and `/resolve`: what names are bound to, and where that is.
 
 use std::{
+    any::Any,
     hash::{BuildHasher, RandomState},
     pin::Pin,
 };
@@ -19,7 +20,7 @@ use super::{
 use crate::{
     Activity, Addr, Bound, Delegation, Distribution, Dtab, Failure, Interpreter, NameTree, Path, State,
     delegate::{addr_json, bound_json},
-    namerd::{Namerd, Refused, Session, Watched},
+    namerd::{Namerd, Refused, Session},
     store::Namespace,
 };
 
@@ -31,7 +32,7 @@ struct Asked {
 }
 
 /// A watch, and what makes it count.
-type Counted<T> = (Activity<T>, Option<Watched<T>>);
+type Counted<T> = (Activity<T>, Box<dyn Any + Send>);
 
 impl Asked {
     fn new(namespace: &str, params: &Params) -> Result<Self, Problem> {
@@ -46,17 +47,22 @@ impl Asked {
     }
 
     fn bind(&self, namerd: &Namerd, session: &Session) -> Result<Counted<NameTree<Bound>>, Refused> {
-        let Some(namespace) = &self.namespace else { return Ok((namerd.bare().bind(&self.dtab, &self.name), None)) };
+        let Some(namespace) = &self.namespace else {
+            // Counts as what is nobody's in particular, and is for all who may see something.
+            let counted = session.namespaces()?;
+            return Ok((namerd.bare().bind(&self.dtab, &self.name), Box::new(counted)));
+        };
         let watched = session.bind(namespace, &self.dtab, &self.name)?;
-        Ok((watched.clone(), Some(watched)))
+        Ok((watched.clone(), Box::new(watched)))
     }
 
     fn delegate(&self, namerd: &Namerd, session: &Session) -> Result<Counted<Delegation>, Refused> {
         let Some(namespace) = &self.namespace else {
-            return Ok((namerd.bare().delegate(&self.dtab, &self.name), None));
+            let counted = session.namespaces()?;
+            return Ok((namerd.bare().delegate(&self.dtab, &self.name), Box::new(counted)));
         };
         let watched = session.delegate(namespace, &self.dtab, &self.name)?;
-        Ok((watched.clone(), Some(watched)))
+        Ok((watched.clone(), Box::new(watched)))
     }
 
     /// The tree, with all of the branches that are known within a moment: the first answer of a binding may lack some.
