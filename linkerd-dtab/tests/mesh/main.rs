@@ -5,6 +5,7 @@
 
 mod call;
 mod cases;
+mod follow;
 mod limits;
 mod recorded;
 mod server;
