@@ -9,6 +9,7 @@ mod follow;
 mod limits;
 mod recorded;
 mod server;
+mod silent;
 mod source;
 
 use std::{fmt::Write, fs, path::PathBuf};
