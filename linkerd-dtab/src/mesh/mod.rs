@@ -8,6 +8,8 @@ pub(crate) mod codec;
 pub(crate) mod delegation;
 pub(crate) mod name;
 pub(crate) mod replicas;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

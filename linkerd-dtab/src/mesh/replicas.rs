@@ -36,11 +36,11 @@ pub(crate) fn write_replicas(state: &State<Addr>) -> proto::Replicas {
 
 /// The same of a peer; what failed there has failed here.
 pub(crate) fn read_replicas(replicas: &proto::Replicas) -> Result<State<Addr>, Malformed> {
-    Ok(match &replicas.result {
-        None | Some(Outcome::Neg(Neg {})) => State::Ok(Addr::Neg),
-        Some(Outcome::Pending(Pending {})) => State::Pending,
-        Some(Outcome::Failed(Failed { message })) => State::Failed(super::remote_failure(message)),
-        Some(Outcome::Bound(Bound { endpoints, .. })) => {
+    Ok(match replicas.result.as_ref().ok_or(Malformed::Missing("what is known of replicas"))? {
+        Outcome::Neg(Neg {}) => State::Ok(Addr::Neg),
+        Outcome::Pending(Pending {}) => State::Pending,
+        Outcome::Failed(Failed { message }) => State::Failed(super::remote_failure(message)),
+        Outcome::Bound(Bound { endpoints, .. }) => {
             State::Ok(Addr::Bound(endpoints.iter().map(read_endpoint).collect::<Result<_, _>>()?))
         }
     })

@@ -1,6 +1,6 @@
 //! Every recorded case, replayed in this process.
 
-use std::{collections::HashMap, fs, time::Duration};
+use std::{collections::HashMap, fs};
 
 use bytes::Bytes;
 use linkerd_dtab::mesh::proto::{Replicas, replicas::Result as Outcome};
@@ -10,13 +10,12 @@ use tokio::time::timeout;
 
 use crate::{
     call::{Answer, call},
-    data, hex,
+    data,
+    follow::PATIENCE,
+    hex,
     server::Server,
     unhex,
 };
-
-/// For files to be looked at again: much more than it takes.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn every_recorded_case_is_answered_as_by_namerd() {

@@ -5,9 +5,11 @@
 
 mod call;
 mod cases;
+mod follow;
 mod limits;
 mod recorded;
 mod server;
+mod silent;
 mod source;
 
 use std::{fmt::Write, fs, path::PathBuf};

@@ -5,7 +5,6 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -19,7 +18,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use linkerd_dtab::{
-    Activity, Addr, Dtab, NameTree, Path,
+    Addr,
     interpreter::remote::{Leaf, Mesh, Source},
     namerd::mesh::Io,
     transport::{Body, Sending, Transport},
@@ -31,10 +30,13 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{data, hex, server::Server, unhex};
-
-/// For files to be looked at again: much more than it takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::{
+    data,
+    follow::{PATIENCE, follow_addr, follow_tree, next},
+    hex,
+    server::Server,
+    unhex,
+};
 
 const PREFACE: usize = 24;
 const DATA: u8 = 0;
@@ -140,7 +142,8 @@ fn events(session: &Value, connection: u64) -> impl Iterator<Item = &Value> {
 }
 
 fn endpoints(session: &Value, names: &[&str]) -> String {
-    names.iter().map(|name| format!("127.0.0.1 {}\n", session["backends"][name])).collect()
+    let lines: Vec<_> = names.iter().map(|name| format!("127.0.0.1 {}\n", session["backends"][name])).collect();
+    lines.concat()
 }
 
 /// Sends what Linkerd sent on a connection, when it did, does meanwhile what was done to its namerd, and holds our server
@@ -330,26 +333,6 @@ async fn our_source_explains_a_name_by_namerd_as_linkerd_did() {
     let (dtab, name) = ("/extra => /svc".parse().unwrap(), "/svc/web".parse().unwrap());
     let delegation = source.delegate(&dtab, &name).await.unwrap();
     assert_eq!(delegation.to_json().unwrap(), session["delegator.json"].as_str().unwrap());
-}
-
-/// What is published next.
-async fn next<T: Clone + Send + Sync + 'static>(activity: &mut Activity<T>) -> T {
-    timeout(PATIENCE, activity.changed()).await.unwrap();
-    activity.sample().ok().unwrap()
-}
-
-fn follow_tree(source: &Mesh, dtab: &str, name: &str) -> Activity<NameTree<Leaf>> {
-    let (publisher, activity) = Activity::channel();
-    let (source, dtab, name): (_, Dtab, Path) = (source.clone(), dtab.parse().unwrap(), name.parse().unwrap());
-    tokio::spawn(async move { source.bind(&dtab, &name, &publisher).await });
-    activity
-}
-
-fn follow_addr(source: &Mesh, id: &str) -> Activity<Addr> {
-    let (publisher, activity) = Activity::channel();
-    let (source, id): (_, Path) = (source.clone(), id.parse().unwrap());
-    tokio::spawn(async move { source.addr(&id, &publisher).await });
-    activity
 }
 
 fn ports(addr: &Addr) -> Option<Vec<u16>> {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 use tonic::{Code, Status};
@@ -79,6 +79,11 @@ pub enum MeshError {
     #[error("the table cannot be sent: {0}")]
     Unfit(String),
 }
+
+/// Somebody else has answered: a proxy, or a port of another protocol.
+#[derive(Debug, thiserror::Error)]
+#[error("it answers with HTTP status {0}")]
+struct NotGrpc(StatusCode);
 
 /// A transport as tonic asks for one.
 #[derive(Clone)]
@@ -201,7 +206,16 @@ impl Service<Request<tonic::body::Body>> for Channel {
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Sending {
-        self.0.send(request.map(|body| body.map_err(|status| Arc::new(status) as Failure).boxed_unsync()))
+        let sending =
+            self.0.send(request.map(|body| body.map_err(|status| Arc::new(status) as Failure).boxed_unsync()));
+        Box::pin(async {
+            let response = sending.await?;
+            let status = response.status();
+            if status.is_success() || response.headers().contains_key(Status::GRPC_STATUS) {
+                return Ok(response);
+            }
+            Err(Arc::new(NotGrpc(status)) as Failure)
+        })
     }
 }
 

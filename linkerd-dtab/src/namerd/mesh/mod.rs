@@ -5,6 +5,33 @@
 //!
 //! A stream answers with what is so now and then with each change, one message for a change at most. Nothing waits in
 //! line for a slow reader: what it gets next is what is so then.
+//!
+//! A client has a stream for each name and each set of replicas that it follows, hundreds of them on one connection, and
+//! may wait for ever for the first one over a server's limit on streams. So there should be none: the session bounds what
+//! is watched, and says so.
+//!
+//! ```no_run
+//! # use hyper::{server::conn::http2, service::service_fn};
+//! # use hyper_util::rt::{TokioExecutor, TokioIo};
+//! # use linkerd_dtab::namerd::{Namerd, Peer, mesh::{Io, Mesh}};
+//! # use tokio::net::TcpListener;
+//! # use tower::Service;
+//! async fn serve(listener: TcpListener, namerd: Namerd) -> std::io::Result<()> {
+//!     let mesh = Mesh::new(namerd.clone());
+//!     loop {
+//!         let (stream, addr) = listener.accept().await?;
+//!         let session = namerd.session(Peer { addr: Some(addr), ..Peer::default() });
+//!         let mesh = mesh.clone();
+//!         let service = service_fn(move |mut request| {
+//!             request.extensions_mut().insert(session.clone());
+//!             mesh.clone().call(request)
+//!         });
+//!         let mut server = http2::Builder::new(TokioExecutor::new());
+//!         server.max_concurrent_streams(None);
+//!         tokio::spawn(server.serve_connection(TokioIo::new(Io::new(stream)), service));
+//!     }
+//! }
+//! ```
 
 mod answer;
 mod codec;

@@ -79,3 +79,32 @@ fn bounded(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(MAX_TEXT));
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tonic::Code;
+
+    use super::*;
+    use crate::Dtab;
+
+    #[test]
+    fn what_a_peer_may_not_and_what_is_too_much_are_different_statuses() {
+        let namespace: Namespace = "default".parse().unwrap();
+        let forbidden = Status::from(Refused::Forbidden { who: "linkerd-1".into(), what: "read", namespace });
+        assert_eq!(forbidden.code(), Code::PermissionDenied);
+        assert_eq!(forbidden.message(), "linkerd-1 may not read namespace default");
+        let limit = Status::from(Refused::Limit { what: "watches", limit: 10, offender: "linkerd-1".into() });
+        assert_eq!(limit.code(), Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn a_text_that_does_not_fit_into_a_header_is_cut_or_summed_up() {
+        let error = format!("/a => /{} ;;; x", "b".repeat(2000)).parse::<Dtab>().unwrap_err();
+        let status = unparsable(&error);
+        assert_eq!(status.message(), error.summary().to_string());
+        let error: Failure = Arc::new(std::io::Error::other("ü".repeat(1000)));
+        assert_eq!(failed(&error).message(), "ü".repeat(512));
+    }
+}

@@ -94,7 +94,7 @@ fn all_else_passes_as_it_came() {
         // No headers, or too long ones.
         frame(0, 1, INDEXED),
         frame(CONTINUATION, END_HEADERS, INDEXED),
-        headers(END_HEADERS, &[INDEXED; MAX_BLOCK - HEAD + 1].concat()),
+        headers(END_HEADERS, &INDEXED.repeat(MAX_BLOCK - HEAD + 1)),
     ];
     for case in cases {
         assert_eq!(passed(std::slice::from_ref(&case)), case, "{:02x?}", &case[..case.len().min(32)]);
@@ -105,7 +105,7 @@ fn all_else_passes_as_it_came() {
 
 #[test]
 fn a_block_of_the_greatest_length_is_looked_into() {
-    let long = [METHOD; MAX_BLOCK - HEAD - 1].concat();
+    let long = METHOD.repeat(MAX_BLOCK - HEAD - 1);
     let block = [&long, INDEXED].concat();
     assert_eq!(passed(&[headers(END_HEADERS, &block)]), headers(END_HEADERS, &long));
 }
@@ -134,7 +134,7 @@ fn frames_between_those_of_a_block_pass_and_so_does_the_block() {
 
 #[test]
 fn what_follows_a_block_that_is_too_long_is_looked_into_again() {
-    let long = [headers(0, &[0x83; 16 << 10]), frame(CONTINUATION, END_HEADERS, INDEXED)].concat();
+    let long = [headers(0, &METHOD.repeat(16 << 10)), frame(CONTINUATION, END_HEADERS, INDEXED)].concat();
     let frames = [long.clone(), headers(END_HEADERS, &[0x83, 0x81])];
     assert_eq!(passed(&frames), [long, headers(END_HEADERS, &[0x83])].concat());
 }
@@ -149,7 +149,7 @@ fn a_connection_that_ends_in_a_frame_loses_nothing() {
 
 #[test]
 fn nothing_is_kept_while_nothing_comes() {
-    let frames = [PREFACE, &headers(END_HEADERS, &[INDEXED; 8000].concat())].concat();
+    let frames = [PREFACE, &headers(END_HEADERS, &INDEXED.repeat(8000))].concat();
     let mut io = Io::new(Pieces(VecDeque::from([frames])));
     let mut buf = vec![0; 64 << 10];
     while !matches!(task::spawn(pin!(io.read(&mut buf))).poll(), Poll::Ready(Ok(0))) {}
