@@ -47,7 +47,9 @@ fn read(bytes: &[u8], pieces: &[usize]) -> (Vec<Message>, Result<(), String>) {
 
 fn written(messages: &[Message], max: usize) -> BytesMut {
     let mut out = BytesMut::new();
-    messages.iter().for_each(|message| fragment::write(message, max, &mut out));
+    for message in messages {
+        fragment::write(message, max, &mut out);
+    }
     out
 }
 
@@ -119,7 +121,7 @@ fn bytes_are_as_recorded() {
             (0..frame.len()).step_by(2).map(|i| u8::from_str_radix(&frame[i..i + 2], 16).unwrap()).collect();
         let (messages, end) = read(&bytes, &[usize::MAX]);
         assert_eq!((messages.len(), end), (1, Ok(())));
-        kinds.insert(bytes[4] as i8);
+        kinds.insert(bytes[4].cast_signed());
         // Finagle's requests have contexts, which are left out.
         if bytes[4] != 2 {
             assert_eq!(written(&messages, MAX_FRAME), bytes);

@@ -83,7 +83,7 @@ async fn value(session: &Session, call: &Call, leave: Leave) -> Result<Stamped<B
             next(tree, stamp, leave, |tree| idl::bound_tree(tree, |bound| (&bound.id, &bound.residual))).await
         }
         Call::Addr { name: NameRef { stamp, name, .. }, .. } => {
-            next(session.addr(name)?, stamp, leave, idl::addr).await
+            next(session.addr(name)?, stamp, leave, idl::address).await
         }
         Call::Delegate { dtab, path, namespace, .. } => {
             let Some(path) = path else {
@@ -143,7 +143,7 @@ async fn explained(
             State::Failed(error) => return Err(Unanswered::Failure(error.to_string())),
             State::Ok(delegation) if is_late || !delegation.nodes().any(|node| matches!(node.step, Step::Pending)) => {
                 let explained = explain::explained(&delegation).map_err(Unanswered::Failure)?;
-                return stamped(idl::explained(&explained));
+                return stamped(idl::explanation(&explained));
             }
             State::Pending if is_late => return Err(Unanswered::Failure(format!("no explanation in {EXPLAIN:?}"))),
             State::Ok(_) | State::Pending => {}
