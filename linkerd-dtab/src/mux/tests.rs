@@ -80,6 +80,8 @@ fn message() -> impl Strategy<Value = Message> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn messages_survive_any_frames_and_pieces(
         messages in vec(message(), 0..8),
@@ -146,6 +148,15 @@ fn lengths_are_bounded() {
     for length in [0, 3, (MAX_FRAME + 1) as u32, u32::MAX] {
         let error = read(&length.to_be_bytes(), &[4]).1.unwrap_err();
         assert!(error.ends_with(&format!("a frame of {length} bytes, of at least 4 and at most 16777216")), "{error}");
+    }
+}
+
+#[test]
+fn only_requests_and_answers_come_in_fragments() {
+    for kind in i8::MIN..=i8::MAX {
+        let frame = Bytes::from(vec![kind.cast_unsigned(), 0x80, 0, 5]);
+        let expected = if [2, -2].contains(&kind) { Ok(None) } else { Err(Malformed::Fragment(kind)) };
+        assert_eq!(fragment::Fragments::default().add(frame), expected);
     }
 }
 

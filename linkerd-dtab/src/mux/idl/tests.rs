@@ -110,6 +110,8 @@ fn read_all(bytes: &[u8]) {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn calls_are_understood(call in call()) {
         prop_assert_eq!(Call::decode(&call.encode()), Ok((call, 0)));

@@ -90,12 +90,13 @@ async fn value(session: &Session, call: &Call, leave: Leave) -> Result<Stamped<B
                 let reason = "only names are explained: the tree's root has to be a pathLeaf";
                 return Err(Unanswered::Failure(reason.to_owned()));
             };
-            explained(session, &namespace.parse()?, &dtab.parse()?, path).await
+            // Boxed: the many calls that are held for long are smaller for it.
+            Box::pin(explained(session, &namespace.parse()?, &dtab.parse()?, path)).await
         }
         Call::Dtab { stamp, namespace, .. } => {
             let table = session.dtab(&namespace.parse()?)?;
             next(table, stamp, leave, |table| {
-                idl::dtab(&table.as_ref().map_or_else(String::new, |stored| stored.dtab.to_string()))
+                idl::dtab(&table.as_ref().map_or_else(String::new, |stored| format!("{:#}", stored.dtab)))
             })
             .await
         }

@@ -118,7 +118,7 @@ impl Thrift {
 
     async fn explain(&self, dtab: &Dtab, name: &Path) -> Result<Delegation, Failure> {
         let call = Call::Delegate {
-            dtab: dtab.to_string(),
+            dtab: format!("{dtab:#}"),
             stamp: Vec::new(),
             path: Some(name.clone()),
             namespace: self.namespace.as_ref().to_owned(),
@@ -151,7 +151,7 @@ impl Thrift {
 
 impl Source for Thrift {
     fn bind<'a>(&'a self, dtab: &'a Dtab, name: &'a Path, tree: &'a Publisher<NameTree<Leaf>>) -> Watching<'a> {
-        let dtab = dtab.to_string();
+        let dtab = format!("{dtab:#}");
         let call =
             move |stamp| Call::Bind { dtab: dtab.clone(), name: self.name(stamp, name), client: self.client.clone() };
         let read = |answer: &[u8]| idl::read_bound(answer, &|id, residual| Leaf { id, residual });

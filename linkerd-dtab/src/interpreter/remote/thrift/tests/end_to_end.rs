@@ -87,10 +87,10 @@ async fn changes_arrive() {
 #[tokio::test(start_paused = true)]
 async fn the_table_of_the_caller_goes_on_top() {
     let (_, _, source) = namerd();
-    let mut tree = bind(&source, "/a => /svc/web | /svc/other; /b => 3 * /svc/web & 1 * /a", "/b");
+    let mut tree = bind(&source, "/a => /svc/web | /svc/other; /b => 3 * /svc/web & 0.001 * /a", "/b");
     let shown = tree.next().await.map(&mut |leaf: Leaf| leaf.id.to_string());
     let NameTree::Union(branches) = &shown else { panic!("{shown:?}") };
-    assert_eq!(branches.iter().map(|branch| branch.weight).collect::<Vec<_>>(), [3.0, 1.0]);
+    assert_eq!(branches.iter().map(|branch| branch.weight).collect::<Vec<_>>(), [3.0, 0.001]);
     assert_eq!(shown.leaves()[0], "/#/fixed/web");
 }
 
