@@ -8,7 +8,8 @@ use crate::{NameTree, Path, Weighted, path::show_element};
 
 /// A delegation table: rewriting rules for names, later ones first.
 ///
-/// A clone shares the entries. Displays its canonical form, which is one line: `/a=>/b;/c=>/d`.
+/// A clone shares the entries. Displays its canonical form, which is one line: `/a=>/b;/c=>/d`. With `{:#}` weights have
+/// all their decimals, so that nothing is lost.
 ///
 /// ```
 /// # use linkerd_dtab::{Dtab, Path};
@@ -274,15 +275,16 @@ impl fmt::Display for Prefix {
 
 impl fmt::Display for Dentry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}=>{}", self.prefix, self.dst)
+        write!(f, "{}=>", self.prefix)?;
+        self.dst.fmt(f)
     }
 }
 
 impl fmt::Display for Dtab {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.entries.iter().enumerate().try_for_each(|(i, entry)| {
-            let separator = if i == 0 { "" } else { ";" };
-            write!(f, "{separator}{entry}")
+            f.write_str(if i == 0 { "" } else { ";" })?;
+            entry.fmt(f)
         })
     }
 }

@@ -13,7 +13,7 @@ use std::{
 /// 3*/a & 7*/b    three parts of the traffic to one, seven to the other
 /// ```
 ///
-/// Displays its canonical form, weights with two decimals as Linkerd prints them.
+/// Displays its canonical form, weights with two decimals as Linkerd prints them; with `{:#}` with as many as they have.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NameTree<T> {
     /// Ordered fallback: the first child that is not negative.
@@ -220,7 +220,8 @@ fn show_union<T: fmt::Display>(tree: &NameTree<T>, f: &mut fmt::Formatter<'_>) -
     let NameTree::Union(branches) = tree else { return show_simple(tree, f) };
     join(f, " & ", branches, |branch, f| {
         if branch.weight != 1.0 {
-            write!(f, "{}*", ShownWeight(branch.weight))?;
+            fmt::Display::fmt(&ShownWeight(branch.weight), f)?;
+            f.write_str("*")?;
         }
         show_simple(branch.tree.collapsed(), f)
     })
@@ -228,7 +229,11 @@ fn show_union<T: fmt::Display>(tree: &NameTree<T>, f: &mut fmt::Formatter<'_>) -
 
 fn show_simple<T: fmt::Display>(tree: &NameTree<T>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match tree {
-        NameTree::Alt(_) | NameTree::Union(_) => write!(f, "({tree})"),
+        NameTree::Alt(_) | NameTree::Union(_) => {
+            f.write_str("(")?;
+            fmt::Display::fmt(tree, f)?;
+            f.write_str(")")
+        }
         NameTree::Leaf(name) => name.fmt(f),
         NameTree::Neg => f.write_str("~"),
         NameTree::Fail => f.write_str("!"),
@@ -265,6 +270,9 @@ impl fmt::Display for ShownWeight {
         }
         let shortest = self.0.to_string();
         let (whole, decimals) = shortest.split_once('.').unwrap_or((&shortest, ""));
+        if f.alternate() && decimals.len() > 2 {
+            return f.write_str(&shortest);
+        }
         let decimal = |i: usize| decimals.as_bytes().get(i).copied().unwrap_or(b'0');
         if decimal(2) < b'5' {
             return write!(f, "{whole}.{}{}", char::from(decimal(0)), char::from(decimal(1)));

@@ -128,6 +128,16 @@ proptest! {
     }
 
     #[test]
+    fn no_weight_is_lost_in_the_long_form(weight in 0.0..1e9_f64, exponent in -12..0_i32) {
+        let weight = weight * 10_f64.powi(exponent);
+        let branch = |weight, name: &str| Weighted::new(weight, NameTree::Leaf(name.parse().unwrap()));
+        let dst = NameTree::Union(vec![branch(weight, "/a"), branch(2.0, "/b")]);
+        let nested = NameTree::Alt(vec![NameTree::Union(vec![Weighted::new(weight, dst.clone()), branch(1.0, "/c")]), dst]);
+        let dtab = Dtab::new([Dentry { prefix: Prefix::default(), dst: nested }]);
+        prop_assert_eq!(format!("{dtab:#}").parse::<Dtab>().unwrap(), dtab);
+    }
+
+    #[test]
     fn a_path_is_the_sum_of_its_parts(path in any_path(), n in 0_usize..7) {
         let (first, rest) = (path.take_first(n), path.drop_first(n));
         prop_assert_eq!(first.concat(&rest), path.clone());

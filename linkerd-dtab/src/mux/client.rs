@@ -69,6 +69,9 @@ struct State {
     end: Option<Unanswered>,
 }
 
+/// What the sender of a request waits for.
+type Answer = oneshot::Receiver<Result<Bytes, Unanswered>>;
+
 /// A request without an answer. Its tag is in use until there is one, also if nobody wants it any more.
 #[derive(Debug)]
 struct Pending {
@@ -183,10 +186,7 @@ impl Shared {
 }
 
 impl State {
-    fn begin(
-        &mut self,
-        payload: Bytes,
-    ) -> Result<(oneshot::Receiver<Result<Bytes, Unanswered>>, u64, u32), Unanswered> {
+    fn begin(&mut self, payload: Bytes) -> Result<(Answer, u64, u32), Unanswered> {
         if let Some(end) = &self.end {
             return Err(end.clone());
         }

@@ -25,7 +25,7 @@ impl Fragments {
         let tag = tag & MAX_TAG;
         let key = (kind, tag);
         if has_more {
-            if kind.abs() != kind::DISPATCH {
+            if kind.unsigned_abs() != kind::DISPATCH.unsigned_abs() {
                 return Err(Malformed::Fragment(kind));
             }
             self.size += frame.len();

@@ -133,10 +133,10 @@ impl Message {
             }
             kind::INIT => Ok(Self::Tinit { tag, init: Init::decode(body)? }),
             -68 => Ok(Self::Rinit { tag, init: Init::decode(body)? }),
-            kind::PING => empty(body, "a ping", Self::Tping { tag }),
-            -65 => empty(body, "the answer to a ping", Self::Rping { tag }),
-            kind::DRAIN => empty(body, "a drain", Self::Tdrain { tag }),
-            -64 => empty(body, "the answer to a drain", Self::Rdrain { tag }),
+            kind::PING => empty(&body, "a ping", Self::Tping { tag }),
+            -65 => empty(&body, "the answer to a ping", Self::Rping { tag }),
+            kind::DRAIN => empty(&body, "a drain", Self::Tdrain { tag }),
+            -64 => empty(&body, "the answer to a drain", Self::Rdrain { tag }),
             kind::DISCARDED | kind::OLD_TDISCARDED => {
                 let which = body.try_get_uint(3).map_err(|_| Malformed::Short("a discard"))?;
                 Ok(Self::Tdiscarded { which: which as u32, reason: body })
@@ -147,7 +147,7 @@ impl Message {
                 // The unit: milliseconds are the only one there is.
                 body.try_get_u8().map_err(short)?;
                 let millis = body.try_get_u64().map_err(short)?;
-                empty(body, "a lease", Self::Tlease { millis })
+                empty(&body, "a lease", Self::Tlease { millis })
             }
             kind::RERR => Ok(Self::Rerr { tag, text: body, is_old: false }),
             kind::OLD_RERR => Ok(Self::Rerr { tag, text: body, is_old: true }),
@@ -274,7 +274,7 @@ fn not_zero(tag: u32) -> Result<(), Malformed> {
     if tag == 0 || tag > MAX_TAG { Err(Malformed::Tag) } else { Ok(()) }
 }
 
-fn empty(body: Bytes, what: &'static str, message: Message) -> Result<Message, Malformed> {
+fn empty(body: &Bytes, what: &'static str, message: Message) -> Result<Message, Malformed> {
     if body.is_empty() { Ok(message) } else { Err(Malformed::Long(what)) }
 }
 

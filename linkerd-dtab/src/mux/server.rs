@@ -111,7 +111,7 @@ struct Connection<W, C> {
     output: Output<W>,
     settings: Settings,
     call: C,
-    calls: FuturesUnordered<Pin<Box<dyn Future<Output = (u32, Result<Answer, Aborted>)> + Send>>>,
+    calls: FuturesUnordered<Tagged>,
     tags: HashMap<u32, Pending>,
     pending_bytes: usize,
     pulse: Pulse,
@@ -120,6 +120,9 @@ struct Connection<W, C> {
     leaving: Option<Instant>,
     leave: watch::Sender<bool>,
 }
+
+/// A request on its way to its answer, and its tag.
+type Tagged = Pin<Box<dyn Future<Output = (u32, Result<Answer, Aborted>)> + Send>>;
 
 /// A request without an answer.
 struct Pending {

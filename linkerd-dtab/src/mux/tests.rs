@@ -47,7 +47,9 @@ fn read(bytes: &[u8], pieces: &[usize]) -> (Vec<Message>, Result<(), String>) {
 
 fn written(messages: &[Message], max: usize) -> BytesMut {
     let mut out = BytesMut::new();
-    messages.iter().for_each(|message| fragment::write(message, max, &mut out));
+    for message in messages {
+        fragment::write(message, max, &mut out);
+    }
     out
 }
 
@@ -78,6 +80,8 @@ fn message() -> impl Strategy<Value = Message> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn messages_survive_any_frames_and_pieces(
         messages in vec(message(), 0..8),
@@ -119,7 +123,7 @@ fn bytes_are_as_recorded() {
             (0..frame.len()).step_by(2).map(|i| u8::from_str_radix(&frame[i..i + 2], 16).unwrap()).collect();
         let (messages, end) = read(&bytes, &[usize::MAX]);
         assert_eq!((messages.len(), end), (1, Ok(())));
-        kinds.insert(bytes[4] as i8);
+        kinds.insert(bytes[4].cast_signed());
         // Finagle's requests have contexts, which are left out.
         if bytes[4] != 2 {
             assert_eq!(written(&messages, MAX_FRAME), bytes);
@@ -144,6 +148,15 @@ fn lengths_are_bounded() {
     for length in [0, 3, (MAX_FRAME + 1) as u32, u32::MAX] {
         let error = read(&length.to_be_bytes(), &[4]).1.unwrap_err();
         assert!(error.ends_with(&format!("a frame of {length} bytes, of at least 4 and at most 16777216")), "{error}");
+    }
+}
+
+#[test]
+fn only_requests_and_answers_come_in_fragments() {
+    for kind in i8::MIN..=i8::MAX {
+        let frame = Bytes::from(vec![kind.cast_unsigned(), 0x80, 0, 5]);
+        let expected = if [2, -2].contains(&kind) { Ok(None) } else { Err(Malformed::Fragment(kind)) };
+        assert_eq!(fragment::Fragments::default().add(frame), expected);
     }
 }
 

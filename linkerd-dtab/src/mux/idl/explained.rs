@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::{
-    bound_name, numbers, path, read_bound_name, read_path, read_shares, shares, text,
+    bound_name, numbers, numbers_from, path, read_bound_name, read_path, read_shares, shares, text,
     tree::{MAX_DEPTH, MAX_NODES, nothing},
 };
 use crate::{
@@ -73,7 +73,7 @@ impl Explained {
         path(writer, 1, &self.path);
         text(writer, 2, self.dentry.as_bytes());
         writer.field(3, Kind::Struct);
-        let first = nodes.len() as i32;
+        let own = numbers_from(nodes.len());
         match &*self.content {
             Content::Error(message) => text(writer, 1, message.as_bytes()),
             Content::Empty => nothing(writer, 2),
@@ -82,18 +82,18 @@ impl Explained {
             Content::Delegate(to) => {
                 nodes.push(to);
                 writer.field(5, Kind::I32);
-                writer.i32(first);
+                writer.i32(own.start);
             }
             Content::Leaf { id, residual } => bound_name(writer, 6, (id, residual)),
             Content::Path(name) => path(writer, 7, name),
             Content::Alt(children) => {
                 nodes.extend(children);
-                let numbered: Vec<_> = children.iter().zip(first..).map(|(_, number)| number).collect();
+                let numbered: Vec<_> = children.iter().zip(own).map(|(_, number)| number).collect();
                 numbers(writer, 8, numbered.into_iter());
             }
             Content::Union(branches) => {
                 nodes.extend(branches.iter().map(|(_, node)| node));
-                let numbered: Vec<_> = branches.iter().zip(first..).map(|((weight, _), n)| (*weight, n)).collect();
+                let numbered: Vec<_> = branches.iter().zip(own).map(|((weight, _), n)| (*weight, n)).collect();
                 shares(writer, 9, numbered.into_iter());
             }
             Content::Transformed { id, residual, to } => {
@@ -101,7 +101,7 @@ impl Explained {
                 writer.field(10, Kind::Struct);
                 bound_name(writer, 1, (id, residual));
                 writer.field(2, Kind::I32);
-                writer.i32(first);
+                writer.i32(own.start);
                 writer.end();
             }
         }

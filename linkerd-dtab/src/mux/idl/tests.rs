@@ -2,8 +2,10 @@
 
 use proptest::{collection::vec, prelude::*};
 
+use bytes::BytesMut;
+
 use super::*;
-use crate::{Endpoint, Weighted, mux::thrift};
+use crate::{Addr, Endpoint, NameTree, Weighted};
 
 type Leaf = (Path, Path);
 
@@ -47,7 +49,7 @@ fn tree() -> impl Strategy<Value = NameTree<Leaf>> {
     })
 }
 
-fn explanation() -> impl Strategy<Value = Explained> {
+fn some_explanation() -> impl Strategy<Value = Explained> {
     let node = |(path, dentry, content): (Path, String, Content<Explained>)| Explained {
         path,
         dentry,
@@ -108,6 +110,8 @@ fn read_all(bytes: &[u8]) {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn calls_are_understood(call in call()) {
         prop_assert_eq!(Call::decode(&call.encode()), Ok((call, 0)));
@@ -120,15 +124,15 @@ proptest! {
     }
 
     #[test]
-    fn explanations_are_understood(explanation in explanation()) {
-        let message = answer(&delegate(), explained(&explanation));
-        prop_assert_eq!(read_explained(&message).unwrap().value, explanation);
+    fn explanations_are_understood(explained in some_explanation()) {
+        let message = answer(&delegate(), explanation(&explained));
+        prop_assert_eq!(read_explained(&message).unwrap().value, explained);
     }
 
     #[test]
     fn addresses_are_understood(endpoints in vec(endpoint(), 0..5)) {
         let endpoints = Addr::Bound(endpoints.into());
-        let message = answer(&bind(), addr(&endpoints));
+        let message = answer(&bind(), address(&endpoints));
         prop_assert_eq!(read_addr(&message).unwrap().value, endpoints);
     }
 
@@ -144,12 +148,12 @@ proptest! {
     #[test]
     fn no_change_of_a_good_message_does_harm(
         tree in tree(),
-        explanation in explanation(),
+        explained in some_explanation(),
         call in call(),
         changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
         let tree = answer(&bind(), bound_tree(&tree, |(id, residual)| (id, residual)));
-        for mut message in [tree, answer(&delegate(), explained(&explanation)), call.encode()] {
+        for mut message in [tree, answer(&delegate(), explanation(&explained)), call.encode()] {
             for (index, byte) in &changes {
                 let index = index.index(message.len());
                 message[index] = *byte;
@@ -161,7 +165,6 @@ proptest! {
 
 #[test]
 fn what_is_not_known_is_skipped() {
-    use thrift::Kind;
     // A struct of one field of each type, in front of each struct's end.
     let mut unknown = BytesMut::new();
     let writer = &mut Writer::new(&mut unknown);
@@ -215,12 +218,12 @@ fn trees_that_are_none_are_refused() {
         let mut value = BytesMut::new();
         let writer = &mut Writer::new(&mut value);
         writer.field(1, Kind::Struct);
-        numbers(writer, 5, root.to_vec().into_iter());
+        numbers(writer, 5, root.iter().copied());
         writer.end();
         writer.field(2, Kind::Map);
         writer.numbered(|writer, i| {
             let Some((_, children)) = nodes.get(i) else { return false };
-            numbers(writer, 5, children.clone().into_iter());
+            numbers(writer, 5, children.iter().copied());
             writer.end();
             true
         });
@@ -245,7 +248,7 @@ fn values_that_cannot_be_are_refused() {
     assert_eq!([0.0, f64::INFINITY, -1.0, f64::NAN].map(shares), [true, true, false, false]);
     let weighted = |weight| {
         let endpoint = Endpoint::new(([127, 0, 0, 1], 1).into()).with_weight(weight);
-        read_addr(&answer(&bind(), addr(&Addr::Bound([endpoint].into())))).is_ok()
+        read_addr(&answer(&bind(), address(&Addr::Bound([endpoint].into())))).is_ok()
     };
     assert_eq!([0.0, f64::INFINITY, -1.0, f64::NAN].map(weighted), [true, false, false, false]);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{bound_name, numbers, read_bound_name, read_shares, shares};
+use super::{bound_name, numbers, numbers_from, read_bound_name, read_shares, shares};
 use crate::{
     NameTree, Path, Weighted,
     mux::thrift::{Kind, Malformed, Reader, Writer},
@@ -43,7 +43,7 @@ fn write_node<'a, T>(
     leaf: &impl Fn(&'a T) -> (&'a Path, &'a Path),
     nodes: &mut Vec<&'a NameTree<T>>,
 ) {
-    let first = nodes.len() as i32;
+    let own = numbers_from(nodes.len());
     match tree {
         NameTree::Neg => nothing(writer, 1),
         NameTree::Empty => nothing(writer, 2),
@@ -51,11 +51,11 @@ fn write_node<'a, T>(
         NameTree::Leaf(bound) => bound_name(writer, 4, leaf(bound)),
         NameTree::Alt(trees) => {
             nodes.extend(trees);
-            numbers(writer, 5, trees.iter().zip(first..).map(|(_, number)| number).collect::<Vec<_>>().into_iter());
+            numbers(writer, 5, trees.iter().zip(own).map(|(_, number)| number).collect::<Vec<_>>().into_iter());
         }
         NameTree::Union(branches) => {
             nodes.extend(branches.iter().map(|branch| &branch.tree));
-            let of_number = branches.iter().zip(first..).map(|(branch, number)| (branch.weight, number));
+            let of_number = branches.iter().zip(own).map(|(branch, number)| (branch.weight, number));
             shares(writer, 6, of_number.collect::<Vec<_>>().into_iter());
         }
     }

@@ -83,19 +83,20 @@ async fn value(session: &Session, call: &Call, leave: Leave) -> Result<Stamped<B
             next(tree, stamp, leave, |tree| idl::bound_tree(tree, |bound| (&bound.id, &bound.residual))).await
         }
         Call::Addr { name: NameRef { stamp, name, .. }, .. } => {
-            next(session.addr(name)?, stamp, leave, idl::addr).await
+            next(session.addr(name)?, stamp, leave, idl::address).await
         }
         Call::Delegate { dtab, path, namespace, .. } => {
             let Some(path) = path else {
                 let reason = "only names are explained: the tree's root has to be a pathLeaf";
                 return Err(Unanswered::Failure(reason.to_owned()));
             };
-            explained(session, &namespace.parse()?, &dtab.parse()?, path).await
+            // Boxed: the many calls that are held for long are smaller for it.
+            Box::pin(explained(session, &namespace.parse()?, &dtab.parse()?, path)).await
         }
         Call::Dtab { stamp, namespace, .. } => {
             let table = session.dtab(&namespace.parse()?)?;
             next(table, stamp, leave, |table| {
-                idl::dtab(&table.as_ref().map_or_else(String::new, |stored| stored.dtab.to_string()))
+                idl::dtab(&table.as_ref().map_or_else(String::new, |stored| format!("{:#}", stored.dtab)))
             })
             .await
         }
@@ -143,7 +144,7 @@ async fn explained(
             State::Failed(error) => return Err(Unanswered::Failure(error.to_string())),
             State::Ok(delegation) if is_late || !delegation.nodes().any(|node| matches!(node.step, Step::Pending)) => {
                 let explained = explain::explained(&delegation).map_err(Unanswered::Failure)?;
-                return stamped(idl::explained(&explained));
+                return stamped(idl::explanation(&explained));
             }
             State::Pending if is_late => return Err(Unanswered::Failure(format!("no explanation in {EXPLAIN:?}"))),
             State::Ok(_) | State::Pending => {}

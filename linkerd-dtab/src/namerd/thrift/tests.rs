@@ -131,7 +131,7 @@ impl Wire {
         let mut bytes = vec![0; length as usize];
         self.io.read_exact(&mut bytes).await.ok()?;
         let tag = u32::from_be_bytes([0, bytes[1], bytes[2], bytes[3]]);
-        Some(Frame { kind: bytes[0] as i8, tag, body: bytes[4..].to_vec() })
+        Some(Frame { kind: bytes[0].cast_signed(), tag, body: bytes[4..].to_vec() })
     }
 
     /// The next frame that is no ping of the server's.
@@ -153,7 +153,7 @@ impl Wire {
 }
 
 fn frame(kind: i8, tag: u32, body: &[u8]) -> Vec<u8> {
-    let head = [(body.len() as u32 + 4).to_be_bytes(), (u32::from(kind as u8) << 24 | tag).to_be_bytes()];
+    let head = [(body.len() as u32 + 4).to_be_bytes(), (u32::from(kind.cast_unsigned()) << 24 | tag).to_be_bytes()];
     [head.concat().as_slice(), body].concat()
 }
 

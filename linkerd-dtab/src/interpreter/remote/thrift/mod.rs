@@ -24,6 +24,9 @@ use crate::{
 /// After an answer that says nothing new, how long until the next call: a namerd that holds calls never gives one.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// After the failure of a name's namer at namerd, how long until the next call at most.
+const FAILED_AGAIN: Duration = Duration::from_secs(8);
+
 /// How long the address of a bound name may take that is part of an explanation; it is shown as pending then.
 const EXPLAIN_ADDR: Duration = Duration::from_secs(1);
 
@@ -82,14 +85,15 @@ impl Thrift {
         }
     }
 
-    /// Calls for one value after another.
+    /// Calls for one value after another. What namerd says to have failed there ends it, unless it `goes_on`.
     async fn follow<T: Clone + PartialEq + Send + Sync + 'static>(
         &self,
         call: impl Fn(Vec<u8>) -> Call + Send + Sync,
         read: impl Fn(&[u8]) -> Result<Stamped<T>, BadAnswer> + Send + Sync,
         publisher: &Publisher<T>,
+        goes_on: bool,
     ) -> Failure {
-        let mut known = Vec::new();
+        let (mut known, mut pause) = (Vec::new(), AGAIN);
         loop {
             let answer = match self.call(&call(known.clone())).await {
                 Ok(answer) => read(&answer),
@@ -101,7 +105,12 @@ impl Thrift {
                     if stamp == known {
                         sleep(AGAIN).await;
                     }
-                    known = stamp;
+                    (known, pause) = (stamp, AGAIN);
+                }
+                Err(error @ BadAnswer::Failure(_)) if goes_on => {
+                    publisher.failed(Arc::new(error));
+                    sleep(pause).await;
+                    pause = (2 * pause).min(FAILED_AGAIN);
                 }
                 Err(error) => return Arc::new(error),
             }
@@ -118,7 +127,7 @@ impl Thrift {
 
     async fn explain(&self, dtab: &Dtab, name: &Path) -> Result<Delegation, Failure> {
         let call = Call::Delegate {
-            dtab: dtab.to_string(),
+            dtab: format!("{dtab:#}"),
             stamp: Vec::new(),
             path: Some(name.clone()),
             namespace: self.namespace.as_ref().to_owned(),
@@ -151,15 +160,15 @@ impl Thrift {
 
 impl Source for Thrift {
     fn bind<'a>(&'a self, dtab: &'a Dtab, name: &'a Path, tree: &'a Publisher<NameTree<Leaf>>) -> Watching<'a> {
-        let dtab = dtab.to_string();
+        let dtab = format!("{dtab:#}");
         let call =
             move |stamp| Call::Bind { dtab: dtab.clone(), name: self.name(stamp, name), client: self.client.clone() };
         let read = |answer: &[u8]| idl::read_bound(answer, &|id, residual| Leaf { id, residual });
-        Box::pin(self.follow(call, read, tree))
+        Box::pin(self.follow(call, read, tree, false))
     }
 
     fn addr<'a>(&'a self, id: &'a Path, addr: &'a Publisher<Addr>) -> Watching<'a> {
-        Box::pin(self.follow(|stamp| self.addr_call(stamp, id), idl::read_addr, addr))
+        Box::pin(self.follow(|stamp| self.addr_call(stamp, id), idl::read_addr, addr, true))
     }
 
     fn delegate<'a>(&'a self, dtab: &'a Dtab, name: &'a Path) -> Explaining<'a> {

@@ -95,7 +95,7 @@ impl Dial for Dialled {
 
 impl Server {
     async fn send(&mut self, kind: i8, tag: u32, body: &[u8]) {
-        let head = [(body.len() as u32 + 4).to_be_bytes(), (u32::from(kind as u8) << 24 | tag).to_be_bytes()];
+        let head = [(body.len() as u32 + 4).to_be_bytes(), (u32::from(kind.cast_unsigned()) << 24 | tag).to_be_bytes()];
         self.io.write_all(&[head.concat().as_slice(), body].concat()).await.unwrap();
     }
 
@@ -109,7 +109,7 @@ impl Server {
         let mut bytes = vec![0; length as usize];
         self.io.read_exact(&mut bytes).await.ok()?;
         let tag = u32::from_be_bytes([0, bytes[1], bytes[2], bytes[3]]);
-        Some((bytes[0] as i8, tag, bytes[4..].to_vec()))
+        Some((bytes[0].cast_signed(), tag, bytes[4..].to_vec()))
     }
 
     /// The next call: its tag and its message.

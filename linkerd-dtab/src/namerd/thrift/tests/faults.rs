@@ -15,6 +15,10 @@ fn bind(name: &str, stamp: &[u8]) -> Vec<u8> {
     Call::Bind { dtab: String::new(), name, client: Path::empty() }.encode().to_vec()
 }
 
+fn replicas(count: u16, port: u16) -> Addr {
+    Addr::of((0..count).map(|i| ([10, 0, (i >> 8) as u8, i as u8], port).into()))
+}
+
 impl Wire {
     /// The payload of the answer to the call with this tag, which has to be next.
     async fn answer(&mut self, tag: u32) -> Vec<u8> {
@@ -66,7 +70,7 @@ async fn a_client_that_refuses_pings_stays() {
     assert_eq!(wire.kind_and_tag().await, (-65, 3));
     assert_eq!(wire.kind_and_tag().await, PING);
     wire.send(127, 1, b"Unexpected mux message type 65").await;
-    assert!(timeout(Duration::from_secs(3600), wire.frame()).await.is_err());
+    assert!(timeout(Duration::from_hours(1), wire.frame()).await.is_err());
     wire.call(2, &bind("/svc/web", b"")).await;
     wire.answer(2).await;
 }
@@ -155,9 +159,8 @@ async fn a_discarded_call_is_over() {
 #[tokio::test(start_paused = true)]
 async fn who_does_not_read_gets_the_last_state_and_then_is_dropped() {
     let rig = Rig::new();
-    // Many replicas, so that one answer is more than the pipe takes.
-    let many = |port: u16| -> String { (0..2000).map(|i| format!("10.0.{}.{} {port}\n", i / 250, i % 250)).collect() };
-    rig.file("big", &many(1));
+    // So many replicas that one answer is more than the pipe takes.
+    rig.names.set(path("/big"), replicas(2000, 1));
     let mut wire = rig.connect_with(Settings::default(), 1 << 15);
     let name = |stamp: &[u8]| NameRef { stamp: stamp.to_vec(), name: path("/#/io.l5d.fs/big"), ..NameRef::default() };
     let addr = |stamp: &[u8]| Call::Addr { name: name(stamp), client: Path::empty() }.encode().to_vec();
@@ -166,7 +169,7 @@ async fn who_does_not_read_gets_the_last_state_and_then_is_dropped() {
     }
     // More than a megabyte waits by now, so the rest is not made yet.
     assert!(timeout(QUIET, &mut wire.served).await.is_err());
-    rig.file("big", &many(2));
+    rig.names.set(path("/big"), replicas(2000, 2));
     let (mut old, mut new) = (0, 0);
     for _ in 2..200 {
         let frame = wire.next().await.unwrap();
@@ -190,7 +193,7 @@ async fn who_does_not_read_gets_the_last_state_and_then_is_dropped() {
 #[tokio::test(start_paused = true)]
 async fn long_answers_come_in_frames_of_the_size_that_was_agreed_on() {
     let rig = Rig::new();
-    rig.file("big", &(0..500).map(|i| format!("10.0.{}.{} 1\n", i / 250, i % 250)).collect::<String>());
+    rig.names.set(path("/big"), replicas(500, 1));
     let mut wire = rig.connect();
     wire.send(127, 1, b"tinit check").await;
     assert_eq!(wire.kind_and_tag().await, (127, 1));

@@ -141,7 +141,7 @@ impl Replay {
 
 fn parse(bytes: &[u8]) -> Frame {
     let tag = u32::from_be_bytes([0, bytes[5], bytes[6], bytes[7]]);
-    let parsed = Frame { kind: bytes[4] as i8, tag, body: bytes[8..].to_vec() };
+    let parsed = Frame { kind: bytes[4].cast_signed(), tag, body: bytes[8..].to_vec() };
     assert_eq!(frame(parsed.kind, parsed.tag, &parsed.body), bytes);
     parsed
 }

@@ -9,8 +9,9 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::{
-    Dtab, Endpoint, State,
+    Dtab, Endpoint, Interpreter as _, State,
     delegate::Step,
+    interpreter::remote::Remote,
     namer::fixed,
     namerd::{Namerd, Peer, Session, thrift},
     store::{Expect, Memory},
@@ -87,10 +88,10 @@ async fn changes_arrive() {
 #[tokio::test(start_paused = true)]
 async fn the_table_of_the_caller_goes_on_top() {
     let (_, _, source) = namerd();
-    let mut tree = bind(&source, "/a => /svc/web | /svc/other; /b => 3 * /svc/web & 1 * /a", "/b");
+    let mut tree = bind(&source, "/a => /svc/web | /svc/other; /b => 3 * /svc/web & 0.001 * /a", "/b");
     let shown = tree.next().await.map(&mut |leaf: Leaf| leaf.id.to_string());
     let NameTree::Union(branches) = &shown else { panic!("{shown:?}") };
-    assert_eq!(branches.iter().map(|branch| branch.weight).collect::<Vec<_>>(), [3.0, 1.0]);
+    assert_eq!(branches.iter().map(|branch| branch.weight).collect::<Vec<_>>(), [3.0, 0.001]);
     assert_eq!(shown.leaves()[0], "/#/fixed/web");
 }
 
@@ -186,4 +187,32 @@ async fn what_namerd_says_is_wrong_is_a_failure() {
     assert_eq!(loops, "namerd says: Max recursion level: 100 reached in Namer lookup");
     let error = source.delegate(&"/loop => /loop".parse().unwrap(), &path("/loop")).await.unwrap_err();
     assert_eq!(error.to_string(), "namerd says: Max recursion level reached.");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_fails_at_namerd_is_asked_for_again() {
+    let (names, namerds, source) = namerd();
+    names.fail(path("/bad"), Arc::new(io::Error::other("no such disk")));
+    let mut addr = addr(&source, "/#/fixed/bad");
+    addr.shown.changed().await;
+    let State::Failed(error) = addr.shown.sample() else { panic!("{:?}", addr.shown) };
+    assert_eq!(error.to_string(), "namerd says: no such disk");
+    tokio::time::sleep(std::time::Duration::from_mins(1)).await;
+    names.set(path("/bad"), at(&[3]));
+    tokio::time::sleep(std::time::Duration::from_secs(9)).await;
+    assert_eq!(addr.shown.sample().ok(), Some(at(&[3])));
+    assert_eq!(namerds.connections(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interpreter_is_made_of_it() {
+    let (names, _, source) = namerd();
+    let away = client(0).0;
+    let remote = Remote::builder(away).or(source).build();
+    let mut tree = remote.bind(&Dtab::empty(), &path("/svc/web"));
+    let NameTree::Leaf(mut bound) = tree.ready().await.unwrap() else { panic!("{tree:?}") };
+    assert_eq!(bound.addr.ready().await.unwrap(), at(&[1]));
+    names.set(path("/web"), at(&[4]));
+    bound.addr.changed().await;
+    assert_eq!(bound.addr.sample().ok(), Some(at(&[4])));
 }

@@ -19,7 +19,7 @@ fn answers() -> Answers {
         let Some(frame) = entry["frame"].as_str() else { continue };
         let bytes: Vec<u8> =
             (0..frame.len()).step_by(2).map(|i| u8::from_str_radix(&frame[i..i + 2], 16).unwrap()).collect();
-        let (kind, tag, body) = (bytes[4] as i8, bytes[7], &bytes[8..]);
+        let (kind, tag, body) = (bytes[4].cast_signed(), bytes[7], &bytes[8..]);
         if kind == 2 {
             // A thrift message begins so; before it are contexts, a destination and a table.
             let start = body.windows(4).position(|word| word == [0x80, 1, 0, 1]).unwrap();
