@@ -60,7 +60,7 @@ pub(super) trait Backend: Send + Sync + 'static {
     fn put<'a>(
         &'a self,
         namespace: &'a Namespace,
-        text: String,
+        dtab: &'a Dtab,
         expect: &'a Expect,
     ) -> Asked<'a, Version, StoreError>;
 
@@ -152,7 +152,7 @@ impl<B: Backend> DtabStore for Followed<B> {
     }
 
     fn put<'a>(&'a self, namespace: &'a Namespace, dtab: &'a Dtab, expect: &'a Expect) -> Change<'a, Version> {
-        Box::pin(self.change(self.shared.backend.put(namespace, dtab.to_string(), expect)))
+        Box::pin(self.change(self.shared.backend.put(namespace, dtab, expect)))
     }
 
     fn delete<'a>(&'a self, namespace: &'a Namespace, expect: &'a Expect) -> Change<'a, ()> {

@@ -65,7 +65,13 @@ impl Http {
     }
 
     /// Asks, and reads the answer to its end.
-    pub(super) async fn ask(&self, method: Method, uri: &str, body: Bytes, kind: &'static str) -> Result<Answer, Failure> {
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        uri: &str,
+        body: Bytes,
+        kind: &'static str,
+    ) -> Result<Answer, Failure> {
         let asked = self.ask_patiently(method, uri, body, kind);
         timeout(ASK_TIMEOUT, asked).await.unwrap_or_else(|_| Err(timed_out("answer", ASK_TIMEOUT)))
     }
@@ -91,13 +97,7 @@ impl Http {
     }
 
     /// Asks, and hands out the answer's body as it comes.
-    pub(super) fn send(
-        &self,
-        method: Method,
-        uri: &str,
-        body: Bytes,
-        kind: &'static str,
-    ) -> Result<Sent, Failure> {
+    pub(super) fn send(&self, method: Method, uri: &str, body: Bytes, kind: &'static str) -> Result<Sent, Failure> {
         let req = Request::builder().method(method).uri(uri).body(full(body));
         let mut req = req.map_err(|error| failure(error.to_string()))?;
         *req.headers_mut() = self.headers.clone();

@@ -57,9 +57,9 @@ impl Reading {
     /// Reads a table as namerd writes it.
     pub(super) fn parse(namespace: &Namespace, version: Version, bytes: &[u8]) -> Self {
         let parsed = match std::str::from_utf8(bytes) {
-            Ok(text) => text
-                .parse::<Dtab>()
-                .map_err(|source| BadTable::Malformed { namespace: namespace.clone(), source }),
+            Ok(text) => {
+                text.parse::<Dtab>().map_err(|source| BadTable::Malformed { namespace: namespace.clone(), source })
+            }
             Err(_) => Err(BadTable::NotText(namespace.clone())),
         };
         match parsed {

@@ -1,12 +1,6 @@
 //! A folder of files.
 
-use std::{
-    fs,
-    future::ready,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, future::ready, path::PathBuf, sync::Arc, time::Duration};
 
 use linkerd_dtab::store::{DtabStore, Expect, Files};
 
@@ -144,11 +138,13 @@ async fn half_an_edit_is_not_believed() {
     // Emptied, gone, cut short: the settle time of an hour never ends.
     fs::write(rig.file("edited"), "").unwrap();
     fs::write(rig.file("marker-1"), "/m => /m\n").unwrap();
-    until(&names, "two", |snapshot| matches!(&snapshot.state, linkerd_dtab::State::Ok(names) if names.len() == 2)).await;
+    until(&names, "two", |snapshot| matches!(&snapshot.state, linkerd_dtab::State::Ok(names) if names.len() == 2))
+        .await;
     until_shows(&watch, "/a => /b").await;
     fs::remove_file(rig.file("edited")).unwrap();
     fs::write(rig.file("marker-2"), "/m => /m\n").unwrap();
-    until(&names, "three", |snapshot| matches!(&snapshot.state, linkerd_dtab::State::Ok(names) if names.len() == 3)).await;
+    until(&names, "three", |snapshot| matches!(&snapshot.state, linkerd_dtab::State::Ok(names) if names.len() == 3))
+        .await;
     until_shows(&watch, "/a => /b").await;
     fs::write(rig.file("edited"), "# revision 1\n/a => /c ;\n").unwrap();
     until_shows(&watch, "/a => /c").await;

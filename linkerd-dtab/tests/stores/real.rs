@@ -46,7 +46,8 @@ impl Transport for At {
         Box::pin(async move {
             let io = TcpStream::connect(addr).await.map_err(|error| Arc::new(error) as Failure)?;
             let failed = |error: hyper::Error| Arc::new(error) as Failure;
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(failed)?;
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(failed)?;
             tokio::spawn(connection);
             request.headers_mut().insert(header::HOST, addr.to_string().parse().unwrap());
             let rsp = sender.send_request(request).await.map_err(failed)?;
@@ -141,7 +142,10 @@ async fn etcd() -> Server {
     let (client, peer) = (free(), free());
     let mut command = Command::new("etcd");
     command.arg("--data-dir").arg(data.path()).arg("--enable-v2");
-    for (names, at) in [(["listen-client-urls", "advertise-client-urls"], client), (["listen-peer-urls", "initial-advertise-peer-urls"], peer)] {
+    for (names, at) in [
+        (["listen-client-urls", "advertise-client-urls"], client),
+        (["listen-peer-urls", "initial-advertise-peer-urls"], peer),
+    ] {
         command.args(names.map(|name| format!("--{name}=http://{at}")));
     }
     command.arg(format!("--initial-cluster=default=http://{peer}"));

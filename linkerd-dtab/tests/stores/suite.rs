@@ -26,6 +26,11 @@ pub(crate) trait Rig: Send + Sync {
     /// What is kept for a namespace, as it is kept.
     fn read<'a>(&'a self, namespace: &'a str) -> Read<'a>;
 
+    /// Whether the same table again is another version.
+    fn counts_what_changes_nothing(&self) -> bool {
+        true
+    }
+
     /// The faults that it knows, [`Fault::Away`] at least.
     fn faults(&self) -> Vec<Fault>;
 
@@ -128,7 +133,7 @@ pub(crate) async fn a_table_is_created_changed_and_deleted(rig: &dyn Rig) {
     assert_ne!(first, second);
     assert_eq!(until_shows(&watch, "/a => /z").await, second);
     let third = put(&*store, "default", "/a => /z", Expect::Any).await.unwrap();
-    assert_ne!(second, third, "the same table again is another version");
+    assert_eq!(second != third, rig.counts_what_changes_nothing());
 
     store.delete(&default, &Expect::Version(third)).await.unwrap();
     until(&watch, "deleted", |snapshot| matches!(snapshot.state, State::Ok(None))).await;
@@ -230,9 +235,11 @@ pub(crate) async fn no_update_is_lost(rig: &dyn Rig) {
         writer.await.unwrap();
     }
     let watch = first.watch(&name("sum"));
-    until(&watch, "all there", |snapshot| {
-        matches!(&snapshot.state, State::Ok(Some(stored)) if stored.dtab.len() == WRITERS * WRITES)
-    })
+    until(
+        &watch,
+        "all there",
+        |snapshot| matches!(&snapshot.state, State::Ok(Some(stored)) if stored.dtab.len() == WRITERS * WRITES),
+    )
     .await;
 }
 
@@ -340,7 +347,8 @@ pub(crate) async fn a_store_that_is_away_at_the_start_is_found_later(rig: &dyn R
         assert!(!matches!(names.sample(), State::Ok(_)), "{fault:?}: {names:?}");
         rig.set(None).await;
         until_shows(&watch, "/a => /b").await;
-        until(&names, "listed", |snapshot| matches!(&snapshot.state, State::Ok(all) if all.contains(&name("early")))).await;
+        until(&names, "listed", |snapshot| matches!(&snapshot.state, State::Ok(all) if all.contains(&name("early"))))
+            .await;
         put_at_last(&*store, "late", "/x => /y").await;
     }
 }

@@ -73,7 +73,10 @@ async fn who_is_not_let_in_knows_nothing() {
     let store = ZooKeeper::new(rig.0.clone()).with_auth(auth("namerd:wrong")).open();
     let watch = store.watch(&name("a"));
     let failed = until(&watch, "failed", |snapshot| matches!(snapshot.state, State::Failed(_))).await;
-    assert!(matches!(&failed.state, State::Failed(why) if why.to_string().contains("authenticate by digest")), "{failed:?}");
+    assert!(
+        matches!(&failed.state, State::Failed(why) if why.to_string().contains("authenticate by digest")),
+        "{failed:?}"
+    );
     let refused = store.put(&name("a"), &dtab("/a => /c"), &Expect::Any).await;
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
 }

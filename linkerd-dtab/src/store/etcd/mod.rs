@@ -19,7 +19,7 @@ use super::{
     follow::{Asked, Backend, Followed, Listing, Told},
     http::Http,
 };
-use crate::{Failure, transport::Transport};
+use crate::{Dtab, Failure, transport::Transport};
 
 /// etcd as a store.
 ///
@@ -97,11 +97,8 @@ impl Etcd {
     pub fn open(self) -> impl DtabStore + fmt::Debug {
         let http = Arc::new(self.http);
         let api = self.api.map_or_else(OnceLock::new, OnceLock::from);
-        let backend = EtcdBackend {
-            v2: V2::new(Arc::clone(&http), self.prefix.clone()),
-            v3: V3::new(http, &self.prefix),
-            api,
-        };
+        let backend =
+            EtcdBackend { v2: V2::new(Arc::clone(&http), self.prefix.clone()), v3: V3::new(http, &self.prefix), api };
         Followed::new(backend, self.backoff)
     }
 }
@@ -146,10 +143,11 @@ impl Backend for EtcdBackend {
     fn put<'a>(
         &'a self,
         namespace: &'a Namespace,
-        text: String,
+        dtab: &'a Dtab,
         expect: &'a Expect,
     ) -> Asked<'a, Version, StoreError> {
         Box::pin(async move {
+            let text = dtab.to_string();
             match self.api_to_change().await? {
                 Api::V2 => self.v2.put(namespace, &text, expect).await,
                 Api::V3 => self.v3.put(namespace, &text, expect).await,

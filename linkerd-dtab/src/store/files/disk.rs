@@ -370,7 +370,8 @@ mod tests {
     #[test]
     fn leftovers_are_neither_tables_nor_in_the_way() {
         let dir = tempfile::tempdir().unwrap();
-        for (file, text) in [(NEW, "# revision 9\n/ha"), (".team%2Fweb.dtab.swp", "x"), ("note.txt", "x"), ("a b.dtab", "")]
+        for (file, text) in
+            [(NEW, "# revision 9\n/ha"), (".team%2Fweb.dtab.swp", "x"), ("note.txt", "x"), ("a b.dtab", "")]
         {
             fs::write(dir.path().join(file), text).unwrap();
         }

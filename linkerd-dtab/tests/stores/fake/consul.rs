@@ -23,7 +23,13 @@ impl Transport for Consul {
         Box::pin(async move {
             let (head, body) = request.into_parts();
             let body = body.collect().await?.to_bytes();
-            let query: BTreeMap<_, _> = head.uri.query().unwrap_or_default().split('&').map(|field| field.split_once('=').unwrap_or((field, ""))).collect();
+            let query: BTreeMap<_, _> = head
+                .uri
+                .query()
+                .unwrap_or_default()
+                .split('&')
+                .map(|field| field.split_once('=').unwrap_or((field, "")))
+                .collect();
             assert_eq!(query.get("dc"), Some(&"dc-1"));
             assert_eq!(head.headers["x-consul-token"], "secret");
             if head.uri.path() == "/v1/txn" {
@@ -48,8 +54,12 @@ impl Transport for Consul {
             }
             let state = kv.state();
             let is_asked = |name: &str| if query.contains_key("recurse") { name.starts_with(key) } else { name == key };
-            let entries: Vec<_> =
-                state.entries.iter().filter(|(name, _)| is_asked(name)).map(|(name, entry)| shown(name, entry)).collect();
+            let entries: Vec<_> = state
+                .entries
+                .iter()
+                .filter(|(name, _)| is_asked(name))
+                .map(|(name, entry)| shown(name, entry))
+                .collect();
             let rsp = Response::builder().header("x-consul-index", state.revision);
             if entries.is_empty() {
                 return Ok(rsp.status(404).body(full("")).unwrap());

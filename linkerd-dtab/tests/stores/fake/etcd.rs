@@ -38,7 +38,10 @@ impl Transport for Etcd {
                 let query = head.uri.query().unwrap_or_default();
                 return Ok(v2(&server.v2, &head.method, &unescaped(key), &fields(query), &body).await);
             }
-            assert_eq!(head.headers.get("content-type").map(|kind| kind.as_bytes()), path.starts_with("/v3").then_some(&b"application/json"[..]));
+            assert_eq!(
+                head.headers.get("content-type").map(|kind| kind.as_bytes()),
+                path.starts_with("/v3").then_some(&b"application/json"[..])
+            );
             Ok(match path.as_str() {
                 "/v3/kv/range" => answer(&range(&server.v3.state(), &parsed(&body))),
                 "/v3/kv/txn" => answer(&server.v3.change(|state| txn(state, &parsed(&body)))),
@@ -175,9 +178,7 @@ async fn v2(kv: &Kv, method: &Method, key: &str, query: &BTreeMap<String, String
         let fault = json!({"errorCode": code, "message": "no", "cause": key, "index": index});
         Response::builder().status(status).header("x-etcd-index", index).body(full(fault.to_string())).unwrap()
     };
-    let node = |key: &str, entry: &super::kv::Entry| {
-        json!({"key": key, "value": String::from_utf8_lossy(&entry.value), "modifiedIndex": entry.revision, "createdIndex": 1})
-    };
+    let node = |key: &str, entry: &super::kv::Entry| json!({"key": key, "value": String::from_utf8_lossy(&entry.value), "modifiedIndex": entry.revision, "createdIndex": 1});
     let below = format!("{key}/");
     if query.contains_key("wait") {
         return match kv.changed(&below, query["waitIndex"].parse().unwrap()).await {
@@ -190,8 +191,12 @@ async fn v2(kv: &Kv, method: &Method, key: &str, query: &BTreeMap<String, String
         if let Some(entry) = state.entries.get(key) {
             return answer(&json!({"action": "get", "node": node(key, entry)}));
         }
-        let nodes: Vec<_> =
-            state.entries.iter().filter(|(key, _)| key.starts_with(&below)).map(|(key, entry)| node(key, entry)).collect();
+        let nodes: Vec<_> = state
+            .entries
+            .iter()
+            .filter(|(key, _)| key.starts_with(&below))
+            .map(|(key, entry)| node(key, entry))
+            .collect();
         let index = state.revision;
         drop(state);
         if nodes.is_empty() {

@@ -148,7 +148,8 @@ impl Connection {
         let (mut told, now) = (Vec::new(), self.kv.state().revision);
         {
             let state = self.kv.state();
-            let changed: BTreeSet<_> = state.changes.iter().filter(|(at, _)| *at > self.seen).map(|(_, key)| key.clone()).collect();
+            let changed: BTreeSet<_> =
+                state.changes.iter().filter(|(at, _)| *at > self.seen).map(|(_, key)| key.clone()).collect();
             for path in changed {
                 if self.data.remove(&path) {
                     told.push(path);
@@ -197,7 +198,11 @@ impl Connection {
             100 => {
                 request.advance(4);
                 let scheme = text(&mut request);
-                return if (scheme.as_str(), &text(&mut request)[..]) == ("digest", "namerd:secret") { Ok(()) } else { Err(-115) };
+                return if (scheme.as_str(), &text(&mut request)[..]) == ("digest", "namerd:secret") {
+                    Ok(())
+                } else {
+                    Err(-115)
+                };
             }
             _ => {}
         }
