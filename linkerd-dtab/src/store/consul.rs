@@ -19,7 +19,7 @@ use super::{
     http::{Answer, Http},
     mirror::Reading,
 };
-use crate::{Failure, transport::Transport};
+use crate::{Dtab, Failure, transport::Transport};
 
 /// For how long Consul is asked to wait for a change: it answers before everything is read for no reason.
 const WAIT: Duration = Duration::from_secs(20);
@@ -270,11 +270,16 @@ impl Backend for ConsulBackend {
         })
     }
 
-    fn put<'a>(&'a self, namespace: &'a Namespace, text: String, expect: &'a Expect) -> Asked<'a, Version, StoreError> {
+    fn put<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        dtab: &'a Dtab,
+        expect: &'a Expect,
+    ) -> Asked<'a, Version, StoreError> {
         Box::pin(async move {
             let index = self.known(namespace, expect).await?;
             let verb = if index.is_some() { "cas" } else { "set" };
-            let steps = json!([self.step(verb, namespace, index, Some(&text))]);
+            let steps = json!([self.step(verb, namespace, index, Some(&dtab.to_string()))]);
             let done = self.commit(namespace, &steps, expect).await?;
             let silent = || StoreError::Unavailable(failure("Consul did not tell the index of a change"));
             done.map(version).ok_or_else(silent)

@@ -57,7 +57,12 @@ pub(super) trait Backend: Send + Sync + 'static {
     fn wait<'a>(&'a self, mark: &'a Self::Mark) -> Asked<'a, Told<Self::Mark>>;
 
     /// See [`DtabStore::put`].
-    fn put<'a>(&'a self, namespace: &'a Namespace, text: String, expect: &'a Expect) -> Asked<'a, Version, StoreError>;
+    fn put<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        dtab: &'a Dtab,
+        expect: &'a Expect,
+    ) -> Asked<'a, Version, StoreError>;
 
     /// See [`DtabStore::delete`].
     fn delete<'a>(&'a self, namespace: &'a Namespace, expect: &'a Expect) -> Asked<'a, (), StoreError>;
@@ -147,7 +152,7 @@ impl<B: Backend> DtabStore for Followed<B> {
     }
 
     fn put<'a>(&'a self, namespace: &'a Namespace, dtab: &'a Dtab, expect: &'a Expect) -> Change<'a, Version> {
-        Box::pin(self.change(self.shared.backend.put(namespace, dtab.to_string(), expect)))
+        Box::pin(self.change(self.shared.backend.put(namespace, dtab, expect)))
     }
 
     fn delete<'a>(&'a self, namespace: &'a Namespace, expect: &'a Expect) -> Change<'a, ()> {

@@ -11,7 +11,7 @@
 //! - **Watches come back** by themselves, for ever, at jittered intervals, also if the store was away at the start.
 //! - What does not parse (someone wrote past namerd) leaves the last good table in place, marked as stale.
 
-#[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper", feature = "k8s"))]
 mod backoff;
 #[cfg(feature = "consul")]
 pub mod consul;
@@ -21,10 +21,12 @@ mod decimal;
 pub mod etcd;
 #[cfg(feature = "files")]
 pub mod files;
-#[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper", feature = "k8s"))]
 mod follow;
 #[cfg(any(feature = "etcd", feature = "consul"))]
 mod http;
+#[cfg(feature = "k8s")]
+pub mod k8s;
 mod memory;
 mod mirror;
 #[cfg(any(feature = "files", feature = "etcd", feature = "consul", feature = "zookeeper"))]
@@ -34,7 +36,7 @@ pub mod zookeeper;
 
 use std::{collections::BTreeSet, fmt, future::Future, pin::Pin, str::FromStr, sync::Arc};
 
-#[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper", feature = "k8s"))]
 pub use backoff::Backoff;
 #[cfg(feature = "consul")]
 pub use consul::Consul;
@@ -42,6 +44,8 @@ pub use consul::Consul;
 pub use etcd::Etcd;
 #[cfg(feature = "files")]
 pub use files::Files;
+#[cfg(feature = "k8s")]
+pub use k8s::Kubernetes;
 pub use memory::Memory;
 #[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
 pub use prefix::{BadKeyPrefix, KeyPrefix};
@@ -118,11 +122,6 @@ pub struct BadNamespace {
 }
 
 impl Namespace {
-    /// What stands for all of them where one has to be named: no namespace has this name.
-    pub(crate) fn any() -> Self {
-        Self("*".into())
-    }
-
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

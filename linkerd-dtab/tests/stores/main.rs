@@ -10,6 +10,8 @@ mod consul;
 mod etcd;
 #[cfg(feature = "files")]
 mod files;
+#[cfg(feature = "k8s")]
+mod k8s;
 #[cfg(all(feature = "etcd", feature = "zookeeper"))]
 mod real;
 #[cfg(feature = "zookeeper")]

@@ -19,7 +19,7 @@ use super::{
     follow::{Asked, Backend, Followed, Listing, Told},
     http::Http,
 };
-use crate::{Failure, transport::Transport};
+use crate::{Dtab, Failure, transport::Transport};
 
 /// etcd as a store.
 ///
@@ -140,8 +140,14 @@ impl Backend for EtcdBackend {
         })
     }
 
-    fn put<'a>(&'a self, namespace: &'a Namespace, text: String, expect: &'a Expect) -> Asked<'a, Version, StoreError> {
+    fn put<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        dtab: &'a Dtab,
+        expect: &'a Expect,
+    ) -> Asked<'a, Version, StoreError> {
         Box::pin(async move {
+            let text = dtab.to_string();
             match self.api_to_change().await? {
                 Api::V2 => self.v2.put(namespace, &text, expect).await,
                 Api::V3 => self.v3.put(namespace, &text, expect).await,

@@ -35,7 +35,7 @@ use super::{
     mirror::Reading,
     prefix::{flat, unflat},
 };
-use crate::{Failure, transport::Dial};
+use crate::{Dtab, Failure, transport::Dial};
 
 /// A server has this long to begin a session.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -349,10 +349,15 @@ impl Backend for ZkBackend {
         })
     }
 
-    fn put<'a>(&'a self, namespace: &'a Namespace, text: String, expect: &'a Expect) -> Asked<'a, Version, StoreError> {
+    fn put<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        dtab: &'a Dtab,
+        expect: &'a Expect,
+    ) -> Asked<'a, Version, StoreError> {
         Box::pin(async move {
             let session = self.session().await.map_err(StoreError::Unavailable)?;
-            let node = self.node(namespace);
+            let (node, text) = (self.node(namespace), dtab.to_string());
             let done = match expect {
                 Expect::Any => self.set_or_create(&session, &node, &text).await,
                 Expect::Absent => self.create(&session, &node, &text).await,

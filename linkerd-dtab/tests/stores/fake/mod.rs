@@ -7,6 +7,8 @@ mod kv;
 pub(crate) mod consul;
 #[cfg(feature = "etcd")]
 pub(crate) mod etcd;
+#[cfg(feature = "k8s")]
+pub(crate) mod k8s;
 #[cfg(feature = "zookeeper")]
 pub(crate) mod zookeeper;
 
