@@ -1,7 +1,12 @@
 //! The program against a namerd that the tests are: what it sends, prints and ends with.
 
+mod apply;
+mod delivery;
 mod fake;
 mod original;
+mod ours;
+mod plan;
+mod tls;
 
 use std::{
     path::Path,
