@@ -40,6 +40,12 @@ impl Ran {
     }
 }
 
+/// The page about it.
+fn docs() -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/namerctl.md");
+    std::fs::read_to_string(page).expect("is there")
+}
+
 /// The program in a folder of its own, in a clean environment.
 #[derive(Debug)]
 struct Ctl {

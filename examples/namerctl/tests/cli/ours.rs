@@ -77,7 +77,10 @@ SEQ  VERSION  AT                    WHO  WHY          ENTRIES
     assert_eq!(value(ctl.run("dtab history internal --limit 2 --json").await.ok()), changes);
     assert_eq!(namerd.lines(), ["GET /api/1/history/internal?limit=2"]);
     let ran = ctl.run("dtab history absent/x").await;
-    assert_eq!((ran.code, &*ran.out, &*ran.err), (255, "", "Error: resource was not found by ID or name\n"));
+    assert_eq!(
+        (ran.code, &*ran.out, &*ran.err),
+        (255, "", "Error: no history of absent/x: there is no such table, or this namerd cannot tell\n")
+    );
 }
 
 #[tokio::test]
@@ -101,7 +104,7 @@ async fn rollback_restores_a_table_if_nobody_wrote_meanwhile() {
     // What was deleted has no version.
     assert_eq!(ctl.run("dtab delete internal").await.code, 0);
     assert_eq!(ctl.run("dtab rollback internal 1").await.ok(), "Rolled back internal to 1\n");
-    assert_eq!(ctl.run("dtab rollback internal 99").await.err, "Error: resource was not found by ID or name\n");
+    assert_eq!(ctl.run("dtab rollback internal 99").await.err, "Error: no number 99 in a history of internal\n");
 }
 
 #[tokio::test]
@@ -159,8 +162,7 @@ async fn check_tells_errors_and_warnings_and_writes_nothing() {
     let ran = ctl.run(&format!("dtab check internal {file}")).await;
     assert_eq!((ran.code, &*ran.out), (1, "error: /a delegates to itself\nwarning: nobody reaches /b\n"));
     let asked = namerd.one();
-    assert_eq!(asked.body, "[{\"prefix\":\"/a\",\"dst\":\"/a \\u0026 /b\"}]");
-    assert_eq!(asked.header("content-type"), "application/json");
+    assert_eq!((asked.header("content-type"), &*asked.body), ("application/dtab", "/a => /a & /b"));
     let ran = ctl.run(&format!("dtab check internal {file} --json")).await;
     let full = json!({ "namespace": "internal", "errors": verdict["errors"], "warnings": verdict["warnings"] });
     assert_eq!((ran.code, value(&ran.out)), (1, full));
@@ -226,4 +228,26 @@ async fn answers_that_cannot_be_are_told() {
     namerd.say("GET", Said::ok("<html>\n"));
     let ran = ctl.run("dtab watch internal").await;
     assert!(ran.code == 255 && ran.err.contains("a state that is not as expected"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn the_page_has_every_command_and_flag_and_its_settings_are_read() {
+    let page = crate::docs();
+    let ctl = Ctl::new();
+    let dtab = ctl.run("dtab").await;
+    let commands = dtab.ok().split("Available Commands:\n").nth(1).expect("commands");
+    let commands = commands.lines().map_while(|line| line.strip_prefix("  ")).filter_map(|line| line.split(' ').next());
+    for command in commands {
+        assert!(
+            page.contains(&format!("`dtab {command} ")) || page.contains(&format!("`dtab {command}`")),
+            "{command}"
+        );
+        let help = ctl.run(&format!("dtab {command} --help")).await;
+        for flag in help.ok().split_whitespace().filter(|word| word.starts_with("--") && *word != "--help") {
+            assert!(page.contains(flag), "{command} {flag}");
+        }
+    }
+    let settings = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("settings");
+    ctl.write(".namerctl.yaml", &settings.replace("http://namerd.example.com:4180", "namerd"));
+    assert_eq!(ctl.run("dtab list").await.out, "invalid base URL: namerd\n");
 }

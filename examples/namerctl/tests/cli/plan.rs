@@ -51,12 +51,18 @@ async fn without_traffic_it_says_what_moves_where() {
 NAME          MOVED  FROM                    TO
 /svc/world   10.0 %  /#/fs/v1 (2 endpoints)  /#/fs/v1 90.0 % (2 endpoints) & /#/fs/v2 10.0 % (1 endpoint)
 /svc/gone   100.0 %  /#/fs/v1 (0 endpoints)  (nowhere)
-2 names move, 1 stay
+Names that move: 2 of 3
 ";
     assert_eq!((ran.code, &*ran.out, &*ran.err), (0, shown, "warning: nobody reaches /x\n"));
     let asked = namerd.one();
     assert_eq!(asked.line(), "POST /api/1/plan/ns");
-    assert_eq!(asked.body, "[{\"prefix\":\"/svc/world\",\"dst\":\"9.00*/#/fs/v1 \\u0026 /#/fs/v2\"}]");
+    assert_eq!(asked.header("content-type"), "application/dtab");
+    assert_eq!(asked.body, "/svc/world => 9 * /#/fs/v1 & 1 * /#/fs/v2");
+    let array = ctl.write("f.json", r#"[{"prefix":"/svc/world","dst":"/#/fs/v1 & /#/fs/v2"}]"#);
+    assert_eq!(ctl.run(&format!("dtab plan ns {array}")).await.code, 0);
+    let asked = namerd.one();
+    assert_eq!(asked.header("content-type"), "application/json");
+    assert_eq!(asked.body, "[{\"prefix\":\"/svc/world\",\"dst\":\"/#/fs/v1 \\u0026 /#/fs/v2\"}]");
     let json: Value = serde_json::from_str(ctl.run(&format!("dtab plan ns {file} --json")).await.ok()).expect("JSON");
     assert_eq!(json, the_plan());
 }
@@ -79,9 +85,10 @@ CLIENT    REQUESTS NOW   THEN
 /#/fs/v2           0.0   40.0
 
 40.0 of 1000.0 requests move: 4.0 %
-2 names move, 1 stay
+Names that move: 2 of 3
 ";
     assert_eq!((ran.code, &*ran.out), (0, shown));
+    assert!(crate::docs().contains(&format!("```text\n{shown}```\n")), "docs/namerctl.md shows another plan");
     let ran = ctl.run(&format!("dtab plan ns {file} --json {proxies}")).await;
     let json: Value = serde_json::from_str(ran.ok()).expect("JSON");
     assert_eq!((&json["names"][0]["requests"], &json["names"][0]["requestsMoved"]), (&json!(400.0), &json!(40.0)));
@@ -147,5 +154,5 @@ async fn traffic_that_nobody_tells_ends_it() {
 async fn nothing_that_moves() {
     let (namerd, ctl, file) = planned().await;
     namerd.say("POST /api/1/plan/ns", Said::ok(r#"{"namespace":"ns","names":[],"warnings":[]}"#));
-    assert_eq!(ctl.run(&format!("dtab plan ns {file}")).await.ok(), "No name moves; 0 stay.\n");
+    assert_eq!(ctl.run(&format!("dtab plan ns {file}")).await.ok(), "Names that move: 0 of 0\n");
 }
