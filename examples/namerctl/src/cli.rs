@@ -157,7 +157,7 @@ pub(crate) struct NameArgs {
 #[derive(Args, Debug)]
 pub(crate) struct FileArgs {
     pub(crate) name: Option<String>,
-    #[arg(value_hint = ValueHint::FilePath, allow_hyphen_values = false)]
+    #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) file: Option<String>,
     #[command(flatten)]
     pub(crate) rest: Rest,

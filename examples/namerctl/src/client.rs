@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1, ext::ReasonPhrase};
 use hyper_util::rt::TokioIo;
 use linkerd_core::tls::{ClientSettings, Connector, IdentityFiles, Metrics};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -21,6 +22,10 @@ use crate::{
 
 /// How long a connection, and then the head of an answer, may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// When a silent peer is asked whether it is there: gone after 30 seconds.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
 
 /// The largest answer that is read, in bytes.
 const MAX_BYTES: usize = 64 << 20;
@@ -130,7 +135,11 @@ impl Client {
         let connected = timeout(PATIENCE, TcpStream::connect((host, port))).await;
         let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         match connected {
-            Ok(Ok(stream)) => Ok(stream),
+            Ok(Ok(stream)) => {
+                // A watch says nothing for hours: without this a peer that vanished would be waited for without end.
+                SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE).map_err(|error| plain(&error))?;
+                Ok(stream)
+            }
             // As the original tells it, which names the call that failed.
             Ok(Err(error)) if error.raw_os_error().is_some() => {
                 Err(format!("dial tcp {address}: connect: {}", plain(&error)))

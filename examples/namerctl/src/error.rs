@@ -35,6 +35,9 @@ pub(crate) enum Error {
     /// namerd does not have it.
     #[error("resource was not found by ID or name")]
     NotFound,
+    /// namerd does not have what it is asked about a table.
+    #[error("no {resource} of {name}: there is no such table, or this namerd cannot tell")]
+    Missing { resource: String, name: String },
     /// namerd said no.
     #[error("unexpected response: {status}")]
     Unexpected { status: String, explanation: String },

@@ -19,7 +19,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::{
     cli::{Cli, Command, DtabCommand},
@@ -65,26 +65,14 @@ fn main() -> ExitCode {
 /// The command line; `None` if help is asked for.
 fn parse(root: &clap::Command, chosen: &Chosen<'_>, rest: &[String], words: &[String]) -> Result<Option<Cli>, Mistake> {
     let words = std::iter::once("namerctl").chain(words.iter().map(String::as_str));
-    let matches = root.clone().try_get_matches_from(words).map_err(|error| match error.kind() {
-        ErrorKind::InvalidSubcommand => chosen.unknown(rest.first().map_or("", |word| word)),
-        // A word that is no flag, where no command takes words: the same mistake.
-        ErrorKind::UnknownArgument if !chosen.runs() && !rest.is_empty() && !is_flag(&error) => {
-            chosen.unknown(&rest[0])
-        }
-        _ => chosen.explain(&error),
-    });
-    let matches = match matches {
+    let matches = match root.clone().try_get_matches_from(words) {
         // As the original has it: `namerctl dtab help`.
         Err(_) if !chosen.runs() && rest == ["help"] => return Ok(None),
-        other => other?,
+        other => other.map_err(|error| chosen.explain(&error, rest))?,
     };
-    let cli = Cli::from_arg_matches(&matches).map_err(|error| chosen.explain(&error))?;
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| chosen.explain(&error, rest))?;
     let is_bare = matches!(&cli.command, Some(Command::Dtab(args)) if args.command.is_none());
     Ok((!cli.global.help && !is_bare).then_some(cli))
-}
-
-fn is_flag(error: &clap::Error) -> bool {
-    error.to_string().contains("'-")
 }
 
 fn run(global: &cli::Global, args: cli::DtabArgs) -> Result<Outcome, Error> {

@@ -154,21 +154,20 @@ impl Namerd {
         let call = if version.is_empty() { call } else { call.with_header(header::IF_MATCH, version) };
         let answer = self.ask(call).await?;
         if answer.head.status == StatusCode::NOT_FOUND {
-            return Err(Error::NotFound);
+            return Err(Error::Other(format!("no number {to} in a history of {name}")));
         }
         changed(&answer, StatusCode::PRECONDITION_FAILED)
     }
 
     /// What a resource of a table's answers to GET.
     pub(crate) async fn read(&self, resource: &str, name: &str, query: &str) -> Result<Answer, Error> {
-        found(self.get_json(&format!("{}{query}", of(resource, name))).await?)
+        found(resource, name, self.get_json(&format!("{}{query}", of(resource, name))).await?)
     }
 
     /// What a resource of a table's answers to a table that is not written.
-    pub(crate) async fn try_out(&self, resource: &str, name: &str, entries: &[Entry]) -> Result<Answer, Error> {
-        let body = Body::json(Some(entries));
+    pub(crate) async fn try_out(&self, resource: &str, name: &str, body: Body) -> Result<Answer, Error> {
         let call = Call::new(Method::POST, of(resource, name)).with_header(header::ACCEPT, "application/json");
-        found(self.ask(call.with_body(body.kind, body.text)).await?)
+        found(resource, name, self.ask(call.with_body(body.kind, body.text)).await?)
     }
 
     /// One state after the other, each a line.
@@ -176,10 +175,11 @@ impl Namerd {
         let path = name.map_or_else(|| "/api/1/dtabs".into(), |name| of("dtabs", name));
         let call = Call::new(Method::GET, format!("{path}?watch=true"));
         let (head, body) = self.client.open(call.with_header(header::ACCEPT, "application/json")).await?.into_parts();
-        if head.status == StatusCode::OK {
-            return Ok(body);
+        match head.status {
+            StatusCode::OK => Ok(body),
+            StatusCode::NOT_FOUND => Err(Error::NotFound),
+            _ => Err(unexpected(&Answer { head, body: Bytes::new() })),
         }
-        Err(found(Answer { head, body: Bytes::new() }).err().unwrap_or(Error::NotFound))
     }
 
     async fn get_json(&self, path: &str) -> Result<Answer, Error> {
@@ -229,10 +229,10 @@ fn changed(answer: &Answer, conflict: StatusCode) -> Result<Changed, Error> {
     }
 }
 
-fn found(answer: Answer) -> Result<Answer, Error> {
+fn found(resource: &str, name: &str, answer: Answer) -> Result<Answer, Error> {
     match answer.head.status {
         StatusCode::OK => Ok(answer),
-        StatusCode::NOT_FOUND => Err(Error::NotFound),
+        StatusCode::NOT_FOUND => Err(Error::Missing { resource: resource.into(), name: name.into() }),
         _ => Err(unexpected(&answer)),
     }
 }

@@ -9,7 +9,10 @@ use std::{
 use linkerd_dtab::{Dentry, Dtab};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, of_file, plain};
+use crate::{
+    error::{Error, of_file, plain},
+    namerd::Body,
+};
 
 /// The largest file that is read, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
@@ -153,6 +156,14 @@ impl Source {
         };
         let version = version.filter(|version| !version.is_empty());
         Ok(Self { path: None, text, form, entries, version })
+    }
+
+    /// What is sent to be looked at: text as it is, so that places in it are those of the file.
+    pub(crate) fn body(&self) -> Body {
+        match self.form {
+            Form::Dtab => Body::dtab(self.text.clone()),
+            Form::Array | Form::Object => Body::json(Some(&self.entries)),
+        }
     }
 
     /// Puts this version in place of the one that the file says it was made from, if it says so at all.

@@ -135,8 +135,8 @@ impl<'a> Chosen<'a> {
         Mistake { text, advice: format!("Run '{path} --help' for usage.\n") }
     }
 
-    /// What the parser found, in the original's words.
-    pub(crate) fn explain(&self, error: &clap::Error) -> Mistake {
+    /// What the parser found, in the original's words. `rest` are the words that name no command.
+    pub(crate) fn explain(&self, error: &clap::Error, rest: &[String]) -> Mistake {
         let context = |kind| match error.get(kind) {
             Some(ContextValue::String(text)) => text.clone(),
             Some(ContextValue::Strings(texts)) => texts.join(" "),
@@ -145,14 +145,19 @@ impl<'a> Chosen<'a> {
         let arg = context(ContextKind::InvalidArg);
         let flag = arg.split([' ', '=', '[', '<']).next().unwrap_or_default();
         let value = context(ContextKind::InvalidValue);
-        match error.kind() {
-            ErrorKind::UnknownArgument if flag.starts_with("--") => self.mistake(format!("unknown flag: {flag}")),
-            ErrorKind::UnknownArgument => {
+        match (error.kind(), rest) {
+            (ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand, [word, ..])
+                if !self.runs() && !flag.starts_with('-') =>
+            {
+                self.unknown(word)
+            }
+            (ErrorKind::UnknownArgument, _) if flag.starts_with("--") => self.mistake(format!("unknown flag: {flag}")),
+            (ErrorKind::UnknownArgument, _) => {
                 let letter = flag.chars().nth(1).unwrap_or('-');
                 self.mistake(format!("unknown shorthand flag: '{letter}' in {flag}"))
             }
-            ErrorKind::InvalidValue if value.is_empty() => self.mistake(format!("flag needs an argument: {flag}")),
-            ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
+            (ErrorKind::InvalidValue, _) if value.is_empty() => self.mistake(format!("flag needs an argument: {flag}")),
+            (ErrorKind::InvalidValue | ErrorKind::ValueValidation, _) => {
                 let of = if flag.starts_with('-') {
                     format!("\"{flag}\" flag")
                 } else {
@@ -166,7 +171,7 @@ impl<'a> Chosen<'a> {
                 };
                 self.mistake(format!("invalid argument \"{value}\" for {of}: {reason}"))
             }
-            _ => self.mistake(error.kind().to_string()),
+            (kind, _) => self.mistake(kind.to_string()),
         }
     }
 }

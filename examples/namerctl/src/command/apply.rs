@@ -136,7 +136,7 @@ impl Apply<'_> {
                     Error::Other(format!("{reason}: say by --base what it was made from"))
                 };
                 let changes = match history(&self.namerd, self.name, None).await {
-                    Err(Error::NotFound) => Vec::new(),
+                    Err(Error::Missing { .. }) => Vec::new(),
                     other => other?,
                 };
                 let change = changes.into_iter().find(|change| change.version.as_deref() == Some(version));

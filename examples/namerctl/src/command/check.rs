@@ -26,7 +26,7 @@ pub(super) async fn check(
     let (name, file) = args.both("check requires a name and file path")?;
     let namerd = connect()?;
     let verdict = match Source::read(file) {
-        Ok(source) => namerd.try_out("check", name, &source.entries).await?.json()?,
+        Ok(source) => namerd.try_out("check", name, source.body()).await?.json()?,
         // Namerd need not be asked whether it takes what is no table.
         Err(Error::BadTable(reason)) => Verdict { errors: vec![reason.into()], ..Verdict::default() },
         Err(error) => return Err(error),

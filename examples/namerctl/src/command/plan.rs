@@ -93,7 +93,7 @@ pub(super) async fn plan(
     let (name, file) = args.of.both("plan requires a name and file path")?;
     let namerd = connect()?;
     let source = Source::read(file)?;
-    let mut plan: Plan = namerd.try_out("plan", name, &source.entries).await?.json()?;
+    let mut plan: Plan = namerd.try_out("plan", name, source.body()).await?.json()?;
     let traffic = match traffic(args, tls).await? {
         Some(traffic) => Some(weigh(&mut plan.names, &traffic)),
         None => None,
@@ -160,9 +160,9 @@ fn weigh(names: &mut [NamePlan], traffic: &Traffic) -> Weighed {
 
 fn shown(names: &[NamePlan], traffic: Option<&Weighed>) -> String {
     let moving: Vec<_> = names.iter().filter(|name| name.moved > 0.0).collect();
-    let staying = names.len() - moving.len();
+    let count = format!("Names that move: {} of {}\n", moving.len(), names.len());
     if moving.is_empty() {
-        return format!("No name moves; {staying} stay.\n");
+        return count;
     }
     let unit = traffic.map_or("", |traffic| traffic.unit).to_uppercase();
     let mut head: Vec<_> = ["NAME", "MOVED", "FROM", "TO"].map(String::from).to_vec();
@@ -189,13 +189,7 @@ fn shown(names: &[NamePlan], traffic: Option<&Weighed>) -> String {
         let of = if *total > 0.0 { percent(*share) } else { "none were seen".into() };
         let _ = writeln!(text, "\n{moved:.1} of {total:.1} {lower} move: {of}");
     }
-    text + &format!(
-        "{} move, {staying} stay\n",
-        match moving.len() {
-            1 => "1 name".to_owned(),
-            many => format!("{many} names"),
-        }
-    )
+    text + &count
 }
 
 /// `/#/a 90.0 % & /#/b 10.0 %`, each with how many endpoints it has.

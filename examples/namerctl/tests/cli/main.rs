@@ -1,7 +1,12 @@
 //! The program against a namerd that the tests are: what it sends, prints and ends with.
 
+mod apply;
+mod delivery;
 mod fake;
 mod original;
+mod ours;
+mod plan;
+mod tls;
 
 use std::{
     path::Path,
@@ -33,6 +38,12 @@ impl Ran {
         assert_eq!((self.code, &*self.err), (0, ""), "{}", self.out);
         &self.out
     }
+}
+
+/// The page about it.
+fn docs() -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/namerctl.md");
+    std::fs::read_to_string(page).expect("is there")
 }
 
 /// The program in a folder of its own, in a clean environment.

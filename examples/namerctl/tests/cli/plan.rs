@@ -1,0 +1,158 @@
+//! `plan`: namerd's plan, weighed by what proxies and a Prometheus tell.
+
+use serde_json::{Value, json};
+
+use crate::{
+    Ctl,
+    fake::{Fake, Said},
+};
+
+fn the_plan() -> Value {
+    json!({
+        "namespace": "ns",
+        "names": [
+            { "name": "/svc/world", "moved": 0.1,
+              "before": [{ "id": "/#/fs/v1", "share": 1.0, "endpoints": ["127.0.0.1:1", "127.0.0.1:2"] }],
+              "after": [{ "id": "/#/fs/v1", "share": 0.9, "endpoints": ["127.0.0.1:1", "127.0.0.1:2"] },
+                        { "id": "/#/fs/v2", "share": 0.1, "endpoints": ["127.0.0.1:3"] }] },
+            { "name": "/svc/hello", "moved": 0.0,
+              "before": [{ "id": "/#/fs/hello", "share": 1.0, "endpoints": [] }],
+              "after": [{ "id": "/#/fs/hello", "share": 1.0, "endpoints": [] }] },
+            { "name": "/svc/gone", "moved": 1.0, "before": [{ "id": "/#/fs/v1", "share": 1.0, "endpoints": [] }], "after": [] },
+        ],
+        "warnings": ["nobody reaches /x"],
+    })
+}
+
+async fn planned() -> (Fake, Ctl, String) {
+    let namerd = Fake::start().await;
+    namerd.say("POST /api/1/plan/ns", Said::ok(the_plan().to_string()));
+    let ctl = Ctl::at(&namerd.url());
+    let file = ctl.write("f", "/svc/world => 9 * /#/fs/v1 & 1 * /#/fs/v2");
+    (namerd, ctl, file)
+}
+
+fn metrics(world: u64, hello: u64) -> String {
+    json!({
+        "rt/http/service/svc/world/requests": world,
+        "rt/http/service/svc/hello/requests": hello,
+        "rt/http/client/#/fs/v1/requests": world,
+        "rt/http/client/#/fs/v1/service/svc/world/requests": world,
+        "rt/other/service/svc/world/requests": 1_000_000,
+    })
+    .to_string()
+}
+
+#[tokio::test]
+async fn without_traffic_it_says_what_moves_where() {
+    let (namerd, ctl, file) = planned().await;
+    let ran = ctl.run(&format!("dtab plan ns {file}")).await;
+    let shown = "\
+NAME          MOVED  FROM                    TO
+/svc/world   10.0 %  /#/fs/v1 (2 endpoints)  /#/fs/v1 90.0 % (2 endpoints) & /#/fs/v2 10.0 % (1 endpoint)
+/svc/gone   100.0 %  /#/fs/v1 (0 endpoints)  (nowhere)
+Names that move: 2 of 3
+";
+    assert_eq!((ran.code, &*ran.out, &*ran.err), (0, shown, "warning: nobody reaches /x\n"));
+    let asked = namerd.one();
+    assert_eq!(asked.line(), "POST /api/1/plan/ns");
+    assert_eq!(asked.header("content-type"), "application/dtab");
+    assert_eq!(asked.body, "/svc/world => 9 * /#/fs/v1 & 1 * /#/fs/v2");
+    let array = ctl.write("f.json", r#"[{"prefix":"/svc/world","dst":"/#/fs/v1 & /#/fs/v2"}]"#);
+    assert_eq!(ctl.run(&format!("dtab plan ns {array}")).await.code, 0);
+    let asked = namerd.one();
+    assert_eq!(asked.header("content-type"), "application/json");
+    assert_eq!(asked.body, "[{\"prefix\":\"/svc/world\",\"dst\":\"/#/fs/v1 \\u0026 /#/fs/v2\"}]");
+    let json: Value = serde_json::from_str(ctl.run(&format!("dtab plan ns {file} --json")).await.ok()).expect("JSON");
+    assert_eq!(json, the_plan());
+}
+
+#[tokio::test]
+async fn proxies_say_how_much_it_is() {
+    let (_namerd, ctl, file) = planned().await;
+    let (one, other) = (Fake::start().await, Fake::start().await);
+    one.say("GET /admin/metrics.json", Said::ok(metrics(100, 200)));
+    other.say("GET /admin/metrics.json", Said::ok(metrics(300, 400)));
+    let proxies = format!("--proxy {} --proxy {} --router http --window 0", one.url(), other.url());
+    let ran = ctl.run(&format!("dtab plan ns {file} {proxies}")).await;
+    let shown = "\
+NAME          MOVED  REQUESTS MOVED  FROM                    TO
+/svc/world   10.0 %            40.0  /#/fs/v1 (2 endpoints)  /#/fs/v1 90.0 % (2 endpoints) & /#/fs/v2 10.0 % (1 endpoint)
+/svc/gone   100.0 %             0.0  /#/fs/v1 (0 endpoints)  (nowhere)
+
+CLIENT    REQUESTS NOW   THEN
+/#/fs/v1         400.0  360.0
+/#/fs/v2           0.0   40.0
+
+40.0 of 1000.0 requests move: 4.0 %
+Names that move: 2 of 3
+";
+    assert_eq!((ran.code, &*ran.out), (0, shown));
+    assert!(crate::docs().contains(&format!("```text\n{shown}```\n")), "docs/namerctl.md shows another plan");
+    let ran = ctl.run(&format!("dtab plan ns {file} --json {proxies}")).await;
+    let json: Value = serde_json::from_str(ran.ok()).expect("JSON");
+    assert_eq!((&json["names"][0]["requests"], &json["names"][0]["requestsMoved"]), (&json!(400.0), &json!(40.0)));
+    assert_eq!(json["traffic"]["share"], 0.04);
+    assert_eq!(json["traffic"]["clients"][1], json!({ "id": "/#/fs/v2", "now": 0.0, "then": 40.0 }));
+    assert_eq!(one.lines(), ["GET /admin/metrics.json"; 2]);
+}
+
+#[tokio::test]
+async fn a_window_is_two_samples() {
+    let (_namerd, ctl, file) = planned().await;
+    let proxy = Fake::start().await;
+    proxy.say("GET /admin/metrics.json", Said::ok(metrics(100, 200)));
+    let ran = ctl.run(&format!("dtab plan ns {file} --window 10ms --proxy {}", proxy.url())).await;
+    assert!(ran.out.contains("\n0.0 of 0.0 requests/s move: none were seen\n"), "{}", ran.out);
+    assert_eq!(proxy.lines().len(), 2);
+}
+
+#[tokio::test]
+async fn a_prometheus_says_how_much_it_is() {
+    let (_namerd, ctl, file) = planned().await;
+    let prometheus = Fake::start().await;
+    let answer = |kind: &str, series: &[(&str, &str, &str)]| {
+        let of = |(rt, name, value): &(&str, &str, &str)| json!({ "metric": { "rt": rt, kind: name }, "value": [1.5, value] });
+        let result: Vec<_> = series.iter().map(of).collect();
+        Said::ok(json!({ "status": "success", "data": { "resultType": "vector", "result": result } }).to_string())
+    };
+    let names =
+        [("http", "svc/world", "8"), ("http", "svc/hello", "2"), ("in", "svc/world", "90"), ("http", "svc/x", "NaN")];
+    prometheus.say("GET /p/api/v1/query?query=sum%20by%20%28rt%2C%20service%29", answer("service", &names));
+    prometheus.say(
+        "GET /p/api/v1/query?query=sum%20by%20%28rt%2C%20client%29",
+        answer("client", &[("http", "#/fs/v1", "10")]),
+    );
+    let metrics = format!("--metrics {}/p --router http", prometheus.url());
+    let ran = ctl.run(&format!("dtab plan ns {file} {metrics}")).await;
+    assert!(ran.out.contains("\n0.8 of 10.0 requests/s move: 8.0 %\n"), "{}", ran.out);
+    assert!(ran.out.contains("\n/#/fs/v1            10.0   9.2\n"), "{}", ran.out);
+    let lines = prometheus.lines();
+    assert!(lines[0].ends_with("%28rate%28rt%3Aservice%3Arequests%5B120000ms%5D%29%29"), "{lines:?}");
+    ctl.run(&format!("dtab plan ns {file} {metrics} --window 0")).await;
+    let lines = prometheus.lines();
+    assert!(lines[1].ends_with("%20%28rt%3Aclient%3Arequests%29"), "{lines:?}");
+}
+
+#[tokio::test]
+async fn traffic_that_nobody_tells_ends_it() {
+    let (_namerd, ctl, file) = planned().await;
+    let proxy = Fake::start().await;
+    let ran = ctl.run(&format!("dtab plan ns {file} --window 0 --proxy {}", proxy.url())).await;
+    let text = format!("Error: {}/admin/metrics.json answers 404 Not Found\n", proxy.url());
+    assert_eq!((ran.code, &*ran.out, ran.err), (255, "", text));
+    let ran = ctl.run(&format!("dtab plan ns {file} --proxy namerd")).await;
+    assert_eq!(ran.err, "Error: namerd: invalid base URL: namerd\n");
+    let ran = ctl.run(&format!("dtab plan ns {file} --window 5")).await;
+    assert_eq!(
+        (ran.code, &*ran.out),
+        (255, "invalid argument \"5\" for \"--window\" flag: not a number of ms, s or m\n")
+    );
+}
+
+#[tokio::test]
+async fn nothing_that_moves() {
+    let (namerd, ctl, file) = planned().await;
+    namerd.say("POST /api/1/plan/ns", Said::ok(r#"{"namespace":"ns","names":[],"warnings":[]}"#));
+    assert_eq!(ctl.run(&format!("dtab plan ns {file}")).await.ok(), "Names that move: 0 of 0\n");
+}
