@@ -393,6 +393,29 @@ async fn the_first_page_shows_what_there_is_and_links_to_all() {
 }
 
 #[tokio::test]
+async fn the_playground_shows_how_a_router_binds_a_name() {
+    let dtab: Dtab = "/svc=>/#/io.l5d.fs".parse().unwrap();
+    let admin = Admin::builder(Registry::new()).router(Router::new("http", dtab, interpreter())).build().unwrap();
+    let (status, empty) = get(&admin, "/delegator").await;
+    assert_eq!(status, 200);
+    assert!(empty.contains("<option selected>http</option>") && !empty.contains("<pre>"), "{empty}");
+    assert!(empty.contains("/svc=&gt;/#/io.l5d.fs"), "its table: {empty}");
+    // By its own table, and by another one.
+    let (_, own) = get(&admin, "/delegator?router=http&path=/svc/web").await;
+    assert!(own.contains("<pre>") && own.contains("/#/io.l5d.fs/web") && own.contains("127.0.0.1:9001"), "{own}");
+    let (_, other) = get(&admin, "/delegator?router=http&path=/svc/web&dtab=/svc%3D%3E/%23/io.l5d.fs/down").await;
+    assert!(other.contains("127.0.0.1:9002"), "{other}");
+    for (query, says) in [
+        ("path=svc", "Invalid path: "),
+        ("path=/svc&dtab=/a", "Invalid dtab: "),
+        ("router=%3Cb%3E&path=/svc", "There is no router &lt;b&gt;."),
+    ] {
+        let (status, page) = get(&admin, &format!("/delegator?{query}")).await;
+        assert!(status == 200 && page.contains(says), "{query}: {page}");
+    }
+}
+
+#[tokio::test]
 async fn head_answers_the_length_and_no_body() {
     let admin = builder().build().unwrap();
     let rsp = admin.send(Request::head("/admin/ping").body(Body::empty()).unwrap()).await;

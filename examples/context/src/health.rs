@@ -31,7 +31,7 @@ pub(crate) struct Seen {
 /// Serves until the program ends.
 pub(crate) async fn start() -> io::Result<(SocketAddr, mpsc::Receiver<Seen>)> {
     let (listener, addr) = crate::listen().await?;
-    let (tell, seen) = mpsc::channel(1);
+    let (tell, seen) = mpsc::channel(1 + crate::LINES);
     let (_reporter, health) = health_reporter();
     // As a handler would, wherever it is: it has no request at hand.
     let health = health.map_request(move |req: http::Request<hyper::body::Incoming>| {

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Neither handler touches a header. Each server has a `ServerLayer`, each client a `ClientLayer`. It sends one request,
-//! prints what the second service saw, and ends.
+//! prints what the second service saw, sends another one whose answer is a stream, and ends.
 
 mod health;
 mod web;
@@ -17,10 +17,16 @@ use std::{
 };
 
 use http::{Request, StatusCode, header::HOST};
+use http_body_util::BodyExt;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tower::BoxError;
+
+use self::health::Seen;
+
+/// How many lines the streamed answer has; the second service is asked for each.
+const LINES: usize = 3;
 
 const TRACE: &str = "AAAAAAAAAAEAAAAAAAAAAgAAAAAAAAADAAAAAAAAAAY=";
 
@@ -31,7 +37,7 @@ async fn main() -> Result<(), BoxError> {
 
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let deadline = format!("{} {}", now.as_nanos(), (now + Duration::from_secs(5)).as_nanos());
-    let status = ask(web, &deadline).await?;
+    let (status, _) = ask(web, "/", &deadline).await?;
 
     let saw = seen.recv().await.ok_or("the second service was not asked")?;
     println!("{status}");
@@ -39,22 +45,37 @@ async fn main() -> Result<(), BoxError> {
     println!("time     {:.0} s left", saw.left.as_secs_f64());
     println!("class    {}", saw.class);
     println!("tenant   {}", saw.tenant);
+
+    let (_, body) = ask(web, "/watch", &deadline).await?;
+    let mut streamed = Vec::new();
+    for _ in body.lines() {
+        streamed.push(seen.recv().await.ok_or("the second service was not asked")?);
+    }
+    let is_kept = |saw: &Seen| saw.trace == 3 && saw.tenant == "streamed" && saw.left > Duration::from_secs(1);
+    let kept = streamed.iter().filter(|saw| is_kept(saw)).count();
+    println!("streamed {kept} lines of {LINES} in the same trace");
+    if kept != LINES {
+        return Err("something of the context was lost while the answer was streamed".into());
+    }
+
     let is_whole = saw.span == 1 && saw.trace == 3 && saw.tenant == "acme" && saw.left > Duration::from_secs(1);
     if status == StatusCode::OK && is_whole { Ok(()) } else { Err("something of the context was lost".into()) }
 }
 
 /// Sends a request with a context, as a proxy before the service would.
-async fn ask(addr: SocketAddr, deadline: &str) -> Result<StatusCode, BoxError> {
+async fn ask(addr: SocketAddr, target: &str, deadline: &str) -> Result<(StatusCode, String), BoxError> {
     let stream = TcpStream::connect(addr).await?;
     let (mut send, conn) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(conn);
-    let req = Request::builder()
+    let req = Request::get(target)
         .header(HOST, "web")
         .header("l5d-ctx-trace", TRACE)
         .header("l5d-ctx-deadline", deadline)
         .header("l5d-ctx-criticality", "critical_plus")
         .body(String::new())?;
-    Ok(send.send_request(req).await?.status())
+    let (head, body) = send.send_request(req).await?.into_parts();
+    let body = body.collect().await?.to_bytes();
+    Ok((head.status, String::from_utf8_lossy(&body).into_owned()))
 }
 
 /// A port that the system chooses.

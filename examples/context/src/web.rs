@@ -1,8 +1,9 @@
-//! The first service, on axum. It asks the second one, in a task of its own.
+//! The first service, on axum. It asks the second one: in a task of its own, and while its answer is streamed.
 
 use std::net::SocketAddr;
 
-use axum::{Router, extract::State, routing::get};
+use axum::{Router, body::Body, extract::State, routing::get};
+use futures::{StreamExt, stream};
 use http::{StatusCode, Uri};
 use hyper::client::conn::http2;
 use hyper_util::{
@@ -25,7 +26,8 @@ pub(crate) async fn start(health: SocketAddr) -> Result<SocketAddr, BoxError> {
     let send = service_fn(move |req| send.clone().send_request(req));
     // Every client of the service has this layer, and no call knows of it.
     let health = BoxCloneSyncService::new(ClientLayer::new().layer(send));
-    let app = Router::new().route("/", get(page)).layer(ServerLayer::new().criticality(true)).with_state(health);
+    let app = Router::new().route("/", get(page)).route("/watch", get(watch));
+    let app = app.layer(ServerLayer::new().criticality(true)).with_state(health);
 
     let (listener, addr) = crate::listen().await?;
     tokio::spawn(async move {
@@ -38,15 +40,26 @@ pub(crate) async fn start(health: SocketAddr) -> Result<SocketAddr, BoxError> {
 }
 
 async fn page(State(health): State<Health>) -> Result<&'static str, StatusCode> {
-    let ask = async {
-        let mut health = HealthClient::with_origin(health, Uri::from_static("http://health"));
-        health.check(HealthCheckRequest::default()).await
-    };
     // What runs in this scope carries one key more.
-    let cx = Context::current().with("tenant", "acme").map_err(|_: context::ContextError| StatusCode::BAD_REQUEST)?;
-    let asked = cx.run(|| spawn_with_context(ask)).await;
-    match asked {
-        Ok(Ok(_)) => Ok("well"),
-        _ => Err(StatusCode::BAD_GATEWAY),
-    }
+    let cx = with_tenant("acme")?;
+    let asked = cx.run(|| spawn_with_context(is_well(health))).await;
+    if asked.unwrap_or_default() { Ok("well\n") } else { Err(StatusCode::BAD_GATEWAY) }
+}
+
+/// A line for each time that it asks, which it does when somebody reads on: long after this function has returned.
+async fn watch(State(health): State<Health>) -> Result<Body, StatusCode> {
+    let lines = stream::repeat(health).take(crate::LINES).then(is_well).map(|is_well| {
+        let line = if is_well { "well\n" } else { "ill\n" };
+        Ok::<_, BoxError>(line)
+    });
+    Ok(Body::from_stream(with_tenant("streamed")?.scope(lines)))
+}
+
+fn with_tenant(tenant: &str) -> Result<Context, StatusCode> {
+    Context::current().with("tenant", tenant).map_err(|_: context::ContextError| StatusCode::BAD_REQUEST)
+}
+
+async fn is_well(health: Health) -> bool {
+    let mut health = HealthClient::with_origin(health, Uri::from_static("http://health"));
+    health.check(HealthCheckRequest::default()).await.is_ok()
 }

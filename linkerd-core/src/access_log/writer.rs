@@ -244,7 +244,7 @@ mod tests {
         // A thread that does not end, as one does whose disk hangs.
         let (_end, hangs) = sync_channel(1);
         *lock(&writer.ended) = Some(hangs);
-        let begun = std::time::Instant::now();
+        let begun = tokio::time::Instant::now();
         drop(writer);
         assert!(begun.elapsed() < LAST_WAIT);
     }

@@ -18,7 +18,7 @@ use super::{
 use crate::Body;
 
 /// A name that is not explained after this time is not explained.
-const TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What is asked for.
 struct Question {

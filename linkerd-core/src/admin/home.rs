@@ -5,6 +5,8 @@ use std::{
     fmt::{self, Display, Write},
 };
 
+use serde_json::{Value, json};
+
 use super::{Logging, Pages, Router};
 use crate::telemetry::{Reading, Registry};
 
@@ -146,6 +148,7 @@ pub(super) fn help(pages: &Pages) -> String {
             "/logging" => "loggers and their levels",
             "/logging.json" => "GET shows the levels, POST logger=NAME&level=LEVEL sets one",
             "/config.json" => "the configuration",
+            "/delegator" => "how a name is bound, for people: a dtab playground",
             "/delegator.json" => {
                 "how a name is bound, step by step: GET ?namespace=ROUTER&dtab=DTAB&path=PATH, or POST the same as JSON"
             }
@@ -154,6 +157,7 @@ pub(super) fn help(pages: &Pages) -> String {
             "/state.json" => "every watch: its value, source, age and error",
             "/admin" | "/admin/index.txt" => "the paths of all pages",
             "/admin/ping" => "answers pong",
+            "/admin/server_info" => "the program, its version and its process",
             "/admin/metrics.json" => "all metrics; ?pretty=true, ?tree=true, ?q=SCOPE/SCOPE",
             "/requests" | "/requests.json" => "the last requests of those that are sampled",
             "/admin/shutdown" => "POST ends the process; ?grace=10.seconds",
@@ -169,6 +173,12 @@ pub(super) fn help(pages: &Pages) -> String {
     }
     body.push_str("</table>\n");
     document("linkerd admin: help", &body)
+}
+
+/// What runs here.
+pub(super) fn server_info() -> Value {
+    let program = std::env::current_exe().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+    json!({"name": program, "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id()})
 }
 
 /// Loggers with a form each to set the level.

@@ -24,6 +24,7 @@ mod home;
 mod identify;
 mod mesh;
 mod params;
+mod playground;
 mod reply;
 mod requests;
 mod security;
@@ -190,6 +191,7 @@ impl Pages {
             "/files/css/dashboard.css" => Some(reply::page(Kind::Css, home::STYLE)),
             "/favicon.ico" => Some(reply::page(Kind::Icon, home::FAVICON)),
             "/admin" | "/admin/index.txt" => Some(reply::page(Kind::Text, self.paths().join("\n") + "\n")),
+            "/admin/server_info" => Some(reply::json(Kind::JsonUtf8, &home::server_info())),
             "/admin/ping" => Some(reply::page(Kind::TextUtf8, "pong")),
             "/admin/metrics.json" => Some(self.metrics(req.uri()).unwrap_or_else(|error| error.answer())),
             "/config.json" => self.config.as_ref().map(|config| reply::json(Kind::JsonUtf8, config)),
@@ -199,6 +201,7 @@ impl Pages {
             }
             "/client_state.json" => self.client_state.as_ref().map(|state| reply::json(Kind::JsonUtf8, &state())),
             "/state.json" => Some(reply::json(Kind::Json, &self.state())),
+            "/delegator" => return playground::serve(self, req).await,
             "/delegator.json" => return delegator::serve(self, req).await,
             "/dtab/delegator.json" if self.namespaces.is_some() => return delegator::serve(self, req).await,
             "/logging.json" => match &self.logging {
@@ -263,8 +266,10 @@ impl Pages {
             "/admin",
             "/admin/index.txt",
             "/admin/ping",
+            "/admin/server_info",
             "/admin/metrics.json",
             "/bound-names.json",
+            "/delegator",
             "/delegator.json",
             "/state.json",
         ];

@@ -137,10 +137,15 @@ impl Decode for TlsIdentity {
 mod build {
     //! From a section to what makes connections secure.
 
+    use std::time::Duration;
+
     use super::{ClientTls, ServerTls, TlsIdentity};
     use crate::{
         config::{Client, NamerdTls, Scoped},
-        tls::{Acceptor, Alpn, BadTls, ClientSettings, Connector, IdentityFiles, Metrics, ServerSettings},
+        tls::{
+            Acceptor, Alpn, BadTls, ClientSettings, Connector, HandshakeSettings, IdentityFiles, Metrics,
+            ServerSettings,
+        },
     };
 
     impl TlsIdentity {
@@ -173,12 +178,15 @@ mod build {
             settings.identities.extend(certificates.iter().map(TlsIdentity::files));
             settings.client_roots = ca_cert.map(|file| file.0);
             settings.require_client_auth = require_client_auth;
-            settings.protocols = protocols;
-            settings.ciphers = ciphers;
-            settings.alpn = alpn.to_vec();
-            settings.handshake_timeout = handshake_timeout.unwrap_or(settings.handshake_timeout);
+            settings.handshake = HandshakeSettings { ciphers, ..handshake(protocols, alpn, handshake_timeout) };
             Acceptor::load(settings, metrics)
         }
+    }
+
+    fn handshake(protocols: Option<Vec<String>>, alpn: &[Alpn], timeout: Option<Duration>) -> HandshakeSettings {
+        let default = HandshakeSettings::default();
+        let timeout = timeout.unwrap_or(default.timeout);
+        HandshakeSettings { protocols, alpn: alpn.to_vec(), timeout, ..default }
     }
 
     impl NamerdTls {
@@ -208,15 +216,11 @@ mod build {
                 protocols,
                 handshake_timeout,
             } = self.clone();
-            let default = ClientSettings::default();
             let settings = ClientSettings {
                 roots: trust_certs.into_iter().map(|file| file.0).collect(),
                 disable_validation,
                 identity: client_auth.as_ref().map(TlsIdentity::files),
-                protocols,
-                alpn: alpn.to_vec(),
-                handshake_timeout: handshake_timeout.unwrap_or(default.handshake_timeout),
-                ..default
+                handshake: handshake(protocols, alpn, handshake_timeout),
             };
             Connector::load(settings, metrics)
         }

@@ -287,11 +287,20 @@ pub(super) async fn prepare(
     Ok(prepared)
 }
 
-/// Takes out what a configuration shows that does not come to be.
+/// Takes out what a configuration shows that does not come to be. In a tokio runtime: what it has bound ahead lets go of its
+/// handles in tasks of its own.
 pub(super) fn give_up<P>(plan: P, attempt: Attempt) {
+    const TRIES: usize = 50;
     // Its handles first.
     drop(plan);
-    attempt.undo();
+    tokio::spawn(async move {
+        for _ in 0..TRIES {
+            if attempt.undo() {
+                return;
+            }
+            sleep(SETTLE).await;
+        }
+    });
 }
 
 /// Waits, for as long as the file says, until names are bound: those that a router always gives, and those that it gave

@@ -41,6 +41,7 @@ impl Counter {
     }
 
     /// Whether nobody else has it.
+    #[cfg(feature = "config")]
     pub(super) fn is_free(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }
@@ -65,6 +66,7 @@ impl Gauge {
     }
 
     /// Whether nobody else has it.
+    #[cfg(feature = "config")]
     pub(super) fn is_free(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }

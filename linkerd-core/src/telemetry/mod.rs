@@ -26,6 +26,7 @@ mod stream;
 
 pub use metric::{Counter, Entered, Gauge};
 pub use prometheus::Prometheus;
+#[cfg(feature = "admin")]
 pub(crate) use registry::Attempt;
 pub use registry::{DEFAULT_LIMIT, DEFAULT_SNAPSHOT_INTERVAL, Hold, Reading, Registry, Scope};
 pub use request::{Failures, RequestStats, StatusStats};

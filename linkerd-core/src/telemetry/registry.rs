@@ -56,6 +56,7 @@ struct Shared {
 type Made = Mutex<Vec<Vec<Arc<str>>>>;
 
 /// Something that may yet be given up. Dropped, it was not.
+#[cfg(feature = "config")]
 #[derive(Debug)]
 pub(crate) struct Attempt {
     registry: Registry,
@@ -155,6 +156,7 @@ impl Registry {
     }
 
     /// Begins to note what is made, to take it out again should nothing come of it.
+    #[cfg(feature = "config")]
     pub(crate) fn attempt(&self) -> Attempt {
         let made = Arc::default();
         lock(&self.0.attempts).push(Arc::downgrade(&made));
@@ -335,6 +337,7 @@ impl Registry {
     }
 
     /// Takes the metric of this path out of the tree if nobody has a handle or a hold of it. As [`remove`](Self::remove).
+    #[cfg(feature = "config")]
     #[must_use]
     fn remove_unused(&self, _write: &MutexGuard<'_, HashSet<Arc<str>>>, path: &[Arc<str>]) -> Option<Child> {
         let (last, parents) = path.split_last()?;
@@ -379,15 +382,28 @@ fn intern(names: &mut HashSet<Arc<str>>, name: &str) -> Arc<str> {
     name
 }
 
+#[cfg(feature = "config")]
 impl Attempt {
-    /// Takes out what was made since, if nobody has a handle of it. What a request has, which came by meanwhile, stays.
-    pub(crate) fn undo(self) {
+    /// Takes out what was made since, if nobody has a handle of it: what a request has, which came by meanwhile, stays. Says
+    /// whether nothing is left.
+    pub(crate) fn undo(&self) -> bool {
         let Self { registry, made } = self;
-        let write = lock(&registry.0.write);
+        let (write, mut removed, mut left) = (lock(&registry.0.write), Vec::new(), Vec::new());
         // What is in something goes before it.
-        let removed: Vec<_> = lock(&made).iter().rev().map(|path| registry.remove_unused(&write, path)).collect();
+        let so_far = std::mem::take(&mut *lock(made));
+        for path in so_far.into_iter().rev() {
+            let is_there = || registry.0.root.find(path.iter().map(AsRef::as_ref)).and_then(|child| child.metric());
+            match registry.remove_unused(&write, &path) {
+                Some(unused) => removed.push(unused),
+                None if is_there().is_some() => left.push(path),
+                None => {}
+            }
+        }
         drop(write);
         drop(removed);
+        let is_empty = left.is_empty();
+        lock(made).extend(left.into_iter().rev());
+        is_empty
     }
 }
 
@@ -544,6 +560,7 @@ impl Children {
 
 impl Metric {
     /// Whether the tree alone has it.
+    #[cfg(feature = "config")]
     fn is_unused(&self) -> bool {
         match self {
             Self::Counter(counter) => counter.is_free(),
@@ -828,5 +845,30 @@ mod tests {
         assert_eq!(stat.summary().unwrap().max, 3);
         tokio::time::sleep(DEFAULT_SNAPSHOT_INTERVAL).await;
         assert_eq!(stat.summary().unwrap().count, 0);
+    }
+
+    #[cfg(feature = "config")]
+    #[test]
+    fn what_is_undone_takes_out_what_is_new_and_nobodys() {
+        let registry = Registry::new();
+        let scope = registry.root().scope("a");
+        drop(scope.counter("old"));
+        let attempt = registry.attempt();
+        let kept = scope.scope("more").counter("kept");
+        drop((
+            scope.counter("old"),
+            scope.gauge("new"),
+            scope.scope("more").stat("new"),
+            scope.scope("old").counter("in"),
+        ));
+        assert_eq!(registry.len(), 5);
+        assert!(!attempt.undo());
+        assert_eq!(registry.len(), 2);
+        drop(kept);
+        assert!(attempt.undo());
+        assert_eq!(registry.len(), 1);
+        drop(attempt);
+        drop(scope.counter("later"));
+        assert_eq!(registry.len(), 2);
     }
 }

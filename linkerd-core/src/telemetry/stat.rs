@@ -78,6 +78,7 @@ pub struct Summary {
 
 impl Stat {
     /// Whether nobody else has it.
+    #[cfg(feature = "config")]
     pub(super) fn is_free(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }

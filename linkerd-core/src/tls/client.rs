@@ -13,15 +13,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 use super::{
-    Alpn, BadTls, HandshakeError, IdentityFiles, Metrics, Negotiated,
+    BadTls, HandshakeError, HandshakeSettings, IdentityFiles, Metrics, Negotiated,
     files::Snapshot,
     names::Offer,
     pem::{self, Bearer, Identity},
-    watch::{INTERVAL, Live, Loaded},
+    watch::{Live, Loaded},
 };
 
 /// Whom a client trusts, and who it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ClientSettings {
     /// The certificates that those of servers must come from, PEM. The system's, which are read once.
     pub roots: Vec<PathBuf>,
@@ -29,16 +29,8 @@ pub struct ClientSettings {
     pub disable_validation: bool,
     /// What is shown to servers that ask for it. Nothing.
     pub identity: Option<IdentityFiles>,
-    /// Names of protocol versions; what there is not is passed over. All: `TLSv1.2`, `TLSv1.3`.
-    pub protocols: Option<Vec<String>>,
-    /// Names of cipher suites, as a JVM or OpenSSL has them; what there is not is passed over. All.
-    pub ciphers: Option<Vec<String>>,
-    /// What may be spoken inside, the preferred one first. `http/1.1`.
-    pub alpn: Vec<Alpn>,
-    /// How long a handshake may take, once connected. 10 seconds.
-    pub handshake_timeout: Duration,
-    /// How often the files are looked at. 1 second.
-    pub reload_interval: Duration,
+    /// How connections are made secure.
+    pub handshake: HandshakeSettings,
 }
 
 /// Makes connections to endpoints secure.
@@ -61,21 +53,6 @@ enum Name {
     Known(ServerName<'static>),
     /// What no certificate can be for.
     Bad(Arc<str>),
-}
-
-impl Default for ClientSettings {
-    fn default() -> Self {
-        Self {
-            roots: Vec::new(),
-            disable_validation: false,
-            identity: None,
-            protocols: None,
-            ciphers: None,
-            alpn: vec![Alpn::Http1],
-            handshake_timeout: Duration::from_secs(10),
-            reload_interval: INTERVAL,
-        }
-    }
 }
 
 impl ClientSettings {
@@ -108,7 +85,7 @@ impl ClientSettings {
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)))
             }
         };
-        config.alpn_protocols = self.alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
+        config.alpn_protocols = self.handshake.alpn_protocols();
         Ok(Loaded { value: config, expiries })
     }
 }
@@ -121,8 +98,8 @@ impl Connector {
     ///
     /// The first file, or list of names, that cannot be used.
     pub fn load(settings: ClientSettings, metrics: &Metrics) -> Result<Self, BadTls> {
-        let offer = Offer::of(settings.protocols.as_deref(), settings.ciphers.as_deref())?;
-        let ClientSettings { handshake_timeout, reload_interval, .. } = settings;
+        let offer = settings.handshake.offer()?;
+        let HandshakeSettings { timeout: handshake_timeout, reload_interval, .. } = settings.handshake;
         let files = settings.files();
         let load = Box::new(move |snapshot: &Snapshot| settings.load(&offer, snapshot));
         let live = Live::watch(files, reload_interval, metrics, load)?;

@@ -11,11 +11,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    Alpn, BadTls, HandshakeError, IdentityFiles, Metrics, Negotiated, choice,
+    BadTls, HandshakeError, HandshakeSettings, IdentityFiles, Metrics, Negotiated, choice,
     files::Snapshot,
     names::Offer,
     pem::{self, Bearer, Identity},
-    watch::{INTERVAL, Live, Loaded},
+    watch::{Live, Loaded},
 };
 
 /// Who a server is, and whom it lets in.
@@ -28,16 +28,8 @@ pub struct ServerSettings {
     pub client_roots: Option<PathBuf>,
     /// A client without a valid certificate is refused. Off: none is asked for.
     pub require_client_auth: bool,
-    /// Names of protocol versions; what there is not is passed over. All: `TLSv1.2`, `TLSv1.3`.
-    pub protocols: Option<Vec<String>>,
-    /// Names of cipher suites, as a JVM or OpenSSL has them, the preferred one first; what there is not is passed over. All.
-    pub ciphers: Option<Vec<String>>,
-    /// What is spoken inside, the preferred one first. `http/1.1`.
-    pub alpn: Vec<Alpn>,
-    /// How long a handshake may take. 10 seconds.
-    pub handshake_timeout: Duration,
-    /// How often the files are looked at. 1 second.
-    pub reload_interval: Duration,
+    /// How connections are made secure.
+    pub handshake: HandshakeSettings,
 }
 
 /// Makes connections to a server secure.
@@ -59,11 +51,7 @@ impl ServerSettings {
             identities: vec![identity],
             client_roots: None,
             require_client_auth: false,
-            protocols: None,
-            ciphers: None,
-            alpn: vec![Alpn::Http1],
-            handshake_timeout: Duration::from_secs(10),
-            reload_interval: INTERVAL,
+            handshake: HandshakeSettings::default(),
         }
     }
 
@@ -93,8 +81,8 @@ impl ServerSettings {
             builder.with_no_client_auth()
         };
         let mut config = builder.with_cert_resolver(Arc::new(Identities::of(identities)));
-        config.alpn_protocols = self.alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
-        config.ignore_client_order = self.ciphers.is_some();
+        config.alpn_protocols = self.handshake.alpn_protocols();
+        config.ignore_client_order = self.handshake.ciphers.is_some();
         // A new one each time: what was vouched for by the files of before is asked for again.
         if let Some(ticketer) = choice::ticketer() {
             config.ticketer = ticketer;
@@ -113,8 +101,8 @@ impl Acceptor {
         if settings.identities.is_empty() {
             return Err(BadTls::NoIdentity);
         }
-        let offer = Offer::of(settings.protocols.as_deref(), settings.ciphers.as_deref())?;
-        let ServerSettings { handshake_timeout, reload_interval, .. } = settings;
+        let offer = settings.handshake.offer()?;
+        let HandshakeSettings { timeout: handshake_timeout, reload_interval, .. } = settings.handshake;
         let files = settings.files();
         let load = Box::new(move |snapshot: &Snapshot| settings.load(&offer, snapshot));
         Ok(Self { live: Live::watch(files, reload_interval, metrics, load)?, handshake_timeout })

@@ -248,3 +248,39 @@ async fn clearing_the_context_reaches_the_trailers_of_requests() {
     let end = within(seen.body.trailers()).await.unwrap().unwrap();
     assert_eq!(end.keys().map(http::HeaderName::as_str).collect::<Vec<_>>(), ["x-up"]);
 }
+
+#[cfg(feature = "config")]
+#[tokio::test]
+async fn a_reset_by_the_endpoint_of_a_file_reaches_the_client_soon() {
+    // As the endpoint resets before a head, and in the middle of a body. A busy machine is late now and then.
+    const TRIES: usize = 5;
+    let mut backend = Backend::new().await;
+    let port = backend.addr.port();
+    let text = format!(
+        "routers: [{{protocol: h2, dtab: '/svc => /$/inet/127.0.0.1/{port}', servers: [{{port: 0, ip: 127.0.0.1}}]}}]"
+    );
+    let client = Client::connect(super::peers::serve_file(&text, &linkerd_core::telemetry::Registry::new())).await;
+    for has_begun in [false, true] {
+        let mut took = Vec::new();
+        for _ in 0..TRIES {
+            let (response, _to) = client.open(post(), false).await;
+            let mut seen = backend.accept().await;
+            let (reset, reason) = if has_begun {
+                let mut back = seen.head();
+                back.send_data("first".into(), false).unwrap();
+                let mut from = within(response).await.unwrap().into_body();
+                assert_eq!(within(from.data()).await.unwrap().unwrap(), "first");
+                let reset = Instant::now();
+                back.send_reset(Reason::ENHANCE_YOUR_CALM);
+                (reset, within(from.data()).await.unwrap().unwrap_err().reason())
+            } else {
+                let reset = Instant::now();
+                seen.respond.send_reset(Reason::ENHANCE_YOUR_CALM);
+                (reset, within(response).await.unwrap_err().reason())
+            };
+            took.push(reset.elapsed());
+            assert_eq!(reason, Some(Reason::ENHANCE_YOUR_CALM));
+        }
+        assert!(took.iter().any(|took| *took < SOON), "{has_begun}: {took:?}");
+    }
+}

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use linkerd_core::tls::{Acceptor, ClientSettings, Connector, IdentityFiles, Metrics, ServerSettings};
+use linkerd_core::tls::{
+    Acceptor, ClientSettings, Connector, HandshakeSettings, IdentityFiles, Metrics, ServerSettings,
+};
 
 use super::pki::{Pki, data};
 
@@ -103,11 +105,13 @@ async fn lists_that_leave_nothing_are_refused() {
     let pki = Pki::new();
     let settings = ServerSettings::new(pki.issue("web", &["web"]));
     let old = Some(vec!["TLSv1.1".to_owned()]);
-    let error = load(ServerSettings { protocols: old.clone(), ..settings.clone() }).unwrap_err();
+    let handshake = HandshakeSettings { protocols: old, ..HandshakeSettings::default() };
+    let error = load(ServerSettings { handshake: handshake.clone(), ..settings.clone() }).unwrap_err();
     assert!(error.contains("there are TLSv1.2 and TLSv1.3"), "{error}");
     let ciphers = Some(vec!["TLS_RSA_WITH_AES_128_CBC_SHA".to_owned()]);
-    let error = load(ServerSettings { ciphers, ..settings }).unwrap_err();
+    let named = HandshakeSettings { ciphers, ..HandshakeSettings::default() };
+    let error = load(ServerSettings { handshake: named, ..settings }).unwrap_err();
     assert!(error.contains("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"), "{error}");
-    let error = Connector::load(ClientSettings { protocols: old, ..pki.trusting() }, &Metrics::default());
+    let error = Connector::load(ClientSettings { handshake, ..pki.trusting() }, &Metrics::default());
     assert!(error.is_err());
 }

@@ -1,6 +1,7 @@
 //! TLS on either side, on loopback sockets.
 #![cfg(all(feature = "admin", any(feature = "ring", feature = "aws-lc-rs")))]
 
+mod by_file;
 mod client;
 mod files;
 mod h2;

@@ -16,7 +16,7 @@ use linkerd_core::{
     Body, Error, Svc,
     dtab::Endpoint,
     http::{ClientConfig, Connect, HttpConnect, Server, ServerConfig},
-    tls::{Acceptor, ClientSettings, Connector, IdentityFiles, Metrics, ServerSettings},
+    tls::{Acceptor, ClientSettings, Connector, HandshakeSettings, IdentityFiles, Metrics, ServerSettings},
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use rustls::{
@@ -79,7 +79,7 @@ impl Pki {
 
     /// Trusts this authority.
     pub(crate) fn trusting(&self) -> ClientSettings {
-        ClientSettings { roots: vec![self.ca()], reload_interval: FAST, ..ClientSettings::default() }
+        ClientSettings { roots: vec![self.ca()], handshake: fast(), ..ClientSettings::default() }
     }
 
     /// A client that knows no more than the authority, for a look at what a server says.
@@ -98,6 +98,11 @@ impl Pki {
 
 /// How often files are looked at in tests.
 pub(crate) const FAST: Duration = Duration::from_millis(5);
+
+/// Looks at files as often.
+pub(crate) fn fast() -> HandshakeSettings {
+    HandshakeSettings { reload_interval: FAST, ..HandshakeSettings::default() }
+}
 
 /// A certificate authority of this name.
 pub(crate) fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
@@ -148,7 +153,7 @@ pub(crate) fn serve_with(
 }
 
 pub(crate) fn settings(identity: IdentityFiles) -> ServerSettings {
-    ServerSettings { reload_interval: FAST, ..ServerSettings::new(identity) }
+    ServerSettings { handshake: fast(), ..ServerSettings::new(identity) }
 }
 
 /// What says ok.

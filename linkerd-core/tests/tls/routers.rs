@@ -34,7 +34,7 @@ fn problems(pki: &Pki, text: &str) -> String {
 }
 
 /// A backend in the clear that answers with what it was told of the client.
-fn backend() -> SocketAddr {
+pub(crate) fn backend() -> SocketAddr {
     let server = Server::bind(ServerConfig { addr: ([127, 0, 0, 1], 0).into(), ..ServerConfig::default() }).unwrap();
     let addr = server.local_addr();
     let svc = Svc::new(tower::service_fn(|req: Request<Body>| async move {

@@ -10,7 +10,7 @@ use linkerd_core::{
     Body, Mesh, Svc,
     http::{RequestContext, Scheme, Server, ServerConfig},
     identify::{Identified, Identifier, Unidentified},
-    tls::{Acceptor, Connector, IdentityFiles, Metrics, PeerIdentity, ServerSettings},
+    tls::{Acceptor, Connector, HandshakeSettings, IdentityFiles, Metrics, PeerIdentity, ServerSettings},
 };
 use rustls::{HandshakeKind, ProtocolVersion};
 use tokio::{
@@ -18,7 +18,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::pki::{Pki, client, data, der, get, ok, serve, settings, shake};
+use super::pki::{Pki, client, data, der, fast, get, ok, serve, settings, shake};
 
 #[tokio::test]
 async fn a_request_through_tls_is_served_and_known_as_such() {
@@ -96,8 +96,11 @@ async fn versions_and_ciphers_are_those_of_the_file() {
     let identity = pki.issue("web", &["web"]);
     let addr = serve(
         ServerSettings {
-            protocols: list(&["TLSv1", "TLSv1.2"]),
-            ciphers: list(&["TLS_RSA_WITH_AES_128_CBC_SHA", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"]),
+            handshake: HandshakeSettings {
+                protocols: list(&["TLSv1", "TLSv1.2"]),
+                ciphers: list(&["TLS_RSA_WITH_AES_128_CBC_SHA", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"]),
+                ..fast()
+            },
             ..settings(identity)
         },
         ok,
@@ -181,7 +184,8 @@ async fn who_a_client_is_decides_about_names_and_is_known_to_layers() {
 #[tokio::test]
 async fn a_handshake_that_takes_too_long_ends_and_counts() {
     let pki = Pki::new();
-    let tls = ServerSettings { handshake_timeout: Duration::from_millis(20), ..settings(pki.issue("web", &["web"])) };
+    let handshake = HandshakeSettings { timeout: Duration::from_millis(20), ..fast() };
+    let tls = ServerSettings { handshake, ..settings(pki.issue("web", &["web"])) };
     let registry = linkerd_core::telemetry::Registry::new();
     let stats = linkerd_core::telemetry::RouterStats::new(&registry, "http");
     let config = ServerConfig {

@@ -158,7 +158,10 @@ impl Config {
     /// [begins](Plan::begin), or leaves nothing behind.
     pub(crate) fn draft(&self, before: Option<&Plan>, registry: &Registry) -> Result<Plan, Errors> {
         let attempt = registry.attempt();
-        self.build_after(before, registry).inspect_err(|_| attempt.undo())
+        self.build_after(before, registry).inspect_err(|_| {
+            // Nobody had a handle but what was built.
+            attempt.undo();
+        })
     }
 
     fn build_after(&self, before: Option<&Plan>, registry: &Registry) -> Result<Plan, Errors> {

@@ -1,0 +1,45 @@
+//! What both sides of a connection say of how it is made secure.
+
+use std::time::Duration;
+
+use super::{Alpn, BadTls, names::Offer, watch::INTERVAL};
+
+/// How handshakes are made, on either side.
+#[derive(Clone, Debug)]
+pub struct HandshakeSettings {
+    /// Names of protocol versions; what there is not is passed over. All: `TLSv1.2`, `TLSv1.3`.
+    pub protocols: Option<Vec<String>>,
+    /// Names of cipher suites, as a JVM or OpenSSL has them; what there is not is passed over. All. A server that names
+    /// some prefers the first.
+    pub ciphers: Option<Vec<String>>,
+    /// What may be spoken inside, the preferred one first. `http/1.1`.
+    pub alpn: Vec<Alpn>,
+    /// How long a handshake may take, once connected. 10 seconds.
+    pub timeout: Duration,
+    /// How often the files are looked at. 1 second.
+    pub reload_interval: Duration,
+}
+
+impl Default for HandshakeSettings {
+    fn default() -> Self {
+        Self {
+            protocols: None,
+            ciphers: None,
+            alpn: vec![Alpn::Http1],
+            timeout: Duration::from_secs(10),
+            reload_interval: INTERVAL,
+        }
+    }
+}
+
+impl HandshakeSettings {
+    /// What may be chosen from.
+    pub(super) fn offer(&self) -> Result<Offer, BadTls> {
+        Offer::of(self.protocols.as_deref(), self.ciphers.as_deref())
+    }
+
+    /// What may be spoken inside, as rustls has it.
+    pub(super) fn alpn_protocols(&self) -> Vec<Vec<u8>> {
+        self.alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect()
+    }
+}
