@@ -169,8 +169,12 @@ impl Error {
     /// The same error with the bound name that the request was sent to, unless it has one.
     #[must_use]
     pub fn with_client(mut self, client: &Path) -> Self {
-        self.0.client.get_or_insert_with(|| client.clone());
+        self.set_client(client);
         self
+    }
+
+    pub(crate) fn set_client(&mut self, client: &Path) {
+        self.0.client.get_or_insert_with(|| client.clone());
     }
 
     /// The same error, with what is known of whether anything of the request was sent.

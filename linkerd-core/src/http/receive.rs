@@ -39,6 +39,7 @@ struct Endless;
 
 struct Rest {
     parts: response::Parts,
+    has_coding: bool,
     incoming: Incoming,
     live: Live,
 }
@@ -72,7 +73,7 @@ pub(crate) fn receive(
         body.ride(Rider::Conn(live));
         return Ok(Received::Now(Response::from_parts(parts, body)));
     }
-    check(&mut parts)?;
+    let has_coding = check(&mut parts)?;
     // An endpoint that speaks 1.0, or was asked in 1.0, closes as a rule, and hyper would go on in 1.0.
     if parts.version == Version::HTTP_10 || asked.version == Version::HTTP_10 {
         live.conn.is_reusable = false;
@@ -91,7 +92,7 @@ pub(crate) fn receive(
         body.ride(Rider::Conn(live));
         return Ok(Received::Now(Response::from_parts(parts, body)));
     }
-    let rest = Some(Rest { parts, incoming, live });
+    let rest = Some(Rest { parts, has_coding, incoming, live });
     Ok(Received::Later(Reading { rest, start: Bytes::new(), more: BytesMut::new(), limit }))
 }
 
@@ -137,16 +138,18 @@ impl Reading {
     }
 
     fn finish(&mut self) -> Response<Body> {
-        let (Rest { mut parts, live, .. }, bytes) = self.take();
+        let (Rest { mut parts, has_coding, live, .. }, bytes) = self.take();
         live.give_back();
         // Its length is known now.
-        parts.headers.remove(TRANSFER_ENCODING);
+        if has_coding {
+            parts.headers.remove(TRANSFER_ENCODING);
+        }
         Response::from_parts(parts, bytes.into())
     }
 
     /// It has no length, and turned out to be long: what is here goes up, and the rest follows.
     fn give_up(&mut self) -> Response<Body> {
-        let (Rest { parts, incoming, live }, start) = self.take();
+        let (Rest { parts, incoming, live, .. }, start) = self.take();
         let mut body = Body::prefixed(start, incoming);
         body.ride(Rider::Conn(live));
         Response::from_parts(parts, body)
@@ -174,8 +177,8 @@ pub(crate) fn failure(error: hyper::Error) -> Error {
     Error::new(kind).with_never_sent(false).with_source(error)
 }
 
-/// Refuses responses that HTTP forbids, and takes out what means nothing to the next hop.
-fn check(parts: &mut response::Parts) -> Result<(), Error> {
+/// Refuses responses that HTTP forbids, and takes out what means nothing to the next hop. Says whether it has a coding.
+fn check(parts: &mut response::Parts) -> Result<bool, Error> {
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         let text = "the endpoint switched protocols, which nobody asked for";
         return Err(Error::new(ErrorKind::BadResponse).with_text(text));
@@ -186,7 +189,9 @@ fn check(parts: &mut response::Parts) -> Result<(), Error> {
         let text = format!("Multiple Content-Length values found: [{}]", lengths(headers));
         return Err(Error::new(ErrorKind::BadResponse).with_text(text));
     }
-    if let Some(coding) = headers.get(TRANSFER_ENCODING) {
+    let coding = headers.get(TRANSFER_ENCODING);
+    let has_coding = coding.is_some();
+    if let Some(coding) = coding {
         // Servers of old say identity where there is none.
         if has_other_codings(headers) && coding != "identity" {
             let text = "the endpoint's response has a transfer coding other than chunked";
@@ -197,7 +202,7 @@ fn check(parts: &mut response::Parts) -> Result<(), Error> {
     if !parts.extensions.is_empty() {
         parts.extensions.remove::<ReasonPhrase>();
     }
-    Ok(())
+    Ok(has_coding)
 }
 
 fn lengths(headers: &HeaderMap) -> String {

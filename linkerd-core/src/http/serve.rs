@@ -159,18 +159,18 @@ pub(crate) fn serve(
             Ok(sent) => sent.await,
             Err(error) => Err(error),
         };
-        let (mut rsp, error) = match result {
-            Ok(rsp) if rsp.status() == StatusCode::SWITCHING_PROTOCOLS && switch.is_none() => {
-                let error =
-                    Error::new(ErrorKind::BadResponse).with_text("the protocol was switched, which nobody asked for");
-                (shared.failed(&error), Some(error))
-            }
-            Ok(mut rsp) => {
-                pass(&mut rsp, reader, shared);
-                (rsp, None)
-            }
-            Err(error) => (shared.failed(&error), Some(error)),
+        let mut error = None;
+        let mut rsp = match result {
+            Ok(rsp) => rsp,
+            Err(failed) => shared.failed(error.insert(failed)),
         };
+        if error.is_none() && rsp.status() == StatusCode::SWITCHING_PROTOCOLS && switch.is_none() {
+            let text = "the protocol was switched, which nobody asked for";
+            rsp = shared.failed(error.insert(Error::new(ErrorKind::BadResponse).with_text(text)));
+        }
+        if error.is_none() {
+            pass(&mut rsp, reader, shared);
+        }
         if wants_detail {
             detail::write(&mut rsp, error.as_ref(), shared.config.error_limits.max_header_bytes);
         }

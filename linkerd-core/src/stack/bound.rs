@@ -5,6 +5,8 @@ mod under_way;
 
 use std::sync::Arc;
 
+#[cfg(feature = "server")]
+use futures::future::Either;
 use http::{HeaderMap, HeaderValue, Response};
 use linkerd_balance::Draw;
 use linkerd_dtab::Path;
@@ -50,18 +52,21 @@ impl BoundName {
 
     /// Sends a request to one of the endpoints; to another one if nothing was sent. Above the requeues, because an access log
     /// has a line for each attempt and not for each of those.
-    pub(crate) async fn send(
+    pub(crate) fn send(
         &self,
         attempt: &Attempt<'_>,
         service: &Arc<RequestStats>,
         req: &mut Outgoing,
-    ) -> Result<Response<Body>, Error> {
+    ) -> impl Future<Output = Result<Response<Body>, Error>> {
         #[cfg(feature = "server")]
         if let Some(log) = &attempt.info.shared.access_log {
             // Seldom, and large: not part of every request's future.
-            return Box::pin(self.send_logged(log, attempt, service, req)).await;
+            return Either::Left(Box::pin(self.send_logged(log, attempt, service, req)));
         }
-        self.send_once(attempt, service, req).await
+        #[cfg(feature = "server")]
+        return Either::Right(self.send_once(attempt, service, req));
+        #[cfg(not(feature = "server"))]
+        self.send_once(attempt, service, req)
     }
 
     #[cfg(feature = "server")]
@@ -90,7 +95,7 @@ impl BoundName {
         service: &Arc<RequestStats>,
         req: &mut Outgoing,
     ) -> Result<Response<Body>, Error> {
-        let result = match &self.client.endpoints {
+        let mut result = match &self.client.endpoints {
             // No answer ends with one of these; hyper would refuse it in the middle of the connection.
             Endpoints::Status(status) if status.is_informational() => {
                 let text = format!("{} cannot be the status of an answer", status.as_u16());
@@ -110,7 +115,11 @@ impl BoundName {
                 Err(error) => Err(error),
             },
         };
-        result.map_err(|error| error.with_client(&self.client.id))
+        // Where it is: an answer is large, and each call on its way would move it.
+        if let Err(error) = &mut result {
+            error.set_client(&self.client.id);
+        }
+        result
     }
 
     /// The requeue: above the pick, so that another endpoint gets the next try; below the retries, which need a class.
@@ -184,10 +193,12 @@ impl BoundName {
         span: Option<&ClientSpan>,
         sent: SvcFuture,
     ) -> Result<Response<Body>, Error> {
-        match sent.await {
-            Err(error) if error.is_lost() => self.send_again(endpoint, attempt, span, error)?.await,
-            outcome => outcome,
-        }
+        // The answer has no room beside what is awaited next.
+        let error = match sent.await {
+            Err(error) if error.is_lost() => error,
+            outcome => return outcome,
+        };
+        self.send_again(endpoint, attempt, span, error)?.await
     }
 
     fn send_again(

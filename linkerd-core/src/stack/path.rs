@@ -10,7 +10,7 @@ use http::{Method, Request, Response};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use linkerd_retry::{
-    Retries, Stop, Typical,
+    Retries, Stop, Typical, Verdict,
     timeout::{IdleBody, IdleElapsed},
 };
 use tokio::time::timeout_at;
@@ -114,7 +114,7 @@ impl PathStack {
                 info.write_request(req);
             }
         }
-        let result = self.within(limit, arrived, cx.as_ref(), &method, req).await;
+        let mut result = self.within(limit, arrived, cx.as_ref(), &method, req).await;
         // What the retries left: this is the *logical* outcome.
         let class = info.policy.classifier.classify(&method, result.as_ref());
         let is_open = result.as_ref().is_ok_and(|rsp| info.policy.classifier.is_open(rsp));
@@ -127,8 +127,9 @@ impl PathStack {
         } else {
             self.stats.requests.failed(result.as_ref().err(), elapsed);
         }
-        match result {
-            Ok(mut rsp) => {
+        match &mut result {
+            // Where it is: an answer is large, and each call on its way would move it.
+            Ok(rsp) => {
                 if !class.is_success() && rsp.extensions().get::<AttemptLog>().is_some() {
                     rsp.extensions_mut().insert(self.left(limit, ended));
                 }
@@ -143,21 +144,23 @@ impl PathStack {
                 if let Some(timeout) = info.policy.idle_timeout
                     && !rsp.body().is_end_stream()
                 {
-                    rsp = rsp.map(|body| self.idle(body, timeout));
+                    let body = std::mem::take(rsp.body_mut());
+                    *rsp.body_mut() = self.idle(body, timeout);
                 }
                 if is_open {
                     let classifier = Arc::clone(&info.policy.classifier);
                     let counted = Counted::Name(Arc::clone(&self.stats.requests));
-                    rsp = Open { classifier, counted, method, elapsed, is_marked: info.shared.proxy }.watch(rsp);
+                    let open = Open { classifier, counted, method, elapsed, is_marked: info.shared.proxy };
+                    return result.map(|rsp| open.watch(rsp));
                 }
-                Ok(rsp)
+                result
             }
-            Err(error) => {
+            Err(_) => result.map_err(|error| {
                 let error = info.explain(error).with_left(self.left(limit, ended));
                 self.stats.timeouts.record(&error);
                 tracing::debug!(dst = %info.path, kind = error.kind().name(), "request failed: {}", error.text());
-                Err(error)
-            }
+                error
+            }),
         }
     }
 
@@ -285,12 +288,14 @@ impl PathStack {
             if let Some(late) = attempt.instead(result.as_ref()) {
                 break self.overdue(late, req, attempts.made());
             }
-            let verdict = match &mut result {
-                // Seldom, and large: not part of every request's future.
-                Ok(rsp) if attempt.waits_for_end(rsp) && !self.retries.is_off() => {
-                    Box::pin(attempt.hold(rsp, &self.stats.retries)).await
-                }
-                _ => attempt.verdict(result.as_ref()),
+            let waits = result.as_ref().is_ok_and(|rsp| attempt.waits_for_end(rsp)) && !self.retries.is_off();
+            let verdict = if waits {
+                // Seldom, and large: not part of every request's future, and nor is the answer meanwhile.
+                let verdict;
+                (result, verdict) = Box::pin(self.hold(&attempt, result)).await;
+                verdict
+            } else {
+                attempt.verdict(result.as_ref())
             };
             if verdict.class().is_success() {
                 if expired.is_some() {
@@ -339,6 +344,19 @@ impl PathStack {
             None => outcome,
             Some(entered) => entered.keep(&self.allowance, outcome),
         }
+    }
+
+    /// Holds an answer back for its end.
+    async fn hold(
+        &self,
+        attempt: &Attempt<'_>,
+        mut result: Result<Response<Body>, Error>,
+    ) -> (Result<Response<Body>, Error>, Verdict) {
+        let verdict = match &mut result {
+            Ok(rsp) => attempt.hold(rsp, &self.stats.retries).await,
+            Err(error) => attempt.verdict(Err(error)),
+        };
+        (result, verdict)
     }
 
     /// What comes between two attempts: what is left of the first is read, beside the second if there is no wait.

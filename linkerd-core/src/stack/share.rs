@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::future::Either;
 use http::{Request, Response};
 
 use super::{
@@ -45,29 +46,35 @@ impl Share {
         Self { call, layered }
     }
 
-    pub(crate) async fn send(&self, attempt: &Attempt<'_>, req: &mut Outgoing) -> Result<Response<Body>, Error> {
+    pub(crate) fn send(
+        &self,
+        attempt: &Attempt<'_>,
+        req: &mut Outgoing,
+    ) -> impl Future<Output = Result<Response<Body>, Error>> {
         match &self.layered {
-            None => self.call.name.send(attempt, &self.call.stats, req).await,
-            Some(svc) => {
-                let mut sent = req.take()?;
-                if let Some(cx) = attempt.cx {
-                    sent.extensions_mut().insert(cx.clone());
-                }
-                if let Some(hints) = attempt.hints {
-                    sent.extensions_mut().insert(Arc::clone(hints));
-                }
-                if let Some(due) = attempt.due {
-                    sent.extensions_mut().insert(due);
-                }
-                // Layers take their time too, so it goes with it as an instant; a request that they make anew has the header.
-                if let Some(grpc) = attempt.grpc {
-                    grpc.write(sent.headers_mut(), now(), None);
-                    sent.extensions_mut().insert(grpc);
-                }
-                sent.body_mut().set_trail(req.trail().clone());
-                svc.send(sent).await
-            }
+            None => Either::Left(self.call.name.send(attempt, &self.call.stats, req)),
+            Some(svc) => Either::Right(Self::send_layered(svc, attempt, req)),
         }
+    }
+
+    async fn send_layered(svc: &Svc, attempt: &Attempt<'_>, req: &mut Outgoing) -> Result<Response<Body>, Error> {
+        let mut sent = req.take()?;
+        if let Some(cx) = attempt.cx {
+            sent.extensions_mut().insert(cx.clone());
+        }
+        if let Some(hints) = attempt.hints {
+            sent.extensions_mut().insert(Arc::clone(hints));
+        }
+        if let Some(due) = attempt.due {
+            sent.extensions_mut().insert(due);
+        }
+        // Layers take their time too, so it goes with it as an instant; a request that they make anew has the header.
+        if let Some(grpc) = attempt.grpc {
+            grpc.write(sent.headers_mut(), now(), None);
+            sent.extensions_mut().insert(grpc);
+        }
+        sent.body_mut().set_trail(req.trail().clone());
+        svc.send(sent).await
     }
 }
 

@@ -90,8 +90,11 @@ impl Stat {
         if !self.0.few.count(at) {
             self.0.live.get_or_init(Box::default).count(at);
         }
-        // Relaxed: one whose count was read just before has its sum in the interval after.
-        self.0.sum.fetch_add(value, Ordering::Relaxed);
+        // Most are no retry, or less than a millisecond.
+        if value > 0 {
+            // Relaxed: one whose count was read just before has its sum in the interval after.
+            self.0.sum.fetch_add(value, Ordering::Relaxed);
+        }
     }
 
     /// Records a time in whole milliseconds, rounded down, as Finagle does.

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::Either;
 use http::{Request, Response, StatusCode};
 use linkerd_balance::Phase;
 use linkerd_dtab::{Activity, Addr, Bound, Path, namer::global};
@@ -136,13 +137,23 @@ impl BoundClient {
     }
 
     /// Bounds one attempt: below accrual, which has to see that it took too long.
-    pub(super) async fn within_limit(
+    pub(super) fn within_limit(
         &self,
         attempt: &Attempt<'_>,
         response: impl Future<Output = Result<Response<Body>, Error>>,
+    ) -> impl Future<Output = Result<Response<Body>, Error>> {
+        match self.attempt_timeout(attempt) {
+            None => Either::Left(response),
+            Some(timer) => Either::Right(self.within(timer.limit, attempt, response)),
+        }
+    }
+
+    async fn within(
+        &self,
+        limit: Duration,
+        attempt: &Attempt<'_>,
+        response: impl Future<Output = Result<Response<Body>, Error>>,
     ) -> Result<Response<Body>, Error> {
-        let limit = self.attempt_timeout(attempt).map(|timer| timer.limit);
-        let Some(limit) = limit else { return response.await };
         if let Ok(result) = tokio::time::timeout(limit, response).await {
             return result;
         }

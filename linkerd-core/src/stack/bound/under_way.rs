@@ -68,7 +68,10 @@ impl UnderWay<'_> {
         let client = &*name.client;
         let pending = client.stats.requests.pending.enter();
         let response = name.response(endpoint, attempt, self.span.as_ref(), sent);
-        let result = client.within_limit(attempt, response).await.and_then(|rsp| nack(rsp, attempt));
+        let mut result = client.within_limit(attempt, response).await;
+        if let Some(refused) = result.as_ref().ok().and_then(|rsp| refusal(rsp, attempt)) {
+            result = Err(refused);
+        }
         drop(pending);
         let (permit, mut end) = self.held.take().expect("held until here");
         let done = now();
@@ -77,11 +80,11 @@ impl UnderWay<'_> {
             span.end(result.as_ref(), class);
         }
         let success = class.is_success();
-        match result {
-            Ok(mut rsp) => {
-                let verdict = fault::judge(permit, success, &rsp, done);
+        match &mut result {
+            Ok(rsp) => {
+                let verdict = fault::judge(permit, success, rsp, done);
                 let classifier = &attempt.info.policy.classifier;
-                let is_open = classifier.is_open(&rsp);
+                let is_open = classifier.is_open(rsp);
                 if !is_open {
                     client.count(service, success, None, done - begun);
                 }
@@ -89,7 +92,7 @@ impl UnderWay<'_> {
                 if success {
                     client.requeues.deposit(done);
                 }
-                let served = success || fault::is_callers(&rsp);
+                let served = success || fault::is_callers(rsp);
                 // Too many requests: no fault, but a reason to go elsewhere. So is what gRPC says in place of a body.
                 let welcome =
                     served && rsp.status() != StatusCode::TOO_MANY_REQUESTS && !hint::grpc_failure(rsp.headers());
@@ -112,9 +115,10 @@ impl UnderWay<'_> {
                         elapsed: done - begun,
                         is_marked: false,
                     };
-                    return Ok(open.watch(rsp));
+                    return result.map(|rsp| open.watch(rsp));
                 }
-                Ok(rsp)
+                // Where it is: an answer is large, and each call on its way would move it.
+                result
             }
             Err(error) => {
                 // That our own pool is full, or our caller's stream broke, is not the endpoint's fault: what is held is
@@ -125,7 +129,7 @@ impl UnderWay<'_> {
                     }
                     end.end(false, done);
                 }
-                client.stats.timeouts.record(&error);
+                client.stats.timeouts.record(error);
                 if error.kind() == ErrorKind::Connect {
                     // Of a single one it would only be known that there is nobody else.
                     if client.is_fail_fast
@@ -134,12 +138,12 @@ impl UnderWay<'_> {
                     {
                         fail_fast.failed();
                     }
-                    client.stats.creation_failed(&error);
-                    return Err(balanced.unreachable(error, &endpoint.key, attempt, &client.id));
+                    client.stats.creation_failed(error);
+                    return result.map_err(|error| balanced.unreachable(error, &endpoint.key, attempt, &client.id));
                 }
-                client.count(service, false, Some(&error), done - begun);
+                client.count(service, false, Some(error), done - begun);
                 client.stats.status.record(None, done - begun);
-                Err(error)
+                result
             }
         }
     }
@@ -175,19 +179,18 @@ impl Drop for UnderWay<'_> {
 /// A refusal by the peer that says of itself that nothing was done: as good as never sent, if we can send it again.
 ///
 /// Finagle's protocol between hops. A refusal of a request that was not kept is passed on as it came.
-fn nack(rsp: Response<Body>, attempt: &Attempt<'_>) -> Result<Response<Body>, Error> {
+fn refusal(rsp: &Response<Body>, attempt: &Attempt<'_>) -> Option<Error> {
     if rsp.status() != StatusCode::SERVICE_UNAVAILABLE || !attempt.is_kept() {
-        return Ok(rsp);
+        return None;
     }
     let headers = rsp.headers();
     if headers.contains_key(headers::NONRETRYABLE_NACK) {
         let text = "The request was Nacked by the server and should not be retried";
-        return Err(Error::new(ErrorKind::Refused).with_text(text));
+        return Some(Error::new(ErrorKind::Refused).with_text(text));
     }
     let at_once = headers.get(http::header::RETRY_AFTER).is_some_and(|value| value == "0");
-    if at_once || headers.contains_key(headers::NACK) {
+    (at_once || headers.contains_key(headers::NACK)).then(|| {
         let text = "The request was Nacked by the server";
-        return Err(Error::new(ErrorKind::Refused).with_text(text).with_never_sent(true));
-    }
-    Ok(rsp)
+        Error::new(ErrorKind::Refused).with_text(text).with_never_sent(true)
+    })
 }
