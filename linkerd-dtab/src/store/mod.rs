@@ -122,6 +122,11 @@ pub struct BadNamespace {
 }
 
 impl Namespace {
+    /// What stands for all of them where one has to be named: no namespace has this name.
+    pub(crate) fn any() -> Self {
+        Self("*".into())
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
