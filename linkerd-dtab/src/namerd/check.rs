@@ -359,8 +359,8 @@ mod tests {
 
     #[test]
     fn no_table_takes_long_to_check() {
-        let many: String = (0..30_000).map(|n| format!("/a{n} => /b{n} | !;")).collect();
-        let found = issues(&many, &["/svc"]);
+        let many: Vec<_> = (0..30_000).map(|n| format!("/a{n} => /b{n} | !")).collect();
+        let found = issues(&many.join(";"), &["/svc"]);
         assert!(found.last().unwrap().ends_with("too large to be checked further"), "{:?}", found.last());
     }
 }

@@ -122,7 +122,8 @@ impl Composition {
 
 impl Owned {
     fn shown(&self, captured: &str) -> String {
-        self.elements.iter().map(|element| format!("/{}", element.replace("{}", captured))).collect()
+        let elements: Vec<_> = self.elements.iter().map(|element| element.replace("{}", captured)).collect();
+        format!("/{}", elements.join("/"))
     }
 }
 

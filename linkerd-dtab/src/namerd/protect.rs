@@ -7,6 +7,7 @@ use crate::store::{Expect, Namespace};
 ///
 /// A namespace that several patterns match is guarded by all of them.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools)] // Four guards that do not depend on each other.
 pub struct Protection {
     /// Which.
     pub namespaces: Pattern,
@@ -23,7 +24,7 @@ pub struct Protection {
 
 /// All that guards one namespace.
 #[derive(Clone, Copy, Debug, Default)]
-#[allow(clippy::struct_excessive_bools)] // Four guards that do not depend on each other.
+#[allow(clippy::struct_excessive_bools)] // As above.
 pub(super) struct Guards {
     admin_only: bool,
     no_delete: bool,

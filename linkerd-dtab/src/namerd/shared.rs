@@ -254,7 +254,7 @@ mod tests {
         assert!(Arc::ptr_eq(one.value(), two.value()));
         let value = Arc::downgrade(one.value());
         drop(one);
-        advance(Duration::from_secs(60)).await;
+        advance(Duration::from_mins(1)).await;
         assert_eq!(shared.len(), (1, 0), "it is still held");
         drop(two);
         assert_eq!(shared.len(), (0, 1));
@@ -272,7 +272,7 @@ mod tests {
         let shared = shared(10, 10);
         drop(hold(&shared, 1));
         let held = hold(&shared, 1).unwrap();
-        advance(Duration::from_secs(60)).await;
+        advance(Duration::from_mins(1)).await;
         tokio::task::yield_now().await;
         assert_eq!(shared.len(), (1, 0));
         drop(held);

@@ -148,15 +148,13 @@ impl Namerd {
         if let Ok(Ok(now)) = timeout(CURRENT_TIMEOUT, stored.ready()).await {
             self.inner.history.add_seen(&turn, now).await;
         }
-        let table = match &dtab {
-            Some(dtab) => {
-                let version = self.inner.store.put(&namespace, dtab, &expect).await?;
-                Some(Arc::new(VersionedDtab { version, dtab: dtab.clone() }))
-            }
-            None => {
-                self.inner.store.delete(&namespace, &expect).await?;
-                None
-            }
+        let store = &self.inner.store;
+        let table = if let Some(dtab) = dtab {
+            let version = store.put(&namespace, &dtab, &expect).await?;
+            Some(Arc::new(VersionedDtab { version, dtab }))
+        } else {
+            store.delete(&namespace, &expect).await?;
+            None
         };
         let version = table.as_ref().map_or_else(|| Version::new([]), |table| table.version.clone());
         let seq = self.inner.history.add(&turn, Entry { table, ..entry }).await;

@@ -25,20 +25,22 @@ pub fn diff(from: &Dtab, to: &Dtab) -> String {
     let tail = &old[old.len() - end..];
     (old, new) = (&old[..old.len() - end], &new[..new.len() - end]);
 
-    let mut text = String::new();
-    let mut line = |mark: char, entry: &crate::Dentry| _ = writeln!(text, "{mark} {} => {} ;", entry.prefix, entry.dst);
-    head.iter().for_each(|entry| line(' ', entry));
+    let mut lines: Vec<_> = head.iter().map(|entry| (' ', entry)).collect();
     let common = if old.len().saturating_mul(new.len()) <= MAX_PAIRS { common(old, new) } else { Vec::new() };
     let (mut at_old, mut at_new) = (0, 0);
     for (in_old, in_new) in common {
-        old[at_old..in_old].iter().for_each(|entry| line('-', entry));
-        new[at_new..in_new].iter().for_each(|entry| line('+', entry));
-        line(' ', &old[in_old]);
+        lines.extend(old[at_old..in_old].iter().map(|entry| ('-', entry)));
+        lines.extend(new[at_new..in_new].iter().map(|entry| ('+', entry)));
+        lines.push((' ', &old[in_old]));
         (at_old, at_new) = (in_old + 1, in_new + 1);
     }
-    old[at_old..].iter().for_each(|entry| line('-', entry));
-    new[at_new..].iter().for_each(|entry| line('+', entry));
-    tail.iter().for_each(|entry| line(' ', entry));
+    lines.extend(old[at_old..].iter().map(|entry| ('-', entry)));
+    lines.extend(new[at_new..].iter().map(|entry| ('+', entry)));
+    lines.extend(tail.iter().map(|entry| (' ', entry)));
+    let mut text = String::new();
+    for (mark, entry) in lines {
+        let _ = writeln!(text, "{mark} {} => {} ;", entry.prefix, entry.dst);
+    }
     text
 }
 

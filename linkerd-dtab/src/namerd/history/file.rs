@@ -86,14 +86,13 @@ fn read(path: &PathBuf, records: &mut VecDeque<Arc<Record>>, keep: Keep) -> io::
             return truncate(&file, offset);
         }
         offset += len as u64;
-        match std::str::from_utf8(&line).ok().and_then(Record::of_line) {
-            Some(record) => {
-                records.push_back(Arc::new(record));
-                if records.len() > keep.records.max(1) {
-                    records.pop_front();
-                }
-            }
-            None => tracing::warn!(path = %path.display(), line = number, "this is no record, and is skipped"),
+        let Some(record) = std::str::from_utf8(&line).ok().and_then(Record::of_line) else {
+            tracing::warn!(path = %path.display(), line = number, "this is no record, and is skipped");
+            continue;
+        };
+        records.push_back(Arc::new(record));
+        if records.len() > keep.records.max(1) {
+            records.pop_front();
         }
     }
 }

@@ -67,7 +67,7 @@ struct Log {
 pub(super) struct Turn {
     log: Arc<Log>,
     namespace: Namespace,
-    _turn: OwnedMutexGuard<()>,
+    _guard: OwnedMutexGuard<()>,
 }
 
 /// What a record is about, but for when and which.
@@ -123,8 +123,8 @@ impl History {
             }
             Arc::clone(logs.entry(namespace.clone()).or_default())
         };
-        let turn = Arc::clone(&log.turn).lock_owned().await;
-        Turn { log, namespace: namespace.clone(), _turn: turn }
+        let guard = Arc::clone(&log.turn).lock_owned().await;
+        Turn { log, namespace: namespace.clone(), _guard: guard }
     }
 
     /// Adds a record, and says which it is.

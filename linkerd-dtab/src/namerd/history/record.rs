@@ -43,15 +43,15 @@ impl Record {
                 |entry: &crate::Dentry| json!({"prefix": entry.prefix.to_string(), "dst": entry.dst.to_string()});
             table.dtab.entries().iter().map(entry).collect::<Vec<_>>()
         };
-        self.json(self.table.as_ref().map(entries).into())
+        self.json(&self.table.as_ref().map(entries).into())
     }
 
     /// The record as a line of a file, with the table as text.
     pub(super) fn to_line(&self) -> String {
-        format!("{}\n", self.json(self.table.as_ref().map(|table| table.dtab.to_string()).into()))
+        format!("{}\n", self.json(&self.table.as_ref().map(|table| table.dtab.to_string()).into()))
     }
 
-    fn json(&self, dtab: Value) -> Value {
+    fn json(&self, dtab: &Value) -> Value {
         let Self { seq, at, who, why, table } = self;
         let at = jiff::Timestamp::try_from(*at).unwrap_or_default();
         let version = table.as_ref().map(|table| STANDARD.encode(table.version.as_bytes()));
