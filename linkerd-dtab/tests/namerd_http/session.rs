@@ -25,8 +25,9 @@ impl Connection {
         let service = TowerToHyperService::new(server.controller.clone());
         tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(theirs), service));
         let headers: Vec<(String, String)> = serde_json::from_value(recorded["headers"].clone()).unwrap();
-        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let request = format!("GET {} HTTP/1.1\r\n{headers}\r\n", recorded["target"].as_str().unwrap());
+        let headers: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let target = recorded["target"].as_str().unwrap();
+        let request = format!("GET {target} HTTP/1.1\r\n{}\r\n", headers.concat());
         io.write_all(request.as_bytes()).await.unwrap();
         let documents: Vec<String> = serde_json::from_value(recorded["documents"].clone()).unwrap();
         let mut connection = Self { io, documents: documents.into_iter() };
