@@ -226,6 +226,8 @@ async fn tokens_decide_what_may_be_seen_and_changed() {
     let (ops, web) = (("authorization", "Bearer ops-secret"), ("authorization", "bearer web-secret"));
     let put = async |headers: &[(&str, &str)]| server.status("PUT", "/api/1/dtabs/team/web", headers, "/a => /c").await;
     assert_eq!(put(&[DTAB, ops]).await, 204);
+    assert_eq!(put(&[DTAB, web]).await, 403);
+    assert_eq!(put(&[DTAB]).await, 403);
     assert_eq!(server.call("GET", "/api/1/dtabs", &[web], "").await.body, "[\"team/web\"]\n");
     let refused = server.call("GET", "/api/1/dtabs/default", &[web], "").await;
     assert_eq!(
