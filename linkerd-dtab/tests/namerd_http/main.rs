@@ -4,6 +4,7 @@
 mod changes;
 mod ours;
 mod recorded;
+mod session;
 
 use std::{collections::HashMap, convert::Infallible, fs, net::IpAddr, path::PathBuf, time::Duration};
 

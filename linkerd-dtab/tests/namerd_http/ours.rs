@@ -6,10 +6,10 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 use linkerd_dtab::{
     namerd::{Grant, Limits, Role, Roles, Who, http::MAX_BODY},
-    transport::{Body, full},
+    transport::Body,
 };
 
-use super::{PATIENCE, Said, Server, request};
+use super::{PATIENCE, Server, request};
 
 const DTAB: (&str, &str) = ("content-type", "application/dtab");
 
@@ -226,6 +226,8 @@ async fn tokens_decide_what_may_be_seen_and_changed() {
     let (ops, web) = (("authorization", "Bearer ops-secret"), ("authorization", "bearer web-secret"));
     let put = async |headers: &[(&str, &str)]| server.status("PUT", "/api/1/dtabs/team/web", headers, "/a => /c").await;
     assert_eq!(put(&[DTAB, ops]).await, 204);
+    assert_eq!(put(&[DTAB, web]).await, 403);
+    assert_eq!(put(&[DTAB]).await, 403);
     assert_eq!(server.call("GET", "/api/1/dtabs", &[web], "").await.body, "[\"team/web\"]\n");
     let refused = server.call("GET", "/api/1/dtabs/default", &[web], "").await;
     assert_eq!(
@@ -263,23 +265,4 @@ async fn a_watch_counts_until_its_body_is_dropped() {
     assert_eq!((refused.status, refused.body.contains("too many")), (429, true), "{refused:?}");
     drop(body);
     assert_eq!(server.status("GET", "/api/1/dtabs", &[], "").await, 200);
-}
-
-/// The requests of a real Linkerd, without a `Host` and with headers of its own.
-#[tokio::test]
-async fn serves_what_a_real_linkerd_asks() {
-    let server = server();
-    let files = [("web", "127.0.0.1 37611\n"), ("other", "127.0.0.1 40313\n")];
-    for (name, text) in files {
-        fs::write(server.file("disco").join(name), text).unwrap();
-    }
-    let session: serde_json::Value = serde_json::from_str(include_str!("../data/namerd/http-session.json")).unwrap();
-    for asked in session.as_array().unwrap().iter().take(5) {
-        let headers: Vec<(String, String)> = serde_json::from_value(asked["headers"].clone()).unwrap();
-        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let rsp = server.send(request("GET", asked["target"].as_str().unwrap(), &headers, "")).await;
-        let (head, mut body) = rsp.into_parts();
-        assert_eq!(next(&mut body).await.as_deref(), asked["documents"][0].as_str());
-        assert!(Said::of(http::Response::from_parts(head, full(""))).await.headers.is_empty());
-    }
 }

@@ -5,6 +5,7 @@ mod cold;
 mod follow;
 #[cfg(feature = "namerd")]
 mod http;
+mod session;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

@@ -92,7 +92,7 @@ pub(super) async fn bind(namerd: &Namerd, session: &Session, head: &Parts, names
     let render = |tree: &NameTree<Bound>| format!("{}\n", bound_json(tree));
     if params.watch() {
         let (tree, counted) = asked.bind(namerd, session)?;
-        let documents = Documents::new(tree, counted, move |tree| Some(render(tree))).when(addresses_known);
+        let documents = Documents::new(tree, counted, move |tree| Some(render(tree))).when(addresses_known_soon);
         return Ok(reply::body(None, documents.body()));
     }
     let tree = asked.bind_once(namerd, session).await?;
@@ -155,6 +155,12 @@ fn line(addr: Result<&Addr, &Failure>) -> String {
         Err(error) => Activity::failed(error.clone()),
     };
     format!("{}\n", addr_json(&activity))
+}
+
+/// The same, but not for long: one leaf must not keep the others from who follows the tree. Addresses are followed by id.
+fn addresses_known_soon(tree: &NameTree<Bound>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let known = timeout(DELEGATE_TIMEOUT, addresses_known(tree));
+    Box::pin(async move { _ = known.await })
 }
 
 /// Waits until no address in the tree is pending.
