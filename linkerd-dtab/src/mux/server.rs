@@ -1,6 +1,13 @@
 //! The server's side of a connection.
 
-use std::{collections::HashMap, future::Future, io::ErrorKind, pin::Pin, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    io::ErrorKind,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{
@@ -121,8 +128,20 @@ struct Connection<W, C> {
     leave: watch::Sender<bool>,
 }
 
-/// A request on its way to its answer, and its tag.
-type Tagged = Pin<Box<dyn Future<Output = (u32, Result<Answer, Aborted>)> + Send>>;
+/// A request on its way to its answer. Not boxed once more: there are many.
+struct Tagged {
+    tag: u32,
+    call: Abortable<Answering>,
+}
+
+impl Future for Tagged {
+    type Output = (u32, Result<Answer, Aborted>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let tag = self.tag;
+        Pin::new(&mut self.call).poll(cx).map(|answer| (tag, answer))
+    }
+}
 
 /// A request without an answer.
 struct Pending {
@@ -257,7 +276,7 @@ impl<W: AsyncWrite + Unpin, C: Fn(Bytes, Leave) -> Answering> Connection<W, C> {
         }
         let (abort, registration) = AbortHandle::new_pair();
         let call = Abortable::new((self.call)(payload, Leave(self.leave.subscribe())), registration);
-        self.calls.push(Box::pin(async move { (tag, call.await) }));
+        self.calls.push(Tagged { tag, call });
         self.tags.insert(tag, Pending { abort, size });
         self.pending_bytes += size;
         Ok(())

@@ -41,14 +41,14 @@ enum Unanswered {
 }
 
 /// Answers one call.
-pub(super) async fn answer(session: Session, message: Bytes, leave: Leave) -> Answer {
+pub(super) async fn answer(session: Session, message: Bytes, mut leave: Leave) -> Answer {
     let (call, sequence) = match Call::decode(&message) {
         Ok(call) => call,
         Err(error) => return Some(refuse(&message, &error).freeze()),
     };
     // It is as long as a frame, perhaps, and the call may wait for days.
     drop(message);
-    let answered = match value(&session, &call, leave).await {
+    let answered = match value(&session, &call, &mut leave).await {
         Ok(value) => Ok(value),
         Err(Unanswered::Failure(reason)) => Err(reason),
         Err(Unanswered::Illegal(reason)) => {
@@ -76,14 +76,16 @@ fn refuse(message: &[u8], error: &BadCall) -> BytesMut {
     }
 }
 
-async fn value(session: &Session, call: &Call, leave: Leave) -> Result<Stamped<BytesMut>, Unanswered> {
+// What is held for long is passed by reference: a future has room for each place that a value is moved to.
+async fn value(session: &Session, call: &Call, leave: &mut Leave) -> Result<Stamped<BytesMut>, Unanswered> {
     match call {
         Call::Bind { dtab, name: NameRef { stamp, name, namespace }, .. } => {
-            let tree = session.bind(&namespace.parse()?, &dtab.parse()?, name)?;
-            next(tree, stamp, leave, |tree| idl::bound_tree(tree, |bound| (&bound.id, &bound.residual))).await
+            let mut tree = session.bind(&namespace.parse()?, &dtab.parse()?, name)?;
+            next(&mut tree, stamp, leave, |tree| idl::bound_tree(tree, |bound| (&bound.id, &bound.residual))).await
         }
         Call::Addr { name: NameRef { stamp, name, .. }, .. } => {
-            next(session.addr(name)?, stamp, leave, idl::address).await
+            let mut addr = session.addr(name)?;
+            next(&mut addr, stamp, leave, idl::address).await
         }
         Call::Delegate { dtab, path, namespace, .. } => {
             let Some(path) = path else {
@@ -94,8 +96,8 @@ async fn value(session: &Session, call: &Call, leave: Leave) -> Result<Stamped<B
             Box::pin(explained(session, &namespace.parse()?, &dtab.parse()?, path)).await
         }
         Call::Dtab { stamp, namespace, .. } => {
-            let table = session.dtab(&namespace.parse()?)?;
-            next(table, stamp, leave, |table| {
+            let mut table = session.dtab(&namespace.parse()?)?;
+            next(&mut table, stamp, leave, |table| {
                 idl::dtab(&table.as_ref().map_or_else(String::new, |stored| format!("{:#}", stored.dtab)))
             })
             .await
@@ -105,9 +107,9 @@ async fn value(session: &Session, call: &Call, leave: Leave) -> Result<Stamped<B
 
 /// Waits for a value that has another stamp than this.
 async fn next<T: Clone + Send + Sync + 'static>(
-    mut watched: Watched<T>,
+    watched: &mut Watched<T>,
     known: &[u8],
-    mut leave: Leave,
+    leave: &mut Leave,
     encode: impl Fn(&T) -> BytesMut,
 ) -> Result<Stamped<BytesMut>, Unanswered> {
     let mut is_held = false;
