@@ -202,7 +202,7 @@ impl Rig for EtcdRig<'_> {
                     self.v3("put", json!({"key": self.key(namespace), "value": BASE64_STANDARD.encode(text)})).await;
                 }
                 Api::V2 => {
-                    let escaped: String = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
+                    let escaped = text.bytes().map(|byte| format!("%{byte:02x}")).collect::<Vec<_>>().concat();
                     let form = "application/x-www-form-urlencoded";
                     let (status, _) =
                         self.ask(Method::PUT, &self.uri(namespace), &format!("value={escaped}"), form).await;
@@ -312,7 +312,7 @@ impl ZkRig<'_> {
         let request = [&1_i32.to_be_bytes()[..], &operation.to_be_bytes(), fields].concat();
         let mut answer = Vec::new();
         for frame in [greeting, request] {
-            io.write_all(&(frame.len() as i32).to_be_bytes()).await?;
+            io.write_all(&(frame.len() as u32).to_be_bytes()).await?;
             io.write_all(&frame).await?;
             answer = vec![0; io.read_i32().await? as usize];
             io.read_exact(&mut answer).await?;
@@ -328,7 +328,7 @@ impl ZkRig<'_> {
 }
 
 fn text(text: &str) -> Vec<u8> {
-    [&(text.len() as i32).to_be_bytes(), text.as_bytes()].concat()
+    [&(text.len() as u32).to_be_bytes(), text.as_bytes()].concat()
 }
 
 const ANY_VERSION: [u8; 4] = [0xff; 4];
