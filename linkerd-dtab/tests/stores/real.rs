@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use crate::suite::{self, Done, Fault, Read, Rig};
@@ -35,6 +35,8 @@ const BACKOFF: Backoff = Backoff { min: Duration::from_millis(20), max: Duration
 /// Busy machines start servers slowly.
 const STARTS: usize = 3000;
 const TICK: Duration = Duration::from_millis(20);
+/// For one answer to what the tests themselves ask.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A server at an address of this machine.
 #[derive(Clone, Copy)]
@@ -297,7 +299,8 @@ impl ZkRig<'_> {
     /// One operation in a session of its own: its error, and what is behind that.
     async fn ask(&self, operation: i32, fields: &[u8]) -> (i32, Vec<u8>) {
         for _ in 0..STARTS {
-            if let Ok(answer) = self.try_ask(operation, fields).await {
+            // A server that is starting may take a connection and forget it.
+            if let Ok(Ok(answer)) = timeout(PATIENCE, self.try_ask(operation, fields)).await {
                 return answer;
             }
             sleep(TICK).await;
