@@ -17,7 +17,7 @@ use super::{
     decimal::{count, version},
     follow::{Asked, Backend, Followed, Listing, MAX_NAMESPACES, RESYNC, Told, failure},
     http::{Answer, Http},
-    mirror::Reading,
+    text,
 };
 use crate::{Dtab, Failure, transport::Transport};
 
@@ -99,7 +99,7 @@ impl Consul {
     pub fn new(transport: impl Transport) -> Self {
         Self {
             http: Http::new(transport),
-            prefix: "/namerd/dtabs".parse().expect("a valid prefix"),
+            prefix: KeyPrefix::known("/namerd/dtabs"),
             datacenter: None,
             consistency: Consistency::default(),
             backoff: Backoff::default(),
@@ -182,7 +182,7 @@ impl ConsulBackend {
             let Ok(name) = name.parse() else { continue };
             let value = BASE64_STANDARD.decode(value.unwrap_or_default());
             let value = value.map_err(|error| failure(format!("Consul's answer makes no sense: {error}")))?;
-            let reading = Reading::parse(&name, version(modify_index), &value);
+            let reading = text::read(&name, version(modify_index), &value);
             tables.insert(name, reading);
         }
         Ok(Listing { tables, mark: index? })

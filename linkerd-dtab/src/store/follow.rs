@@ -25,7 +25,7 @@ use super::{
     backoff::Backoff,
     mirror::{Mirror, Reading},
 };
-use crate::{Activity, Dtab, Failure};
+use crate::{Activity, Dtab, Failure, parse::MAX_LEN};
 
 /// A store has this long to answer a change.
 pub(super) const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,6 +39,8 @@ const RESTLESS: Duration = Duration::from_secs(1);
 const MAX_WAITING: usize = 256;
 /// How often it is looked whether anybody still watches a store that was dropped.
 const LINGER: Duration = Duration::from_secs(1);
+/// One answer may have so many bytes.
+pub(super) const MAX_ANSWER: usize = 16 << 20;
 /// The most namespaces that a store may have: what has more is no store of tables.
 pub(super) const MAX_NAMESPACES: usize = 100_000;
 
@@ -152,7 +154,13 @@ impl<B: Backend> DtabStore for Followed<B> {
     }
 
     fn put<'a>(&'a self, namespace: &'a Namespace, dtab: &'a Dtab, expect: &'a Expect) -> Change<'a, Version> {
-        Box::pin(self.change(self.shared.backend.put(namespace, dtab, expect)))
+        Box::pin(self.change(async move {
+            if dtab.to_string().len() > MAX_LEN {
+                let reason = format!("it has more than {MAX_LEN} bytes as text");
+                return Err(StoreError::Unfit { namespace: namespace.clone(), reason });
+            }
+            self.shared.backend.put(namespace, dtab, expect).await
+        }))
     }
 
     fn delete<'a>(&'a self, namespace: &'a Namespace, expect: &'a Expect) -> Change<'a, ()> {

@@ -15,14 +15,12 @@ use http_body::Body as _;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::follow::{failure, timed_out};
+use super::follow::{MAX_ANSWER, failure, timed_out};
 use crate::{
     Failure,
     transport::{Body, Sending, Transport, full},
 };
 
-/// An answer may have so many bytes.
-pub(super) const MAX_ANSWER: usize = 16 << 20;
 /// A server has this long for an answer that it has no reason to wait with.
 pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 

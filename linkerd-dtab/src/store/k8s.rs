@@ -7,9 +7,18 @@
 //! Kubernetes wants names of lower-case letters, digits, `-` and `.`: other namespaces are [`Unfit`](StoreError::Unfit).
 //! Writing a table that is there already changes nothing, and its version stays.
 
-use std::{collections::BTreeMap, fmt, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use futures::TryStreamExt;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Limited};
 use kube::{
     Api, Client,
     api::{DeleteParams, DynamicObject, ListParams, PostParams, Preconditions, WatchEvent, WatchParams},
@@ -17,13 +26,17 @@ use kube::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
+use tower_service::Service;
 
 use super::{
     Backoff, DtabStore, Expect, Namespace, StoreError, Version, VersionedDtab,
-    follow::{Asked, Backend, Followed, Listing, MAX_NAMESPACES, Told, failure, timed_out},
-    mirror::{BadTable, Reading},
+    follow::{Asked, Backend, Followed, Listing, MAX_ANSWER, MAX_NAMESPACES, Told, failure, timed_out},
+    mirror::Reading,
 };
-use crate::{Dentry, Dtab, Failure};
+use crate::{
+    Dentry, Dtab, Failure, ParseError,
+    transport::{Body, Sending, Transport},
+};
 
 /// Objects in one answer.
 const PAGE: u32 = 500;
@@ -69,20 +82,27 @@ struct Part {
 
 /// Why the parts in an object are no table.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("namespace {namespace}: its dentries are not a list of prefix and dst: {reason}")]
-struct BadParts {
-    namespace: Namespace,
-    reason: String,
+enum BadParts {
+    #[error("namespace {namespace}: its dentries are no list of prefix and dst: {reason}")]
+    Shape { namespace: Namespace, reason: String },
+    #[error("namespace {namespace}, dentry {number}: {field}, line {line}, column {column}: does not parse", line = source.line(), column = source.column())]
+    Malformed { namespace: Namespace, number: usize, field: &'static str, source: ParseError },
 }
 
 impl Kubernetes {
-    /// Tables in the namespace `namespace` of the Kubernetes that `client` leads to.
+    /// Tables in the namespace `namespace` of the Kubernetes that `client` leads to. The size of its answers is that
+    /// client's matter; they come in pages of 500 objects.
     ///
     /// # Defaults
     ///
     /// [`Backoff`]'s.
     pub fn new(client: Client, namespace: impl Into<String>) -> Self {
         Self { client, namespace: namespace.into(), backoff: Backoff::default() }
+    }
+
+    /// The same, by a transport that leads to an API server and needs no more of a client: `kubectl proxy`, for instance.
+    pub fn over(transport: impl Transport, namespace: impl Into<String>) -> Self {
+        Self::new(Client::new(Over(Arc::new(transport)), "default"), namespace)
     }
 
     /// How long Kubernetes is left alone when it fails.
@@ -98,6 +118,33 @@ impl Kubernetes {
         let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("l5d.io", "v1alpha1", "DTab"), "dtabs");
         let api = Api::namespaced_with(self.client, &self.namespace, &resource);
         Followed::new(KubeBackend { api, resource }, self.backoff)
+    }
+}
+
+/// A transport as the service that a client of Kubernetes is made of.
+struct Over(Arc<dyn Transport>);
+
+impl Service<Request<kube::client::Body>> for Over {
+    type Response = Response<Body>;
+    type Error = Failure;
+    type Future = Sending;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, req: Request<kube::client::Body>) -> Sending {
+        // A watch goes on for as long as it does; who reads it stops at the first event.
+        let is_watch = req.uri().query().is_some_and(|query| query.split('&').any(|field| field.starts_with("watch=")));
+        let req = req.map(|body| body.map_err(|error| Arc::new(error) as Failure).boxed_unsync());
+        let sending = self.0.send(req);
+        Box::pin(async move {
+            let rsp = sending.await?;
+            if is_watch {
+                return Ok(rsp);
+            }
+            Ok(rsp.map(|body| Limited::new(body, MAX_ANSWER).map_err(Failure::from).boxed_unsync()))
+        })
     }
 }
 
@@ -118,14 +165,13 @@ impl KubeBackend {
             if tables.len() > MAX_NAMESPACES {
                 return Err(failure(format!("there are more than {MAX_NAMESPACES} namespaces")));
             }
-            match page.metadata.continue_.filter(|more| !more.is_empty()) {
-                Some(more) => params.continue_token = Some(more),
-                None => {
-                    let mark = page.metadata.resource_version.filter(|version| !version.is_empty());
-                    let mark = mark.ok_or_else(|| failure("Kubernetes did not tell the version of a list"))?;
-                    return Ok(Listing { tables, mark });
-                }
+            if let Some(more) = page.metadata.continue_.filter(|more| !more.is_empty()) {
+                params.continue_token = Some(more);
+                continue;
             }
+            let mark = page.metadata.resource_version.filter(|version| !version.is_empty());
+            let mark = mark.ok_or_else(|| failure("Kubernetes did not tell the version of a list"))?;
+            return Ok(Listing { tables, mark });
         }
     }
 
@@ -260,25 +306,27 @@ async fn in_time<T>(asked: impl Future<Output = Result<T, kube::Error>>) -> Resu
 fn reading(namespace: &Namespace, object: &DynamicObject) -> Reading {
     match table(namespace, object) {
         Ok(dtab) => Reading::Table(VersionedDtab { version: version(object), dtab }),
-        Err(error) => Reading::Bad(error),
+        Err(error) => Reading::Bad(Arc::new(error)),
     }
 }
 
-fn table(namespace: &Namespace, object: &DynamicObject) -> Result<Dtab, Failure> {
+fn table(namespace: &Namespace, object: &DynamicObject) -> Result<Dtab, BadParts> {
     // An object without any is an empty table, as for namerd.
     let parts = object.data.get("dentries").filter(|parts| !parts.is_null());
     let parts: Vec<Part> = match parts {
         None => Vec::new(),
-        Some(parts) => Deserialize::deserialize(parts).map_err(|error: serde_json::Error| {
-            Arc::new(BadParts { namespace: namespace.clone(), reason: error.to_string() }) as Failure
+        Some(parts) => Deserialize::deserialize(parts).map_err(|error: serde_json::Error| BadParts::Shape {
+            namespace: namespace.clone(),
+            reason: error.to_string(),
         })?,
     };
-    let bad = |source| Arc::new(BadTable::Malformed { namespace: namespace.clone(), source }) as Failure;
-    let parsed = |part: Part| {
-        let prefix = part.prefix.parse().map_err(bad)?;
-        Ok(Dentry { prefix, dst: part.dst.parse().map_err(bad)? })
+    let parsed = |(at, Part { prefix, dst }): (usize, Part)| {
+        let bad =
+            |field| move |source| BadParts::Malformed { namespace: namespace.clone(), number: at + 1, field, source };
+        let prefix = prefix.parse().map_err(bad("prefix"))?;
+        Ok(Dentry { prefix, dst: dst.parse().map_err(bad("dst"))? })
     };
-    parts.into_iter().map(parsed).collect::<Result<Vec<_>, _>>().map(Dtab::new)
+    parts.into_iter().enumerate().map(parsed).collect::<Result<Vec<_>, _>>().map(Dtab::new)
 }
 
 fn set_table(object: &mut DynamicObject, dtab: &Dtab) {

@@ -6,8 +6,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Namespace, Stored, Version, VersionedDtab};
-use crate::{Activity, Dtab, Failure, ParseError, Publisher, State};
+use super::{Namespace, Stored, VersionedDtab};
+use crate::{Activity, Failure, Publisher, State};
 
 /// Namespaces and their tables, as they were last read.
 ///
@@ -23,15 +23,6 @@ pub(super) enum Reading {
     Table(VersionedDtab),
     /// Something that is none.
     Bad(Failure),
-}
-
-/// Why what is stored is no table.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum BadTable {
-    #[error("namespace {namespace}, line {line}, column {column}: not a dtab", line = source.line(), column = source.column())]
-    Malformed { namespace: Namespace, source: ParseError },
-    #[error("namespace {0} is stored as something that is no text")]
-    NotText(Namespace),
 }
 
 struct Inner {
@@ -51,22 +42,6 @@ struct Known {
     table: Option<Arc<VersionedDtab>>,
     /// Why there is no newer one.
     bad: Option<Failure>,
-}
-
-impl Reading {
-    /// Reads a table as namerd writes it.
-    pub(super) fn parse(namespace: &Namespace, version: Version, bytes: &[u8]) -> Self {
-        let parsed = match std::str::from_utf8(bytes) {
-            Ok(text) => {
-                text.parse::<Dtab>().map_err(|source| BadTable::Malformed { namespace: namespace.clone(), source })
-            }
-            Err(_) => Err(BadTable::NotText(namespace.clone())),
-        };
-        match parsed {
-            Ok(dtab) => Self::Table(VersionedDtab { version, dtab }),
-            Err(bad) => Self::Bad(Arc::new(bad)),
-        }
-    }
 }
 
 impl Mirror {

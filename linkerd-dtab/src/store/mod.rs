@@ -21,6 +21,8 @@ mod decimal;
 pub mod etcd;
 #[cfg(feature = "files")]
 pub mod files;
+#[cfg(any(feature = "files", feature = "etcd", feature = "zookeeper"))]
+mod flat;
 #[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper", feature = "k8s"))]
 mod follow;
 #[cfg(any(feature = "etcd", feature = "consul"))]
@@ -28,9 +30,15 @@ mod http;
 #[cfg(feature = "k8s")]
 pub mod k8s;
 mod memory;
+#[cfg_attr(
+    not(any(feature = "files", feature = "etcd", feature = "consul", feature = "zookeeper", feature = "k8s")),
+    allow(dead_code, reason = "the store in memory never fails")
+)]
 mod mirror;
-#[cfg(any(feature = "files", feature = "etcd", feature = "consul", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
 mod prefix;
+#[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper"))]
+mod text;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;
 

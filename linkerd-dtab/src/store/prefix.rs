@@ -2,8 +2,6 @@
 
 use std::{fmt, str::FromStr};
 
-use super::Namespace;
-
 /// The longest prefix, in bytes.
 const MAX_PREFIX: usize = 1024;
 
@@ -19,6 +17,11 @@ pub struct KeyPrefix(String);
 pub struct BadKeyPrefix(String);
 
 impl KeyPrefix {
+    /// One that is known to be valid.
+    pub(super) fn known(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// The prefix, with the slash that it begins with and none at its end.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -42,20 +45,6 @@ impl FromStr for KeyPrefix {
             _ => Err(BadKeyPrefix(text.chars().take(MAX_PREFIX).flat_map(char::escape_debug).collect())),
         }
     }
-}
-
-/// The name of a namespace as one segment of a key, where a key cannot both have a value and be above others.
-pub(super) fn flat(namespace: &Namespace) -> String {
-    namespace.as_str().replace('/', "%2F")
-}
-
-/// The namespace that a segment of a key is for.
-pub(super) fn unflat(segment: &str) -> Option<Namespace> {
-    // A slash is no part of a segment, and only `%2F` stands for one.
-    if segment.contains('/') {
-        return None;
-    }
-    segment.replace("%2F", "/").parse().ok()
 }
 
 impl fmt::Display for KeyPrefix {
@@ -83,15 +72,5 @@ mod tests {
             assert!(bad.parse::<KeyPrefix>().is_err(), "{bad}");
         }
         assert!(format!("/{}", "a".repeat(MAX_PREFIX)).parse::<KeyPrefix>().is_err());
-    }
-
-    #[test]
-    fn a_flat_name_stands_for_one_namespace() {
-        let namespace: Namespace = "team/web".parse().unwrap();
-        assert_eq!(flat(&namespace), "team%2Fweb");
-        assert_eq!(unflat("team%2Fweb"), Some(namespace));
-        for bad in ["team/web", "team%2fweb", "%2Fweb", "a%", ""] {
-            assert_eq!(unflat(bad), None, "{bad}");
-        }
     }
 }

@@ -54,18 +54,15 @@ impl Rig for FilesRig {
     /// The folder is moved away, and another one is put in its place or not.
     fn set(&self, fault: Option<Fault>) -> Done<'_> {
         let (here, away) = (self.dir(), self.parent.path().join("away"));
-        match fault {
-            Some(fault) => {
-                fs::rename(&here, &away).unwrap();
-                if fault == Fault::Blank {
-                    fs::create_dir(&here).unwrap();
-                }
+        if let Some(fault) = fault {
+            fs::rename(&here, &away).unwrap();
+            if fault == Fault::Blank {
+                fs::create_dir(&here).unwrap();
             }
-            None => {
-                // It has what a store put there that took it for a new folder.
-                _ = fs::remove_dir_all(&here);
-                fs::rename(&away, &here).unwrap();
-            }
+        } else {
+            // It has what a store put there that took it for a new folder.
+            _ = fs::remove_dir_all(&here);
+            fs::rename(&away, &here).unwrap();
         }
         Box::pin(ready(()))
     }
@@ -80,6 +77,7 @@ crate::conforms! {
     who_writes_reads_it_at_once
     changes_of_others_are_seen
     names_with_slashes_and_dots_are_kept_apart
+    a_table_that_could_not_be_read_is_not_written
     what_is_no_table_leaves_the_last_good_one
     what_was_read_outlives_every_fault
     a_watch_outlives_the_store_value
@@ -132,7 +130,7 @@ async fn no_version_comes_twice() {
 #[tokio::test]
 async fn half_an_edit_is_not_believed() {
     let rig = FilesRig::new();
-    let store = Files::new(rig.dir()).with_settle(Duration::from_secs(3600)).open();
+    let store = Files::new(rig.dir()).with_settle(Duration::from_hours(1)).open();
     store.put(&name("edited"), &dtab("/a => /b"), &Expect::Any).await.unwrap();
     let (watch, names) = (store.watch(&name("edited")), store.list());
     // Emptied, gone, cut short: the settle time of an hour never ends.

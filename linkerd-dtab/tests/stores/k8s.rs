@@ -5,15 +5,11 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use http::Request;
-use http_body_util::BodyExt;
 use linkerd_dtab::{
     Dtab, State,
     store::{DtabStore, Expect, Kubernetes, StoreError},
-    transport::{Transport, full},
 };
 use serde_json::{Value, json};
-use tower::service_fn;
 
 use crate::{
     fake::{self, Faulty},
@@ -42,16 +38,7 @@ impl KubeRig {
 
 impl Rig for KubeRig {
     fn open(&self) -> Arc<dyn DtabStore> {
-        let faulty = self.faulty.clone();
-        let service = service_fn(move |request: Request<kube::client::Body>| {
-            let faulty = faulty.clone();
-            async move {
-                let (head, body) = request.into_parts();
-                let body = body.collect().await.unwrap().to_bytes();
-                faulty.send(Request::from_parts(head, full(body))).await
-            }
-        });
-        Arc::new(Kubernetes::new(kube::Client::new(service, "unused"), "mesh").open())
+        Arc::new(Kubernetes::over(self.faulty.clone(), "mesh").open())
     }
 
     /// What is no table becomes one part of one that is none.
@@ -100,6 +87,7 @@ crate::conforms! {
     no_update_is_lost
     who_writes_reads_it_at_once
     changes_of_others_are_seen
+    a_table_that_could_not_be_read_is_not_written
     what_is_no_table_leaves_the_last_good_one
     a_store_that_is_away_at_the_start_is_found_later
     what_was_read_outlives_every_fault

@@ -1,20 +1,15 @@
 //! One suite for all stores, over servers in memory that can fail in any way, and over real ones where they are installed.
-#![cfg(feature = "namerd")]
+#![cfg(all(feature = "files", feature = "etcd", feature = "consul", feature = "zookeeper"))]
 
-mod fake;
-mod suite;
-
-#[cfg(feature = "consul")]
 mod consul;
-#[cfg(feature = "etcd")]
 mod etcd;
-#[cfg(feature = "files")]
+mod fake;
 mod files;
 #[cfg(feature = "k8s")]
 mod k8s;
-#[cfg(all(feature = "etcd", feature = "zookeeper"))]
+mod memory;
 mod real;
-#[cfg(feature = "zookeeper")]
+mod suite;
 mod zookeeper;
 
 /// The whole suite for one kind of store. `paused` is whether the clock may run ahead when nobody has anything to do, as it
@@ -39,6 +34,7 @@ macro_rules! conforms {
             changes_of_others_are_seen
             names_with_slashes_and_dots_are_kept_apart
             a_table_is_kept_as_namerd_writes_it
+            a_table_that_could_not_be_read_is_not_written
             what_is_no_table_leaves_the_last_good_one
             a_store_that_is_away_at_the_start_is_found_later
             what_was_read_outlives_every_fault

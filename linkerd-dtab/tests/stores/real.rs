@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use crate::suite::{self, Done, Fault, Read, Rig};
@@ -35,6 +35,8 @@ const BACKOFF: Backoff = Backoff { min: Duration::from_millis(20), max: Duration
 /// Busy machines start servers slowly.
 const STARTS: usize = 3000;
 const TICK: Duration = Duration::from_millis(20);
+/// For one answer to what the tests themselves ask.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A server at an address of this machine.
 #[derive(Clone, Copy)]
@@ -202,7 +204,7 @@ impl Rig for EtcdRig<'_> {
                     self.v3("put", json!({"key": self.key(namespace), "value": BASE64_STANDARD.encode(text)})).await;
                 }
                 Api::V2 => {
-                    let escaped: String = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
+                    let escaped = text.bytes().map(|byte| format!("%{byte:02x}")).collect::<Vec<_>>().concat();
                     let form = "application/x-www-form-urlencoded";
                     let (status, _) =
                         self.ask(Method::PUT, &self.uri(namespace), &format!("value={escaped}"), form).await;
@@ -297,7 +299,8 @@ impl ZkRig<'_> {
     /// One operation in a session of its own: its error, and what is behind that.
     async fn ask(&self, operation: i32, fields: &[u8]) -> (i32, Vec<u8>) {
         for _ in 0..STARTS {
-            if let Ok(answer) = self.try_ask(operation, fields).await {
+            // A server that is starting may take a connection and forget it.
+            if let Ok(Ok(answer)) = timeout(PATIENCE, self.try_ask(operation, fields)).await {
                 return answer;
             }
             sleep(TICK).await;
@@ -312,7 +315,7 @@ impl ZkRig<'_> {
         let request = [&1_i32.to_be_bytes()[..], &operation.to_be_bytes(), fields].concat();
         let mut answer = Vec::new();
         for frame in [greeting, request] {
-            io.write_all(&(frame.len() as i32).to_be_bytes()).await?;
+            io.write_all(&(frame.len() as u32).to_be_bytes()).await?;
             io.write_all(&frame).await?;
             answer = vec![0; io.read_i32().await? as usize];
             io.read_exact(&mut answer).await?;
@@ -328,7 +331,7 @@ impl ZkRig<'_> {
 }
 
 fn text(text: &str) -> Vec<u8> {
-    [&(text.len() as i32).to_be_bytes(), text.as_bytes()].concat()
+    [&(text.len() as u32).to_be_bytes(), text.as_bytes()].concat()
 }
 
 const ANY_VERSION: [u8; 4] = [0xff; 4];

@@ -9,7 +9,7 @@ use linkerd_dtab::{
 use tokio::time::{sleep, timeout};
 
 /// Longer than any pause of a store, many times over. By a paused clock, but for real servers and files.
-const LONG: Duration = Duration::from_secs(300);
+const LONG: Duration = Duration::from_mins(5);
 const TICK: Duration = Duration::from_millis(5);
 
 /// A kind of store under test, and the hands that reach behind it.
@@ -148,7 +148,7 @@ pub(crate) async fn changes_are_made_only_to_what_is_expected(rig: &dyn Rig) {
     let old = put(&*store, "one", "/a => /b", Expect::Any).await.unwrap();
     let now = put(&*store, "one", "/a => /c", Expect::Version(old.clone())).await.unwrap();
     let strange = [&b"?"[..], b"", b"00000000", b"99999999999999999999999", &[0xff; 40]];
-    let others = strange.map(|bytes| Version::new(bytes)).into_iter().chain([old]);
+    let others = strange.map(Version::new).into_iter().chain([old]);
     for other in others {
         let expect = Expect::Version(other);
         let lost = put(&*store, "one", "/a => /x", expect.clone()).await;
@@ -303,6 +303,14 @@ pub(crate) async fn a_table_is_kept_as_namerd_writes_it(rig: &dyn Rig) {
     let store = rig.open();
     put(&*store, "two", "/svc => 1 * /a & 2 * /b ;\n/c=>/d|/e", Expect::Any).await.unwrap();
     assert_eq!(rig.read("two").await.as_deref(), Some("/svc=>/a & 2.00*/b;/c=>/d | /e"));
+}
+
+pub(crate) async fn a_table_that_could_not_be_read_is_not_written(rig: &dyn Rig) {
+    let store = rig.open();
+    let long: Dtab = (0..12).map(|i| format!("/{i} => /{}", "x".repeat(100_000)).parse().unwrap()).collect();
+    let refused = store.put(&name("long"), &long, &Expect::Any).await;
+    assert!(matches!(&refused, Err(StoreError::Unfit { .. })), "{refused:?}");
+    until(&store.watch(&name("long")), "absent", |snapshot| matches!(snapshot.state, State::Ok(None))).await;
 }
 
 pub(crate) async fn what_is_no_table_leaves_the_last_good_one(rig: &dyn Rig) {

@@ -64,7 +64,7 @@ impl Etcd {
     ///
     /// The prefix `/namerd/dtabs`; the server is asked which version of the API has the tables; [`Backoff`]'s.
     pub fn new(transport: impl Transport) -> Self {
-        let prefix = "/namerd/dtabs".parse().expect("a valid prefix");
+        let prefix = KeyPrefix::known("/namerd/dtabs");
         Self { http: Http::new(transport), prefix, api: None, backoff: Backoff::default() }
     }
 

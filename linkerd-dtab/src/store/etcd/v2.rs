@@ -11,10 +11,10 @@ use crate::{
     Failure,
     store::{
         decimal::{count, version},
+        flat::{flat, unflat},
         follow::{Listing, MAX_NAMESPACES, failure},
         http::{Answer, Http, parse},
-        mirror::Reading,
-        prefix::{flat, unflat},
+        text,
     },
 };
 
@@ -98,7 +98,7 @@ impl V2 {
             for node in node.nodes {
                 let name = node.key.rsplit('/').next().and_then(unflat);
                 if let (Some(name), Some(value)) = (name, node.value) {
-                    let reading = Reading::parse(&name, version(node.modified_index), value.as_bytes());
+                    let reading = text::read(&name, version(node.modified_index), value.as_bytes());
                     tables.insert(name, reading);
                 }
             }

@@ -13,9 +13,9 @@ use crate::{
     Failure,
     store::{
         decimal::{count, version},
-        follow::{Listing, MAX_NAMESPACES, failure},
-        http::{Http, MAX_ANSWER, parse},
-        mirror::Reading,
+        follow::{Listing, MAX_ANSWER, MAX_NAMESPACES, failure},
+        http::{Http, parse},
+        text,
     },
 };
 
@@ -119,7 +119,7 @@ impl V3 {
                 // Keys that no namespace can have are others' business.
                 let name = name.and_then(|name| std::str::from_utf8(name).ok()).and_then(|name| name.parse().ok());
                 if let Some(name) = name {
-                    let reading = Reading::parse(&name, version(kv.mod_revision.0), &decoded(&kv.value)?);
+                    let reading = text::read(&name, version(kv.mod_revision.0), &decoded(&kv.value)?);
                     tables.insert(name, reading);
                 }
             }

@@ -21,7 +21,7 @@ use std::{
 
 use super::super::{
     Expect, Namespace, StoreError, Version, VersionedDtab,
-    prefix::{flat, unflat},
+    flat::{flat, unflat},
 };
 use crate::{Dtab, parse::MAX_LEN};
 

@@ -270,6 +270,6 @@ async fn follow(shared: Arc<Shared>) {
 
 impl fmt::Debug for FileStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Files").field("dir", &self.shared.folder.base()).field("tables", &self.shared.mirror).finish()
+        f.debug_struct("Files").field("dir", &self.shared.folder.base()).finish_non_exhaustive()
     }
 }

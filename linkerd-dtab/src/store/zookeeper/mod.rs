@@ -7,13 +7,13 @@
 //! The client is this crate's own, for it needs eight operations, the connections of a [`Dial`], and nothing of what makes
 //! such clients large: no node lives and dies with a session.
 
+mod acl;
 mod session;
 mod wire;
 
 use std::{
     collections::BTreeMap,
     fmt,
-    str::FromStr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -25,15 +25,16 @@ use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::time::timeout;
 
+pub use self::acl::{Acl, Auth, BadPerms, Perms};
 use self::{
     session::{CallError, Session},
     wire::{BAD_VERSION, Frame, NO_AUTH, NO_NODE, NODE_EXISTS},
 };
 use super::{
     Backoff, DtabStore, Expect, KeyPrefix, Namespace, StoreError, Version,
-    follow::{Asked, Backend, Followed, Listing, MAX_NAMESPACES, Told, failure, timed_out},
-    mirror::Reading,
-    prefix::{flat, unflat},
+    flat::{flat, unflat},
+    follow::{Asked, Backend, Followed, Listing, MAX_ANSWER, MAX_NAMESPACES, Told, failure, timed_out},
+    text,
 };
 use crate::{Dtab, Failure, transport::Dial};
 
@@ -43,8 +44,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Nodes that are read at the same time.
 const READS: usize = 64;
-/// All tables together have at most so many bytes.
-const MAX_TABLES: usize = 16 << 20;
 /// How often a change is tried that another one comes between.
 const TRIES: usize = 8;
 /// Compares with any version.
@@ -68,35 +67,6 @@ pub struct ZooKeeper {
     backoff: Backoff,
 }
 
-/// Who a session is for: the scheme `digest` with `user:password`, for instance.
-#[derive(Clone)]
-pub struct Auth {
-    /// How it is authenticated.
-    pub scheme: String,
-    /// By what.
-    pub auth: Vec<u8>,
-}
-
-/// Who may do what to the nodes that are made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Acl {
-    /// How those who may are known: `world`, `digest`, `ip`, `auth`.
-    pub scheme: String,
-    /// Who they are: `anyone`, for the scheme `world`.
-    pub id: String,
-    /// What they may.
-    pub perms: Perms,
-}
-
-/// What may be done to a node: some of the letters `crwda`, for create, read, write, delete and administer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Perms(u8);
-
-/// Why a text is no permissions.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("invalid permissions '{0}': they must be some of the letters c, r, w, d and a")]
-pub struct BadPerms(String);
-
 struct ZkBackend {
     settings: ZooKeeper,
     session: Mutex<Option<Arc<Session>>>,
@@ -118,7 +88,7 @@ impl ZooKeeper {
     pub fn new(server: impl Dial) -> Self {
         Self {
             servers: vec![Arc::new(server)],
-            prefix: "/dtabs".parse().expect("a valid prefix"),
+            prefix: KeyPrefix::known("/dtabs"),
             session_timeout: Duration::from_secs(10),
             auth: None,
             acls: vec![Acl { scheme: "world".into(), id: "anyone".into(), perms: Perms::ALL }],
@@ -233,10 +203,10 @@ impl ZkBackend {
             let Some(read) = reads.next().await else { break };
             let Some((name, data, version)) = read? else { continue };
             bytes += data.len();
-            if bytes > MAX_TABLES {
-                return Err(failure(format!("the tables have more than {MAX_TABLES} bytes")));
+            if bytes > MAX_ANSWER {
+                return Err(failure(format!("the tables have more than {MAX_ANSWER} bytes")));
             }
-            let reading = Reading::parse(&name, Version::new(version.to_be_bytes()), &data);
+            let reading = text::read(&name, Version::new(version.to_be_bytes()), &data);
             tables.insert(name, reading);
         }
         Ok(Listing { tables, mark })
@@ -431,34 +401,6 @@ impl From<CallError> for Failure {
     }
 }
 
-impl Perms {
-    /// All of them: `crwda`.
-    pub const ALL: Self = Self(0b1_1111);
-
-    fn bits(self) -> i32 {
-        self.0.into()
-    }
-}
-
-impl FromStr for Perms {
-    type Err = BadPerms;
-
-    fn from_str(text: &str) -> Result<Self, BadPerms> {
-        let bad = || BadPerms(text.chars().take(80).flat_map(char::escape_debug).collect());
-        let bits = text.chars().try_fold(0, |bits, letter| {
-            let place = "rwcda".find(letter)?;
-            Some(bits | 1 << place)
-        });
-        bits.filter(|bits| *bits > 0).map(Self).ok_or_else(bad)
-    }
-}
-
-impl fmt::Debug for Auth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Auth").field("scheme", &self.scheme).finish_non_exhaustive()
-    }
-}
-
 impl fmt::Debug for ZooKeeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ZooKeeper").field("prefix", &self.prefix).field("acls", &self.acls).finish_non_exhaustive()
@@ -468,16 +410,6 @@ impl fmt::Debug for ZooKeeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn permissions_are_letters() {
-        for (text, bits) in [("r", 1), ("w", 2), ("c", 4), ("d", 8), ("a", 16), ("crwda", 31), ("rr", 1)] {
-            assert_eq!(text.parse::<Perms>().unwrap().bits(), bits, "{text}");
-        }
-        for bad in ["", "x", "R", "r w", "é"] {
-            assert!(bad.parse::<Perms>().is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn versions_are_of_four_bytes_and_not_below_zero() {

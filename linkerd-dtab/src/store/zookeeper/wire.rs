@@ -4,10 +4,10 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::Acl;
-use crate::{Failure, store::follow::failure};
-
-/// A frame has at most so many bytes. The server's own limit, one MiB unless it was told otherwise, is not for lists.
-pub(super) const MAX_FRAME: usize = 16 << 20;
+use crate::{
+    Failure,
+    store::follow::{MAX_ANSWER, failure},
+};
 
 // The numbers of operations, and of what is no operation.
 pub(super) const CREATE: i32 = 1;
@@ -81,7 +81,7 @@ impl Frame {
     }
 
     pub(super) fn bytes(mut self, value: &[u8]) -> Self {
-        self.0.put_i32(value.len() as i32);
+        self.0.put_i32(counted(value.len()));
         self.0.put_slice(value);
         self
     }
@@ -91,7 +91,7 @@ impl Frame {
     }
 
     pub(super) fn acls(self, acls: &[Acl]) -> Self {
-        let count = self.int(acls.len() as i32);
+        let count = self.int(counted(acls.len()));
         acls.iter().fold(count, |frame, acl| frame.int(acl.perms.bits()).text(&acl.scheme).text(&acl.id))
     }
 
@@ -103,7 +103,7 @@ impl Frame {
 
     /// The frame with its length.
     pub(super) fn finish(mut self) -> Bytes {
-        let len = self.0.len() as i32 - 4;
+        let len = counted(self.0.len() - 4);
         self.0[..4].copy_from_slice(&len.to_be_bytes());
         self.0.freeze()
     }
@@ -112,7 +112,7 @@ impl Frame {
 /// Takes a whole frame from what was read, if there is one.
 pub(super) fn take_frame(read: &mut BytesMut) -> Result<Option<Fields>, Failure> {
     let Some(len) = read.first_chunk() else { return Ok(None) };
-    let len = usize::try_from(i32::from_be_bytes(*len)).ok().filter(|len| *len <= MAX_FRAME);
+    let len = usize::try_from(i32::from_be_bytes(*len)).ok().filter(|len| *len <= MAX_ANSWER);
     let len = len.ok_or_else(|| failure("ZooKeeper sent something that is no frame"))?;
     if read.len() < 4 + len {
         return Ok(None);
@@ -194,6 +194,11 @@ impl Fields {
     }
 }
 
+/// As ZooKeeper counts. A table has far less.
+fn counted(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
 fn short() -> Failure {
     failure("ZooKeeper sent less than it has to")
 }
@@ -211,7 +216,7 @@ mod tests {
         }
         let mut read = BytesMut::from(&whole[..]);
         assert!(take_frame(&mut read).unwrap().is_some() && read.is_empty());
-        for len in [-1_i32, MAX_FRAME as i32 + 1] {
+        for len in [-1_i32, counted(MAX_ANSWER + 1)] {
             assert!(take_frame(&mut BytesMut::from(&len.to_be_bytes()[..])).is_err());
         }
     }

@@ -39,7 +39,7 @@ impl Transport for Etcd {
                 return Ok(v2(&server.v2, &head.method, &unescaped(key), &fields(query), &body).await);
             }
             assert_eq!(
-                head.headers.get("content-type").map(|kind| kind.as_bytes()),
+                head.headers.get("content-type").map(http::HeaderValue::as_bytes),
                 path.starts_with("/v3").then_some(&b"application/json"[..])
             );
             Ok(match path.as_str() {
@@ -181,10 +181,8 @@ async fn v2(kv: &Kv, method: &Method, key: &str, query: &BTreeMap<String, String
     let node = |key: &str, entry: &super::kv::Entry| json!({"key": key, "value": String::from_utf8_lossy(&entry.value), "modifiedIndex": entry.revision, "createdIndex": 1});
     let below = format!("{key}/");
     if query.contains_key("wait") {
-        return match kv.changed(&below, query["waitIndex"].parse().unwrap()).await {
-            true => answer(&json!({"action": "set", "node": {"key": key}})),
-            false => fault(400, 401),
-        };
+        let is_told = kv.changed(&below, query["waitIndex"].parse().unwrap()).await;
+        return if is_told { answer(&json!({"action": "set", "node": {"key": key}})) } else { fault(400, 401) };
     }
     if *method == Method::GET {
         let state = kv.state();

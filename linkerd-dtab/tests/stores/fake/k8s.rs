@@ -70,9 +70,7 @@ impl Transport for Kubernetes {
                 }),
                 (Method::PUT, name) => server.kv.change(|state| match state.entries.get(name) {
                     None => status(404, "NotFound"),
-                    Some(entry) if body["metadata"]["resourceVersion"] != entry.revision.to_string() => {
-                        status(409, "Conflict")
-                    }
+                    Some(entry) if !is_version(&body["metadata"]["resourceVersion"], entry) => status(409, "Conflict"),
                     // What changes nothing is not counted.
                     Some(entry) if shown(entry) == body => Response::new(full(body.to_string())),
                     Some(_) => put(state, name, &body),
@@ -81,9 +79,7 @@ impl Transport for Kubernetes {
                     let expected = &body["preconditions"]["resourceVersion"];
                     match state.entries.get(name) {
                         None => status(404, "NotFound"),
-                        Some(entry) if !expected.is_null() && *expected != entry.revision.to_string() => {
-                            status(409, "Conflict")
-                        }
+                        Some(entry) if !expected.is_null() && !is_version(expected, entry) => status(409, "Conflict"),
                         Some(_) => {
                             state.delete(name);
                             status(200, "")
@@ -100,6 +96,10 @@ fn status(code: u16, reason: &str) -> Response<Body> {
     let word = if code == 200 { "Success" } else { "Failure" };
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": word, "reason": reason, "code": code, "message": "so it is"});
     Response::builder().status(code).body(full(status.to_string())).unwrap()
+}
+
+fn is_version(version: &Value, entry: &Entry) -> bool {
+    version.as_str() == Some(&entry.revision.to_string())
 }
 
 fn shown(entry: &Entry) -> Value {

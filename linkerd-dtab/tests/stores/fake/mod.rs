@@ -3,13 +3,10 @@
 mod faulty;
 mod kv;
 
-#[cfg(feature = "consul")]
 pub(crate) mod consul;
-#[cfg(feature = "etcd")]
 pub(crate) mod etcd;
 #[cfg(feature = "k8s")]
 pub(crate) mod k8s;
-#[cfg(feature = "zookeeper")]
 pub(crate) mod zookeeper;
 
 pub(crate) use faulty::Faulty;

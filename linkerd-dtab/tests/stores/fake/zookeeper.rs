@@ -183,7 +183,7 @@ impl Connection {
         let done = if self.fault == Some(Fault::Refuses) { Err(-1) } else { self.do_it(operation, request, &mut body) };
         let mut answer = BytesMut::new();
         answer.put_i32(xid);
-        answer.put_i64(self.kv.state().revision as i64);
+        answer.put_i64(self.kv.state().revision.cast_signed());
         answer.put_i32(done.err().unwrap_or(0));
         if done.is_ok() {
             answer.put_slice(&body);
@@ -238,8 +238,7 @@ impl Connection {
                 }
                 let entry = exists.ok_or(NO_NODE)?;
                 if operation == 4 {
-                    body.put_i32(entry.value.len() as i32);
-                    body.put_slice(&entry.value);
+                    put_text(body, std::str::from_utf8(&entry.value).unwrap());
                 }
                 put_stat(body, entry.changes);
             }
@@ -255,8 +254,10 @@ impl Connection {
             8 => {
                 exists.ok_or(NO_NODE)?;
                 let names = children(&self.kv.state(), &path);
-                body.put_i32(names.len() as i32);
-                names.iter().for_each(|name| put_text(body, name));
+                body.put_u32(names.len() as u32);
+                for name in &names {
+                    put_text(body, name);
+                }
                 if request.get_u8() == 1 {
                     self.children.insert(path, names);
                 }
@@ -270,7 +271,7 @@ impl Connection {
 
 fn is_version(state: &State, path: &str, version: i32) -> Result<(), i32> {
     let entry = state.entries.get(path).ok_or(NO_NODE)?;
-    if version == -1 || version == entry.changes as i32 { Ok(()) } else { Err(BAD_VERSION) }
+    if version == -1 || version == entry.changes.cast_signed() { Ok(()) } else { Err(BAD_VERSION) }
 }
 
 fn children(state: &State, parent: &str) -> Vec<String> {
@@ -284,7 +285,7 @@ fn text(request: &mut Bytes) -> String {
 }
 
 fn put_text(body: &mut BytesMut, text: &str) {
-    body.put_i32(text.len() as i32);
+    body.put_u32(text.len() as u32);
     body.put_slice(text.as_bytes());
 }
 
