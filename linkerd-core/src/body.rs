@@ -381,11 +381,11 @@ impl HttpBody for Payload {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|body| body.is_end_stream())
+        self.0.as_deref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |body| body.size_hint())
+        self.0.as_deref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }
 

@@ -58,10 +58,12 @@ pub struct StatusStats {
 
 /// Counters that are made when their key first occurs. The first two keys and `N` more are found without a lock.
 struct Seen<K, const N: usize> {
-    first: [OnceLock<(K, Counter)>; 2],
+    first: [Slot<K>; 2],
     // In a box: most see no third.
-    more: OnceLock<Box<[OnceLock<(K, Counter)>; N]>>,
+    more: OnceLock<Box<[Slot<K>; N]>>,
 }
+
+type Slot<K> = OnceLock<(K, Counter)>;
 
 impl RequestStats {
     /// Resolves the handles of a scope.
@@ -208,7 +210,7 @@ impl<K: Copy + PartialEq, const N: usize> Seen<K, N> {
     }
 
     /// Counts one if this is the place of `key`, or of none so far.
-    fn incr_at(slot: &OnceLock<(K, Counter)>, key: K, make: impl Fn() -> Counter) -> bool {
+    fn incr_at(slot: &Slot<K>, key: K, make: impl Fn() -> Counter) -> bool {
         let (at, counter) = slot.get_or_init(|| (key, make()));
         let is_there = *at == key;
         if is_there {
