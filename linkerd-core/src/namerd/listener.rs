@@ -152,11 +152,11 @@ impl Listening {
                     let (planned, namerd, open) = (Arc::clone(&planned), namerd.clone(), open.clone());
                     let stats = planned.stats.clone();
                     connections.spawn(async move { planned.connection(stream, remote, namerd, open).await });
-                    stats.connections.set(connections.len() as i64);
+                    stats.connections.set_count(connections.len() as u64);
                 }
                 Some(_) = connections.join_next() => {
                     accepting.freed();
-                    planned.stats.connections.set(connections.len() as i64);
+                    planned.stats.connections.set_count(connections.len() as u64);
                 }
             }
         };

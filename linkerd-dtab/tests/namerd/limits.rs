@@ -4,7 +4,7 @@ use linkerd_dtab::namerd::{Cache, Kind, Limits, Refused};
 
 use crate::support::{Counted, builder, dtab, named, ns, path, peer, session, value};
 
-const CACHE: Cache = Cache { active: 2, inactive: 1, inactive_for: Duration::from_secs(60) };
+const CACHE: Cache = Cache { active: 2, inactive: 1, inactive_for: Duration::from_mins(1) };
 
 fn limit<T: std::fmt::Debug>(refused: Result<T, Refused>) -> (&'static str, usize, String) {
     match refused {

@@ -12,7 +12,7 @@ use linkerd_dtab::{
 use crate::support::{Counted, builder, dtab, ns, session};
 
 const SETTINGS: AutoRevert = AutoRevert {
-    watch_for: Duration::from_secs(60),
+    watch_for: Duration::from_mins(1),
     window: Duration::from_secs(10),
     min_success: 0.9,
     min_requests: 20,

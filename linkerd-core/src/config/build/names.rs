@@ -128,8 +128,7 @@ impl Builder<'_> {
             InterpreterKind::Default => Arc::clone(&global),
             InterpreterKind::Fs { dtab_file } => Arc::new(local.with_dtab(DtabFile::watch(&dtab_file.0))),
             InterpreterKind::Namerd { .. } | InterpreterKind::NamerdHttp { .. } | InterpreterKind::Mesh { .. } => {
-                let names = Arc::clone(&global);
-                let built = remote_of(kind, &router.label, names, self.registry);
+                let built = remote_of(kind, &router.label, &global, self.registry);
                 match built {
                     Ok(built) => {
                         remote = Some(built.clone());
@@ -159,10 +158,10 @@ impl Builder<'_> {
 fn remote_of(
     kind: &InterpreterKind,
     label: &str,
-    names: Arc<dyn Interprets>,
+    names: &Arc<dyn Interprets>,
     registry: &Registry,
 ) -> Result<Namerds, (&'static str, String)> {
-    let reach = |remote| Reach { remote, label, names: Arc::clone(&names), registry };
+    let reach = |remote| Reach { remote, label, names: Arc::clone(names), registry };
     let (kind, namespace, remote) = match kind {
         InterpreterKind::Namerd { remote, tls } => {
             ("io.l5d.namerd", remote.namespace.clone(), reach(remote).thrift(tls.as_ref())?)
