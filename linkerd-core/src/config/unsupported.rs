@@ -54,6 +54,8 @@ const NOTICES: &[(&str, &str)] = &[
     ("routers.client.socketOptions.reuseAddr", "has no effect: a client does not choose its address"),
     ("routers.client.socketOptions.reusePort", "has no effect: a client does not choose its address"),
     ("routers.servers.label", "has no effect: a server is called by its address"),
+    ("storage.failFast=true", "has no effect: an agent that is away is asked again after each `backoff`"),
+    ("storage.writeConsistencyMode", "has no effect: changes are made by Consul's leader in any case"),
 ];
 
 /// What a file uses of [`NOT_BUILT`], in the order of the file.

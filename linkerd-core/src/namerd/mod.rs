@@ -108,7 +108,7 @@ impl Builder<'_> {
         let registry = Registry::new();
         process::register(&registry);
         let names = config.common.build_namers(&registry)?;
-        let store = storage::build(config, &registry)?;
+        let store = storage::build(config, &names.resolve, &registry)?;
         let mut namerd = Namerd::builder(store).resolve(Arc::clone(&names.resolve));
         for (prefix, namer) in &names.mounted {
             namerd = namerd.namer(prefix.clone(), Arc::clone(namer));

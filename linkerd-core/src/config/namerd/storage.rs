@@ -119,11 +119,11 @@ pub struct ConsulStorage {
     pub datacenter: Option<String>,
     /// `readConsistencyMode`. Default: Consul's.
     pub read_consistency_mode: Option<ConsistencyMode>,
-    /// `writeConsistencyMode`. Default: Consul's.
+    /// `writeConsistencyMode`: without effect here, changes are made by the leader. Default: Consul's.
     pub write_consistency_mode: Option<ConsistencyMode>,
     /// `failFast`: without effect here. Default: false.
     pub fail_fast: bool,
-    /// `backoff` between attempts. Default: jittered from 1 ms to 1 min.
+    /// `backoff` between attempts, always jittered by half. Default: from 1 s to 1 min.
     pub backoff: Option<Backoff>,
     /// `tls`. Default: none.
     pub tls: Option<ClientTls>,
