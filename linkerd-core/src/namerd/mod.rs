@@ -19,6 +19,8 @@
 mod connection;
 mod listener;
 mod pages;
+mod safety;
+mod stats;
 mod storage;
 
 use std::{io, net::SocketAddr, sync::Arc};
@@ -46,7 +48,8 @@ pub struct Builder<'a> {
 /// A namerd of which everything was built but the sockets.
 #[derive(Debug)]
 pub struct Host {
-    namerd: Namerd,
+    // The metrics know it for as long.
+    namerd: Arc<Namerd>,
     interfaces: Vec<Planned>,
     admin: AdminSettings,
     pages: Pages,
@@ -56,7 +59,8 @@ pub struct Host {
 /// A namerd that listens on all of its sockets.
 #[derive(Debug)]
 pub struct Bound {
-    namerd: Namerd,
+    // The metrics know it for as long.
+    namerd: Arc<Namerd>,
     interfaces: Vec<Listening>,
     admin: AdminServer,
     shutdown: Shutdown,
@@ -109,11 +113,12 @@ impl Builder<'_> {
         process::register(&registry);
         let names = config.common.build_namers(&registry)?;
         let store = storage::build(config, &names.resolve, &registry)?;
-        let mut namerd = Namerd::builder(store).resolve(Arc::clone(&names.resolve));
+        let mut namerd = safety::apply(config, Namerd::builder(store))?.resolve(Arc::clone(&names.resolve));
         for (prefix, namer) in &names.mounted {
             namerd = namerd.namer(prefix.clone(), Arc::clone(namer));
         }
-        let namerd = namerd.build();
+        let namerd = Arc::new(namerd.build());
+        stats::register(&namerd, &registry);
         let interfaces = Planned::all(config, &registry)?;
         let shutdown = Shutdown::new(config.common.admin.shutdown_grace);
         let pages = pages::Sources { config, namerd: &namerd, names: &names, registry: &registry, shutdown: &shutdown };
@@ -162,7 +167,7 @@ impl Bound {
         let admin = admin.serve().await?;
         let mut serving = JoinSet::new();
         for interface in interfaces {
-            serving.spawn(interface.serve(namerd.clone(), shutdown.clone()));
+            serving.spawn(interface.serve(Namerd::clone(&namerd), shutdown.clone()));
         }
         let mut drained = Drained { aborted: 0 };
         while let Some(ended) = serving.join_next().await {

@@ -12,6 +12,7 @@ use linkerd_dtab::{
 use serde_json::json;
 use tokio::time::timeout;
 
+use super::stats;
 use crate::{
     Body, IntoBody,
     admin::{Admin, Escaped, Logging},
@@ -53,13 +54,13 @@ impl Sources<'_> {
         let Self { config, namerd, names, registry, shutdown } = self;
         let common = &config.common;
         // Those who look at the admin pages may see what is there; what they may change goes by the interfaces.
-        let session = namerd.session(Peer { is_read_only: true, ..Peer::default() });
+        let session = namerd.session(Peer { is_operator: true, is_read_only: true, ..Peer::default() });
         let system: Arc<dyn Interpreter> = Arc::new(Local::new(Vec::new(), Arc::clone(&names.resolve)));
         let end = shutdown.clone();
         let (named, shown) = (session.clone(), session.clone());
-        let front = Front::new(&session);
+        let front = Front { names: session.namespaces(), namerd: namerd.clone() };
         let admin = Admin::builder(registry.clone())
-            .config(common.to_json())
+            .config(config.to_json())
             .global(system)
             .namespaces(move |name| Namespaced::of(&named, name))
             .shutdown(move |grace| end.begin(grace))
@@ -109,17 +110,14 @@ impl Interpreter for Namespaced {
     }
 }
 
-/// The first page: which namespaces there are.
+/// The first page: which namespaces there are, and what is in use.
 struct Front {
     // Held, so that a page need not wait for the store.
     names: Result<Watched<Arc<BTreeSet<Namespace>>>, Refused>,
+    namerd: Namerd,
 }
 
 impl Front {
-    fn new(session: &Session) -> Self {
-        Self { names: session.namespaces() }
-    }
-
     fn page(&self) -> String {
         let mut body = String::from("<h1>namerd admin</h1>\n<h2>namespaces</h2>\n");
         let names = self.names.as_ref().map(|names| names.snapshot());
@@ -138,6 +136,7 @@ impl Front {
                 let _ = writeln!(body, "<p>{}</p>", Escaped(refused));
             }
         }
+        body.push_str(&stats::table(&self.namerd.stats()));
         body.push_str(LINKS);
         document(&body)
     }

@@ -85,13 +85,13 @@ impl Roles {
             return Some(Role::Admin);
         }
         let grants = self.grants.iter().filter(|grant| grant.namespaces.matches(namespace) && grant.who.is(peer));
-        grants.map(|grant| grant.role).max()
+        grants.map(|grant| grant.role).chain(peer.is_operator.then_some(Role::Read)).max()
     }
 
     /// Whether `peer` has a role in any namespace.
     #[must_use]
     pub fn knows(&self, peer: &Peer) -> bool {
-        self.is_open() || self.grants.iter().any(|grant| grant.who.is(peer))
+        self.is_open() || peer.is_operator || self.grants.iter().any(|grant| grant.who.is(peer))
     }
 
     /// What the token of `peer` is called, if it is one that something is granted to.
@@ -171,8 +171,10 @@ mod tests {
     fn each_peer_has_the_highest_role_that_is_granted_to_it() {
         use Role::{Admin, Read, Write};
         let nobody = Peer::default();
+        let operator = Peer { is_operator: true, ..Peer::default() };
         let cases = [
             (nobody.clone(), [Some(Read), None, None, None]),
+            (operator, [Some(Read); 4]),
             (named("web.example"), [Some(Read), Some(Write), None, None]),
             (named("xweb.example"), [Some(Read), None, None, None]),
             (named("a.ops.example"), [Some(Admin); 4]),

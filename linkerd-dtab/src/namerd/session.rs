@@ -29,6 +29,8 @@ pub struct Peer {
     pub token: Option<Arc<str>>,
     /// It came in through a listener that allows no changes.
     pub is_read_only: bool,
+    /// It is the program itself, for those who run it: it may read everything, whatever the roles are.
+    pub is_operator: bool,
 }
 
 /// One peer's view of a [`Namerd`]. A clone is the same session; connections and single requests have one each.
@@ -250,10 +252,10 @@ impl fmt::Display for Peer {
 
 impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { addr, name, token, is_read_only } = self;
+        let Self { addr, name, token, is_read_only, is_operator } = self;
         let mut peer = f.debug_struct("Peer");
         peer.field("addr", addr).field("name", name).field("has_token", &token.is_some());
-        peer.field("is_read_only", is_read_only).finish()
+        peer.field("is_read_only", is_read_only).field("is_operator", is_operator).finish()
     }
 }
 

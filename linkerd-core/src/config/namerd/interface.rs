@@ -1,9 +1,6 @@
 //! The entries of `interfaces`.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use linkerd_dtab::{Path, store::Namespace};
 
@@ -14,6 +11,7 @@ use super::super::{
     server::SocketOptions,
     tls::ServerTls,
 };
+use super::{access::parsed, bounds::NameCache};
 
 /// An interface: a port on which namerd is asked.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,8 +41,8 @@ pub enum InterfaceKind {
     Mesh,
     /// `io.l5d.thriftNameInterpreter`: thrift over mux.
     Thrift {
-        /// `cache`: how many names are followed, for all interfaces together.
-        cache: NameCache,
+        /// `cache`: how many names are followed, for all interfaces together. Default: the file's `cache`.
+        cache: Option<NameCache>,
     },
     /// `io.l5d.destination`: what Linkerd 2's proxies ask.
     Destination {
@@ -53,36 +51,6 @@ pub enum InterfaceKind {
         /// `prefix` of the names. Default: `/svc`.
         prefix: Path,
     },
-}
-
-/// The `cache` map of an interface: how many names and addresses are followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NameCache {
-    /// `bindingCacheActive`: names that somebody watches. Default: 1000.
-    pub bindings: usize,
-    /// `bindingCacheInactive`: names that nobody watches any more. Default: 100.
-    pub idle_bindings: usize,
-    /// `bindingCacheInactiveTTLSecs`: for how long these stay. Default: 10 min.
-    pub binding_idle_time: Duration,
-    /// `addrCacheActive`. Default: 1000.
-    pub addrs: usize,
-    /// `addrCacheInactive`. Default: 100.
-    pub idle_addrs: usize,
-    /// `addrCacheInactiveTTLSecs`. Default: 10 min.
-    pub addr_idle_time: Duration,
-}
-
-impl Default for NameCache {
-    fn default() -> Self {
-        Self {
-            bindings: 1000,
-            idle_bindings: 100,
-            binding_idle_time: Duration::from_mins(10),
-            addrs: 1000,
-            idle_addrs: 100,
-            addr_idle_time: Duration::from_mins(10),
-        }
-    }
 }
 
 const KINDS: [(&str, u16); 4] = [
@@ -121,11 +89,9 @@ impl Interface {
         let kind = match kind {
             "io.l5d.httpController" => Some(InterfaceKind::Http),
             "io.l5d.mesh" => Some(InterfaceKind::Mesh),
-            "io.l5d.thriftNameInterpreter" => {
-                Some(InterfaceKind::Thrift { cache: s.with("cache", name_cache).unwrap_or_default() })
-            }
+            "io.l5d.thriftNameInterpreter" => Some(InterfaceKind::Thrift { cache: s.get("cache") }),
             _ => {
-                let namespace = s.with("namespace", namespace).or_else(|| "default".parse().ok());
+                let namespace = s.with("namespace", parsed).or_else(|| "default".parse().ok());
                 let prefix = s.get("prefix").unwrap_or_else(|| super::super::announcer::path(&["svc"]));
                 namespace.map(|namespace| InterfaceKind::Destination { namespace, prefix })
             }
@@ -135,31 +101,5 @@ impl Interface {
         let what = "another interface";
         router::claim_port(at, claims, Listener { ip, port, reuse_port, what, at: at.node.at });
         Some(Self { ip, port, socket_options, tls, read_only, kind: kind? })
-    }
-}
-
-fn name_cache(at: &At<'_>) -> Option<NameCache> {
-    let mut s = Section::open(at, "cache")?;
-    let default = NameCache::default();
-    let cache = NameCache {
-        bindings: s.size("bindingCacheActive", 1).unwrap_or(default.bindings),
-        idle_bindings: s.size("bindingCacheInactive", 0).unwrap_or(default.idle_bindings),
-        binding_idle_time: s.seconds("bindingCacheInactiveTTLSecs", 0).unwrap_or(default.binding_idle_time),
-        addrs: s.size("addrCacheActive", 1).unwrap_or(default.addrs),
-        idle_addrs: s.size("addrCacheInactive", 0).unwrap_or(default.idle_addrs),
-        addr_idle_time: s.seconds("addrCacheInactiveTTLSecs", 0).unwrap_or(default.addr_idle_time),
-    };
-    s.finish();
-    Some(cache)
-}
-
-/// The name of a namespace.
-pub(super) fn namespace(at: &At<'_>) -> Option<Namespace> {
-    match at.text()?.parse() {
-        Ok(namespace) => Some(namespace),
-        Err(error) => {
-            at.problem(format!("{error}"));
-            None
-        }
     }
 }

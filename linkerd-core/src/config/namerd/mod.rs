@@ -17,12 +17,20 @@
 //! # Ok::<(), linkerd_core::config::Errors>(())
 //! ```
 
+mod access;
+mod bounds;
+mod guard;
 mod interface;
+mod safety;
 mod storage;
 
 use std::path::Path;
 
-pub use interface::{Interface, InterfaceKind, NameCache};
+pub use access::{Access, Caller, Secret};
+pub use bounds::{HistorySettings, NameCache};
+pub use guard::{Compose, ComposedPart, Protect};
+pub use interface::{Interface, InterfaceKind};
+pub use safety::Safety;
 pub use storage::{ConsulStorage, EtcdApi, EtcdStorage, Storage, StorageKind, ZkAuth, ZkStorage};
 
 use super::{
@@ -32,6 +40,8 @@ use super::{
     life, node,
 };
 use linkerd_retry::replay::ReplayMemory;
+
+pub(crate) use access::roles;
 
 /// The port of namerd's admin pages, if the file says none.
 const ADMIN_PORT: u16 = 9991;
@@ -43,6 +53,8 @@ pub struct Namerd {
     pub storage: Storage,
     /// `interfaces`: how it is asked, at least one.
     pub interfaces: Vec<Interface>,
+    /// What the file says beyond Linkerd 1.x.
+    pub safety: Safety,
     /// What is as in a proxy's file: `admin`, `namers`, `telemetry`, `workers`, and where it all stands. It has no routers.
     pub common: Config,
 }
@@ -50,6 +62,7 @@ pub struct Namerd {
 struct Sections {
     storage: Option<Storage>,
     interfaces: Vec<Interface>,
+    safety: Safety,
     admin: Admin,
     namers: Vec<Namer>,
     telemetry: Vec<Telemeter>,
@@ -85,7 +98,7 @@ impl Namerd {
     /// Everything that is wrong with it. If it is not even YAML or JSON, where that ends.
     pub fn parse(file: &str, text: &str) -> Result<Self, Errors> {
         let (sections, tree) = super::parse(file, text, Sections::decode)?;
-        let Sections { storage, interfaces, admin, namers, telemetry, workers } = sections;
+        let Sections { storage, interfaces, safety, admin, namers, telemetry, workers } = sections;
         let common = Config {
             routers: Vec::new(),
             namers,
@@ -101,7 +114,29 @@ impl Namerd {
         };
         // Without one there was a problem, and the file was refused.
         let storage = storage.ok_or_else(|| common.problem("storage", "is required"))?;
-        Ok(Self { storage, interfaces, common })
+        Ok(Self { storage, interfaces, safety, common })
+    }
+
+    /// How many names and addresses are followed, for all interfaces together.
+    #[must_use]
+    pub fn cache(&self) -> NameCache {
+        let of_interfaces = self.interfaces.iter().filter_map(|interface| match interface.kind {
+            InterfaceKind::Thrift { cache } => cache,
+            _ => None,
+        });
+        self.safety.cache.or_else(|| of_interfaces.reduce(NameCache::larger)).unwrap_or(NameCache::UNSAID)
+    }
+
+    /// The file as JSON, for `/config.json`: as [`Config::to_json`] has it, but for the tokens in `access`.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut json = self.common.to_json();
+        for entry in json.get_mut("access").and_then(serde_json::Value::as_array_mut).into_iter().flatten() {
+            if let Some(token) = entry.get_mut("token") {
+                *token = "***".into();
+            }
+        }
+        json
     }
 }
 
@@ -127,8 +162,10 @@ impl Sections {
         let namers = s.with("namers", namers).unwrap_or_default();
         let telemetry = s.or("telemetry", Vec::new());
         let workers = s.int("workers", 1..=life::MAX_WORKERS).map(|n| n as usize);
+        let interfaces = interfaces.unwrap_or_default();
+        let safety = Safety::decode(&mut s, storage.as_ref(), &interfaces);
         s.finish();
-        Some(Self { storage, interfaces: interfaces.unwrap_or_default(), admin, namers, telemetry, workers })
+        Some(Self { storage, interfaces, safety, admin, namers, telemetry, workers })
     }
 }
 

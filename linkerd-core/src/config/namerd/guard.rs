@@ -1,0 +1,118 @@
+//! `protect` and `compose`: what changes of namespaces have to keep to. Not sections of Linkerd 1.x.
+
+use linkerd_dtab::{
+    namerd::{Composition, Owned, Part, Pattern, Protection},
+    store::Namespace,
+};
+
+use super::{
+    super::decode::{At, Decode, Section},
+    access::{parsed, patterns},
+};
+
+/// An entry of `protect`: what guards some namespaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // Four guards that do not depend on each other.
+pub struct Protect {
+    /// `namespaces`: patterns such as `prod` and `prod/*`. Required.
+    pub namespaces: Vec<Pattern>,
+    /// `adminOnly`: only who has the role `admin` may change them. Default: false.
+    pub admin_only: bool,
+    /// `noDelete`: they may not be deleted. Default: false.
+    pub no_delete: bool,
+    /// `needsVersion`: a change has to say which version it is based on. Default: false.
+    pub needs_version: bool,
+    /// `strict`: tables in which names go round, or that lead to a namer that is not configured, are refused. Default:
+    /// false, they are written with a warning.
+    pub strict: bool,
+}
+
+/// An entry of `compose`: a namespace that is made of others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compose {
+    /// `namespace`. Required; each once.
+    pub namespace: Namespace,
+    /// `parts`, at least one, later ones before earlier ones. Required.
+    pub parts: Vec<ComposedPart>,
+}
+
+/// An entry of `parts`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComposedPart {
+    /// `fragments`: a pattern of namespaces. Required.
+    pub fragments: Pattern,
+    /// `owns`: what each may define, such as `/svc/{}`, in which `{}` is what the pattern's star stands for. Default:
+    /// everything.
+    pub owns: Vec<Owned>,
+}
+
+impl Protect {
+    pub(crate) fn protections(&self) -> impl Iterator<Item = Protection> {
+        let Self { namespaces, admin_only, no_delete, needs_version, strict } = self;
+        namespaces.iter().map(|namespaces| Protection {
+            namespaces: namespaces.clone(),
+            admin_only: *admin_only,
+            no_delete: *no_delete,
+            needs_version: *needs_version,
+            strict: *strict,
+        })
+    }
+}
+
+impl Compose {
+    pub(crate) fn composition(&self) -> Composition {
+        let Self { namespace, parts } = self.clone();
+        let part = |ComposedPart { fragments, owns }| Part { fragments, owns };
+        Composition { namespace, parts: parts.into_iter().map(part).collect() }
+    }
+}
+
+impl Decode for Protect {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let mut s = Section::open(at, "protect")?;
+        let namespaces = s.require_with("namespaces", patterns);
+        let (admin_only, no_delete) = (s.or("adminOnly", false), s.or("noDelete", false));
+        let (needs_version, strict) = (s.or("needsVersion", false), s.or("strict", false));
+        s.finish();
+        Some(Self { namespaces: namespaces?, admin_only, no_delete, needs_version, strict })
+    }
+}
+
+/// All compositions: a namespace can only be made in one way.
+pub(super) fn compositions(at: &At<'_>) -> Option<Vec<Compose>> {
+    let mut before = Vec::new();
+    at.list(|at| {
+        let compose = Compose::decode(at)?;
+        if before.contains(&compose.namespace) {
+            at.problem(format!("namespace {} is made of others above already", compose.namespace));
+            return None;
+        }
+        before.push(compose.namespace.clone());
+        Some(compose)
+    })
+}
+
+impl Decode for Compose {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let mut s = Section::open(at, "compose")?;
+        let namespace = s.require_with("namespace", parsed);
+        let parts = s.require_with("parts", |at| {
+            if matches!(&at.node.value, super::node::Value::List(items) if items.is_empty()) {
+                return at.expected("at least one part");
+            }
+            at.list(ComposedPart::decode)
+        });
+        s.finish();
+        Some(Self { namespace: namespace?, parts: parts? })
+    }
+}
+
+impl Decode for ComposedPart {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let mut s = Section::open(at, "part")?;
+        let fragments = s.require_with("fragments", parsed);
+        let owns = s.with("owns", |at| at.list(parsed)).unwrap_or_default();
+        s.finish();
+        Some(Self { fragments: fragments?, owns })
+    }
+}
