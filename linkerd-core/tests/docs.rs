@@ -1,5 +1,5 @@
 //! Every configuration that the documentation shows can be used. What a `client` holds is marked `yaml client`, other
-//! parts of a file are marked `text`.
+//! parts of a file are marked `text`. What is a namerd's is marked `yaml namerd`: it may leave out `storage` and `interfaces`.
 #![cfg(feature = "config")]
 
 use std::{env, fs, path::Path};
@@ -47,6 +47,8 @@ impl Block {
     /// The configuration that it shows, and whether all of it is.
     fn configuration(&self) -> Option<(String, bool)> {
         match self.lang.as_str() {
+            // Settings of namerctl, which its own tests read.
+            "yaml" if self.text.starts_with("base-url:") => None,
             "yaml" => Some((self.text.clone(), true)),
             "yaml client" => {
                 let mut text = "routers:\n- protocol: http\n  servers: [{port: 0}]\n  client:\n".to_owned();
@@ -62,12 +64,14 @@ impl Block {
 
 /// Makes what a configuration names, below the working directory.
 fn make_files(text: &str) {
-    for line in text.lines() {
+    // In maps that stand in one line, too.
+    for line in text.split(['\n', '{', ',', '}']) {
         let Some((key, value)) = line.split_once(':') else { continue };
         let value = value.trim().trim_matches('"');
         match key.trim_start_matches([' ', '-']) {
             "rootDir" => fs::create_dir_all(value).unwrap(),
             "dtabFile" => fs::write(value, "").unwrap(),
+            "tokenFile" => fs::write(value, "s3cret\n").unwrap(),
             "certPath" | "intermediateCertsPath" | "caCertPath" | "trustCertsBundle" => copy("sec1.pem", value),
             "keyPath" => copy("sec1.key", value),
             _ => {}
@@ -112,6 +116,36 @@ async fn every_yaml_block_of_the_documentation_is_a_configuration() {
         }
     }
     assert!(found > 0, "the README shows one at least");
+    #[cfg(all(feature = "namerd", any(feature = "ring", feature = "aws-lc-rs")))]
+    assert!(namerds(&fs::read_to_string(root().join("docs/namerd.md")).unwrap()) > 10);
+}
+
+/// Builds every configuration of a namerd that a document shows, and says how many there are.
+#[cfg(all(feature = "namerd", any(feature = "ring", feature = "aws-lc-rs")))]
+fn namerds(document: &str) -> usize {
+    let mut found = 0;
+    for Block { lang, line, mut text } in blocks(document) {
+        let is_built = match lang.as_str() {
+            "yaml namerd" => true,
+            "yaml namerd k8s" => cfg!(feature = "k8s"),
+            _ => continue,
+        };
+        found += 1;
+        for (key, default) in
+            [("storage:", "storage: {kind: io.l5d.inMemory}\n"), ("interfaces:", "interfaces: [{kind: io.l5d.mesh}]\n")]
+        {
+            if !text.lines().any(|line| line.starts_with(key)) {
+                text.push_str(default);
+            }
+        }
+        make_files(&text);
+        let config = linkerd_core::config::namerd::Namerd::parse("block.yaml", &text);
+        let config = config.unwrap_or_else(|errors| panic!("docs/namerd.md, line {line}:\n{errors}"));
+        let host = linkerd_core::namerd::Host::builder(&config).build();
+        let errors = host.err().map(|errors| errors.to_string()).unwrap_or_default();
+        assert!(errors.is_empty() == is_built, "docs/namerd.md, line {line}:\n{errors}");
+    }
+    found
 }
 
 #[test]

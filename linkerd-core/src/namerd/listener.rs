@@ -137,7 +137,6 @@ impl Listening {
     /// Serves whoever connects, until the namerd is told to end.
     pub(super) async fn serve(self, namerd: Namerd, shutdown: Shutdown) -> Drained {
         let Self { listener, local, planned } = self;
-        tracing::info!("serving {} on {local}", planned.kind_name);
         let planned = Arc::new(planned);
         let mut accepting = Accepting::new(listener, local, open_file_limit());
         // Its receivers are the connections: they see it dropped.

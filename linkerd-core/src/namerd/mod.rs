@@ -28,7 +28,10 @@ use std::{io, net::SocketAddr, sync::Arc};
 use linkerd_dtab::namerd::Namerd;
 use tokio::task::JoinSet;
 
-use self::listener::{Listening, Planned};
+use self::{
+    listener::{Listening, Planned},
+    pages::Viewer,
+};
 use crate::{
     admin::Logging,
     config::{Errors, namerd as config},
@@ -53,6 +56,7 @@ pub struct Host {
     interfaces: Vec<Planned>,
     admin: AdminSettings,
     pages: Pages,
+    viewer: Arc<Viewer>,
     shutdown: Shutdown,
 }
 
@@ -63,6 +67,7 @@ pub struct Bound {
     namerd: Arc<Namerd>,
     interfaces: Vec<Listening>,
     admin: AdminServer,
+    viewer: Arc<Viewer>,
     shutdown: Shutdown,
 }
 
@@ -84,12 +89,12 @@ impl Host {
     ///
     /// Every address that cannot be listened on. None is listened on then.
     pub fn bind(self) -> Result<Bound, BindErrors> {
-        let Self { namerd, interfaces, admin, pages, shutdown } = self;
+        let Self { namerd, interfaces, admin, pages, viewer, shutdown } = self;
         let mut problems = Vec::new();
         let admin = AdminServer::bind(&admin, pages, &mut problems);
         let interfaces = interfaces.into_iter().filter_map(|planned| planned.bind(&mut problems)).collect();
         match admin {
-            Some(admin) if problems.is_empty() => Ok(Bound { namerd, interfaces, admin, shutdown }),
+            Some(admin) if problems.is_empty() => Ok(Bound { namerd, interfaces, admin, viewer, shutdown }),
             _ => Err(BindErrors::new(problems)),
         }
     }
@@ -102,7 +107,7 @@ impl Builder<'_> {
         self
     }
 
-    /// Builds everything but the sockets. Inside a tokio runtime, on which tables and names are followed from now on.
+    /// Builds everything but the sockets. Inside a tokio runtime. The store is not asked before it [serves](Bound::serve).
     ///
     /// # Errors
     ///
@@ -121,10 +126,11 @@ impl Builder<'_> {
         stats::register(&namerd, &registry);
         let interfaces = Planned::all(config, &registry)?;
         let shutdown = Shutdown::new(config.common.admin.shutdown_grace);
-        let pages = pages::Sources { config, namerd: &namerd, names: &names, registry: &registry, shutdown: &shutdown };
+        let viewer = Arc::new(Viewer::new(&namerd));
+        let pages = pages::Sources { config, viewer: &viewer, names: &names, registry: &registry, shutdown: &shutdown };
         let pages = pages.build(logging)?;
         let admin = AdminSettings::of(&config.common, &registry)?;
-        Ok(Host { namerd, interfaces, admin, pages, shutdown })
+        Ok(Host { namerd, interfaces, admin, pages, viewer, shutdown })
     }
 }
 
@@ -163,12 +169,16 @@ impl Bound {
     ///
     /// Dropping the future cuts off every connection of the interfaces.
     pub async fn serve(self) -> io::Result<Drained> {
-        let Self { namerd, interfaces, admin, shutdown } = self;
+        let Self { namerd, interfaces, admin, viewer, shutdown } = self;
+        // The first page is then there at once.
+        let _ = viewer.namespaces();
         let admin = admin.serve().await?;
         let mut serving = JoinSet::new();
         for interface in interfaces {
+            tracing::info!("serving {} on {}", interface.kind(), interface.addr());
             serving.spawn(interface.serve(Namerd::clone(&namerd), shutdown.clone()));
         }
+        tracing::info!("initialized");
         let mut drained = Drained { aborted: 0 };
         while let Some(ended) = serving.join_next().await {
             // A panic in there was printed already.

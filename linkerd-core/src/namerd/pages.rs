@@ -1,6 +1,11 @@
 //! What a namerd shows of itself on its admin pages.
 
-use std::{collections::BTreeSet, fmt::Write as _, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt::{self, Write as _},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use linkerd_dtab::{
@@ -40,7 +45,7 @@ const SCRIPT: &str = include_str!("delegate.js");
 /// What the pages are made of.
 pub(super) struct Sources<'a> {
     pub(super) config: &'a config::Namerd,
-    pub(super) namerd: &'a Namerd,
+    pub(super) viewer: &'a Arc<Viewer>,
     pub(super) names: &'a BuiltNamers,
     pub(super) registry: &'a Registry,
     pub(super) shutdown: &'a Shutdown,
@@ -51,22 +56,19 @@ impl Sources<'_> {
     ///
     /// Pages that cannot be where the file puts them, patterns that match nothing that is a path.
     pub(super) fn build(self, logging: Option<Logging>) -> Result<Pages, Errors> {
-        let Self { config, namerd, names, registry, shutdown } = self;
+        let Self { config, viewer, names, registry, shutdown } = self;
         let common = &config.common;
-        // Those who look at the admin pages may see what is there; what they may change goes by the interfaces.
-        let session = namerd.session(Peer { is_operator: true, is_read_only: true, ..Peer::default() });
         let system: Arc<dyn Interpreter> = Arc::new(Local::new(Vec::new(), Arc::clone(&names.resolve)));
         let end = shutdown.clone();
-        let (named, shown) = (session.clone(), session.clone());
-        let front = Front { names: session.namespaces(), namerd: namerd.clone() };
+        let [named, front, shown] = [(); 3].map(|()| Arc::clone(viewer));
         let admin = Admin::builder(registry.clone())
             .config(config.to_json())
             .global(system)
-            .namespaces(move |name| Namespaced::of(&named, name))
+            .namespaces(move |name| Namespaced::of(named.session(), name))
             .shutdown(move |grace| end.begin(grace))
             .json("/admin/process.json", || json!({"version": env!("CARGO_PKG_VERSION")}))
             .front(move || front.page())
-            .below("/dtab/", move |req| Box::pin(dtab(shown.clone(), req)));
+            .below("/dtab/", move |req| Box::pin(dtab(shown.session().clone(), req)));
         let mut admin = namer_pages(admin, &names.fs);
         let telemeters = Telemeters::of(common);
         for (path, prometheus) in &telemeters.metrics {
@@ -110,17 +112,34 @@ impl Interpreter for Namespaced {
     }
 }
 
-/// The first page: which namespaces there are, and what is in use.
-struct Front {
+/// Who looks at the pages, and the first of them: which namespaces there are, and what is in use.
+pub(super) struct Viewer {
+    namerd: Arc<Namerd>,
+    session: OnceLock<Session>,
     // Held, so that a page need not wait for the store.
-    names: Result<Watched<Arc<BTreeSet<Namespace>>>, Refused>,
-    namerd: Namerd,
+    names: OnceLock<Result<Watched<Arc<BTreeSet<Namespace>>>, Refused>>,
 }
 
-impl Front {
+impl Viewer {
+    /// Nothing is asked of the store yet.
+    pub(super) fn new(namerd: &Arc<Namerd>) -> Self {
+        Self { namerd: Arc::clone(namerd), session: OnceLock::new(), names: OnceLock::new() }
+    }
+
+    /// Those who look at the admin pages may see what is there; what they may change goes by the interfaces.
+    fn session(&self) -> &Session {
+        let peer = Peer { is_operator: true, is_read_only: true, ..Peer::default() };
+        self.session.get_or_init(|| self.namerd.session(peer))
+    }
+
+    /// The namespaces, which are followed from the first call on.
+    pub(super) fn namespaces(&self) -> &Result<Watched<Arc<BTreeSet<Namespace>>>, Refused> {
+        self.names.get_or_init(|| self.session().namespaces())
+    }
+
     fn page(&self) -> String {
         let mut body = String::from("<h1>namerd admin</h1>\n<h2>namespaces</h2>\n");
-        let names = self.names.as_ref().map(|names| names.snapshot());
+        let names = self.namespaces().as_ref().map(|names| names.snapshot());
         match names {
             Ok(Snapshot { state: State::Ok(names), stale, .. }) => {
                 if let Some(stale) = stale {
@@ -139,6 +158,12 @@ impl Front {
         body.push_str(&stats::table(&self.namerd.stats()));
         body.push_str(LINKS);
         document(&body)
+    }
+}
+
+impl fmt::Debug for Viewer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Viewer").finish_non_exhaustive()
     }
 }
 

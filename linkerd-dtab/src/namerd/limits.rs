@@ -290,6 +290,7 @@ impl Drop for Permit {
 /// What a peer is counted by.
 pub(super) fn counted_by(peer: &Peer) -> Arc<str> {
     match (&peer.name, peer.addr) {
+        _ if peer.is_operator => "the program itself".into(),
         (Some(name), _) => Arc::clone(name),
         (None, Some(addr)) => addr.ip().to_string().into(),
         (None, None) => "somebody".into(),
