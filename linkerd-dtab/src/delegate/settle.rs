@@ -85,18 +85,34 @@ impl Delegation {
 #[cfg(feature = "namerd")]
 impl Node {
     fn waits(&self) -> bool {
+        self.standing().0
+    }
+
+    /// Whether the outcome waits for somebody, and whether there is one that decides. Each node is looked at once: what
+    /// alternatives lead to doubles with each level of a table that is made for it.
+    fn standing(&self) -> (bool, bool) {
         match &self.step {
             Step::Delegate { namers: Some(to), .. }
             | Step::Delegate { to, namers: None }
             | Step::Rewritten(to)
-            | Step::Transformed { to, .. } => to.waits(),
+            | Step::Transformed { to, .. } => to.standing(),
             Step::Alt(nodes) => {
-                let last = nodes.iter().find(|node| node.waits() || decides(&node.outcome(None)));
-                last.is_some_and(Self::waits)
+                let (mut waits, mut decided) = (None, false);
+                for node in nodes {
+                    let (node_waits, decides) = node.standing();
+                    if node_waits || decides {
+                        waits.get_or_insert(node_waits);
+                    }
+                    decided |= decides;
+                }
+                (waits.unwrap_or(false), decided)
             }
-            Step::Union(branches) => branches.iter().any(|(_, node)| node.waits()),
-            Step::Pending => true,
-            _ => false,
+            Step::Union(branches) => {
+                let waits = branches.iter().any(|(_, node)| node.waits());
+                (waits, decides(&self.outcome(None)))
+            }
+            Step::Pending => (true, decides(&State::Pending)),
+            _ => (false, decides(&self.outcome(None))),
         }
     }
 }
