@@ -109,11 +109,10 @@ pub(crate) fn invite(cluster: &Cluster) {
 Yours to play with, until Ctrl-C:
 
   curl http://{external}/
-  curl -H 'l5d-dtab: {RULE} => /$/inet/127.0.0.1/1' http://{external}/
 
   export NAMERCTL_BASE_URL=http://{namerd}
   namerctl dtab get internal
-  namerctl history internal
+  namerctl dtab history internal
   ls {}",
         cluster.disco().display()
     );
