@@ -99,6 +99,7 @@ const PROCESS: &[Known] = &[
 const ROUTER: &[Known] = &[
     ending("bindingTimeoutMs", Ms(10_000), Timer::Binding),
     known("bindingCache.idleTtlSecs", Ms(600_000)),
+    known("interpreter.snapshot.maxAgeSeconds", Within(86_400_000)),
     // One look-up of a host of `/$/inet`, and the time to the next one where an answer does not say.
     known("dns.lookup", Fixed(millis(inet::TIMEOUT))),
     known("dns.refresh", Fixed(millis(inet::INTERVAL))),
@@ -127,6 +128,8 @@ const H2_SERVICE: &[Known] =
 /// Of an h2 router: a connection on which nothing comes while a response is waited for is asked whether it lives, and
 /// closed if it does not say so.
 const H2_CLIENT: &[Known] = &[
+    known("keepAlive.periodMs", Within(5_000)),
+    known("keepAlive.timeoutMs", Within(4_000)),
     known("h2.pingAfter", Fixed(millis(h2::PING_AFTER))),
     ending("h2.silence", Fixed(millis(h2::SILENCE)), Timer::Silence),
 ];

@@ -275,7 +275,8 @@ fn a_table_that_doubles_is_answered_in_time() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
             let doubling = (0..60).map(|n| format!("/b{n}=>/b{m}|/b{m};", m = n + 1)).collect::<String>();
-            let server = Server::with([("default".to_owned(), format!("{doubling}/b60=>/$/inet/127.0.0.1/1"))], |it| it);
+            let server =
+                Server::with([("default".to_owned(), format!("{doubling}/b60=>/$/inet/127.0.0.1/1"))], |it| it);
             for target in ["/api/1/bind/default?path=/b0", "/api/1/resolve/default?path=/b0"] {
                 let said = server.call("GET", target, &[], "").await;
                 let _ = done.send(said.status);
