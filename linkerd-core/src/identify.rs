@@ -4,6 +4,8 @@
 //! a file); a `Vec` of them asks one after another.
 
 mod h2;
+#[cfg(feature = "remote")]
+mod namespace;
 
 use std::sync::Arc;
 
@@ -11,6 +13,8 @@ use http::{HeaderMap, HeaderName, Version, header, request::Parts, uri::PathAndQ
 use linkerd_dtab::{Path, PathBuilder};
 
 pub use h2::{H2Path, H2Token};
+#[cfg(feature = "remote")]
+pub use namespace::NamespaceHeader;
 
 /// Names requests.
 pub trait Identifier: Send + Sync + 'static {

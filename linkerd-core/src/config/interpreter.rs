@@ -10,7 +10,7 @@ use super::{
     retries::Backoff,
     tls::ClientTls,
     transformer::Transformer,
-    value::File,
+    value::{File, HeaderName},
 };
 
 /// An `interpreter` map.
@@ -118,6 +118,10 @@ pub struct Remote {
     pub snapshot: Option<SnapshotFile>,
     /// `namespace`: which of its dtabs. Default: `default`.
     pub namespace: String,
+    /// `perRequestNamespace`: a header by which requests choose another namespace. Default: none.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub per_request_namespace: Option<PerRequestNamespace>,
     /// `retry.baseSeconds`: the pause before the first retry, at least 1 s.
     pub retry_base: Duration,
     /// `retry.maxSeconds`: the longest pause, not less than the first.
@@ -135,6 +139,16 @@ pub struct SnapshotFile {
     pub file: PathBuf,
     /// `maxAgeSeconds`: for how long what was known counts. Default: a day.
     pub max_age: Duration,
+}
+
+/// The `perRequestNamespace` map of an interpreter that asks a namerd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PerRequestNamespace {
+    /// `header`. Required.
+    pub header: HeaderName,
+    /// `allow`: the namespaces that it may say, from 1 to 32; of `io.l5d.mesh` single elements of a root. Each has watches
+    /// and connections of its own. Required.
+    pub allow: Vec<String>,
 }
 
 /// The `tls` map of `io.l5d.namerd`.
@@ -219,6 +233,7 @@ impl Remote {
         let fallbacks = s.or("fallbacks", Vec::new());
         let snapshot = s.get("snapshot");
         let namespace = if mesh { None } else { s.get("namespace") };
+        let per_request_namespace = s.get("perRequestNamespace");
         let retry = s.with("retry", |at| {
             let mut s = Section::open(at, "retry")?;
             let given = s.seconds("baseSeconds", 1);
@@ -245,6 +260,7 @@ impl Remote {
             dst: dst?,
             fallbacks,
             snapshot,
+            per_request_namespace,
             namespace: namespace.unwrap_or_else(|| "default".to_owned()),
             retry_base,
             retry_max,
@@ -269,6 +285,69 @@ impl ConsulInterpreter {
             backoff: s.with("backoff", |at| Backoff::decode(at, Backoff::OF_LINKERD)),
             tls: s.get("tls"),
         }
+    }
+}
+
+/// Each has connections of its own.
+const MAX_NAMESPACES: usize = 32;
+
+impl InterpreterKind {
+    /// How a namerd is reached, if one is asked.
+    pub fn remote(&self) -> Option<&Remote> {
+        match self {
+            Self::Namerd { remote, .. } | Self::NamerdHttp { remote, .. } | Self::Mesh { remote, .. } => Some(remote),
+            Self::Default | Self::Fs { .. } | Self::ConfigMap { .. } | Self::Consul(_) => None,
+        }
+    }
+
+    /// The namespace whose dtab it uses, if a namerd has it.
+    pub(crate) fn namespace(&self) -> Option<String> {
+        match self {
+            Self::Mesh { root, .. } => Some(root.to_string().trim_start_matches('/').to_owned()),
+            _ => self.remote().map(|remote| remote.namespace.clone()),
+        }
+    }
+
+    /// The same for another namespace. What is known of it has a file of its own, beside the one of `self`.
+    pub(crate) fn in_namespace(&self, other: &str) -> Self {
+        let mut kind = self.clone();
+        if let Self::Mesh { root, .. } = &mut kind {
+            *root = super::announcer::path(&[other]);
+        }
+        if let Self::Namerd { remote, .. } | Self::NamerdHttp { remote, .. } | Self::Mesh { remote, .. } = &mut kind {
+            other.clone_into(&mut remote.namespace);
+            if let Some(snapshot) = &mut remote.snapshot {
+                snapshot.file.as_mut_os_string().push(format!(".{other}"));
+            }
+        }
+        kind
+    }
+}
+
+impl Decode for PerRequestNamespace {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let mut s = Section::open(at, "perRequestNamespace")?;
+        let header: Option<HeaderName> = s.require("header");
+        if let Some(HeaderName(header)) = header.as_ref().filter(|header| header.0.starts_with(':')) {
+            s.problem("header", format!("must not be a pseudo-header, got {header}"));
+        }
+        let allow = s.require_with("allow", |at| at.list(namespace));
+        if let Some(count) = allow.as_ref().map(Vec::len).filter(|count| !(1..=MAX_NAMESPACES).contains(count)) {
+            s.problem("allow", format!("must have from 1 to {MAX_NAMESPACES} namespaces, got {count}"));
+        }
+        s.finish();
+        Some(Self { header: header?, allow: allow? })
+    }
+}
+
+/// A namespace that a file name may end with.
+fn namespace(at: &At<'_>) -> Option<String> {
+    let text = at.text()?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if (1..=100).contains(&text.len()) && text.bytes().all(is_plain) && text.bytes().any(|byte| byte != b'.') {
+        Some(text.to_owned())
+    } else {
+        at.expected("a namespace of at most 100 letters, digits, '-', '_' and '.'")
     }
 }
 

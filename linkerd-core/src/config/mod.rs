@@ -94,7 +94,9 @@ pub use client::{Client, H2Settings, HostConnectionPool, RequestAuthorizer, Sess
 pub use error::{Errors, Position, Problem};
 pub use hash_on::HashOn;
 pub use identifier::{H2Identifier, HttpIdentifier, IngressIdentifier, IstioIdentifier};
-pub use interpreter::{ConsulInterpreter, Interpreter, InterpreterKind, NamerdTls, Remote, SnapshotFile};
+pub use interpreter::{
+    ConsulInterpreter, Interpreter, InterpreterKind, NamerdTls, PerRequestNamespace, Remote, SnapshotFile,
+};
 pub use life::{Reload, Shutdown};
 pub use load::{LoadMetric, Measure};
 pub use namer::{ConsistencyMode, Consul, HealthStatus, K8s, Marathon, Namer, NamerKind, TagWeight};

@@ -161,7 +161,7 @@ pub(super) fn pages(config: &Config, plan: &Plan, shown: &Shown, telemeters: &Te
     admin = admin.json("/admin/timeouts.json", move || timers.clone());
     admin = namers(admin, &plan.fs_namers);
     for router in &plan.routers {
-        if let Some(namerds) = &router.namerds {
+        for namerds in &router.namerds {
             admin = interpreter(admin, &router.label, namerds);
         }
     }

@@ -400,3 +400,30 @@ fn formats_of_traces_are_known_and_stand_once() {
         ["4:20: routers[0].tracePropagator.write: is required"]
     );
 }
+
+#[test]
+fn namespaces_that_requests_choose_are_checked() {
+    let found = |keys: &str| {
+        router(&format!("  interpreter: {{kind: io.l5d.namerd, dst: /$/inet/1/2, perRequestNamespace: {keys}}}\n"))
+            .iter()
+            .map(|error| error.split_once("perRequestNamespace").expect("its key").1.to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(found("{}"), [".header: is required", ".allow: is required"]);
+    assert_eq!(
+        found("{header: ':path', allow: []}"),
+        [".header: must not be a pseudo-header, got :path", ".allow: must have from 1 to 32 namespaces, got 0"]
+    );
+    assert_eq!(
+        found("{header: x, allow: [a/b, '..', ok]}"),
+        [
+            ".allow[0]: must be a namespace of at most 100 letters, digits, '-', '_' and '.', got 'a/b'",
+            ".allow[1]: must be a namespace of at most 100 letters, digits, '-', '_' and '.', got '..'",
+        ]
+    );
+    let many = (0..33).map(|i| format!("n{i}")).collect::<Vec<_>>().join(", ");
+    assert_eq!(
+        found(&format!("{{header: x, allow: [{many}]}}")),
+        [".allow: must have from 1 to 32 namespaces, got 33"]
+    );
+}

@@ -1,6 +1,7 @@
 //! Interpreters: from a name and a table to a tree of bound names.
 
 mod asked;
+mod by_namespace;
 mod eval;
 #[cfg(feature = "fs")]
 pub mod fs;
@@ -8,6 +9,7 @@ mod local;
 #[cfg(feature = "remote")]
 pub mod remote;
 
+pub use by_namespace::{ByNamespace, UnknownNamespace};
 pub use eval::{MAX_DEPTH, evaluate};
 pub use local::Local;
 

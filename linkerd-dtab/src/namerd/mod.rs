@@ -47,6 +47,8 @@ pub use past::PastError;
 pub use pattern::{BadPattern, Pattern};
 pub use protect::Protection;
 pub use roles::{Grant, Role, Roles, Who};
+#[cfg(feature = "mesh")]
+use session::FollowedTable;
 pub use session::{MAX_REASON, Peer, Refused, Session, Watched, WriteError};
 pub use shared::Cache;
 pub use stats::{Stats, TableAge, Watches};

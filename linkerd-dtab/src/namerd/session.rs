@@ -2,6 +2,11 @@
 
 use std::{any::Any, collections::BTreeSet, fmt, net::SocketAddr, ops::Deref, sync::Arc};
 
+#[cfg(feature = "mesh")]
+use tokio::time::Instant;
+
+#[cfg(feature = "mesh")]
+use super::Table;
 use super::{
     Kind, Namerd, Role,
     limits::{Permit, counted_by},
@@ -54,6 +59,13 @@ pub struct Watched<T> {
     _permit: Permit,
     // What is shared by all who watch the same.
     _shared: Option<Box<dyn Any + Send + Sync>>,
+}
+
+/// When a table changes; what it is does not matter.
+#[cfg(feature = "mesh")]
+pub(super) struct FollowedTable {
+    stored: Activity<Stored>,
+    _table: Arc<Held<Namespace, Table>>,
 }
 
 /// Why a peer does not get what it asks for.
@@ -170,6 +182,15 @@ impl Session {
         Ok(Watched { activity: held.value().clone(), _permit: permit, _shared: Some(Box::new(held)) })
     }
 
+    /// The changes of a table that a watch of the same peer, which is counted, is about.
+    #[cfg(feature = "mesh")]
+    pub(super) fn followed_table(&self, namespace: &Namespace) -> FollowedTable {
+        let table = self.namerd.table(namespace);
+        let mut stored = table.value().stored.clone();
+        stored.sample_and_update();
+        FollowedTable { stored, _table: table }
+    }
+
     fn permit(&self, kind: Kind) -> Result<Permit, Refused> {
         self.namerd.inner.counts.watch(&self.client.counted_by, kind)
     }
@@ -222,6 +243,22 @@ impl Session {
             Some(label) => Peer { name: Some(Arc::clone(label)), ..peer.clone() }.to_string(),
             None => peer.to_string(),
         }
+    }
+}
+
+#[cfg(feature = "mesh")]
+impl FollowedTable {
+    pub(super) fn since(&self) -> Option<Instant> {
+        let stored = self.stored.snapshot();
+        (!matches!(stored.state, crate::State::Pending)).then_some(stored.since)
+    }
+
+    pub(super) fn mark_as_seen(&mut self) {
+        self.stored.sample_and_update();
+    }
+
+    pub(super) async fn changed(&mut self) {
+        self.stored.changed().await;
     }
 }
 

@@ -1,10 +1,12 @@
 //! What names requests.
 
+use std::sync::Arc;
+
 use linkerd_dtab::Path;
 
 use super::Builder;
 use crate::{
-    config::{H2Identifier, HttpIdentifier, Protocol},
+    config::{H2Identifier, HttpIdentifier, InterpreterKind, Protocol},
     identify::{self, Identifier},
 };
 
@@ -51,6 +53,15 @@ pub(super) fn of_h2(identifier: &H2Identifier, prefix: &Path) -> Built {
         }
         H2Identifier::Ingress(_) | H2Identifier::Istio(_) | H2Identifier::IstioIngress(..) => unsupported(),
     }
+}
+
+/// Names say the namespaces that requests may choose.
+pub(super) fn in_namespaces(kind: &InterpreterKind, identifier: Arc<dyn Identifier>) -> Arc<dyn Identifier> {
+    let Some(given) = kind.remote().and_then(|remote| remote.per_request_namespace.as_ref()) else { return identifier };
+    // It was checked when the file was read.
+    let Ok(header) = given.header.0.parse() else { return identifier };
+    let default = kind.namespace().unwrap_or_default();
+    Arc::new(identify::NamespaceHeader::new(identifier, header, given.allow.iter().cloned(), default))
 }
 
 /// Names that are given whatever a request says.

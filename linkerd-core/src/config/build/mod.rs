@@ -24,7 +24,7 @@ use linkerd_retry::replay::ReplayMemory;
 
 pub use self::server::socket_options;
 use self::{
-    identifiers::{fixed_names, of_h2, of_http},
+    identifiers::{fixed_names, in_namespaces, of_h2, of_http},
     names::Mounted,
     policies::FilePolicies,
     server::server_config,
@@ -84,8 +84,8 @@ pub struct RouterPlan {
     pub access_log: Option<AccessLog>,
     /// Names that its identifier gives whatever a request says.
     pub fixed_names: Vec<Path>,
-    /// The namerds that bind its names, if any do.
-    pub namerds: Option<Namerds>,
+    /// The namerds that bind its names, if any do: one for each namespace.
+    pub namerds: Vec<Namerds>,
     /// Whether it is one of the plan that was there before, and has all that it learned.
     pub is_kept: bool,
 }
@@ -400,7 +400,7 @@ impl Builder<'_> {
                 return None;
             }
         };
-        let identifier: Arc<dyn Identifier> = Arc::new(identifier);
+        let identifier = in_namespaces(&router.interpreter.kind, Arc::new(identifier));
         let client = mesh.router(Arc::clone(&identifier));
         Some(RouterPlan {
             label: label.clone(),

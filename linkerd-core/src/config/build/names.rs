@@ -1,10 +1,10 @@
 //! What binds names: namers, interpreters, and what transforms what they say.
 
-use std::{num::NonZeroU16, sync::Arc};
+use std::{collections::BTreeSet, num::NonZeroU16, sync::Arc};
 
 use linkerd_dtab::{
     Interpreter as Interprets, Namer as Names, Path,
-    interpreter::{Local, fs::DtabFile},
+    interpreter::{ByNamespace, Local, fs::DtabFile},
     namer::{self, fs},
     transformer::{self, TransformedInterpreter, TransformedNamer, Transformer as Transforms},
 };
@@ -118,21 +118,21 @@ impl Builder<'_> {
         i: usize,
         router: &Router,
         namers: &Mounted,
-    ) -> Option<(Arc<dyn Interprets>, Option<Namerds>)> {
+    ) -> Option<(Arc<dyn Interprets>, Vec<Namerds>)> {
         // Whether it had to be `experimental` was checked.
         let Interpreter { experimental: _, transformers, kind } = &router.interpreter;
         let local = Local::new(namers.clone(), Arc::clone(&self.resolve));
         let global: Arc<dyn Interprets> = Arc::new(local.clone());
-        let mut remote = None;
+        let mut remotes = Vec::new();
         let bare: Arc<dyn Interprets> = match kind {
             InterpreterKind::Default => Arc::clone(&global),
             InterpreterKind::Fs { dtab_file } => Arc::new(local.with_dtab(DtabFile::watch(&dtab_file.0))),
             InterpreterKind::Namerd { .. } | InterpreterKind::NamerdHttp { .. } | InterpreterKind::Mesh { .. } => {
-                let built = remote_of(kind, &router.label, &global, self.registry);
-                match built {
-                    Ok(built) => {
-                        remote = Some(built.clone());
-                        Arc::new(built.remote)
+                match remotes_of(kind, &router.label, &global, self.registry) {
+                    Ok((first, others)) => {
+                        remotes.push(first.clone());
+                        remotes.extend(others.iter().cloned());
+                        by_namespace(first, others)
                     }
                     Err((key, error)) => {
                         self.problem(&format!("routers[{i}].interpreter.{key}"), error);
@@ -146,32 +146,56 @@ impl Builder<'_> {
             }
         };
         if transformers.is_empty() {
-            return Some((bare, remote));
+            return Some((bare, remotes));
         }
         let key = format!("routers[{i}].interpreter.transformers");
         let transformers = self.transformers(&key, transformers, &global)?;
-        Some((Arc::new(TransformedInterpreter::new(bare, transformers)), remote))
+        Some((Arc::new(TransformedInterpreter::new(bare, transformers)), remotes))
     }
 }
 
-/// An interpreter that asks a namerd, as the file has it.
-fn remote_of(
+/// Binds names by the namespace that they say; those that say none by the first.
+fn by_namespace(first: Namerds, others: Vec<Namerds>) -> Arc<dyn Interprets> {
+    if others.is_empty() {
+        return Arc::new(first.remote);
+    }
+    let first = ByNamespace::new(first.remote);
+    Arc::new(others.into_iter().fold(first, |all, other| all.namespace(&other.namespace, other.remote)))
+}
+
+/// The interpreter that asks a namerd, as the file has it, and one for each other namespace that requests may choose.
+fn remotes_of(
     kind: &InterpreterKind,
     label: &str,
     names: &Arc<dyn Interprets>,
     registry: &Registry,
+) -> Result<(Namerds, Vec<Namerds>), (&'static str, String)> {
+    let scope = format!("{label}/interpreter");
+    let first = remote_of(kind, &scope, names, registry)?;
+    let allowed = kind.remote().and_then(|remote| remote.per_request_namespace.as_ref());
+    let allowed: BTreeSet<&String> = allowed.map(|given| given.allow.iter().collect()).unwrap_or_default();
+    let others = allowed.into_iter().filter(|namespace| **namespace != first.namespace);
+    let others = others.map(|namespace| {
+        let scope = format!("{scope}/{namespace}");
+        remote_of(&kind.in_namespace(namespace), &scope, names, registry)
+    });
+    let others = others.collect::<Result<_, _>>()?;
+    Ok((first, others))
+}
+
+fn remote_of(
+    kind: &InterpreterKind,
+    scope: &str,
+    names: &Arc<dyn Interprets>,
+    registry: &Registry,
 ) -> Result<Namerds, (&'static str, String)> {
-    let reach = |remote| Reach { remote, label, names: Arc::clone(names), registry };
-    let (kind, namespace, remote) = match kind {
-        InterpreterKind::Namerd { remote, tls } => {
-            ("io.l5d.namerd", remote.namespace.clone(), reach(remote).thrift(tls.as_ref())?)
-        }
-        InterpreterKind::NamerdHttp { remote, tls } => {
-            ("io.l5d.namerd.http", remote.namespace.clone(), reach(remote).http(tls.as_ref())?)
-        }
+    let reach = |remote| Reach { remote, scope, names: Arc::clone(names), registry };
+    let namespace = kind.namespace().unwrap_or_default();
+    let (kind, remote) = match kind {
+        InterpreterKind::Namerd { remote, tls } => ("io.l5d.namerd", reach(remote).thrift(tls.as_ref())?),
+        InterpreterKind::NamerdHttp { remote, tls } => ("io.l5d.namerd.http", reach(remote).http(tls.as_ref())?),
         InterpreterKind::Mesh { remote, root, tls, initial_stream_window_size_kb } => {
-            let namespace = root.to_string().trim_start_matches('/').to_owned();
-            ("io.l5d.mesh", namespace, reach(remote).grpc(root, *initial_stream_window_size_kb, tls.as_ref())?)
+            ("io.l5d.mesh", reach(remote).grpc(root, *initial_stream_window_size_kb, tls.as_ref())?)
         }
         _ => return Err(("kind", "asks no namerd".to_owned())),
     };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use linkerd_dtab::Path;
+use linkerd_dtab::{Path, interpreter::ByNamespace};
 use linkerd_retry::{Backoff as RetryBackoff, Budget as RetryBudget, BudgetSettings, replay::ReplayMemory};
 use serde_json::json;
 
@@ -28,6 +28,8 @@ pub(super) struct FilePolicies {
 
 impl Policies for FilePolicies {
     fn service(&self, path: &Path) -> ServicePolicy {
+        // A service is the same in each namespace.
+        let path = &ByNamespace::split(path).map_or_else(|| path.clone(), |(_, path)| path);
         let service = self.service.for_path(path);
         let Service {
             total_timeout: _, // By its method: it may be unlimited in so many words.

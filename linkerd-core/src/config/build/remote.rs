@@ -22,8 +22,8 @@ use crate::{
 /// How a namerd is reached.
 pub(super) struct Reach<'a> {
     pub(super) remote: &'a config::Remote,
-    /// Whose names it binds: the label of a router.
-    pub(super) label: &'a str,
+    /// Whose names it binds: the scope of its metrics below `rt`.
+    pub(super) scope: &'a str,
     /// Finds the namerds themselves.
     pub(super) names: Arc<dyn Interprets>,
     pub(super) registry: &'a Registry,
@@ -86,7 +86,7 @@ impl Reach<'_> {
         let mesh = Mesh::builder()
             .interpreter(Arc::clone(&self.names))
             .connect(HttpConnect::new(config))
-            .metrics(RouterStats::new(self.registry, &format!("{}/interpreter", self.label)))
+            .metrics(RouterStats::new(self.registry, self.scope))
             .build()
             .map_err(|error| ("kind", error.to_string()))?;
         self.build(namespace, |name| {
@@ -105,7 +105,8 @@ impl Reach<'_> {
             dst,
             fallbacks,
             snapshot,
-            namespace: _, // Given by each protocol.
+            namespace: _,             // Given by each protocol.
+            per_request_namespace: _, // One of these for each.
             retry_base: base,
             retry_max: max,
             check_period: _, // Of the connection.

@@ -3,12 +3,15 @@
 use std::{pin::Pin, time::Duration};
 
 use futures::{Stream, stream};
-use tokio::time::timeout;
+use tokio::{
+    select,
+    time::{Instant, sleep, timeout},
+};
 use tonic::Status;
 
 use crate::{
-    State,
-    namerd::{Session, Watched},
+    Activity, State,
+    namerd::{FollowedTable, Session, Watched},
 };
 
 /// How long a single answer waits for something that is not known yet. A Linkerd gives a binding as long.
@@ -23,12 +26,26 @@ pub(super) type Messages<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Sen
 /// What a state is to a peer: nothing, a message, or the end of the stream.
 pub(super) type Said<M> = Option<Result<M, Status>>;
 
+/// How long it takes at most that a name is bound under a new table. One that takes longer has a namer that does not answer.
+const EVALUATED: Duration = Duration::from_secs(1);
+
+/// How long is waited before it is looked at again whether it is.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A table whose changes have the last message sent again.
+struct Retold {
+    table: FollowedTable,
+    // When the change was that is still to be told of.
+    changed: Option<Instant>,
+}
+
 struct Following<T, M, F> {
     // Counts as a client for as long as it follows something.
     _session: Session,
     watched: Watched<T>,
     say: F,
     last: Option<M>,
+    retold: Option<Retold>,
     has_ended: bool,
 }
 
@@ -40,7 +57,28 @@ where
     M: Clone + PartialEq + Send + 'static,
     F: Fn(State<T>) -> Said<M> + Send + 'static,
 {
-    let following = Following { _session: session, watched, say, last: None, has_ended: false };
+    stream_of(Following { _session: session, watched, say, last: None, retold: None, has_ended: false })
+}
+
+/// As [`follow`] does; and the message once more after a change of the table that leaves it what it was, as namerd 1.7.5
+/// does, from which a peer sees that its name was bound under the new table. However many changes come before that, it is
+/// sent once.
+pub(super) fn follow_under<T, M, F>(session: Session, table: FollowedTable, watched: Watched<T>, say: F) -> Messages<M>
+where
+    T: Clone + Send + Sync + 'static,
+    M: Clone + PartialEq + Send + 'static,
+    F: Fn(State<T>) -> Said<M> + Send + 'static,
+{
+    let retold = Some(Retold { table, changed: None });
+    stream_of(Following { _session: session, watched, say, last: None, retold, has_ended: false })
+}
+
+fn stream_of<T, M, F>(following: Following<T, M, F>) -> Messages<M>
+where
+    T: Clone + Send + Sync + 'static,
+    M: Clone + PartialEq + Send + 'static,
+    F: Fn(State<T>) -> Said<M> + Send + 'static,
+{
     Box::pin(stream::unfold(following, |mut following| async move {
         if following.has_ended {
             return None;
@@ -78,15 +116,66 @@ where
     F: Fn(State<T>) -> Said<M>,
 {
     async fn next(&mut self) -> Result<M, Status> {
+        let mut is_told_again = false;
         loop {
             match (self.say)(self.watched.sample_and_update()) {
-                Some(Ok(message)) if self.last.as_ref() != Some(&message) => {
+                Some(Ok(message)) if is_told_again || self.last.as_ref() != Some(&message) => {
+                    if let Some(retold) = &mut self.retold {
+                        retold.is_told(self.watched.snapshot().contact);
+                    }
                     self.last = Some(message.clone());
                     return Ok(message);
                 }
                 Some(Err(status)) => return Err(status),
-                _ => self.watched.changed().await,
+                _ => {}
             }
+            is_told_again = match &mut self.retold {
+                None => {
+                    self.watched.changed().await;
+                    false
+                }
+                Some(retold) => {
+                    let watched = (*self.watched).clone();
+                    select! {
+                        biased;
+                        () = self.watched.changed() => false,
+                        () = retold.evaluated(&watched) => true,
+                    }
+                }
+            };
+        }
+    }
+}
+
+impl Retold {
+    /// What was evaluated at `contact` has been told: what the table was before that is.
+    fn is_told(&mut self, contact: Option<Instant>) {
+        if self.table.since() <= contact {
+            self.table.mark_as_seen();
+            self.changed = None;
+        }
+    }
+
+    /// Waits until the table has changed and what is watched has been evaluated under it, which leaves no other trace if
+    /// nothing comes of it.
+    ///
+    /// Cancel safe: a change is known until it is told.
+    async fn evaluated<T: Clone + Send + Sync + 'static>(&mut self, watched: &Activity<T>) {
+        loop {
+            if self.changed.is_none() {
+                self.table.changed().await;
+                self.changed = self.table.since();
+            }
+            let since = self.changed;
+            let evaluated = async {
+                while watched.snapshot().contact < since {
+                    sleep(LOOK).await;
+                }
+            };
+            if timeout(EVALUATED, evaluated).await.is_ok() {
+                return;
+            }
+            self.changed = None;
         }
     }
 }

@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     Api,
-    follow::{Messages, SETTLE, Said, WAIT, first, follow},
+    follow::{Messages, SETTLE, Said, WAIT, first, follow_under},
     status,
 };
 use crate::{
@@ -42,7 +42,8 @@ impl Interpreter for Api {
         let session = self.session(&request);
         let (namespace, dtab, name) = names(request.get_ref())?;
         let watched = session.bind(&namespace, &dtab, &name)?;
-        Ok(Response::new(follow(session, watched, say)))
+        let table = session.followed_table(&namespace);
+        Ok(Response::new(follow_under(session, table, watched, say)))
     }
 }
 
