@@ -64,13 +64,11 @@ impl ByNamespace {
         T: Clone + Send + Sync + 'static,
     {
         let Some((namespace, name)) = Self::split(name) else { return ask(&self.others, name) };
-        match self.by_namespace.get(namespace) {
-            Some(interpreter) => ask(interpreter, &name),
-            None => {
-                let namespace = String::from_utf8_lossy(namespace).into_owned();
-                Activity::failed(Arc::new(UnknownNamespace { namespace }) as Failure)
-            }
+        if let Some(interpreter) = self.by_namespace.get(namespace) {
+            return ask(interpreter, &name);
         }
+        let namespace = String::from_utf8_lossy(namespace).into_owned();
+        Activity::failed(Arc::new(UnknownNamespace { namespace }) as Failure)
     }
 }
 
