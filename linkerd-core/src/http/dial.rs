@@ -32,22 +32,47 @@ pub(super) async fn open<S: Speak>(
     stats: Option<&ClientStats>,
 ) -> Result<S::Conn, BoxError> {
     let connecting = Connecting::begin(stats);
-    let result = dial(speak, addr, config).await;
+    let result = dial(speak, addr, config, stats).await;
     connecting.end(&result);
     result
 }
 
-async fn dial<S: Speak>(speak: &S, addr: SocketAddr, config: &ClientConfig) -> Result<S::Conn, BoxError> {
+async fn dial<S: Speak>(
+    speak: &S,
+    addr: SocketAddr,
+    config: &ClientConfig,
+    #[cfg_attr(not(feature = "tls"), allow(unused_variables))] stats: Option<&ClientStats>,
+) -> Result<S::Conn, BoxError> {
     let timeout = config.connect_timeout;
     let connected = tokio::time::timeout(timeout, config.socket.connect(addr)).await;
     let stream = connected.map_err(|_| ConnectElapsed(timeout))??;
     #[cfg(feature = "tls")]
     if let Some(tls) = &config.tls {
         // Boxed: what connects in the clear has no room for it.
-        let (stream, _) = Box::pin(tls.connect(addr.ip(), stream)).await?;
+        let connected = Box::pin(tls.connect(addr.ip(), stream)).await;
+        let (stream, _) = connected.inspect_err(|error| insecure(addr, error, stats))?;
         return speak.begin(stream).await;
     }
     speak.begin(stream).await
+}
+
+/// Counts that there is no TLS with an endpoint, in `tls/handshake_failures` of its client, and says why: to callers it is
+/// one more endpoint that cannot be reached. Says it of the first, the second, the fourth of a client, and so on.
+#[cfg(feature = "tls")]
+fn insecure(addr: SocketAddr, error: &crate::tls::HandshakeError, stats: Option<&ClientStats>) {
+    use std::error::Error as _;
+
+    let Some(stats) = stats else {
+        tracing::debug!(%addr, %error, "no TLS with an endpoint");
+        return;
+    };
+    let scope = stats.scope();
+    let failures = scope.scope("tls").counter("handshake_failures");
+    failures.incr();
+    if failures.get().is_power_of_two() {
+        let why = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+        tracing::warn!(%addr, client = ?scope, failures = failures.get(), why, "no TLS with an endpoint");
+    }
 }
 
 /// Counts an attempt to connect, however it ends.

@@ -6,7 +6,8 @@ use hyper::ext::ReasonPhrase;
 /// Sets the phrase of a status for which hyper has another one, or none.
 pub(crate) fn set<B>(rsp: &mut Response<B>) {
     let phrase: &'static [u8] = match rsp.status().as_u16() {
-        200..=207
+        100..=101
+        | 200..=207
         | 300..=305
         | 307
         | 308

@@ -70,11 +70,16 @@ impl Drop for Entered {
 }
 
 /// The protocol that a request asks to go on with, if it may be passed on: one, of a client that speaks 1.1, named by
-/// `Connection`. HTTP/2 is for each hop to speak or not.
+/// `Connection`. HTTP/2 is for each hop to speak or not, wherever it stands among others: an endpoint that takes it would
+/// be spoken to past all that is done with requests here.
 pub(crate) fn asked(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
     let mut values = headers.get_all(UPGRADE).iter();
     let (Some(protocol), None) = (values.next(), values.next()) else { return None };
-    let is_h2 = protocol.as_bytes().eq_ignore_ascii_case(b"h2c");
+    // `h2c;x` and `h2c/1` are read as h2c by some.
+    let is_h2 = protocol
+        .as_bytes()
+        .split(|byte| b",;/ \t".contains(byte))
+        .any(|name| [&b"h2c"[..], b"h2"].iter().any(|h2| name.eq_ignore_ascii_case(h2)));
     let is_asked =
         version == Version::HTTP_11 && !is_h2 && headers::names(headers, &http::header::CONNECTION, "upgrade");
     is_asked.then(|| protocol.clone())
@@ -103,6 +108,9 @@ mod tests {
         assert_eq!(asked(&[connection, websocket], Version::HTTP_10), None);
         assert_eq!(asked(&[websocket], Version::HTTP_11), None);
         assert_eq!(asked(&[connection], Version::HTTP_11), None);
-        assert_eq!(asked(&[connection, ("upgrade", "h2c")], Version::HTTP_11), None);
+        for h2 in ["h2c", "H2C", "h2c, websocket", "websocket,h2c", ",h2c", "h2c;x", "h2c/1", "h2", "foo,\th2c "] {
+            assert_eq!(asked(&[connection, ("upgrade", h2)], Version::HTTP_11), None, "{h2}");
+        }
+        assert!(asked(&[connection, ("upgrade", "h2cx, websocket")], Version::HTTP_11).is_some());
     }
 }

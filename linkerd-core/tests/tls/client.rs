@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use linkerd_core::{
-    ErrorKind,
+    Body, ErrorKind, Mesh,
+    http::{ClientConfig, HttpConnect},
+    telemetry::{Prometheus, Registry, RouterStats},
     tls::{Acceptor, Alpn, ClientSettings, Connector, IdentityFiles, Metrics},
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -43,6 +45,26 @@ async fn another_name_another_authority_or_none_at_all_is_refused() {
     }
     let any = ClientSettings { disable_validation: true, ..ClientSettings::default() };
     assert_eq!(get(&client(addr, connector(any))).await.unwrap(), "ok");
+}
+
+#[tokio::test]
+async fn endpoints_whose_certificate_is_not_good_are_counted() {
+    let pki = Pki::new();
+    let addr = serve(settings(pki.issue("web", &["web"])), ok);
+    let tls = connector(pki.trusting()).named("other");
+    let registry = Registry::new();
+    let mesh = Mesh::builder()
+        .connect(HttpConnect::new(ClientConfig { tls: Some(tls), ..ClientConfig::default() }))
+        .metrics(RouterStats::new(&registry, "web"))
+        .build()
+        .unwrap();
+    let client = mesh.client(&format!("/$/inet/{}/{}", addr.ip(), addr.port())).unwrap();
+    let error = client.send(http::Request::new(Body::empty())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect);
+    let text = Prometheus::new().render(&registry);
+    let line =
+        text.lines().find(|line| line.contains("rt:client:tls:handshake_failures")).unwrap_or_else(|| panic!("{text}"));
+    assert!(!line.ends_with(" 0"), "{line}");
 }
 
 /// A server that shows whatever is in a file.

@@ -40,6 +40,12 @@ async fn a_signal_goes_through_the_phases() {
     assert_eq!((served.status.as_u16(), served.headers.get("connection")), (200, None));
 
     linkerd.logged("clients are asked to leave").await;
+    // It is said before every server has been told.
+    let asked = async || {
+        let served = Conn::open(addr).await.get("/", "web", &[]).await;
+        served.headers.contains_key("connection").then_some(())
+    };
+    eventually("a client that is asked to leave", asked).await;
     for mut conn in [idle, Conn::open(addr).await] {
         let served = conn.get("/", "web", &[]).await;
         assert_eq!((served.status.as_u16(), served.headers["connection"].to_str().unwrap()), (200, "close"));

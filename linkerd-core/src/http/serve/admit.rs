@@ -73,6 +73,10 @@ impl Peer {
             let protocol = may_switch.then(|| tunnel::asked(headers, parts.version)).flatten();
             // hyper writes those trailers that are announced, so a stream keeps its announcement.
             strip(headers, scan.saw(Scan::TRAILER) && scan.saw(Scan::CHUNKED));
+            if may_switch {
+                // Of the upgrade to HTTP/2, which ends here.
+                headers.remove("http2-settings");
+            }
             if let Some(protocol) = protocol {
                 tunnel::write(headers, protocol);
             }
