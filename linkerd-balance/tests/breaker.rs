@@ -459,16 +459,18 @@ proptest! {
         let healths: Vec<_> = (0..4).map(|_| Health::within(ejections.clone())).collect();
         let breakers: Vec<_> = healths.iter().map(|health| breaker(health, probes)).collect();
         let (mut now, mut permits, mut most) = (now(), Vec::new(), limits.allowed(4));
-        for step in steps {
+        // The last step after which each was not being probed: what was out then is of a round that is over.
+        let mut over = [0; 4];
+        for (at_step, step) in (1_usize..).zip(steps) {
             match step {
                 Step::Wait(ms) => now += ms * MS,
-                Step::Admit(i) => permits.push((i, now, breakers[i].admit(now))),
+                Step::Admit(i) => permits.push((i, now, breakers[i].admit(now), at_step)),
                 Step::TryAdmit(i) => {
                     let why = breakers[i].why(now);
                     match breakers[i].try_admit(now) {
                         Ok(permit) => {
                             prop_assert_eq!(why, None);
-                            permits.push((i, now, permit));
+                            permits.push((i, now, permit, at_step));
                         }
                         Err(rejection) => prop_assert_eq!(why, Some(rejection)),
                     }
@@ -489,9 +491,13 @@ proptest! {
                 prop_assert_eq!(health.status(now) == Status::Open, why.is_none(), "{:?}: {:?}", breaker, why);
             }
             for i in 0..4 {
-                // Longer ones hold nobody up.
-                let counts = |begun: Instant| now - begun < Permit::PATIENCE;
-                let out = permits.iter().filter(|(of, at, permit)| *of == i && permit.is_probe() && counts(*at)).count();
+                if !matches!(breakers[i].phase(), Phase::Probing { .. }) {
+                    over[i] = at_step;
+                }
+                // Longer ones hold nobody up, and so do those of an earlier round.
+                let counts = |begun: Instant, step| now - begun < Permit::PATIENCE && step > over[i];
+                let probes_out = permits.iter().filter(|(of, _, permit, _)| *of == i && permit.is_probe());
+                let out = probes_out.filter(|(_, at, _, step)| counts(*at, *step)).count();
                 prop_assert!(out <= probes as usize, "{} probes out", out);
             }
             let counts = ejections.counts();
