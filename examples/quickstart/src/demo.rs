@@ -6,9 +6,10 @@ use linkerd_core::BoxError;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
-use quickstart::traffic::{Counts, Traffic};
-
-use crate::world::Files;
+use crate::{
+    traffic::{Counts, Traffic},
+    world::Files,
+};
 
 type Result<T> = std::result::Result<T, BoxError>;
 

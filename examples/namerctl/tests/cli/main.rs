@@ -2,7 +2,6 @@
 
 mod apply;
 mod delivery;
-mod delivery_live;
 mod fake;
 mod original;
 mod ours;
