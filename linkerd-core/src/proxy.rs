@@ -36,9 +36,11 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{runtime::Handle, sync::mpsc};
 
+#[cfg(feature = "namerd")]
+pub(crate) use self::pages::{namers as namer_pages, security};
 pub(crate) use self::{
     admin::{AdminServer, AdminSettings},
-    pages::{Pages, namers as namer_pages, security},
+    pages::Pages,
     telemeters::Telemeters,
 };
 pub use self::{

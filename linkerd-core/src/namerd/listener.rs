@@ -53,6 +53,7 @@ pub(super) struct Listening {
 #[derive(Clone, Debug)]
 struct Stats {
     connects: Counter,
+    #[cfg(feature = "tls")]
     refused: Counter,
     pauses: Counter,
     connections: Gauge,
@@ -202,6 +203,7 @@ impl Stats {
         let scope = registry.root().scope("iface").scope(kind).scope(&format!("{}/{}", addr.ip(), addr.port()));
         Self {
             connects: scope.counter("connects"),
+            #[cfg(feature = "tls")]
             refused: scope.counter("handshake_failures"),
             pauses: scope.counter("accept_pauses"),
             connections: scope.gauge("connections"),

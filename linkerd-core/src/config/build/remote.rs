@@ -75,6 +75,7 @@ impl Reach<'_> {
         tls: Option<&ClientTls>,
         source: impl Fn(ClientTransport) -> Arc<dyn Source>,
     ) -> Result<Remote, Problem> {
+        #[cfg_attr(not(feature = "tls"), allow(unused_mut))]
         let mut config = ClientConfig { wire, ..ClientConfig::default() };
         #[cfg(feature = "tls")]
         if let Some(tls) = tls.filter(|tls| tls.enabled) {
