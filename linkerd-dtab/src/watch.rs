@@ -304,13 +304,14 @@ async fn drive(running: Running, handle: std::sync::Weak<Handle>) {
 impl Scanner {
     /// Looks at what was added, what changed, what has settled, and at everything if it is time to.
     fn look(&mut self, poll: bool) {
-        // Names that nobody has may be asked for by the thousand, each once.
-        if poll || self.entries.len() >= self.crowd {
-            self.forget_unread();
-            self.crowd = CROWD.max(self.entries.len() * 3 / 2);
-        }
+        let mut forget = poll;
         // A sink may add others while it is shown something: they are looked at here too.
         loop {
+            // Names that nobody has may be asked for by the thousand, each once, and without a pause.
+            if std::mem::take(&mut forget) || self.entries.len() >= self.crowd {
+                self.forget_unread();
+                self.crowd = CROWD.max(self.entries.len() * 3 / 2);
+            }
             self.os.next_round();
             let Inbox { added, mut touched, gone, all } = std::mem::take(&mut self.shared.desk().inbox);
             // Not under the lock: the thread that must answer may be waiting for it.
