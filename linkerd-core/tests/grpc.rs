@@ -282,27 +282,35 @@ async fn none_open(seen: &Seen) -> Duration {
 
 #[tokio::test]
 async fn a_call_that_is_cancelled_ends_at_the_server_at_once() {
+    // In one of so many tries: the machine may be busy with something else for longer.
+    const TRIES: usize = 5;
+    let soon = |took: &[Duration]| took.iter().any(|took| *took < Duration::from_millis(100));
     let (seen, mut client) = through(1);
-    assert_ok!(client.ready().await);
-    {
-        let mut call = std::pin::pin!(client.unary(Request::new(Bytes::new()), method("Hang"), Raw));
-        for _ in 0..2000 {
-            let polled = call.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop()));
-            assert!(matches!(polled, Poll::Pending));
-            if seen[0].open.load(Ordering::SeqCst) == 1 {
-                break;
+    let (mut unary, mut streaming) = (Vec::new(), Vec::new());
+    for _ in 0..TRIES {
+        assert_ok!(client.ready().await);
+        {
+            let mut call = std::pin::pin!(client.unary(Request::new(Bytes::new()), method("Hang"), Raw));
+            for _ in 0..2000 {
+                let polled = call.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop()));
+                assert!(matches!(polled, Poll::Pending));
+                if seen[0].open.load(Ordering::SeqCst) == 1 {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert_eq!(seen[0].open.load(Ordering::SeqCst), 1);
         }
-        assert_eq!(seen[0].open.load(Ordering::SeqCst), 1);
+        unary.push(none_open(&seen[0]).await);
+        assert_ok!(client.ready().await);
+        let endless = stream::pending::<Bytes>();
+        let back = client.streaming(Request::new(endless), method("Echo"), Raw).await.unwrap();
+        assert!(seen[0].open.load(Ordering::SeqCst) > 0);
+        drop(back);
+        streaming.push(none_open(&seen[0]).await);
     }
-    assert!(none_open(&seen[0]).await < Duration::from_millis(100));
-    assert_ok!(client.ready().await);
-    let endless = stream::pending::<Bytes>();
-    let back = client.streaming(Request::new(endless), method("Echo"), Raw).await.unwrap();
-    assert!(seen[0].open.load(Ordering::SeqCst) > 0);
-    drop(back);
-    assert!(none_open(&seen[0]).await < Duration::from_millis(100));
+    assert!(soon(&unary), "{unary:?}");
+    assert!(soon(&streaming), "{streaming:?}");
 }
 
 #[tokio::test]

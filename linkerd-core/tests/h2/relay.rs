@@ -12,6 +12,8 @@ use super::peers::{Answer, Backend, Client, get, h2_client, h2_server, read, rou
 
 /// A cancellation reaches the other side in less than this.
 const SOON: Duration = Duration::from_millis(100);
+/// In one of so many tries: the machine may be busy with something else for longer.
+const TRIES: usize = 5;
 
 fn post() -> Request<()> {
     Request::post("http://web/pkg.Svc/Method").header("te", "trailers").body(()).unwrap()
@@ -114,12 +116,16 @@ async fn who_reads_slowly_holds_the_sender_up() {
 async fn a_cancellation_reaches_the_endpoint_before_a_head_came() {
     let (mut backend, client) = through().await;
     for has_body in [false, true] {
-        let (response, to) = client.open(post(), !has_body).await;
-        let mut seen = backend.accept().await;
-        let cancelled = Instant::now();
-        drop((response, to));
-        assert_eq!(within(poll_fn(|cx| seen.respond.poll_reset(cx))).await.unwrap(), Reason::CANCEL, "{has_body}");
-        assert!(cancelled.elapsed() < SOON, "{:?}", cancelled.elapsed());
+        let mut took = Vec::new();
+        for _ in 0..TRIES {
+            let (response, to) = client.open(post(), !has_body).await;
+            let mut seen = backend.accept().await;
+            let cancelled = Instant::now();
+            drop((response, to));
+            assert_eq!(within(poll_fn(|cx| seen.respond.poll_reset(cx))).await.unwrap(), Reason::CANCEL, "{has_body}");
+            took.push(cancelled.elapsed());
+        }
+        assert!(took.iter().any(|took| *took < SOON), "{has_body}: {took:?}");
     }
 }
 
@@ -127,16 +133,20 @@ async fn a_cancellation_reaches_the_endpoint_before_a_head_came() {
 async fn a_cancellation_reaches_the_endpoint_in_the_middle_of_both_bodies() {
     let (mut backend, client) = through().await;
     for is_open in [false, true] {
-        let (response, to) = client.open(post(), !is_open).await;
-        let mut seen = backend.accept().await;
-        let mut back = seen.head();
-        back.send_data("first".into(), false).unwrap();
-        let mut from = within(response).await.unwrap().into_body();
-        assert_eq!(within(from.data()).await.unwrap().unwrap(), "first");
-        let cancelled = Instant::now();
-        drop((from, to));
-        assert_eq!(within(poll_fn(|cx| back.poll_reset(cx))).await.unwrap(), Reason::CANCEL, "{is_open}");
-        assert!(cancelled.elapsed() < SOON, "{:?}", cancelled.elapsed());
+        let mut took = Vec::new();
+        for _ in 0..TRIES {
+            let (response, to) = client.open(post(), !is_open).await;
+            let mut seen = backend.accept().await;
+            let mut back = seen.head();
+            back.send_data("first".into(), false).unwrap();
+            let mut from = within(response).await.unwrap().into_body();
+            assert_eq!(within(from.data()).await.unwrap().unwrap(), "first");
+            let cancelled = Instant::now();
+            drop((from, to));
+            assert_eq!(within(poll_fn(|cx| back.poll_reset(cx))).await.unwrap(), Reason::CANCEL, "{is_open}");
+            took.push(cancelled.elapsed());
+        }
+        assert!(took.iter().any(|took| *took < SOON), "{is_open}: {took:?}");
     }
 }
 
@@ -253,7 +263,6 @@ async fn clearing_the_context_reaches_the_trailers_of_requests() {
 #[tokio::test]
 async fn a_reset_by_the_endpoint_of_a_file_reaches_the_client_soon() {
     // As the endpoint resets before a head, and in the middle of a body. A busy machine is late now and then.
-    const TRIES: usize = 5;
     let mut backend = Backend::new().await;
     let port = backend.addr.port();
     let text = format!(
