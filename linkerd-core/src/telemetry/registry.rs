@@ -1,5 +1,9 @@
 //! The tree of scopes, and who may hold what in it.
 
+#[cfg(feature = "config")]
+mod attempt;
+mod tree;
+
 use std::{
     collections::HashSet,
     fmt,
@@ -12,6 +16,9 @@ use std::{
 
 use tokio::time::Instant;
 
+#[cfg(feature = "config")]
+pub(crate) use self::attempt::Attempt;
+use self::tree::{Child, Function, Metric, Node};
 use super::{
     metric::{Counter, Gauge},
     stat::{Stat, Summary},
@@ -55,53 +62,11 @@ struct Shared {
 /// The names of metrics that were made, in that order.
 type Made = Mutex<Vec<Vec<Arc<str>>>>;
 
-/// Something that may yet be given up. Dropped, it was not.
-#[cfg(feature = "config")]
-#[derive(Debug)]
-pub(crate) struct Attempt {
-    registry: Registry,
-    made: Arc<Made>,
-}
-
 /// Brings handles up to date; `false` once it never will again.
 type Refresh = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Names that are kept for the next metric of that name. As many as the program has, and some of its user's.
 const NAMES: usize = 1024;
-
-/// A scope.
-#[derive(Default)]
-struct Node {
-    inner: Mutex<Inner>,
-}
-
-#[derive(Default)]
-struct Inner {
-    metric: Option<Metric>,
-    // Shared with readers while they walk it: copied on a write only if one does right then.
-    children: Arc<Children>,
-    holds: usize,
-}
-
-/// What is in a scope, in the order of names. A row and no map: there are many, with a few names or some tens.
-#[derive(Clone, Default)]
-struct Children(Vec<(Arc<str>, Child)>);
-
-#[derive(Clone)]
-enum Child {
-    /// Most, and so without a node.
-    Metric(Metric),
-    /// What has something below it, or is held; it may be a metric too.
-    Scope(Arc<Node>),
-}
-
-#[derive(Clone)]
-enum Metric {
-    Counter(Counter),
-    Gauge(Gauge),
-    GaugeFn(Function),
-    Stat(Stat),
-}
 
 /// A place in the tree. Made without a lock or an entry: the tree grows with the first metric.
 ///
@@ -320,15 +285,7 @@ impl Registry {
     ) -> Option<Child> {
         let (last, parents) = segments.split_last()?;
         let Child::Scope(parent) = self.0.root.find(parents.iter().map(AsRef::as_ref))? else { return None };
-        let mut inner = parent.lock();
-        let at = inner.children.find(last).ok()?;
-        if let Some(node) = node
-            && !matches!(&inner.children.0[at].1, Child::Scope(child) if Arc::ptr_eq(child, node))
-        {
-            return None;
-        }
-        let (_, removed) = Arc::make_mut(&mut inner.children).0.remove(at);
-        drop(inner);
+        let removed = parent.take(last, node)?;
         let mut metrics = 0;
         removed.each(&mut |metric| metrics += usize::from(!self.is_refused(metric)));
         // Relaxed: see `resolve`.
@@ -342,28 +299,7 @@ impl Registry {
     fn remove_unused(&self, _write: &MutexGuard<'_, HashSet<Arc<str>>>, path: &[Arc<str>]) -> Option<Child> {
         let (last, parents) = path.split_last()?;
         let Child::Scope(parent) = self.0.root.find(parents.iter().map(AsRef::as_ref))? else { return None };
-        let mut inner = parent.lock();
-        let at = inner.children.find(last).ok()?;
-        let removed = match &inner.children.0[at].1 {
-            Child::Metric(metric) if metric.is_unused() => {
-                let (_, removed) = Arc::make_mut(&mut inner.children).0.remove(at);
-                removed
-            }
-            Child::Metric(_) => return None,
-            Child::Scope(node) => {
-                let mut own = node.lock();
-                if own.holds > 0 || !own.metric.as_ref().is_some_and(Metric::is_unused) {
-                    return None;
-                }
-                let metric = own.metric.take().map(Child::Metric);
-                let is_empty = own.children.0.is_empty();
-                drop(own);
-                if is_empty {
-                    Arc::make_mut(&mut inner.children).0.remove(at);
-                }
-                metric?
-            }
-        };
+        let removed = parent.take_unused(last)?;
         // Relaxed: see `resolve`.
         self.0.metrics.fetch_sub(1, Ordering::Relaxed);
         Some(removed)
@@ -380,31 +316,6 @@ fn intern(names: &mut HashSet<Arc<str>>, name: &str) -> Arc<str> {
         names.insert(Arc::clone(&name));
     }
     name
-}
-
-#[cfg(feature = "config")]
-impl Attempt {
-    /// Takes out what was made since, if nobody has a handle of it: what a request has, which came by meanwhile, stays. Says
-    /// whether nothing is left.
-    pub(crate) fn undo(&self) -> bool {
-        let Self { registry, made } = self;
-        let (write, mut removed, mut left) = (lock(&registry.0.write), Vec::new(), Vec::new());
-        // What is in something goes before it.
-        let so_far = std::mem::take(&mut *lock(made));
-        for path in so_far.into_iter().rev() {
-            let is_there = || registry.0.root.find(path.iter().map(AsRef::as_ref)).and_then(|child| child.metric());
-            match registry.remove_unused(&write, &path) {
-                Some(unused) => removed.push(unused),
-                None if is_there().is_some() => left.push(path),
-                None => {}
-            }
-        }
-        drop(write);
-        drop(removed);
-        let is_empty = left.is_empty();
-        lock(made).extend(left.into_iter().rev());
-        is_empty
-    }
 }
 
 /// How to make and find a metric of one kind.
@@ -432,156 +343,11 @@ const STAT: Kind<Stat> = Kind {
     detached: Stat::default,
 };
 
-type Function = Arc<Mutex<Arc<dyn Fn() -> f64 + Send + Sync>>>;
-
 const GAUGE_FN: Kind<Function> = Kind {
     new: || Metric::GaugeFn(Arc::new(Mutex::new(Arc::new(|| 0.0)))),
     handle: |metric| if let Metric::GaugeFn(function) = metric { Some(Arc::clone(function)) } else { None },
     detached: || Arc::new(Mutex::new(Arc::new(|| 0.0))),
 };
-
-impl Node {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        lock(&self.inner)
-    }
-
-    fn metric(&self) -> Option<Metric> {
-        self.lock().metric.clone()
-    }
-
-    /// Puts a metric into this scope.
-    fn set(&self, name: Arc<str>, metric: Metric) {
-        let mut inner = self.lock();
-        match inner.children.find(&name) {
-            Ok(at) => match &inner.children.0[at].1 {
-                Child::Scope(node) => node.lock().metric = Some(metric),
-                Child::Metric(_) => Arc::make_mut(&mut inner.children).0[at].1 = Child::Metric(metric),
-            },
-            Err(at) => Arc::make_mut(&mut inner.children).insert(at, name, Child::Metric(metric)),
-        }
-    }
-
-    fn children(&self) -> Arc<Children> {
-        Arc::clone(&self.lock().children)
-    }
-
-    fn find<'a>(self: &Arc<Self>, path: impl Iterator<Item = &'a str>) -> Option<Child> {
-        let mut at = Child::Scope(Arc::clone(self));
-        for segment in path {
-            let Child::Scope(node) = at else { return None };
-            let inner = node.lock();
-            at = inner.children.0[inner.children.find(segment).ok()?].1.clone();
-        }
-        Some(at)
-    }
-
-    /// The scope at this path, with all that are on the way there.
-    fn find_or_add(self: &Arc<Self>, path: &[Arc<str>]) -> Arc<Self> {
-        let mut node = Arc::clone(self);
-        for segment in path {
-            let next = node.child(segment);
-            node = next;
-        }
-        node
-    }
-
-    /// The scope of this name in this one.
-    fn child(&self, name: &Arc<str>) -> Arc<Self> {
-        let mut inner = self.lock();
-        let at = inner.children.find(name);
-        let metric = match at.map(|at| &inner.children.0[at].1) {
-            Ok(Child::Scope(node)) => return Arc::clone(node),
-            Ok(Child::Metric(metric)) => Some(metric.clone()),
-            Err(_) => None,
-        };
-        let node = Arc::new(Self { inner: Mutex::new(Inner { metric, ..Inner::default() }) });
-        let children = Arc::make_mut(&mut inner.children);
-        match at {
-            Ok(at) => children.0[at].1 = Child::Scope(Arc::clone(&node)),
-            Err(at) => children.insert(at, Arc::clone(name), Child::Scope(Arc::clone(&node))),
-        }
-        node
-    }
-
-    fn each(&self, f: &mut impl FnMut(&Metric)) {
-        if let Some(metric) = self.metric() {
-            f(&metric);
-        }
-        for (_, child) in &self.children().0 {
-            child.each(f);
-        }
-    }
-
-    fn visit(&self, path: &mut Vec<Arc<str>>, visit: &mut impl FnMut(&[Arc<str>], Reading)) {
-        if let Some(metric) = self.metric() {
-            visit(path, metric.read());
-        }
-        for (name, child) in &self.children().0 {
-            path.push(Arc::clone(name));
-            match child {
-                Child::Metric(metric) => visit(path, metric.read()),
-                Child::Scope(node) => node.visit(path, visit),
-            }
-            path.pop();
-        }
-    }
-}
-
-impl Child {
-    fn metric(&self) -> Option<Metric> {
-        match self {
-            Self::Metric(metric) => Some(metric.clone()),
-            Self::Scope(node) => node.metric(),
-        }
-    }
-
-    fn each(&self, f: &mut impl FnMut(&Metric)) {
-        match self {
-            Self::Metric(metric) => f(metric),
-            Self::Scope(node) => node.each(f),
-        }
-    }
-}
-
-impl Children {
-    /// Where the name is, or where it belongs.
-    fn find(&self, name: &str) -> Result<usize, usize> {
-        self.0.binary_search_by(|(other, _)| (**other).cmp(name))
-    }
-
-    fn insert(&mut self, at: usize, name: Arc<str>, child: Child) {
-        if self.0.len() == self.0.capacity() {
-            // Not twice what there is: most scopes grow once, and stay.
-            self.0.reserve_exact(2 + self.0.len() / 4);
-        }
-        self.0.insert(at, (name, child));
-    }
-}
-
-impl Metric {
-    /// Whether the tree alone has it.
-    #[cfg(feature = "config")]
-    fn is_unused(&self) -> bool {
-        match self {
-            Self::Counter(counter) => counter.is_free(),
-            Self::Gauge(gauge) => gauge.is_free(),
-            Self::GaugeFn(function) => Arc::strong_count(function) == 1,
-            Self::Stat(stat) => stat.is_free(),
-        }
-    }
-
-    fn read(&self) -> Reading {
-        match self {
-            Self::Counter(counter) => Reading::Counter(counter.get()),
-            Self::Gauge(gauge) => Reading::Gauge(gauge.get() as f64),
-            Self::GaugeFn(function) => {
-                let function = Arc::clone(&lock(function));
-                Reading::Gauge(function())
-            }
-            Self::Stat(stat) => Reading::Stat(stat.summary()),
-        }
-    }
-}
 
 impl Scope {
     /// The scope of this name below this one.
@@ -687,188 +453,4 @@ impl fmt::Debug for Hold {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(registry: &Registry) -> Vec<String> {
-        let mut names = Vec::new();
-        registry.visit(|path, _| names.push(path.join("|")));
-        names
-    }
-
-    #[test]
-    fn one_name_is_one_handle() {
-        let registry = Registry::new();
-        let scope = registry.root().scope("rt").scope("http");
-        scope.counter("requests").add(2);
-        registry.root().scope("rt").scope("http").counter("requests").incr();
-        assert_eq!(scope.counter("requests").get(), 3);
-        scope.gauge("pending").incr();
-        assert_eq!(scope.gauge("pending").get(), 1);
-        scope.stat("latency").record(1);
-        assert_eq!(registry.len(), 3);
-    }
-
-    #[test]
-    fn a_slash_in_a_name_is_no_new_scope() {
-        let registry = Registry::new();
-        let _ = registry.root().scope("server").scope("127.0.0.1/4140").counter("requests");
-        assert_eq!(names(&registry), ["server|127.0.0.1/4140|requests"]);
-    }
-
-    #[test]
-    fn a_scope_may_be_a_metric_too() {
-        let registry = Registry::new();
-        registry.root().counter("failures").incr();
-        registry.root().scope("failures").counter("timeout").incr();
-        assert_eq!(names(&registry), ["failures", "failures|timeout"]);
-    }
-
-    #[test]
-    fn a_full_registry_hands_out_handles_that_nobody_reads() {
-        let registry = Registry::with(2, DEFAULT_SNAPSHOT_INTERVAL);
-        let root = registry.root();
-        let _ = (root.counter("a"), root.counter("b"));
-        root.scope("deep").scope("er").counter("c").incr();
-        root.counter("a").incr();
-        assert_eq!((registry.len(), registry.refused()), (2, 1));
-        assert_eq!(names(&registry), ["a", "b", "metrics|refused"]);
-        root.scope("a").prune();
-        root.counter("c").incr();
-        assert_eq!((registry.len(), registry.refused()), (2, 1));
-    }
-
-    #[test]
-    fn a_name_of_another_kind_is_refused() {
-        let registry = Registry::new();
-        registry.root().counter("a").incr();
-        registry.root().gauge("a").set(7);
-        assert_eq!(registry.refused(), 1);
-        assert_eq!(registry.root().counter("a").get(), 1);
-    }
-
-    #[test]
-    fn the_last_hold_prunes() {
-        let registry = Registry::new();
-        let scope = registry.root().scope("client").scope("#/web");
-        let closing = scope.hold();
-        scope.counter("requests").incr();
-        let fresh = scope.hold();
-        drop(closing);
-        assert_eq!(scope.counter("requests").get(), 1);
-        drop(fresh);
-        assert_eq!(names(&registry), [""; 0]);
-        assert_eq!(registry.len(), 0);
-        assert_eq!(scope.counter("requests").get(), 0);
-    }
-
-    #[test]
-    fn a_hold_of_a_pruned_scope_leaves_its_successor_alone() {
-        let registry = Registry::new();
-        let scope = registry.root().scope("client");
-        let old = scope.hold();
-        scope.prune();
-        let _new = scope.hold();
-        scope.counter("requests").incr();
-        drop(old);
-        assert_eq!(names(&registry), ["client|requests"]);
-    }
-
-    #[test]
-    fn a_function_that_owns_a_hold_does_not_lock_up() {
-        let registry = Registry::new();
-        let scope = registry.root().scope("client");
-        let hold = registry.root().scope("other").hold();
-        scope.gauge_fn("load", move || {
-            let _ = &hold;
-            1.5
-        });
-        let mut readings = Vec::new();
-        registry.visit(|_, reading| readings.push(reading));
-        assert_eq!(readings, [Reading::Gauge(1.5)]);
-        scope.prune();
-        assert!(registry.is_empty());
-    }
-
-    #[test]
-    fn a_read_holds_no_lock_while_it_shows() {
-        let registry = Registry::new();
-        registry.root().scope("a").counter("x").incr();
-        registry.visit(|_, _| {
-            // Would wait for ever if the walk held a lock here.
-            registry.root().scope("a").counter("y").incr();
-            registry.root().scope("b").prune();
-        });
-        assert_eq!(names(&registry), ["a|x", "a|y"]);
-    }
-
-    #[test]
-    fn reads_beside_requests_and_closing_stacks_lose_nothing() {
-        const EACH: u64 = 2000;
-        let registry = Registry::new();
-        let scope = registry.root().scope("rt");
-        std::thread::scope(|threads| {
-            let workers: Vec<_> = (0..3)
-                .map(|worker| {
-                    let scope = &scope;
-                    threads.spawn(move || {
-                        for n in 0..EACH {
-                            let client = scope.scope("client").scope(&(n % 7).to_string());
-                            let hold = client.hold();
-                            client.counter("requests").incr();
-                            client.scope(&worker.to_string()).stat("latency").record(n);
-                            drop(hold);
-                            scope.counter("requests").incr();
-                        }
-                    })
-                })
-                .collect();
-            while workers.iter().any(|worker| !worker.is_finished()) {
-                registry.visit(|_, _| ());
-            }
-        });
-        assert_eq!(scope.counter("requests").get(), 3 * EACH);
-        assert_eq!(registry.len(), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn stats_show_each_interval() {
-        let registry = Registry::new();
-        let stat = registry.root().stat("latency");
-        let driver = registry.clone();
-        tokio::spawn(async move { driver.drive().await });
-        tokio::task::yield_now().await;
-        stat.record(3);
-        tokio::time::sleep(Duration::from_millis(59_999)).await;
-        assert_eq!(stat.summary(), None);
-        tokio::time::sleep(Duration::from_millis(3)).await;
-        assert_eq!(stat.summary().unwrap().max, 3);
-        tokio::time::sleep(DEFAULT_SNAPSHOT_INTERVAL).await;
-        assert_eq!(stat.summary().unwrap().count, 0);
-    }
-
-    #[cfg(feature = "config")]
-    #[test]
-    fn what_is_undone_takes_out_what_is_new_and_nobodys() {
-        let registry = Registry::new();
-        let scope = registry.root().scope("a");
-        drop(scope.counter("old"));
-        let attempt = registry.attempt();
-        let kept = scope.scope("more").counter("kept");
-        drop((
-            scope.counter("old"),
-            scope.gauge("new"),
-            scope.scope("more").stat("new"),
-            scope.scope("old").counter("in"),
-        ));
-        assert_eq!(registry.len(), 5);
-        assert!(!attempt.undo());
-        assert_eq!(registry.len(), 2);
-        drop(kept);
-        assert!(attempt.undo());
-        assert_eq!(registry.len(), 1);
-        drop(attempt);
-        drop(scope.counter("later"));
-        assert_eq!(registry.len(), 2);
-    }
-}
+mod tests;
