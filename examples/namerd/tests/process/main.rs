@@ -2,6 +2,11 @@
 
 mod api;
 mod cli;
+mod clients;
+mod fake;
+mod faults;
 mod harness;
 mod life;
+mod relay;
+mod store;
 mod tls;
