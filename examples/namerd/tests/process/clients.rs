@@ -1,6 +1,9 @@
 //! Routers of a proxy, one for each kind of interpreter, whose names a namerd binds.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    fmt::Write,
+    sync::{Arc, Mutex},
+};
 
 use linkerd_core::{
     config::{Config, Plan},
@@ -46,7 +49,8 @@ impl Clients {
         {
             let relay = Relay::new().await;
             let port = relay.addr.port();
-            file += &format!(
+            _ = write!(
+                file,
                 "- protocol: http
   label: {kind}
   interpreter:

@@ -7,6 +7,8 @@ mod fake;
 mod faults;
 mod harness;
 mod life;
+#[cfg(target_os = "linux")]
+mod load;
 mod relay;
 mod store;
 mod tls;
