@@ -55,6 +55,10 @@ overload:
 # Both of these, by a release build.
 proofs: overload amplification
 
+# A thousand clients of a namerd, with ten names each that nobody else has, cut off a hundred times, by each interface.
+soak:
+    LOAD_CLIENTS=999 LOAD_DISCONNECTS=100 LOAD_MAX_SECONDS=1 LOAD_MAX_MIB=50 cargo test --release -p namerd --test process many_clients -- --nocapture --test-threads=1
+
 # Five hundred reloads under load, with a tunnel and a stream open all the time.
 reloads:
     RELOADS=500 cargo test --release -p linkerd --test process reload_streams -- --nocapture

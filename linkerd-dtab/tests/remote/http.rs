@@ -370,3 +370,16 @@ async fn an_explanation_is_that_of_the_namerd() {
     let mut there = session.delegate(&"default".parse().unwrap(), &Dtab::empty(), &path("/svc")).unwrap();
     assert_eq!(explained.to_json(), there.ready().await.unwrap().to_json());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_of_which_nothing_comes_is_asked_for_anew() {
+    let namerd = Script::sends([&b"{\"type\":\"neg\"}\n"[..]]);
+    let remote = Remote::builder(Http::new(namerd.clone(), "default")).pauses(PAUSES).build();
+    let mut tree = bind(&remote, "/svc/web");
+    becomes(&mut tree, "~").await;
+    tokio::time::sleep(remote::http::QUIET * 4).await;
+    let asked = namerd.asked().len();
+    assert!((4..=6).contains(&asked), "asked {asked} times");
+    assert!(tree.snapshot().stale.is_none());
+    assert_eq!(shown(&tree), "~");
+}

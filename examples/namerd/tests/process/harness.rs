@@ -124,6 +124,11 @@ impl Namerd {
         assert!(found, "no {text:?} in {:#?}", *self.log.borrow());
     }
 
+    #[cfg(target_os = "linux")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     pub(crate) async fn signal(&self, name: &str) {
         let id = self.child.id().expect("it runs").to_string();
         assert!(Command::new("kill").args([name, &id]).status().await.unwrap().success());

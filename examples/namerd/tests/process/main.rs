@@ -2,6 +2,13 @@
 
 mod api;
 mod cli;
+mod clients;
+mod fake;
+mod faults;
 mod harness;
 mod life;
+#[cfg(target_os = "linux")]
+mod load;
+mod relay;
+mod store;
 mod tls;

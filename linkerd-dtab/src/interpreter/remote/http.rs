@@ -1,13 +1,14 @@
 //! The interpreter that asks a namerd by HTTP (`io.l5d.namerd.http`).
 
-use std::{convert::Infallible, fmt, sync::Arc};
+use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::time::timeout;
 
-use super::{Explaining, Leaf, Source, Watching, lines::Lines};
+use super::{Explaining, Leaf, Source, Watching, lines::Lines, pauses::random_share};
 use crate::{
     Addr, Delegation, Dtab, Failure, NameTree, Path, Publisher, State,
     delegate::parse,
@@ -20,6 +21,12 @@ pub const MAX_DOCUMENT: usize = 16 << 20;
 /// How much is shown of what a namerd says in place of a document.
 const SHOWN: usize = 500;
 
+/// For how long nothing comes of a watch before it is asked for anew: its connection may lead nowhere any more.
+pub const QUIET: Duration = Duration::from_mins(5);
+
+/// How long a namerd has to begin to answer then.
+const AGAIN: Duration = Duration::from_secs(10);
+
 /// What need not be encoded in a query.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// Nor in a path, of which a namespace may be several segments.
@@ -29,7 +36,8 @@ const ENCODED_PATH: &AsciiSet = &ENCODED.remove(b'/');
 ///
 /// What is behind the transport may be namerd 1.7.5 or [`namerd::http`](crate::namerd::http). Neither sends anything while
 /// nothing changes: that a namerd is gone without a word, the transport has to find out (by TCP keep-alive or HTTP/2 PING)
-/// and to end the body with an error.
+/// and to end the body with an error. If it does not, a watch is asked for anew once nothing has come for [`QUIET`], a tenth
+/// more or less.
 #[derive(Clone)]
 pub struct Http {
     transport: Arc<dyn Transport>,
@@ -66,6 +74,12 @@ pub enum HttpError {
     /// The connection broke.
     #[error("the watch was cut short")]
     CutShort(#[source] Failure),
+    /// A watch was asked for anew, and nothing came of that for so long.
+    #[error("namerd says nothing for {seconds} s")]
+    Silent {
+        /// How long, in seconds.
+        seconds: u64,
+    },
     /// It ended the response.
     #[error("namerd ended the watch")]
     Ended,
@@ -111,18 +125,31 @@ impl Http {
         Ok(Lines::new(self.get(target).await?.into_body(), MAX_DOCUMENT))
     }
 
-    async fn follow_tree(&self, target: String, tree: &Publisher<NameTree<Leaf>>) -> Result<Infallible, HttpError> {
-        let mut lines = self.open(target).await?;
+    /// The next line, of a watch that is asked for anew when it is quiet. What was known holds meanwhile.
+    async fn next(&self, lines: &mut Lines, target: &str) -> Result<Bytes, HttpError> {
         loop {
-            let document = document(&lines.next().await?)?;
+            // Jittered: many watches begin at once.
+            let quiet = QUIET.mul_f64(0.9 + 0.2 * random_share());
+            if let Ok(line) = timeout(quiet, lines.next()).await {
+                return line;
+            }
+            let opened = timeout(AGAIN, self.open(target.to_owned())).await;
+            *lines = opened.map_err(|_| HttpError::Silent { seconds: AGAIN.as_secs() })??;
+        }
+    }
+
+    async fn follow_tree(&self, target: String, tree: &Publisher<NameTree<Leaf>>) -> Result<Infallible, HttpError> {
+        let mut lines = self.open(target.clone()).await?;
+        loop {
+            let document = document(&self.next(&mut lines, &target).await?)?;
             tree.ok_if_changed(parse::tree(&document).map_err(HttpError::Malformed)?, PartialEq::eq);
         }
     }
 
     async fn follow_addr(&self, target: String, addr: &Publisher<Addr>) -> Result<Infallible, HttpError> {
-        let mut lines = self.open(target).await?;
+        let mut lines = self.open(target.clone()).await?;
         loop {
-            let document = document(&lines.next().await?)?;
+            let document = document(&self.next(&mut lines, &target).await?)?;
             match parse::addr(&document).map_err(HttpError::Malformed)? {
                 State::Ok(value) => addr.ok_if_changed(value, PartialEq::eq),
                 // Its own namer's, of this name: the watch goes on.

@@ -14,11 +14,10 @@ impl Pauses {
         Self { base, max }
     }
 
-    /// The pause after so many failures in a row, from half of it to all of it by `random`.
-    fn after(self, failures: u32, random: u64) -> Duration {
+    /// The pause after so many failures in a row, from half of it to all of it by a random `share`.
+    fn after(self, failures: u32, share: f64) -> Duration {
         let base = self.base.max(Duration::from_millis(1));
         let whole = base.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX)).min(self.max.max(base));
-        let share = (random >> 11) as f64 / (1_u64 << 53) as f64;
         whole.mul_f64(0.5 + share / 2.0)
     }
 }
@@ -47,10 +46,15 @@ impl Backoff {
     }
 
     pub(super) fn next(&mut self) -> Duration {
-        let pause = self.pauses.after(self.failures, RandomState::new().hash_one(self.failures));
+        let pause = self.pauses.after(self.failures, random_share());
         self.failures = self.failures.saturating_add(1);
         pause
     }
+}
+
+/// From 0 to 1, another one each time.
+pub(super) fn random_share() -> f64 {
+    (RandomState::new().hash_one(()) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 #[cfg(test)]
@@ -60,13 +64,13 @@ mod tests {
     #[test]
     fn pauses_double_up_to_the_longest_and_are_jittered() {
         let pauses = Pauses::new(Duration::from_secs(5), Duration::from_mins(10));
-        let secs = |failures, random| pauses.after(failures, random).as_secs_f64();
-        assert_eq!(secs(0, 0), 2.5);
-        assert!((4.99..=5.0).contains(&secs(0, u64::MAX)));
-        assert_eq!(secs(3, 0), 20.0);
+        let secs = |failures, share| pauses.after(failures, share).as_secs_f64();
+        assert_eq!(secs(0, 0.0), 2.5);
+        assert!((4.99..=5.0).contains(&secs(0, 0.9999)));
+        assert_eq!(secs(3, 0.0), 20.0);
         for failures in [7, 31, 32, u32::MAX] {
-            assert_eq!(secs(failures, 0), 300.0, "{failures}");
+            assert_eq!(secs(failures, 0.0), 300.0, "{failures}");
         }
-        assert!(Pauses::new(Duration::ZERO, Duration::ZERO).after(0, 0) > Duration::ZERO);
+        assert!(Pauses::new(Duration::ZERO, Duration::ZERO).after(0, 0.0) > Duration::ZERO);
     }
 }

@@ -1,0 +1,270 @@
+//! Many clients of one namerd: `LOAD_CLIENTS` (10) watch ten names each, `LOAD_DISCONNECTS` (2) times each loses its
+//! connections, and every write reaches all within `LOAD_MAX_SECONDS` by `LOAD_MAX_MIB` of memory, if given. `just soak` has a
+//! thousand.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use http::{HeaderValue, Request, Response};
+use http_body_util::BodyExt;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use linkerd_dtab::{
+    Activity, Bound, Dtab, Failure, Interpreter, NameTree, State,
+    interpreter::remote::{Http, Mesh, Pauses, Remote, thrift::Thrift},
+    transport::{Body, Dial, Dialling, Sending, Transport},
+};
+use tokio::{
+    io::{DuplexStream, copy_bidirectional, duplex},
+    net::TcpSocket,
+    task::AbortHandle,
+    time::{Instant, timeout},
+};
+
+use crate::harness::{Folder, LONG, Namerd};
+
+/// How many names a client watches.
+const NAMES: usize = 10;
+
+fn setting(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// The connections of one client, which are cut at will.
+#[derive(Clone)]
+struct Network {
+    from: Ipv4Addr,
+    to: SocketAddr,
+    open: Arc<Mutex<Vec<AbortHandle>>>,
+}
+
+impl Network {
+    async fn connect(&self) -> io::Result<DuplexStream> {
+        let socket = TcpSocket::new_v4()?;
+        // Peers are told apart by their addresses.
+        socket.bind((self.from, 0).into())?;
+        let mut socket = socket.connect(self.to).await?;
+        let (near, mut far) = duplex(4 << 10);
+        let pump = tokio::spawn(async move { _ = copy_bidirectional(&mut far, &mut socket).await });
+        let mut open = self.open.lock().unwrap();
+        open.retain(|pump| !pump.is_finished());
+        open.push(pump.abort_handle());
+        Ok(near)
+    }
+
+    fn cut(&self) {
+        for pump in self.open.lock().unwrap().drain(..) {
+            pump.abort();
+        }
+    }
+}
+
+impl Dial for Network {
+    fn dial(&self) -> Dialling {
+        let network = self.clone();
+        Box::pin(async move { Ok(Box::new(network.connect().await?) as Box<dyn linkerd_dtab::transport::Io>) })
+    }
+}
+
+/// HTTP/1: each watch takes a connection.
+struct ByH1(Network);
+
+/// HTTP/2: all share one.
+#[derive(Clone)]
+struct ByH2(Network, Arc<tokio::sync::Mutex<Option<http2::SendRequest<Body>>>>);
+
+fn failure(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+    Arc::new(error)
+}
+
+fn answered(response: Response<hyper::body::Incoming>) -> Response<Body> {
+    response.map(|body| body.map_err(failure).boxed_unsync())
+}
+
+impl Transport for ByH1 {
+    fn send(&self, mut request: Request<Body>) -> Sending {
+        let network = self.0.clone();
+        request.headers_mut().insert("host", HeaderValue::from_static("namerd"));
+        Box::pin(async move {
+            let io = TokioIo::new(network.connect().await.map_err(failure)?);
+            let (mut sender, conn) = http1::handshake(io).await.map_err(failure)?;
+            tokio::spawn(conn);
+            sender.send_request(request).await.map(answered).map_err(failure)
+        })
+    }
+}
+
+impl Transport for ByH2 {
+    fn send(&self, mut request: Request<Body>) -> Sending {
+        let Self(network, shared) = self.clone();
+        let target = format!("http://namerd{}", request.uri());
+        *request.uri_mut() = target.parse().unwrap();
+        Box::pin(async move {
+            let mut shared = shared.lock().await;
+            let open = shared.take().filter(|sender| !sender.is_closed());
+            let mut sender = if let Some(sender) = open {
+                sender
+            } else {
+                let io = TokioIo::new(network.connect().await.map_err(failure)?);
+                let (sender, conn) = http2::handshake(TokioExecutor::new(), io).await.map_err(failure)?;
+                tokio::spawn(conn);
+                sender
+            };
+            *shared = Some(sender.clone());
+            drop(shared);
+            sender.send_request(request).await.map(answered).map_err(failure)
+        })
+    }
+}
+
+struct Client {
+    network: Network,
+    _remote: Remote,
+    trees: Vec<Activity<NameTree<Bound>>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Http,
+    Mesh,
+    Thrift,
+}
+
+impl Client {
+    /// Its own names, so that none is shared: the most that there is to do.
+    fn new(i: usize, kind: Kind, to: SocketAddr) -> Self {
+        let from = Ipv4Addr::from(0x7f01_0001 + u32::try_from(i % 250).unwrap());
+        let network = Network { from, to, open: Arc::default() };
+        let builder = match kind {
+            Kind::Http => Remote::builder(Http::new(ByH1(network.clone()), "default")),
+            Kind::Mesh => {
+                Remote::builder(Mesh::new(ByH2(network.clone(), Arc::default()), "/default".parse().unwrap()))
+            }
+            Kind::Thrift => Remote::builder(Thrift::new(network.clone(), "default")),
+        };
+        let pauses = Pauses { base: Duration::from_millis(50), max: Duration::from_millis(500) };
+        let remote = builder.pauses(pauses).build();
+        let name = |k: usize| format!("/svc/n{}", i * NAMES + k).parse().unwrap();
+        let trees = (0..NAMES).map(|k| remote.bind(&Dtab::empty(), &name(k))).collect();
+        Self { network, _remote: remote, trees }
+    }
+
+    /// How many of its names are at this port.
+    async fn wait_for(&mut self, port: u16) -> usize {
+        let wanted = format!("/$/inet/127.0.0.1/{port}");
+        let mut reached = 0;
+        for tree in &mut self.trees {
+            let is_there = timeout(LONG, async {
+                loop {
+                    let state = tree.sample_and_update();
+                    if matches!(&state, State::Ok(tree) if tree.to_string().starts_with(&wanted)) {
+                        return;
+                    }
+                    tree.changed().await;
+                }
+            });
+            reached += usize::from(is_there.await.is_ok());
+        }
+        reached
+    }
+}
+
+fn memory(namerd: &Namerd) -> (f64, f64) {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", namerd.id())).unwrap();
+    let mib = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+    };
+    (mib("VmRSS:"), mib("VmHWM:"))
+}
+
+async fn write(namerd: &Namerd, clients: &mut [Client], port: u16) -> Duration {
+    let begin = Instant::now();
+    let table = format!("/svc => /$/inet/127.0.0.1/{port}");
+    namerd.ask("PUT /api/1/dtabs/default", &[], &table).await.expect(204);
+    for (i, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.wait_for(port).await, NAMES, "client {i} is left behind at {port}");
+    }
+    begin.elapsed()
+}
+
+async fn load(kind: Kind) {
+    let (count, disconnects) = (setting("LOAD_CLIENTS", 10), setting("LOAD_DISCONNECTS", 2));
+    let config = "\
+admin: {port: 0}
+workers: 2
+storage: {kind: io.l5d.inMemory, namespaces: {default: '/svc => /$/inet/127.0.0.1/1'}}
+cache: {bindingCacheActive: 20000, bindingCacheInactive: 1000}
+limits: {clients: 50000, clientsPerPeer: 50000, newNamesPerSec: 100000, newNamesPerSecPerPeer: 100000}
+interfaces:
+- {kind: io.l5d.httpController, port: 0}
+- {kind: io.l5d.httpController, port: 0}
+- {kind: io.l5d.mesh, port: 0}
+- {kind: io.l5d.thriftNameInterpreter, port: 0}
+";
+    let folder = Folder::new();
+    let namerd = Namerd::start(&folder, config).await;
+    let (idle, _) = memory(&namerd);
+    // The first is for writes: as many watches by HTTP/1 as there may be connections leave no room for them.
+    let to = namerd.interfaces[1 + kind as usize];
+    let begin = Instant::now();
+    let mut clients: Vec<_> = (0..count).map(|i| Client::new(i, kind, to)).collect();
+    for client in &mut clients {
+        assert_eq!(client.wait_for(1).await, NAMES);
+    }
+    let connected = begin.elapsed();
+    let (busy, _) = memory(&namerd);
+    let mut writes = Vec::new();
+    for port in 2..=6 {
+        writes.push(write(&namerd, &mut clients, port).await);
+    }
+    let mut port = 6;
+    let begin = Instant::now();
+    for round in 0..disconnects {
+        // Not all at once, and others each time.
+        for (i, client) in clients.iter().enumerate() {
+            client.network.cut();
+            if i % 50 == round % 50 {
+                tokio::task::yield_now().await;
+            }
+        }
+        port += 1;
+        write(&namerd, &mut clients, port).await;
+    }
+    let cut = begin.elapsed();
+    writes.push(write(&namerd, &mut clients, 1000).await);
+    let (after, most) = memory(&namerd);
+    let slowest = writes.iter().max().unwrap();
+    println!(
+        "{kind:?}: {count} clients bound {} names in {connected:.2?}; RSS {idle:.1} MiB idle, {busy:.1} then, {after:.1} after \
+         {disconnects} disconnects of each ({cut:.1?}), {most:.1} at most; writes reach all in {slowest:.2?} at most, {writes:.2?}",
+        count * NAMES,
+    );
+    // Bounds of a release build on a machine that has nothing else to do.
+    let bound = |name: &str| std::env::var(name).ok().map(|text| text.parse::<f64>().expect("a number"));
+    if let Some(seconds) = bound("LOAD_MAX_SECONDS") {
+        assert!(slowest.as_secs_f64() <= seconds, "a write reaches all within {seconds} s");
+    }
+    if let Some(mib) = bound("LOAD_MAX_MIB") {
+        assert!(most <= mib, "{mib} MiB are enough");
+    }
+}
+
+#[tokio::test]
+async fn many_clients_by_http() {
+    load(Kind::Http).await;
+}
+
+#[tokio::test]
+async fn many_clients_by_mesh() {
+    load(Kind::Mesh).await;
+}
+
+#[tokio::test]
+async fn many_clients_by_thrift() {
+    load(Kind::Thrift).await;
+}
