@@ -105,6 +105,23 @@ async fn no_condition_is_ignored() {
 }
 
 #[tokio::test]
+async fn a_small_share_is_told_whole() {
+    let server = server();
+    let canary = "/svc=>0.001*/$/inet/127.0.0.1/1 & 0.999*/$/inet/127.0.0.1/2";
+    assert_eq!(server.status("PUT", "/api/1/dtabs/c", &[DTAB], canary).await, 204);
+    let text = server.call("GET", "/api/1/dtabs/c", &[("accept", "application/dtab")], "").await;
+    assert_eq!(text.body, format!("{canary}\n"));
+    for target in ["dtabs/c", "history/c", "delegate/c?path=/svc", "bind/c?path=/svc"] {
+        let said = server.call("GET", &format!("/api/1/{target}"), &[], "").await;
+        assert!(said.body.contains("0.001"), "{target}: {said:?}");
+    }
+    assert_eq!(server.status("DELETE", "/api/1/dtabs/c", &[], "").await, 204);
+    assert_eq!(server.status("POST", "/api/1/rollback/c?to=1", &[], "").await, 204);
+    let diff = server.call("GET", "/api/1/diff/c?from=2&to=3", &[], "").await;
+    assert_eq!(diff.body, "+ /svc => 0.001*/$/inet/127.0.0.1/1 & 0.999*/$/inet/127.0.0.1/2 ;\n");
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_named_and_changes_nothing() {
     let server = server();
     let cases: [(&str, &str, Option<&str>, &str, &str); 9] = [

@@ -99,7 +99,7 @@ fn shown(namespace: &Namespace, plan: &Plan) -> Value {
             "after": shares(&found.after),
         });
         if !found.extra.is_empty() {
-            name["dtab"] = found.extra.to_string().into();
+            name["dtab"] = format!("{:#}", found.extra).into();
         }
         if found.namespace != *namespace {
             name["namespace"] = found.namespace.as_str().into();
