@@ -233,7 +233,7 @@ struct Text<T>(T);
 impl<T: Display> Display for Text<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_char('"')?;
-        write!(Escape(f), "{}", self.0)?;
+        write!(Escape(f), "{:#}", self.0)?;
         f.write_char('"')
     }
 }

@@ -279,7 +279,7 @@ impl Backend for ConsulBackend {
         Box::pin(async move {
             let index = self.known(namespace, expect).await?;
             let verb = if index.is_some() { "cas" } else { "set" };
-            let steps = json!([self.step(verb, namespace, index, Some(&dtab.to_string()))]);
+            let steps = json!([self.step(verb, namespace, index, Some(&text::show(dtab)))]);
             let done = self.commit(namespace, &steps, expect).await?;
             let silent = || StoreError::Unavailable(failure("Consul did not tell the index of a change"));
             done.map(version).ok_or_else(silent)

@@ -155,7 +155,7 @@ impl<B: Backend> DtabStore for Followed<B> {
 
     fn put<'a>(&'a self, namespace: &'a Namespace, dtab: &'a Dtab, expect: &'a Expect) -> Change<'a, Version> {
         Box::pin(self.change(async move {
-            if dtab.to_string().len() > MAX_LEN {
+            if format!("{dtab:#}").len() > MAX_LEN {
                 let reason = format!("it has more than {MAX_LEN} bytes as text");
                 return Err(StoreError::Unfit { namespace: namespace.clone(), reason });
             }

@@ -330,7 +330,7 @@ fn table(namespace: &Namespace, object: &DynamicObject) -> Result<Dtab, BadParts
 }
 
 fn set_table(object: &mut DynamicObject, dtab: &Dtab) {
-    let part = |entry: &Dentry| Part { prefix: entry.prefix.to_string(), dst: entry.dst.to_string() };
+    let part = |entry: &Dentry| Part { prefix: entry.prefix.to_string(), dst: format!("{:#}", entry.dst) };
     let parts: Vec<_> = dtab.entries().iter().map(part).collect();
     if !object.data.is_object() {
         object.data = serde_json::json!({});

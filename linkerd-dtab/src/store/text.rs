@@ -14,6 +14,11 @@ enum BadTable {
     NotText(Namespace),
 }
 
+/// A table as namerd writes it, but with all decimals of its weights: to two, a share of 0.004 is none.
+pub(super) fn show(dtab: &Dtab) -> String {
+    format!("{dtab:#}")
+}
+
 /// Reads a table.
 pub(super) fn read(namespace: &Namespace, version: Version, bytes: &[u8]) -> Reading {
     let bad = |bad: BadTable| Reading::Bad(Arc::new(bad) as Failure);

@@ -149,7 +149,7 @@ async fn a_history_on_disk_outlives_the_process_and_a_torn_line() {
 #[tokio::test]
 async fn the_past_is_bounded_in_memory_and_on_disk() {
     let folder = tempfile::tempdir().unwrap();
-    let keep = Keep { records: 5, bytes: 1 << 20, file_bytes: 2000 };
+    let keep = Keep { records: 5, bytes: 1 << 20, file_bytes: 2000, ..Keep::default() };
     let (_, namerd) = namerd(History::open(folder.path(), keep).unwrap());
     let session = namerd.session(named("ann"));
     for n in 1..=60 {
@@ -173,4 +173,69 @@ async fn the_past_is_bounded_in_memory_and_on_disk() {
     put(&session, "/a => /1").await;
     put(&session, "/a => /2").await;
     assert_eq!(numbers(&session), [2], "the last is kept whatever its size");
+}
+
+#[tokio::test]
+async fn deleting_what_is_not_there_leaves_the_past_alone() {
+    let (_, namerd) = namerd(History::in_memory(Keep::default()));
+    let session = namerd.session(named("ann"));
+    session.put(&ns("gone"), &dtab("/a => /1"), &Expect::Any).await.unwrap();
+    session.delete(&ns("gone"), &Expect::Any).await.unwrap();
+    put(&session, "/a => /1").await;
+    // More than deleted namespaces are remembered.
+    for n in 0..Keep::default().deleted + 10 {
+        let missing = session.delete(&ns(&format!("none-{n}")), &Expect::Any).await;
+        assert!(matches!(missing, Err(WriteError::Store(StoreError::Missing(_)))), "{missing:?}");
+    }
+    assert_eq!(shown(&session.history(&ns("gone"), 10).unwrap()), ["2 ann deleted ()", "1 ann /a=>/1 ()"]);
+    assert_eq!(put(&session, "/a => /2").await, 2);
+    assert_eq!(session.put(&ns("gone"), &dtab("/a => /3"), &Expect::Any).await.unwrap().seq, 3);
+}
+
+#[tokio::test]
+async fn of_the_deleted_the_first_are_forgotten_and_no_number_comes_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = Keep { deleted: 3, ..Keep::default() };
+    let open = || History::open(folder.path(), keep).unwrap();
+    let files = || fs::read_dir(folder.path()).unwrap().count();
+    let (store, namerd) = namerd(open());
+    let session = namerd.session(named("ann"));
+    let number = async |session: &Session, name: &str| {
+        session.put(&ns(name), &dtab("/a => /1"), &Expect::Any).await.unwrap().seq
+    };
+    for n in 0..20 {
+        number(&session, &format!("alive-{n}")).await;
+    }
+    for table in ["/a => /1", "/a => /2", "/a => /3"] {
+        session.put(&ns("first"), &dtab(table), &Expect::Any).await.unwrap();
+    }
+    session.delete(&ns("first"), &Expect::Any).await.unwrap();
+    for name in ["second", "third", "again"] {
+        number(&session, name).await;
+        session.delete(&ns(name), &Expect::Any).await.unwrap();
+        if name == "third" {
+            // It was deleted before the others and is there again: it does not count.
+            assert_eq!(number(&session, "second").await, 3);
+        }
+    }
+    let len = |session: &Session, name: &str| session.history(&ns(name), 10).unwrap().len();
+    assert_eq!(["first", "second", "third", "again"].map(|name| len(&session, name)), [4, 3, 2, 2]);
+    session.delete(&ns("alive-0"), &Expect::Any).await.unwrap();
+    assert_eq!(["first", "second", "third", "again"].map(|name| len(&session, name)), [0, 3, 2, 2]);
+    for n in 0..20 {
+        assert!(len(&session, &format!("alive-{n}")) > 0, "{n}");
+    }
+    // Beside the files of those there are `~old` and the highest number that was forgotten.
+    assert_eq!(files(), 20 + 3 + 2);
+    assert_eq!(number(&session, "first").await, 5, "its numbers up to 4 stood for other tables");
+
+    // After a restart, too; and what has a bound that was lowered is within it.
+    let keep = Keep { deleted: 1, ..Keep::default() };
+    drop(namerd);
+    let namerd = Namerd::builder(Arc::clone(&store)).history(History::open(folder.path(), keep).unwrap()).build();
+    let session = namerd.session(named("ann"));
+    assert_eq!(["second", "third", "again", "alive-0"].map(|name| len(&session, name)), [3, 0, 0, 2]);
+    assert_eq!(number(&session, "third").await, 5);
+    assert_eq!(number(&session, "new").await, 5);
+    assert_eq!(number(&session, "second").await, 4);
 }

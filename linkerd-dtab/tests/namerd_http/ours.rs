@@ -65,6 +65,63 @@ async fn a_write_may_depend_on_what_is_there() {
 }
 
 #[tokio::test]
+async fn a_delete_may_depend_on_what_is_there() {
+    let server = server();
+    let delete = async |name: &str, headers: &[(&str, &str)]| {
+        server.status("DELETE", &format!("/api/1/dtabs/{name}"), headers, "").await
+    };
+    for refused in [("if-match", "AAAAAAAAAAk="), ("if-match", "*"), ("if-match", "!!!"), ("if-none-match", "*")] {
+        assert_eq!(delete("default", &[refused]).await, 412, "{refused:?}");
+    }
+    assert_eq!(delete("default", &[("if-none-match", "\"x\"")]).await, 400);
+    assert_eq!(server.status("GET", "/api/1/dtabs/default", &[], "").await, 200);
+    assert_eq!(delete("nope", &[("if-match", "AAAAAAAAAAE=")]).await, 404);
+    assert_eq!(delete("default", &[("if-match", "\"AAAAAAAAAAE=\"")]).await, 204);
+    assert_eq!(delete("default", &[("if-match", "AAAAAAAAAAE=")]).await, 404);
+}
+
+/// No verb takes a version and does not heed it.
+#[tokio::test]
+async fn no_condition_is_ignored() {
+    let server = server();
+    let (old, now) = (("if-match", "AAAAAAAAAAk="), ("if-match", "AAAAAAAAAAE="));
+    let ask = async |method: &str, target: &str, condition: (&str, &str)| {
+        server.status(method, &format!("/api/1/{target}"), &[DTAB, condition], "/a => /b").await
+    };
+    for method in ["GET", "HEAD"] {
+        assert_eq!(ask(method, "dtabs/default", old).await, 412);
+        assert_eq!(ask(method, "dtabs/default", now).await, 200);
+        assert_eq!(ask(method, "dtabs/nope", now).await, 404);
+    }
+    // What is to be created has no version yet.
+    assert_eq!(ask("POST", "dtabs/new", now).await, 412);
+    assert_eq!(ask("POST", "dtabs/new", ("if-none-match", "*")).await, 204);
+    assert_eq!(ask("PUT", "dtabs/new", ("if-match", "AAAAAAAAAAE=")).await, 204);
+    assert_eq!(ask("POST", "rollback/new?to=1", old).await, 412);
+    assert_eq!(ask("POST", "rollback/new?to=1", ("if-none-match", "*")).await, 412);
+    assert_eq!(ask("POST", "rollback/new?to=1", ("if-match", "AAAAAAAAAAI=")).await, 204);
+    assert_eq!(ask("DELETE", "dtabs/new", ("if-match", "AAAAAAAAAAM=")).await, 204);
+    assert_eq!(ask("POST", "rollback/new?to=1", ("if-none-match", "*")).await, 204);
+}
+
+#[tokio::test]
+async fn a_small_share_is_told_whole() {
+    let server = server();
+    let canary = "/svc=>0.001*/$/inet/127.0.0.1/1 & 0.999*/$/inet/127.0.0.1/2";
+    assert_eq!(server.status("PUT", "/api/1/dtabs/c", &[DTAB], canary).await, 204);
+    let text = server.call("GET", "/api/1/dtabs/c", &[("accept", "application/dtab")], "").await;
+    assert_eq!(text.body, format!("{canary}\n"));
+    for target in ["dtabs/c", "history/c", "delegate/c?path=/svc", "bind/c?path=/svc"] {
+        let said = server.call("GET", &format!("/api/1/{target}"), &[], "").await;
+        assert!(said.body.contains("0.001"), "{target}: {said:?}");
+    }
+    assert_eq!(server.status("DELETE", "/api/1/dtabs/c", &[], "").await, 204);
+    assert_eq!(server.status("POST", "/api/1/rollback/c?to=1", &[], "").await, 204);
+    let diff = server.call("GET", "/api/1/diff/c?from=2&to=3", &[], "").await;
+    assert_eq!(diff.body, "+ /svc => 0.001*/$/inet/127.0.0.1/1 & 0.999*/$/inet/127.0.0.1/2 ;\n");
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_named_and_changes_nothing() {
     let server = server();
     let cases: [(&str, &str, Option<&str>, &str, &str); 9] = [

@@ -78,6 +78,7 @@ crate::conforms! {
     changes_of_others_are_seen
     names_with_slashes_and_dots_are_kept_apart
     a_table_that_could_not_be_read_is_not_written
+    a_small_share_is_kept
     what_is_no_table_leaves_the_last_good_one
     what_was_read_outlives_every_fault
     a_watch_outlives_the_store_value

@@ -88,6 +88,7 @@ crate::conforms! {
     who_writes_reads_it_at_once
     changes_of_others_are_seen
     a_table_that_could_not_be_read_is_not_written
+    a_small_share_is_kept
     what_is_no_table_leaves_the_last_good_one
     a_store_that_is_away_at_the_start_is_found_later
     what_was_read_outlives_every_fault

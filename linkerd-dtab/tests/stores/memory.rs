@@ -48,4 +48,5 @@ crate::conforms! {
     no_update_is_lost
     who_writes_reads_it_at_once
     names_with_slashes_and_dots_are_kept_apart
+    a_small_share_is_kept
 }

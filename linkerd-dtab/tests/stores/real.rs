@@ -133,6 +133,7 @@ async fn conforms<R: Rig>(rig: impl Fn(KeyPrefix) -> R) {
     suite::changes_of_others_are_seen(&next()).await;
     suite::names_with_slashes_and_dots_are_kept_apart(&next()).await;
     suite::a_table_is_kept_as_namerd_writes_it(&next()).await;
+    suite::a_small_share_is_kept(&next()).await;
     suite::what_is_no_table_leaves_the_last_good_one(&next()).await;
     suite::a_store_that_is_away_at_the_start_is_found_later(&next()).await;
     suite::what_was_read_outlives_every_fault(&next()).await;

@@ -305,6 +305,13 @@ pub(crate) async fn a_table_is_kept_as_namerd_writes_it(rig: &dyn Rig) {
     assert_eq!(rig.read("two").await.as_deref(), Some("/svc=>/a & 2.00*/b;/c=>/d | /e"));
 }
 
+/// With two decimals, as namerd 1.7.5 writes them, a share of one in a thousand is none.
+pub(crate) async fn a_small_share_is_kept(rig: &dyn Rig) {
+    let canary = "/svc => 0.001 * /new & 0.999 * /old | 12.3456789 * /a & 0.004 * /b";
+    put(&*rig.open(), "canary", canary, Expect::Any).await.unwrap();
+    until_shows(&rig.open().watch(&name("canary")), canary).await;
+}
+
 pub(crate) async fn a_table_that_could_not_be_read_is_not_written(rig: &dyn Rig) {
     let store = rig.open();
     let long: Dtab = (0..12).map(|i| format!("/{i} => /{}", "x".repeat(100_000)).parse().unwrap()).collect();

@@ -12,7 +12,8 @@ use super::super::decode::{At, Decode, MAX_INT, Section};
 pub struct HistorySettings {
     /// `directory`: made if it does not exist. Default: none, in memory.
     pub directory: Option<PathBuf>,
-    /// `records`, `bytes` in memory and `fileBytes` on disk, each for one namespace. Defaults: [`Keep`]'s.
+    /// `records`, `bytes` in memory and `fileBytes` on disk, each for one namespace, and how many that were
+    /// `deleted`. Defaults: [`Keep`]'s.
     pub keep: Keep,
 }
 
@@ -105,6 +106,7 @@ impl Decode for HistorySettings {
             records: s.size("records", 1).unwrap_or(default.records),
             bytes: s.size("bytes", 1).unwrap_or(default.bytes),
             file_bytes: s.int("fileBytes", 1..=MAX_INT).map_or(default.file_bytes, |n| n as u64),
+            deleted: s.size("deleted", 1).unwrap_or(default.deleted),
         };
         if directory.is_none() && s.has("fileBytes") {
             s.problem("fileBytes", "is for a history in a directory");

@@ -100,7 +100,7 @@ impl Http {
             target += "&watch=true";
         }
         if !dtab.is_empty() {
-            let dtab = dtab.to_string();
+            let dtab = format!("{dtab:#}");
             target.extend(["&dtab=", &utf8_percent_encode(&dtab, ENCODED).to_string()]);
         }
         target

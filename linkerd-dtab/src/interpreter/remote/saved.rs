@@ -191,7 +191,7 @@ impl Saved {
         let names = names.iter().map(|(Named { dtab, path }, Old { value, at })| {
             let unwatched = |Leaf { id, residual }| Bound::new(id, residual, Activity::value(Addr::Neg));
             let tree = parsed(bound_json(&value.clone().map(&mut { unwatched })));
-            json!({"dtab": dtab.to_string(), "path": path.to_string(), "at": seconds(*at), "tree": tree})
+            json!({"dtab": format!("{dtab:#}"), "path": path.to_string(), "at": seconds(*at), "tree": tree})
         });
         let names: Vec<_> = names.collect();
         let ids = ids.iter().map(|(Id(id), Old { value, at })| {

@@ -39,7 +39,7 @@ pub fn diff(from: &Dtab, to: &Dtab) -> String {
     lines.extend(tail.iter().map(|entry| (' ', entry)));
     let mut text = String::new();
     for (mark, entry) in lines {
-        let _ = writeln!(text, "{mark} {} => {} ;", entry.prefix, entry.dst);
+        let _ = writeln!(text, "{mark} {} => {:#} ;", entry.prefix, entry.dst);
     }
     text
 }

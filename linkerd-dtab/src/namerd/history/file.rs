@@ -13,6 +13,9 @@ use crate::store::Namespace;
 
 // No namespace has a tilde.
 const OLD: &str = "~old";
+/// The file that has the highest number that was forgotten.
+const FORGOTTEN: &str = "~forgotten";
+const FORGOTTEN_NEW: &str = "~forgotten-new";
 
 /// A line is longer than this only if it is none of ours: a table's text has at most 1 MiB, and JSON may double it.
 const MAX_LINE: usize = 4 << 20;
@@ -95,6 +98,40 @@ fn read(path: &PathBuf, records: &mut VecDeque<Arc<Record>>, keep: Keep) -> io::
             records.pop_front();
         }
     }
+}
+
+/// The highest number of the namespaces that were forgotten, zero if none were.
+pub(super) fn read_forgotten(folder: &Path) -> io::Result<u64> {
+    let path = folder.join(FORGOTTEN);
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let bad = |_| io::Error::new(io::ErrorKind::InvalidData, format!("{} has no number", path.display()));
+            text.trim().parse().map_err(bad)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes that number, on disk when this returns.
+pub(super) fn write_forgotten(folder: &Path, last: u64) -> io::Result<()> {
+    let new = folder.join(FORGOTTEN_NEW);
+    let mut file = File::create(&new)?;
+    writeln!(file, "{last}")?;
+    file.sync_all()?;
+    fs::rename(new, folder.join(FORGOTTEN))?;
+    sync_folder(folder)
+}
+
+/// Removes all records of a namespace.
+pub(super) fn remove(folder: &Path, namespace: &Namespace) -> io::Result<()> {
+    for path in [folder.join(OLD).join(file_name(namespace)), folder.join(file_name(namespace))] {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn truncate(mut file: &File, len: u64) -> io::Result<()> {

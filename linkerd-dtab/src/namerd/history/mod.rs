@@ -6,10 +6,10 @@ mod outside;
 mod record;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     fmt, io,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::SystemTime,
 };
 
@@ -33,11 +33,13 @@ pub struct Keep {
     pub bytes: usize,
     /// A file is begun anew beyond so many bytes, and the one before it is kept. 8 MiB by default.
     pub file_bytes: u64,
+    /// So many namespaces that have been deleted. 10,000 by default.
+    pub deleted: usize,
 }
 
 impl Default for Keep {
     fn default() -> Self {
-        Self { records: 100, bytes: 1 << 20, file_bytes: 8 << 20 }
+        Self { records: 100, bytes: 1 << 20, file_bytes: 8 << 20, deleted: 10_000 }
     }
 }
 
@@ -46,27 +48,44 @@ impl Default for Keep {
 /// Records are only ever added, one for each change. Changes that were made past this namerd are recorded when they are
 /// seen, by `outside`; if there were several since then, only the last. A change that could not be written to the folder is
 /// made all the same: it is reported and stays in memory.
+///
+/// Of deleted namespaces the last [`Keep::deleted`] are remembered; with one more, the one that was deleted first is
+/// forgotten, on disk too. Those that there are stay, however many. A number that was forgotten is not given again: a namespace that is
+/// made anew goes on after it.
 pub struct History {
     keep: Keep,
     folder: Option<PathBuf>,
-    logs: Mutex<HashMap<Namespace, Arc<Log>>>,
+    // Shared with those who write to the folder.
+    logs: Arc<Mutex<Logs>>,
+    /// Held while something in the folder is forgotten.
+    forgetting: Arc<Mutex<()>>,
+    /// Of namespaces that are being changed.
+    turns: Mutex<HashMap<Namespace, Weak<tokio::sync::Mutex<()>>>>,
 }
 
-/// Of deleted namespaces, and those that never were written, no more than so many are remembered.
-const MAX_DELETED: usize = 10_000;
+/// The records of all namespaces that have any.
+#[derive(Default)]
+struct Logs {
+    by_name: HashMap<Namespace, Log>,
+    /// Namespaces whose last record is that they were deleted, in the order of that.
+    deleted: BTreeMap<u64, Namespace>,
+    next_deleted: u64,
+    /// The highest number that was forgotten.
+    forgotten: u64,
+}
 
 #[derive(Default)]
 struct Log {
-    // Held from before a change to after its record: whoever sees the change then knows whose it was. Only those wait
-    // who change the same namespace, for no longer than its store takes.
-    turn: Arc<tokio::sync::Mutex<()>>,
-    records: Mutex<VecDeque<Arc<Record>>>,
+    records: VecDeque<Arc<Record>>,
+    /// Its place among those that are deleted.
+    deleted: Option<u64>,
 }
 
 /// The turn to change a namespace and to say so.
 pub(super) struct Turn {
-    log: Arc<Log>,
     namespace: Namespace,
+    // Held from before a change to after its record: whoever sees the change then knows whose it was. Only those wait
+    // who change the same namespace, for no longer than its store takes.
     _guard: OwnedMutexGuard<()>,
 }
 
@@ -81,7 +100,7 @@ impl History {
     /// A history in memory, lost when the process ends.
     #[must_use]
     pub fn in_memory(keep: Keep) -> Self {
-        Self { keep, folder: None, logs: Mutex::default() }
+        Self::of(keep, None, Logs::default())
     }
 
     /// A history in this folder, which is made if it is not there: a file for each namespace, a record a line.
@@ -94,51 +113,76 @@ impl History {
     /// The folder or a file in it cannot be read or written. Lines that are no records are reported and skipped.
     pub fn open(folder: impl Into<PathBuf>, keep: Keep) -> io::Result<Self> {
         let folder = folder.into();
-        let mut logs = HashMap::new();
-        for (namespace, records) in file::read_all(&folder, keep)? {
-            let log = Log { records: Mutex::new(records), ..Log::default() };
-            log.cut(keep);
-            logs.insert(namespace, Arc::new(log));
+        let mut found = file::read_all(&folder, keep)?;
+        found.sort_by_key(|(_, records)| records.back().map(|record| record.at));
+        let mut logs = Logs { forgotten: file::read_forgotten(&folder)?, ..Logs::default() };
+        for (namespace, mut records) in found {
+            cut(&mut records, keep);
+            logs.by_name.insert(namespace.clone(), Log { records, deleted: None });
+            logs.note(&namespace);
         }
-        Ok(Self { keep, folder: Some(folder), logs: Mutex::new(logs) })
+        let forgotten = logs.forget(keep.deleted);
+        let history = Self::of(keep, Some(folder.clone()), logs);
+        forget(&folder, &history.logs, &history.forgetting, &forgotten)?;
+        Ok(history)
+    }
+
+    fn of(keep: Keep, folder: Option<PathBuf>, logs: Logs) -> Self {
+        let logs = Arc::new(Mutex::new(logs));
+        Self { keep, folder, logs, forgetting: Arc::default(), turns: Mutex::default() }
     }
 
     /// The records of a namespace, newest first.
     pub(super) fn records(&self, namespace: &Namespace, limit: usize) -> Vec<Arc<Record>> {
-        let Some(log) = self.logs().get(namespace).cloned() else { return Vec::new() };
-        log.records().iter().rev().take(limit).cloned().collect()
+        let logs = self.logs();
+        logs.by_name.get(namespace).map_or_else(Vec::new, |log| log.records.iter().rev().take(limit).cloned().collect())
     }
 
     pub(super) fn record(&self, namespace: &Namespace, seq: u64) -> Option<Arc<Record>> {
-        let log = self.logs().get(namespace).cloned()?;
-        log.records().iter().find(|record| record.seq == seq).cloned()
+        let logs = self.logs();
+        logs.by_name.get(namespace)?.records.iter().find(|record| record.seq == seq).cloned()
     }
 
-    /// Waits for the turn to change a namespace.
+    /// Waits for the turn to change a namespace. Nothing is kept of a change that is not made.
     pub(super) async fn turn(&self, namespace: &Namespace) -> Turn {
-        let log = {
-            let mut logs = self.logs();
-            if logs.len() >= MAX_DELETED && !logs.contains_key(namespace) {
-                logs.retain(|_, log| Arc::strong_count(log) > 1 || log.is_there());
-            }
-            Arc::clone(logs.entry(namespace.clone()).or_default())
+        let turn = {
+            let mut turns = lock(&self.turns);
+            let turn = turns.get(namespace).and_then(Weak::upgrade);
+            turn.unwrap_or_else(|| {
+                // There are as many as changes at once.
+                turns.retain(|_, turn| turn.strong_count() > 0);
+                let turn = Arc::default();
+                turns.insert(namespace.clone(), Arc::downgrade(&turn));
+                turn
+            })
         };
-        let guard = Arc::clone(&log.turn).lock_owned().await;
-        Turn { log, namespace: namespace.clone(), _guard: guard }
+        Turn { namespace: namespace.clone(), _guard: turn.lock_owned().await }
     }
 
     /// Adds a record, and says which it is.
     pub(super) async fn add(&self, turn: &Turn, entry: Entry) -> u64 {
         let Entry { who, why, table } = entry;
-        let seq = turn.log.records().back().map_or(1, |record| record.seq + 1);
-        let record = Arc::new(Record { seq, at: SystemTime::now(), who, why, table });
-        turn.log.records().push_back(Arc::clone(&record));
-        turn.log.cut(self.keep);
+        let namespace = turn.namespace.clone();
+        let (record, forgotten) = {
+            let mut logs = self.logs();
+            let seq = 1 + logs.last(&namespace).map_or(logs.forgotten, |record| record.seq);
+            let record = Arc::new(Record { seq, at: SystemTime::now(), who, why, table });
+            let records = &mut logs.by_name.entry(namespace.clone()).or_default().records;
+            records.push_back(Arc::clone(&record));
+            cut(records, self.keep);
+            logs.note(&namespace);
+            (record, logs.forget(self.keep.deleted))
+        };
+        let seq = record.seq;
         if let Some(folder) = self.folder.clone() {
-            let (namespace, keep) = (turn.namespace.clone(), self.keep);
-            let append = move || file::append(&folder, &namespace, &record, keep);
-            if let Err(error) = tokio::task::spawn_blocking(append).await.map_err(io::Error::other).flatten() {
-                tracing::error!(namespace = %turn.namespace, seq, "the history was not written: {error}");
+            let (name, keep) = (namespace.clone(), self.keep);
+            let (logs, forgetting) = (Arc::clone(&self.logs), Arc::clone(&self.forgetting));
+            let write = move || {
+                file::append(&folder, &name, &record, keep)?;
+                forget(&folder, &logs, &forgetting, &forgotten)
+            };
+            if let Err(error) = tokio::task::spawn_blocking(write).await.map_err(io::Error::other).flatten() {
+                tracing::error!(%namespace, seq, "the history was not written: {error}");
             }
         }
         seq
@@ -146,7 +190,7 @@ impl History {
 
     /// Records what a watch shows, unless it is known already.
     pub(super) async fn add_seen(&self, turn: &Turn, table: Stored) {
-        let last = turn.log.records().back().cloned();
+        let last = self.logs().last(&turn.namespace).cloned();
         let is_known = match &last {
             Some(last) => last.table == table,
             None => table.is_none(),
@@ -157,33 +201,78 @@ impl History {
         }
     }
 
-    fn logs(&self) -> MutexGuard<'_, HashMap<Namespace, Arc<Log>>> {
-        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn logs(&self) -> MutexGuard<'_, Logs> {
+        lock(&self.logs)
     }
 }
 
-impl Log {
-    fn records(&self) -> MutexGuard<'_, VecDeque<Arc<Record>>> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+impl Logs {
+    fn last(&self, namespace: &Namespace) -> Option<&Arc<Record>> {
+        self.by_name.get(namespace)?.records.back()
     }
 
-    fn is_there(&self) -> bool {
-        self.records().back().is_some_and(|record| record.table.is_some())
-    }
-
-    /// Lets the oldest go.
-    fn cut(&self, keep: Keep) {
-        let mut records = self.records();
-        let mut bytes: usize = records.iter().map(|record| record.size()).sum();
-        while records.len() > keep.records.max(1) || (records.len() > 1 && bytes > keep.bytes) {
-            bytes -= records.pop_front().map_or(0, |record| record.size());
+    /// Takes note of whether a namespace is deleted now.
+    fn note(&mut self, namespace: &Namespace) {
+        let Some(log) = self.by_name.get_mut(namespace) else { return };
+        if let Some(place) = log.deleted.take() {
+            self.deleted.remove(&place);
         }
+        if log.records.back().is_none_or(|record| record.table.is_none()) {
+            log.deleted = Some(self.next_deleted);
+            self.deleted.insert(self.next_deleted, namespace.clone());
+            self.next_deleted += 1;
+        }
+    }
+
+    /// Forgets the namespaces that were deleted first, if there are more than `max`, and says which.
+    fn forget(&mut self, max: usize) -> Vec<Namespace> {
+        let mut forgotten = Vec::new();
+        while self.deleted.len() > max
+            && let Some((_, namespace)) = self.deleted.pop_first()
+        {
+            let log = self.by_name.remove(&namespace);
+            let last = log.and_then(|log| log.records.back().map(|record| record.seq));
+            self.forgotten = self.forgotten.max(last.unwrap_or(0));
+            forgotten.push(namespace);
+        }
+        forgotten
+    }
+}
+
+/// Forgets namespaces in the folder, but not their numbers.
+fn forget(folder: &Path, logs: &Mutex<Logs>, forgetting: &Mutex<()>, names: &[Namespace]) -> io::Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let _alone = lock(forgetting);
+    let last = lock(logs).forgotten;
+    file::write_forgotten(folder, last)?;
+    for namespace in names {
+        // Held over the removal: one that was made anew meanwhile has its new records in that file.
+        let logs = lock(logs);
+        if !logs.by_name.contains_key(namespace) {
+            file::remove(folder, namespace)?;
+        }
+    }
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing in here leaves it half changed when it panics.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lets the oldest go.
+fn cut(records: &mut VecDeque<Arc<Record>>, keep: Keep) {
+    let mut bytes: usize = records.iter().map(|record| record.size()).sum();
+    while records.len() > keep.records.max(1) || (records.len() > 1 && bytes > keep.bytes) {
+        bytes -= records.pop_front().map_or(0, |record| record.size());
     }
 }
 
 impl fmt::Debug for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { keep, folder, logs: _ } = self;
+        let Self { keep, folder, .. } = self;
         f.debug_struct("History").field("keep", keep).field("folder", folder).finish_non_exhaustive()
     }
 }

@@ -40,7 +40,7 @@ impl Record {
     pub fn to_json(&self) -> Value {
         let entries = |table: &Arc<VersionedDtab>| {
             let entry =
-                |entry: &crate::Dentry| json!({"prefix": entry.prefix.to_string(), "dst": entry.dst.to_string()});
+                |entry: &crate::Dentry| json!({"prefix": entry.prefix.to_string(), "dst": format!("{:#}", entry.dst)});
             table.dtab.entries().iter().map(entry).collect::<Vec<_>>()
         };
         self.json(&self.table.as_ref().map(entries).into())
@@ -48,7 +48,7 @@ impl Record {
 
     /// The record as a line of a file, with the table as text.
     pub(super) fn to_line(&self) -> String {
-        format!("{}\n", self.json(&self.table.as_ref().map(|table| table.dtab.to_string()).into()))
+        format!("{}\n", self.json(&self.table.as_ref().map(|table| format!("{:#}", table.dtab)).into()))
     }
 
     fn json(&self, dtab: &Value) -> Value {

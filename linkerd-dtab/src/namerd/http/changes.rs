@@ -16,7 +16,7 @@ use crate::{
         PastError, Session,
         plan::{Plan, Share},
     },
-    store::{Expect, Namespace},
+    store::Namespace,
     transport::Body,
 };
 
@@ -58,8 +58,8 @@ fn diff(session: &Session, namespace: &Namespace, params: &Params) -> Answer {
 }
 
 async fn rollback(session: &Session, head: &Parts, namespace: &Namespace, params: &Params) -> Answer {
-    let expect = tags::if_match(&head.headers).map_or(Expect::Any, Expect::Version);
-    let written = session.rollback(namespace, needed(params, "to")?, &expect).await?;
+    let (to, expect) = (needed(params, "to")?, tags::expected(&head.headers)?);
+    let written = session.rollback(namespace, to, &expect).await.map_err(Problem::of_condition)?;
     Ok(with_warnings(reply::empty(StatusCode::NO_CONTENT), &written.warnings))
 }
 
@@ -99,7 +99,7 @@ fn shown(namespace: &Namespace, plan: &Plan) -> Value {
             "after": shares(&found.after),
         });
         if !found.extra.is_empty() {
-            name["dtab"] = found.extra.to_string().into();
+            name["dtab"] = format!("{:#}", found.extra).into();
         }
         if found.namespace != *namespace {
             name["namespace"] = found.namespace.as_str().into();

@@ -50,12 +50,12 @@ impl Form {
             Self::Json => {
                 let entry = |Dentry { prefix, dst }: &Dentry| {
                     let text = |text: String| Value::String(text);
-                    let members = [("prefix", text(prefix.to_string())), ("dst", text(dst.to_string()))];
+                    let members = [("prefix", text(prefix.to_string())), ("dst", text(format!("{dst:#}")))];
                     Value::Object(members.map(|(name, value)| (name.to_owned(), value)).into_iter().collect())
                 };
                 format!("{}\n", Value::Array(dtab.entries().iter().map(entry).collect()))
             }
-            Self::Dtab | Self::Text => format!("{dtab}\n"),
+            Self::Dtab | Self::Text => format!("{dtab:#}\n"),
         }
     }
 

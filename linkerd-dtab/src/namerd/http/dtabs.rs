@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     Activity,
-    namerd::{Session, WriteError},
-    store::{Expect, Namespace, StoreError, Stored, Version},
+    namerd::Session,
+    store::{Expect, Namespace, Stored, Version},
     transport::Body,
 };
 
@@ -48,39 +48,26 @@ pub(super) async fn serve(session: &Session, head: &Parts, namespace: &str, body
         }
         Method::POST => {
             let dtab = Form::given(&head.headers)?.read(body)?;
+            if let Expect::Version(_) = tags::expected(&head.headers)? {
+                return Err(Problem::hinted(StatusCode::PRECONDITION_FAILED, "what is created has no version before"));
+            }
             let written = session.put(&params::namespace(namespace)?, &dtab, &Expect::Absent).await?;
             Ok(with_warnings(reply::empty(StatusCode::NO_CONTENT), &written.warnings))
         }
         Method::PUT => {
             let dtab = Form::given(&head.headers)?.read(body)?;
             let namespace = params::namespace(namespace)?;
-            let expect = expected(head)?;
-            match session.put(&namespace, &dtab, &expect).await {
-                Ok(written) => Ok(with_warnings(reply::empty(StatusCode::NO_CONTENT), &written.warnings)),
-                // Asked for by a condition, where POST is asked for by its meaning.
-                Err(WriteError::Store(StoreError::Exists(_))) => Err(Problem::silent(StatusCode::PRECONDITION_FAILED)),
-                Err(error) => Err(error.into()),
-            }
+            let expect = tags::expected(&head.headers)?;
+            let written = session.put(&namespace, &dtab, &expect).await.map_err(Problem::of_condition)?;
+            Ok(with_warnings(reply::empty(StatusCode::NO_CONTENT), &written.warnings))
         }
         Method::DELETE => {
             let namespace = namespace.parse().map_err(|_| Problem::silent(StatusCode::NOT_FOUND))?;
-            session.delete(&namespace, &Expect::Any).await?;
+            let expect = tags::expected(&head.headers)?;
+            session.delete(&namespace, &expect).await.map_err(Problem::of_condition)?;
             Ok(reply::empty(StatusCode::NO_CONTENT))
         }
         _ => Ok(reply::empty(StatusCode::NOT_FOUND)),
-    }
-}
-
-/// What has to be so for a `PUT` to be done.
-fn expected(head: &Parts) -> Result<Expect, Problem> {
-    let Some(is_new) = tags::if_absent(&head.headers) else {
-        return Err(Problem::bad("If-None-Match of a write must be *"));
-    };
-    match (tags::if_match(&head.headers), is_new) {
-        (Some(_), true) => Err(Problem::bad("If-Match and If-None-Match exclude each other")),
-        (Some(version), false) => Ok(Expect::Version(version)),
-        (None, true) => Ok(Expect::Absent),
-        (None, false) => Ok(Expect::Any),
     }
 }
 
@@ -91,6 +78,9 @@ async fn get(session: &Session, head: &Parts, namespace: &Namespace) -> Answer {
         return Ok(follow(form, table.clone(), table));
     }
     let Some(stored) = known(&mut table).await? else { return Ok(reply::empty(StatusCode::NOT_FOUND)) };
+    if tags::if_match(&head.headers).is_some_and(|version| version != stored.version) {
+        return Err(Problem::silent(StatusCode::PRECONDITION_FAILED));
+    }
     let tag = tags::show(&stored.version);
     let mut rsp = if tags::is_known(&head.headers, &tag) {
         reply::empty(StatusCode::NOT_MODIFIED)

@@ -3,10 +3,10 @@
 //! | request | answer |
 //! |---|---|
 //! | any `/api/1/dtabs` | the namespaces |
-//! | `GET`, `HEAD /api/1/dtabs/NS` | its table, as `Accept` says; its version is the `ETag`; 304 by `If-None-Match` |
+//! | `GET`, `HEAD /api/1/dtabs/NS` | its table, as `Accept` says; its version is the `ETag`; 304 by `If-None-Match`, 412 by `If-Match` |
 //! | `POST /api/1/dtabs/NS` | creates it: 204, or 409 if it is there already |
 //! | `PUT /api/1/dtabs/NS` | writes it: 204; with `If-Match` 412 if it has another version; with `If-None-Match: *` 412 if it is there |
-//! | `DELETE /api/1/dtabs/NS` | deletes it: 204, or 404. As namerd 1.7.5 it takes no notice of `If-Match` |
+//! | `DELETE /api/1/dtabs/NS` | deletes it: 204, or 404; conditions as for `PUT`, of which namerd 1.7.5 takes no notice |
 //! | any `/api/1/bind/NS?path=P[&dtab=D]` | the bound tree |
 //! | any `/api/1/addr/NS?path=ID` | the addresses of a bound name |
 //! | any `/api/1/resolve/NS?path=P[&dtab=D]` | the addresses of one leaf of the bound tree, picked by weight |
@@ -16,7 +16,7 @@
 //!
 //! | `GET /api/1/history/NS[?limit=N]` | its last changes, newest first, as JSON |
 //! | `GET /api/1/diff/NS?from=SEQ&to=SEQ` | what is different between two of them, as text |
-//! | `POST /api/1/rollback/NS?to=SEQ` | goes back to what it was after one of them: 204; with `If-Match` as `PUT` |
+//! | `POST /api/1/rollback/NS?to=SEQ` | goes back to what it was after one of them: 204; conditions as for `PUT` |
 //! | `POST /api/1/plan/NS[?names=N,N]` | what the table in the body would move: the names, their shares before and after |
 //! | `POST /api/1/check/NS` | what is wrong with the table in the body |
 //!

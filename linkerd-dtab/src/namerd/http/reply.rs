@@ -45,6 +45,14 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "Request timed out.")
     }
 
+    /// Why a change was not made that was asked for on a condition: that something is there already is 409 to `POST` alone.
+    pub(super) fn of_condition(error: WriteError) -> Self {
+        match error {
+            WriteError::Store(StoreError::Exists(_)) => Self::silent(StatusCode::PRECONDITION_FAILED),
+            error => error.into(),
+        }
+    }
+
     /// What is asked for could not be found out.
     pub(super) fn failed(error: &(dyn Error + 'static)) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, told(error))

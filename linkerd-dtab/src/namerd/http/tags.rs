@@ -9,7 +9,8 @@ use base64::{
 };
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::store::Version;
+use super::reply::Problem;
+use crate::store::{Expect, Version};
 
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -37,12 +38,17 @@ fn read(value: &HeaderValue) -> Version {
     Version::new(LENIENT.decode(digits).unwrap_or_default())
 }
 
-/// Whether `If-None-Match` is there and says `*`, for a write: it must not be there yet. `None` if it says something else.
-pub(super) fn if_absent(headers: &HeaderMap) -> Option<bool> {
-    match headers.get(header::IF_NONE_MATCH) {
-        None => Some(false),
-        Some(value) if value.as_bytes().trim_ascii() == b"*" => Some(true),
-        Some(_) => None,
+/// What has to be so for a change to be made: `If-Match` says which version is there, `If-None-Match: *` that none is.
+pub(super) fn expected(headers: &HeaderMap) -> Result<Expect, Problem> {
+    let absent = headers.get(header::IF_NONE_MATCH);
+    if absent.is_some_and(|value| value.as_bytes().trim_ascii() != b"*") {
+        return Err(Problem::bad("If-None-Match of a write must be *"));
+    }
+    match (if_match(headers), absent) {
+        (Some(_), Some(_)) => Err(Problem::bad("If-Match and If-None-Match exclude each other")),
+        (Some(version), None) => Ok(Expect::Version(version)),
+        (None, Some(_)) => Ok(Expect::Absent),
+        (None, None) => Ok(Expect::Any),
     }
 }
 

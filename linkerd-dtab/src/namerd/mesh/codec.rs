@@ -26,7 +26,7 @@ impl Codec for Api {
     async fn show_dtab(&self, request: Request<ShowDtabReq>) -> Result<Response<ShowDtabRsp>, Status> {
         let dtab = request.get_ref().dtab.as_ref();
         let dtab = read_dtab(dtab, &mut Budget::default())?;
-        Ok(Response::new(ShowDtabRsp { text: dtab.to_string() }))
+        Ok(Response::new(ShowDtabRsp { text: format!("{dtab:#}") }))
     }
 
     async fn read_path(&self, request: Request<ReadPathReq>) -> Result<Response<ReadPathRsp>, Status> {

@@ -17,7 +17,7 @@ pub(super) fn explained(delegation: &Delegation) -> Result<Explained, String> {
 // `None` if there is more than may be left: each step repeats its name and its entry.
 fn explain(node: &Node, left: &mut usize) -> Option<Explained> {
     let Node { path, dentry, step } = node;
-    let dentry = dentry.as_ref().map_or_else(|| NO_ENTRY.to_owned(), |entry| entry.to_string());
+    let dentry = dentry.as_ref().map_or_else(|| NO_ENTRY.to_owned(), |entry| format!("{:#}", **entry));
     let size = 32 + dentry.len() + path.iter().map(|element| element.len() + 4).sum::<usize>();
     *left = left.checked_sub(size)?;
     let mut child = |node: &Node| explain(node, left);

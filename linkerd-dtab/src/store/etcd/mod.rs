@@ -18,6 +18,7 @@ use super::{
     Backoff, DtabStore, Expect, KeyPrefix, Namespace, StoreError, Version,
     follow::{Asked, Backend, Followed, Listing, Told},
     http::Http,
+    text,
 };
 use crate::{Dtab, Failure, transport::Transport};
 
@@ -147,7 +148,7 @@ impl Backend for EtcdBackend {
         expect: &'a Expect,
     ) -> Asked<'a, Version, StoreError> {
         Box::pin(async move {
-            let text = dtab.to_string();
+            let text = text::show(dtab);
             match self.api_to_change().await? {
                 Api::V2 => self.v2.put(namespace, &text, expect).await,
                 Api::V3 => self.v3.put(namespace, &text, expect).await,

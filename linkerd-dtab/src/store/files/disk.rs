@@ -145,16 +145,16 @@ impl Locked<'_> {
     pub(super) fn put(&mut self, namespace: &Namespace, dtab: &Dtab, expect: &Expect) -> Result<Version, StoreError> {
         self.expect(namespace, expect)?;
         let unfit = |reason: String| StoreError::Unfit { namespace: namespace.clone(), reason };
+        if shown(u64::MAX, dtab).len() > MAX_LEN {
+            return Err(unfit(format!("its file would have more than {MAX_LEN} bytes")));
+        }
         let wrote = self.count().and_then(|revision| {
             let text = shown(revision, dtab);
-            if text.len() > MAX_LEN {
-                return Ok(Err(unfit(format!("its file would have more than {MAX_LEN} bytes"))));
-            }
             self.replace(namespace, text.as_bytes())?;
-            Ok(Ok(version(text.as_bytes())))
+            Ok(version(text.as_bytes()))
         });
         match wrote {
-            Ok(wrote) => wrote,
+            Ok(version) => Ok(version),
             Err(error) if error.kind() == io::ErrorKind::InvalidFilename => {
                 Err(unfit("the file system has no file name as long".into()))
             }
@@ -164,25 +164,29 @@ impl Locked<'_> {
 
     /// Deletes a table if what is there is as expected.
     pub(super) fn delete(&mut self, namespace: &Namespace, expect: &Expect) -> Result<(), StoreError> {
-        self.expect(namespace, expect)?;
+        if !self.expect(namespace, expect)? {
+            return Err(StoreError::Missing(namespace.clone()));
+        }
         let deleted = self.count().and_then(|_| {
             fs::remove_file(self.disk.path(namespace))?;
             self.disk.step()?;
             self.disk.sync()
         });
         deleted.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename => StoreError::Missing(namespace.clone()),
+            io::ErrorKind::NotFound => StoreError::Missing(namespace.clone()),
             _ => StoreError::Unavailable(std::sync::Arc::new(error)),
         })
     }
 
-    fn expect(&self, namespace: &Namespace, expect: &Expect) -> Result<(), StoreError> {
+    /// Whether there is a table, if what is there is as expected.
+    fn expect(&self, namespace: &Namespace, expect: &Expect) -> Result<bool, StoreError> {
         let stored = match self.disk.read(namespace) {
             Ok(stored) => stored.map(|bytes| version(&bytes)),
             Err(error) if error.kind() == io::ErrorKind::InvalidFilename => None,
             Err(error) => return Err(StoreError::Unavailable(std::sync::Arc::new(error))),
         };
-        expect.check(namespace, stored.as_ref())
+        expect.check(namespace, stored.as_ref())?;
+        Ok(stored.is_some())
     }
 
     /// Takes the next revision.
@@ -255,7 +259,7 @@ fn namespace_of(file_name: &OsStr) -> Option<Namespace> {
 fn shown(revision: u64, dtab: &Dtab) -> String {
     let mut text = format!("{FIRST}{revision}\n");
     for entry in dtab.entries() {
-        writeln!(text, "{} => {} ;", entry.prefix, entry.dst).expect("a string takes what it is given");
+        writeln!(text, "{} => {:#} ;", entry.prefix, entry.dst).expect("a string takes what it is given");
     }
     text
 }
@@ -365,6 +369,25 @@ mod tests {
             assert!(deleted.is_err() || stored(&disk).is_none(), "{steps}");
             assert_ne!(put(&disk, "/a => /b").unwrap(), before, "{steps}");
         }
+    }
+
+    #[test]
+    fn what_is_not_done_uses_up_no_revision() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::new(dir.path().to_owned());
+        disk.claim().unwrap();
+        put(&disk, "/a => /b").unwrap();
+        let counted = || fs::read(dir.path().join(REVISION)).unwrap();
+        let before = counted();
+        let none: Namespace = "none".parse().unwrap();
+        let missing = done(disk.lock().unwrap()).delete(&none, &Expect::Any);
+        assert!(matches!(&missing, Err(StoreError::Missing(_))), "{missing:?}");
+        let long: Dtab = (0..12).map(|i| format!("/{i} => /{}", "x".repeat(100_000)).parse().unwrap()).collect();
+        let unfit = done(disk.lock().unwrap()).put(&name(), &long, &Expect::Any);
+        assert!(matches!(&unfit, Err(StoreError::Unfit { .. })), "{unfit:?}");
+        let lost = done(disk.lock().unwrap()).put(&name(), &dtab("/a => /c"), &Expect::Absent);
+        assert!(matches!(&lost, Err(StoreError::Exists(_))), "{lost:?}");
+        assert_eq!(counted(), before);
     }
 
     #[test]

@@ -327,7 +327,7 @@ impl Backend for ZkBackend {
     ) -> Asked<'a, Version, StoreError> {
         Box::pin(async move {
             let session = self.session().await.map_err(StoreError::Unavailable)?;
-            let (node, text) = (self.node(namespace), dtab.to_string());
+            let (node, text) = (self.node(namespace), text::show(dtab));
             let done = match expect {
                 Expect::Any => self.set_or_create(&session, &node, &text).await,
                 Expect::Absent => self.create(&session, &node, &text).await,
