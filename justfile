@@ -113,6 +113,14 @@ golden folder *args:
 quickstart *args:
     cargo run --release -p quickstart -- {{ args }}
 
+# A delivery to three nodes: `just delivery --once` ends by itself.
+delivery *args:
+    cargo run --release -p quickstart -- --delivery {{ args }}
+
+# The delivery job with a real namerd, proxies, git and curl.
+delivery-job:
+    cargo test -p namerctl --test cli delivery_live -- --nocapture
+
 # The API documentation, in a browser.
 docs:
     cargo doc --workspace --no-deps --all-features --open

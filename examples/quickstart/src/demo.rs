@@ -6,10 +6,9 @@ use linkerd_core::BoxError;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
-use crate::{
-    traffic::{Counts, Traffic},
-    world::Files,
-};
+use quickstart::traffic::{Counts, Traffic};
+
+use crate::world::Files;
 
 type Result<T> = std::result::Result<T, BoxError>;
 

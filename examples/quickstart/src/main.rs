@@ -3,16 +3,19 @@
 //! ```text
 //! curl ──► proxy ──► hello ──► proxy ──► world-v1 (world) or world-v2 (earth): as the rules say
 //! ```
+//!
+//! With `--delivery`, the delivery of a new version to three nodes with a namerd.
 
 mod demo;
 mod flags;
-mod traffic;
+mod story;
 mod world;
 
 use std::process::ExitCode;
 
 use flags::{Flags, USAGE};
 use linkerd_core::BoxError;
+use quickstart::cluster::Cluster;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -27,7 +30,7 @@ fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
-    match run(flags) {
+    match if flags.delivery { delivery(flags) } else { run(flags) } {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("quickstart: {problem}");
@@ -66,6 +69,23 @@ async fn run(flags: Flags) -> Result<(), BoxError> {
     println!("\nending");
     shutdown.begin(None);
     serving.await??;
+    Ok(())
+}
+
+#[tokio::main]
+async fn delivery(flags: Flags) -> Result<(), BoxError> {
+    let mut cluster = Cluster::start().await?;
+    story::introduce(&cluster);
+    let shown = tokio::select! {
+        shown = story::show(&mut cluster) => shown.map_err(|failed| format!("not as it should be: {failed}")),
+        () = interrupted() => Err("interrupted".into()),
+    };
+    if flags.once || shown.is_err() {
+        return Ok(shown?);
+    }
+    story::invite(&cluster);
+    interrupted().await;
+    println!("\nending");
     Ok(())
 }
 

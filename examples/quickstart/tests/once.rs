@@ -33,6 +33,23 @@ async fn once_shows_everything_and_ends_well() {
 }
 
 #[tokio::test]
+async fn a_delivery_is_shown_and_ends_well() {
+    let output = run(&["--delivery", "--once"]).await;
+
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}\n{stdout}", String::from_utf8_lossy(&output.stderr));
+    for text in [
+        "300 requests: 300 x world, 0 x hal, open the pod bay doors, 0 x worse, 0 failed",
+        "  /host/world => /tmp/world-v2 | /tmp/world-v1",
+        "300 requests: 0 x world, 300 x hal, open the pod bay doors, 0 x worse, 0 failed",
+        "  /host/world => /srv/world-v2",
+        " requests, 0 failed",
+    ] {
+        assert!(stdout.contains(text), "{text}\n{stdout}");
+    }
+}
+
+#[tokio::test]
 async fn it_stays_until_it_is_interrupted() {
     let mut program = Command::new(env!("CARGO_BIN_EXE_quickstart"));
     let mut program = program.stdout(std::process::Stdio::piped()).kill_on_drop(true).spawn().unwrap();

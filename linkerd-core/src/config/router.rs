@@ -16,7 +16,10 @@ use super::{
     server::Server,
     service::Service,
 };
-use crate::http::{Propagation, TraceFormat};
+use crate::{
+    http::{Propagation, TraceFormat},
+    mesh::SWITCH_TIMEOUT,
+};
 
 /// One router: what listens, how requests are named, and how names are bound and talked to.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +46,9 @@ pub struct Router {
     pub originator: bool,
     /// `bindingTimeoutMs`: how long a request waits for its name to be bound, at least 1 ms. Default: 10 s.
     pub binding_timeout: Duration,
+    /// `switchTimeoutMs`: how long a name whose rule has changed keeps its requests where they went, while nothing that it
+    /// is newly bound to can be connected to. 0 changes at once. Default: 2 s.
+    pub switch_timeout: Duration,
     /// `bindingCache`: how many bindings are kept.
     pub binding_cache: BindingCache,
     /// `experimental`: required to be true by thriftmux. Default: false.
@@ -256,6 +262,7 @@ impl Router {
         let announcers = s.or("announcers", Vec::new());
         let originator = s.or("originator", false);
         let binding_timeout = s.millis("bindingTimeoutMs", 1).unwrap_or(Duration::from_secs(10));
+        let switch_timeout = s.millis("switchTimeoutMs", 0).unwrap_or(SWITCH_TIMEOUT);
         let binding_cache = s.or("bindingCache", BindingCache::default());
         let experimental = s.or("experimental", false);
         if kind == ProtocolKind::ThriftMux && !experimental {
@@ -281,6 +288,7 @@ impl Router {
             announcers,
             originator,
             binding_timeout,
+            switch_timeout,
             binding_cache,
             experimental,
         })

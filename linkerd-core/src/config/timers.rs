@@ -98,6 +98,7 @@ const PROCESS: &[Known] = &[
 
 const ROUTER: &[Known] = &[
     ending("bindingTimeoutMs", Ms(10_000), Timer::Binding),
+    known("switchTimeoutMs", Ms(2_000)),
     known("bindingCache.idleTtlSecs", Ms(600_000)),
     known("interpreter.snapshot.maxAgeSeconds", Within(86_400_000)),
     // One look-up of a host of `/$/inet`, and the time to the next one where an answer does not say.

@@ -16,9 +16,12 @@ use crate::{
     cache::Cache,
     http::{Connect, HttpConnect},
     policy::{Policies, Uniform},
-    stack::{Allowances, Clients, Shared, now},
+    stack::{Allowances, Clients, Shared, Switching, now},
     telemetry::{Registry, RouterStats},
 };
+
+/// How long a change of where requests go waits for new clients, unless something else is said.
+pub(crate) const SWITCH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Collects what a [`Mesh`] is made of.
 #[must_use = "a builder does nothing until `build`"]
@@ -33,6 +36,7 @@ pub struct MeshBuilder {
     endpoint_layers: Vec<Wrap>,
     policies: Arc<dyn Policies>,
     binding_timeout: Duration,
+    switch_timeout: Duration,
     caches: CacheSettings,
     metrics: Option<RouterStats>,
     #[cfg(feature = "server")]
@@ -112,6 +116,7 @@ impl Default for MeshBuilder {
             endpoint_layers: Vec::new(),
             policies: Arc::new(Uniform::default()),
             binding_timeout: Duration::from_secs(10),
+            switch_timeout: SWITCH_TIMEOUT,
             caches: CacheSettings::default(),
             metrics: None,
             #[cfg(feature = "server")]
@@ -212,6 +217,14 @@ impl MeshBuilder {
         self
     }
 
+    /// How long a name that is bound anew keeps its requests where they went, while no endpoint of a client that is new
+    /// there can be connected to. 2 s by default; zero changes at once. It is no longer than what was before has endpoints,
+    /// and it is longer while nobody can say what the addresses of the new one are: what is unknown replaces nothing.
+    pub fn switch_timeout(mut self, timeout: Duration) -> Self {
+        self.switch_timeout = timeout;
+        self
+    }
+
     /// How much is remembered of names that nobody is using.
     pub fn caches(mut self, caches: CacheSettings) -> Self {
         self.caches = caches;
@@ -287,6 +300,7 @@ impl MeshBuilder {
             path_layers: self.path_layers,
             paths: ArcSwap::default(),
             paths_write: Mutex::default(),
+            switching: Switching { timeout: self.switch_timeout, stats: stats.switch.clone() },
             overrides: Cache::new(self.caches.paths, stats.path.clone()),
             caches: self.caches,
             stats: stats.path.clone(),

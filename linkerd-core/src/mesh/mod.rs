@@ -22,6 +22,8 @@ use linkerd_dtab::{
 };
 use tokio::task::AbortHandle;
 
+#[cfg(feature = "config")]
+pub(crate) use self::builder::SWITCH_TIMEOUT;
 pub use self::{
     builder::{BuildError, BuildProblem, CacheSettings, MeshBuilder},
     state::{BalancerState, ClientState, EndpointState, Force, LimitState, PathState},
@@ -32,7 +34,7 @@ use crate::{
     client::Client,
     identify::Identifier,
     policy::Policies,
-    stack::{Allowances, Binding, Clients, Outgoing, PathInfo, PathStack, Shared, now},
+    stack::{Allowances, Binding, Clients, Outgoing, PathInfo, PathStack, Shared, Switching, now},
     svc::SvcFuture,
     telemetry::{BindCacheStats, CacheStats, RouterStats},
 };
@@ -51,6 +53,7 @@ struct Inner {
     shared: Arc<Shared>,
     policies: Arc<dyn Policies>,
     clients: Arc<Clients>,
+    switching: Switching,
     path_layers: Vec<Wrap>,
     // Hits are all, misses rare: readers share a snapshot, a miss copies it.
     paths: ArcSwap<HashMap<Path, Arc<PathEntry>>>,
@@ -248,7 +251,7 @@ impl Inner {
         let info = Arc::new(PathInfo::new(path.clone(), local.clone(), Arc::clone(&self.shared), policy));
         let (clients, of) = (Arc::clone(&self.clients), Arc::clone(&info));
         let mut last = None;
-        let binding = Binding::follow(activity, move |tree| {
+        let binding = Binding::follow(activity, self.switching.clone(), move |tree| {
             let route = clients.route(&of, last.as_ref(), &tree, now());
             last = Some(tree);
             route

@@ -15,7 +15,10 @@ use linkerd_balance::{
     Unavailable,
 };
 use linkerd_dtab::{Activity, Addr, Bound, Endpoint, Failure, Path, State};
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{
+    sync::{OnceCell, watch},
+    task::AbortHandle,
+};
 
 use super::{
     attempt::Attempt,
@@ -47,6 +50,9 @@ pub(super) struct Balanced {
     pub(super) algorithm: String,
     pub(super) settings: Option<Arc<str>>,
     pub(super) breakers: BreakerCounters,
+    pub(super) connect: Arc<dyn Connect>,
+    // Once an endpoint was connected to because somebody wanted to know whether it can be.
+    pub(super) reached: OnceCell<()>,
     progress: Arc<Progress>,
     // The watch that is followed, and the task that follows it.
     pub(super) source: Mutex<(Activity<Addr>, Option<AbortHandle>)>,
@@ -74,6 +80,15 @@ struct Progress {
     failure: watch::Sender<Option<Failure>>,
     // Which source is followed: one that was given up may be at work still, and must not have the last word.
     source: Mutex<u64>,
+}
+
+impl From<&EndpointKey> for Endpoint {
+    fn from(key: &EndpointKey) -> Self {
+        let mut endpoint = Self::new(key.addr);
+        endpoint.generation = key.generation;
+        endpoint.authority.clone_from(&key.authority);
+        endpoint
+    }
 }
 
 impl EndpointClient {
@@ -124,6 +139,7 @@ impl Balanced {
         });
         let counters = breakers.clone();
         let connect = policy.connect.clone().unwrap_or(connect);
+        let dialer = Arc::clone(&connect);
         let client_stats = Arc::clone(stats);
         // All three are about connections that nobody asked for: to endpoints that could not be reached, to those that take
         // the place of others, and those that are kept.
@@ -138,9 +154,7 @@ impl Balanced {
         let known = Arc::clone(&progress);
         let id = bound.id.clone();
         let new_endpoint = move |key: &EndpointKey, health: &Health| {
-            let mut endpoint = Endpoint::new(key.addr);
-            endpoint.generation = key.generation;
-            endpoint.authority.clone_from(&key.authority);
+            let endpoint = Endpoint::from(key);
             let network = connect.connect_counted(&endpoint, &client_stats);
             let svc = layers.iter().fold(network.clone(), |svc, wrap| wrap(svc));
             let is_layered = !layers.is_empty();
@@ -177,6 +191,8 @@ impl Balanced {
             algorithm,
             settings: policy.settings.clone(),
             breakers,
+            connect: dialer,
+            reached: OnceCell::new(),
             progress,
             source: Mutex::new((bound.addr.clone(), task)),
         }
@@ -198,10 +214,26 @@ impl Balanced {
         }
     }
 
+    /// Whether the addresses are known, be there none.
+    pub(super) fn is_known(&self) -> bool {
+        // Acquire: what was published before it is seen after it.
+        self.progress.is_known.load(Ordering::Acquire)
+    }
+
+    /// Waits until something is so that only what is said of the addresses can change.
+    pub(super) async fn until(&self, is_so: impl Fn() -> bool) {
+        // Before it is asked, so that no change is missed in between.
+        let mut news = self.progress.failure.subscribe();
+        while !is_so() {
+            if news.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Waits for the first address, as long as a name may take to bind.
     pub(super) async fn wait(&self, attempt: &Attempt<'_>, id: &Path) -> Result<(), Error> {
-        // Acquire: what was published before it is seen after it.
-        if self.progress.is_known.load(Ordering::Acquire) {
+        if self.is_known() {
             return Ok(());
         }
         let timeout = attempt.info.shared.binding_timeout;
@@ -209,7 +241,7 @@ impl Balanced {
         let first = async {
             loop {
                 let failed = failure.borrow_and_update().clone();
-                if self.progress.is_known.load(Ordering::Acquire) {
+                if self.is_known() {
                     return Ok(());
                 }
                 if let Some(failed) = failed {

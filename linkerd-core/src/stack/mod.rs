@@ -30,8 +30,10 @@ mod limit;
 mod outgoing;
 mod path;
 mod probe;
+mod ready;
 mod route;
 mod share;
+mod switch;
 mod time;
 mod trail;
 
@@ -48,6 +50,7 @@ pub(crate) use info::{PathInfo, Shared};
 pub(crate) use outgoing::Outgoing;
 pub(crate) use path::PathStack;
 pub(crate) use route::{Binding, Route};
+pub(crate) use switch::Switching;
 pub(crate) use time::now;
 pub(crate) use trail::{Leg, Places, Trail};
 

@@ -7,9 +7,9 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use linkerd_dtab::{Activity, Bound, Distribution, Failure, NameTree, State};
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{select, sync::watch, task::AbortHandle};
 
-use super::{BoundName, guarded, share::Share, time::after};
+use super::{BoundClient, BoundName, guarded, share::Share, switch::Switching, time::after};
 
 /// The binding of one path, followed by a task of its own for as long as this lives.
 #[derive(Debug)]
@@ -44,26 +44,33 @@ pub(crate) enum Unbound {
     Failed(Failure),
 }
 
+/// What the task of a binding works on.
+struct Following<F> {
+    activity: Activity<NameTree<Bound>>,
+    followed: Arc<Followed>,
+    switching: Switching,
+    route: F,
+}
+
 impl Binding {
-    /// Follows `activity`; `route` turns each tree into where requests go.
+    /// Follows `activity`; `route` turns each tree into where requests go, and `switching` says when they do.
     pub(crate) fn follow(
-        mut activity: Activity<NameTree<Bound>>,
-        mut route: impl FnMut(NameTree<Bound>) -> Arc<Route> + Send + 'static,
+        activity: Activity<NameTree<Bound>>,
+        switching: Switching,
+        route: impl FnMut(NameTree<Bound>) -> Arc<Route> + Send + 'static,
     ) -> Self {
         let shared = Arc::new(Followed { route: ArcSwapOption::empty(), progress: watch::Sender::new(None) });
-        let (followed, watch) = (Arc::clone(&shared), activity.clone());
+        let watch = activity.clone();
         // Before it is read: what comes last is read then.
         let is_final = activity.is_final();
-        followed.publish(activity.sample_and_update(), &mut route);
+        let mut following = Following { activity, followed: Arc::clone(&shared), switching, route };
+        if let Some(first) = following.made() {
+            shared.publish(first);
+        }
         if is_final {
             return Self { shared, watch, task: None };
         }
-        let task = tokio::spawn(async move {
-            loop {
-                activity.changed().await;
-                followed.publish(activity.sample_and_update(), &mut route);
-            }
-        });
+        let task = tokio::spawn(following.run());
         Self { shared, watch, task: Some(task.abort_handle()) }
     }
 
@@ -110,28 +117,67 @@ impl Drop for Binding {
     }
 }
 
-impl Followed {
-    fn publish(&self, state: State<NameTree<Bound>>, route: &mut impl FnMut(NameTree<Bound>) -> Arc<Route>) {
-        match state {
-            State::Pending => {}
-            State::Ok(tree) => match guarded(|| route(tree)) {
-                Ok(route) => {
-                    self.route.store(Some(route));
-                    self.progress.send_replace(None);
-                }
-                // Where requests went before, they still go.
-                Err(panicked) => drop(self.progress.send_replace(Some(panicked))),
-            },
-            State::Failed(failure) => {
-                self.progress.send_replace(Some(failure));
+impl<F: FnMut(NameTree<Bound>) -> Arc<Route>> Following<F> {
+    async fn run(mut self) {
+        loop {
+            self.activity.changed().await;
+            if let Some(next) = self.made() {
+                self.switch(next).await;
             }
         }
+    }
+
+    /// Lets requests go to `next` once it can take them, or to what there is newer by then.
+    async fn switch(&mut self, mut next: Arc<Route>) {
+        if let Some(before) = self.followed.route.load_full() {
+            // One time for all that comes while it waits: a table that never rests does not keep a name where it was.
+            let by = self.switching.by();
+            loop {
+                select! {
+                    biased;
+                    () = self.activity.changed() => if let Some(newer) = self.made() {
+                        next = newer;
+                    },
+                    () = self.switching.wait(&before, &next, by) => break,
+                }
+            }
+        }
+        self.followed.publish(next);
+    }
+
+    /// The route of what is known now, if that is something new.
+    fn made(&mut self) -> Option<Arc<Route>> {
+        match self.activity.sample_and_update() {
+            State::Pending => None,
+            // After a panic requests go where they went before.
+            State::Ok(tree) => guarded(|| (self.route)(tree)).map_err(|panicked| self.followed.failed(panicked)).ok(),
+            State::Failed(failure) => {
+                self.followed.failed(failure);
+                None
+            }
+        }
+    }
+}
+
+impl Followed {
+    fn publish(&self, route: Arc<Route>) {
+        self.route.store(Some(route));
+        self.progress.send_replace(None);
+    }
+
+    fn failed(&self, failure: Failure) {
+        self.progress.send_replace(Some(failure));
     }
 }
 
 impl Route {
     pub(crate) fn new(shares: Distribution<Share>, tree: Arc<NameTree<Arc<BoundName>>>) -> Self {
         Self { shares, _tree: tree }
+    }
+
+    /// Where requests go, each as often as it occurs.
+    pub(super) fn clients(&self) -> impl Iterator<Item = &Arc<BoundClient>> {
+        self.shares.leaves().iter().filter(|(_, share)| *share > 0.0).map(|(share, _)| share.client())
     }
 
     /// Whether there is more than one place to go.

@@ -6,7 +6,7 @@ use futures::future::Either;
 use http::{Request, Response};
 
 use super::{
-    BoundName, PathInfo,
+    BoundClient, BoundName, PathInfo,
     attempt::Attempt,
     hints::Hints,
     outgoing::{Outgoing, Replay},
@@ -44,6 +44,10 @@ impl Share {
             layers.iter().fold(svc, |svc, wrap| wrap(svc))
         });
         Self { call, layered }
+    }
+
+    pub(super) fn client(&self) -> &Arc<BoundClient> {
+        &self.call.name.client
     }
 
     pub(crate) fn send(

@@ -43,6 +43,7 @@ fn without_a_word_of_it_there_are_these() {
 ||reload.bindMs|1000|default
 ||servers.acceptRetry|50|fixed
 http||bindingTimeoutMs|10000|default
+http||switchTimeoutMs|2000|default
 http||bindingCache.idleTtlSecs|600000|default
 http||dns.lookup|10000|fixed
 http||dns.refresh|5000|fixed
@@ -190,6 +191,7 @@ fn presets_are_what_the_sections_have() {
     };
     let router = &config.routers[0];
     assert_eq!(preset("bindingTimeoutMs"), Some(router.binding_timeout));
+    assert_eq!(preset("switchTimeoutMs"), Some(router.switch_timeout));
     assert_eq!(preset("bindingCache.idleTtlSecs"), Some(router.binding_cache.idle_ttl));
     assert_eq!(preset("admin.shutdownGraceMs"), Some(config.admin.shutdown_grace));
     assert_eq!(preset("shutdown.lameDuckMs"), Some(config.shutdown.lame_duck));

@@ -18,6 +18,7 @@ mod replays;
 mod requeues;
 mod retries;
 mod stats;
+mod switch;
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 

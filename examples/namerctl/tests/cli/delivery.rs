@@ -13,7 +13,7 @@ use crate::{
     fake::{Asked, Fake, Said},
 };
 
-const JOB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/delivery/hello_world");
+pub(crate) const JOB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/delivery/hello_world");
 
 const TABLE: &str = "/srv => /#/io.l5d.fs; /host => /srv; /tmp => /srv; /svc => /host; /host/world => /srv/world-v1";
 

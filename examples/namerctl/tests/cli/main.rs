@@ -2,6 +2,7 @@
 
 mod apply;
 mod delivery;
+mod delivery_live;
 mod fake;
 mod original;
 mod ours;

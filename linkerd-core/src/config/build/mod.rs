@@ -342,6 +342,7 @@ impl Builder<'_> {
             announcers: _,
             originator: _, // Said when it begins.
             binding_timeout,
+            switch_timeout,
             binding_cache: BindingCache { paths, trees, bounds, clients, idle_ttl },
             // Only another protocol has to be.
             experimental: _,
@@ -381,6 +382,7 @@ impl Builder<'_> {
                 connectors,
             })
             .binding_timeout(*binding_timeout)
+            .switch_timeout(*switch_timeout)
             .caches(CacheSettings {
                 paths: *paths,
                 trees: *trees,

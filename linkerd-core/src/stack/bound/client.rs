@@ -77,6 +77,45 @@ impl BoundClient {
         &self.id
     }
 
+    /// Whether it stands for an endpoint, be it one that nobody can reach.
+    pub(crate) fn has_endpoints(&self) -> bool {
+        self.balanced().is_none_or(|balanced| !balanced.balance.is_empty())
+    }
+
+    /// Whether its addresses are known, be there none.
+    pub(crate) fn is_known(&self) -> bool {
+        self.balanced().is_none_or(Balanced::is_known)
+    }
+
+    /// Waits until its addresses are known.
+    pub(crate) async fn known(&self) {
+        if let Some(balanced) = self.balanced() {
+            balanced.known().await;
+        }
+    }
+
+    /// Waits until it has no endpoints.
+    pub(crate) async fn emptied(&self) {
+        match self.balanced() {
+            Some(balanced) => balanced.emptied().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until it has an endpoint that requests can go to.
+    pub(crate) async fn ready(&self) {
+        if let Some(balanced) = self.balanced() {
+            balanced.ready().await;
+        }
+    }
+
+    fn balanced(&self) -> Option<&Balanced> {
+        match &self.endpoints {
+            Endpoints::Balanced(balanced) => Some(balanced),
+            Endpoints::Status(_) => None,
+        }
+    }
+
     /// What is known of it, for people.
     pub(crate) fn state(&self, now: Instant) -> ClientState {
         let Endpoints::Balanced(balanced) = &self.endpoints else {

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use crate::telemetry::{Counter, Hold, Scope};
+use crate::telemetry::{Counter, Gauge, Hold, Scope};
 
-/// `rt/<label>/bindcache`: the four caches on the way from a path to a client.
+/// `rt/<label>/bindcache`: the four caches on the way from a path to a client, and the changes of that way.
 pub struct BindCacheStats {
     /// Paths and their stacks.
     pub path: CacheStats,
@@ -14,6 +14,8 @@ pub struct BindCacheStats {
     pub bound: CacheStats,
     /// Bound names.
     pub client: CacheStats,
+    /// Names that are bound to other clients than they were.
+    pub switch: SwitchStats,
     _hold: Hold,
 }
 
@@ -28,6 +30,15 @@ pub struct CacheStats {
     pub expires: Counter,
     /// Builds that were not kept, since the cache was full of busy entries.
     pub oneshots: Counter,
+}
+
+/// How requests go over to other clients.
+#[derive(Clone, Debug)]
+pub struct SwitchStats {
+    /// Names whose requests go where they went until the new clients are ready.
+    pub waiting: Gauge,
+    /// Changes that were made though no endpoint of a new client could be connected to in time.
+    pub timeouts: Counter,
 }
 
 impl CacheStats {
@@ -52,18 +63,27 @@ impl BindCacheStats {
                 oneshots: scope.counter("oneshots"),
             }
         };
-        Self { path: cache("path"), tree: cache("tree"), bound: cache("bound"), client: cache("client"), _hold: hold }
+        let switch = scope.scope("switch");
+        Self {
+            path: cache("path"),
+            tree: cache("tree"),
+            bound: cache("bound"),
+            client: cache("client"),
+            switch: SwitchStats { waiting: switch.gauge("waiting"), timeouts: switch.counter("timeouts") },
+            _hold: hold,
+        }
     }
 }
 
 impl fmt::Debug for BindCacheStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, tree, bound, client, _hold: _ } = self;
+        let Self { path, tree, bound, client, switch, _hold: _ } = self;
         f.debug_struct("BindCacheStats")
             .field("path", path)
             .field("tree", tree)
             .field("bound", bound)
             .field("client", client)
+            .field("switch", switch)
             .finish()
     }
 }

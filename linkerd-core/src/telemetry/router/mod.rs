@@ -14,7 +14,7 @@ use linkerd_dtab::Path;
 use self::seldom::Seldom;
 pub use self::{
     balancer::BalancerStats,
-    caches::{BindCacheStats, CacheStats},
+    caches::{BindCacheStats, CacheStats, SwitchStats},
     client::{AccrualStats, ClientStats, FailFastStats, PoolStats, RequeueStats},
     seldom::TimeoutStats,
     server::ServerStats,
