@@ -6,7 +6,7 @@ use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
 
 use super::{
     TIMEOUT,
-    changes::with_warnings,
+    changes::done,
     dtab_body::Form,
     params::{self, Params},
     reply::{self, Answer, Problem, told},
@@ -49,14 +49,14 @@ pub(super) async fn serve(session: &Session, head: &Parts, namespace: &str, body
         Method::POST => {
             let dtab = Form::given(&head.headers)?.read(body)?;
             let written = session.put(&params::namespace(namespace)?, &dtab, &Expect::Absent).await?;
-            Ok(with_warnings(reply::empty(StatusCode::NO_CONTENT), &written.warnings))
+            Ok(done(&written))
         }
         Method::PUT => {
             let dtab = Form::given(&head.headers)?.read(body)?;
             let namespace = params::namespace(namespace)?;
             let expect = expected(head)?;
             match session.put(&namespace, &dtab, &expect).await {
-                Ok(written) => Ok(with_warnings(reply::empty(StatusCode::NO_CONTENT), &written.warnings)),
+                Ok(written) => Ok(done(&written)),
                 // Asked for by a condition, where POST is asked for by its meaning.
                 Err(WriteError::Store(StoreError::Exists(_))) => Err(Problem::silent(StatusCode::PRECONDITION_FAILED)),
                 Err(error) => Err(error.into()),
