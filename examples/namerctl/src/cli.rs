@@ -260,6 +260,9 @@ pub(crate) struct PlanArgs {
     /// only the traffic of this router; may be given again
     #[arg(long, value_name = "label", action = ArgAction::Append)]
     pub(crate) router: Vec<String>,
+    /// exit with 1 if a name in use would have no endpoints
+    #[arg(long)]
+    pub(crate) strict: bool,
     #[command(flatten)]
     pub(crate) of: FileArgs,
 }

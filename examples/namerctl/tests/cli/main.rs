@@ -6,6 +6,8 @@ mod fake;
 mod original;
 mod ours;
 mod plan;
+mod predicted;
+mod real;
 mod tls;
 
 use std::{
