@@ -66,22 +66,28 @@ impl Wanted<'_> {
     /// What these proxies carry together.
     pub(crate) async fn of_proxies(&self, urls: &[String]) -> Result<Traffic, Error> {
         let window = self.window.unwrap_or(PROXY_WINDOW);
-        let mut clients = Vec::new();
-        for url in urls {
-            let client = self.client(url)?;
-            let routers = routers(&client).await?;
-            clients.push((client, routers));
-        }
-        let before = if window.is_zero() { Vec::new() } else { self.sample(&clients).await? };
+        let proxies = self.proxies(urls).await?;
+        let before = if window.is_zero() { Vec::new() } else { self.sample(&proxies).await? };
         let start = tokio::time::Instant::now();
         tokio::time::sleep(window).await;
-        let after = self.sample(&clients).await?;
+        let after = self.sample(&proxies).await?;
         let seconds = start.elapsed().as_secs_f64();
         if window.is_zero() {
             return Ok(Traffic::of(after.into_iter().flatten(), false));
         }
         let counts = before.iter().zip(after).flat_map(|(before, after)| grown(before, after));
         Ok(Traffic::of(counts.map(|(of, count)| (of, count / seconds)), true))
+    }
+
+    /// These proxies, each asked what its routers ask.
+    pub(crate) async fn proxies(&self, urls: &[String]) -> Result<Vec<Proxy>, Error> {
+        let mut proxies = Vec::new();
+        for url in urls {
+            let client = self.client(url)?;
+            let routers = routers(&client).await?;
+            proxies.push(Proxy { client, routers });
+        }
+        Ok(proxies)
     }
 
     /// What a Prometheus that scrapes the proxies saw.
@@ -108,10 +114,10 @@ impl Wanted<'_> {
         Client::new(base, self.tls, None)
     }
 
-    async fn sample(&self, clients: &[(Client, Routers)]) -> Result<Vec<Counts>, Error> {
+    async fn sample(&self, proxies: &[Proxy]) -> Result<Vec<Counts>, Error> {
         let mut samples = Vec::new();
-        for (client, routers) in clients {
-            samples.push(self.of_metrics(&metrics(client).await?, routers));
+        for proxy in proxies {
+            samples.push(self.of_metrics(&proxy.metrics().await?, &proxy.routers));
         }
         Ok(samples)
     }
@@ -121,15 +127,12 @@ impl Wanted<'_> {
         let mut counts = Counts::new();
         for (key, value) in metrics {
             let Some(count) = value.as_f64() else { continue };
-            let Some((router, kind, name)) = split(key) else { continue };
+            let Some((router, kind, name)) = split(key, "/requests") else { continue };
             // A client's requests are counted once more for each name they were for.
             let is_part =
                 |(client, _): (&str, &str)| metrics.contains_key(&format!("rt/{router}/client/{client}/requests"));
             let of = match kind {
-                "service" => {
-                    let asks = routers.as_ref().and_then(|routers| routers.get(router)).cloned();
-                    Of::Name(asks.unwrap_or(Asks::Unknown), name.into())
-                }
+                "service" => Of::Name(asks(routers, router), name.into()),
                 "client" if !name.split_once("/service/").is_some_and(is_part) => Of::Client(name.into()),
                 _ => continue,
             };
@@ -150,7 +153,7 @@ impl Wanted<'_> {
         series.collect()
     }
 
-    fn wants(&self, router: &str) -> bool {
+    pub(crate) fn wants(&self, router: &str) -> bool {
         self.routers.is_empty() || self.routers.iter().any(|wanted| wanted == router)
     }
 }
@@ -183,16 +186,62 @@ impl Traffic {
 }
 
 /// The counters of a proxy by their names.
-pub(crate) type Metrics = HashMap<String, Value>;
+type Metrics = HashMap<String, Value>;
 
-/// What a proxy counts.
-pub(crate) async fn metrics(client: &Client) -> Result<Metrics, Error> {
-    const PAGE: &str = "/admin/metrics.json";
-    let answer = client.ask(Call::new(Method::GET, PAGE)).await?;
-    if answer.head.status != StatusCode::OK {
-        return Err(Error::Other(format!("{} answers {}", client.url(PAGE), answer.status())));
+/// A proxy's admin page.
+#[derive(Clone, Debug)]
+pub(crate) struct Proxy {
+    client: Client,
+    routers: Routers,
+}
+
+/// How many requests for a name ended well, and how many did not.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Ended {
+    pub(crate) well: f64,
+    pub(crate) badly: f64,
+}
+
+impl Proxy {
+    /// What it counts.
+    async fn metrics(&self) -> Result<Metrics, Error> {
+        const PAGE: &str = "/admin/metrics.json";
+        let answer = self.client.ask(Call::new(Method::GET, PAGE)).await?;
+        if answer.head.status != StatusCode::OK {
+            return Err(Error::Other(format!("{} answers {}", self.client.url(PAGE), answer.status())));
+        }
+        answer.json()
     }
-    answer.json()
+
+    /// How the requests for names ended since it started, of those routers and names that count.
+    pub(crate) async fn ended(&self, counts: impl Fn(&str, &Asks, &str) -> bool) -> Result<Ended, Error> {
+        Ok(ended(&self.metrics().await?, &self.routers, counts))
+    }
+}
+
+fn ended(metrics: &Metrics, routers: &Routers, counts: impl Fn(&str, &Asks, &str) -> bool) -> Ended {
+    let sum = |counter: &str| {
+        let of = metrics.iter().filter_map(|(key, value)| {
+            let (router, kind, name) = split(key, counter)?;
+            (kind == "service" && counts(router, &asks(routers, router), name)).then(|| value.as_f64())?
+        });
+        of.sum()
+    };
+    Ended { well: sum("/success"), badly: sum("/failures") }
+}
+
+impl Ended {
+    /// What ended since `before`. If there is less now it began again.
+    pub(crate) fn since(self, before: Self) -> Self {
+        let has_begun_again = self.well < before.well || self.badly < before.badly;
+        let before = if has_begun_again { Self::default() } else { before };
+        Self { well: self.well - before.well, badly: self.badly - before.badly }
+    }
+}
+
+/// What this router of a proxy asks.
+fn asks(routers: &Routers, router: &str) -> Asks {
+    routers.as_ref().and_then(|routers| routers.get(router)).cloned().unwrap_or(Asks::Unknown)
 }
 
 /// What the routers of a proxy ask, as far as its configuration tells.
@@ -224,9 +273,9 @@ pub(crate) fn canonical(dtab: &str) -> String {
     dtab.parse::<Dtab>().map_or_else(|_| dtab.to_owned(), |dtab| dtab.to_string())
 }
 
-/// The router, the kind and the name of a counter of requests.
-fn split(key: &str) -> Option<(&str, &str, &str)> {
-    let (router, rest) = key.strip_prefix("rt/")?.strip_suffix("/requests")?.split_once('/')?;
+/// The router, the kind and the name of a counter that is called so.
+fn split<'a>(key: &'a str, counter: &str) -> Option<(&'a str, &'a str, &'a str)> {
+    let (router, rest) = key.strip_prefix("rt/")?.strip_suffix(counter)?.split_once('/')?;
     let (kind, name) = rest.split_once('/')?;
     Some((router, kind, name))
 }
@@ -298,6 +347,21 @@ mod tests {
         assert_eq!(grown(&of(5.0), of(8.0)), [(name(), 3.0)]);
         assert_eq!(grown(&of(5.0), of(2.0)), [(name(), 2.0)]);
         assert_eq!(grown(&Counts::new(), of(2.0)), [(name(), 2.0)]);
+    }
+
+    #[test]
+    fn what_ended_is_of_names_that_count_and_never_negative() {
+        let metrics = serde_json::json!({
+            "rt/http/service/svc/web/success": 7, "rt/http/service/svc/web/failures": 2, "rt/http/service/svc/web/failures/x": 1,
+            "rt/http/service/svc/db/success": 50, "rt/http/client/svc/web/success": 9, "rt/in/service/svc/web/failures": 100,
+        });
+        let metrics = serde_json::from_value(metrics).expect("metrics");
+        let now = ended(&metrics, &None, |router, asks, name| {
+            router == "http" && *asks == Asks::Unknown && name == "svc/web"
+        });
+        assert_eq!(now, Ended { well: 7.0, badly: 2.0 });
+        assert_eq!(now.since(Ended { well: 4.0, badly: 2.0 }), Ended { well: 3.0, badly: 0.0 });
+        assert_eq!(now.since(Ended { well: 4.0, badly: 3.0 }), now, "it began again");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
     cli::PlanArgs,
     client::Tls,
     error::{Error, Outcome},
-    namerd::Namerd,
+    namerd::{Body, Namerd},
     note,
     table::{Source, json as go_json},
     text::{Align, columns, percent},
@@ -19,7 +19,7 @@ use crate::{
 
 /// What namerd makes of a table that is not written.
 #[derive(Debug, Deserialize)]
-struct Plan {
+pub(super) struct Plan {
     namespace: String,
     #[serde(default)]
     names: Vec<NamePlan>,
@@ -27,7 +27,7 @@ struct Plan {
     #[serde(default)]
     errors: Vec<Value>,
     #[serde(default)]
-    warnings: Vec<Value>,
+    pub(super) warnings: Vec<Value>,
 }
 
 /// A name that somebody uses.
@@ -107,14 +107,14 @@ pub(super) async fn plan(
     let (name, file) = args.of.both("plan requires a name and file path")?;
     let namerd = connect()?;
     let source = Source::read(file)?;
-    let mut plan: Plan = namerd.try_out("plan", name, source.body()).await?.json()?;
+    let mut plan = planned(&namerd, name, source.body()).await?;
     let traffic = match traffic(args, tls).await? {
         Some(traffic) => Some(weigh(&plan.namespace, &mut plan.names, &traffic)),
         None => None,
     };
     let Plan { namespace, names, errors, warnings } = &plan;
     // What namerd would refuse has no effect, and what `--strict` is for is a no too.
-    let is_fit = errors.is_empty() && !(args.strict && names.iter().any(|name| name.lost > 0.0));
+    let is_fit = errors.is_empty() && !(args.strict && plan.loses());
     if as_json {
         let report = Report { namespace, names, errors, warnings, traffic };
         return Ok(Outcome::answer(go_json(&report) + "\n", is_fit));
@@ -123,6 +123,24 @@ pub(super) async fn plan(
         texts.iter().for_each(|text| note(&format!("{kind}: {}", said(text))));
     }
     Ok(Outcome::answer(shown(names, traffic.as_ref()), is_fit))
+}
+
+/// What namerd makes of this table.
+pub(super) async fn planned(namerd: &Namerd, name: &str, body: Body) -> Result<Plan, Error> {
+    namerd.try_out("plan", name, body).await?.json()
+}
+
+impl Plan {
+    /// Whether names in use would have no endpoints.
+    pub(super) fn loses(&self) -> bool {
+        self.names.iter().any(|name| name.lost > 0.0)
+    }
+
+    /// The names that move, each with the table that it moves under.
+    pub(super) fn moving(&self) -> impl Iterator<Item = (Asks, &str)> {
+        let moving = self.names.iter().filter(|name| name.moved > 0.0);
+        moving.map(|name| (name.asks(&self.namespace), name.bare()))
+    }
 }
 
 fn one() -> usize {
@@ -140,8 +158,8 @@ fn is_zero(share: &f64) -> bool {
 }
 
 async fn traffic(args: &PlanArgs, tls: &Tls) -> Result<Option<Traffic>, Error> {
-    let wanted = Wanted { window: args.window, routers: &args.router, tls };
-    let of_proxies = match &*args.proxy {
+    let wanted = Wanted { window: args.window, routers: &args.proxies.router, tls };
+    let of_proxies = match &*args.proxies.proxy {
         [] => None,
         urls => Some(wanted.of_proxies(urls).await?),
     };
@@ -158,11 +176,19 @@ async fn traffic(args: &PlanArgs, tls: &Tls) -> Result<Option<Traffic>, Error> {
 impl NamePlan {
     /// How many requests are for it under this table: of routers that say what they ask, and an equal part of the others.
     fn requests(&self, planned: &str, traffic: &Traffic) -> f64 {
+        let count = |asks| traffic.names.get(&(asks, self.bare().to_owned())).copied().unwrap_or_default();
+        count(self.asks(planned)) + count(Asks::Unknown) / self.tables.max(1) as f64
+    }
+
+    /// What a router asks that has this name bound under this table.
+    fn asks(&self, planned: &str) -> Asks {
         let namespace = self.namespace.as_deref().unwrap_or(planned);
-        let table = Asks::Table(namespace.to_owned(), canonical(&self.dtab));
-        let name = self.name.trim_start_matches('/');
-        let count = |asks| traffic.names.get(&(asks, name.to_owned())).copied().unwrap_or_default();
-        count(table) + count(Asks::Unknown) / self.tables.max(1) as f64
+        Asks::Table(namespace.to_owned(), canonical(&self.dtab))
+    }
+
+    /// The name as counters have it.
+    fn bare(&self) -> &str {
+        self.name.trim_start_matches('/')
     }
 }
 

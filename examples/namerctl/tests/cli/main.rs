@@ -9,6 +9,7 @@ mod plan;
 mod predicted;
 mod real;
 mod tls;
+mod watched;
 
 use std::{
     path::Path,
