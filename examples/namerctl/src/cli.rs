@@ -189,8 +189,33 @@ pub(crate) struct ApplyArgs {
     /// what the file was made from: a file, or a version or number of the history (default the file's "# version" line)
     #[arg(long, value_name = "string", value_hint = ValueHint::FilePath)]
     pub(crate) base: Option<String>,
+    /// write nothing if a name in use would have no endpoints
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// watch the proxies for so long, and take the change back if too many requests for names that it moves fail
+    #[arg(long, value_name = "duration", value_parser = parse_duration)]
+    pub(crate) watch: Option<Duration>,
+    /// with --watch, the lowest success rate that is kept, from 0 to 1 (default 0.95)
+    #[arg(long, value_name = "rate", value_parser = parse_rate)]
+    pub(crate) min_success: Option<f64>,
+    /// with --watch, how many requests it takes to decide (default 20)
+    #[arg(long, value_name = "n")]
+    pub(crate) min_requests: Option<u64>,
+    #[command(flatten)]
+    pub(crate) proxies: ProxyArgs,
     #[command(flatten)]
     pub(crate) of: FileArgs,
+}
+
+/// Whose counters are read.
+#[derive(Args, Debug)]
+pub(crate) struct ProxyArgs {
+    /// admin page of a proxy whose traffic counts; may be given again
+    #[arg(long, value_name = "url", action = ArgAction::Append)]
+    pub(crate) proxy: Vec<String>,
+    /// only the traffic of this router; may be given again
+    #[arg(long, value_name = "label", action = ArgAction::Append)]
+    pub(crate) router: Vec<String>,
 }
 
 #[derive(Args, Debug)]
@@ -248,18 +273,17 @@ pub(crate) struct WatchArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct PlanArgs {
-    /// admin page of a proxy whose traffic to weigh; may be given again
-    #[arg(long, value_name = "url", action = ArgAction::Append)]
-    pub(crate) proxy: Vec<String>,
+    #[command(flatten)]
+    pub(crate) proxies: ProxyArgs,
     /// Prometheus whose series of the proxies to weigh
     #[arg(long, value_name = "url")]
     pub(crate) metrics: Option<String>,
     /// how long to look at the traffic; 0 for all since the proxies started (default 5s, of a Prometheus 2m)
     #[arg(long, value_name = "duration", value_parser = parse_duration)]
     pub(crate) window: Option<Duration>,
-    /// only the traffic of this router; may be given again
-    #[arg(long, value_name = "label", action = ArgAction::Append)]
-    pub(crate) router: Vec<String>,
+    /// exit with 1 if a name in use would have no endpoints
+    #[arg(long)]
+    pub(crate) strict: bool,
     #[command(flatten)]
     pub(crate) of: FileArgs,
 }
@@ -305,6 +329,11 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| (0.0..=1.0).contains(rate));
+    rate.ok_or_else(|| "not a number from 0 to 1".into())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -323,6 +352,14 @@ mod tests {
         assert_eq!(parse_duration("60m"), Ok(Duration::from_hours(1)));
         for bad in ["", "5", "s", "-1s", "61m", "99999999999999999999s", "1h"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_a_share() {
+        assert_eq!([parse_rate("0"), parse_rate("0.99"), parse_rate("1")], [Ok(0.0), Ok(0.99), Ok(1.0)]);
+        for bad in ["99", "-0.1", "NaN", "99%", ""] {
+            assert!(parse_rate(bad).is_err(), "{bad}");
         }
     }
 }

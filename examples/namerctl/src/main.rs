@@ -90,6 +90,11 @@ fn print(text: &str, code: u8) -> ExitCode {
     }
 }
 
+/// Text for stdout before the command ends.
+fn say(text: &str) {
+    print(text, 0);
+}
+
 /// A line on stderr.
 fn note(line: &str) {
     // There is nobody left to tell if this fails.

@@ -82,6 +82,11 @@ impl Namerd {
         Ok(Self { client, reason })
     }
 
+    /// The same namerd, asked for another reason.
+    pub(crate) fn because(&self, reason: String) -> Self {
+        Self { reason: Some(reason), ..self.clone() }
+    }
+
     /// The names of all tables.
     pub(crate) async fn list(&self) -> Result<Vec<String>, Error> {
         let answer = self.get_json("/api/1/dtabs").await?;
@@ -150,7 +155,16 @@ impl Namerd {
 
     /// Restores what a table was after this change, if it has this version now.
     pub(crate) async fn rollback(&self, name: &str, to: u64, version: &str) -> Result<Changed, Error> {
-        let call = self.change(Method::POST, format!("{}?to={to}", of("rollback", name)));
+        self.go_back(name, &format!("to={to}"), to, version).await
+    }
+
+    /// The same, which the history tells as made by a program.
+    pub(crate) async fn auto_revert(&self, name: &str, to: u64, version: &str) -> Result<Changed, Error> {
+        self.go_back(name, &format!("to={to}&automatic=true"), to, version).await
+    }
+
+    async fn go_back(&self, name: &str, query: &str, to: u64, version: &str) -> Result<Changed, Error> {
+        let call = self.change(Method::POST, format!("{}?{query}", of("rollback", name)));
         let call = if version.is_empty() { call } else { call.with_header(header::IF_MATCH, version) };
         let answer = self.ask(call).await?;
         if answer.head.status == StatusCode::NOT_FOUND {

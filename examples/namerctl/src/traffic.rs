@@ -3,6 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use http::{Method, StatusCode};
+use linkerd_dtab::Dtab;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -22,7 +23,7 @@ const PROMETHEUS_WINDOW: Duration = Duration::from_mins(2);
 /// Requests by name and by client, without the slashes that begin them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Traffic {
-    pub(crate) names: HashMap<String, f64>,
+    pub(crate) names: HashMap<(Asks, String), f64>,
     pub(crate) clients: HashMap<String, f64>,
     /// Whether these are requests a second; else all there were.
     pub(crate) is_rate: bool,
@@ -41,9 +42,23 @@ pub(crate) struct Wanted<'a> {
 /// What a counter counts.
 #[derive(Debug, PartialEq, Eq, Hash, Clone)]
 enum Of {
-    Name(String),
+    Name(Asks, String),
     Client(String),
 }
+
+/// Under which table a router has its names bound.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Asks {
+    /// Nobody says.
+    Unknown,
+    /// Under its own: it asks no namerd.
+    Nobody,
+    /// Under a namespace's, with its own, in canonical form, on top of it.
+    Table(String, String),
+}
+
+/// What is asked by each router of a proxy, by label; `None` if it does not tell.
+type Routers = Option<HashMap<String, Asks>>;
 
 type Counts = HashMap<Of, f64>;
 
@@ -51,20 +66,28 @@ impl Wanted<'_> {
     /// What these proxies carry together.
     pub(crate) async fn of_proxies(&self, urls: &[String]) -> Result<Traffic, Error> {
         let window = self.window.unwrap_or(PROXY_WINDOW);
-        let mut clients = Vec::new();
-        for url in urls {
-            clients.push(self.client(url)?);
-        }
-        let before = if window.is_zero() { Vec::new() } else { self.sample(&clients).await? };
+        let proxies = self.proxies(urls).await?;
+        let before = if window.is_zero() { Vec::new() } else { self.sample(&proxies).await? };
         let start = tokio::time::Instant::now();
         tokio::time::sleep(window).await;
-        let after = self.sample(&clients).await?;
+        let after = self.sample(&proxies).await?;
         let seconds = start.elapsed().as_secs_f64();
         if window.is_zero() {
             return Ok(Traffic::of(after.into_iter().flatten(), false));
         }
         let counts = before.iter().zip(after).flat_map(|(before, after)| grown(before, after));
         Ok(Traffic::of(counts.map(|(of, count)| (of, count / seconds)), true))
+    }
+
+    /// These proxies, each asked what its routers ask.
+    pub(crate) async fn proxies(&self, urls: &[String]) -> Result<Vec<Proxy>, Error> {
+        let mut proxies = Vec::new();
+        for url in urls {
+            let client = self.client(url)?;
+            let routers = routers(&client).await?;
+            proxies.push(Proxy { client, routers });
+        }
+        Ok(proxies)
     }
 
     /// What a Prometheus that scrapes the proxies saw.
@@ -91,30 +114,25 @@ impl Wanted<'_> {
         Client::new(base, self.tls, None)
     }
 
-    async fn sample(&self, clients: &[Client]) -> Result<Vec<Counts>, Error> {
+    async fn sample(&self, proxies: &[Proxy]) -> Result<Vec<Counts>, Error> {
         let mut samples = Vec::new();
-        for client in clients {
-            let answer = client.ask(Call::new(Method::GET, "/admin/metrics.json")).await?;
-            if answer.head.status != StatusCode::OK {
-                let status = answer.status();
-                return Err(Error::Other(format!("{} answers {status}", client.url("/admin/metrics.json"))));
-            }
-            samples.push(self.of_metrics(&answer.json()?));
+        for proxy in proxies {
+            samples.push(self.of_metrics(&proxy.metrics().await?, &proxy.routers));
         }
         Ok(samples)
     }
 
     /// The counters of a proxy: `rt/<router>/service/<name>/requests`, and the same of clients.
-    fn of_metrics(&self, metrics: &HashMap<String, Value>) -> Counts {
+    fn of_metrics(&self, metrics: &Metrics, routers: &Routers) -> Counts {
         let mut counts = Counts::new();
         for (key, value) in metrics {
             let Some(count) = value.as_f64() else { continue };
-            let Some((router, kind, name)) = split(key) else { continue };
+            let Some((router, kind, name)) = split(key, "/requests") else { continue };
             // A client's requests are counted once more for each name they were for.
             let is_part =
                 |(client, _): (&str, &str)| metrics.contains_key(&format!("rt/{router}/client/{client}/requests"));
             let of = match kind {
-                "service" => Of::Name(name.into()),
+                "service" => Of::Name(asks(routers, router), name.into()),
                 "client" if !name.split_once("/service/").is_some_and(is_part) => Of::Client(name.into()),
                 _ => continue,
             };
@@ -129,26 +147,27 @@ impl Wanted<'_> {
         let series = answer.data.result.into_iter().filter_map(|Series { mut metric, value: (_, value) }| {
             let count = value.parse().ok().filter(|count: &f64| count.is_finite())?;
             let name = metric.remove(kind)?;
-            let of = if kind == "service" { Of::Name(name) } else { Of::Client(name) };
+            let of = if kind == "service" { Of::Name(Asks::Unknown, name) } else { Of::Client(name) };
             self.wants(metric.get("rt").map_or("", |router| router)).then_some((of, count))
         });
         series.collect()
     }
 
-    fn wants(&self, router: &str) -> bool {
+    pub(crate) fn wants(&self, router: &str) -> bool {
         self.routers.is_empty() || self.routers.iter().any(|wanted| wanted == router)
     }
 }
 
 impl Traffic {
     fn of(counts: impl Iterator<Item = (Of, f64)>, is_rate: bool) -> Self {
+        let bare = |name: &str| name.trim_start_matches('/').to_owned();
         let mut traffic = Self { is_rate, ..Self::default() };
         for (of, count) in counts {
-            let (map, name) = match of {
-                Of::Name(name) => (&mut traffic.names, name),
-                Of::Client(id) => (&mut traffic.clients, id),
+            let sum = match of {
+                Of::Name(asks, name) => traffic.names.entry((asks, bare(&name))).or_default(),
+                Of::Client(id) => traffic.clients.entry(bare(&id)).or_default(),
             };
-            *map.entry(name.trim_start_matches('/').to_owned()).or_default() += count;
+            *sum += count;
         }
         traffic
     }
@@ -156,18 +175,107 @@ impl Traffic {
     /// Both together.
     pub(crate) fn and(mut self, other: Self) -> Self {
         self.is_rate |= other.is_rate;
-        for (map, other) in [(&mut self.names, other.names), (&mut self.clients, other.clients)] {
-            for (name, count) in other {
-                *map.entry(name).or_default() += count;
-            }
+        for (name, count) in other.names {
+            *self.names.entry(name).or_default() += count;
+        }
+        for (id, count) in other.clients {
+            *self.clients.entry(id).or_default() += count;
         }
         self
     }
 }
 
-/// The router, the kind and the name of a counter of requests.
-fn split(key: &str) -> Option<(&str, &str, &str)> {
-    let (router, rest) = key.strip_prefix("rt/")?.strip_suffix("/requests")?.split_once('/')?;
+/// The counters of a proxy by their names.
+type Metrics = HashMap<String, Value>;
+
+/// A proxy's admin page.
+#[derive(Clone, Debug)]
+pub(crate) struct Proxy {
+    client: Client,
+    routers: Routers,
+}
+
+/// How many requests for a name ended well, and how many did not.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Ended {
+    pub(crate) well: f64,
+    pub(crate) badly: f64,
+}
+
+impl Proxy {
+    /// What it counts.
+    async fn metrics(&self) -> Result<Metrics, Error> {
+        const PAGE: &str = "/admin/metrics.json";
+        let answer = self.client.ask(Call::new(Method::GET, PAGE)).await?;
+        if answer.head.status != StatusCode::OK {
+            return Err(Error::Other(format!("{} answers {}", self.client.url(PAGE), answer.status())));
+        }
+        answer.json()
+    }
+
+    /// How the requests for names ended since it started, of those routers and names that count.
+    pub(crate) async fn ended(&self, counts: impl Fn(&str, &Asks, &str) -> bool) -> Result<Ended, Error> {
+        Ok(ended(&self.metrics().await?, &self.routers, counts))
+    }
+}
+
+fn ended(metrics: &Metrics, routers: &Routers, counts: impl Fn(&str, &Asks, &str) -> bool) -> Ended {
+    let sum = |counter: &str| {
+        let of = metrics.iter().filter_map(|(key, value)| {
+            let (router, kind, name) = split(key, counter)?;
+            (kind == "service" && counts(router, &asks(routers, router), name)).then(|| value.as_f64())?
+        });
+        of.sum()
+    };
+    Ended { well: sum("/success"), badly: sum("/failures") }
+}
+
+impl Ended {
+    /// What ended since `before`. If there is less now it began again.
+    pub(crate) fn since(self, before: Self) -> Self {
+        let has_begun_again = self.well < before.well || self.badly < before.badly;
+        let before = if has_begun_again { Self::default() } else { before };
+        Self { well: self.well - before.well, badly: self.badly - before.badly }
+    }
+}
+
+/// What this router of a proxy asks.
+fn asks(routers: &Routers, router: &str) -> Asks {
+    routers.as_ref().and_then(|routers| routers.get(router)).cloned().unwrap_or(Asks::Unknown)
+}
+
+/// What the routers of a proxy ask, as far as its configuration tells.
+async fn routers(client: &Client) -> Result<Routers, Error> {
+    let answer = client.ask(Call::new(Method::GET, "/config.json")).await?;
+    Ok(answer.json().ok().filter(|_| answer.head.status == StatusCode::OK).map(|config| asked(&config)))
+}
+
+/// By the configuration of a proxy, what each of its routers asks.
+fn asked(config: &Value) -> HashMap<String, Asks> {
+    let routers = config["routers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let labelled = routers.iter().filter_map(|router| {
+        let label = router["label"].as_str().or_else(|| router["protocol"].as_str())?;
+        let interpreter = &router["interpreter"];
+        let text = |key: &str| interpreter[key].as_str().unwrap_or("default");
+        let namespace = match interpreter["kind"].as_str() {
+            Some("io.l5d.namerd" | "io.l5d.namerd.http") => text("namespace"),
+            Some("io.l5d.mesh") => text("root").trim_start_matches('/'),
+            _ => return Some((label.to_owned(), Asks::Nobody)),
+        };
+        let dtab = canonical(router["dtab"].as_str().unwrap_or_default());
+        Some((label.to_owned(), Asks::Table(namespace.to_owned(), dtab)))
+    });
+    labelled.collect()
+}
+
+/// A table as it would be written by who parsed it; as it stands if it is none.
+pub(crate) fn canonical(dtab: &str) -> String {
+    dtab.parse::<Dtab>().map_or_else(|_| dtab.to_owned(), |dtab| dtab.to_string())
+}
+
+/// The router, the kind and the name of a counter that is called so.
+fn split<'a>(key: &'a str, counter: &str) -> Option<(&'a str, &'a str, &'a str)> {
+    let (router, rest) = key.strip_prefix("rt/")?.strip_suffix(counter)?.split_once('/')?;
     let (kind, name) = rest.split_once('/')?;
     Some((router, kind, name))
 }
@@ -206,11 +314,12 @@ mod tests {
     fn counts(metrics: &str, routers: &[String]) -> Traffic {
         let wanted = Wanted { window: None, routers, tls: &TLS };
         let metrics = serde_json::from_str(metrics).expect("metrics");
-        Traffic::of(wanted.of_metrics(&metrics).into_iter(), false)
+        let routers = Some(HashMap::from([("in".to_owned(), Asks::Nobody)]));
+        Traffic::of(wanted.of_metrics(&metrics, &routers).into_iter(), false)
     }
 
-    fn map(of: &[(&str, f64)]) -> HashMap<String, f64> {
-        of.iter().map(|&(name, count)| (name.to_owned(), count)).collect()
+    fn map<K: Eq + std::hash::Hash>(of: &[(&str, f64)], key: impl Fn(String) -> K) -> HashMap<K, f64> {
+        of.iter().map(|&(name, count)| (key(name.to_owned()), count)).collect()
     }
 
     #[test]
@@ -223,16 +332,55 @@ mod tests {
             "rt/in/service/svc/web/requests": 3, "rt/http/server/127.0.0.1/80/requests": 99, "other": "text"
         }"#;
         let all = counts(metrics, &[]);
-        assert_eq!(all.names, map(&[("svc/web", 10.0), ("svc/client/x", 1.0)]));
-        assert_eq!(all.clients, map(&[("%/fs/web", 6.0), ("%/consul/service/web", 2.0)]));
-        assert_eq!(counts(metrics, &["in".into()]).names, map(&[("svc/web", 3.0)]));
+        let mut names = map(&[("svc/web", 7.0), ("svc/client/x", 1.0)], |name| (Asks::Unknown, name));
+        let of_in = map(&[("svc/web", 3.0)], |name| (Asks::Nobody, name));
+        names.extend(of_in.clone());
+        assert_eq!(all.names, names);
+        assert_eq!(all.clients, map(&[("%/fs/web", 6.0), ("%/consul/service/web", 2.0)], |id| id));
+        assert_eq!(counts(metrics, &["in".into()]).names, of_in);
     }
 
     #[test]
     fn what_began_again_counts_from_nothing() {
-        let of = |count| Counts::from([(Of::Name("a".into()), count)]);
-        assert_eq!(grown(&of(5.0), of(8.0)), [(Of::Name("a".into()), 3.0)]);
-        assert_eq!(grown(&of(5.0), of(2.0)), [(Of::Name("a".into()), 2.0)]);
-        assert_eq!(grown(&Counts::new(), of(2.0)), [(Of::Name("a".into()), 2.0)]);
+        let name = || Of::Name(Asks::Unknown, "a".into());
+        let of = |count| Counts::from([(name(), count)]);
+        assert_eq!(grown(&of(5.0), of(8.0)), [(name(), 3.0)]);
+        assert_eq!(grown(&of(5.0), of(2.0)), [(name(), 2.0)]);
+        assert_eq!(grown(&Counts::new(), of(2.0)), [(name(), 2.0)]);
+    }
+
+    #[test]
+    fn what_ended_is_of_names_that_count_and_never_negative() {
+        let metrics = serde_json::json!({
+            "rt/http/service/svc/web/success": 7, "rt/http/service/svc/web/failures": 2, "rt/http/service/svc/web/failures/x": 1,
+            "rt/http/service/svc/db/success": 50, "rt/http/client/svc/web/success": 9, "rt/in/service/svc/web/failures": 100,
+        });
+        let metrics = serde_json::from_value(metrics).expect("metrics");
+        let now = ended(&metrics, &None, |router, asks, name| {
+            router == "http" && *asks == Asks::Unknown && name == "svc/web"
+        });
+        assert_eq!(now, Ended { well: 7.0, badly: 2.0 });
+        assert_eq!(now.since(Ended { well: 4.0, badly: 2.0 }), Ended { well: 3.0, badly: 0.0 });
+        assert_eq!(now.since(Ended { well: 4.0, badly: 3.0 }), now, "it began again");
+    }
+
+    #[test]
+    fn a_configuration_tells_what_each_router_asks() {
+        let config = serde_json::json!({ "routers": [
+            { "protocol": "http", "dtab": "/a=>/b ;", "interpreter": { "kind": "io.l5d.namerd" } },
+            { "protocol": "http", "label": "mesh", "interpreter": { "kind": "io.l5d.mesh", "root": "/prod" } },
+            { "protocol": "h2", "dtab": "/a=>/b", "interpreter": { "kind": "io.l5d.namerd.http", "namespace": "x" } },
+            { "protocol": "h2", "label": "local", "dtab": "/a=>/b" },
+            { "dtab": "/c=>/d" },
+        ]});
+        let table = |namespace: &str, dtab: &str| Asks::Table(namespace.into(), dtab.into());
+        let expected = [
+            ("http", table("default", "/a=>/b")),
+            ("mesh", table("prod", "")),
+            ("h2", table("x", "/a=>/b")),
+            ("local", Asks::Nobody),
+        ];
+        assert_eq!(asked(&config), expected.map(|(label, asks)| (label.to_owned(), asks)).into());
+        assert_eq!(asked(&serde_json::json!([])), HashMap::new());
     }
 }

@@ -19,6 +19,7 @@ mod compose;
 mod history;
 pub mod http;
 mod limits;
+mod lost;
 #[cfg(feature = "mesh")]
 pub mod mesh;
 mod past;

@@ -10,10 +10,10 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Checked, Namerd, Role, Session, WriteError,
+    Checked, Namerd, Role, Session, WriteError, lost,
     writes::{whole, with},
 };
-use crate::{Activity, Bound, Distribution, Dtab, Interpreter, NameTree, Path, State, store::Namespace};
+use crate::{Activity, Bound, Distribution, Dtab, Failure, Interpreter, NameTree, Path, State, store::Namespace};
 
 /// How long names and addresses are waited for. What is unknown then is shown as such.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,6 +51,12 @@ pub struct Move {
     pub before: Vec<Share>,
     /// Where it would go.
     pub after: Vec<Share>,
+    /// Which share of its traffic would find no endpoint that finds one now, from 0 to 1. What is not known in time is
+    /// taken to be well.
+    pub lost: f64,
+    /// Under how many tables this name is bound: in the namespaces that change, with each table that its clients have on
+    /// top of it. [`Plan::moves`] has those of them that move.
+    pub tables: usize,
 }
 
 /// A part of a name's traffic.
@@ -93,18 +99,15 @@ impl Plan {
     /// a second). `None` if there is no traffic.
     ///
     /// Traffic of names that do not change counts as staying. Where clients of one name have several tables of their own,
-    /// its traffic is taken to be spread over these evenly.
+    /// its traffic is taken to be spread over these evenly, those that do not move included.
     #[must_use]
     pub fn moved_traffic(&self, traffic: &HashMap<Path, f64>) -> Option<f64> {
         let all: f64 = traffic.values().filter(|rate| rate.is_finite()).sum();
-        let mut by_name: HashMap<&Path, (f64, f64)> = HashMap::new();
-        for Move { name, moved, .. } in &self.moves {
-            let (sum, count) = by_name.entry(name).or_default();
-            *sum += moved;
-            *count += 1.0;
-        }
-        let moves = by_name.into_iter().filter_map(|(name, (sum, count))| Some(traffic.get(name)? * sum / count));
-        let moves: f64 = moves.filter(|rate| rate.is_finite()).sum();
+        let moves = self.moves.iter().filter_map(|found| {
+            let rate = traffic.get(&found.name)? * found.moved / found.tables.max(1) as f64;
+            rate.is_finite().then_some(rate)
+        });
+        let moves: f64 = moves.sum();
         (all > 0.0).then(|| moves / all)
     }
 }
@@ -122,6 +125,7 @@ impl Session {
         let _turn = self.namerd.inner.plans.acquire().await;
         let mut plan = Plan { checked, ..Plan::default() };
         let deadline = Instant::now() + SETTLE_TIMEOUT;
+        let mut tables: HashMap<Path, usize> = HashMap::new();
         for (affected, after) in self.namerd.affected(namespace, dtab).await? {
             // Of a whole that this peer may not see it learns nothing.
             if self.may(&affected, Role::Read).is_err() {
@@ -130,17 +134,32 @@ impl Session {
             let left = MAX_NAMES.saturating_sub(plan.names);
             let live = self.namerd.live(&affected, names, left);
             plan.names += live.len();
+            live.iter().for_each(|live| *tables.entry(live.name.clone()).or_default() += 1);
             plan.moves.extend(self.namerd.moves(&affected, &after, live, deadline).await);
         }
+        plan.moves.iter_mut().for_each(|found| found.tables = tables[&found.name]);
         let order = |a: &Move, b: &Move| b.moved.total_cmp(&a.moved).then_with(|| a.name.cmp(&b.name));
         plan.moves.sort_by(order);
+        plan.checked.warnings.extend(lost::warning(namespace, &plan.moves));
         Ok(plan)
     }
 }
 
+/// A name that is bound, or that is asked about.
+pub(super) struct Live {
+    extra: Dtab,
+    pub(super) name: Path,
+    /// What it is bound to, if that is known.
+    now: Option<NameTree<Bound>>,
+}
+
 impl Namerd {
     /// The namespaces whose table becomes another one, and which.
-    async fn affected(&self, namespace: &Namespace, dtab: &Dtab) -> Result<Vec<(Namespace, Dtab)>, WriteError> {
+    pub(super) async fn affected(
+        &self,
+        namespace: &Namespace,
+        dtab: &Dtab,
+    ) -> Result<Vec<(Namespace, Dtab)>, WriteError> {
         let mut affected = vec![(namespace.clone(), dtab.clone())];
         for composition in self.composing(namespace) {
             let fragments = self.fragments(composition).await?;
@@ -150,35 +169,41 @@ impl Namerd {
     }
 
     /// The names that are bound under a namespace now, with the tables on top of it, and `names` without one.
-    fn live(&self, namespace: &Namespace, names: &[Path], limit: usize) -> Vec<(Dtab, Path)> {
+    pub(super) fn live(&self, namespace: &Namespace, names: &[Path], limit: usize) -> Vec<Live> {
         let watched = self.inner.bindings.active().into_iter().filter(|((bound, ..), _)| bound == namespace);
-        let given = names.iter().map(|name| (Dtab::empty(), name.clone()));
-        let mut live: Vec<_> = watched.map(|((_, extra, name), _)| (extra, name)).chain(given).collect();
+        let watched = watched.map(|((_, extra, name), binding)| {
+            let now = if let State::Ok(tree) = binding.tree.sample() { Some(tree) } else { None };
+            Live { extra, name, now }
+        });
+        let given = names.iter().map(|name| Live { extra: Dtab::empty(), name: name.clone(), now: None });
+        let mut live: Vec<_> = watched.chain(given).collect();
         let mut seen = HashSet::new();
-        live.retain(|key| seen.insert(key.clone()));
-        live.sort_by(|a, b| a.1.cmp(&b.1));
+        live.retain(|live| seen.insert((live.extra.clone(), live.name.clone())));
+        live.sort_by(|a, b| a.name.cmp(&b.name));
         live.truncate(limit);
         live
     }
 
-    /// What becomes of these names, in order, if the table of their namespace becomes `after`.
-    async fn moves(
+    /// What becomes of these names if the table of their namespace becomes `after`: those that move.
+    pub(super) async fn moves(
         &self,
         namespace: &Namespace,
         after: &Dtab,
-        live: Vec<(Dtab, Path)>,
+        live: Vec<Live>,
         deadline: Instant,
     ) -> Vec<Move> {
         let table = self.table(namespace);
         let (now, then) = (self.local(table.value()), self.bare());
         let mut planned: FuturesUnordered<_> = live
             .into_iter()
-            .map(|(extra, name)| async {
-                let (before, after) = (now.bind(&extra, &name), then.bind(&after.concat(&extra), &name));
+            .map(|Live { extra, name, now: known }| async {
+                let before = known.map_or_else(|| now.bind(&extra, &name), Activity::value);
+                let after = then.bind(&after.concat(&extra), &name);
                 let (before, after) = (settle(before, deadline).await, settle(after, deadline).await);
-                let (before, after) = (shares(before.as_ref()), shares(after.as_ref()));
+                let lost = lost::lost(&before, &after);
+                let [before, after] = [before, after].map(|tree| shares(tree.and_then(Result::ok).as_ref()));
                 let moved = moved(&before, &after);
-                Move { namespace: namespace.clone(), extra, name, moved, before, after }
+                Move { namespace: namespace.clone(), extra, name, moved, before, after, lost, tables: 1 }
             })
             .collect();
         let mut moves = Vec::new();
@@ -191,10 +216,13 @@ impl Namerd {
     }
 }
 
+/// A name's tree, or why there is none; `None`: nobody knows yet.
+pub(super) type Settled = Option<Result<NameTree<Bound>, Failure>>;
+
 /// The tree, and the addresses of its leaves, once they are known or it is too late.
-async fn settle(mut activity: Activity<NameTree<Bound>>, deadline: Instant) -> Option<NameTree<Bound>> {
-    let tree = timeout_at(deadline, activity.ready()).await.ok()?.ok()?;
-    for bound in tree.leaves() {
+async fn settle(mut activity: Activity<NameTree<Bound>>, deadline: Instant) -> Settled {
+    let tree = timeout_at(deadline, activity.ready()).await.ok()?;
+    for bound in tree.iter().flat_map(NameTree::leaves) {
         let _ = timeout_at(deadline, bound.addr.clone().ready()).await;
     }
     Some(tree)

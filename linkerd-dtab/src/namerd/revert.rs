@@ -155,7 +155,7 @@ impl Session {
         let why = format!("taken back by itself: {:.1} % of the requests succeeded", rate * 100.0);
         tracing::warn!(%namespace, seq = written.seq, "{why}");
         let expect = Expect::Version(written.version.clone());
-        match self.because(&why).rollback(namespace, written.seq.saturating_sub(1), &expect).await {
+        match self.automatic().because(&why).rollback(namespace, written.seq.saturating_sub(1), &expect).await {
             Ok(reverted) => Watched::Reverted(reverted),
             Err(error) => Watched::Failed(rate, error),
         }

@@ -44,6 +44,7 @@ pub struct Session {
     pub(super) namerd: Namerd,
     client: Arc<Client>,
     pub(super) why: Option<Arc<str>>,
+    is_automatic: bool,
 }
 
 #[derive(Debug)]
@@ -113,7 +114,7 @@ impl Session {
     pub(super) fn new(namerd: Namerd, peer: Peer) -> Self {
         let counted_by = counted_by(&peer);
         let permit = namerd.inner.counts.client(&counted_by);
-        Self { namerd, client: Arc::new(Client { peer, counted_by, permit }), why: None }
+        Self { namerd, client: Arc::new(Client { peer, counted_by, permit }), why: None, is_automatic: false }
     }
 
     /// Who asks.
@@ -128,6 +129,13 @@ impl Session {
     pub fn because(&self, why: &str) -> Self {
         let why: String = why.trim().chars().take(MAX_REASON).map(|c| if c.is_control() { ' ' } else { c }).collect();
         Self { why: (!why.is_empty()).then(|| why.into()), ..self.clone() }
+    }
+
+    /// The same session, for changes that are taken back by a program that watched them: the history has `auto-revert for`
+    /// before who asks.
+    #[must_use]
+    pub fn automatic(&self) -> Self {
+        Self { is_automatic: true, ..self.clone() }
     }
 
     /// The namespaces that this peer may see.
@@ -239,10 +247,11 @@ impl Session {
     #[must_use]
     pub fn who(&self) -> String {
         let peer = self.peer();
-        match self.namerd.inner.roles.label(peer) {
+        let who = match self.namerd.inner.roles.label(peer) {
             Some(label) => Peer { name: Some(Arc::clone(label)), ..peer.clone() }.to_string(),
             None => peer.to_string(),
-        }
+        };
+        if self.is_automatic { format!("auto-revert for {who}") } else { who }
     }
 }
 

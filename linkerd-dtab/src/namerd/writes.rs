@@ -101,10 +101,23 @@ impl Session {
         let entry = Entry { who: self.who(), why, table: None };
         let (namespace, expect, restores) = (namespace.clone(), expect.clone(), restores.is_some());
         let change = Change { namespace, dtab, expect, entry, restores };
-        let namerd = self.namerd.clone();
+        let session = self.clone();
         // In a task of its own: whoever asked may go, and what is made has to be recorded.
-        let made = tokio::spawn(async move { namerd.make(change).await }).await;
+        let made = tokio::spawn(async move { session.make(change).await }).await;
         made.unwrap_or_else(|error| Err(StoreError::Unavailable(Arc::new(error)).into()))
+    }
+
+    /// Makes a change, and says what names in use lose by it.
+    async fn make(&self, change: Change) -> Result<Written, WriteError> {
+        let outlook = match &change.dtab {
+            Some(dtab) => Some(self.outlook(&change.namespace, dtab).await),
+            None => None,
+        };
+        let mut written = self.namerd.record(change).await?;
+        if let Some(outlook) = outlook {
+            written.warnings.extend(outlook.warning().await);
+        }
+        Ok(written)
     }
 }
 
@@ -129,7 +142,7 @@ impl Namerd {
         Guards::of(&self.inner.protections, namespace)
     }
 
-    async fn make(&self, change: Change) -> Result<Written, WriteError> {
+    async fn record(&self, change: Change) -> Result<Written, WriteError> {
         let Change { namespace, dtab, expect, entry, restores } = change;
         // Two fragments that do not fit each other are not written at once.
         let is_fragment = self.composing(&namespace).next().is_some();

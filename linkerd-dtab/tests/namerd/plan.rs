@@ -1,16 +1,19 @@
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use linkerd_dtab::{
     Activity, Addr, Bound, Distribution, NameTree, Path, Weighted,
     namerd::{
-        Composition, Namerd, Part,
+        Composition, Namerd, Part, Session, Watched,
         plan::{Move, Share, moved, shares},
     },
-    store::Memory,
+    store::{Expect, Memory},
 };
 use proptest::prelude::*;
 
-use crate::support::{Counted, builder, dtab, ns, path, session, value};
+use crate::support::{Counted, at, builder, dtab, ns, path, session, value};
 
 fn shown(shares: &[Share]) -> String {
     let one = |share: &Share| {
@@ -77,6 +80,96 @@ async fn a_fragment_moves_the_names_of_the_whole() {
     let plan = session.plan(&ns("team/web"), &dtab("/svc/web => /#/fixed/web-v2"), &[]).await.unwrap();
     assert_eq!(plan.moves.iter().map(|found| found.namespace.clone()).collect::<Vec<_>>(), [ns("all")]);
     assert_eq!(plan.moves[0].moved, 1.0);
+}
+
+#[tokio::test]
+async fn tables_that_do_not_move_have_their_part_of_the_traffic() {
+    let namerd = builder(&Counted::new()).build();
+    let session = session(&namerd);
+    let extras = ["", "/svc/web => /#/fixed/db", "/x => /y"];
+    let held: Vec<_> =
+        extras.iter().map(|extra| session.bind(&ns("default"), &dtab(extra), &path("/svc/web")).unwrap()).collect();
+    let table = dtab("/svc => /#/fixed; /svc/web => 1 * /#/fixed/web-v2 & 3 * /#/fixed/web");
+    let plan = session.plan(&ns("default"), &table, &[]).await.unwrap();
+    assert_eq!(plan.moves.iter().map(|found| (found.moved, found.tables)).collect::<Vec<_>>(), [(0.25, 3); 2]);
+    let traffic: HashMap<Path, f64> = [("/svc/web", 60.0), ("/svc/db", 40.0)].map(|(name, n)| (path(name), n)).into();
+    assert!((plan.moved_traffic(&traffic).unwrap() - 0.1).abs() < 1e-9);
+    drop(held);
+}
+
+/// With `/svc/gone` at no address, and three names that are watched.
+fn with_names_in_use() -> (Session, Vec<Watched<NameTree<Bound>>>) {
+    let namer = Counted::new();
+    namer.names.set(path("/gone"), Addr::of([]));
+    let session = session(&builder(&namer).build());
+    let names = ["/svc/web", "/svc/db", "/svc/gone"];
+    let held = names.map(|name| session.bind(&ns("default"), &dtab(""), &path(name)).unwrap()).into();
+    (session, held)
+}
+
+const LOSSES: [(&str, Option<&str>); 6] = [
+    ("/svc => /#/fixed; /svc/web => !", Some("/svc/web")),
+    ("/svc => /#/fixed/nobody; /svc/db => /#/fixed/db", Some("/svc/web")),
+    (
+        "/svc => /#/fixed; /svc/db => 1 * /#/fixed/gone & 3 * /#/fixed/db; /svc/web => $",
+        Some("/svc/web, 25.0 % of /svc/db"),
+    ),
+    ("/x => /x; /svc => /x", Some("/svc/db, /svc/web")),
+    // What had none before loses none; what cannot be found in a union goes to the others.
+    ("/svc => /#/fixed; /svc/gone => !; /svc/web => 1 * /#/fixed/nobody & 9 * /#/fixed/db", None),
+    ("/svc => /#/fixed; /svc/web => /#/fixed/nobody | /#/fixed/db", None),
+];
+
+fn warned(text: &str) -> String {
+    format!("names in use would have no endpoints: {text}")
+}
+
+#[tokio::test]
+async fn a_plan_warns_of_names_that_would_have_no_endpoints() {
+    let (session, _held) = with_names_in_use();
+    for (table, expected) in LOSSES {
+        let plan = session.plan(&ns("default"), &dtab(table), &[]).await.unwrap();
+        let found = plan.checked.warnings.iter().find(|warning| warning.contains("endpoints")).cloned();
+        assert_eq!(found, expected.map(warned), "{table}");
+        let lost = plan.moves.iter().filter(|found| found.lost > 0.0).count();
+        assert_eq!(lost, expected.map_or(0, |names| names.split(", ").count()), "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_warns_of_names_that_have_no_endpoints_by_it_and_is_made() {
+    for (table, expected) in LOSSES {
+        let (session, mut held) = with_names_in_use();
+        for watched in &mut held {
+            value(watched).await.unwrap();
+        }
+        let written = session.put(&ns("default"), &dtab(table), &Expect::Any).await.unwrap();
+        let found = written.warnings.iter().find(|warning| warning.contains("endpoints")).cloned();
+        assert_eq!(found, expected.map(warned), "{table}");
+        let now = value(&mut session.dtab(&ns("default")).unwrap()).await.unwrap().unwrap();
+        assert_eq!(now.dtab, dtab(table));
+        drop(held);
+    }
+}
+
+#[tokio::test]
+async fn names_that_nobody_uses_are_not_warned_of_and_many_are_counted() {
+    let namer = Counted::new();
+    let session = session(&builder(&namer).build());
+    let table = dtab("/svc => !");
+    let written = session.put(&ns("default"), &table, &Expect::Any).await.unwrap();
+    assert_eq!(written.warnings, [""; 0]);
+    session.put(&ns("default"), &dtab("/svc => /#/fixed"), &Expect::Any).await.unwrap();
+    let held: Vec<_> = (0..11)
+        .map(|n| {
+            namer.names.set(path(&format!("/many-{n:02}")), at(4));
+            session.bind(&ns("default"), &dtab(""), &path(&format!("/svc/many-{n:02}"))).unwrap()
+        })
+        .collect();
+    let plan = session.plan(&ns("default"), &table, &[]).await.unwrap();
+    let [warning] = &*plan.checked.warnings else { panic!("{:?}", plan.checked) };
+    assert!(warning.ends_with("/svc/many-06, /svc/many-07, and 3 more"), "{warning}");
+    drop(held);
 }
 
 fn tree() -> impl Strategy<Value = NameTree<Bound>> {

@@ -43,6 +43,7 @@ async fn a_change_that_fails_is_taken_back_and_the_history_says_so() {
     assert!(matches!(watched, Watched::Reverted(_)), "{watched:?}");
     assert_eq!((ticks, table(&session)), (3, "/svc=>/good".to_owned()));
     let last = &session.history(&ns("default"), 1).unwrap()[0];
+    assert_eq!(last.who, format!("auto-revert for {}", session.who()));
     let why = last.why.as_deref().unwrap();
     assert!(why.ends_with("taken back by itself: 75.0 % of the requests succeeded"), "{why}");
 }

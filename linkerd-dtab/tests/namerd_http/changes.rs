@@ -58,6 +58,24 @@ async fn changes_are_shown_with_their_reason_and_undone() {
 }
 
 #[tokio::test]
+async fn a_write_answers_with_the_version_that_results_and_a_rollback_says_if_a_program_made_it() {
+    let server = server();
+    for (method, namespace) in [("PUT", "default"), ("POST", "new")] {
+        let said = server.call(method, &format!("/api/1/dtabs/{namespace}"), &[DTAB], "/svc => /b").await;
+        let now = server.call("GET", &format!("/api/1/dtabs/{namespace}"), &[], "").await;
+        assert_eq!((said.status, &said.headers["etag"]), (204, &now.headers["etag"]));
+    }
+    for (query, who) in [("", "somebody"), ("&automatic=true", "auto-revert for somebody")] {
+        let said = server.call("POST", &format!("/api/1/rollback/default?to=1{query}"), &[], "").await;
+        let now = server.call("GET", "/api/1/dtabs/default", &[], "").await;
+        assert_eq!((said.status, &said.headers["etag"]), (204, &now.headers["etag"]));
+        assert_eq!(server.json("GET", "/api/1/history/default?limit=1", "").await[0]["who"], who);
+    }
+    let said = server.call("POST", "/api/1/rollback/default?to=0", &[], "").await;
+    assert_eq!((said.status, said.headers.contains_key("etag")), (204, false), "there is no such table any more");
+}
+
+#[tokio::test]
 async fn a_plan_is_shown_with_shares_and_endpoints() {
     let server = server();
     let table = "/svc => /#/io.l5d.fs; /svc/web => 1 * /#/io.l5d.fs/web-v2 & 3 * /#/io.l5d.fs/web";

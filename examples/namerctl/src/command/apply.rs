@@ -1,21 +1,30 @@
 //! `apply`: a file becomes what namerd has, and what others changed meanwhile stays.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use serde::Serialize;
 
-use super::history::{Change, history};
+use super::{
+    guard::{Guard, Outlook, Seen, Watch},
+    history::{Change, history},
+};
 use crate::{
     cli::ApplyArgs,
+    client::Tls,
     diff::{Mark, diff, text},
-    error::{Error, Outcome},
+    error::{Error, NO, Outcome},
     merge::{Clash, merge},
     namerd::{Body, Changed, Namerd},
+    note, say,
     table::{Entry, Source, canonical, json},
 };
 
 /// How often a table is read again because another wrote first.
 const MAX_TRIES: usize = 8;
+
+/// How often it is tried again to take a change back, and how long after.
+const REVERT_TRIES: usize = 10;
+const REVERT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -27,12 +36,24 @@ struct Report<'a> {
     merged: bool,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     conflicts: &'a [Clash],
+    /// What came of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    watched: Option<Seen>,
 }
 
 /// What namerd has.
 struct Theirs {
     version: String,
     entries: Vec<Entry>,
+}
+
+/// What has been written.
+struct Written<'a> {
+    result: &'static str,
+    version: &'a str,
+    merged: bool,
+    /// What was there before; `None` if nothing was.
+    before: Option<&'a Theirs>,
 }
 
 /// What the file was made from.
@@ -47,13 +68,15 @@ enum Base {
 pub(super) async fn apply(
     connect: impl Fn() -> Result<Namerd, Error>,
     args: &ApplyArgs,
+    tls: &Tls,
     as_json: bool,
 ) -> Result<Outcome, Error> {
     let (name, file) = args.of.both("apply requires a name and file path")?;
+    let guard = Guard::new(args, tls)?;
     let namerd = connect()?;
     let mine = Source::read(file)?;
     let base = base(&namerd, name, args.base.as_deref(), &mine).await?;
-    let apply = Apply { namerd, name, file, mine, as_json };
+    let apply = Apply { namerd, name, file, mine, guard, as_json };
     apply.run(base).await
 }
 
@@ -62,6 +85,7 @@ struct Apply<'a> {
     name: &'a str,
     file: &'a str,
     mine: Source,
+    guard: Option<Guard<'a>>,
     as_json: bool,
 }
 
@@ -89,9 +113,14 @@ impl Apply<'_> {
             if merged == theirs.entries {
                 return Ok(self.unchanged(&theirs));
             }
+            let watch = match self.look(&merged).await? {
+                Outlook::Refused => return Ok(self.refused(&theirs.version)),
+                Outlook::Fits => None,
+                Outlook::Watch(watch) => Some(watch),
+            };
             let body = Body::json(Some(&merged));
             if let Changed::Done(version) = self.namerd.try_update(self.name, body, &theirs.version).await? {
-                return self.applied(&theirs, &merged, version).await;
+                return self.applied(&theirs, &merged, version, watch).await;
             }
         }
         let name = self.name;
@@ -118,9 +147,29 @@ impl Apply<'_> {
             let reason = format!("{name} is not there, though {file} was made from one of its versions");
             return Err(Error::Other(format!("{reason}: if that is right, `namerctl dtab create`")));
         }
-        let created = self.namerd.try_create(name, Body::json(Some(&self.mine.entries))).await?;
-        Ok((created != Changed::Conflict)
-            .then(|| self.outcome("created", "", false, &[], &format!("Created {name}\n"))))
+        let watch = match self.look(&self.mine.entries).await? {
+            Outlook::Refused => return Ok(Some(self.refused(""))),
+            Outlook::Fits => None,
+            Outlook::Watch(watch) => Some(watch),
+        };
+        let body = Body::json(Some(&self.mine.entries));
+        let Changed::Done(version) = self.namerd.try_create(name, body).await? else { return Ok(None) };
+        let version = version.unwrap_or_default();
+        let written = Written { result: "created", version: &version, merged: false, before: None };
+        self.watched(written, watch, format!("Created {name}\n")).await.map(Some)
+    }
+
+    /// What a table would do that is about to be written.
+    async fn look(&self, entries: &[Entry]) -> Result<Outlook, Error> {
+        match &self.guard {
+            None => Ok(Outlook::Fits),
+            Some(guard) => guard.look(&self.namerd, self.name, Body::json(Some(entries))).await,
+        }
+    }
+
+    fn refused(&self, version: &str) -> Outcome {
+        let shown = format!("Refused: names in use would have no endpoints; {} was not written\n", self.name);
+        Outcome { code: NO, ..self.outcome(Report { version, ..self.report("refused") }, &shown) }
     }
 
     async fn base_table(&self, base: &mut Base, theirs: &Theirs) -> Result<Vec<Entry>, Error> {
@@ -147,7 +196,13 @@ impl Apply<'_> {
         Ok(table)
     }
 
-    async fn applied(&self, theirs: &Theirs, merged: &[Entry], version: Option<String>) -> Result<Outcome, Error> {
+    async fn applied(
+        &self,
+        theirs: &Theirs,
+        merged: &[Entry],
+        version: Option<String>,
+        watch: Option<Watch>,
+    ) -> Result<Outcome, Error> {
         let is_merged = *merged != *self.mine.entries;
         // What resulted has a version that namerd need not have told, and another may have written since.
         let version = match version {
@@ -165,14 +220,82 @@ impl Apply<'_> {
             diff(&theirs.entries, merged).into_iter().filter(|(mark, _)| *mark != Mark::Same).collect();
         let with = if is_merged { ", with what others changed" } else { "" };
         let shown = format!("{}Applied {}{with}\n", text(&changes), self.name);
-        Ok(self.outcome("applied", &version, is_merged, &[], &shown))
+        let written = Written { result: "applied", version: &version, merged: is_merged, before: Some(theirs) };
+        self.watched(written, watch, shown).await
+    }
+
+    /// Watches what was written, if that is wanted, and takes it back if too much fails.
+    async fn watched(&self, written: Written<'_>, watch: Option<Watch>, shown: String) -> Result<Outcome, Error> {
+        let Written { result, version, merged, .. } = written;
+        let report = Report { version, merged, ..self.report(result) };
+        let Some(watch) = watch else { return Ok(self.outcome(report, &shown)) };
+        // Watching takes its time: what is written is told at once.
+        if !self.as_json {
+            say(&shown);
+        }
+        let seen = watch.run().await;
+        let (name, how) = (self.name, seen.shown());
+        if seen.too_low.is_none() {
+            let report = Report { watched: Some(seen), ..report };
+            return Ok(self.outcome(report, &format!("Kept {name}: {how}\n")));
+        }
+        let (result, text) = match self.take_back(&written, &how).await {
+            Ok(true) => ("reverted", format!("Reverted {name}: {how}\n")),
+            Ok(false) => ("failing", format!("Failing {name}: {how}; others have changed it since, so it stays\n")),
+            Err(error) => {
+                note(&format!("Error: {error}"));
+                ("failing", format!("Failing {name}: {how}; it could not be taken back\n"))
+            }
+        };
+        let report = Report { result, watched: Some(seen), ..report };
+        Ok(Outcome { code: NO, ..self.outcome(report, &text) })
+    }
+
+    /// Restores what was there before, if nobody has written since. Whether it is there now.
+    async fn take_back(&self, written: &Written<'_>, how: &str) -> Result<bool, Error> {
+        let namerd = self.namerd.because(format!("auto-revert: {how}"));
+        let mut tries = 1..=REVERT_TRIES;
+        loop {
+            let tried = match self.seq_before(written).await {
+                Ok(to) => namerd.auto_revert(self.name, to, written.version).await,
+                Err(error) => Err(error),
+            };
+            match tried {
+                Ok(Changed::Done(_)) => return Ok(true),
+                // An earlier try may have done it, though it was not answered.
+                Ok(Changed::Conflict) => {
+                    let now = self.theirs().await?.map(|theirs| theirs.entries);
+                    return Ok(now.as_ref() == written.before.map(|before| &before.entries));
+                }
+                Err(error) if tries.next().is_none() => return Err(error),
+                Err(error) => note(&format!("warning: not taken back yet: {error}")),
+            }
+            tokio::time::sleep(REVERT_PAUSE).await;
+        }
+    }
+
+    /// The number in the history of what was there before.
+    async fn seq_before(&self, written: &Written<'_>) -> Result<u64, Error> {
+        // Without it nothing would tell what others write from what this command wrote.
+        if written.version.is_empty() {
+            return Err(Error::Other(format!("namerd does not say which version of {} was written", self.name)));
+        }
+        let changes = history(&self.namerd, self.name, None).await?;
+        let seq =
+            |version: &str| changes.iter().find(|change| change.version.as_deref() == Some(version)).map(|c| c.seq);
+        let before = match written.before {
+            Some(before) => seq(&before.version),
+            // There was none: what was recorded before the first table, or a deletion.
+            None => seq(written.version).map(|seq| seq.saturating_sub(1)),
+        };
+        before.ok_or_else(|| Error::Other(format!("what was there before is not in the history of {}", self.name)))
     }
 
     fn unchanged(&self, theirs: &Theirs) -> Outcome {
         let version = if theirs.version.is_empty() { String::new() } else { format!(" (version {})", theirs.version) };
         let merged = self.mine.entries != theirs.entries;
         let shown = format!("No change: {} has it already{version}\n", self.name);
-        self.outcome("unchanged", &theirs.version, merged, &[], &shown)
+        self.outcome(Report { version: &theirs.version, merged, ..self.report("unchanged") }, &shown)
     }
 
     fn conflict(&self, theirs: &Theirs, clashes: &[Clash]) -> Outcome {
@@ -183,12 +306,15 @@ impl Apply<'_> {
         };
         let clashes_text: String = clashes.iter().map(clash).collect();
         let shown = format!("{clashes_text}Conflict: {} was changed by others; nothing was written\n", self.name);
-        let outcome = self.outcome("conflict", &theirs.version, false, clashes, &shown);
-        Outcome::answer(outcome.text, false)
+        let report = Report { version: &theirs.version, conflicts: clashes, ..self.report("conflict") };
+        Outcome { code: NO, ..self.outcome(report, &shown) }
     }
 
-    fn outcome(&self, result: &'static str, version: &str, merged: bool, conflicts: &[Clash], text: &str) -> Outcome {
-        let report = Report { namespace: self.name, result, version, merged, conflicts };
+    fn report(&self, result: &'static str) -> Report<'_> {
+        Report { namespace: self.name, result, version: "", merged: false, conflicts: &[], watched: None }
+    }
+
+    fn outcome(&self, report: Report<'_>, text: &str) -> Outcome {
         Outcome::ok(if self.as_json { json(&report) + "\n" } else { text.into() })
     }
 }

@@ -3,6 +3,7 @@
 mod apply;
 mod check;
 mod delegate;
+mod guard;
 mod history;
 mod original;
 mod plan;
@@ -31,7 +32,7 @@ pub(crate) async fn run(global: &Global, args: DtabArgs) -> Result<Outcome, Erro
         DtabCommand::Create(of) => original::create(connect, &of).await,
         DtabCommand::Update(update) => original::update(connect, &update).await,
         DtabCommand::Delete(of) => original::delete(connect, &of).await,
-        DtabCommand::Apply(args) => apply::apply(connect, &args, json).await,
+        DtabCommand::Apply(args) => apply::apply(connect, &args, &tls(global), json).await,
         DtabCommand::Check(args) => check::check(connect, &args, json).await,
         DtabCommand::Delegate(args) => delegate::delegate(connect, &args, json).await,
         DtabCommand::Diff(args) => history::compare(connect, &args, json).await,

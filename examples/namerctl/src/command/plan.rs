@@ -1,9 +1,6 @@
 //! `plan`: which names a file would move, from where to where, and how much of the traffic that is.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt::Write as _,
-};
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,31 +10,46 @@ use crate::{
     cli::PlanArgs,
     client::Tls,
     error::{Error, Outcome},
-    namerd::Namerd,
+    namerd::{Body, Namerd},
     note,
     table::{Source, json as go_json},
     text::{Align, columns, percent},
-    traffic::{Traffic, Wanted},
+    traffic::{Asks, Traffic, Wanted, canonical},
 };
 
 /// What namerd makes of a table that is not written.
 #[derive(Debug, Deserialize)]
-struct Plan {
+pub(super) struct Plan {
     namespace: String,
     #[serde(default)]
     names: Vec<NamePlan>,
+    /// Why it would be refused.
     #[serde(default)]
-    warnings: Vec<Value>,
+    errors: Vec<Value>,
+    #[serde(default)]
+    pub(super) warnings: Vec<Value>,
 }
 
 /// A name that somebody uses.
 #[derive(Debug, Deserialize, Serialize)]
 struct NamePlan {
     name: String,
+    /// Of the table that it is bound under, if that is another one than the plan's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
+    /// The table that its clients have on top of that.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    dtab: String,
+    /// Under how many tables it is bound, with those that it does not move under.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    tables: usize,
     /// Which share of its requests goes elsewhere, from 0 to 1.
     moved: f64,
     before: Vec<Part>,
     after: Vec<Part>,
+    /// Which share would find no endpoint that finds one now.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    lost: f64,
     /// Its requests, and those that go elsewhere; only where traffic is known.
     #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
     requests: Option<f64>,
@@ -48,7 +60,8 @@ struct NamePlan {
 /// A client's part of a name's requests.
 #[derive(Debug, Deserialize, Serialize)]
 struct Part {
-    id: String,
+    /// `None`: there is no such name, and these fail.
+    id: Option<String>,
     share: f64,
     #[serde(default)]
     endpoints: Vec<String>,
@@ -59,6 +72,7 @@ struct Part {
 struct Report<'a> {
     namespace: &'a str,
     names: &'a [NamePlan],
+    errors: &'a [Value],
     warnings: &'a [Value],
     #[serde(skip_serializing_if = "Option::is_none")]
     traffic: Option<Weighed>,
@@ -76,10 +90,10 @@ struct Weighed {
     clients: Vec<Load>,
 }
 
-/// What a client has and would have.
+/// What a client has and would have; without an id, what fails of the names that move.
 #[derive(Debug, Serialize)]
 struct Load {
-    id: String,
+    id: Option<String>,
     now: f64,
     then: f64,
 }
@@ -93,24 +107,59 @@ pub(super) async fn plan(
     let (name, file) = args.of.both("plan requires a name and file path")?;
     let namerd = connect()?;
     let source = Source::read(file)?;
-    let mut plan: Plan = namerd.try_out("plan", name, source.body()).await?.json()?;
+    let mut plan = planned(&namerd, name, source.body()).await?;
     let traffic = match traffic(args, tls).await? {
-        Some(traffic) => Some(weigh(&mut plan.names, &traffic)),
+        Some(traffic) => Some(weigh(&plan.namespace, &mut plan.names, &traffic)),
         None => None,
     };
-    let Plan { namespace, names, warnings } = &plan;
+    let Plan { namespace, names, errors, warnings } = &plan;
+    // What namerd would refuse has no effect, and what `--strict` is for is a no too.
+    let is_fit = errors.is_empty() && !(args.strict && plan.loses());
     if as_json {
-        return Ok(Outcome::ok(go_json(&Report { namespace, names, warnings, traffic }) + "\n"));
+        let report = Report { namespace, names, errors, warnings, traffic };
+        return Ok(Outcome::answer(go_json(&report) + "\n", is_fit));
     }
-    for warning in warnings {
-        note(&format!("warning: {}", said(warning)));
+    for (kind, texts) in [("error", errors), ("warning", warnings)] {
+        texts.iter().for_each(|text| note(&format!("{kind}: {}", said(text))));
     }
-    Ok(Outcome::ok(shown(names, traffic.as_ref())))
+    Ok(Outcome::answer(shown(names, traffic.as_ref()), is_fit))
+}
+
+/// What namerd makes of this table.
+pub(super) async fn planned(namerd: &Namerd, name: &str, body: Body) -> Result<Plan, Error> {
+    namerd.try_out("plan", name, body).await?.json()
+}
+
+impl Plan {
+    /// Whether names in use would have no endpoints.
+    pub(super) fn loses(&self) -> bool {
+        self.names.iter().any(|name| name.lost > 0.0)
+    }
+
+    /// The names that move, each with the table that it moves under.
+    pub(super) fn moving(&self) -> impl Iterator<Item = (Asks, &str)> {
+        let moving = self.names.iter().filter(|name| name.moved > 0.0);
+        moving.map(|name| (name.asks(&self.namespace), name.bare()))
+    }
+}
+
+fn one() -> usize {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde asks.
+fn is_one(tables: &usize) -> bool {
+    *tables == 1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde asks.
+fn is_zero(share: &f64) -> bool {
+    *share == 0.0
 }
 
 async fn traffic(args: &PlanArgs, tls: &Tls) -> Result<Option<Traffic>, Error> {
-    let wanted = Wanted { window: args.window, routers: &args.router, tls };
-    let of_proxies = match &*args.proxy {
+    let wanted = Wanted { window: args.window, routers: &args.proxies.router, tls };
+    let of_proxies = match &*args.proxies.proxy {
         [] => None,
         urls => Some(wanted.of_proxies(urls).await?),
     };
@@ -124,17 +173,33 @@ async fn traffic(args: &PlanArgs, tls: &Tls) -> Result<Option<Traffic>, Error> {
     })
 }
 
+impl NamePlan {
+    /// How many requests are for it under this table: of routers that say what they ask, and an equal part of the others.
+    fn requests(&self, planned: &str, traffic: &Traffic) -> f64 {
+        let count = |asks| traffic.names.get(&(asks, self.bare().to_owned())).copied().unwrap_or_default();
+        count(self.asks(planned)) + count(Asks::Unknown) / self.tables.max(1) as f64
+    }
+
+    /// What a router asks that has this name bound under this table.
+    fn asks(&self, planned: &str) -> Asks {
+        let namespace = self.namespace.as_deref().unwrap_or(planned);
+        Asks::Table(namespace.to_owned(), canonical(&self.dtab))
+    }
+
+    /// The name as counters have it.
+    fn bare(&self) -> &str {
+        self.name.trim_start_matches('/')
+    }
+}
+
 /// Says how many requests each name has, and what becomes of the whole.
-fn weigh(names: &mut [NamePlan], traffic: &Traffic) -> Weighed {
-    let count = |counts: &HashMap<String, f64>, name: &str| {
-        counts.get(name.trim_start_matches('/')).copied().unwrap_or_default()
-    };
+fn weigh(namespace: &str, names: &mut [NamePlan], traffic: &Traffic) -> Weighed {
     // The sum of no floats is -0.
     let total = traffic.names.values().sum::<f64>() + 0.0;
     let mut moved = 0.0;
-    let mut change: BTreeMap<&str, f64> = BTreeMap::new();
+    let mut changes: BTreeMap<Option<&str>, (f64, f64)> = BTreeMap::new();
     for name in names.iter_mut() {
-        let requests = count(&traffic.names, &name.name);
+        let requests = name.requests(namespace, traffic);
         name.requests = Some(requests);
         name.requests_moved = Some(requests * name.moved);
         moved += requests * name.moved;
@@ -142,20 +207,23 @@ fn weigh(names: &mut [NamePlan], traffic: &Traffic) -> Weighed {
     for name in names.iter().filter(|name| name.moved > 0.0) {
         let requests = name.requests.unwrap_or_default();
         for part in &name.before {
-            *change.entry(&part.id).or_default() -= requests * part.share;
+            changes.entry(part.id.as_deref()).or_default().0 += requests * part.share;
         }
         for part in &name.after {
-            *change.entry(&part.id).or_default() += requests * part.share;
+            changes.entry(part.id.as_deref()).or_default().1 += requests * part.share;
         }
     }
-    let clients = change.into_iter().map(|(id, change)| {
-        let now = count(&traffic.clients, id);
+    let load = |(id, (before, after)): (Option<&str>, (f64, f64))| {
+        // What goes nowhere is counted by no client.
+        let now = id.map_or(before, |id| traffic.clients.get(id.trim_start_matches('/')).copied().unwrap_or_default());
         // What was measured is never quite what the weights say.
-        Load { id: id.to_owned(), now, then: (now + change).max(0.0) }
-    });
+        Load { id: id.map(str::to_owned), now, then: (now - before + after).max(0.0) }
+    };
+    let mut clients: Vec<_> = changes.into_iter().map(load).collect();
+    clients.sort_by_key(|load| load.id.is_none());
     let unit = if traffic.is_rate { "requests/s" } else { "requests" };
     let share = if total > 0.0 { moved / total } else { 0.0 };
-    Weighed { unit, total, moved, share, clients: clients.collect() }
+    Weighed { unit, total, moved, share, clients }
 }
 
 fn shown(names: &[NamePlan], traffic: Option<&Weighed>) -> String {
@@ -173,7 +241,7 @@ fn shown(names: &[NamePlan], traffic: Option<&Weighed>) -> String {
     }
     let mut rows = vec![head];
     for name in &moving {
-        let mut row = vec![name.name.clone(), percent(name.moved), parts(&name.before), parts(&name.after)];
+        let mut row = vec![name.shown(), percent(name.moved), parts(&name.before), parts(&name.after)];
         if let Some(requests) = name.requests_moved {
             row.insert(2, format!("{requests:.1}"));
         }
@@ -182,7 +250,8 @@ fn shown(names: &[NamePlan], traffic: Option<&Weighed>) -> String {
     let mut text = columns(&rows, &align);
     if let Some(Weighed { unit: lower, total, moved, share, clients }) = traffic {
         let mut rows = vec![vec!["CLIENT".into(), format!("{unit} NOW"), "THEN".into()]];
-        let row = |load: &Load| vec![load.id.clone(), format!("{:.1}", load.now), format!("{:.1}", load.then)];
+        let client = |load: &Load| load.id.clone().unwrap_or_else(|| NOWHERE.into());
+        let row = |load: &Load| vec![client(load), format!("{:.1}", load.now), format!("{:.1}", load.then)];
         rows.extend(clients.iter().map(row));
         text.push('\n');
         text += &columns(&rows, &[Align::Left, Align::Right, Align::Right]);
@@ -192,17 +261,35 @@ fn shown(names: &[NamePlan], traffic: Option<&Weighed>) -> String {
     text + &count
 }
 
+impl NamePlan {
+    /// The name, and what else tells it from the same name under other tables.
+    fn shown(&self) -> String {
+        let mut text = self.name.clone();
+        if let Some(namespace) = &self.namespace {
+            let _ = write!(text, " in {namespace}");
+        }
+        if !self.dtab.is_empty() {
+            let _ = write!(text, " with {}", self.dtab);
+        }
+        text
+    }
+}
+
+/// Where there is no name.
+const NOWHERE: &str = "(nowhere)";
+
 /// `/#/a 90.0 % & /#/b 10.0 %`, each with how many endpoints it has.
 fn parts(parts: &[Part]) -> String {
     if parts.is_empty() {
-        return "(nowhere)".into();
+        return NOWHERE.into();
     }
     let part = |Part { id, share, endpoints }: &Part| {
+        let share = if *share < 1.0 { format!(" {}", percent(*share)) } else { String::new() };
+        let Some(id) = id else { return format!("{NOWHERE}{share}") };
         let count = match endpoints.len() {
             1 => "1 endpoint".to_owned(),
             many => format!("{many} endpoints"),
         };
-        let share = if *share < 1.0 { format!(" {}", percent(*share)) } else { String::new() };
         format!("{id}{share} ({count})")
     };
     parts.iter().map(part).collect::<Vec<_>>().join(" & ")

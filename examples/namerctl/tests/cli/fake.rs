@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    fmt,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
 };
@@ -63,13 +64,22 @@ impl Said {
     }
 }
 
+/// Says something, or leaves it to the tables.
+struct Saying(Box<dyn FnMut() -> Option<Said> + Send>);
+
+impl fmt::Debug for Saying {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Saying").finish_non_exhaustive()
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     /// Each table's version and text.
     tables: BTreeMap<String, (u64, Dtab)>,
     history: Vec<Value>,
     asked: Vec<Asked>,
-    said: Vec<(String, Said)>,
+    said: Vec<(String, Saying)>,
     /// What somebody else writes right before the next write, in this order.
     others: Vec<(String, Dtab)>,
     version: u64,
@@ -142,7 +152,12 @@ impl Fake {
 
     /// Says this whenever a method and path, with its query, begin like this. The newest such counts.
     pub(crate) fn say(&self, line: &str, said: Said) {
-        self.state.lock().expect("no panic").said.insert(0, (line.into(), said));
+        self.say_by(line, move || Some(said.clone()));
+    }
+
+    /// The same, where each time has its own answer; without one it is what it would be.
+    pub(crate) fn say_by(&self, line: &str, said: impl FnMut() -> Option<Said> + Send + 'static) {
+        self.state.lock().expect("no panic").said.insert(0, (line.into(), Saying(Box::new(said))));
     }
 
     /// What it was asked since the last time, in order.
@@ -191,8 +206,9 @@ impl State {
     fn answer(&mut self, asked: &Asked) -> Response<Full<Bytes>> {
         let line = asked.line();
         self.asked.push(asked.clone());
-        if let Some((_, said)) = self.said.iter().find(|(start, _)| line.starts_with(start)) {
-            return response(said.clone());
+        let saying = self.said.iter_mut().find(|(start, _)| line.starts_with(&**start));
+        if let Some(said) = saying.and_then(|(_, Saying(said))| said()) {
+            return response(said);
         }
         let path = asked.path.split('?').next().expect("a path");
         let path: Vec<_> = path.split('/').skip(1).collect();
@@ -251,7 +267,8 @@ impl State {
         if asked.header("if-match") != at {
             return Said::status(412, "");
         }
-        let to: u64 = asked.path.split_once("?to=").and_then(|(_, to)| to.parse().ok()).expect("a number");
+        let to: u64 =
+            asked.path.split_once("?to=").and_then(|(_, to)| to.split('&').next()?.parse().ok()).expect("a number");
         let Some(change) = self.history.iter().find(|change| change["seq"] == to) else { return Said::status(404, "") };
         let table = of_json(&change["dtab"].to_string()).expect("a table");
         self.write(name, Some(table));

@@ -7,7 +7,10 @@ mod fake;
 mod original;
 mod ours;
 mod plan;
+mod predicted;
+mod real;
 mod tls;
+mod watched;
 
 use std::{
     path::Path,

@@ -18,8 +18,10 @@ fn the_plan() -> Value {
             { "name": "/svc/hello", "moved": 0.0,
               "before": [{ "id": "/#/fs/hello", "share": 1.0, "endpoints": [] }],
               "after": [{ "id": "/#/fs/hello", "share": 1.0, "endpoints": [] }] },
-            { "name": "/svc/gone", "moved": 1.0, "before": [{ "id": "/#/fs/v1", "share": 1.0, "endpoints": [] }], "after": [] },
+            { "name": "/svc/gone", "moved": 1.0, "before": [{ "id": "/#/fs/v1", "share": 1.0, "endpoints": [] }],
+              "after": [{ "id": null, "share": 1.0, "endpoints": [] }] },
         ],
+        "errors": [],
         "warnings": ["nobody reaches /x"],
     })
 }
@@ -80,9 +82,10 @@ NAME          MOVED  REQUESTS MOVED  FROM                    TO
 /svc/world   10.0 %            40.0  /#/fs/v1 (2 endpoints)  /#/fs/v1 90.0 % (2 endpoints) & /#/fs/v2 10.0 % (1 endpoint)
 /svc/gone   100.0 %             0.0  /#/fs/v1 (0 endpoints)  (nowhere)
 
-CLIENT    REQUESTS NOW   THEN
-/#/fs/v1         400.0  360.0
-/#/fs/v2           0.0   40.0
+CLIENT     REQUESTS NOW   THEN
+/#/fs/v1          400.0  360.0
+/#/fs/v2            0.0   40.0
+(nowhere)           0.0    0.0
 
 40.0 of 1000.0 requests move: 4.0 %
 Names that move: 2 of 3
@@ -94,7 +97,7 @@ Names that move: 2 of 3
     assert_eq!((&json["names"][0]["requests"], &json["names"][0]["requestsMoved"]), (&json!(400.0), &json!(40.0)));
     assert_eq!(json["traffic"]["share"], 0.04);
     assert_eq!(json["traffic"]["clients"][1], json!({ "id": "/#/fs/v2", "now": 0.0, "then": 40.0 }));
-    assert_eq!(one.lines(), ["GET /admin/metrics.json"; 2]);
+    assert_eq!(one.lines(), ["GET /config.json", "GET /admin/metrics.json"].repeat(2));
 }
 
 #[tokio::test]
@@ -104,7 +107,60 @@ async fn a_window_is_two_samples() {
     proxy.say("GET /admin/metrics.json", Said::ok(metrics(100, 200)));
     let ran = ctl.run(&format!("dtab plan ns {file} --window 10ms --proxy {}", proxy.url())).await;
     assert!(ran.out.contains("\n0.0 of 0.0 requests/s move: none were seen\n"), "{}", ran.out);
-    assert_eq!(proxy.lines().len(), 2);
+    assert_eq!(proxy.lines()[1..], ["GET /admin/metrics.json"; 2]);
+}
+
+#[tokio::test]
+async fn a_name_under_several_tables_is_counted_once() {
+    let (namerd, ctl, file) = planned().await;
+    let name = |dtab: &str, moved: f64| {
+        json!({ "name": "/svc/world", "dtab": dtab, "tables": 3, "moved": moved,
+                "before": [{ "id": "/#/fs/v1", "share": 1.0, "endpoints": [] }],
+                "after": [{ "id": "/#/fs/v1", "share": 1.0 - moved, "endpoints": [] },
+                          { "id": null, "share": moved, "endpoints": [] }] })
+    };
+    let plan = json!({ "namespace": "ns", "names": [name("/a=>/b", 0.5), name("/c=>/d", 0.1)], "warnings": [] });
+    namerd.say("POST /api/1/plan/ns", Said::ok(plan.to_string()));
+    let proxy = Fake::start().await;
+    proxy.say("GET /admin/metrics.json", Said::ok(metrics(300, 700)));
+    let line = format!("dtab plan ns {file} --json --router http --window 0 --proxy {}", proxy.url());
+    let traffic = async |config: Option<Value>| -> Value {
+        if let Some(config) = config {
+            proxy.say("GET /config.json", Said::ok(config.to_string()));
+        }
+        let json: Value = serde_json::from_str(ctl.run(&line).await.ok()).expect("JSON");
+        json["traffic"].clone()
+    };
+    // Nobody says which table the proxy has: a third of the name's requests is for each.
+    let known = traffic(None).await;
+    assert_eq!((&known["moved"], &known["total"]), (&json!(60.0), &json!(1000.0)));
+    assert_eq!(known["clients"][1], json!({ "id": null, "now": 0.0, "then": 60.0 }));
+    let config = |kind: &str, dtab: &str| {
+        let interpreter = json!({ "kind": kind, "namespace": "ns" });
+        Some(json!({ "routers": [{ "protocol": "http", "dtab": dtab, "interpreter": interpreter }] }))
+    };
+    for (kind, dtab, moved) in [
+        ("io.l5d.namerd.http", "/a => /b", 150.0),
+        ("io.l5d.namerd", "/c=>/d;", 30.0),
+        ("io.l5d.namerd", "/e => /f", 0.0),
+        ("default", "/a => /b", 0.0),
+    ] {
+        assert_eq!(traffic(config(kind, dtab)).await["moved"], json!(moved), "{kind} {dtab}");
+    }
+}
+
+#[tokio::test]
+async fn what_would_be_refused_or_lost_ends_with_1() {
+    let (namerd, ctl, file) = planned().await;
+    let mut plan = the_plan();
+    plan["names"][2]["lost"] = json!(1.0);
+    namerd.say("POST /api/1/plan/ns", Said::ok(plan.to_string()));
+    assert_eq!(ctl.run(&format!("dtab plan ns {file}")).await.code, 0);
+    assert_eq!(ctl.run(&format!("dtab plan ns {file} --strict")).await.code, 1);
+    plan["errors"] = json!(["entry 1: no"]);
+    namerd.say("POST /api/1/plan/ns", Said::ok(plan.to_string()));
+    let ran = ctl.run(&format!("dtab plan ns {file}")).await;
+    assert_eq!((ran.code, &*ran.err), (1, "error: entry 1: no\nwarning: nobody reaches /x\n"));
 }
 
 #[tokio::test]
@@ -126,7 +182,7 @@ async fn a_prometheus_says_how_much_it_is() {
     let metrics = format!("--metrics {}/p --router http", prometheus.url());
     let ran = ctl.run(&format!("dtab plan ns {file} {metrics}")).await;
     assert!(ran.out.contains("\n0.8 of 10.0 requests/s move: 8.0 %\n"), "{}", ran.out);
-    assert!(ran.out.contains("\n/#/fs/v1            10.0   9.2\n"), "{}", ran.out);
+    assert!(ran.out.contains("\n/#/fs/v1             10.0   9.2\n"), "{}", ran.out);
     let lines = prometheus.lines();
     assert!(lines[0].ends_with("%28rate%28rt%3Aservice%3Arequests%5B120000ms%5D%29%29"), "{lines:?}");
     ctl.run(&format!("dtab plan ns {file} {metrics} --window 0")).await;

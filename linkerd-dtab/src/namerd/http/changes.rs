@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Path,
     namerd::{
-        PastError, Session,
+        PastError, Session, Written,
         plan::{Plan, Share},
     },
     store::Namespace,
@@ -59,8 +59,9 @@ fn diff(session: &Session, namespace: &Namespace, params: &Params) -> Answer {
 
 async fn rollback(session: &Session, head: &Parts, namespace: &Namespace, params: &Params) -> Answer {
     let (to, expect) = (needed(params, "to")?, tags::expected(&head.headers)?);
+    let session = if params.get("automatic") == Some("true") { session.automatic() } else { session.clone() };
     let written = session.rollback(namespace, to, &expect).await.map_err(Problem::of_condition)?;
-    Ok(with_warnings(reply::empty(StatusCode::NO_CONTENT), &written.warnings))
+    Ok(done(&written))
 }
 
 async fn check(session: &Session, head: &Parts, namespace: &Namespace, body: &[u8]) -> Answer {
@@ -98,6 +99,12 @@ fn shown(namespace: &Namespace, plan: &Plan) -> Value {
             "before": shares(&found.before),
             "after": shares(&found.after),
         });
+        if found.lost > 0.0 {
+            name["lost"] = found.lost.into();
+        }
+        if found.tables > 1 {
+            name["tables"] = found.tables.into();
+        }
         if !found.extra.is_empty() {
             name["dtab"] = format!("{:#}", found.extra).into();
         }
@@ -115,11 +122,19 @@ fn shown(namespace: &Namespace, plan: &Plan) -> Value {
     })
 }
 
-/// The response with a `Warning` for each of these, at most twenty.
-pub(super) fn with_warnings(mut rsp: Response<Body>, warnings: &[String]) -> Response<Body> {
+/// The answer to a change: the version that results, and a `Warning` for each oddity, at most twenty.
+pub(super) fn done(written: &Written) -> Response<Body> {
     const MAX: usize = 20;
-    for warning in warnings.iter().take(MAX).filter_map(|warning| reply::warning(warning)) {
-        rsp.headers_mut().append(header::WARNING, warning);
+    let mut rsp = reply::empty(StatusCode::NO_CONTENT);
+    let headers = rsp.headers_mut();
+    // Of what was deleted there is none.
+    if !written.version.as_bytes().is_empty()
+        && let Ok(tag) = header::HeaderValue::from_str(&tags::show(&written.version))
+    {
+        headers.insert(header::ETAG, tag);
+    }
+    for warning in written.warnings.iter().take(MAX).filter_map(|warning| reply::warning(warning)) {
+        headers.append(header::WARNING, warning);
     }
     rsp
 }

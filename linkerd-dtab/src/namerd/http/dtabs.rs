@@ -6,7 +6,7 @@ use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
 
 use super::{
     TIMEOUT,
-    changes::with_warnings,
+    changes::done,
     dtab_body::Form,
     params::{self, Params},
     reply::{self, Answer, Problem, told},
@@ -52,14 +52,14 @@ pub(super) async fn serve(session: &Session, head: &Parts, namespace: &str, body
                 return Err(Problem::hinted(StatusCode::PRECONDITION_FAILED, "what is created has no version before"));
             }
             let written = session.put(&params::namespace(namespace)?, &dtab, &Expect::Absent).await?;
-            Ok(with_warnings(reply::empty(StatusCode::NO_CONTENT), &written.warnings))
+            Ok(done(&written))
         }
         Method::PUT => {
             let dtab = Form::given(&head.headers)?.read(body)?;
             let namespace = params::namespace(namespace)?;
             let expect = tags::expected(&head.headers)?;
             let written = session.put(&namespace, &dtab, &expect).await.map_err(Problem::of_condition)?;
-            Ok(with_warnings(reply::empty(StatusCode::NO_CONTENT), &written.warnings))
+            Ok(done(&written))
         }
         Method::DELETE => {
             let namespace = namespace.parse().map_err(|_| Problem::silent(StatusCode::NOT_FOUND))?;

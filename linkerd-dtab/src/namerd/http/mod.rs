@@ -16,11 +16,12 @@
 //!
 //! | `GET /api/1/history/NS[?limit=N]` | its last changes, newest first, as JSON |
 //! | `GET /api/1/diff/NS?from=SEQ&to=SEQ` | what is different between two of them, as text |
-//! | `POST /api/1/rollback/NS?to=SEQ` | goes back to what it was after one of them: 204; conditions as for `PUT` |
+//! | `POST /api/1/rollback/NS?to=SEQ[&automatic=true]` | goes back to what it was after one of them: 204; conditions as for `PUT`; the history says if a program did |
 //! | `POST /api/1/plan/NS[?names=N,N]` | what the table in the body would move: the names, their shares before and after |
 //! | `POST /api/1/check/NS` | what is wrong with the table in the body |
 //!
-//! A change says why in `l5d-reason`; what is odd about a table that is written comes in `Warning` headers.
+//! A change says why in `l5d-reason`; the version that results is the `ETag`, and what is odd about the table, or about what
+//! becomes of names in use, comes in `Warning` headers.
 //!
 //! All that is read may be followed with `watch=true`: a body without an end has a document a line, one for each change
 //! that the reader keeps up with. Nothing is written ahead: a slow reader gets the last state. The watch ends when the body

@@ -1,0 +1,90 @@
+//! A namerd of this project, whole but for its program: over a store in memory and names that tests set.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use http::Request;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use linkerd_dtab::{
+    Addr, Bound, Dtab, NameTree, Path,
+    namer::fixed,
+    namerd::{Namerd, Peer, Session, Watched, http::Controller},
+    store::{Memory, Namespace},
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tower_service::Service;
+
+/// It ends with this.
+pub(crate) struct Real {
+    addr: SocketAddr,
+    pub(crate) session: Session,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+pub(crate) fn ns(text: &str) -> Namespace {
+    text.parse().expect("a namespace")
+}
+
+pub(crate) fn dtab(text: &str) -> Dtab {
+    text.parse().expect("a table")
+}
+
+pub(crate) fn path(text: &str) -> Path {
+    text.parse().expect("a path")
+}
+
+impl Real {
+    /// With these names, each with so many endpoints, below `/#/x`, and one table `ns`.
+    pub(crate) async fn start(names: &[(&str, u8)], table: &str) -> Self {
+        let namer = names.iter().zip(1..).fold(fixed::Namer::new(), |namer, (&(name, endpoints), port)| {
+            let addrs = (1..=endpoints).map(|host| SocketAddr::from(([127, 0, 0, host], port)));
+            namer.with(path(name), Addr::of(addrs))
+        });
+        let namerd = Namerd::builder(Memory::new([(ns("ns"), dtab(table))])).namer(path("/#/x"), namer).build();
+        let session = namerd.session(Peer::default());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let addr = listener.local_addr().expect("is bound");
+        let controller = Controller::new(namerd);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, peer)) = listener.accept().await {
+                let controller = controller.clone();
+                let service = service_fn(move |mut req: Request<Incoming>| {
+                    req.extensions_mut().insert(Peer { addr: Some(peer), ..Peer::default() });
+                    controller.clone().call(req)
+                });
+                // A client that goes away is no failure of the test.
+                tokio::spawn(async move {
+                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Self { addr, session, task }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Watches a name as a proxy with this table of its own does.
+    pub(crate) fn bind(&self, extra: &str, name: &str) -> Watched<NameTree<Bound>> {
+        self.session.bind(&ns("ns"), &dtab(extra), &path(name)).expect("is allowed")
+    }
+
+    /// What the table is now.
+    pub(crate) fn table(&self) -> String {
+        let table = self.session.dtab(&ns("ns")).expect("is allowed").sample().ok().flatten();
+        table.map_or_else(|| "(deleted)".into(), |table| table.dtab.to_string())
+    }
+
+    /// The last changes, newest first: who, and why.
+    pub(crate) fn history(&self) -> Vec<(String, String)> {
+        let records = self.session.history(&ns("ns"), 10).expect("is allowed");
+        records.iter().map(|record| (record.who.clone(), record.why.clone().unwrap_or_default())).collect()
+    }
+}
