@@ -67,14 +67,15 @@ impl ServerSettings {
             .iter()
             .map(|files| Identity::read(files, snapshot, Bearer::Server, offer))
             .collect::<Result<Vec<_>, _>>()?;
-        let mut expiries: Vec<_> = identities.iter().flat_map(|identity| identity.expiries.clone()).collect();
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&offer.provider))
-            .with_protocol_versions(&offer.versions)
-            .map_err(|error| refused(&error))?;
+        let mut files: Vec<_> = identities.iter().flat_map(|identity| identity.files.clone()).collect();
+        let builder =
+            ServerConfig::builder_with_details(Arc::clone(&offer.provider), Arc::clone(&self.handshake.clock))
+                .with_protocol_versions(&offer.versions)
+                .map_err(|error| refused(&error))?;
         let builder = if self.require_client_auth {
-            let files: Vec<_> = self.client_roots.iter().cloned().collect();
-            let (roots, ends) = pem::roots(&files, snapshot)?;
-            expiries.extend(ends);
+            let bundle: Vec<_> = self.client_roots.iter().cloned().collect();
+            let (roots, validities) = pem::roots(&bundle, snapshot)?;
+            files.extend(validities);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&offer.provider)).build();
             builder.with_client_cert_verifier(verifier.map_err(|error| refused(&error))?)
         } else {
@@ -87,7 +88,7 @@ impl ServerSettings {
         if let Some(ticketer) = choice::ticketer() {
             config.ticketer = ticketer;
         }
-        Ok(Loaded { value: config, expiries })
+        Ok(Loaded { value: Arc::new(config), files })
     }
 }
 
@@ -102,10 +103,10 @@ impl Acceptor {
             return Err(BadTls::NoIdentity);
         }
         let offer = settings.handshake.offer()?;
-        let HandshakeSettings { timeout: handshake_timeout, reload_interval, .. } = settings.handshake;
+        let handshake = settings.handshake.clone();
         let files = settings.files();
         let load = Box::new(move |snapshot: &Snapshot| settings.load(&offer, snapshot));
-        Ok(Self { live: Live::watch(files, reload_interval, metrics, load)?, handshake_timeout })
+        Ok(Self { live: Live::watch(files, &handshake, metrics, load)?, handshake_timeout: handshake.timeout })
     }
 
     /// Makes one connection secure.
@@ -124,7 +125,7 @@ impl Acceptor {
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = Arc::clone(&self.live.now());
+        let config = Arc::clone(&self.live.now().value);
         let provider = Arc::clone(config.crypto_provider());
         let handshake = tokio::time::timeout(self.handshake_timeout, TlsAcceptor::from(config).accept(stream));
         let stream = handshake.await.map_err(|_| HandshakeError::Elapsed(self.handshake_timeout))?;

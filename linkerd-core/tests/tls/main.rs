@@ -3,6 +3,7 @@
 
 mod by_file;
 mod client;
+mod expiry;
 mod files;
 mod h2;
 mod pki;
