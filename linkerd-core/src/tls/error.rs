@@ -122,6 +122,21 @@ pub enum BadTls {
         /// When the last of its certificates begins.
         begins: SystemTime,
     },
+    /// A bundle leaves out a root that is to be [kept](super::HandshakeSettings::keep_used_roots).
+    #[error(
+        "{root} is left out, and peers need it: it vouches for {connections} open connections, and did so {} s ago; the \
+         change waits until it did not for {} s", idle.as_secs(), keep.as_secs()
+    )]
+    RootInUse {
+        /// Whose root it is.
+        root: String,
+        /// How many open connections there are of peers that it vouches for.
+        connections: usize,
+        /// How long ago it last did.
+        idle: Duration,
+        /// For how long it is kept.
+        keep: Duration,
+    },
     /// A server without a certificate.
     #[error("a server needs a certificate")]
     NoIdentity,

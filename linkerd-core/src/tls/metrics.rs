@@ -6,13 +6,15 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use rustls::time_provider::TimeProvider;
 
-use super::{handshake::now, pem::Validity};
-use crate::telemetry::{Counter, Hold, Registry};
+use super::{
+    handshake::{now, unix},
+    pem::Validity,
+};
+use crate::telemetry::{Counter, Gauge, Hold, Registry};
 
 /// Where the metrics of TLS go. A clone is the same; the default goes nowhere.
 ///
@@ -23,11 +25,22 @@ use crate::telemetry::{Counter, Hold, Registry};
 /// | `tls/cert/<file>/expires_in_secs` | until the first certificate of the file ends; negative once it has |
 /// | `tls/cert/<file>/invalid` | 1 while what is used of it has expired, or has not begun; not of those to trust |
 /// | `tls/cert/<file>/stale` | 1 while something else is used than what is in the file |
+/// | `tls/root/<name>/connections` | connections of peers that this root vouches for; there from the first on |
+/// | `tls/root/<name>/last_seen` | when it last did, in seconds from 1970 |
+/// | `tls/used_roots_dropped` | roots that changed files left out though they vouched for a peer within a day |
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     registry: Option<Registry>,
     pub(super) reloads: Counter,
     pub(super) failures: Counter,
+    pub(super) dropped_roots: Counter,
+}
+
+/// The gauges of one root, shared by all that trust it.
+pub(super) struct RootGauges {
+    _hold: Hold,
+    pub(super) connections: Gauge,
+    pub(super) last_seen: Gauge,
 }
 
 /// The gauges of one set of files. They are there until this is dropped.
@@ -46,7 +59,17 @@ impl Metrics {
             registry: Some(registry.clone()),
             reloads: scope.counter("reloads"),
             failures: scope.counter("reload_failures"),
+            dropped_roots: scope.counter("used_roots_dropped"),
         }
+    }
+
+    pub(super) fn root(&self, name: &str) -> Option<RootGauges> {
+        let scope = self.registry.as_ref()?.root().scope("tls").scope("root").scope(name);
+        Some(RootGauges {
+            _hold: scope.hold(),
+            connections: scope.gauge("connections"),
+            last_seen: scope.gauge("last_seen"),
+        })
     }
 
     pub(super) fn gauges(&self, files: &[Validity], clock: &Arc<dyn TimeProvider>) -> Gauges {
@@ -97,11 +120,4 @@ fn read(used: &Mutex<Validity>) -> Validity {
 
 fn bit(is_so: bool) -> f64 {
     f64::from(u8::from(is_so))
-}
-
-fn unix(at: SystemTime) -> i64 {
-    match at.duration_since(UNIX_EPOCH) {
-        Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        Err(before) => -i64::try_from(before.duration().as_secs()).unwrap_or(i64::MAX),
-    }
 }

@@ -9,7 +9,14 @@ use std::{
 use arc_swap::ArcSwap;
 use rustls::time_provider::TimeProvider;
 
-use super::{BadTls, HandshakeSettings, Metrics, files::Snapshot, handshake::now, metrics::Gauges, pem::Validity};
+use super::{
+    BadTls, HandshakeSettings, Metrics,
+    files::Snapshot,
+    handshake::now,
+    metrics::Gauges,
+    pem::Validity,
+    roots::{Needed, Roots},
+};
 
 /// How often files are looked at, unless told otherwise.
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
@@ -17,11 +24,15 @@ pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 /// For how long files must stay as they are to be believed: one of two may be written, or half of one.
 const SETTLE: Duration = Duration::from_millis(50);
 
+/// A root that vouched for nobody within this time is not missed, unless another one is configured.
+const MISSED: Duration = Duration::from_hours(24);
+
 /// What was made of some files.
 pub(super) struct Loaded<T> {
     pub(super) value: Arc<T>,
     /// The files with certificates, in the same order each time.
     pub(super) files: Vec<Validity>,
+    pub(super) roots: Roots,
 }
 
 impl<T> Loaded<T> {
@@ -31,10 +42,14 @@ impl<T> Loaded<T> {
     }
 
     /// Why this is not to take the place of what is used. What is not good itself is worth less than anything new.
-    fn objection_over(&self, used: &Self, now: SystemTime) -> Option<BadTls> {
+    fn objection_over(&self, used: &Self, keep: Option<Duration>, now: SystemTime) -> Option<BadTls> {
         let both = self.files.iter().zip(&used.files);
         let mut good = both.filter(|(_, used)| used.objection(now).is_none());
-        good.find_map(|(new, _)| new.objection(now))
+        good.find_map(|(new, _)| new.objection(now)).or_else(|| {
+            let keep = keep?;
+            let Needed { name: root, connections, idle } = used.roots.missed(&self.roots, keep, now).next()?;
+            Some(BadTls::RootInUse { root, connections, idle, keep })
+        })
     }
 }
 
@@ -72,6 +87,7 @@ impl<T: Send + Sync + 'static> Live<T> {
                 was_good: objection.is_none(),
                 gauges,
                 metrics: metrics.clone(),
+                keep_used_roots: handshake.keep_used_roots,
                 clock,
                 live: Arc::downgrade(&live),
             };
@@ -96,6 +112,7 @@ struct Watch<T> {
     was_good: bool,
     gauges: Gauges,
     metrics: Metrics,
+    keep_used_roots: Option<Duration>,
     clock: Arc<dyn TimeProvider>,
     live: Weak<Live<T>>,
 }
@@ -134,13 +151,16 @@ impl<T: Send + Sync + 'static> Watch<T> {
         self.seen = digest;
         self.waiting = None;
         match (self.load)(&snapshot) {
-            Ok(loaded) => match loaded.objection_over(&live.now(), now(&*self.clock)) {
-                None => self.take(&live, loaded),
-                Some(objection) => {
+            Ok(mut loaded) => {
+                let used = live.now();
+                loaded.roots.inherit(&used.roots);
+                if let Some(objection) = loaded.objection_over(&used, self.keep_used_roots, now(&*self.clock)) {
                     self.refuse(&objection);
                     self.waiting = Some(loaded);
+                } else {
+                    self.take(&live, loaded);
                 }
-            },
+            }
             Err(error) => self.refuse(&error),
         }
         None
@@ -148,8 +168,8 @@ impl<T: Send + Sync + 'static> Watch<T> {
 
     /// Time alone may end what is used, and lets what waits take its place.
     fn look_at_time(&mut self, live: &Live<T>) {
-        let (used, now) = (live.now(), now(&*self.clock));
-        if let Some(waiting) = self.waiting.take_if(|waiting| waiting.objection_over(&used, now).is_none()) {
+        let (used, now, keep) = (live.now(), now(&*self.clock), self.keep_used_roots);
+        if let Some(waiting) = self.waiting.take_if(|waiting| waiting.objection_over(&used, keep, now).is_none()) {
             return self.take(live, waiting);
         }
         let objection = used.objection(now);
@@ -160,7 +180,13 @@ impl<T: Send + Sync + 'static> Watch<T> {
     }
 
     fn take(&mut self, live: &Live<T>, loaded: Loaded<T>) {
-        let objection = loaded.objection(now(&*self.clock));
+        let now = now(&*self.clock);
+        for Needed { name: root, connections, idle } in live.now().roots.missed(&loaded.roots, MISSED, now) {
+            self.metrics.dropped_roots.incr();
+            let idle_secs = idle.as_secs();
+            tracing::warn!(root, connections, idle_secs, "a root is trusted no more that vouched for peers of late");
+        }
+        let objection = loaded.objection(now);
         self.was_good = objection.is_none();
         self.gauges.reloaded(&loaded.files);
         live.0.store(Arc::new(loaded));

@@ -116,6 +116,22 @@ impl Certificate {
     }
 }
 
+/// The DER of who signed a certificate, without what says that it is a name.
+pub(super) fn issuer(der: &[u8]) -> Option<&[u8]> {
+    let mut tbs = Der(der).open(SEQUENCE)?.open(SEQUENCE)?;
+    if tbs.peek()? == VERSION {
+        tbs.next()?;
+    }
+    tbs.take(INTEGER)?; // serial number
+    tbs.take(SEQUENCE)?; // signature algorithm
+    tbs.take(SEQUENCE)
+}
+
+/// As text, the DER of a name without what says that it is one.
+pub(super) fn shown(der: &[u8]) -> Option<String> {
+    name(Der(der)).map(|(text, _)| text)
+}
+
 pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {

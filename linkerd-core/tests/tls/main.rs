@@ -8,5 +8,6 @@ mod files;
 mod h2;
 mod pki;
 mod reload;
+mod roots;
 mod routers;
 mod server;

@@ -40,9 +40,14 @@ pub(crate) struct Pki {
 
 impl Pki {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
         // No two have the same name.
-        let issuer = authority(&format!("authority {}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        Self::called(&format!("authority {}", NUMBER.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// The authority has this name.
+    pub(crate) fn called(name: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let issuer = authority(name);
         fs::write(dir.path().join("ca.pem"), issuer.pem()).unwrap();
         Self { dir, issuer }
     }
@@ -88,6 +93,12 @@ impl Pki {
             fs::write(&files.key, key.serialize_pem()).unwrap();
         }
         replace(&files.cert, &params.signed_by(&key, &self.issuer).unwrap().pem());
+    }
+
+    /// Another authority, by this one's leave.
+    pub(crate) fn authority(&self, name: &str) -> CertifiedIssuer<'static, KeyPair> {
+        let key = KeyPair::generate().unwrap();
+        CertifiedIssuer::signed_by(authority_params(name), key, &self.issuer).unwrap()
     }
 
     /// Trusts this authority.
@@ -146,6 +157,12 @@ impl Clock {
     }
 }
 
+impl Clock {
+    pub(crate) fn pass(&self, time: Duration) {
+        self.0.fetch_add(time.as_secs(), Ordering::Relaxed);
+    }
+}
+
 impl TimeProvider for Clock {
     fn current_time(&self) -> Option<UnixTime> {
         Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0.load(Ordering::Relaxed))))
@@ -183,10 +200,20 @@ pub(crate) fn fast() -> HandshakeSettings {
 
 /// A certificate authority of this name.
 pub(crate) fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    CertifiedIssuer::self_signed(authority_params(name), KeyPair::generate().unwrap()).unwrap()
+}
+
+fn authority_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(DnType::CommonName, name);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    params
+}
+
+/// A certificate and its key as PEM, by this authority.
+pub(crate) fn signed(names: &[&str], issuer: &CertifiedIssuer<'static, KeyPair>) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    (leaf(names).signed_by(&key, issuer).unwrap().pem(), key.serialize_pem())
 }
 
 fn san(name: &str) -> SanType {
