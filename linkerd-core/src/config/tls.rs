@@ -32,6 +32,11 @@ pub struct ServerTls {
     ///
     /// Not a key of Linkerd 1.x.
     pub handshake_timeout: Option<Duration>,
+    /// `keepUsedRootsHours`: a root that vouched for a client within so many hours, from 1 to 8,760, is not taken out of `caCertPath`
+    /// when that changes. Default: it is, with a warning.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub keep_used_roots: Option<Duration>,
 }
 
 /// The `tls` map of a client, also of namers and interpreters.
@@ -55,6 +60,11 @@ pub struct ClientTls {
     ///
     /// Not a key of Linkerd 1.x.
     pub handshake_timeout: Option<Duration>,
+    /// `keepUsedRootsHours`: a root that vouched for a server within so many hours, from 1 to 8,760, is not taken out of `trustCertsBundle`
+    /// when that changes. Default: it is, with a warning.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub keep_used_roots: Option<Duration>,
 }
 
 /// A certificate and its key: `clientAuth` of a client's `tls`, and each of `certificates` of a server's.
@@ -80,6 +90,7 @@ impl Decode for ServerTls {
         let protocols = s.get("protocols");
         let certificates = s.or("certificates", Vec::new());
         let handshake_timeout = s.millis("handshakeTimeoutMs", 1);
+        let keep_used_roots = s.int("keepUsedRootsHours", 1..=8_760).map(hours);
         s.finish();
         Some(Self {
             cert: cert?,
@@ -91,6 +102,7 @@ impl Decode for ServerTls {
             protocols,
             certificates,
             handshake_timeout,
+            keep_used_roots,
         })
     }
 }
@@ -106,6 +118,7 @@ impl Decode for ClientTls {
         let client_auth = s.get("clientAuth");
         let protocols = s.get("protocols");
         let handshake_timeout = s.millis("handshakeTimeoutMs", 1);
+        let keep_used_roots = s.int("keepUsedRootsHours", 1..=8_760).map(hours);
 
         if enabled && !disable_validation && !s.has("commonName") {
             at.problem("tls is configured with validation but commonName is not set");
@@ -118,7 +131,16 @@ impl Decode for ClientTls {
         }
         s.finish();
         let trust_certs = several.into_iter().flatten().chain(bundle).collect();
-        Some(Self { enabled, disable_validation, common_name, trust_certs, client_auth, protocols, handshake_timeout })
+        Some(Self {
+            enabled,
+            disable_validation,
+            common_name,
+            trust_certs,
+            client_auth,
+            protocols,
+            handshake_timeout,
+            keep_used_roots,
+        })
     }
 }
 
@@ -131,6 +153,10 @@ impl Decode for TlsIdentity {
         s.finish();
         Some(Self { cert: cert?, key: key?, intermediate_certs })
     }
+}
+
+fn hours(n: i64) -> Duration {
+    Duration::from_hours(n.unsigned_abs())
 }
 
 #[cfg(feature = "tls")]
@@ -172,13 +198,15 @@ mod build {
                 protocols,
                 certificates,
                 handshake_timeout,
+                keep_used_roots,
             } = self.clone();
             let first = TlsIdentity { cert, key, intermediate_certs };
             let mut settings = ServerSettings::new(first.files());
             settings.identities.extend(certificates.iter().map(TlsIdentity::files));
             settings.client_roots = ca_cert.map(|file| file.0);
             settings.require_client_auth = require_client_auth;
-            settings.handshake = HandshakeSettings { ciphers, ..handshake(protocols, alpn, handshake_timeout) };
+            settings.handshake =
+                HandshakeSettings { ciphers, keep_used_roots, ..handshake(protocols, alpn, handshake_timeout) };
             Acceptor::load(settings, metrics)
         }
     }
@@ -201,6 +229,7 @@ mod build {
                 client_auth: None,
                 protocols: None,
                 handshake_timeout: None,
+                keep_used_roots: None,
             }
         }
     }
@@ -215,12 +244,13 @@ mod build {
                 client_auth,
                 protocols,
                 handshake_timeout,
+                keep_used_roots,
             } = self.clone();
             let settings = ClientSettings {
                 roots: trust_certs.into_iter().map(|file| file.0).collect(),
                 disable_validation,
                 identity: client_auth.as_ref().map(TlsIdentity::files),
-                handshake: handshake(protocols, alpn, handshake_timeout),
+                handshake: HandshakeSettings { keep_used_roots, ..handshake(protocols, alpn, handshake_timeout) },
             };
             Connector::load(settings, metrics)
         }

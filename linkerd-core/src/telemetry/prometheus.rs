@@ -159,6 +159,7 @@ fn rewrite(path: &[Arc<str>]) -> (Vec<&str>, Vec<(&'static str, String)>) {
             ["rt", "client", _] if !has("client") => "client",
             ["rt", "server", _] if !has("server") => "server",
             ["tls", "cert", _] if !has("cert") => "cert",
+            ["tls", "root", _] if !has("root") => "root",
             ["rt", "service" | "client" | "server", kind @ ("failures" | "exn" | "exceptions"), cause] => {
                 if let Some((_, causes)) = labels.iter_mut().find(|(name, _)| *name == "exception") {
                     let _ = write!(causes, ":{cause}");
@@ -235,6 +236,7 @@ mod tests {
             ),
             (&["rt", "h", "bindcache", "path", "misses"], r#"rt:bindcache:path:misses{rt="h"} 0"#),
             (&["tls", "cert", "/a/b.pem", "stale"], r#"tls:cert:stale{cert="/a/b.pem"} 0"#),
+            (&["tls", "root", "CN=a, O=b", "last_seen"], r#"tls:root:last_seen{root="CN=a, O=b"} 0"#),
             (&["jvm", "mem", "current-used"], "jvm:mem:current_used 0"),
         ] {
             assert_eq!(series(path), format!("{line}\n"));

@@ -17,6 +17,7 @@ use super::{
     files::Snapshot,
     names::Offer,
     pem::{self, Bearer, Identity},
+    roots::{self, Held, Roots},
     watch::{Live, Loaded},
 };
 
@@ -61,22 +62,26 @@ impl ClientSettings {
         self.identity.iter().flat_map(IdentityFiles::all).chain(roots).cloned().collect()
     }
 
-    fn load(&self, offer: &Offer, snapshot: &Snapshot) -> Result<Loaded<ClientConfig>, BadTls> {
-        let mut expiries = Vec::new();
+    fn load(&self, offer: &Offer, snapshot: &Snapshot, metrics: &Metrics) -> Result<Loaded<ClientConfig>, BadTls> {
         let identity = match &self.identity {
             Some(files) => Some(Identity::read(files, snapshot, Bearer::Client, offer)?),
             None => None,
         };
-        expiries.extend(identity.iter().flat_map(|identity| identity.expiries.clone()));
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&offer.provider))
-            .with_protocol_versions(&offer.versions)
-            .map_err(|error| BadTls::Refused { reason: error.to_string() })?;
+        let mut files: Vec<_> = identity.iter().flat_map(|identity| identity.files.clone()).collect();
+        let builder =
+            ClientConfig::builder_with_details(Arc::clone(&offer.provider), Arc::clone(&self.handshake.clock))
+                .with_protocol_versions(&offer.versions)
+                .map_err(|error| BadTls::Refused { reason: error.to_string() })?;
+        let mut roots = Roots::default();
         let builder = if self.disable_validation {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(Arc::clone(&offer.provider))))
         } else {
-            let (roots, ends) = pem::roots(&self.roots, snapshot)?;
-            expiries.extend(ends);
-            builder.with_root_certificates(roots)
+            let (store, validities) = pem::roots(&self.roots, snapshot)?;
+            files.extend(validities);
+            if !self.roots.is_empty() {
+                roots = Roots::of(&store, roots::for_server, &self.handshake.clock, metrics);
+            }
+            builder.with_root_certificates(store)
         };
         let mut config = match identity {
             None => builder.with_no_client_auth(),
@@ -86,7 +91,7 @@ impl ClientSettings {
             }
         };
         config.alpn_protocols = self.handshake.alpn_protocols();
-        Ok(Loaded { value: config, expiries })
+        Ok(Loaded { value: Arc::new(config), files, roots })
     }
 }
 
@@ -99,11 +104,12 @@ impl Connector {
     /// The first file, or list of names, that cannot be used.
     pub fn load(settings: ClientSettings, metrics: &Metrics) -> Result<Self, BadTls> {
         let offer = settings.handshake.offer()?;
-        let HandshakeSettings { timeout: handshake_timeout, reload_interval, .. } = settings.handshake;
+        let handshake = settings.handshake.clone();
         let files = settings.files();
-        let load = Box::new(move |snapshot: &Snapshot| settings.load(&offer, snapshot));
-        let live = Live::watch(files, reload_interval, metrics, load)?;
-        Ok(Self { live, name: Name::Address, handshake_timeout })
+        let to = metrics.clone();
+        let load = Box::new(move |snapshot: &Snapshot| settings.load(&offer, snapshot, &to));
+        let live = Live::watch(files, &handshake, metrics, load)?;
+        Ok(Self { live, name: Name::Address, handshake_timeout: handshake.timeout })
     }
 
     /// The same for servers of this name, or IP address: it is asked for, and their certificates must be for it.
@@ -150,13 +156,15 @@ impl Connector {
             Name::Bad(name) => return Err(HandshakeError::BadName(name.to_string())),
         };
         let shown = name.to_str().into_owned();
-        let config = Arc::clone(&self.live.now());
+        let live = self.live.now();
+        let config = Arc::clone(&live.value);
         let provider = Arc::clone(config.crypto_provider());
         let handshake = tokio::time::timeout(self.handshake_timeout, TlsConnector::from(config).connect(name, stream));
         let stream = handshake.await.map_err(|_| HandshakeError::Elapsed(self.handshake_timeout))?;
         let stream = stream.map_err(|error| HandshakeError::of(error, &shown))?;
         let negotiated = Negotiated::of(stream.get_ref().1, &provider);
-        Ok((stream, negotiated))
+        let lease = live.roots.lease(stream.get_ref().1.peer_certificates(), &provider);
+        Ok((Held::new(stream, lease), negotiated))
     }
 }
 

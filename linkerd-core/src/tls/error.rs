@@ -1,6 +1,11 @@
 //! What can be wrong with files, names and handshakes.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// How to make a certificate that is taken.
 const RENEW: &str = "make a new one, for instance by openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 \
@@ -101,6 +106,37 @@ pub enum BadTls {
         /// The key's file.
         key: PathBuf,
     },
+    /// A certificate has ended.
+    #[error("{}: a certificate in it expired at {}", file.display(), date(*ended))]
+    Expired {
+        /// The file.
+        file: PathBuf,
+        /// When the first of its certificates ended.
+        ended: SystemTime,
+    },
+    /// A certificate has not begun.
+    #[error("{}: a certificate in it is not valid before {}", file.display(), date(*begins))]
+    NotYetValid {
+        /// The file.
+        file: PathBuf,
+        /// When the last of its certificates begins.
+        begins: SystemTime,
+    },
+    /// A bundle leaves out a root that is to be [kept](super::HandshakeSettings::keep_used_roots).
+    #[error(
+        "{root} is left out, and peers need it: it vouches for {connections} open connections, and did so {} s ago; the \
+         change waits until it did not for {} s", idle.as_secs(), keep.as_secs()
+    )]
+    RootInUse {
+        /// Whose root it is.
+        root: String,
+        /// How many open connections there are of peers that it vouches for.
+        connections: usize,
+        /// How long ago it last did.
+        idle: Duration,
+        /// For how long it is kept.
+        keep: Duration,
+    },
     /// A server without a certificate.
     #[error("a server needs a certificate")]
     NoIdentity,
@@ -147,7 +183,7 @@ pub enum BadTls {
 pub enum HandshakeError {
     /// It took too long.
     #[error("no TLS handshake within {0:?}")]
-    Elapsed(std::time::Duration),
+    Elapsed(Duration),
     /// The peer's certificate has the name in its common name alone, if at all.
     #[error(
         "the peer's certificate has no subjectAltName, so that it is not for '{0}': its common name is not looked at \
@@ -199,4 +235,10 @@ impl HandshakeError {
             _ => Self::Failed(error),
         }
     }
+}
+
+/// As people read it. Certificates know no year after 9999.
+fn date(at: SystemTime) -> String {
+    const LAST: Duration = Duration::from_secs(253_402_300_799);
+    httpdate::fmt_http_date(at.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST))
 }

@@ -1,6 +1,11 @@
 //! What both sides of a connection say of how it is made secure.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 
 use super::{Alpn, BadTls, names::Offer, watch::INTERVAL};
 
@@ -18,6 +23,11 @@ pub struct HandshakeSettings {
     pub timeout: Duration,
     /// How often the files are looked at. 1 second.
     pub reload_interval: Duration,
+    /// A root that vouched for a peer within this time is not taken out of a bundle that changes. None: it is, with a
+    /// warning. At the start, and among the system's, none is missed.
+    pub keep_used_roots: Option<Duration>,
+    /// What time it is, for whether certificates are good: those of peers, and those of files that change. The system's.
+    pub clock: Arc<dyn TimeProvider>,
 }
 
 impl Default for HandshakeSettings {
@@ -28,6 +38,8 @@ impl Default for HandshakeSettings {
             alpn: vec![Alpn::Http1],
             timeout: Duration::from_secs(10),
             reload_interval: INTERVAL,
+            keep_used_roots: None,
+            clock: Arc::new(DefaultTimeProvider),
         }
     }
 }
@@ -41,5 +53,18 @@ impl HandshakeSettings {
     /// What may be spoken inside, as rustls has it.
     pub(super) fn alpn_protocols(&self) -> Vec<Vec<u8>> {
         self.alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect()
+    }
+}
+
+/// The time of a clock; one that does not know it is at the beginning of all.
+pub(super) fn now(clock: &dyn TimeProvider) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(clock.current_time().map_or(0, |now| now.as_secs()))
+}
+
+/// In seconds from 1970.
+pub(super) fn unix(at: SystemTime) -> i64 {
+    match at.duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        Err(before) => -i64::try_from(before.duration().as_secs()).unwrap_or(i64::MAX),
     }
 }

@@ -17,6 +17,7 @@ mod identity;
 mod metrics;
 mod names;
 mod pem;
+mod roots;
 mod server;
 mod watch;
 mod x509;

@@ -1,6 +1,10 @@
 //! Certificates and keys in PEM files.
 
-use std::{path::Path, sync::Arc, time::SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use rustls::{
     RootCertStore,
@@ -13,15 +17,46 @@ use rustls::{
 
 use super::{BadTls, IdentityFiles, files::Snapshot, names::Offer, x509::Certificate};
 
-/// When the first certificate of a file ends.
-pub(super) type Expiry = (std::path::PathBuf, SystemTime);
+/// For how long all certificates of a file are good.
+#[derive(Clone, Debug)]
+pub(super) struct Validity {
+    pub(super) file: PathBuf,
+    /// Peers are shown them, and look at this. Nobody looks at it in those to trust.
+    pub(super) is_shown: bool,
+    /// When the last of them begins.
+    begins: SystemTime,
+    /// When the first of them ends.
+    pub(super) ends: SystemTime,
+}
+
+impl Validity {
+    fn of(file: &Path, certificates: &[Certificate]) -> Self {
+        let begins = certificates.iter().map(|certificate| certificate.not_before).max();
+        let ends = certificates.iter().map(|certificate| certificate.not_after).min();
+        let known = "a file without certificates is an error";
+        Self { file: file.to_owned(), is_shown: true, begins: begins.expect(known), ends: ends.expect(known) }
+    }
+
+    /// Why peers do not take these at a time.
+    pub(super) fn objection(&self, now: SystemTime) -> Option<BadTls> {
+        if !self.is_shown {
+            None
+        } else if now > self.ends {
+            Some(BadTls::Expired { file: self.file.clone(), ended: self.ends })
+        } else if now < self.begins {
+            Some(BadTls::NotYetValid { file: self.file.clone(), begins: self.begins })
+        } else {
+            None
+        }
+    }
+}
 
 /// A certificate with its key, and what is known of it.
 #[derive(Debug)]
 pub(super) struct Identity {
     pub(super) key: Arc<CertifiedKey>,
     pub(super) leaf: Certificate,
-    pub(super) expiries: Vec<Expiry>,
+    pub(super) files: Vec<Validity>,
 }
 
 /// What its bearer is to be: a server is looked for by its name.
@@ -40,7 +75,7 @@ impl Identity {
         offer: &Offer,
     ) -> Result<Self, BadTls> {
         let (mut chain, read) = certificates(&files.cert, snapshot)?;
-        let mut expiries = vec![first_end(&files.cert, &read)];
+        let mut validities = vec![Validity::of(&files.cert, &read)];
         let leaf = read.into_iter().next().expect("a file without certificates is an error");
         if bearer == Bearer::Server && !leaf.has_names {
             return Err(BadTls::NoNames { file: files.cert.clone(), subject: leaf.subject });
@@ -48,24 +83,21 @@ impl Identity {
         if let Some(file) = &files.intermediates {
             let (more, read) = certificates(file, snapshot)?;
             chain.extend(more);
-            expiries.push(first_end(file, &read));
+            validities.push(Validity::of(file, &read));
         }
         let key = private_key(&files.key, snapshot)?;
         let key = CertifiedKey::from_der(chain, key, &offer.provider).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => BadTls::Mismatch { cert: files.cert.clone(), key: files.key.clone() },
             error => BadTls::BadKey { file: files.key.clone(), reason: error.to_string() },
         })?;
-        Ok(Self { key: Arc::new(key), leaf, expiries })
+        Ok(Self { key: Arc::new(key), leaf, files: validities })
     }
 }
 
 /// The certificates to trust, from these files, or from the system if there are none.
-pub(super) fn roots(
-    files: &[std::path::PathBuf],
-    snapshot: &Snapshot,
-) -> Result<(Arc<RootCertStore>, Vec<Expiry>), BadTls> {
+pub(super) fn roots(files: &[PathBuf], snapshot: &Snapshot) -> Result<(Arc<RootCertStore>, Vec<Validity>), BadTls> {
     let mut store = RootCertStore::empty();
-    let mut expiries = Vec::new();
+    let mut validities = Vec::new();
     if files.is_empty() {
         let found = rustls_native_certs::load_native_certs();
         store.add_parsable_certificates(found.certs);
@@ -87,9 +119,9 @@ pub(super) fn roots(
                 reason: error.to_string(),
             })?;
         }
-        expiries.push(first_end(file, &read));
+        validities.push(Validity { is_shown: false, ..Validity::of(file, &read) });
     }
-    Ok((Arc::new(store), expiries))
+    Ok((Arc::new(store), validities))
 }
 
 /// A chain: each certificate as it is, and as it is read.
@@ -146,9 +178,4 @@ fn malformed(file: &Path, error: &pem::Error) -> BadTls {
         error => error.to_string(),
     };
     BadTls::Malformed { file: file.to_owned(), reason }
-}
-
-fn first_end(file: &Path, certificates: &[Certificate]) -> Expiry {
-    let first = certificates.iter().map(|certificate| certificate.not_after).min();
-    (file.to_owned(), first.expect("a file without certificates is an error"))
 }

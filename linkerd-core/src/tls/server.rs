@@ -15,6 +15,7 @@ use super::{
     files::Snapshot,
     names::Offer,
     pem::{self, Bearer, Identity},
+    roots::{self, Held, Roots},
     watch::{Live, Loaded},
 };
 
@@ -60,22 +61,27 @@ impl ServerSettings {
         self.identities.iter().flat_map(IdentityFiles::all).chain(roots).cloned().collect()
     }
 
-    fn load(&self, offer: &Offer, snapshot: &Snapshot) -> Result<Loaded<ServerConfig>, BadTls> {
+    fn load(&self, offer: &Offer, snapshot: &Snapshot, metrics: &Metrics) -> Result<Loaded<ServerConfig>, BadTls> {
         let refused = |error: &dyn std::error::Error| BadTls::Refused { reason: error.to_string() };
         let identities = self
             .identities
             .iter()
             .map(|files| Identity::read(files, snapshot, Bearer::Server, offer))
             .collect::<Result<Vec<_>, _>>()?;
-        let mut expiries: Vec<_> = identities.iter().flat_map(|identity| identity.expiries.clone()).collect();
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&offer.provider))
-            .with_protocol_versions(&offer.versions)
-            .map_err(|error| refused(&error))?;
+        let mut files: Vec<_> = identities.iter().flat_map(|identity| identity.files.clone()).collect();
+        let builder =
+            ServerConfig::builder_with_details(Arc::clone(&offer.provider), Arc::clone(&self.handshake.clock))
+                .with_protocol_versions(&offer.versions)
+                .map_err(|error| refused(&error))?;
+        let mut roots = Roots::default();
         let builder = if self.require_client_auth {
-            let files: Vec<_> = self.client_roots.iter().cloned().collect();
-            let (roots, ends) = pem::roots(&files, snapshot)?;
-            expiries.extend(ends);
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&offer.provider)).build();
+            let bundle: Vec<_> = self.client_roots.iter().cloned().collect();
+            let (store, validities) = pem::roots(&bundle, snapshot)?;
+            files.extend(validities);
+            if !bundle.is_empty() {
+                roots = Roots::of(&store, roots::for_client, &self.handshake.clock, metrics);
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(store, Arc::clone(&offer.provider)).build();
             builder.with_client_cert_verifier(verifier.map_err(|error| refused(&error))?)
         } else {
             builder.with_no_client_auth()
@@ -87,7 +93,7 @@ impl ServerSettings {
         if let Some(ticketer) = choice::ticketer() {
             config.ticketer = ticketer;
         }
-        Ok(Loaded { value: config, expiries })
+        Ok(Loaded { value: Arc::new(config), files, roots })
     }
 }
 
@@ -102,10 +108,11 @@ impl Acceptor {
             return Err(BadTls::NoIdentity);
         }
         let offer = settings.handshake.offer()?;
-        let HandshakeSettings { timeout: handshake_timeout, reload_interval, .. } = settings.handshake;
+        let handshake = settings.handshake.clone();
         let files = settings.files();
-        let load = Box::new(move |snapshot: &Snapshot| settings.load(&offer, snapshot));
-        Ok(Self { live: Live::watch(files, reload_interval, metrics, load)?, handshake_timeout })
+        let to = metrics.clone();
+        let load = Box::new(move |snapshot: &Snapshot| settings.load(&offer, snapshot, &to));
+        Ok(Self { live: Live::watch(files, &handshake, metrics, load)?, handshake_timeout: handshake.timeout })
     }
 
     /// Makes one connection secure.
@@ -124,13 +131,15 @@ impl Acceptor {
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = Arc::clone(&self.live.now());
+        let live = self.live.now();
+        let config = Arc::clone(&live.value);
         let provider = Arc::clone(config.crypto_provider());
         let handshake = tokio::time::timeout(self.handshake_timeout, TlsAcceptor::from(config).accept(stream));
         let stream = handshake.await.map_err(|_| HandshakeError::Elapsed(self.handshake_timeout))?;
         let stream = stream.map_err(|error| HandshakeError::of(error, ""))?;
         let negotiated = Negotiated::of(stream.get_ref().1, &provider);
-        Ok((stream, negotiated))
+        let lease = live.roots.lease(stream.get_ref().1.peer_certificates(), &provider);
+        Ok((Held::new(stream, lease), negotiated))
     }
 }
 

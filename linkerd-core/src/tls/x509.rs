@@ -10,6 +10,7 @@ pub(super) struct Certificate {
     pub(super) version: u8,
     /// Big-endian.
     pub(super) serial: Vec<u8>,
+    pub(super) not_before: SystemTime,
     pub(super) not_after: SystemTime,
     /// As RFC 4514 has it, the last element first; with a space behind each comma.
     pub(super) subject: String,
@@ -61,12 +62,13 @@ impl Certificate {
         tbs.take(SEQUENCE)?; // signature algorithm
         tbs.take(SEQUENCE)?; // issuer
         let mut validity = tbs.open(SEQUENCE)?;
-        validity.next()?; // not before
+        let not_before = time(validity.next()?)?;
         let not_after = time(validity.next()?)?;
         let (subject, common_name) = name(tbs.open(SEQUENCE)?)?;
         let mut cert = Self {
             version,
             serial,
+            not_before,
             not_after,
             subject,
             common_name,
@@ -112,6 +114,22 @@ impl Certificate {
     pub(super) fn serial_hex(&self) -> String {
         hex(&self.serial)
     }
+}
+
+/// The DER of who signed a certificate, without what says that it is a name.
+pub(super) fn issuer(der: &[u8]) -> Option<&[u8]> {
+    let mut tbs = Der(der).open(SEQUENCE)?.open(SEQUENCE)?;
+    if tbs.peek()? == VERSION {
+        tbs.next()?;
+    }
+    tbs.take(INTEGER)?; // serial number
+    tbs.take(SEQUENCE)?; // signature algorithm
+    tbs.take(SEQUENCE)
+}
+
+/// As text, the DER of a name without what says that it is one.
+pub(super) fn shown(der: &[u8]) -> Option<String> {
+    name(Der(der)).map(|(text, _)| text)
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {
@@ -269,6 +287,7 @@ mod tests {
         let der = made(|params| {
             params.distinguished_name.push(DnType::OrganizationName, "A, \"B\"");
             params.distinguished_name.push(DnType::CommonName, "wéb");
+            params.not_before = date_time_ymd(2031, 2, 28);
             params.not_after = date_time_ymd(2031, 3, 1);
             params.serial_number = Some(vec![0x12, 0xab].into());
             params.subject_alt_names = vec![
@@ -283,6 +302,7 @@ mod tests {
         assert_eq!(cert.subject, r#"CN=w\c3\a9b, O=A\, \"B\""#);
         assert_eq!(cert.common_name.as_deref(), Some("wéb"));
         assert_eq!((cert.dns_names, cert.uris), (vec!["web.example.com".to_owned()], vec!["spiffe://a/b".to_owned()]));
+        assert_eq!(cert.not_before, UNIX_EPOCH + Duration::from_hours(536_112));
         assert_eq!(cert.not_after, UNIX_EPOCH + Duration::from_hours(536_136));
         assert!(cert.has_names);
         assert!(!Certificate::read(&made(|_| {})).unwrap().has_names);

@@ -3,7 +3,6 @@
 use std::{
     fs,
     net::SocketAddr,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -27,7 +26,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::pki::{Pki, client, der, get, ok, serve, settings, shake};
+use super::pki::{Pki, client, der, get, ok, replace, serve, settings, shake};
 
 /// A proxy of a file, in which `{dir}` is the folder of the certificates.
 struct Served {
@@ -66,12 +65,6 @@ async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("{what}");
-}
-
-fn replace(file: &Path, text: &str) {
-    let new = file.with_extension("new");
-    fs::write(&new, text).unwrap();
-    fs::rename(new, file).unwrap();
 }
 
 /// Requests one after the other, on a connection that is kept and on new ones, none of which may fail, until it is told that

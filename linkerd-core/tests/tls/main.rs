@@ -3,9 +3,11 @@
 
 mod by_file;
 mod client;
+mod expiry;
 mod files;
 mod h2;
 mod pki;
 mod reload;
+mod roots;
 mod routers;
 mod server;

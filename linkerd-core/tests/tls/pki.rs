@@ -3,10 +3,11 @@
 use std::{
     fs,
     net::SocketAddr,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -16,12 +17,14 @@ use linkerd_core::{
     Body, Error, Svc,
     dtab::Endpoint,
     http::{ClientConfig, Connect, HttpConnect, Server, ServerConfig},
+    telemetry::{Prometheus, Registry},
     tls::{Acceptor, ClientSettings, Connector, HandshakeSettings, IdentityFiles, Metrics, ServerSettings},
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType, date_time_ymd};
 use rustls::{
     ClientConnection, RootCertStore,
-    pki_types::{CertificateDer, ServerName},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    time_provider::{DefaultTimeProvider, TimeProvider},
 };
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -37,9 +40,14 @@ pub(crate) struct Pki {
 
 impl Pki {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
         // No two have the same name.
-        let issuer = authority(&format!("authority {}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        Self::called(&format!("authority {}", NUMBER.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// The authority has this name.
+    pub(crate) fn called(name: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let issuer = authority(name);
         fs::write(dir.path().join("ca.pem"), issuer.pem()).unwrap();
         Self { dir, issuer }
     }
@@ -69,12 +77,28 @@ impl Pki {
 
     /// A certificate and its key as PEM.
     pub(crate) fn issued(&self, names: &[&str], serial: u64) -> (String, String) {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, names.first().copied().unwrap_or("nobody"));
-        params.subject_alt_names = names.iter().map(|name| san(name)).collect();
+        let mut params = leaf(names);
         params.serial_number = Some(serial.into());
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// Writes a certificate that is good from the first of these years to the last, of the key that is there or a new one.
+    pub(crate) fn issue_for(&self, files: &IdentityFiles, names: &[&str], years: Range<i32>) {
+        let mut params = leaf(names);
+        (params.not_before, params.not_after) = (date_time_ymd(years.start, 1, 1), date_time_ymd(years.end, 1, 1));
+        let key = fs::read_to_string(&files.key).map(|pem| KeyPair::from_pem(&pem).unwrap());
+        let key = key.unwrap_or_else(|_| KeyPair::generate().unwrap());
+        if !files.key.exists() {
+            fs::write(&files.key, key.serialize_pem()).unwrap();
+        }
+        replace(&files.cert, &params.signed_by(&key, &self.issuer).unwrap().pem());
+    }
+
+    /// Another authority, by this one's leave.
+    pub(crate) fn authority(&self, name: &str) -> CertifiedIssuer<'static, KeyPair> {
+        let key = KeyPair::generate().unwrap();
+        CertifiedIssuer::signed_by(authority_params(name), key, &self.issuer).unwrap()
     }
 
     /// Trusts this authority.
@@ -84,15 +108,85 @@ impl Pki {
 
     /// A client that knows no more than the authority, for a look at what a server says.
     pub(crate) fn raw(&self, alpn: &[&[u8]]) -> Arc<rustls::ClientConfig> {
+        self.raw_at(alpn, Arc::new(DefaultTimeProvider))
+    }
+
+    /// The same, at a time.
+    pub(crate) fn raw_at(&self, alpn: &[&[u8]], clock: Arc<dyn TimeProvider>) -> Arc<rustls::ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
-        let mut config = rustls::ClientConfig::builder_with_provider(provider())
+        let mut config = rustls::ClientConfig::builder_with_details(provider(), clock)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|alpn| alpn.to_vec()).collect();
         Arc::new(config)
+    }
+}
+
+/// The end of a certificate, for these names.
+fn leaf(names: &[&str]) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, names.first().copied().unwrap_or("nobody"));
+    params.subject_alt_names = names.iter().map(|name| san(name)).collect();
+    params
+}
+
+/// As a careful writer does it.
+pub(crate) fn replace(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(new, file).unwrap();
+}
+
+/// A clock that stands still until it is set.
+#[derive(Debug, Default)]
+pub(crate) struct Clock(AtomicU64);
+
+impl Clock {
+    /// At the middle of a year.
+    pub(crate) fn at(year: u64) -> Arc<Self> {
+        let clock = Arc::new(Self::default());
+        clock.set(year);
+        clock
+    }
+
+    pub(crate) fn set(&self, year: u64) {
+        self.0.store((2 * (year - 1970) + 1) * (31_557_600 / 2), Ordering::Relaxed);
+    }
+}
+
+impl Clock {
+    pub(crate) fn pass(&self, time: Duration) {
+        self.0.fetch_add(time.as_secs(), Ordering::Relaxed);
+    }
+}
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0.load(Ordering::Relaxed))))
+    }
+}
+
+/// Looks at files often, by this clock.
+pub(crate) fn by(clock: &Arc<Clock>) -> HandshakeSettings {
+    HandshakeSettings { clock: Arc::<Clock>::clone(clock), ..fast() }
+}
+
+/// A metric of TLS.
+pub(crate) fn metric(registry: &Registry, name: &str) -> f64 {
+    let text = Prometheus::new().render(registry);
+    let line = text.lines().find(|line| line.starts_with(&format!("tls:{name}"))).unwrap_or_else(|| panic!("{text}"));
+    line.rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+/// Waits for something of a task that looks every few milliseconds.
+pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = tokio::time::Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        tokio::time::sleep(FAST).await;
     }
 }
 
@@ -106,10 +200,20 @@ pub(crate) fn fast() -> HandshakeSettings {
 
 /// A certificate authority of this name.
 pub(crate) fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    CertifiedIssuer::self_signed(authority_params(name), KeyPair::generate().unwrap()).unwrap()
+}
+
+fn authority_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(DnType::CommonName, name);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    params
+}
+
+/// A certificate and its key as PEM, by this authority.
+pub(crate) fn signed(names: &[&str], issuer: &CertifiedIssuer<'static, KeyPair>) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    (leaf(names).signed_by(&key, issuer).unwrap().pem(), key.serialize_pem())
 }
 
 fn san(name: &str) -> SanType {

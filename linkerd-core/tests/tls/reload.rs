@@ -2,12 +2,11 @@
 
 use std::{
     fs,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use linkerd_core::{
@@ -15,30 +14,7 @@ use linkerd_core::{
     tls::{Acceptor, ClientSettings, Connector, IdentityFiles, Metrics, PeerIdentity, ServerSettings},
 };
 
-use super::pki::{FAST, Pki, client, der, get, ok, serve_with, settings, shake};
-
-/// As a careful writer does it.
-fn replace(file: &Path, text: &str) {
-    let new = file.with_extension("new");
-    fs::write(&new, text).unwrap();
-    fs::rename(new, file).unwrap();
-}
-
-/// A metric of TLS.
-fn metric(registry: &Registry, name: &str) -> f64 {
-    let text = Prometheus::new().render(registry);
-    let line = text.lines().find(|line| line.starts_with(&format!("tls:{name}"))).unwrap_or_else(|| panic!("{text}"));
-    line.rsplit_once(' ').unwrap().1.parse().unwrap()
-}
-
-/// Waits for something of a task that looks every few milliseconds.
-async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let begun = tokio::time::Instant::now();
-    while !is_so().await {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
-        tokio::time::sleep(FAST).await;
-    }
-}
+use super::pki::{FAST, Pki, client, der, eventually, get, metric, ok, replace, serve_with, settings, shake};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_rotations_under_load_fail_no_request_and_new_handshakes_show_the_new_serial() {
