@@ -15,6 +15,8 @@ mod framing;
 mod http1;
 #[path = "h2/interim.rs"]
 mod interim;
+#[path = "h2/limits.rs"]
+mod limits;
 #[path = "h2/live.rs"]
 mod live;
 #[cfg(feature = "config")]

@@ -19,6 +19,8 @@ mod flavours;
 mod forwarded;
 #[path = "http/framing.rs"]
 mod framing;
+#[path = "http/limits.rs"]
+mod limits;
 #[path = "http/live.rs"]
 mod live;
 #[path = "http/overrides.rs"]

@@ -14,7 +14,7 @@ use super::{
     tls::ServerTls,
     value::HeaderName,
 };
-use crate::http::FlavourRule;
+use crate::http::{FlavourRule, MOST_HEADERS};
 
 /// One server of a router: a port to listen on.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +32,20 @@ pub struct Server {
     pub socket_options: SocketOptions,
     /// `maxConcurrentRequests`: more than these are rejected at once. At least 1. Default: unlimited.
     pub max_concurrent_requests: Option<usize>,
+    /// `maxConnections` (http, h2): at so many open ones none is accepted until one ends. At least 1. Default: unlimited.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub max_connections: Option<usize>,
+    /// `maxHeaders` (http, h2): requests with more are answered with 431. From 1 to 16384. Default: over HTTP/1.1 100, or one
+    /// for each 32 bytes of `maxHeadersKB` above 8; over HTTP/2 as many as fit in `maxHeaderListBytes`.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub max_headers: Option<usize>,
+    /// `headerReadTimeoutMs` (http, h2): how long the rest of a head may take once some of it has come. Default: 30 s; 0 is
+    /// no limit.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub header_read_timeout: Option<Duration>,
     /// `announce`: names under which to announce this server. Default: none.
     pub announce: Vec<Path>,
     /// `timeoutMs`: how long a request may take, until 503. Default: unlimited.
@@ -71,6 +85,16 @@ pub struct Server {
     pub http1: bool,
     /// `maxConcurrentStreamsPerConnection` (h2): more are refused. At least 1. Default: 1000.
     pub max_concurrent_streams: u32,
+    /// `maxPendingResets` (h2): a connection ends whose client has reset so many streams before they were looked at. At
+    /// least 1. Default: 20.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub max_pending_resets: usize,
+    /// `maxErrorResets` (h2): a connection ends on which more than so many streams were reset for what its client did
+    /// wrong. Default: 1024.
+    ///
+    /// Not a key of Linkerd 1.x.
+    pub max_error_resets: usize,
     /// `thriftFramed` (thrift). Default: true.
     pub thrift_framed: bool,
 }
@@ -172,6 +196,8 @@ impl Default for AddForwardedHeader {
 }
 
 impl Server {
+    pub(super) const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+
     /// A server with all defaults of its protocol.
     pub fn new(protocol: ProtocolKind) -> Self {
         Self {
@@ -181,6 +207,9 @@ impl Server {
             tls: None,
             socket_options: SocketOptions::default(),
             max_concurrent_requests: None,
+            max_connections: None,
+            max_headers: None,
+            header_read_timeout: Some(Self::HEADER_READ_TIMEOUT),
             announce: Vec::new(),
             timeout: None,
             session: Session::default(),
@@ -195,6 +224,8 @@ impl Server {
             http1: false,
             h2: H2Settings::default(),
             max_concurrent_streams: 1000,
+            max_pending_resets: 20,
+            max_error_resets: 1024,
             thrift_framed: true,
         }
     }
@@ -225,6 +256,13 @@ impl Server {
             if server.clear_context && server.per_request.is_some() {
                 s.problem("perRequestPolicy", "excludes clearContext: a server trusts its callers, or it does not");
             }
+            server.max_connections = s.size("maxConnections", 1);
+            let headers = s.int("maxHeaders", 1..=i64::from(MOST_HEADERS));
+            server.max_headers = headers.and_then(|headers| usize::try_from(headers).ok());
+            server.header_read_timeout = match s.millis("headerReadTimeoutMs", 0) {
+                None => server.header_read_timeout,
+                Some(timeout) => Some(timeout).filter(|timeout| !timeout.is_zero()),
+            };
             server.max_call_depth = s.size("maxCallDepth", 1).unwrap_or(server.max_call_depth);
         }
         match protocol {
@@ -241,6 +279,8 @@ impl Server {
                 server.http1 = s.or("http1", false);
                 let streams = s.count("maxConcurrentStreamsPerConnection", 1);
                 server.max_concurrent_streams = streams.unwrap_or(server.max_concurrent_streams);
+                server.max_pending_resets = s.size("maxPendingResets", 1).unwrap_or(server.max_pending_resets);
+                server.max_error_resets = s.size("maxErrorResets", 0).unwrap_or(server.max_error_resets);
             }
             ProtocolKind::Thrift | ProtocolKind::ThriftMux => {
                 server.thrift_framed = s.or("thriftFramed", true);

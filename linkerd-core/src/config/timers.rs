@@ -119,6 +119,9 @@ const SERVER: &[Known] = &[
     known("tls.handshakeTimeoutMs", Within(10_000)),
 ];
 
+/// Of an http or h2 router.
+const HTTP_SERVER: &[Known] = &[known("headerReadTimeoutMs", Ms(millis(super::Server::HEADER_READ_TIMEOUT)))];
+
 /// Of an h2 router.
 const H2_SERVER: &[Known] = &[known("h2.preface", Fixed(millis(h2::PREFACE)))];
 
@@ -206,12 +209,16 @@ impl Config {
             list.router = Some(router.label.clone());
             let base = format!("routers[{i}]");
             let is_h2 = router.protocol.kind() == ProtocolKind::H2;
+            let is_http = is_h2 || router.protocol.kind() == ProtocolKind::Http;
             let of_h2 = |known: &'static [Known]| if is_h2 { known } else { &[] };
             list.add(ROUTER, "", &base, None, true);
             for (j, server) in router.servers.iter().enumerate() {
                 let scope = format!("{}/{}", server.ip, server.port);
                 let base = format!("{base}.servers[{j}]");
                 list.add(SERVER, "servers.", &base, Some(&scope), true);
+                if is_http {
+                    list.add(HTTP_SERVER, "servers.", &base, Some(&scope), true);
+                }
                 list.add(of_h2(H2_SERVER), "servers.", &base, Some(&scope), true);
                 if server.per_request.is_some() {
                     list.headers(&HEADERS[2..], Some(&scope));
@@ -324,7 +331,7 @@ fn duration(key: &str, node: &Node) -> Option<Duration> {
     let is_seconds = key.ends_with("Secs") || key.ends_with("window");
     match number {
         None | Some(0) if key == "totalTimeoutMs" => None,
-        Some(0) if key.ends_with("socketOptions.userTimeoutMs") => None,
+        Some(0) if key.ends_with("socketOptions.userTimeoutMs") || key == "headerReadTimeoutMs" => None,
         Some(number) if is_seconds => Some(Duration::from_secs(number)),
         number => number.map(Duration::from_millis),
     }

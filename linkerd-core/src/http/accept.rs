@@ -27,6 +27,7 @@ pub(crate) struct Accepting {
     paused: Option<Paused>,
     pause: Duration,
     said: Option<Instant>,
+    is_full: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +40,7 @@ struct Paused {
 impl Accepting {
     pub(crate) fn new(listener: TcpListener, local: SocketAddr, limit: Option<u64>) -> Self {
         let kept_from = limit.map(|limit| i32::try_from(limit - kept(limit)).unwrap_or(i32::MAX));
-        Self { listener, local, kept_from, paused: None, pause: FIRST_PAUSE, said: None }
+        Self { listener, local, kept_from, paused: None, pause: FIRST_PAUSE, said: None, is_full: false }
     }
 
     /// The next connection. `paused` is called for each time that accepting begins to pause.
@@ -82,14 +83,29 @@ impl Accepting {
         }
     }
 
+    /// Whether as many connections are open as may be. `full` is called for each time that it becomes so.
+    pub(crate) fn is_full(&mut self, open: usize, max: Option<usize>, full: impl Fn()) -> bool {
+        let is_full = max.is_some_and(|max| open >= max.max(1));
+        if is_full && !self.is_full {
+            full();
+            self.say(&format!("{open} are open, and no more may be"));
+        }
+        self.is_full = is_full;
+        is_full
+    }
+
     fn begin_pause(&mut self, why: &str, for_room: bool, paused: &impl Fn()) {
         paused();
+        self.say(why);
+        self.pause(for_room);
+    }
+
+    fn say(&mut self, why: &str) {
         let now = Instant::now();
         if self.said.is_none_or(|said| now.saturating_duration_since(said) >= SAID_EVERY) {
             self.said = Some(now);
             tracing::warn!(local = %self.local, "accepting connections pauses: {why}");
         }
-        self.pause(for_room);
     }
 
     fn pause(&mut self, for_room: bool) {
@@ -170,6 +186,25 @@ mod tests {
         accepting.next(count).await;
         assert_eq!(pauses.load(Ordering::SeqCst), 1);
         assert_eq!(accepting.pause, FIRST_PAUSE);
+    }
+
+    #[tokio::test]
+    async fn it_is_full_once_until_there_is_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let local = listener.local_addr().unwrap();
+        let mut accepting = Accepting::new(listener, local, None);
+        let times = AtomicUsize::new(0);
+        let count = || {
+            times.fetch_add(1, Ordering::SeqCst);
+        };
+        let open = [(1, false), (2, true), (2, true), (1, false), (3, true)];
+        for (open, expected) in open {
+            assert_eq!(accepting.is_full(open, Some(2), count), expected, "{open}");
+        }
+        assert_eq!(times.load(Ordering::SeqCst), 2);
+        // Who raises the limit, or takes it away, makes room; and one is always let in.
+        assert!(!accepting.is_full(3, Some(4), count) && !accepting.is_full(3, None, count));
+        assert!(!accepting.is_full(0, Some(0), count) && accepting.is_full(1, Some(0), count));
     }
 
     #[test]

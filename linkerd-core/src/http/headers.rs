@@ -265,6 +265,9 @@ pub(crate) fn encode_grpc(text: &str, max_bytes: usize) -> HeaderValue {
 #[cfg(feature = "server")]
 const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
+/// A header map has room for more, and more are of no use.
+pub(crate) const MOST_HEADERS: u16 = 16 * 1024;
+
 /// What hyper must be told so that a head of more than the default size fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Room {
@@ -281,19 +284,25 @@ impl Room {
     const USUAL_BUF: usize = 8192 + 4096 * 100;
     /// One header for so many bytes: most are longer.
     const BYTES_A_HEADER: usize = 32;
-    /// A header map has room for more, and more are of no use.
-    const MOST_HEADERS: usize = 16 * 1024;
 
     /// For headers of so many bytes, below a first line of so many.
     pub(crate) fn of(header_bytes: usize, line_bytes: usize) -> Self {
         if header_bytes <= Self::USUAL {
             return Self { headers: None, buf: None };
         }
-        let headers = (header_bytes / Self::BYTES_A_HEADER).min(Self::MOST_HEADERS);
+        let headers = (header_bytes / Self::BYTES_A_HEADER).min(usize::from(MOST_HEADERS));
         // The limit is on names, values and what is between; the ends of lines come on top.
         let ends = 2 * (headers + 2);
         let buf = header_bytes.saturating_add(line_bytes).saturating_add(ends);
         Self { headers: Some(headers), buf: (buf >= Self::USUAL_BUF).then_some(buf.saturating_add(1)) }
+    }
+
+    /// The same for so many headers, if that is said.
+    #[cfg(feature = "server")]
+    pub(crate) fn with_headers(self, headers: Option<usize>) -> Self {
+        let Some(headers) = headers else { return self };
+        let more = headers.saturating_sub(self.headers.unwrap_or_default());
+        Self { headers: Some(headers), buf: self.buf.map(|buf| buf.saturating_add(2 * more)) }
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::Request;
+use tokio::sync::Notify;
 
 use super::{
     drain::{Drain, Stage},
@@ -35,6 +36,7 @@ pub(super) struct Live {
     switch: Arc<Switch>,
     log: Arc<LogSwitch>,
     shared: ArcSwap<Shared>,
+    changed: Notify,
 }
 
 /// Where requests are logged at this moment, if anywhere.
@@ -68,7 +70,7 @@ impl Live {
     pub(super) fn new(local: SocketAddr, svc: Svc, config: ServerConfig) -> Self {
         let (switch, log) = (Switch::new(svc), Arc::new(log(&config)));
         let shared = shared(local, &switch, &log, config, Arc::default());
-        Self { local, switch, log, shared: ArcSwap::from_pointee(shared) }
+        Self { local, switch, log, shared: ArcSwap::from_pointee(shared), changed: Notify::new() }
     }
 
     pub(super) fn local(&self) -> SocketAddr {
@@ -78,6 +80,20 @@ impl Live {
     /// What a connection that begins now has in common with others.
     pub(super) fn now(&self) -> Arc<Shared> {
         self.shared.load_full()
+    }
+
+    /// How many connections there may be at a time.
+    pub(super) fn max_connections(&self) -> Option<usize> {
+        self.shared.load().config.max_connections
+    }
+
+    /// Waits until something is changed, or was since the last time.
+    ///
+    /// # Cancel safety
+    ///
+    /// No change is missed.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
     }
 }
 
@@ -115,13 +131,14 @@ impl ServerControl {
     /// Where and how the server listens stays: the `addr` and of the `socket` what is about listening have no effect. Those
     /// who wait to be accepted lose nothing.
     pub fn replace(&self, svc: Svc, config: ServerConfig) {
-        let Live { local, switch, log: logs, shared: current } = &*self.live;
+        let Live { local, switch, log: logs, shared: current, changed } = &*self.live;
         // One limit on requests at a time for all of them, whenever their connections came.
         let in_flight = Arc::clone(&current.load().in_flight);
         // Connections last: one that comes in between finds its requests' service.
         switch.set(svc);
         logs.store(config.access_log.clone().map(Arc::new));
         current.store(Arc::new(shared(*local, switch, logs, config, in_flight)));
+        changed.notify_one();
     }
 
     /// Whether clients are asked to leave: those that speak HTTP/1.1 by `Connection: close` on each answer, those that

@@ -52,6 +52,8 @@ pub use flavour::{Flavour, FlavourRule, InvalidFlavour};
 #[cfg(feature = "server")]
 pub use forwarded::{Forwarded, ForwardedLabel};
 pub use h2::{H2Config, KeepAlive, Wire};
+#[cfg(feature = "config")]
+pub(crate) use headers::MOST_HEADERS;
 pub(crate) use kept::Kept;
 #[cfg(feature = "server")]
 pub use live::ServerControl;

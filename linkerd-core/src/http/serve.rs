@@ -2,6 +2,7 @@
 
 mod admit;
 mod answer;
+mod head;
 mod timeout;
 mod whole;
 
@@ -20,9 +21,14 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONNECTIO
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 
-pub(super) use self::{admit::Refusal, timeout::is_ours};
+pub(super) use self::{
+    admit::Refusal,
+    head::{HeadTimed, Late},
+    timeout::is_ours,
+};
 use self::{
     answer::{Reader, pass, record, refused},
+    head::Head,
     whole::{Unread, read_whole},
 };
 #[cfg(feature = "compression")]
@@ -33,7 +39,7 @@ use super::{
     h2,
     headers::Scan,
     live::LogSwitch,
-    respond::{nack, rejection},
+    respond::nack,
     tunnel::{self, Tunnel},
 };
 use crate::{Body, Error, ErrorKind, Svc, access_log::Record, svc::SvcFuture, telemetry::ServerStats};
@@ -54,6 +60,7 @@ pub(crate) struct Peer {
     pub(crate) ends: Ends,
     forwarded_ids: Ids,
     next: Mutex<Option<Next>>,
+    head: Head,
     has_nothing: AtomicBool,
     is_leaving: AtomicBool,
 }
@@ -112,6 +119,7 @@ pub(crate) fn serve(
     req: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
     let begun = tokio::time::Instant::now().into_std();
+    peer.head.is_here();
     let (mut parts, body) = req.into_parts();
     let scan = Scan::of(&parts.headers);
     let instead = peer.instead(&mut parts, !body.is_end_stream());
@@ -146,7 +154,9 @@ pub(crate) fn serve(
                         Ok(visit.peer.send(req, tokio::time::Instant::now().into_std() - begun))
                     }
                     Ok(req) => return Ok(refused(visit.peer.turn_away(req.method(), reader), noted)),
-                    Err(Unread::Broken) => return Ok(refused(rejection(StatusCode::BAD_REQUEST), noted)),
+                    Err(Unread::Broken) => {
+                        return Ok(refused(visit.peer.shared.reject(StatusCode::BAD_REQUEST), noted));
+                    }
                     Err(Unread::TooLate) => {
                         is_unread = true;
                         Err(visit.peer.too_late())
@@ -267,6 +277,7 @@ impl Peer {
             ends,
             forwarded_ids,
             next: Mutex::default(),
+            head: Head::default(),
             has_nothing: AtomicBool::new(true),
             is_leaving: AtomicBool::new(false),
         }
@@ -359,7 +370,7 @@ impl Peer {
                 }
                 parts.extensions.insert(cx)
             }
-            Err(Refusal::Unreadable(status)) => return Stage::Refused(Box::new(rejection(status))),
+            Err(Refusal::Unreadable(status)) => return Stage::Refused(Box::new(self.shared.reject(status))),
             Err(Refusal::Failed(error)) => return Stage::Failed(error),
         };
         if is_read_first {

@@ -37,12 +37,12 @@ use super::{
     io::{Counted, Traffic},
     live::{Live, ServerControl},
     respond::ErrorLimits,
-    serve::{Ends, Next, Peer, Shared, serve},
+    serve::{Ends, HeadTimed, Late, Next, Peer, Shared, serve},
 };
 use crate::{
     Body, Svc,
     access_log::AccessLog,
-    telemetry::{RouterStats, ServerStats, process::open_file_limit},
+    telemetry::{Refused, RouterStats, ServerStats, process::open_file_limit},
 };
 
 /// How many connections are accepted, of those that wait for it, when a server ends.
@@ -79,9 +79,18 @@ pub struct ServerConfig {
     pub wire: Wire,
     /// The longest first line of a request; above it 414. 4 KiB; hyper's own limit for a target is 64 KiB.
     pub max_initial_line_bytes: usize,
-    /// The most bytes of headers; above it 431. 8 KiB. Up to that at most 100 headers are taken, also 431; with a
-    /// higher limit one for each 32 bytes of it, at most 16384, for which room is allocated with each request.
+    /// The most bytes of headers; above it 431. 8 KiB.
     pub max_header_bytes: usize,
+    /// The most headers, from 1 to 16384; above it 431. Over HTTP/1.1 by default 100, and with more than 8 KiB of
+    /// `max_header_bytes` one for each 32 bytes of it, at most 16384; if it is more than 100, room is allocated with each
+    /// request. Over HTTP/2 by default as many as fit.
+    pub max_headers: Option<usize>,
+    /// How long the rest of a head may take, once some of it has come; after it 408. The time before counts for
+    /// `idle_time`. Over HTTP/2 of every block of headers, after it the connection ends. 30 seconds; `None` is no limit.
+    pub header_read_timeout: Option<Duration>,
+    /// How many connections there are at a time, at least 1, those in a TLS handshake and tunnels included. At so many
+    /// none is accepted until one ends: who comes waits in the listener's backlog. No limit.
+    pub max_connections: Option<usize>,
     /// How much of an error its answer says.
     pub error_limits: ErrorLimits,
     /// A request with a `Content-Length` up to this is read whole before it is passed on, so that it can be sent again.
@@ -155,6 +164,9 @@ impl Default for ServerConfig {
             wire: Wire::default(),
             max_initial_line_bytes: 4 * 1024,
             max_header_bytes: 8 * 1024,
+            max_headers: None,
+            header_read_timeout: Some(Duration::from_secs(30)),
+            max_connections: None,
             error_limits: ErrorLimits::default(),
             aggregate_up_to: 5 * 1024,
             aggregate_unknown: false,
@@ -264,18 +276,29 @@ impl LiveServer {
                 stats.accept_paused();
             }
         };
+        let full = || {
+            if let Some(stats) = &live.now().stats {
+                stats.accept_full();
+            }
+        };
         let grace = loop {
+            let is_full = accepting.is_full(conns.len(), live.max_connections(), full);
             tokio::select! {
-                (stream, remote) = accepting.next(paused) => {
+                (stream, remote) = accepting.next(paused), if !is_full => {
                     conns.spawn(connection(live.now(), stream, remote, local, drain.watch()));
                 }
                 // Results are of no interest, only that they do not pile up.
                 Some(_) = conns.join_next() => accepting.freed(),
+                // There may be more now.
+                () = live.changed(), if is_full => {}
                 grace = &mut shutdown => break grace,
             }
         };
         // Who is connected already may have asked for something.
         for _ in 0..LAST_ACCEPTED {
+            if accepting.is_full(conns.len(), live.max_connections(), full) {
+                break;
+            }
             let Some((stream, remote)) = accepting.next(paused).now_or_never() else { break };
             conns.spawn(connection(live.now(), stream, remote, local, drain.watch()));
         }
@@ -344,9 +367,8 @@ where
 {
     let open = Open::new(&shared);
     let (stream, traffic) = Counted::of(stream, &shared.config.socket, shared.stats.as_ref());
-    let (idle_time, life_time) = (shared.config.idle_time, shared.config.life_time);
     let peer = Arc::new(Peer::new(Arc::clone(&shared), ends));
-    let limits = Limits::new(idle_time, life_time, traffic);
+    let limits = Limits::new(&shared, traffic);
     match &shared.config.wire {
         Wire::Http1 => serve_http1(stream, peer, watch, limits).await,
         Wire::H2(config) if peer.ends.scheme == Scheme::Https => h2::serve(stream, peer, config, watch, limits).await,
@@ -366,8 +388,11 @@ async fn serve_either<I>(
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let is_over = |cx: &mut Context<'_>| {
-        watch.is_ending(cx) || limits.as_mut().is_some_and(|limits| limits.as_mut().poll(cx).is_ready())
+    let mut late = Late::of(&peer);
+    let is_over = |cx: &mut Context<'_>, has_begun: bool| {
+        watch.is_ending(cx)
+            || limits.as_mut().is_some_and(|limits| limits.as_mut().poll(cx).is_ready())
+            || has_begun && late.poll(cx).is_ready()
     };
     let has_http1 = matches!(peer.shared.config.wire, Wire::Either(_));
     // HTTP/1.1 has no first bytes that it could not wait with.
@@ -393,7 +418,7 @@ where
     let (config, remote) = (&shared.config, peer.ends().remote);
     let served = Arc::clone(&peer);
     let service = service_fn(move |req: Request<Incoming>| serve(&served, req));
-    let room = Room::of(config.max_header_bytes, config.max_initial_line_bytes);
+    let room = Room::of(config.max_header_bytes, config.max_initial_line_bytes).with_headers(config.max_headers);
     let mut builder = http1::Builder::new();
     if let Some(headers) = room.headers {
         builder.max_headers(headers);
@@ -401,9 +426,13 @@ where
     if let Some(buf) = room.buf {
         builder.max_buf_size(buf);
     }
+    let stream = HeadTimed::of(stream, &peer, &mut builder);
     let conn = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let mut conn = pin!(Connection { conn, peer: Arc::clone(&peer), watch, limits, is_ending: false });
     if let Err(error) = conn.as_mut().await {
+        if let Some(why) = refused(&error) {
+            shared.refused(why);
+        }
         tracing::debug!(%error, %remote, "a client's connection failed");
     } else if let Some(next) = peer.next() {
         let conn = conn.project();
@@ -417,6 +446,16 @@ where
             Next::H2(upgrade) => Box::pin(go_on_in_h2(*upgrade, peer, watch, limits)).await,
         }
     }
+}
+
+/// Why hyper answered a client by itself, if it did.
+fn refused(error: &hyper::Error) -> Option<Refused> {
+    if error.is_parse_too_large() {
+        // hyper has one question for both, and two texts.
+        let is_line = error.to_string().contains("URI");
+        return Some(if is_line { Refused::LineTooLong } else { Refused::HeadersTooLarge });
+    }
+    error.is_parse().then_some(Refused::BadRequest)
 }
 
 /// Serves the rest of a connection that was upgraded to HTTP/2.
@@ -482,6 +521,8 @@ pub(super) struct Limits {
     sleep: Sleep,
     tick: Option<Duration>,
     dies: Option<Instant>,
+    shared: Arc<Shared>,
+    is_over: bool,
     traffic: Arc<Traffic>,
     seen: (u64, u64),
     quiet_ticks: u32,
@@ -491,17 +532,27 @@ pub(super) struct Limits {
 const IDLE_TICKS: u32 = 4;
 
 impl Limits {
-    fn new(idle_time: Option<Duration>, life_time: Option<Duration>, traffic: Arc<Traffic>) -> Option<Pin<Box<Self>>> {
-        let tick = idle_time.map(|idle| idle / IDLE_TICKS);
-        let dies = life_time.map(|life| Instant::now() + life);
-        let first = wake_at(tick, dies)?;
-        Some(Box::pin(Self { sleep: sleep_until(first), tick, dies, traffic, seen: (0, 0), quiet_ticks: 0 }))
+    fn new(shared: &Arc<Shared>, traffic: Arc<Traffic>) -> Option<Pin<Box<Self>>> {
+        let tick = shared.config.idle_time.map(|idle| idle / IDLE_TICKS);
+        let dies = shared.config.life_time.map(|life| Instant::now() + life);
+        let sleep = sleep_until(wake_at(tick, dies)?);
+        let shared = Arc::clone(shared);
+        Some(Box::pin(Self { sleep, tick, dies, shared, is_over: false, traffic, seen: (0, 0), quiet_ticks: 0 }))
     }
 }
 
 fn wake_at(tick: Option<Duration>, dies: Option<Instant>) -> Option<Instant> {
     let tick = tick.map(|tick| Instant::now() + tick);
     tick.into_iter().chain(dies).min()
+}
+
+/// Counts, once, why a connection ends.
+fn over(shared: &Shared, is_over: &mut bool, count: impl FnOnce(&ServerStats)) {
+    if !std::mem::replace(is_over, true)
+        && let Some(stats) = &shared.stats
+    {
+        count(stats);
+    }
 }
 
 impl Future for Limits {
@@ -511,12 +562,14 @@ impl Future for Limits {
         let mut this = self.project();
         while this.sleep.as_mut().poll(cx).is_ready() {
             if this.dies.is_some_and(|dies| Instant::now() >= dies) {
+                over(this.shared, this.is_over, ServerStats::grew_old);
                 return Poll::Ready(());
             }
             let now = (this.traffic.read(), this.traffic.written());
             *this.quiet_ticks = if now == *this.seen { *this.quiet_ticks + 1 } else { 0 };
             *this.seen = now;
             if this.tick.is_some() && *this.quiet_ticks >= IDLE_TICKS {
+                over(this.shared, this.is_over, ServerStats::was_idle);
                 return Poll::Ready(());
             }
             let Some(next) = wake_at(*this.tick, *this.dies) else { break };
@@ -563,9 +616,18 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
+    fn shared(idle_time: Option<Duration>, life_time: Option<Duration>) -> Arc<Shared> {
+        serving(ServerConfig { idle_time, life_time, ..ServerConfig::default() })
+    }
+
+    fn serving(config: ServerConfig) -> Arc<Shared> {
+        let svc = Svc::new(tower::service_fn(async |_| Ok::<_, crate::BoxError>(Response::new(Body::from("answer")))));
+        Live::new(config.addr, svc, config).now()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_connection_lives_as_long_as_it_may_and_not_longer() {
-        let limits = Limits::new(None, Some(100 * MS), Arc::default()).unwrap();
+        let limits = Limits::new(&shared(None, Some(100 * MS)), Arc::default()).unwrap();
         let mut limits = task::spawn(limits);
         assert_pending!(limits.poll());
         advance(99 * MS).await;
@@ -577,7 +639,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_idle_when_no_byte_passes() {
         let (mut stream, traffic) = Counted::of(tokio::io::empty(), &SocketOptions::default(), None::<&ServerStats>);
-        let limits = Limits::new(Some(100 * MS), Some(10_000 * MS), traffic).unwrap();
+        let limits = Limits::new(&shared(Some(100 * MS), Some(10_000 * MS)), traffic).unwrap();
         let mut limits = task::spawn(limits);
         for _ in 0..20 {
             assert_pending!(limits.poll());
@@ -595,9 +657,8 @@ mod tests {
 
     /// What a server that ends says to a client whose first bytes are there.
     async fn last_answer(wire: Wire, asks: &[u8]) -> String {
-        let svc = Svc::new(tower::service_fn(async |_| Ok::<_, crate::BoxError>(Response::new(Body::from("answer")))));
         let local = SocketAddr::from(([127, 0, 0, 1], 1));
-        let shared = Live::new(local, svc, ServerConfig { wire, ..ServerConfig::default() }).now();
+        let shared = serving(ServerConfig { wire, ..ServerConfig::default() });
         let drain = Drain::default();
         drain.set(Stage::Ending);
         let (mut client, io) = tokio::io::duplex(4096);
@@ -632,6 +693,6 @@ mod tests {
 
     #[test]
     fn without_limits_nothing_is_timed() {
-        assert!(Limits::new(None, None, Arc::default()).is_none());
+        assert!(Limits::new(&shared(None, None), Arc::default()).is_none());
     }
 }

@@ -32,7 +32,8 @@ pub use registry::{DEFAULT_LIMIT, DEFAULT_SNAPSHOT_INTERVAL, Hold, Reading, Regi
 pub use request::{Failures, RequestStats, StatusStats};
 pub use router::{
     AccrualStats, AllowanceStats, BalancerStats, BindCacheStats, CacheStats, ClientStats, FailFastStats, LimitStats,
-    PoolStats, RequeueStats, RetryStats, RouterStats, ServerStats, ServiceStats, SwitchStats, TimeoutStats,
+    PoolStats, Refused, RefusedStats, RequeueStats, RetryStats, RouterStats, ServerStats, ServiceStats, SwitchStats,
+    TimeoutStats,
 };
 pub use stat::{Stat, Summary};
 pub(crate) use stream::{Direction, Exchange, Half, Side, StreamStats};

@@ -54,6 +54,7 @@ http|127.0.0.1/4140|servers.serverSession.lifeTimeMs|-|default
 http|127.0.0.1/4140|servers.socketOptions.readTimeoutMs|-|default
 http|127.0.0.1/4140|servers.socketOptions.writeTimeoutMs|-|default
 http|127.0.0.1/4140|servers.socketOptions.userTimeoutMs|30000|default
+http|127.0.0.1/4140|servers.headerReadTimeoutMs|30000|default
 http|*|service.totalTimeoutMs|-|default
 http|*|service.idleTimeoutMs|-|default
 http|*|service.retries.budget.ttlSecs|10000|default
@@ -114,18 +115,19 @@ fn what_a_file_sets_has_its_key_and_place() {
         "||admin.shutdownGraceMs|2000|admin.shutdownGraceMs@2:35",
         "web||bindingTimeoutMs|5000|routers[0].bindingTimeoutMs@6:21",
         "web|127.0.0.1/0|servers.timeoutMs|4000|routers[0].servers[0].timeoutMs@9:16",
+        "web|127.0.0.1/0|servers.headerReadTimeoutMs|-|routers[0].servers[0].headerReadTimeoutMs@11:26",
         "web|127.0.0.1/0|servers.perRequestPolicy.maxTimeoutMs|30000|routers[0].servers[0].perRequestPolicy.maxTimeoutMs@10:38",
         "web|127.0.0.1/0|l5d-timeout|-|header",
         "web|*|service.totalTimeoutMs|-|default",
-        "web|/svc|service.totalTimeoutMs|2000|routers[0].service.configs[0].totalTimeoutMs@15:23",
-        "web|/svc/slow|service.totalTimeoutMs|-|routers[0].service.configs[1].totalTimeoutMs@17:23",
-        "web|/svc/slow|service.idleTimeoutMs|1000|routers[0].service.configs[1].idleTimeoutMs@18:22",
-        "web|/svc/slow|service.retries.backoff.maxMs|500|routers[0].service.configs[1].retries.backoff.maxMs@19:62",
-        "web|*|client.requestAttemptTimeoutMs|500|routers[0].client.requestAttemptTimeoutMs@21:30",
-        "web|*|client.failureAccrual.window|30000|routers[0].client.failureAccrual.window@22:82",
+        "web|/svc|service.totalTimeoutMs|2000|routers[0].service.configs[0].totalTimeoutMs@16:23",
+        "web|/svc/slow|service.totalTimeoutMs|-|routers[0].service.configs[1].totalTimeoutMs@18:23",
+        "web|/svc/slow|service.idleTimeoutMs|1000|routers[0].service.configs[1].idleTimeoutMs@19:22",
+        "web|/svc/slow|service.retries.backoff.maxMs|500|routers[0].service.configs[1].retries.backoff.maxMs@20:62",
+        "web|*|client.requestAttemptTimeoutMs|500|routers[0].client.requestAttemptTimeoutMs@22:30",
+        "web|*|client.failureAccrual.window|30000|routers[0].client.failureAccrual.window@23:82",
         "web|*|client.failureAccrual.probe.intervalMs|5000|default",
-        "web|*|client.failureAccrual.backoff.ms|100|routers[0].client.failureAccrual.backoff.ms@24:37",
-        "web|*|client.failureAccrual.probe.timeoutMs|200|routers[0].client.failureAccrual.probe.timeoutMs@23:41",
+        "web|*|client.failureAccrual.backoff.ms|100|routers[0].client.failureAccrual.backoff.ms@25:37",
+        "web|*|client.failureAccrual.probe.timeoutMs|200|routers[0].client.failureAccrual.probe.timeoutMs@24:41",
     ];
     for row in expected {
         assert!(rows.iter().any(|found| found == row), "no {row} in {rows:#?}");

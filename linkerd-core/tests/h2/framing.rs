@@ -17,20 +17,20 @@ use super::{
 };
 
 /// A frame on the first stream.
-fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&len[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
 }
 
 /// A field that is in no table, as it is.
-fn field(name: &[u8], value: &[u8]) -> Vec<u8> {
+pub(super) fn field(name: &[u8], value: &[u8]) -> Vec<u8> {
     let len = |bytes: &[u8]| vec![u8::try_from(bytes.len()).unwrap()];
     [vec![0], len(name), name.to_vec(), len(value), value.to_vec()].concat()
 }
 
 /// What is sent back about the first stream.
 #[derive(Debug, PartialEq)]
-enum Answer {
+pub(super) enum Answer {
     /// The head of a response, as it is coded.
     Head(Vec<u8>),
     Reset(u32),
@@ -92,7 +92,7 @@ impl Between {
     }
 }
 
-async fn answer(stream: &mut TcpStream) -> Answer {
+pub(super) async fn answer(stream: &mut TcpStream) -> Answer {
     for _ in 0..100 {
         let mut head = [0; 9];
         if stream.read_exact(&mut head).await.is_err() {
@@ -113,7 +113,7 @@ async fn answer(stream: &mut TcpStream) -> Answer {
     Answer::Closed
 }
 
-const START: [(&[u8], &[u8]); 4] =
+pub(super) const START: [(&[u8], &[u8]); 4] =
     [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"web")];
 
 fn with(name: &'static [u8], value: &'static [u8]) -> Fields {

@@ -272,13 +272,15 @@ async fn a_file_says_what_is_spoken() {
     assert_eq!(wire(""), Wire::H2(H2Config::default()));
     assert_eq!(wire(", http1: true"), Wire::Either(H2Config::default()));
     let keys = ", initialStreamWindowBytes: 1, headerTableBytes: 2, maxFrameBytes: 16385, maxHeaderListBytes: 4, \
-                maxConcurrentStreamsPerConnection: 5, windowUpdateRatio: 0.5";
+                maxConcurrentStreamsPerConnection: 5, maxPendingResets: 6, maxErrorResets: 7, windowUpdateRatio: 0.5";
     let expected = H2Config {
         initial_stream_window_bytes: 1,
         header_table_bytes: 2,
         max_frame_bytes: 16385,
         max_header_list_bytes: 4,
         max_concurrent_streams: 5,
+        max_pending_resets: 6,
+        max_error_resets: 7,
         ..H2Config::default()
     };
     assert_eq!(wire(keys), Wire::H2(expected));

@@ -17,6 +17,9 @@ pub(super) fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, g
         tls: _, // Of the builder, which tells what is wrong with it.
         socket_options: options,
         max_concurrent_requests,
+        max_connections,
+        max_headers,
+        header_read_timeout,
         announce: _,
         timeout,
         session: Session { life_time, idle_time },
@@ -31,15 +34,22 @@ pub(super) fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, g
         h2,
         http1,
         max_concurrent_streams,
+        max_pending_resets,
+        max_error_resets,
         thrift_framed: _,
     } = server;
+    let spoken = match wire.speaks(h2, Some(*max_concurrent_streams)) {
+        http::Wire::H2(config) => {
+            let (max_pending_resets, max_error_resets) = (*max_pending_resets, *max_error_resets);
+            let config = http::H2Config { max_pending_resets, max_error_resets, ..config };
+            if *http1 { http::Wire::Either(config) } else { http::Wire::H2(config) }
+        }
+        spoken => spoken,
+    };
     ServerConfig {
         addr: SocketAddr::new(*ip, *port),
         socket: socket_options(options),
-        wire: match (wire.speaks(h2, Some(*max_concurrent_streams)), http1) {
-            (http::Wire::H2(config), true) => http::Wire::Either(config),
-            (spoken, _) => spoken,
-        },
+        wire: spoken,
         max_initial_line_bytes: wire.max_initial_line_bytes.min(wire.head_bytes(h2)),
         max_header_bytes: wire.head_bytes(h2),
         error_limits: ErrorLimits {
@@ -51,6 +61,9 @@ pub(super) fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, g
         aggregate_up_to: wire.aggregate_up_to,
         aggregate_unknown: wire.aggregate_unknown,
         max_call_depth: *max_call_depth,
+        max_headers: *max_headers,
+        header_read_timeout: *header_read_timeout,
+        max_connections: *max_connections,
         max_concurrent_requests: *max_concurrent_requests,
         timeout: *timeout,
         clear_context: *clear_context,
@@ -106,6 +119,28 @@ pub fn socket_options(options: &config::SocketOptions) -> SocketOptions {
 mod tests {
     use super::*;
     use crate::config::Config;
+
+    #[tokio::test]
+    async fn each_limit_is_what_the_file_says() {
+        let built = |keys: &str| {
+            let text = format!("routers:\n- {{protocol: http, servers: [{{port: 0{keys}}}]}}\n");
+            let config = Config::parse("f", &text).unwrap_or_else(|errors| panic!("{errors}"));
+            let plan = config.build(&crate::telemetry::Registry::new()).unwrap();
+            let ServerConfig { max_connections, max_headers, header_read_timeout, .. } = plan.routers[0].servers[0];
+            (max_connections, max_headers, header_read_timeout)
+        };
+        assert_eq!(built(""), (None, None, Some(Duration::from_secs(30))));
+        let keys = ", maxConnections: 5, maxHeaders: 16384, headerReadTimeoutMs: 7";
+        assert_eq!(built(keys), (Some(5), Some(16_384), Some(Duration::from_millis(7))));
+        assert_eq!(built(", headerReadTimeoutMs: 0").2, None);
+        for (keys, found) in
+            [("maxConnections: 0", "at least 1"), ("maxHeaders: 0", "1"), ("maxHeaders: 16385", "16384")]
+        {
+            let text = format!("routers: [{{protocol: http, servers: [{{{keys}}}]}}]");
+            let errors = Config::parse("f", &text).unwrap_err().to_string();
+            assert!(errors.contains(found), "{errors}");
+        }
+    }
 
     #[test]
     fn each_labeler_is_what_it_says() {

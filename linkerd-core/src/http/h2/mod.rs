@@ -16,6 +16,8 @@ mod sniff;
 mod stream;
 #[cfg(feature = "server")]
 mod upgrade;
+#[cfg(feature = "server")]
+mod watched;
 
 pub(crate) use client::Client;
 pub(crate) use conns::Slot;
@@ -58,6 +60,12 @@ pub struct H2Config {
     pub max_header_list_bytes: u32,
     /// How many streams a client of a server may have open at a time; more are refused. At least 1. 1000.
     pub max_concurrent_streams: u32,
+    /// How many streams a client of a server may have reset that the server has not looked at yet; at so many the
+    /// connection ends with `ENHANCE_YOUR_CALM`. 20.
+    pub max_pending_resets: usize,
+    /// How many streams of a connection of a server are reset for what the client did wrong; above it the connection ends
+    /// with `ENHANCE_YOUR_CALM`. 1024.
+    pub max_error_resets: usize,
     /// How many connections a client opens to one endpoint. A further one is opened when those that there are have
     /// four fifths of the streams that their peer allows; at this many, requests wait for a stream. At least 1. 64.
     pub max_connections: usize,
@@ -124,6 +132,8 @@ impl Default for H2Config {
             max_frame_bytes: 16 * 1024,
             max_header_list_bytes: 8 * 1024,
             max_concurrent_streams: 1000,
+            max_pending_resets: 20,
+            max_error_resets: 1024,
             max_connections: 64,
             keep_alive: None,
         }

@@ -28,7 +28,7 @@ use crate::{
         respond::grpc_error_response,
         serve::{Peer, Refusal, Shared, Visit, is_ours},
     },
-    telemetry::{Direction, Exchange, Half, ServerStats, Side},
+    telemetry::{Direction, Exchange, Half, Refused, ServerStats, Side},
 };
 
 /// How a request is answered: by a response or a reset, and what went wrong if something did.
@@ -146,6 +146,7 @@ async fn serve(
     }
     let scan = Scan::of(&parts.headers);
     if scan.saw(Scan::HOP_BY_HOP) && is_of_a_connection(&parts.headers) {
+        shared.refused(Refused::BadRequest);
         return (Err(Reason::PROTOCOL_ERROR), None);
     }
     // The only value that h2 lets through.
@@ -166,6 +167,7 @@ async fn serve(
         }
         Err(Refusal::Failed(error)) => Err(error),
         Err(Refusal::Unreadable(status)) => {
+            shared.unreadable(status);
             let mut rsp = Response::new(Body::empty());
             *rsp.status_mut() = status;
             if let Some(noted) = noted {

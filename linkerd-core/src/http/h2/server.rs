@@ -10,10 +10,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::server::{Builder, Connection};
+use h2::{
+    Reason,
+    server::{Builder, Connection},
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{H2Config, serve::answer};
+use super::{
+    H2Config,
+    serve::answer,
+    watched::{Seen, Watched},
+};
 use crate::http::{
     drain::{Stage, Watch},
     serve::Peer,
@@ -30,7 +37,7 @@ const LINGER_READS: usize = 64;
 ///
 /// When it is to leave and has had a stream, at the end of the server, or of its time, the client is told to open no further streams; those that are open finish.
 pub(in crate::http) async fn serve<I>(
-    mut stream: I,
+    stream: I,
     peer: Arc<Peer>,
     config: &H2Config,
     watch: Watch,
@@ -39,6 +46,7 @@ pub(in crate::http) async fn serve<I>(
     I: AsyncRead + AsyncWrite + Unpin,
 {
     let remote = peer.ends().remote;
+    let (mut stream, seen) = Watched::of(stream, &peer);
     let served = async {
         let mut watch = watch;
         let mut handshake = config.server().handshake(&mut stream);
@@ -57,7 +65,7 @@ pub(in crate::http) async fn serve<I>(
                 return Ok(());
             }
         };
-        Serving { conn, peer, watch, limits, has_served: false, is_ending: false }.await
+        Serving { conn, peer, seen, watch, limits, has_served: false, is_ending: false, is_late: false }.await
     };
     if let Err(error) = served.await {
         tracing::debug!(%error, %remote, "a client's connection failed");
@@ -93,6 +101,8 @@ impl H2Config {
         let mut builder = Builder::new();
         builder
             .max_concurrent_streams(self.max_concurrent_streams)
+            .max_pending_accept_reset_streams(self.max_pending_resets)
+            .max_local_error_reset_streams(Some(self.max_error_resets))
             .initial_window_size(self.initial_stream_window_bytes)
             .initial_connection_window_size(self.connection_window(self.max_concurrent_streams))
             .header_table_size(self.header_table_bytes)
@@ -105,10 +115,12 @@ impl H2Config {
 struct Serving<I> {
     conn: Connection<I, Bytes>,
     peer: Arc<Peer>,
+    seen: Seen,
     watch: Watch,
     limits: Option<Pin<Box<Limits>>>,
     has_served: bool,
     is_ending: bool,
+    is_late: bool,
 }
 
 impl<I> Serving<I>
@@ -146,10 +158,15 @@ where
             match this.conn.poll_accept(cx) {
                 Poll::Ready(Some(Ok((req, respond)))) => {
                     this.has_served = true;
+                    this.seen.accepted(respond.stream_id());
                     tokio::spawn(answer(Arc::clone(&this.peer), req, respond));
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
+                // Nothing else is read until the block of headers ends.
+                Poll::Pending if this.seen.is_late() && !std::mem::replace(&mut this.is_late, true) => {
+                    this.conn.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                }
                 Poll::Pending => return Poll::Pending,
             }
         }

@@ -33,10 +33,11 @@ pub(in crate::http) enum Start {
     Other,
 }
 
-/// Reads until it is known what the connection begins with, or nothing is there and `is_over`.
+/// Reads until it is known what the connection begins with, or nothing is there and `is_over`, which is told whether
+/// something came before.
 pub(in crate::http) async fn sniff<I>(
     inner: I,
-    mut is_over: impl FnMut(&mut Context<'_>) -> bool,
+    mut is_over: impl FnMut(&mut Context<'_>, bool) -> bool,
 ) -> io::Result<Option<(Sniffed<I>, Start)>>
 where
     I: AsyncRead + Unpin,
@@ -44,7 +45,7 @@ where
     let mut sniffed = Sniffed { inner, start: [0; PREFACE.len()], filled: 0, taken: 0 };
     while sniffed.filled < PREFACE.len() && sniffed.may_be_h2() {
         let read = poll_fn(|cx| match sniffed.poll_start(cx) {
-            Poll::Pending if is_over(cx) => Poll::Ready(Ok(None)),
+            Poll::Pending if is_over(cx, sniffed.filled > 0) => Poll::Ready(Ok(None)),
             polled => polled.map_ok(Some),
         });
         match read.await? {
@@ -132,7 +133,7 @@ mod tests {
             let (mut to, from) = tokio::io::duplex(1);
             let write = async move { drop(tokio::io::AsyncWriteExt::write_all(&mut to, text.as_bytes()).await) };
             let read = async {
-                let (mut sniffed, start) = sniff(from, |_| false).await.unwrap().unwrap();
+                let (mut sniffed, start) = sniff(from, |_, _| false).await.unwrap().unwrap();
                 let mut all = String::new();
                 sniffed.read_to_string(&mut all).await.unwrap();
                 (all, start)
@@ -146,8 +147,8 @@ mod tests {
     async fn a_server_that_ends_waits_for_nobody_and_loses_nobody() {
         let (mut to, from) = tokio::io::duplex(8);
         tokio::io::AsyncWriteExt::write_all(&mut to, b"GET").await.unwrap();
-        assert_eq!(sniff(from, |_| true).await.unwrap().unwrap().1, Start::Request);
+        assert_eq!(sniff(from, |_, _| true).await.unwrap().unwrap().1, Start::Request);
         let (_to, from) = tokio::io::duplex(1);
-        assert!(sniff(from, |_| true).await.unwrap().is_none());
+        assert!(sniff(from, |_, _| true).await.unwrap().is_none());
     }
 }

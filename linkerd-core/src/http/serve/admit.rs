@@ -37,7 +37,8 @@ impl Peer {
         if initial_line(parts) > config.max_initial_line_bytes {
             return Err(Refusal::Unreadable(StatusCode::URI_TOO_LONG));
         }
-        if scan.bytes > config.max_header_bytes {
+        let has_too_many = config.max_headers.is_some_and(|max| parts.headers.len() > max);
+        if has_too_many || scan.bytes > config.max_header_bytes {
             return Err(Refusal::Unreadable(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
         }
         if !parts.uri.path_and_query().is_none_or(|path| path.as_str().is_ascii()) {

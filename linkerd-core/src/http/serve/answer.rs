@@ -18,10 +18,10 @@ use crate::{
         headers::{self, Scan},
         overrides::L5D_ERR_DETAIL,
         reason,
-        respond::error_response,
+        respond::{error_response, rejection},
         tunnel,
     },
-    telemetry::ServerStats,
+    telemetry::{Refused, ServerStats},
 };
 
 /// What the client's request says of the answer that it can read.
@@ -35,6 +35,28 @@ pub(super) struct Reader {
 }
 
 impl Shared {
+    /// Counts what goes no further, and is no request.
+    pub(in crate::http) fn refused(&self, why: Refused) {
+        if let Some(stats) = &self.stats {
+            stats.refused.record(why);
+        }
+    }
+
+    /// Counts what is no request by its answer.
+    pub(in crate::http) fn unreadable(&self, status: StatusCode) {
+        self.refused(match status {
+            StatusCode::URI_TOO_LONG => Refused::LineTooLong,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Refused::HeadersTooLarge,
+            _ => Refused::BadRequest,
+        });
+    }
+
+    /// The answer to what is no request, which is counted.
+    pub(super) fn reject(&self, status: StatusCode) -> Response<Body> {
+        self.unreadable(status);
+        rejection(status)
+    }
+
     pub(in crate::http) fn failed(&self, error: &Error) -> Response<Body> {
         tracing::debug!(%error, "request failed");
         error_response(error, self.config.error_limits)

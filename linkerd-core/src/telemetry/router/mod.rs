@@ -3,6 +3,7 @@
 mod balancer;
 mod caches;
 mod client;
+mod refused;
 mod seldom;
 mod server;
 mod service;
@@ -16,6 +17,7 @@ pub use self::{
     balancer::BalancerStats,
     caches::{BindCacheStats, CacheStats, SwitchStats},
     client::{AccrualStats, ClientStats, FailFastStats, PoolStats, RequeueStats},
+    refused::{Refused, RefusedStats},
     seldom::TimeoutStats,
     server::ServerStats,
     service::{AllowanceStats, LimitStats, RetryStats, ServiceStats},

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::OnceLock;
 
-use super::{Seldom, TimeoutStats};
+use super::{RefusedStats, Seldom, TimeoutStats};
 #[cfg(feature = "server")]
 use crate::telemetry::StreamStats;
 use crate::telemetry::{Counter, Gauge, RequestStats, Scope, Stat, StatusStats};
@@ -36,9 +36,14 @@ pub struct ServerStats {
     pub rejected_invalid_header_values: Counter,
     /// Requests that the time of the server ended.
     pub timeouts: TimeoutStats,
+    /// What was refused before there was a request.
+    pub refused: RefusedStats,
     dropped_trailers: Seldom,
     handshake_failures: Seldom,
     accept_pauses: Seldom,
+    full_pauses: Seldom,
+    idle_time: Seldom,
+    life_time: Seldom,
     upgrades: Seldom,
     tunnels: OnceLock<Gauge>,
     flavoured: Seldom,
@@ -65,9 +70,13 @@ impl ServerStats {
             rejected_invalid_header_names: scope.counter("rejected_invalid_header_names"),
             rejected_invalid_header_values: scope.counter("rejected_invalid_header_values"),
             timeouts: TimeoutStats::new(scope),
+            refused: RefusedStats::new(scope),
             dropped_trailers: Seldom::new(scope, "dropped_trailers"),
             handshake_failures: Seldom::new(&scope.scope("tls"), "handshake_failures"),
             accept_pauses: Seldom::new(scope, "accept_pauses"),
+            full_pauses: Seldom::new(scope, "full_pauses"),
+            idle_time: Seldom::new(scope, "idle_time"),
+            life_time: Seldom::new(scope, "life_time"),
             upgrades: Seldom::new(scope, "upgrades"),
             tunnels: OnceLock::new(),
             flavoured: Seldom::new(scope, "flavoured"),
@@ -88,6 +97,22 @@ impl ServerStats {
     /// from the first on.
     pub fn accept_paused(&self) {
         self.accept_pauses.add(1);
+    }
+
+    /// Counts a time that no connection is accepted, because as many are open as may be, in `full_pauses`, which is there
+    /// from the first on.
+    pub fn accept_full(&self) {
+        self.full_pauses.add(1);
+    }
+
+    /// Counts a connection that was idle for as long as it may be, in `idle_time`, which is there from the first on.
+    pub fn was_idle(&self) {
+        self.idle_time.add(1);
+    }
+
+    /// Counts a connection that is as old as it may be, in `life_time`, which is there from the first on.
+    pub fn grew_old(&self) {
+        self.life_time.add(1);
     }
 
     /// Counts a request with a flavour, in `flavoured`, which is there from the first on.

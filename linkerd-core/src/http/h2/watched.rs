@@ -1,0 +1,303 @@
+//! A client's connection frame by frame, beneath `h2`: that says nothing of what it refuses by itself, and has no time for
+//! a block of headers to end.
+
+use std::{
+    collections::VecDeque,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use h2::{Reason, StreamId};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{
+    http::serve::{Late, Peer},
+    telemetry::Refused,
+};
+
+/// A connection that is looked at as it goes by.
+pub(super) struct Watched<I> {
+    inner: I,
+    seen: Seen,
+    read: Frames,
+    written: Frames,
+    late: Late,
+    peer: Arc<Peer>,
+}
+
+/// What was seen of it.
+#[derive(Clone, Default)]
+pub(super) struct Seen(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    /// The last stream that the client opened,
+    last: u32,
+    /// and those that are not handed over yet: h2 has them, or has refused them.
+    opened: VecDeque<u32>,
+    /// A block of headers has begun and not ended.
+    is_in_headers: bool,
+    /// It takes too long.
+    is_late: bool,
+}
+
+/// How many streams are remembered that h2 has said nothing of: the oldest are forgotten, and what becomes of those is not
+/// counted.
+const MOST_OPENED: usize = 1024;
+
+impl Seen {
+    /// The server has this stream now.
+    pub(super) fn accepted(&self, id: StreamId) {
+        self.state().take(u32::from(id));
+    }
+
+    /// Whether the rest of a block of headers takes too long.
+    pub(super) fn is_late(&self) -> bool {
+        self.state().is_late
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn open(&mut self, id: u32) {
+        if id > self.last {
+            self.last = id;
+            if self.opened.len() == MOST_OPENED {
+                self.opened.pop_front();
+            }
+            self.opened.push_back(id);
+        }
+    }
+
+    /// Whether the stream was not handed over; from now on it is not among those.
+    fn take(&mut self, id: u32) -> bool {
+        // The first, mostly.
+        let at = self.opened.iter().position(|&opened| opened == id);
+        at.is_some_and(|at| self.opened.remove(at).is_some())
+    }
+
+    /// What the client sends. Whether a block of headers begins.
+    fn came(&mut self, frame: Frame, part: Part) -> bool {
+        match (frame.kind, part) {
+            (Frame::HEADERS, Part::Begin) => {
+                self.open(frame.stream);
+                self.is_in_headers = true;
+                return true;
+            }
+            (Frame::HEADERS | Frame::CONTINUATION, Part::End) if frame.flags & Frame::END_HEADERS != 0 => {
+                self.is_in_headers = false;
+            }
+            _ => {}
+        }
+        false
+    }
+
+    /// What h2 says by itself, if that is what it does.
+    fn went(&mut self, frame: Frame) -> Option<Refused> {
+        match frame.kind {
+            // Of 431 alone.
+            Frame::HEADERS if self.take(frame.stream) => Some(Refused::HeadersTooLarge),
+            Frame::RST_STREAM if self.take(frame.stream) => Some(match frame.reason {
+                Some(Reason::REFUSED_STREAM) => Refused::TooManyStreams,
+                _ => Refused::BadRequest,
+            }),
+            Frame::GO_AWAY if !self.is_late => match frame.reason? {
+                Reason::NO_ERROR => None,
+                Reason::ENHANCE_YOUR_CALM => Some(Refused::Flood),
+                _ => Some(Refused::BadRequest),
+            },
+            _ => None,
+        }
+    }
+}
+
+impl<I> Watched<I> {
+    pub(super) fn of(inner: I, peer: &Arc<Peer>) -> (Self, Seen) {
+        let seen = Seen::default();
+        let watched = Self {
+            inner,
+            seen: seen.clone(),
+            read: Frames::behind(PREFACE_LEN),
+            written: Frames::behind(0),
+            late: Late::of(peer),
+            peer: Arc::clone(peer),
+        };
+        (watched, seen)
+    }
+
+    fn see_read(&mut self, bytes: &[u8]) {
+        let mut state = self.seen.state();
+        let mut begins = false;
+        self.read.go(bytes, |frame, part| begins |= state.came(frame, part));
+        if begins {
+            self.late.rest();
+        }
+    }
+
+    fn see_written(&mut self, bytes: &[u8]) {
+        let mut state = self.seen.state();
+        self.written.go(bytes, |frame, part| {
+            if matches!(part, Part::Begin)
+                && let Some(why) = state.went(frame)
+            {
+                self.peer.shared.refused(why);
+            }
+        });
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut this.inner).poll_read(cx, buf);
+        if polled.is_pending() {
+            let mut state = this.seen.state();
+            // Whoever polls the connection asks for it next.
+            state.is_late = state.is_late || state.is_in_headers && this.late.poll(cx).is_ready();
+        } else {
+            this.see_read(&buf.filled()[before..]);
+        }
+        polled
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write(cx, buf);
+        if let Poll::Ready(Ok(n)) = polled {
+            self.see_written(&buf[..n]);
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(mut left)) = polled {
+            for buf in bufs {
+                let n = left.min(buf.len());
+                self.see_written(&buf[..n]);
+                left -= n;
+            }
+        }
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+const PREFACE_LEN: usize = 24;
+const HEAD_LEN: usize = 9;
+/// Of a GOAWAY, up to the end of its code.
+const MOST_PAYLOAD: usize = 8;
+
+/// Goes along frames: of their payloads it looks at a few bytes at most.
+struct Frames {
+    head: [u8; HEAD_LEN + MOST_PAYLOAD],
+    /// So much of it is here.
+    filled: usize,
+    /// Then so much is not looked at.
+    skip: usize,
+}
+
+/// A frame, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    /// Of a `RST_STREAM` or `GOAWAY`.
+    reason: Option<Reason>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Begin,
+    End,
+}
+
+impl Frame {
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const GO_AWAY: u8 = 7;
+    const CONTINUATION: u8 = 9;
+    const END_HEADERS: u8 = 4;
+}
+
+impl Frames {
+    fn behind(skip: usize) -> Self {
+        Self { head: [0; HEAD_LEN + MOST_PAYLOAD], filled: 0, skip }
+    }
+
+    fn go(&mut self, mut bytes: &[u8], mut see: impl FnMut(Frame, Part)) {
+        while !bytes.is_empty() {
+            if self.skip > 0 {
+                let n = self.skip.min(bytes.len());
+                self.skip -= n;
+                bytes = &bytes[n..];
+            } else {
+                let n = (self.wanted() - self.filled).min(bytes.len());
+                self.head[self.filled..self.filled + n].copy_from_slice(&bytes[..n]);
+                self.filled += n;
+                bytes = &bytes[n..];
+                // How much is wanted is known with the kind.
+                if self.filled < self.wanted() {
+                    continue;
+                }
+                self.skip = self.len() + HEAD_LEN - self.filled;
+                see(self.frame(), Part::Begin);
+            }
+            if self.skip == 0 && self.filled > 0 {
+                see(self.frame(), Part::End);
+                self.filled = 0;
+            }
+        }
+    }
+
+    fn wanted(&self) -> usize {
+        let payload = match (self.filled >= HEAD_LEN).then_some(self.head[3]) {
+            Some(Frame::RST_STREAM) => 4,
+            Some(Frame::GO_AWAY) => MOST_PAYLOAD,
+            _ => 0,
+        };
+        HEAD_LEN + if payload == 0 { 0 } else { payload.min(self.len()) }
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.head[0]) << 16 | usize::from(self.head[1]) << 8 | usize::from(self.head[2])
+    }
+
+    fn frame(&self) -> Frame {
+        let number = |at: usize| {
+            let bytes = self.head[..self.filled].get(at..at + 4)?;
+            Some(u32::from_be_bytes(bytes.try_into().ok()?))
+        };
+        let kind = self.head[3];
+        let code = match kind {
+            Frame::RST_STREAM => number(HEAD_LEN),
+            Frame::GO_AWAY => number(HEAD_LEN + 4),
+            _ => None,
+        };
+        let stream = number(5).unwrap_or_default() & (u32::MAX >> 1);
+        Frame { kind, flags: self.head[4], stream, reason: code.map(Reason::from) }
+    }
+}

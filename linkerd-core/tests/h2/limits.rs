@@ -1,0 +1,246 @@
+//! The limits of a server of HTTP/2, frame by frame: what is too much, what came too late, and that each is counted.
+
+use std::{net::SocketAddr, time::Duration};
+
+use linkerd_core::{
+    Svc,
+    http::{H2Config, ServerConfig, Wire},
+    telemetry::{Registry, RouterStats},
+};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use super::{
+    framing::{Answer, START, answer, field, frame},
+    peers::{h2_server, serve, until, within},
+};
+
+const SOON: Duration = Duration::from_millis(50);
+const ENHANCE_YOUR_CALM: u32 = 11;
+const REFUSED_STREAM: u32 = 7;
+const PROTOCOL_ERROR: u32 = 1;
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A server whose metrics can be read.
+struct Counted {
+    registry: Registry,
+    addr: SocketAddr,
+}
+
+impl Counted {
+    fn new(config: ServerConfig, svc: Svc) -> Self {
+        let registry = Registry::new();
+        let stats = Some(RouterStats::new(&registry, "h2"));
+        let addr = serve(ServerConfig { stats, ..config }, svc);
+        Self { registry, addr }
+    }
+
+    fn with(h2: H2Config, svc: Svc) -> Self {
+        Self::new(ServerConfig { wire: Wire::H2(h2), ..h2_server() }, svc)
+    }
+
+    /// What was refused, by its name.
+    fn refused(&self, name: &str) -> u64 {
+        let server = self.registry.root().scope("rt").scope("h2").scope("server");
+        server.scope(&format!("127.0.0.1/{}", self.addr.port())).scope("refused").counter(name).get()
+    }
+
+    /// All of it: nothing else was.
+    async fn has_refused(&self, counts: &[(&str, u64)]) {
+        let names = ["bad_request", "late_head", "line_too_long", "headers_too_large", "too_many_streams", "flood"];
+        let expected = names.map(|name| counts.iter().find(|count| count.0 == name).map_or(0, |count| count.1));
+        until(|| names.map(|name| self.refused(name)) == expected).await;
+    }
+
+    /// A connection that has begun.
+    async fn begin(&self) -> TcpStream {
+        let mut stream = TcpStream::connect(self.addr).await.unwrap();
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        send(&mut stream, &[preface, frame(4, 0, 0, &[])]).await;
+        stream
+    }
+}
+
+async fn send(stream: &mut TcpStream, frames: &[Vec<u8>]) {
+    stream.write_all(&frames.concat()).await.unwrap();
+}
+
+/// The fields of a request, and more of them.
+fn fields(more: &[(&[u8], &[u8])]) -> Vec<u8> {
+    START.iter().chain(more).flat_map(|(name, value)| field(name, value)).collect()
+}
+
+/// All of a request.
+fn request(stream: u8, more: &[(&[u8], &[u8])]) -> Vec<u8> {
+    frame(HEADERS, END_STREAM | END_HEADERS, stream, &fields(more))
+}
+
+/// Whether a response comes, whatever becomes of the rest of its request.
+async fn is_answered(stream: &mut TcpStream) -> bool {
+    let mut said = within(answer(stream)).await;
+    if said == Answer::Reset(0) {
+        // Of the stream before: its body is not wanted.
+        said = within(answer(stream)).await;
+    }
+    matches!(said, Answer::Head(_))
+}
+
+fn answering() -> Svc {
+    Svc::new(tower::service_fn(async |_| Ok::<_, linkerd_core::BoxError>(http::Response::new("ok".into()))))
+}
+
+fn hanging() -> Svc {
+    Svc::new(tower::service_fn(|_| std::future::pending::<Result<_, linkerd_core::BoxError>>()))
+}
+
+#[tokio::test]
+async fn a_block_of_headers_that_does_not_end_in_time_ends_its_connection() {
+    let begun = frame(HEADERS, END_STREAM, 1, &fields(&[]));
+    let went_on = [begun.clone(), frame(CONTINUATION, 0, 1, &field(b"x", b"y"))].concat();
+    let cut = begun[..20].to_vec();
+    let trailers = [frame(HEADERS, END_HEADERS, 1, &fields(&[])), frame(HEADERS, END_STREAM, 1, &field(b"x", b"y"))];
+    for frames in [begun, went_on, cut, trailers.concat()] {
+        for wire in [Wire::H2(H2Config::default()), Wire::Either(H2Config::default())] {
+            let config = ServerConfig { wire, header_read_timeout: Some(SOON), ..h2_server() };
+            let server = Counted::new(config, hanging());
+            let mut stream = server.begin().await;
+            send(&mut stream, std::slice::from_ref(&frames)).await;
+            assert_eq!(within(answer(&mut stream)).await, Answer::GoAway(ENHANCE_YOUR_CALM));
+            assert_eq!(within(answer(&mut stream)).await, Answer::Closed);
+            server.has_refused(&[("late_head", 1)]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_byte_now_and_then_makes_no_block_of_any_length() {
+    let server = Counted::new(ServerConfig { header_read_timeout: Some(4 * SOON), ..h2_server() }, answering());
+    let mut stream = server.begin().await;
+    let most = frame(CONTINUATION, END_HEADERS, 1, &[0; 8000]);
+    send(&mut stream, &[frame(HEADERS, END_STREAM, 1, &fields(&[]))]).await;
+    for byte in most {
+        // It may be closed by now.
+        let _ = stream.write_all(&[byte]).await;
+        if server.refused("late_head") == 1 {
+            break;
+        }
+        let _ = tokio::time::timeout(SOON / 10, std::future::pending::<()>()).await;
+    }
+    server.has_refused(&[("late_head", 1)]).await;
+}
+
+#[tokio::test]
+async fn who_is_idle_or_sends_a_body_is_not_late_and_blocks_in_pieces_are_whole_in_time() {
+    for limit in [Some(SOON), None, Some(Duration::from_secs(30))] {
+        let server = Counted::new(ServerConfig { header_read_timeout: limit, ..h2_server() }, answering());
+        let mut stream = server.begin().await;
+        let wait = async || drop(tokio::time::timeout(3 * SOON, std::future::pending::<()>()).await);
+        wait().await;
+        send(&mut stream, &[frame(HEADERS, END_HEADERS, 1, &fields(&[]))]).await;
+        assert!(is_answered(&mut stream).await);
+        wait().await;
+        send(&mut stream, &[frame(0, END_STREAM, 1, b"body")]).await;
+        if limit != Some(SOON) {
+            send(&mut stream, &[frame(HEADERS, END_STREAM, 3, &fields(&[]))]).await;
+            wait().await;
+            send(&mut stream, &[frame(CONTINUATION, END_HEADERS, 3, &field(b"x", b"y"))]).await;
+            assert!(is_answered(&mut stream).await);
+        }
+        // Each has its own time.
+        for id in [5, 7, 9] {
+            wait().await;
+            send(&mut stream, &[request(id, &[])]).await;
+            assert!(is_answered(&mut stream).await);
+        }
+        server.has_refused(&[]).await;
+    }
+}
+
+#[tokio::test]
+async fn streams_above_the_limit_are_refused_and_counted() {
+    let server = Counted::with(H2Config { max_concurrent_streams: 1, ..H2Config::default() }, hanging());
+    let mut stream = server.begin().await;
+    send(&mut stream, &[request(1, &[]), request(3, &[]), request(5, &[])]).await;
+    for _ in 0..2 {
+        assert_eq!(within(answer(&mut stream)).await, Answer::Reset(REFUSED_STREAM));
+    }
+    server.has_refused(&[("too_many_streams", 2)]).await;
+    // What the proxy itself has no room for is counted as that.
+    let server = Counted::new(ServerConfig { max_concurrent_requests: Some(1), ..h2_server() }, hanging());
+    let mut stream = server.begin().await;
+    send(&mut stream, &[request(1, &[]), request(3, &[])]).await;
+    assert_eq!(within(answer(&mut stream)).await, Answer::Reset(REFUSED_STREAM));
+    server.has_refused(&[]).await;
+}
+
+#[tokio::test]
+async fn headers_that_are_too_many_or_too_large_are_431_and_malformed_ones_a_reset() {
+    let h2 = H2Config { max_header_list_bytes: 1000, ..H2Config::default() };
+    let config = ServerConfig { wire: Wire::H2(h2), max_headers: Some(2), ..h2_server() };
+    let server = Counted::new(config, answering());
+    let mut stream = server.begin().await;
+    let long = [b'x'; 100];
+    let large: Vec<(&[u8], &[u8])> = vec![(b"x", &long); 10];
+    let field = |name: &'static str, value: &'static str| (name.as_bytes(), value.as_bytes());
+    let (x, misplaced) = (field("x", "y"), field("connection", "close"));
+    let mut counted = [0, 0];
+    for (i, (more, expected)) in
+        [(vec![x; 2], 200), (large, 431), (vec![x; 3], 431), (vec![misplaced], 0)].into_iter().enumerate()
+    {
+        send(&mut stream, &[request(2 * u8::try_from(i).unwrap() + 1, &more)]).await;
+        match within(answer(&mut stream)).await {
+            Answer::Head(head) if expected == 200 => assert_eq!(head[0], 0x88),
+            Answer::Head(head) if expected == 431 => assert_ne!(head[0], 0x88),
+            Answer::Reset(PROTOCOL_ERROR) if expected == 0 => counted[0] += 1,
+            other => panic!("{other:?}"),
+        }
+        counted[1] += u64::from(expected == 431);
+        server.has_refused(&[("bad_request", counted[0]), ("headers_too_large", counted[1])]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_resets_ends_its_connection() {
+    let burst = |count: u8| -> Vec<Vec<u8>> {
+        let pairs = (0..count).map(|i| 2 * i + 1);
+        pairs.flat_map(|id| [request(id, &[]), frame(RST_STREAM, 0, id, &8_u32.to_be_bytes())]).collect()
+    };
+    // By default 20 of them; some are taken before the others come.
+    for (max, count, ends) in [(20, 100, true), (3, 20, true), (200, 100, false)] {
+        let server = Counted::with(H2Config { max_pending_resets: max, ..H2Config::default() }, answering());
+        let mut stream = server.begin().await;
+        send(&mut stream, &burst(count)).await;
+        if ends {
+            let mut said = within(answer(&mut stream)).await;
+            for _ in 0..count {
+                if matches!(said, Answer::GoAway(_) | Answer::Closed) {
+                    break;
+                }
+                said = within(answer(&mut stream)).await;
+            }
+            assert_eq!(said, Answer::GoAway(ENHANCE_YOUR_CALM), "{max}");
+            server.has_refused(&[("flood", 1)]).await;
+        } else {
+            send(&mut stream, &[request(2 * count + 1, &[])]).await;
+            assert!(is_answered(&mut stream).await);
+            server.has_refused(&[]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_does_too_much_wrong_loses_the_connection() {
+    let server = Counted::with(H2Config { max_error_resets: 2, ..H2Config::default() }, answering());
+    let mut stream = server.begin().await;
+    for id in [1, 3] {
+        send(&mut stream, &[request(id, &[(b"connection", b"close")])]).await;
+        assert_eq!(within(answer(&mut stream)).await, Answer::Reset(PROTOCOL_ERROR));
+    }
+    send(&mut stream, &[request(5, &[(b"connection", b"close")])]).await;
+    assert_eq!(within(answer(&mut stream)).await, Answer::GoAway(ENHANCE_YOUR_CALM));
+    server.has_refused(&[("bad_request", 2), ("flood", 1)]).await;
+}
