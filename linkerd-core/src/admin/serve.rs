@@ -144,7 +144,7 @@ async fn accepted_on(stream: TcpStream, way: Way, svc: Svc, open: watch::Receive
             };
             match accepted {
                 Ok((stream, _)) => connection(stream, svc, open).await,
-                Err(error) => tracing::info!(%error, "an admin connection could not be made secure"),
+                Err(error) => tracing::info!(error = error.whole(), "an admin connection could not be made secure"),
             }
         }
     }

@@ -56,21 +56,22 @@ async fn dial<S: Speak>(
     speak.begin(stream).await
 }
 
-/// Counts that there is no TLS with an endpoint, in `tls/handshake_failures` of its client, and says why: to callers it is
-/// one more endpoint that cannot be reached. Says it of the first, the second, the fourth of a client, and so on.
+/// Counts that there is no TLS with an endpoint, in `tls/handshake_failures` of its client and by its reason, and says why:
+/// to callers it is one more endpoint that cannot be reached. Says it of the first, the second, the fourth of a client, and
+/// so on.
 #[cfg(feature = "tls")]
 fn insecure(addr: SocketAddr, error: &crate::tls::HandshakeError, stats: Option<&ClientStats>) {
-    use std::error::Error as _;
-
     let Some(stats) = stats else {
         tracing::debug!(%addr, %error, "no TLS with an endpoint");
         return;
     };
     let scope = stats.scope();
-    let failures = scope.scope("tls").counter("handshake_failures");
+    let tls = scope.scope("tls");
+    let failures = tls.counter("handshake_failures");
     failures.incr();
+    tls.scope("handshake_failures").counter(error.reason()).incr();
     if failures.get().is_power_of_two() {
-        let why = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+        let why = error.whole();
         tracing::warn!(%addr, client = ?scope, failures = failures.get(), why, "no TLS with an endpoint");
     }
 }

@@ -348,13 +348,13 @@ async fn secure(shared: Arc<Shared>, stream: TcpStream, ends: Ends, mut watch: W
         }
         Err(error) => {
             if let Some(stats) = &shared.stats {
-                stats.handshake_failed();
+                stats.handshake_failed(error.reason());
             }
-            let (cause, remote) = (std::error::Error::source(&error).map(ToString::to_string), ends.remote);
+            let (why, remote) = (error.whole(), ends.remote);
             if error.is_hang_up() {
-                tracing::debug!(%error, cause, %remote, "a client went away instead of a TLS handshake");
+                tracing::debug!(why, %remote, "a client went away instead of a TLS handshake");
             } else {
-                tracing::info!(%error, cause, %remote, "a client's connection could not be made secure");
+                tracing::info!(why, %remote, "a client's connection could not be made secure");
             }
         }
     }

@@ -189,7 +189,9 @@ impl Planned {
                 }
                 Err(error) => {
                     self.stats.refused.incr();
-                    tracing::info!(%error, %remote, "a connection to {} could not be made secure", self.kind_name);
+                    self.stats.scope.scope("handshake_failures").counter(error.reason()).incr();
+                    let error = error.whole();
+                    tracing::info!(error, %remote, "a connection to {} could not be made secure", self.kind_name);
                 }
             }
             return;

@@ -7,8 +7,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use super::clients::{BadCertificate, Refused};
+
 /// How to make a certificate that is taken.
-const RENEW: &str = "make a new one, for instance by openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 \
+pub(super) const RENEW: &str = "make a new one, for instance by openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 \
                      -nodes -subj /CN=web \
                      -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:web -keyout key.pem -out cert.pem";
 
@@ -201,6 +203,17 @@ pub enum HandshakeError {
     /// The peer cannot be asked for by this name.
     #[error("'{0}' is no name that a certificate can be for")]
     BadName(String),
+    /// The client has to show a certificate.
+    #[error("the client showed no certificate, and one is required")]
+    NoCertificate,
+    /// The client's certificate is refused.
+    #[error("the certificate of {subject} {why}")]
+    Client {
+        /// Whose it says it is.
+        subject: String,
+        /// What is wrong with it.
+        why: BadCertificate,
+    },
     /// Something else.
     #[error("TLS handshake failed")]
     Failed(#[source] io::Error),
@@ -212,6 +225,55 @@ impl HandshakeError {
     pub(crate) fn is_hang_up(&self) -> bool {
         use io::ErrorKind::{ConnectionReset, UnexpectedEof};
         matches!(self, Self::Failed(error) if matches!(error.kind(), UnexpectedEof | ConnectionReset))
+    }
+
+    /// A word for what went wrong, in metrics. There are about twenty.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        use rustls::{CertificateError, Error};
+        match self {
+            Self::Elapsed(_) => "timeout",
+            Self::NoNames(_) => "no_names",
+            Self::OldVersion(_) => "old_version",
+            Self::Authority(_) => "authority",
+            Self::BadName(_) => "bad_name",
+            Self::NoCertificate => "no_certificate",
+            Self::Client { why, .. } => why.reason(),
+            Self::Failed(error) => match error.get_ref().and_then(|cause| cause.downcast_ref::<Error>()) {
+                None => "closed",
+                Some(Error::AlertReceived(_)) => "refused_by_peer",
+                Some(Error::InvalidMessage(_) | Error::InappropriateMessage { .. }) => "not_tls",
+                Some(Error::PeerIncompatible(_) | Error::NoApplicationProtocol) => "nothing_in_common",
+                Some(Error::InvalidCertificate(why)) => match why {
+                    CertificateError::Expired | CertificateError::ExpiredContext { .. } => "expired",
+                    CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "not_yet_valid",
+                    CertificateError::UnknownIssuer => "unknown_issuer",
+                    CertificateError::BadSignature => "bad_signature",
+                    CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => "other_name",
+                    CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+                        "wrong_purpose"
+                    }
+                    _ => "bad_certificate",
+                },
+                Some(_) => "other",
+            },
+        }
+    }
+
+    /// What is wrong, with its cause.
+    pub(crate) fn whole(&self) -> String {
+        let cause = std::error::Error::source(self);
+        cause.map_or_else(|| self.to_string(), |cause| format!("{self}: {cause}"))
+    }
+
+    /// The same of a client whose certificate may have been refused.
+    pub(super) fn of_client(error: io::Error, refused: Option<Refused>) -> Self {
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        match (refused, cause) {
+            (Some(Refused { subject, why }), _) => Self::Client { subject, why },
+            (None, Some(rustls::Error::NoCertificatesPresented)) => Self::NoCertificate,
+            (None, _) => Self::Failed(error),
+        }
     }
 
     /// What a failed handshake means; `name` is the peer's, if it has one.
@@ -238,7 +300,7 @@ impl HandshakeError {
 }
 
 /// As people read it. Certificates know no year after 9999.
-fn date(at: SystemTime) -> String {
+pub(super) fn date(at: SystemTime) -> String {
     const LAST: Duration = Duration::from_secs(253_402_300_799);
     httpdate::fmt_http_date(at.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST))
 }

@@ -10,6 +10,7 @@
 
 mod choice;
 mod client;
+mod clients;
 mod error;
 mod files;
 mod handshake;
@@ -23,6 +24,7 @@ mod watch;
 mod x509;
 
 pub use client::{ClientSettings, Connector};
+pub use clients::BadCertificate;
 pub use error::{BadTls, HandshakeError};
 pub use files::IdentityFiles;
 pub use handshake::HandshakeSettings;

@@ -12,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     BadTls, HandshakeError, HandshakeSettings, IdentityFiles, Metrics, Negotiated, choice,
+    clients::{self, Clients},
     files::Snapshot,
     names::Offer,
     pem::{self, Bearer, Identity},
@@ -27,7 +28,7 @@ pub struct ServerSettings {
     pub identities: Vec<IdentityFiles>,
     /// The certificates that those of clients must come from, PEM. The system's.
     pub client_roots: Option<PathBuf>,
-    /// A client without a valid certificate is refused. Off: none is asked for.
+    /// A client without a valid certificate is refused, [with the reason](super::BadCertificate). Off: none is asked for.
     pub require_client_auth: bool,
     /// How connections are made secure.
     pub handshake: HandshakeSettings,
@@ -82,7 +83,7 @@ impl ServerSettings {
                 roots = Roots::of(&store, roots::for_client, &self.handshake.clock, metrics);
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(store, Arc::clone(&offer.provider)).build();
-            builder.with_client_cert_verifier(verifier.map_err(|error| refused(&error))?)
+            builder.with_client_cert_verifier(Arc::new(Clients(verifier.map_err(|error| refused(&error))?)))
         } else {
             builder.with_no_client_auth()
         };
@@ -134,9 +135,10 @@ impl Acceptor {
         let live = self.live.now();
         let config = Arc::clone(&live.value);
         let provider = Arc::clone(config.crypto_provider());
-        let handshake = tokio::time::timeout(self.handshake_timeout, TlsAcceptor::from(config).accept(stream));
+        let handshake = clients::watched(TlsAcceptor::from(config).accept(stream));
+        let handshake = tokio::time::timeout(self.handshake_timeout, handshake);
         let stream = handshake.await.map_err(|_| HandshakeError::Elapsed(self.handshake_timeout))?;
-        let stream = stream.map_err(|error| HandshakeError::of(error, ""))?;
+        let stream = stream.map_err(|(error, refused)| HandshakeError::of_client(error, refused))?;
         let negotiated = Negotiated::of(stream.get_ref().1, &provider);
         let lease = live.roots.lease(stream.get_ref().1.peer_certificates(), &provider);
         Ok((Held::new(stream, lease), negotiated))

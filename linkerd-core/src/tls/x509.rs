@@ -118,13 +118,25 @@ impl Certificate {
 
 /// The DER of who signed a certificate, without what says that it is a name.
 pub(super) fn issuer(der: &[u8]) -> Option<&[u8]> {
+    before_issuer(der)?.take(SEQUENCE)
+}
+
+/// The same of whose it is.
+pub(super) fn subject(der: &[u8]) -> Option<&[u8]> {
+    let mut tbs = before_issuer(der)?;
+    tbs.take(SEQUENCE)?; // issuer
+    tbs.take(SEQUENCE)?; // validity
+    tbs.take(SEQUENCE)
+}
+
+fn before_issuer(der: &[u8]) -> Option<Der<'_>> {
     let mut tbs = Der(der).open(SEQUENCE)?.open(SEQUENCE)?;
     if tbs.peek()? == VERSION {
         tbs.next()?;
     }
     tbs.take(INTEGER)?; // serial number
     tbs.take(SEQUENCE)?; // signature algorithm
-    tbs.take(SEQUENCE)
+    Some(tbs)
 }
 
 /// As text, the DER of a name without what says that it is one.

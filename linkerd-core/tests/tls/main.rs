@@ -3,11 +3,13 @@
 
 mod by_file;
 mod client;
+mod clients;
 mod expiry;
 mod files;
 mod h2;
 mod pki;
 mod reload;
+mod resume;
 mod roots;
 mod routers;
 mod server;

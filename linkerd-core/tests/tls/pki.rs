@@ -23,10 +23,14 @@ use linkerd_core::{
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType, date_time_ymd};
 use rustls::{
     ClientConnection, RootCertStore,
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    sign::{CertifiedKey, SingleCertAndKey},
     time_provider::{DefaultTimeProvider, TimeProvider},
 };
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_rustls::TlsConnector;
 
 /// How many authorities there were.
@@ -36,6 +40,7 @@ static NUMBER: AtomicUsize = AtomicUsize::new(0);
 pub(crate) struct Pki {
     pub(crate) dir: tempfile::TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
+    name: String,
 }
 
 impl Pki {
@@ -49,7 +54,12 @@ impl Pki {
         let dir = tempfile::tempdir().unwrap();
         let issuer = authority(name);
         fs::write(dir.path().join("ca.pem"), issuer.pem()).unwrap();
-        Self { dir, issuer }
+        Self { dir, issuer, name: name.to_owned() }
+    }
+
+    /// The authority's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -77,10 +87,7 @@ impl Pki {
 
     /// A certificate and its key as PEM.
     pub(crate) fn issued(&self, names: &[&str], serial: u64) -> (String, String) {
-        let mut params = leaf(names);
-        params.serial_number = Some(serial.into());
-        let key = KeyPair::generate().unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+        self.changed(names, |params| params.serial_number = Some(serial.into()))
     }
 
     /// Writes a certificate that is good from the first of these years to the last, of the key that is there or a new one.
@@ -101,9 +108,34 @@ impl Pki {
         CertifiedIssuer::signed_by(authority_params(name), key, &self.issuer).unwrap()
     }
 
+    /// The client of [`raw`](Self::raw), which shows this, whatever it is.
+    pub(crate) fn raw_as(&self, cert: &str, key: &str) -> Arc<rustls::ClientConfig> {
+        let chain = CertificateDer::pem_slice_iter(cert.as_bytes()).map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        let key = CertifiedKey::new(chain, provider().key_provider.load_private_key(key).unwrap());
+        let mut config = Arc::unwrap_or_clone(self.raw(&[]));
+        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(key));
+        Arc::new(config)
+    }
+
+    /// A certificate and its key as PEM, after a change of what is signed.
+    pub(crate) fn changed(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
+        let mut params = leaf(names);
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
     /// Trusts this authority.
     pub(crate) fn trusting(&self) -> ClientSettings {
         ClientSettings { roots: vec![self.ca()], handshake: fast(), ..ClientSettings::default() }
+    }
+
+    /// What the authority's clients trust.
+    pub(crate) fn store(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        roots
     }
 
     /// A client that knows no more than the authority, for a look at what a server says.
@@ -113,12 +145,10 @@ impl Pki {
 
     /// The same, at a time.
     pub(crate) fn raw_at(&self, alpn: &[&[u8]], clock: Arc<dyn TimeProvider>) -> Arc<rustls::ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.issuer.der().clone()).unwrap();
         let mut config = rustls::ClientConfig::builder_with_details(provider(), clock)
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(roots)
+            .with_root_certificates(self.store())
             .with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|alpn| alpn.to_vec()).collect();
         Arc::new(config)
@@ -126,7 +156,7 @@ impl Pki {
 }
 
 /// The end of a certificate, for these names.
-fn leaf(names: &[&str]) -> CertificateParams {
+pub(crate) fn leaf(names: &[&str]) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, names.first().copied().unwrap_or("nobody"));
     params.subject_alt_names = names.iter().map(|name| san(name)).collect();
@@ -288,6 +318,19 @@ pub(crate) fn chain(error: &Error) -> String {
     text.join(": ")
 }
 
+/// One request in a connection, and its answer.
+pub(crate) async fn ask(shaken: &mut Shaken) -> std::io::Result<String> {
+    shaken.stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await?;
+    let mut answer = Vec::new();
+    // The body of an answer that is this short comes with its head, or soon.
+    while !answer.ends_with(b"ok") {
+        if shaken.stream.read_buf(&mut answer).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(String::from_utf8(answer).unwrap())
+}
+
 /// A handshake of a client that says this name, and what it came to.
 pub(crate) async fn shake(addr: SocketAddr, name: &str, config: &Arc<rustls::ClientConfig>) -> std::io::Result<Shaken> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
@@ -312,6 +355,5 @@ impl Shaken {
 
 /// The certificate of a PEM file.
 pub(crate) fn der(file: &Path) -> CertificateDer<'static> {
-    use rustls::pki_types::pem::PemObject;
     CertificateDer::from_pem_file(file).unwrap()
 }

@@ -87,10 +87,11 @@ impl ServerStats {
         }
     }
 
-    /// Counts a connection whose TLS handshake failed or took too long, in `tls/handshake_failures`, which is there from the
-    /// first on.
-    pub fn handshake_failed(&self) {
+    /// Counts a connection whose TLS handshake failed or took too long, in `tls/handshake_failures`, and in
+    /// `tls/handshake_failures/<reason>`: both are there from the first on. The reasons have to be few.
+    pub fn handshake_failed(&self, reason: &'static str) {
         self.handshake_failures.add(1);
+        self.handshake_failures.scope.scope("handshake_failures").counter(reason).incr();
     }
 
     /// Counts a time that no connection is accepted, for want of file descriptors mostly, in `accept_pauses`, which is there
