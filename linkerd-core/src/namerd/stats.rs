@@ -27,6 +27,7 @@ const MAX_STALE: usize = 20;
 /// The metrics.
 struct Gauges {
     namespaces: Gauge,
+    doubts: Gauge,
     peers: Gauge,
     clients: Gauge,
     watches: [(Kind, Gauge); Kind::ALL.len()],
@@ -70,6 +71,7 @@ impl Gauges {
         let (watches, refused, tables) = (scope.scope("watches"), scope.scope("refused"), scope.scope("tables"));
         Self {
             namespaces: scope.gauge("namespaces"),
+            doubts: scope.scope("store").gauge("doubts"),
             peers: scope.gauge("peers"),
             clients: scope.gauge("clients"),
             watches: Kind::ALL.map(|kind| (kind, watches.gauge(name(kind)))),
@@ -89,6 +91,7 @@ impl Gauges {
         if let Some(namespaces) = stats.namespaces {
             self.namespaces.set_count(namespaces as u64);
         }
+        self.doubts.set_count(stats.doubts);
         self.peers.set_count(*peers as u64);
         self.clients.set_count(*clients as u64);
         for (kind, gauge) in &self.watches {
@@ -213,6 +216,7 @@ mod tests {
             ("namerd/cache/bindings/limit", 1000),
             ("namerd/tables/watched", 1),
             ("namerd/tables/stale", 0),
+            ("namerd/store/doubts", 0),
         ] {
             assert_eq!(value(&registry, name), Some(expected), "{name}");
         }

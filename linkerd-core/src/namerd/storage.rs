@@ -1,6 +1,6 @@
 //! The store that a file asks for.
 
-use std::{fs, sync::Arc};
+use std::sync::Arc;
 
 use http::HeaderValue;
 use linkerd_dtab::{
@@ -52,10 +52,12 @@ impl Reach<'_> {
     fn store(&self, kind: &StorageKind) -> Result<Arc<dyn DtabStore>, Problem> {
         Ok(match kind {
             StorageKind::InMemory { namespaces } => Arc::new(Memory::new(namespaces.iter().cloned())),
-            StorageKind::Files { directory } => {
+            StorageKind::Files { directory, create } => {
+                let files = Files::new(directory);
+                let begun = if *create { files.begin() } else { files.begin_if_new() };
                 let cannot = |error| format!("cannot make the directory {}: {error}", directory.display());
-                fs::create_dir_all(directory).map_err(|error| ("directory".to_owned(), cannot(error)))?;
-                Arc::new(Files::new(directory).open())
+                begun.map_err(|error| ("directory".to_owned(), cannot(error)))?;
+                Arc::new(files.open())
             }
             StorageKind::Etcd(etcd) => Arc::new(self.etcd(etcd)?),
             StorageKind::Zk(zk) => Arc::new(self.zk(zk)?),
@@ -269,6 +271,29 @@ mod tests {
             let Err(errors) = store(storage) else { panic!("{storage}: built") };
             assert!(errors.to_string().contains(key), "{errors}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_directory_of_tables_is_made_where_no_mount_can_be_missing() {
+        let above = tempfile::tempdir().unwrap();
+        let is_known = async |directory: &str, create: bool| {
+            let directory = above.path().join(directory);
+            let store =
+                store(&format!("kind: io.l5d.fs, directory: '{}', create: {create}", directory.display())).unwrap();
+            let known = timeout(Duration::from_mins(1), store.list().ready()).await.expect("an answer");
+            known.map(|names| names.len()).map_err(|error| error.to_string())
+        };
+        // The one above is empty, as is one that is yet to be mounted: nothing is made.
+        assert!(is_known("tables", false).await.is_err() && !above.path().join("tables").exists());
+        std::fs::write(above.path().join("namerd.yaml"), "").unwrap();
+        assert_eq!(is_known("tables", false).await, Ok(0));
+        assert_eq!(is_known("tables", false).await, Ok(0));
+        assert!(is_known("a/b/tables", false).await.is_err() && !above.path().join("a").exists());
+        assert_eq!(is_known("a/b/tables", true).await, Ok(0));
+        std::fs::create_dir(above.path().join("mount")).unwrap();
+        let error = is_known("mount", false).await.unwrap_err();
+        assert!(error.contains("/mount is empty") && error.contains("`create: true`"), "{error}");
+        assert_eq!(is_known("mount", true).await, Ok(0));
     }
 
     #[test]

@@ -13,6 +13,8 @@ use crate::{State, store::Namespace};
 pub struct Stats {
     /// How many namespaces there are; `None` while that is not known.
     pub namespaces: Option<usize>,
+    /// How many answers of the store were not believed, since the start: see [`DtabStore::doubts`](crate::store::DtabStore::doubts).
+    pub doubts: u64,
     /// What peers have open, and what they were refused.
     pub used: Used,
     /// Bound names that are shared by those who watch them.
@@ -69,6 +71,7 @@ impl Namerd {
         tables.sort_by(|a, b| a.namespace.cmp(&b.namespace));
         Stats {
             namespaces: self.namespaces().sample().ok().map(|names| names.len()),
+            doubts: self.inner.store.doubts(),
             used: self.inner.counts.used(),
             bindings: watches(&self.inner.bindings),
             addrs: watches(&self.inner.addrs),

@@ -170,9 +170,12 @@ impl ConsulBackend {
         let mut tables = BTreeMap::new();
         // That there are no keys is said by a 404 with an index; another 404 is somebody else's.
         if answer.status == StatusCode::NOT_FOUND {
-            return index.map(|mark| Listing { tables, mark }).map_err(|_| answer.unexpected());
+            return index.map(|mark| Listing { tables, mark, position: Some(mark) }).map_err(|_| answer.unexpected());
         }
         let entries: Vec<Entry> = answer.json()?;
+        if entries.is_empty() {
+            return Err(failure("Consul answered with a list of no keys, which it says by a 404"));
+        }
         if entries.len() > MAX_NAMESPACES {
             return Err(failure(format!("there are more than {MAX_NAMESPACES} namespaces")));
         }
@@ -185,7 +188,8 @@ impl ConsulBackend {
             let reading = text::read(&name, version(modify_index), &value);
             tables.insert(name, reading);
         }
-        Ok(Listing { tables, mark: index? })
+        let mark = index?;
+        Ok(Listing { tables, mark, position: Some(mark) })
     }
 
     /// Makes a change if all steps can be made, and tells the index that the last one came to.

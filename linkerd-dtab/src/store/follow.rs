@@ -2,15 +2,19 @@
 //!
 //! Tables are few and small, so what changed is never patched into what is known: there is no event whose loss could leave
 //! anything wrong for longer than [`RESYNC`], after which everything is read without a reason. A change that was made here
-//! is answered after the next reading, which shows it to every watch or shows something newer.
+//! is answered after the next reading, which shows it to every watch or shows something newer. A reading that would take too
+//! much away is [doubted](super::doubt).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
     future::Future,
     io,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,7 +27,8 @@ use tokio::{
 use super::{
     Change, DtabStore, Expect, Namespace, StoreError, Stored, Version,
     backoff::Backoff,
-    mirror::{Mirror, Reading},
+    doubt::{Doubt, Verdict},
+    mirror::{Kept, Mirror, Reading},
 };
 use crate::{Activity, Dtab, Failure, parse::MAX_LEN};
 
@@ -35,6 +40,8 @@ pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const RESYNC: Duration = Duration::from_secs(30);
 /// What is told again and again without being new is listened to once in this time.
 const RESTLESS: Duration = Duration::from_secs(1);
+/// After an answer that was not believed it is asked again.
+const DOUBT_PAUSE: Duration = Duration::from_secs(5);
 /// Changes that wait for the reading after them. More wait for their turn.
 const MAX_WAITING: usize = 256;
 /// How often it is looked whether anybody still watches a store that was dropped.
@@ -74,6 +81,8 @@ pub(super) trait Backend: Send + Sync + 'static {
 pub(super) struct Listing<M> {
     pub(super) tables: BTreeMap<Namespace, Reading>,
     pub(super) mark: M,
+    /// The same point as a number that grows with each change, if the store has one.
+    pub(super) position: Option<u64>,
 }
 
 /// What a wait came to.
@@ -95,6 +104,18 @@ struct Shared<B> {
     backend: B,
     mirror: Mirror,
     backoff: Backoff,
+    /// Namespaces that are being deleted: that the store lacks them is no loss.
+    deleting: Mutex<Vec<Namespace>>,
+    /// Why its last answer was not believed.
+    refused: Mutex<Option<Failure>>,
+    /// How many answers were not believed, or not whole.
+    doubts: AtomicU64,
+}
+
+/// A namespace is being deleted until this is dropped.
+struct Deleting<'a> {
+    namespace: &'a Namespace,
+    all: &'a Mutex<Vec<Namespace>>,
 }
 
 type Refreshed = oneshot::Sender<Result<(), Failure>>;
@@ -111,7 +132,14 @@ pub(super) fn timed_out(what: &str, after: Duration) -> Failure {
 
 impl<B: Backend> Followed<B> {
     pub(super) fn new(backend: B, backoff: Backoff) -> Self {
-        let shared = Arc::new(Shared { backend, mirror: Mirror::new(), backoff });
+        let shared = Arc::new(Shared {
+            backend,
+            mirror: Mirror::new(),
+            backoff,
+            deleting: Mutex::default(),
+            refused: Mutex::default(),
+            doubts: AtomicU64::new(0),
+        });
         Self { shared, refresh: OnceLock::new() }
     }
 
@@ -125,20 +153,40 @@ impl<B: Backend> Followed<B> {
 
     /// Makes a change, and answers when the watches show it.
     async fn change<T>(&self, change: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        let refresh = self.follower();
+        self.follower();
+        // What is there may not be what is shown, and what is shown may not be what is based on.
+        if let Some(doubt) = lock(&self.shared.refused).clone() {
+            return Err(StoreError::Unavailable(doubt));
+        }
         let done = timeout(CHANGE_TIMEOUT, change);
         let done = done.await.map_err(|_| StoreError::Unavailable(timed_out("change a table", CHANGE_TIMEOUT)))??;
+        self.read().await.map_err(StoreError::Unavailable)?;
+        Ok(done)
+    }
+
+    /// Waits for a reading that is as new as this call.
+    async fn read(&self) -> Result<(), Failure> {
+        let refresh = self.follower();
         let shown = async {
             let (shown, is_shown) = oneshot::channel();
             let gone = || failure("the store is not followed any more");
             refresh.send(shown).await.map_err(|_| gone())?;
             is_shown.await.map_err(|_| gone())?
         };
-        match timeout(READ_TIMEOUT, shown).await {
-            Ok(Ok(())) => Ok(done),
-            Ok(Err(error)) => Err(StoreError::Unavailable(error)),
-            Err(_) => Err(StoreError::Unavailable(timed_out("show a change", READ_TIMEOUT))),
+        timeout(READ_TIMEOUT, shown).await.unwrap_or_else(|_| Err(timed_out("show a change", READ_TIMEOUT)))
+    }
+
+    async fn delete_one(&self, namespace: &Namespace, expect: &Expect) -> Result<(), StoreError> {
+        let _deleting = Deleting::begin(namespace, &self.shared.deleting);
+        let deleted = self.change(self.shared.backend.delete(namespace, expect)).await;
+        if matches!(deleted, Err(StoreError::Missing(_)))
+            && *expect != Expect::Absent
+            && self.shared.mirror.knows(namespace)
+        {
+            // The store lacks what is known, and who knows better wants it gone: that ends the doubt.
+            _ = self.read().await;
         }
+        deleted
     }
 }
 
@@ -164,13 +212,27 @@ impl<B: Backend> DtabStore for Followed<B> {
     }
 
     fn delete<'a>(&'a self, namespace: &'a Namespace, expect: &'a Expect) -> Change<'a, ()> {
-        Box::pin(self.change(self.shared.backend.delete(namespace, expect)))
+        Box::pin(self.delete_one(namespace, expect))
+    }
+
+    fn doubts(&self) -> u64 {
+        // Relaxed: a count, and nothing else.
+        self.shared.doubts.load(Ordering::Relaxed)
     }
 }
 
 impl<B: Backend> Shared<B> {
     async fn follow(self: Arc<Self>, refreshed: mpsc::Receiver<Refreshed>) {
-        let mut follower = Follower { shared: &self, refreshed, waiting: Vec::new(), failures: 0, is_told: false };
+        let doubt = Doubt::default();
+        let mut follower = Follower {
+            shared: &self,
+            refreshed,
+            waiting: Vec::new(),
+            failures: 0,
+            is_told: false,
+            doubt,
+            is_doubted: false,
+        };
         follower.run().await;
     }
 
@@ -189,6 +251,9 @@ struct Follower<'a, B> {
     failures: u32,
     /// Whether the next reading is because the store told of a change.
     is_told: bool,
+    doubt: Doubt,
+    /// Whether the last answer was not believed, or not whole.
+    is_doubted: bool,
 }
 
 impl<B: Backend> Follower<'_, B> {
@@ -203,21 +268,54 @@ impl<B: Backend> Follower<'_, B> {
             }
             let begun = Instant::now();
             let read = self.shared.read().await;
-            let answer = read.as_ref().map(|_| ()).map_err(Arc::clone);
             let is_told = std::mem::take(&mut self.is_told);
-            match read {
-                Ok(listing) => {
-                    let is_news = self.shared.mirror.replace(listing.tables);
-                    self.answer(&answer);
+            match read.map(|listing| self.take(listing)) {
+                Ok(Ok((is_news, mark))) => {
+                    self.answer(&Ok(()));
                     if is_told && !is_news {
                         self.pause(RESTLESS.saturating_sub(begun.elapsed())).await;
                     }
-                    self.listen(listing.mark).await;
+                    self.listen(mark).await;
+                }
+                Ok(Err(doubt)) => {
+                    self.answer(&Err(Arc::clone(&doubt)));
+                    self.doubted(doubt).await;
                 }
                 Err(error) => {
-                    self.answer(&answer);
+                    self.answer(&Err(Arc::clone(&error)));
                     self.failed(error).await;
                 }
+            }
+        }
+    }
+
+    /// Takes an answer for how things are, as far as it is believed; whether there is news, and the mark.
+    fn take(&mut self, listing: Listing<B::Mark>) -> Result<(bool, B::Mark), Failure> {
+        let Listing { tables, mark, position } = listing;
+        let shared = self.shared;
+        let but: HashSet<_> = lock(&shared.deleting).iter().cloned().collect();
+        let verdict = self.doubt.judge(position, shared.mirror.compare(&tables, &but), Instant::now());
+        let why = match &verdict {
+            Verdict::Believed => None,
+            Verdict::Kept(why) | Verdict::Refused(why) => Some(why),
+        };
+        let was_doubted = std::mem::replace(&mut self.is_doubted, why.is_some());
+        if let Some(why) = why {
+            // Relaxed: a count, and nothing else.
+            shared.doubts.fetch_add(1, Ordering::Relaxed);
+            if !was_doubted {
+                tracing::error!(%why, "what the store of dtabs says is doubted: what is known is kept");
+            }
+        } else if was_doubted {
+            tracing::info!("what the store of dtabs says is believed again");
+        }
+        *lock(&shared.refused) = None;
+        match verdict {
+            Verdict::Believed => Ok((shared.mirror.replace(tables), mark)),
+            Verdict::Kept(why) => Ok((shared.mirror.take(tables, Some(&Kept { but: &but, why: &why })), mark)),
+            Verdict::Refused(why) => {
+                *lock(&shared.refused) = Some(Arc::clone(&why));
+                Err(why)
             }
         }
     }
@@ -247,8 +345,13 @@ impl<B: Backend> Follower<'_, B> {
                 }
                 Ok(Ok(Told::Now(listing))) => {
                     self.failures = 0;
-                    mark = listing.mark;
-                    self.shared.mirror.replace(listing.tables)
+                    match self.take(listing) {
+                        Ok((is_news, next)) => {
+                            mark = next;
+                            is_news
+                        }
+                        Err(doubt) => return self.doubted(doubt).await,
+                    }
                 }
             };
             if !is_news && asked.elapsed() < RESTLESS {
@@ -268,6 +371,11 @@ impl<B: Backend> Follower<'_, B> {
         self.failures = self.failures.saturating_add(1);
         let pause = self.shared.backoff.pause(self.failures);
         self.pause(pause).await;
+    }
+
+    async fn doubted(&mut self, doubt: Failure) {
+        self.shared.mirror.failed(doubt);
+        self.pause(DOUBT_PAUSE).await;
     }
 
     /// A change that was just made proves that the store is there: it ends the pause.
@@ -300,6 +408,27 @@ impl<B: Backend> Follower<'_, B> {
     fn is_wanted(&self) -> bool {
         !self.refreshed.is_closed() || self.shared.mirror.is_watched()
     }
+}
+
+impl<'a> Deleting<'a> {
+    fn begin(namespace: &'a Namespace, all: &'a Mutex<Vec<Namespace>>) -> Self {
+        lock(all).push(namespace.clone());
+        Self { namespace, all }
+    }
+}
+
+impl Drop for Deleting<'_> {
+    fn drop(&mut self) {
+        let mut all = lock(self.all);
+        if let Some(at) = all.iter().position(|namespace| namespace == self.namespace) {
+            all.swap_remove(at);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing in here leaves it half changed when it panics.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<B> fmt::Debug for Followed<B> {

@@ -171,7 +171,9 @@ impl KubeBackend {
             }
             let mark = page.metadata.resource_version.filter(|version| !version.is_empty());
             let mark = mark.ok_or_else(|| failure("Kubernetes did not tell the version of a list"))?;
-            return Ok(Listing { tables, mark });
+            // Clients are told to take it for no number, but it is etcd's revision; what is none is not compared.
+            let position = mark.parse().ok();
+            return Ok(Listing { tables, mark, position });
         }
     }
 

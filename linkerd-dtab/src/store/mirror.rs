@@ -1,7 +1,7 @@
 //! What a store has last said of its tables, shared by all who watch it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -31,6 +31,8 @@ struct Inner {
     is_whole: bool,
     /// Why the last attempt to read them failed.
     stale: Option<Failure>,
+    /// Why some are kept that the store lacks.
+    doubt: Option<Failure>,
     names: Publisher<Arc<BTreeSet<Namespace>>>,
     // Of a namespace that is watched, or was until a little while ago.
     watched: HashMap<Namespace, Publisher<Stored>>,
@@ -42,12 +44,21 @@ struct Known {
     table: Option<Arc<VersionedDtab>>,
     /// Why there is no newer one.
     bad: Option<Failure>,
+    /// Why it is kept, though the store lacks it.
+    lost: Option<Failure>,
+}
+
+/// What is kept though the store lacks it: all but these, for this reason.
+pub(super) struct Kept<'a> {
+    pub(super) but: &'a HashSet<Namespace>,
+    pub(super) why: &'a Failure,
 }
 
 impl Mirror {
     pub(super) fn new() -> Self {
         let (names, _) = Activity::channel();
-        let inner = Inner { known: BTreeMap::new(), is_whole: false, stale: None, names, watched: HashMap::new() };
+        let inner =
+            Inner { known: BTreeMap::new(), is_whole: false, stale: None, doubt: None, names, watched: HashMap::new() };
         Self { inner: Mutex::new(inner) }
     }
 
@@ -76,19 +87,53 @@ impl Mirror {
 
     /// All namespaces were read: there are these and no others. `true` if that is news.
     pub(super) fn replace(&self, readings: BTreeMap<Namespace, Reading>) -> bool {
+        self.take(readings, None)
+    }
+
+    /// All namespaces were read; some that are not among them may be kept. `true` if that is news.
+    pub(super) fn take(&self, readings: BTreeMap<Namespace, Reading>, kept: Option<&Kept<'_>>) -> bool {
         let mut inner = self.inner();
-        let gone: Vec<_> = inner.known.keys().filter(|name| !readings.contains_key(*name)).cloned().collect();
-        let mut is_news = !inner.is_whole || !gone.is_empty();
-        for name in &gone {
-            inner.known.remove(name);
-        }
+        let before = inner.known.len();
+        inner.known.retain(|name, known| {
+            if readings.contains_key(name) {
+                return true;
+            }
+            known.lost = kept.filter(|kept| !kept.but.contains(name)).map(|kept| Arc::clone(kept.why));
+            known.lost.is_some()
+        });
+        let mut is_news = !inner.is_whole || inner.known.len() < before;
         for (namespace, reading) in readings {
             is_news |= inner.learn(&namespace, reading);
         }
         inner.is_whole = true;
         inner.stale = None;
+        inner.doubt = kept.map(|kept| Arc::clone(kept.why));
         inner.publish_all();
         is_news
+    }
+
+    /// What these readings would change; `deleted` are no loss.
+    #[cfg(any(feature = "etcd", feature = "consul", feature = "zookeeper", feature = "k8s"))]
+    pub(super) fn compare(
+        &self,
+        readings: &BTreeMap<Namespace, Reading>,
+        deleted: &HashSet<Namespace>,
+    ) -> super::doubt::Difference {
+        let inner = self.inner();
+        let lost = inner.known.keys().filter(|name| !readings.contains_key(*name));
+        let (lost, gone): (Vec<_>, Vec<_>) = lost.partition(|name| !deleted.contains(*name));
+        let is_known = |(name, reading): (&Namespace, &Reading)| {
+            inner.known.get(name).is_some_and(|known| match reading {
+                Reading::Table(table) => known.table.as_deref() == Some(table),
+                Reading::Bad(_) => known.bad.is_some(),
+            })
+        };
+        super::doubt::Difference {
+            is_same: lost.is_empty() && gone.is_empty() && readings.iter().all(is_known),
+            is_empty: readings.is_empty(),
+            kept: inner.known.len() - lost.len() - gone.len(),
+            lost: lost.len(),
+        }
     }
 
     /// One namespace was read.
@@ -136,7 +181,7 @@ impl Mirror {
     }
 
     /// Whether there is such a namespace, be its table good or bad.
-    #[cfg(feature = "files")]
+    #[cfg(any(feature = "files", feature = "etcd", feature = "consul", feature = "zookeeper", feature = "k8s"))]
     pub(super) fn knows(&self, namespace: &Namespace) -> bool {
         self.inner().known.contains_key(namespace)
     }
@@ -152,6 +197,7 @@ impl Inner {
     fn learn(&mut self, namespace: &Namespace, reading: Reading) -> bool {
         let is_new = !self.known.contains_key(namespace);
         let known = self.known.entry(namespace.clone()).or_default();
+        known.lost = None;
         match reading {
             Reading::Table(table) => {
                 known.bad = None;
@@ -190,7 +236,7 @@ impl Inner {
                 self.names.ok(Arc::new(self.known.keys().cloned().collect()));
             }
         }
-        if let Some(error) = &self.stale {
+        if let Some(error) = self.stale.as_ref().or(self.doubt.as_ref()) {
             self.names.failed(Arc::clone(error));
         }
     }
@@ -199,7 +245,7 @@ impl Inner {
         let Some(watched) = self.watched.get(namespace) else { return };
         let known = self.known.get(namespace);
         let table = known.and_then(|known| known.table.clone());
-        let bad = known.and_then(|known| known.bad.as_ref());
+        let bad = known.and_then(|known| known.bad.as_ref().or(known.lost.as_ref()));
         // What was never read as a table is not absent.
         if table.is_some() || (bad.is_none() && self.is_whole) {
             watched.ok_if_changed(table, PartialEq::eq);

@@ -4,7 +4,8 @@
 //! on. Stores differ in where the tables are; what they promise is the same, and one suite of tests holds each to it:
 //!
 //! - **Stale beats absent.** What was read once stays known while the store is away, and is marked as stale. Only the store
-//!   itself can say that a namespace is gone.
+//!   itself can say that a namespace is gone; what would take all away at once, or is older than what is known, it has to say
+//!   for a while.
 //! - **Read your writes.** When a change has been answered, every watch of this store value shows it or something newer.
 //! - **Nothing is lost.** Of two writers that have read one version only one succeeds; the other gets
 //!   [`StoreError::Mismatch`].
@@ -17,6 +18,8 @@ mod backoff;
 pub mod consul;
 #[cfg(any(feature = "etcd", feature = "consul"))]
 mod decimal;
+#[cfg(any(feature = "files", feature = "etcd", feature = "consul", feature = "zookeeper", feature = "k8s"))]
+mod doubt;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 #[cfg(feature = "files")]
@@ -94,6 +97,12 @@ pub trait DtabStore: Send + Sync + 'static {
 
     /// Deletes `namespace` if what is there is as expected. Errors and cancel safety are those of [`put`](Self::put).
     fn delete<'a>(&'a self, namespace: &'a Namespace, expect: &'a Expect) -> Change<'a, ()>;
+
+    /// How many answers of the store have not been believed, or not whole, because they would have taken too much away.
+    /// None, unless a store says otherwise.
+    fn doubts(&self) -> u64 {
+        0
+    }
 }
 
 impl<S: DtabStore + ?Sized> DtabStore for Arc<S> {
@@ -111,6 +120,10 @@ impl<S: DtabStore + ?Sized> DtabStore for Arc<S> {
 
     fn delete<'a>(&'a self, namespace: &'a Namespace, expect: &'a Expect) -> Change<'a, ()> {
         (**self).delete(namespace, expect)
+    }
+
+    fn doubts(&self) -> u64 {
+        (**self).doubts()
     }
 }
 

@@ -6,29 +6,23 @@ use linkerd_dtab::{
     State,
     store::{DtabStore, Etcd, Expect, etcd::Api},
 };
+use serde_json::{Value, json};
 
 use crate::{
     fake::{self, Faulty, Kv},
     suite::{Done, Fault, Read, Rig, dtab, name, until, until_shows},
 };
 
-struct EtcdRig {
+pub(crate) struct EtcdRig {
     server: fake::etcd::Etcd,
     faulty: Faulty,
     api: Api,
 }
 
 impl EtcdRig {
-    fn new(api: Api) -> Self {
+    pub(crate) fn new(api: Api) -> Self {
         let server = fake::etcd::Etcd::new();
         Self { faulty: Faulty::new(server.clone()), server, api }
-    }
-
-    fn kv(&self) -> &Kv {
-        match self.api {
-            Api::V2 => &self.server.v2,
-            Api::V3 => &self.server.v3,
-        }
     }
 
     fn key(&self, namespace: &str) -> String {
@@ -57,6 +51,13 @@ impl Rig for EtcdRig {
     fn read<'a>(&'a self, namespace: &'a str) -> Read<'a> {
         let entry = self.kv().get(&self.key(namespace));
         Box::pin(ready(entry.map(|entry| String::from_utf8(entry.value).unwrap())))
+    }
+
+    fn kv(&self) -> &Kv {
+        match self.api {
+            Api::V2 => &self.server.v2,
+            Api::V3 => &self.server.v3,
+        }
     }
 
     fn faults(&self) -> Vec<Fault> {
@@ -135,6 +136,41 @@ async fn many_tables_come_in_pages() {
     let names = rig.open().list();
     let all = until(&names, "listed", |snapshot| matches!(snapshot.state, State::Ok(_))).await;
     assert_eq!(all.state.ok().unwrap().len(), 20);
+}
+
+/// What an answer does not tell, though it says that there is more, is not gone.
+#[tokio::test(start_paused = true)]
+async fn half_an_answer_is_none() {
+    let spoils: [fn(&mut Value); 5] = [
+        |range| range["kvs"] = Value::Null,
+        |range| range["kvs"] = json!([]),
+        |range| _ = range["kvs"].as_array_mut().map(Vec::pop),
+        |range| {
+            range["more"] = false.into();
+        },
+        // The second page only: one of an older revision.
+        |range| {
+            if range["more"].is_null() {
+                range["header"]["revision"] = "1".into();
+            }
+        },
+    ];
+    let rig = EtcdRig::new(Api::V3);
+    for i in 0..5 {
+        rig.write(&format!("n-{i}"), "/a => /b").await;
+    }
+    let store = rig.open();
+    let names = store.list();
+    until(&names, "listed", |snapshot| matches!(&snapshot.state, State::Ok(names) if names.len() == 5)).await;
+    for (i, spoil) in spoils.into_iter().enumerate() {
+        *rig.server.spoil.lock().unwrap() = Some(spoil);
+        rig.write("n-0", &format!("/a => /{i}")).await;
+        let snapshot = until(&names, "stale", |snapshot| snapshot.stale.is_some()).await;
+        assert_eq!(snapshot.state.ok().unwrap().len(), 5, "{i}");
+        *rig.server.spoil.lock().unwrap() = None;
+        until_shows(&store.watch(&name("n-0")), &format!("/a => /{i}")).await;
+        until(&names, "well", |snapshot| snapshot.stale.is_none()).await;
+    }
 }
 
 /// As namerd 1.7.5 leaves it there: its key, its text and its version.

@@ -2,7 +2,11 @@
 
 use std::{fs, future::ready, path::PathBuf, sync::Arc, time::Duration};
 
-use linkerd_dtab::store::{DtabStore, Expect, Files};
+use linkerd_dtab::{
+    State,
+    store::{DtabStore, Expect, Files, StoreError},
+};
+use tokio::time::{Instant, sleep};
 
 use crate::suite::{Done, Fault, Read, Rig, dtab, name, until, until_shows};
 
@@ -13,7 +17,7 @@ struct FilesRig {
 impl FilesRig {
     fn new() -> Self {
         let parent = tempfile::tempdir().unwrap();
-        fs::create_dir(parent.path().join("dtabs")).unwrap();
+        Files::new(parent.path().join("dtabs")).begin().unwrap();
         Self { parent }
     }
 
@@ -60,8 +64,10 @@ impl Rig for FilesRig {
                 fs::create_dir(&here).unwrap();
             }
         } else {
-            // It has what a store put there that took it for a new folder.
-            _ = fs::remove_dir_all(&here);
+            // Nobody may have put anything there.
+            if here.exists() {
+                fs::remove_dir(&here).unwrap();
+            }
             fs::rename(&away, &here).unwrap();
         }
         Box::pin(ready(()))
@@ -91,10 +97,89 @@ async fn a_folder_that_is_not_there_at_the_start_is_found_later() {
     rig.set(Some(Fault::Away)).await;
     let store = rig.open();
     let watch = store.watch(&name("early"));
-    until(&watch, "failed", |snapshot| matches!(snapshot.state, linkerd_dtab::State::Failed(_))).await;
+    until(&watch, "failed", |snapshot| matches!(snapshot.state, State::Failed(_))).await;
     assert!(!rig.dir().exists(), "a folder was made, which may hide one that is to be mounted");
     rig.set(None).await;
     until_shows(&watch, "/a => /b").await;
+}
+
+/// As the folder under a mount is.
+#[tokio::test]
+async fn an_empty_folder_is_not_taken_for_a_store() {
+    let rig = FilesRig::new();
+    rig.write("early", "/a => /b").await;
+    rig.set(Some(Fault::Blank)).await;
+    let is_empty = || fs::read_dir(rig.dir()).unwrap().next().is_none();
+    let store = rig.open();
+    let (watch, names) = (store.watch(&name("early")), store.list());
+    let failed = until(&names, "failed", |snapshot| matches!(snapshot.state, State::Failed(_))).await;
+    let State::Failed(why) = failed.state else { unreachable!() };
+    assert!(why.to_string().contains(&format!("the folder {} is empty", rig.dir().display())), "{why}");
+    let refused = store.put(&name("early"), &dtab("/a => /c"), &Expect::Any).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    assert!(!matches!(watch.sample(), State::Ok(_)) && is_empty(), "{watch:?}");
+    // It is mounted, and unmounted while it is used.
+    rig.set(None).await;
+    until_shows(&watch, "/a => /b").await;
+    rig.set(Some(Fault::Blank)).await;
+    let stale = until(&names, "stale", |snapshot| snapshot.stale.is_some()).await;
+    assert!(stale.stale.unwrap().to_string().contains("nothing is mounted there"));
+    let refused = store.put(&name("early"), &dtab("/a => /c"), &Expect::Any).await;
+    assert!(
+        matches!(&refused, Err(StoreError::Unavailable(why)) if why.to_string().contains("nothing is mounted")),
+        "{refused:?}"
+    );
+    assert!(matches!(watch.sample(), State::Ok(Some(_))) && is_empty() && store.doubts() > 0);
+    // Told that it is a new one, it is.
+    Files::new(rig.dir()).begin().unwrap();
+    let other = rig.open().list();
+    until(&other, "empty", |snapshot| matches!(&snapshot.state, State::Ok(names) if names.is_empty())).await;
+}
+
+/// With tables but without a mark, as one that was copied without its hidden files.
+#[tokio::test]
+async fn a_folder_that_has_tables_is_one_of_tables() {
+    let rig = FilesRig::new();
+    rig.write("a", "/a => /b").await;
+    fs::remove_file(rig.dir().join(".revision")).unwrap();
+    let store = rig.open();
+    until_shows(&store.watch(&name("a")), "/a => /b").await;
+    store.put(&name("b"), &dtab("/a => /b"), &Expect::Any).await.unwrap();
+}
+
+/// The clock runs ahead while nobody looks at files.
+#[tokio::test(start_paused = true)]
+async fn an_older_folder_is_believed_when_it_stays_so_and_has_tables() {
+    let rig = FilesRig::new();
+    let store = rig.open();
+    store.put(&name("a"), &dtab("/a => /1"), &Expect::Any).await.unwrap();
+    let backup = tempfile::tempdir().unwrap();
+    let copied = || ["a.dtab", ".revision"].map(|file| (file, fs::read(rig.dir().join(file)).unwrap()));
+    let old = copied();
+    store.put(&name("a"), &dtab("/a => /2"), &Expect::Any).await.unwrap();
+    let (watch, names) = (store.watch(&name("a")), store.list());
+    until_shows(&watch, "/a => /2").await;
+
+    // A mark of another hand, and no table: never.
+    let away = backup.path().join("away");
+    fs::rename(rig.dir(), &away).unwrap();
+    Files::new(rig.dir()).begin().unwrap();
+    let begun = Instant::now();
+    until(&names, "stale", |snapshot| snapshot.stale.is_some()).await;
+    sleep(Duration::from_hours(1)).await;
+    assert!(matches!(watch.sample(), State::Ok(Some(_))), "{:?} {watch:?}", begun.elapsed());
+    let refused = store.put(&name("a"), &dtab("/a => /x"), &Expect::Any).await;
+    assert!(
+        matches!(&refused, Err(StoreError::Unavailable(why)) if why.to_string().contains("went back from 2 to 0")),
+        "{refused:?}"
+    );
+    // A backup: after a while.
+    for (file, bytes) in &old {
+        fs::write(rig.dir().join(file), bytes).unwrap();
+    }
+    until_shows(&watch, "/a => /1").await;
+    store.put(&name("a"), &dtab("/a => /3"), &Expect::Any).await.unwrap();
+    until_shows(&watch, "/a => /3").await;
 }
 
 #[tokio::test]
@@ -137,13 +222,11 @@ async fn half_an_edit_is_not_believed() {
     // Emptied, gone, cut short: the settle time of an hour never ends.
     fs::write(rig.file("edited"), "").unwrap();
     fs::write(rig.file("marker-1"), "/m => /m\n").unwrap();
-    until(&names, "two", |snapshot| matches!(&snapshot.state, linkerd_dtab::State::Ok(names) if names.len() == 2))
-        .await;
+    until(&names, "two", |snapshot| matches!(&snapshot.state, State::Ok(names) if names.len() == 2)).await;
     until_shows(&watch, "/a => /b").await;
     fs::remove_file(rig.file("edited")).unwrap();
     fs::write(rig.file("marker-2"), "/m => /m\n").unwrap();
-    until(&names, "three", |snapshot| matches!(&snapshot.state, linkerd_dtab::State::Ok(names) if names.len() == 3))
-        .await;
+    until(&names, "three", |snapshot| matches!(&snapshot.state, State::Ok(names) if names.len() == 3)).await;
     until_shows(&watch, "/a => /b").await;
     fs::write(rig.file("edited"), "# revision 1\n/a => /c ;\n").unwrap();
     until_shows(&watch, "/a => /c").await;

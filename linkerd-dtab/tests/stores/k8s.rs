@@ -16,13 +16,13 @@ use crate::{
     suite::{Done, Fault, Read, Rig, dtab, name, until, until_shows},
 };
 
-struct KubeRig {
+pub(crate) struct KubeRig {
     server: fake::k8s::Kubernetes,
     faulty: Faulty,
 }
 
 impl KubeRig {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let server = fake::k8s::Kubernetes::new();
         Self { faulty: Faulty::new(server.clone()), server }
     }
@@ -67,6 +67,10 @@ impl Rig for KubeRig {
 
     fn counts_what_changes_nothing(&self) -> bool {
         false
+    }
+
+    fn kv(&self) -> &fake::Kv {
+        &self.server.kv
     }
 
     fn faults(&self) -> Vec<Fault> {

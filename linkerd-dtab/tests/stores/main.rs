@@ -2,6 +2,7 @@
 #![cfg(all(feature = "files", feature = "etcd", feature = "consul", feature = "zookeeper"))]
 
 mod consul;
+mod doubt;
 mod etcd;
 mod fake;
 mod files;

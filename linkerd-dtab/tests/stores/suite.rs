@@ -6,7 +6,9 @@ use linkerd_dtab::{
     Activity, Dtab, Snapshot, State,
     store::{DtabStore, Expect, Namespace, StoreError, Stored, Version},
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::fake::{Backup, Kv};
 
 /// Longer than any pause of a store, many times over. By a paused clock, but for real servers and files.
 const LONG: Duration = Duration::from_mins(5);
@@ -33,6 +35,11 @@ pub(crate) trait Rig: Send + Sync {
 
     /// The faults that it knows, [`Fault::Away`] at least.
     fn faults(&self) -> Vec<Fault>;
+
+    /// What a server in memory is made of.
+    fn kv(&self) -> &Kv {
+        unreachable!("it is no server in memory")
+    }
 
     /// From now on there is this fault, or none.
     fn set(&self, fault: Option<Fault>) -> Done<'_>;
@@ -410,4 +417,99 @@ pub(crate) async fn a_watch_outlives_the_store_value(rig: &dyn Rig) {
     drop(store);
     rig.write("left", "/a => /c").await;
     until_shows(&watch, "/a => /c").await;
+}
+
+/// Puts a server in the place of the one that is there.
+async fn swap(rig: &dyn Rig, backup: &Backup) {
+    rig.set(Some(Fault::Away)).await;
+    rig.kv().restore(backup);
+    rig.set(None).await;
+}
+
+fn is_kept(watch: &Activity<Stored>, text: &str) -> bool {
+    let snapshot = watch.snapshot();
+    shows(&snapshot, text) && snapshot.stale.is_some()
+}
+
+async fn until_gone(watch: &Activity<Stored>) {
+    until(watch, "gone", |snapshot| matches!(snapshot.state, State::Ok(None)) && is_fresh(snapshot)).await;
+}
+
+pub(crate) async fn a_store_that_went_back_is_believed_when_it_stays_so(rig: &dyn Rig) {
+    let store = rig.open();
+    put(&*store, "old", "/a => /0", Expect::Any).await.unwrap();
+    let old = rig.kv().backup();
+    for table in ["/a => /1", "/a => /2"] {
+        put(&*store, "old", table, Expect::Any).await.unwrap();
+    }
+    put(&*store, "young", "/b => /b", Expect::Any).await.unwrap();
+    let new = rig.kv().backup();
+    let (watch, young) = (store.watch(&name("old")), store.watch(&name("young")));
+    until_shows(&watch, "/a => /2").await;
+    assert_eq!(store.doubts(), 0);
+
+    // One that is behind answers for a while.
+    swap(rig, &old).await;
+    sleep(Duration::from_secs(7)).await;
+    assert!(is_kept(&watch, "/a => /2") && is_kept(&young, "/b => /b"), "{watch:?} {young:?}");
+    let refused = put(&*store, "old", "/a => /x", Expect::Any).await;
+    assert!(
+        matches!(&refused, Err(StoreError::Unavailable(why)) if why.to_string().contains("went back")),
+        "{refused:?}"
+    );
+    swap(rig, &new).await;
+    until_shows(&watch, "/a => /2").await;
+    until_shows(&young, "/b => /b").await;
+    assert!(store.doubts() > 0);
+
+    // A backup was restored. What it lacks is kept for a while longer.
+    swap(rig, &old).await;
+    let begun = Instant::now();
+    until_shows(&watch, "/a => /0").await;
+    assert!(begun.elapsed() >= Duration::from_secs(10), "{:?}", begun.elapsed());
+    sleep(Duration::from_mins(9)).await;
+    assert!(is_kept(&young, "/b => /b"), "{young:?}");
+    until_shows(&watch, "/a => /0").await;
+    until_gone(&young).await;
+    put(&*store, "old", "/a => /3", Expect::Any).await.unwrap();
+    until_shows(&watch, "/a => /3").await;
+}
+
+pub(crate) async fn a_store_that_lost_its_disk_empties_nothing(rig: &dyn Rig) {
+    let store = rig.open();
+    put(&*store, "one", "/a => /1", Expect::Any).await.unwrap();
+    put(&*store, "two", "/b => /2", Expect::Any).await.unwrap();
+    let (one, two, names) = (store.watch(&name("one")), store.watch(&name("two")), store.list());
+    until_shows(&two, "/b => /2").await;
+    swap(rig, &Backup::default()).await;
+    sleep(Duration::from_hours(24)).await;
+    assert!(is_kept(&one, "/a => /1") && is_kept(&two, "/b => /2"), "{one:?} {two:?}");
+    let listed = names.snapshot();
+    assert!(listed.stale.is_some() && matches!(&listed.state, State::Ok(names) if names.len() == 2), "{listed:?}");
+
+    // It is written anew, table by table.
+    put(&*store, "one", "/a => /3", Expect::Any).await.unwrap();
+    until_shows(&one, "/a => /3").await;
+    assert!(is_kept(&two, "/b => /2"), "{two:?}");
+    put(&*store, "two", "/b => /2", Expect::Absent).await.unwrap();
+    until_shows(&two, "/b => /2").await;
+    until(&names, "well", is_fresh).await;
+}
+
+pub(crate) async fn what_would_empty_all_is_doubted_for_ten_minutes(rig: &dyn Rig) {
+    let store = rig.open();
+    put(&*store, "one", "/a => /1", Expect::Any).await.unwrap();
+    put(&*store, "two", "/b => /2", Expect::Any).await.unwrap();
+    let (one, two, names) = (store.watch(&name("one")), store.watch(&name("two")), store.list());
+    until_shows(&two, "/b => /2").await;
+    rig.kv().clear();
+    sleep(Duration::from_mins(9)).await;
+    assert!(is_kept(&one, "/a => /1") && is_kept(&two, "/b => /2"), "{one:?} {two:?}");
+    // Who deletes it knows that it is to be gone.
+    let missing = store.delete(&name("one"), &Expect::Any).await;
+    assert!(matches!(&missing, Err(StoreError::Missing(_))), "{missing:?}");
+    assert!(matches!(one.sample(), State::Ok(None)), "{one:?}");
+    assert!(is_kept(&two, "/b => /2"), "{two:?}");
+    until_gone(&two).await;
+    until(&names, "empty", |snapshot| is_fresh(snapshot) && snapshot.state.clone().ok().unwrap().is_empty()).await;
 }

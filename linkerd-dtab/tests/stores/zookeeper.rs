@@ -15,10 +15,10 @@ use crate::{
     suite::{Done, Fault, Read, Rig, dtab, name, until, until_shows},
 };
 
-struct ZkRig(fake::zookeeper::ZooKeeper);
+pub(crate) struct ZkRig(fake::zookeeper::ZooKeeper);
 
 impl ZkRig {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(fake::zookeeper::ZooKeeper::new())
     }
 }
@@ -52,6 +52,10 @@ impl Rig for ZkRig {
     fn read<'a>(&'a self, namespace: &'a str) -> Read<'a> {
         let entry = self.0.kv.get(&node(namespace));
         Box::pin(ready(entry.map(|entry| String::from_utf8(entry.value).unwrap())))
+    }
+
+    fn kv(&self) -> &fake::Kv {
+        &self.0.kv
     }
 
     fn faults(&self) -> Vec<Fault> {

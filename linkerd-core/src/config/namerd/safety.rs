@@ -50,7 +50,7 @@ impl Safety {
             s.problem("cache", "cannot be set together with the `cache` of an interface: it is one for all");
         }
         // Its files would be taken for tables.
-        if let (Some(Storage { kind: StorageKind::Files { directory }, .. }), Some(history)) =
+        if let (Some(Storage { kind: StorageKind::Files { directory, .. }, .. }), Some(history)) =
             (storage, &safety.history.directory)
             && history.starts_with(directory)
         {

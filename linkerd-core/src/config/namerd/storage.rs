@@ -36,8 +36,10 @@ pub enum StorageKind {
     ///
     /// Not a kind of Linkerd 1.x.
     Files {
-        /// `directory`. Required; made if it does not exist.
+        /// `directory`. Required; made if it does not exist, below a directory that is in use.
         directory: PathBuf,
+        /// `create`: whether it is made, and an empty one taken, wherever it is. Default: false.
+        create: bool,
     },
     /// `io.l5d.etcd` (experimental).
     Etcd(EtcdStorage),
@@ -145,7 +147,8 @@ impl Decode for Storage {
             }
             "io.l5d.fs" => {
                 let directory: Option<String> = s.require("directory");
-                directory.map(|directory| StorageKind::Files { directory: directory.into() })
+                let create = s.or("create", false);
+                directory.map(|directory| StorageKind::Files { directory: directory.into(), create })
             }
             "io.l5d.etcd" => Some(StorageKind::Etcd(etcd(&mut s))),
             "io.l5d.zk" => zk(&mut s).map(|zk| StorageKind::Zk(Box::new(zk))),

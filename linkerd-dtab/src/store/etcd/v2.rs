@@ -104,7 +104,7 @@ impl V2 {
             }
             answer.number("x-etcd-index").ok_or_else(|| failure("the store did not tell its index"))?
         };
-        Ok(Listing { tables, mark })
+        Ok(Listing { tables, mark, position: Some(mark) })
     }
 
     /// Ends when there is an event after `mark`.

@@ -47,6 +47,9 @@ struct Range {
     kvs: Vec<KeyValue>,
     #[serde(default)]
     more: bool,
+    /// How many there are, also of those that are not in this answer.
+    #[serde(default)]
+    count: Number,
 }
 
 #[derive(Deserialize)]
@@ -107,7 +110,10 @@ impl V3 {
             // All pages are of the revision that the first one was of.
             if mark == 0 {
                 mark = page.header.revision.0;
+            } else if page.header.revision.0 < mark {
+                return Err(failure("the store went back between two pages of one answer"));
             }
+            page.check_whole()?;
             for kv in &page.kvs {
                 let key = decoded(&kv.key)?;
                 if key < from {
@@ -123,7 +129,7 @@ impl V3 {
                     tables.insert(name, reading);
                 }
             }
-            if !page.more || page.kvs.is_empty() {
+            if !page.more {
                 break;
             }
             if tables.len() > MAX_NAMESPACES {
@@ -133,7 +139,7 @@ impl V3 {
         if mark == 0 {
             return Err(failure("the store did not tell its revision"));
         }
-        Ok(Listing { tables, mark })
+        Ok(Listing { tables, mark, position: Some(mark) })
     }
 
     async fn page(&self, from: &[u8], revision: Revision) -> Result<Range, Failure> {
@@ -236,6 +242,19 @@ impl V3 {
 
     fn key(&self, namespace: &Namespace) -> String {
         BASE64_STANDARD.encode(format!("{}{namespace}", self.prefix))
+    }
+}
+
+impl Range {
+    /// Fails if it is half an answer: what was not told would pass for deleted.
+    fn check_whole(&self) -> Result<(), Failure> {
+        let (told, count) = (self.kvs.len() as u64, self.count.0);
+        // A count of none is left out.
+        let is_whole = if self.more { told > 0 && (count == 0 || count > told) } else { told == count };
+        if is_whole {
+            return Ok(());
+        }
+        Err(failure(format!("the store told {told} of {count} keys (more: {})", self.more)))
     }
 }
 

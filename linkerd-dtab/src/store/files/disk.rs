@@ -8,6 +8,8 @@
 //! 4. `.new` is renamed to the table's file, which is one step.
 //! 5. The folder is synced.
 //!
+//! The folder itself is begun as one with an empty `.revision`, under another name, and renamed.
+//!
 //! What is left of a change that stopped before its fourth step is overwritten by the next one.
 
 use std::{
@@ -16,6 +18,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -37,6 +40,8 @@ const FIRST: &str = "# revision ";
 #[derive(Debug)]
 pub(super) struct Disk {
     dir: PathBuf,
+    /// The highest revision that was seen here.
+    seen: AtomicU64,
     /// Stops, as a crash does, when so many steps are done.
     #[cfg(test)]
     steps: std::sync::atomic::AtomicUsize,
@@ -60,6 +65,7 @@ impl Disk {
     pub(super) fn new(dir: PathBuf) -> Self {
         Self {
             dir,
+            seen: AtomicU64::new(0),
             #[cfg(test)]
             steps: std::sync::atomic::AtomicUsize::new(usize::MAX),
         }
@@ -70,22 +76,113 @@ impl Disk {
         self.dir.join(file_name(namespace))
     }
 
-    /// Marks the folder as one of tables, if it is not yet.
-    pub(super) fn claim(&self) -> io::Result<()> {
-        let marker = self.dir.join(REVISION);
-        if marker.try_exists()? {
-            return Ok(());
+    /// Makes the folder, if it is not there, and marks it as one of tables: it is there with its mark or not at all.
+    pub(super) fn begin(&self) -> io::Result<()> {
+        if self.dir.try_exists()? {
+            return self.mark(&self.dir);
         }
-        OpenOptions::new().append(true).create(true).open(marker)?;
-        self.sync()
+        let (Some(parent), Some(name)) = (self.dir.parent(), self.dir.file_name()) else {
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, "it is no folder that can be made"));
+        };
+        let mut new = OsString::from(".");
+        new.push(name);
+        new.push(NEW);
+        let new = parent.join(new);
+        fs::create_dir_all(&new)?;
+        self.step()?;
+        self.mark(&new)?;
+        match fs::rename(&new, &self.dir) {
+            // Another process has begun it meanwhile.
+            Err(_) if self.dir.join(REVISION).try_exists()? => {
+                fs::remove_file(new.join(REVISION)).and(fs::remove_dir(new))
+            }
+            Err(error) => Err(error),
+            Ok(()) => {
+                self.step()?;
+                sync(parent)
+            }
+        }
     }
 
-    /// The namespaces that have files. Fails if the folder is not what was claimed.
-    pub(super) fn names(&self) -> io::Result<Vec<Namespace>> {
-        if !self.dir.join(REVISION).try_exists()? {
-            let gone = format!("{} is gone: this is another folder now", self.dir.join(REVISION).display());
-            return Err(io::Error::new(io::ErrorKind::NotFound, gone));
+    fn mark(&self, dir: &Path) -> io::Result<()> {
+        OpenOptions::new().append(true).create(true).open(dir.join(REVISION))?;
+        self.step()?;
+        sync(dir)
+    }
+
+    /// Whether the folder is not there because there never was one: the one above it is in use, or was mounted. An empty
+    /// one may be where a file system is yet to be mounted.
+    pub(super) fn is_new(&self) -> io::Result<bool> {
+        let Some(parent) = self.dir.parent().filter(|parent| parent.is_dir()) else { return Ok(false) };
+        Ok(!self.dir.try_exists()? && (is_mounted(parent)? || fs::read_dir(parent)?.next().is_some()))
+    }
+
+    /// Marks a folder that is one of tables for sure, or was mounted to be one. An empty one otherwise is refused.
+    pub(super) fn claim(&self) -> io::Result<()> {
+        if self.dir.join(REVISION).try_exists()? {
+            return Ok(());
         }
+        if !self.list()?.is_empty() || is_mounted(&self.dir)? {
+            return self.mark(&self.dir);
+        }
+        let text = format!(
+            "the folder {} is empty, with no {REVISION} in it: if something is to be mounted there, mount it; if it is to be a new \
+             store, remove it or say `create: true`",
+            self.dir.display()
+        );
+        Err(io::Error::new(io::ErrorKind::NotFound, text))
+    }
+
+    /// The last revision, `None` if that was half written. Fails if the folder is not what was claimed.
+    pub(super) fn position(&self) -> io::Result<Option<u64>> {
+        let marker = self.dir.join(REVISION);
+        match File::open(&marker) {
+            Ok(file) => last_revision(&file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let gone =
+                    format!("{} is gone: this is another folder now, or nothing is mounted there", marker.display());
+                Err(io::Error::new(io::ErrorKind::NotFound, gone))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The highest revision that was seen here.
+    pub(super) fn seen(&self) -> u64 {
+        // Relaxed: whoever makes changes has the lock, and others look again.
+        self.seen.load(Relaxed)
+    }
+
+    /// Takes the folder for one that is at this revision, though it was further.
+    pub(super) fn go_back(&self, position: u64) {
+        self.seen.store(position, Relaxed);
+    }
+
+    /// Fails if the folder is not what was claimed, or an older one.
+    fn check(&self) -> io::Result<()> {
+        let (position, seen) = (self.position()?, self.seen());
+        match position {
+            Some(position) if position < seen => {
+                let marker = self.dir.join(REVISION);
+                let older =
+                    format!("{} went back from {seen} to {position}: this is an older folder", marker.display());
+                Err(io::Error::other(older))
+            }
+            _ => {
+                self.seen.fetch_max(position.unwrap_or(0), Relaxed);
+                Ok(())
+            }
+        }
+    }
+
+    /// The namespaces that have files. Fails if the folder is not what was claimed, or an older one.
+    pub(super) fn names(&self) -> io::Result<Vec<Namespace>> {
+        self.check()?;
+        self.list()
+    }
+
+    /// The namespaces that have files, whatever the folder is.
+    pub(super) fn list(&self) -> io::Result<Vec<Namespace>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             names.extend(namespace_of(&entry?.file_name()));
@@ -108,23 +205,25 @@ impl Disk {
     /// Locks the folder, if no other process has.
     pub(super) fn lock(&self) -> io::Result<Tried<Locked<'_>>> {
         // Not made here: a folder without it is not the one that was read.
+        self.position()?;
         let revision = OpenOptions::new().read(true).write(true).open(self.dir.join(REVISION))?;
         match revision.try_lock() {
-            Ok(()) => Ok(Tried::Done(Locked { disk: self, revision })),
+            Ok(()) => {
+                self.check()?;
+                Ok(Tried::Done(Locked { disk: self, revision }))
+            }
             Err(TryLockError::WouldBlock) => Ok(Tried::Busy),
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
 
     fn sync(&self) -> io::Result<()> {
-        // Where folders cannot be opened, renaming has to be enough.
-        if cfg!(unix) { File::open(&self.dir)?.sync_all() } else { Ok(()) }
+        sync(&self.dir)
     }
 
     /// Between two steps of a change.
     #[cfg(test)]
     fn step(&self) -> io::Result<()> {
-        use std::sync::atomic::Ordering::Relaxed;
         let left = self.steps.load(Relaxed);
         if left == 0 {
             return Err(io::Error::other("stopped"));
@@ -192,14 +291,12 @@ impl Locked<'_> {
     /// Takes the next revision.
     fn count(&mut self) -> io::Result<u64> {
         self.disk.step()?;
-        let mut text = String::new();
         self.revision.seek(SeekFrom::Start(0))?;
-        (&self.revision).take(64).read_to_string(&mut text)?;
-        let last = match text.trim().parse() {
-            Ok(last) => last,
-            Err(_) if text.is_empty() => self.disk.last_revision()?,
+        let last = match last_revision(&self.revision)? {
+            Some(0) => self.disk.revision_of_files()?,
+            Some(last) => last,
             // Torn. What was counted is in the files, but for those that are deleted: it was less than milliseconds.
-            Err(_) => self.disk.last_revision()?.max(millis()),
+            None => self.disk.revision_of_files()?.max(millis()),
         };
         let next = u64::checked_add(last, 1).ok_or_else(|| io::Error::other("the revisions are used up"))?;
         self.revision.seek(SeekFrom::Start(0))?;
@@ -208,6 +305,7 @@ impl Locked<'_> {
         self.disk.step()?;
         self.revision.sync_data()?;
         self.disk.step()?;
+        self.disk.seen.fetch_max(next, Relaxed);
         Ok(next)
     }
 
@@ -231,13 +329,44 @@ impl Locked<'_> {
 }
 
 impl Disk {
-    fn last_revision(&self) -> io::Result<u64> {
+    fn revision_of_files(&self) -> io::Result<u64> {
         let mut last = 0;
         for namespace in self.names()? {
             last = last.max(self.read(&namespace)?.map_or(0, |bytes| revision(&bytes)));
         }
         Ok(last)
     }
+}
+
+/// The revision in a marker: zero before the first, `None` if it is torn.
+fn last_revision(marker: &File) -> io::Result<Option<u64>> {
+    let mut text = Vec::new();
+    marker.take(64).read_to_end(&mut text)?;
+    if text.is_empty() {
+        return Ok(Some(0));
+    }
+    Ok(std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()))
+}
+
+fn sync(dir: &Path) -> io::Result<()> {
+    // Where folders cannot be opened, renaming has to be enough.
+    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
+}
+
+/// Whether a file system is mounted at this folder, as far as that can be told.
+#[cfg(unix)]
+fn is_mounted(dir: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+
+    let above = fs::metadata(dir.join(".."))?;
+    let here = fs::metadata(dir)?;
+    // What is its own parent is the root, which is always mounted.
+    Ok(here.dev() != above.dev() || here.ino() == above.ino())
+}
+
+#[cfg(not(unix))]
+fn is_mounted(_: &Path) -> io::Result<bool> {
+    Ok(false)
 }
 
 fn millis() -> u64 {
@@ -299,8 +428,6 @@ pub(super) fn display(path: &Path) -> std::path::Display<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering::Relaxed;
-
     use super::*;
 
     fn done<T>(tried: Tried<T>) -> T {
@@ -334,7 +461,7 @@ mod tests {
         for steps in 0..20 {
             let dir = tempfile::tempdir().unwrap();
             let disk = Disk::new(dir.path().to_owned());
-            disk.claim().unwrap();
+            disk.begin().unwrap();
             let before = put(&disk, "/a => /before").unwrap();
             disk.steps.store(steps, Relaxed);
             let stopped = put(&disk, "/a => /after | /and/more").is_err();
@@ -360,7 +487,7 @@ mod tests {
         for steps in 0..8 {
             let dir = tempfile::tempdir().unwrap();
             let disk = Disk::new(dir.path().to_owned());
-            disk.claim().unwrap();
+            disk.begin().unwrap();
             let before = put(&disk, "/a => /b").unwrap();
             disk.steps.store(steps, Relaxed);
             let deleted = done(disk.lock().unwrap()).delete(&name(), &Expect::Any);
@@ -372,10 +499,64 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_that_is_begun_is_there_with_its_mark_or_not_at_all() {
+        for steps in 0..6 {
+            let above = tempfile::tempdir().unwrap();
+            let dir = above.path().join("new/tables");
+            let disk = Disk::new(dir.clone());
+            disk.steps.store(steps, Relaxed);
+            let begun = disk.begin();
+            assert!(begun.is_ok() || steps < 3, "{steps}: {begun:?}");
+            assert_eq!(dir.exists(), dir.join(REVISION).exists(), "{steps}");
+            // The next start begins it, or finds it begun.
+            let disk = Disk::new(dir.clone());
+            disk.begin().unwrap();
+            put(&disk, "/a => /b").unwrap();
+            assert_eq!(fs::read_dir(above.path().join("new")).unwrap().count(), 1, "{steps}");
+        }
+    }
+
+    #[test]
+    fn only_a_folder_that_cannot_be_a_mount_point_is_new() {
+        let above = tempfile::tempdir().unwrap();
+        let disk = Disk::new(above.path().join("tables"));
+        assert!(!disk.is_new().unwrap(), "the one above is empty, and may be yet to be mounted");
+        assert!(!Disk::new(above.path().join("not/there")).is_new().unwrap());
+        fs::write(above.path().join("namerd.yaml"), "").unwrap();
+        assert!(disk.is_new().unwrap());
+        disk.begin().unwrap();
+        assert!(!disk.is_new().unwrap());
+        if cfg!(target_os = "linux") {
+            assert!(is_mounted(Path::new("/")).unwrap() && is_mounted(Path::new("/proc")).unwrap());
+        }
+        assert!(!is_mounted(above.path()).unwrap());
+    }
+
+    #[test]
+    fn an_older_folder_is_not_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::new(dir.path().to_owned());
+        disk.begin().unwrap();
+        put(&disk, "/a => /1").unwrap();
+        let marker = dir.path().join(REVISION);
+        let one = fs::read(&marker).unwrap();
+        put(&disk, "/a => /2").unwrap();
+        for older in [&one[..], b""] {
+            fs::write(&marker, older).unwrap();
+            let Err(error) = disk.lock() else { panic!("locked") };
+            assert!(error.to_string().contains("went back from 2 to"), "{error}");
+            assert!(disk.names().is_err());
+            assert_eq!(fs::read(&marker).unwrap(), older);
+        }
+        fs::remove_file(&marker).unwrap();
+        assert!(disk.lock().is_err() && disk.names().is_err() && !marker.exists());
+    }
+
+    #[test]
     fn what_is_not_done_uses_up_no_revision() {
         let dir = tempfile::tempdir().unwrap();
         let disk = Disk::new(dir.path().to_owned());
-        disk.claim().unwrap();
+        disk.begin().unwrap();
         put(&disk, "/a => /b").unwrap();
         let counted = || fs::read(dir.path().join(REVISION)).unwrap();
         let before = counted();
@@ -411,7 +592,7 @@ mod tests {
     fn a_folder_is_changed_by_one_at_a_time_and_freed_by_a_crash() {
         let dir = tempfile::tempdir().unwrap();
         let (disk, other) = (Disk::new(dir.path().to_owned()), Disk::new(dir.path().to_owned()));
-        disk.claim().unwrap();
+        disk.begin().unwrap();
         let locked = done(disk.lock().unwrap());
         assert!(matches!(other.lock().unwrap(), Tried::Busy));
         drop(locked);
@@ -422,7 +603,7 @@ mod tests {
     fn a_name_that_is_too_long_for_a_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let disk = Disk::new(dir.path().to_owned());
-        disk.claim().unwrap();
+        disk.begin().unwrap();
         let long: Namespace = "a".repeat(253).parse().unwrap();
         let refused = done(disk.lock().unwrap()).put(&long, &dtab("/a => /b"), &Expect::Any);
         assert!(matches!(&refused, Err(StoreError::Unfit { .. })), "{refused:?}");

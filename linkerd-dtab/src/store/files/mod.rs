@@ -14,14 +14,17 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fmt, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::{
     select,
     task::spawn_blocking,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use self::{
@@ -30,6 +33,7 @@ use self::{
 };
 use super::{
     Change, DtabStore, Expect, Namespace, StoreError, Stored, Version, VersionedDtab,
+    doubt::{Difference, Doubt, Verdict},
     mirror::{Mirror, Reading},
 };
 use crate::{
@@ -72,10 +76,13 @@ struct Shared {
     attended: Mutex<HashSet<Namespace>>,
     /// Held from a change of a file, or a look at it, until the mirror shows it: the mirror never goes back.
     changes: Mutex<()>,
+    doubt: Mutex<Doubt>,
+    /// How often the folder was another one, or an older one.
+    doubts: AtomicU64,
 }
 
 impl Files {
-    /// Tables in the folder `dir`, which must be there; a relative path counts from the current directory.
+    /// Tables in the folder `dir`, which [`begin`](Self::begin) makes; a relative path counts from the current directory.
     pub fn new(dir: impl AsRef<Path>) -> Self {
         Self { dir: dir.as_ref().to_owned(), settle: SETTLE }
     }
@@ -88,13 +95,45 @@ impl Files {
         self
     }
 
+    /// Makes the folder, with those above it, and marks it as one of tables by a `.revision`, if it is not yet.
+    ///
+    /// Blocks: for the start of a process. Whoever does this at each start takes the folder below a file system that is not
+    /// mounted for a new store, and has no tables.
+    ///
+    /// # Errors
+    ///
+    /// Those of the file system.
+    pub fn begin(&self) -> io::Result<()> {
+        self.disk().begin()
+    }
+
+    /// Does so if there never was such a folder, as far as can be told: it is not there, and the one above it is either not
+    /// empty or mounted.
+    ///
+    /// # Errors
+    ///
+    /// Those of the file system; what is there is no folder.
+    pub fn begin_if_new(&self) -> io::Result<()> {
+        let disk = self.disk();
+        let is_else = self.dir.try_exists()? && !self.dir.is_dir();
+        if is_else || disk.is_new()? { disk.begin() } else { Ok(()) }
+    }
+
+    fn disk(&self) -> Disk {
+        Disk::new(std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone()))
+    }
+
     /// The store. The folder is looked at when it is first asked.
     ///
     /// A change is answered when it is on the disk. It takes a lock (of `.revision` in the folder) that keeps other
     /// processes out, not editors: an edit that is saved between the moment in which a table is compared with what was
     /// expected and the moment in which it is replaced is lost.
     ///
-    /// While the folder is away, and when another one is in its place (one without a `.revision`), what is known is kept.
+    /// A folder is one of tables if it has a `.revision`, or tables, or a file system of its own; an empty one otherwise is
+    /// taken for one that is yet to be mounted, and nothing is known until it is: see [`begin`](Self::begin).
+    ///
+    /// While the folder is away, and when another one is in its place (one without a `.revision`, or with an older one), what
+    /// is known is kept, and changes fail. An older one that has tables is believed when it stays so for ten seconds.
     #[must_use]
     pub fn open(self) -> impl DtabStore + fmt::Debug {
         let folder = Folder::new(&self.dir, self.settle);
@@ -104,6 +143,8 @@ impl Files {
             mirror: Mirror::new(),
             attended: Mutex::default(),
             changes: Mutex::default(),
+            doubt: Mutex::default(),
+            doubts: AtomicU64::new(0),
         });
         FileStore { shared, started: OnceLock::new() }
     }
@@ -174,6 +215,11 @@ impl DtabStore for FileStore {
             Ok(())
         }))
     }
+
+    fn doubts(&self) -> u64 {
+        // Relaxed: a count, and nothing else.
+        self.shared.doubts.load(Ordering::Relaxed)
+    }
 }
 
 impl Shared {
@@ -194,8 +240,12 @@ impl Shared {
         if is_first {
             self.disk.claim()?;
         }
+        let is_other = self.judge().inspect_err(|_| {
+            // Relaxed: a count, and nothing else.
+            self.doubts.fetch_add(1, Ordering::Relaxed);
+        })?;
         let names = self.disk.names()?;
-        if is_first {
+        if is_first || is_other {
             let _changing = self.changes();
             let readings: BTreeMap<_, _> = names.iter().map(|name| (name.clone(), self.first(name))).collect();
             self.mirror.replace(readings);
@@ -206,6 +256,31 @@ impl Shared {
             self.attend(name);
         }
         Ok(())
+    }
+
+    /// Whether the folder is another one than before, and believed. Fails if it is not believed.
+    fn judge(&self) -> io::Result<bool> {
+        let (position, seen) = (self.disk.position()?, self.disk.seen());
+        let Some(position) = position.filter(|position| *position < seen) else {
+            *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = Doubt::default();
+            return Ok(false);
+        };
+        let tables = self.disk.list()?.len();
+        if tables == 0 {
+            let folder = disk::display(self.folder.base());
+            let text = format!("the folder {folder} went back from revision {seen} to {position}, and has no tables");
+            return Err(io::Error::other(text));
+        }
+        let mut doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        doubt.has_seen(seen);
+        let difference = Difference { kept: tables, ..Difference::default() };
+        match doubt.judge(Some(position), difference, Instant::now()) {
+            Verdict::Believed => {
+                self.disk.go_back(position);
+                Ok(true)
+            }
+            Verdict::Kept(why) | Verdict::Refused(why) => Err(io::Error::other(why)),
+        }
     }
 
     /// What is first read of a file. If it is no table it may yet be one when its writer is done, so it is no answer.
@@ -254,7 +329,7 @@ async fn follow(shared: Arc<Shared>) {
         if let Err(error) = looked {
             if std::mem::take(&mut was_well) {
                 let folder = disk::display(shared.folder.base());
-                tracing::warn!(%folder, %error, "cannot look into the folder of dtabs: what is known is kept");
+                tracing::error!(%folder, %error, "cannot look into the folder of dtabs: what is known is kept");
             }
             shared.mirror.failed(Arc::new(error));
         } else {

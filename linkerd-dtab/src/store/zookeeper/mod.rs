@@ -190,6 +190,7 @@ impl ZkBackend {
             Err(error) => return Err(error.into()),
         }
         let children = self.children(&session).await?;
+        let position = session.position();
         if children.len() > MAX_NAMESPACES {
             return Err(failure(format!("there are more than {MAX_NAMESPACES} namespaces")));
         }
@@ -209,7 +210,7 @@ impl ZkBackend {
             let reading = text::read(&name, Version::new(version.to_be_bytes()), &data);
             tables.insert(name, reading);
         }
-        Ok(Listing { tables, mark })
+        Ok(Listing { tables, mark, position })
     }
 
     /// The names of the nodes of tables. The server will tell once when there are others.

@@ -6,7 +6,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -43,6 +46,8 @@ pub(super) struct Session {
 struct Shared {
     /// Nodes whose data was read and not changed since: the server tells once when one is.
     unchanged: Mutex<HashMap<String, (Bytes, i32)>>,
+    /// Up to which transaction the last answer knew; zero before the first.
+    position: AtomicU64,
     /// Why it ended.
     ended: Mutex<Option<Failure>>,
 }
@@ -87,7 +92,8 @@ struct Connection {
 impl Session {
     /// Begins a session on a connection. Whoever calls bounds the time.
     pub(super) async fn begin(io: Box<dyn Io>, wanted: Duration, auth: Option<&Auth>) -> Result<Self, Failure> {
-        let shared = Arc::new(Shared { unchanged: Mutex::default(), ended: Mutex::default() });
+        let shared =
+            Arc::new(Shared { unchanged: Mutex::default(), position: AtomicU64::new(0), ended: Mutex::default() });
         let (notices, noticed) = watch::channel(0);
         let mut connection = Connection {
             io,
@@ -118,6 +124,12 @@ impl Session {
 
     pub(super) fn has_ended(&self) -> bool {
         self.calls.is_closed()
+    }
+
+    /// Up to which transaction the last answer knew.
+    pub(super) fn position(&self) -> Option<u64> {
+        // Relaxed: whoever asks has been woken by that answer, or a later one.
+        Some(self.shared.position.load(Ordering::Relaxed)).filter(|position| *position > 0)
     }
 
     /// How many notices came.
@@ -218,6 +230,9 @@ impl Connection {
                 if let (Some(path), 0) = (asked.keeps, head.error) {
                     // Here, where notices are heard too: whoever asked might come to it after the next one.
                     self.shared.unchanged().insert(path, frame.copy().data()?);
+                }
+                if let Ok(position) = u64::try_from(head.position) {
+                    self.shared.position.store(position, Ordering::Relaxed);
                 }
                 let answer = if head.error == 0 { Ok(frame) } else { Err(CallError::Refused(head.error)) };
                 // Whoever asked may have lost patience.

@@ -44,6 +44,8 @@ pub(super) struct Greeting {
 /// What every answer and every notice begins with.
 pub(super) struct Head {
     pub(super) xid: i32,
+    /// The last transaction that the server knew.
+    pub(super) position: i64,
     pub(super) error: i32,
 }
 
@@ -137,8 +139,8 @@ impl Fields {
 
     pub(super) fn head(&mut self) -> Result<Head, Failure> {
         let xid = self.int()?;
-        let _zxid = self.long()?;
-        Ok(Head { xid, error: self.int()? })
+        let position = self.long()?;
+        Ok(Head { xid, position, error: self.int()? })
     }
 
     /// The path of a notice.

@@ -61,6 +61,9 @@ impl Transport for Consul {
                 .map(|(name, entry)| shown(name, entry))
                 .collect();
             let rsp = Response::builder().header("x-consul-index", state.revision);
+            if state.is_mute {
+                return Ok(rsp.body(full("[]")).unwrap());
+            }
             if entries.is_empty() {
                 return Ok(rsp.status(404).body(full("")).unwrap());
             }

@@ -1,6 +1,9 @@
 //! etcd, by both versions of its API.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -19,11 +22,13 @@ pub(crate) struct Etcd {
     pub(crate) v3: Kv,
     pub(crate) v2: Kv,
     pub(crate) has_v2: bool,
+    /// What is wrong with its answers to a range.
+    pub(crate) spoil: Arc<Mutex<Option<fn(&mut Value)>>>,
 }
 
 impl Etcd {
     pub(crate) fn new() -> Self {
-        Self { v3: Kv::new(), v2: Kv::new(), has_v2: true }
+        Self { v3: Kv::new(), v2: Kv::new(), has_v2: true, spoil: Arc::default() }
     }
 }
 
@@ -43,7 +48,13 @@ impl Transport for Etcd {
                 path.starts_with("/v3").then_some(&b"application/json"[..])
             );
             Ok(match path.as_str() {
-                "/v3/kv/range" => answer(&range(&server.v3.state(), &parsed(&body))),
+                "/v3/kv/range" => {
+                    let mut range = range(&server.v3.state(), &parsed(&body));
+                    if let Some(spoil) = *server.spoil.lock().unwrap() {
+                        spoil(&mut range);
+                    }
+                    answer(&range)
+                }
                 "/v3/kv/txn" => answer(&server.v3.change(|state| txn(state, &parsed(&body)))),
                 "/v3/watch" => watch(server.v3.clone(), &parsed(&body)),
                 _ => Response::builder().status(404).body(full("404 page not found\n")).unwrap(),
@@ -91,6 +102,7 @@ fn range(state: &State, req: &Value) -> Value {
     let mut answer = json!({"header": {"revision": state.revision.to_string()}});
     if !kvs.is_empty() {
         answer["kvs"] = kvs.into();
+        answer["count"] = all.len().to_string().into();
     }
     if all.len() > limit {
         answer["more"] = true.into();

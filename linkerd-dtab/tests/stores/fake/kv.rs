@@ -22,6 +22,15 @@ pub(crate) struct State {
     pub(crate) changes: Vec<(u64, String)>,
     /// History before this is forgotten.
     pub(crate) forgotten: u64,
+    /// Lists are empty.
+    pub(crate) is_mute: bool,
+}
+
+/// What there was at one time.
+#[derive(Clone, Default)]
+pub(crate) struct Backup {
+    revision: u64,
+    entries: BTreeMap<String, Entry>,
 }
 
 #[derive(Clone)]
@@ -64,6 +73,28 @@ impl Kv {
         let result = change(&mut state);
         self.revision.send_replace(state.revision);
         result
+    }
+
+    pub(crate) fn backup(&self) -> Backup {
+        let state = self.state();
+        Backup { revision: state.revision, entries: state.entries.clone() }
+    }
+
+    /// Goes back to what there was, as a server does that was begun on that disk.
+    pub(crate) fn restore(&self, backup: &Backup) {
+        self.change(|state| {
+            let Backup { revision, entries } = backup.clone();
+            *state = State { revision: revision.max(1), entries, ..State::default() };
+        });
+    }
+
+    /// Deletes all there is.
+    pub(crate) fn clear(&self) {
+        self.change(|state| {
+            for key in state.entries.keys().cloned().collect::<Vec<_>>() {
+                state.delete(&key);
+            }
+        });
     }
 
     /// Waits for a change of a key with this prefix that is of this revision or later; `false` if that is forgotten.

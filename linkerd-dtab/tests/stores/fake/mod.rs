@@ -10,7 +10,7 @@ pub(crate) mod k8s;
 pub(crate) mod zookeeper;
 
 pub(crate) use faulty::Faulty;
-pub(crate) use kv::Kv;
+pub(crate) use kv::{Backup, Kv};
 
 use crate::suite::Fault;
 
