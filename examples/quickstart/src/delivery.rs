@@ -1,8 +1,15 @@
 //! A new version of `world` goes live: beside the old one, tried by a header, by a tenth of the traffic, by all of it.
 
+use std::time::Duration;
+
 use linkerd_core::BoxError;
+use tokio::time::{Instant, sleep};
 
 use crate::cluster::{Cluster, RULE};
+
+/// How long a new version may take until it answers who asks for it, and how often it is asked until then.
+const INTEGRATED: Duration = Duration::from_secs(30);
+const BETWEEN: Duration = Duration::from_millis(50);
 
 /// Where a delivery waits for somebody to say that it may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,13 +109,19 @@ pub async fn deliver(
     Ok(Outcome::Delivered)
 }
 
-/// One request through each node must be answered by the new version.
+/// Through each node a request must be answered by the new version. Its rule is known there a moment after it was changed.
 async fn integrate(cluster: &Cluster, versions: &Versions) -> Result<(), BoxError> {
     let (name, dtab) = versions.header();
     for node in cluster.nodes() {
-        let answer = node.enter()?.get("/", Some((name, &dtab))).await?;
-        if answer.status != 200 {
-            return Err(format!("could not reach new service: {answer:?}").into());
+        let traffic = node.enter()?;
+        let by = Instant::now() + INTEGRATED;
+        loop {
+            let answer = traffic.get("/", Some((name, &dtab))).await;
+            match answer {
+                Ok(answer) if answer.status == 200 => break,
+                answer if Instant::now() >= by => return Err(format!("could not reach new service: {answer:?}").into()),
+                _ => sleep(BETWEEN).await,
+            }
         }
     }
     Ok(())

@@ -12,6 +12,10 @@ pub fn mesh_state(mesh: &Mesh) -> Value {
     let paths = mesh.paths().into_iter().map(|path| {
         let mut shown = watch_state("interpreter", &path.tree, |tree| tree.to_string().into());
         shown["path"] = path.path.to_string().into();
+        let bound = path.tree.sample().ok().map(|tree| tree.map(&mut |bound| bound.id));
+        if let Some(serving) = path.serving.filter(|serving| bound.as_ref() != Some(serving)) {
+            shown["serving"] = serving.to_string().into();
+        }
         if !path.local.is_empty() {
             shown["local"] = path.local.to_string().into();
         }

@@ -144,7 +144,8 @@ impl Mesh {
         let state = |entry: &Arc<PathEntry>| {
             let (info, binding) = (entry.stack.info(), entry.stack.binding());
             let (path, local, tree) = (info.path.clone(), info.local.clone(), binding.watch().clone());
-            PathState { path, local, tree, limit: entry.stack.allowance().limit() }
+            let serving = binding.serving();
+            PathState { path, local, tree, serving, limit: entry.stack.allowance().limit() }
         };
         entries.iter().map(state).collect()
     }

@@ -19,6 +19,9 @@ pub struct PathState {
     pub local: Dtab,
     /// What it is bound to.
     pub tree: Activity<NameTree<Bound>>,
+    /// The bound ids that its requests go by, if there are any yet: those of `tree`, or while clients that are new there are
+    /// not ready those of the one before.
+    pub serving: Option<NameTree<Path>>,
     /// The limit on its requests, which it shares with the same name under other tables. `None`: there is none.
     pub limit: Option<LimitState>,
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use linkerd_dtab::{Activity, Bound, Distribution, Failure, NameTree, State};
+use linkerd_dtab::{Activity, Bound, Distribution, Failure, NameTree, Path, State};
 use tokio::{select, sync::watch, task::AbortHandle};
 
 use super::{BoundClient, BoundName, guarded, share::Share, switch::Switching, time::after};
@@ -32,7 +32,7 @@ struct Followed {
 pub(crate) struct Route {
     shares: Distribution<Share>,
     // Held, so that the caches know that it is in use.
-    _tree: Arc<NameTree<Arc<BoundName>>>,
+    tree: Arc<NameTree<Arc<BoundName>>>,
 }
 
 /// Why a path has no route yet.
@@ -99,6 +99,12 @@ impl Binding {
             Ok(result) => result,
             Err(_) => Err(Unbound::Timeout),
         }
+    }
+
+    /// The ids that requests go by now, if they go anywhere.
+    pub(crate) fn serving(&self) -> Option<NameTree<Path>> {
+        let route = self.shared.route.load_full()?;
+        Some(NameTree::clone(&route.tree).map(&mut |name| name.client.id().clone()))
     }
 
     /// What the path is bound to.
@@ -172,7 +178,7 @@ impl Followed {
 
 impl Route {
     pub(crate) fn new(shares: Distribution<Share>, tree: Arc<NameTree<Arc<BoundName>>>) -> Self {
-        Self { shares, _tree: tree }
+        Self { shares, tree }
     }
 
     /// Where requests go, each as often as it occurs.

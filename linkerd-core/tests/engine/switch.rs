@@ -9,9 +9,11 @@ use std::{
 use futures::future::BoxFuture;
 use linkerd_core::{
     ErrorKind, Svc,
+    admin::mesh_state,
     dtab::{Addr, Endpoint},
     http::Connect,
 };
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::*;
@@ -80,13 +82,14 @@ async fn requests_stay_until_an_endpoint_of_the_new_client_is_known_and_connecte
     let (world, doors, client) = world(|builder| builder).await;
     move_to(&world, "/v2").await;
     assert_eq!(world.metric("bindcache/switch/waiting"), Some(1.0));
+    let shown = || mesh_state(&world.mesh)["paths"][0].clone();
+    assert_eq!((&shown()["value"], &shown()["serving"]), (&json!("/#/fake/v2"), &json!("/#/fake/v1")));
     // Nobody knows where it is, for however long.
     sleep(100 * SEC).await;
     assert_eq!(asked(&client, &doors).await, Ok(1));
     world.namer.fail_addr("/v2", "away");
     settle().await;
     assert_eq!(asked(&client, &doors).await, Ok(1));
-    doors.shut(ep(2));
 
     let (world, doors, client) = self::world(|builder| builder).await;
     doors.shut(ep(2));
@@ -99,6 +102,8 @@ async fn requests_stay_until_an_endpoint_of_the_new_client_is_known_and_connecte
     assert_eq!(asked(&client, &doors).await, Ok(2));
     assert_eq!(world.metric("bindcache/switch/waiting"), Some(0.0));
     assert_eq!(world.count("bindcache/switch/timeouts"), 0);
+    let shown = &mesh_state(&world.mesh)["paths"][0];
+    assert_eq!((&shown["value"], &shown["serving"]), (&json!("/#/fake/v2"), &json!(null)));
     // It was reached once: nobody has to find out again.
     let dials = doors.dials.lock().unwrap().len();
     move_to(&world, "/v1").await;

@@ -110,7 +110,7 @@ impl Node {
         Traffic::to(self.internal(), "world")
     }
 
-    /// What a name is bound to in its inner proxy, if it is asked for.
+    /// Where requests for a name go in its inner proxy, if it is asked for.
     pub(super) async fn bound(&self, path: &str) -> Result<Option<String>, BoxError> {
         let state = Traffic::to(self.admin(), "admin")?.get("/state.json", None).await?;
         Ok(find(&serde_json::from_str(&state.body)?, path))
@@ -121,14 +121,15 @@ fn number(interpreter: Interpreter) -> usize {
     interpreter as usize + 1
 }
 
-/// The tree of a name without rules of its own.
+/// Where the requests of a name go that has no rules of its own.
 fn find(state: &Value, path: &str) -> Option<String> {
     match state {
         Value::Object(members) if members.get("path").is_some_and(|found| found == path) => {
             if members.contains_key("local") {
                 return None;
             }
-            Some(members.get("value")?.as_str()?.to_owned())
+            // While what it is bound to is not ready, its requests go elsewhere.
+            Some(members.get("serving").or_else(|| members.get("value"))?.as_str()?.to_owned())
         }
         Value::Object(members) => members.values().find_map(|member| find(member, path)),
         Value::Array(items) => items.iter().find_map(|item| find(item, path)),
