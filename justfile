@@ -91,6 +91,14 @@ h2spec:
 interop:
     scripts/wire/interop.sh
 
+# The stores of namerd against real servers: etcd by both of its versions, ZooKeeper. Needs both (Debian: etcd-server, zookeeper).
+stores:
+    CI_STEPS=stores .ci/run
+
+# The original namerctl, in Go, against namerd. Needs Go to install it, once, or NAMERCTL with a path to it.
+namerctl-go:
+    scripts/wire/namerctl.sh
+
 # Licences, advisories, sources. Needs `cargo install --locked cargo-deny`.
 deny:
     cargo deny --all-features check

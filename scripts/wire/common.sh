@@ -46,13 +46,18 @@ start_linkerd() {
     mkdir -p "$work/disco"
     (cd "$work" && exec "$LINKERD" linkerd.yaml >log 2>&1) &
     pids+=($!)
+    await_start "the proxy"
+}
+
+# Waits until a program says that it serves, in $work/log.
+await_start() {
     local tries
     for tries in {1..300}; do
         if grep -q initialized "$work/log" 2>/dev/null; then return 0; fi
         sleep 0.1
     done
     cat "$work/log" >&2
-    echo "the proxy did not start after $tries looks" >&2
+    echo "$1 did not start after $tries looks" >&2
     return 1
 }
 

@@ -105,7 +105,8 @@ pub(crate) struct Output {
 #[derive(Debug, Subcommand)]
 pub(crate) enum DtabCommand {
     /// Write a file to a delegation table, keeping what others changed meanwhile
-    Apply(ApplyArgs),
+    // It has the most flags.
+    Apply(Box<ApplyArgs>),
     /// Check a file as if it were written, and write nothing
     Check(FileArgs),
     #[command(about = "Create a new delegation table.", alias = "new")]
@@ -195,10 +196,10 @@ pub(crate) struct ApplyArgs {
     /// watch the proxies for so long, and take the change back if too many requests for names that it moves fail
     #[arg(long, value_name = "duration", value_parser = parse_duration)]
     pub(crate) watch: Option<Duration>,
-    /// with --watch, the lowest success rate that is kept, from 0 to 1 (default 0.95)
+    /// the lowest success rate that --watch keeps, from 0 to 1 (default 0.95)
     #[arg(long, value_name = "rate", value_parser = parse_rate)]
     pub(crate) min_success: Option<f64>,
-    /// with --watch, how many requests it takes to decide (default 20)
+    /// how many requests --watch decides by, at least (default 20)
     #[arg(long, value_name = "n")]
     pub(crate) min_requests: Option<u64>,
     #[command(flatten)]

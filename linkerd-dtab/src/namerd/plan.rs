@@ -134,10 +134,14 @@ impl Session {
             let left = MAX_NAMES.saturating_sub(plan.names);
             let live = self.namerd.live(&affected, names, left);
             plan.names += live.len();
-            live.iter().for_each(|live| *tables.entry(live.name.clone()).or_default() += 1);
+            for live in &live {
+                *tables.entry(live.name.clone()).or_default() += 1;
+            }
             plan.moves.extend(self.namerd.moves(&affected, &after, live, deadline).await);
         }
-        plan.moves.iter_mut().for_each(|found| found.tables = tables[&found.name]);
+        for found in &mut plan.moves {
+            found.tables = tables.get(&found.name).copied().unwrap_or(1);
+        }
         let order = |a: &Move, b: &Move| b.moved.total_cmp(&a.moved).then_with(|| a.name.cmp(&b.name));
         plan.moves.sort_by(order);
         plan.checked.warnings.extend(lost::warning(namespace, &plan.moves));

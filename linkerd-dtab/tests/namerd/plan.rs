@@ -1,7 +1,4 @@
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use linkerd_dtab::{
     Activity, Addr, Bound, Distribution, NameTree, Path, Weighted,

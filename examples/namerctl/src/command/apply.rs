@@ -27,7 +27,7 @@ const REVERT_TRIES: usize = 10;
 const REVERT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What `--json` prints.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 struct Report<'a> {
     namespace: &'a str,
     result: &'static str,

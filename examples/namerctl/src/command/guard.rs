@@ -108,7 +108,9 @@ impl<'a> Guard<'a> {
     pub(super) async fn look(&self, namerd: &Namerd, name: &str, body: Body) -> Result<Outlook, Error> {
         let plan = planned(namerd, name, body).await?;
         if self.strict && plan.loses() {
-            plan.warnings.iter().for_each(|warning| note(&format!("warning: {}", said(warning))));
+            for warning in &plan.warnings {
+                note(&format!("warning: {}", said(warning)));
+            }
             return Ok(Outlook::Refused);
         }
         let Some((settings, wanted, urls)) = &self.watch else { return Ok(Outlook::Fits) };

@@ -120,7 +120,9 @@ pub(super) async fn plan(
         return Ok(Outcome::answer(go_json(&report) + "\n", is_fit));
     }
     for (kind, texts) in [("error", errors), ("warning", warnings)] {
-        texts.iter().for_each(|text| note(&format!("{kind}: {}", said(text))));
+        for text in texts {
+            note(&format!("{kind}: {}", said(text)));
+        }
     }
     Ok(Outcome::answer(shown(names, traffic.as_ref()), is_fit))
 }
