@@ -5,18 +5,21 @@ use std::fmt::Write;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, Version, header::CONTENT_LENGTH};
 use jiff::Zoned;
 
-use super::Asked;
+use super::{
+    Asked,
+    escape::{escape, escape_word},
+};
 use crate::Body;
 
 impl Asked {
-    /// The line, with its end. Values of headers are in it as they came.
-    pub(super) fn line(&self, rsp: &Response<Body>, now: &Zoned, is_h2: bool) -> Vec<u8> {
-        let mut line = Vec::with_capacity(256);
+    /// The line, with its end. What others sent is escaped.
+    pub(super) fn line(&self, rsp: &Response<Body>, now: &Zoned, is_h2: bool) -> String {
+        let mut line = String::with_capacity(256);
         let host = match &self.host {
             Some(host) => host.as_bytes(),
             None => self.uri.authority().map_or(&b""[..], |authority| authority.as_str().as_bytes()),
         };
-        push(&mut line, host);
+        push(&mut line, host, escape_word);
         let remote = self.remote.map_or_else(|| "-".to_owned(), |remote| remote.ip().to_canonical().to_string());
         let time = now.strftime(if is_h2 { "%d/%m/%Y:%H:%M:%S %z" } else { "%d/%m/%Y:%H:%M:%S %Z" });
         let method = self.method.as_str().to_ascii_uppercase();
@@ -27,17 +30,17 @@ impl Asked {
             _ => "HTTP/1.1",
         };
         let status = rsp.status().as_u16();
-        let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = write!(text, " {remote} - - [{time}] \"{method} {target} {version}\" {status} ");
-        line.extend_from_slice(text.as_bytes());
-        push(&mut line, if is_h2 { b"" } else { value(rsp.headers(), &CONTENT_LENGTH) });
+        let _ = write!(line, " {remote} - - [{time}] \"{method} ");
+        escape(&mut line, target.as_bytes());
+        let _ = write!(line, " {version}\" {status} ");
+        push(&mut line, if is_h2 { b"" } else { value(rsp.headers(), &CONTENT_LENGTH) }, escape_word);
         for header in [&self.referer, &self.agent] {
-            line.extend_from_slice(b" \"");
-            push(&mut line, header.as_ref().map_or(&b""[..], HeaderValue::as_bytes));
-            line.push(b'"');
+            line.push_str(" \"");
+            push(&mut line, header.as_ref().map_or(&b""[..], HeaderValue::as_bytes), escape);
+            line.push('"');
         }
-        line.push(b'\n');
+        line.push('\n');
         line
     }
 }
@@ -47,8 +50,12 @@ fn value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a [u8] {
 }
 
 /// What there is, or a dash.
-fn push(line: &mut Vec<u8>, value: &[u8]) {
-    line.extend_from_slice(if value.is_empty() { b"-" } else { value });
+fn push(line: &mut String, value: &[u8], escape: fn(&mut String, &[u8])) {
+    if value.is_empty() {
+        line.push('-');
+    } else {
+        escape(line, value);
+    }
 }
 
 #[cfg(test)]
@@ -58,8 +65,9 @@ mod tests {
         header::{HOST, REFERER, USER_AGENT},
     };
     use jiff::tz::TimeZone;
+    use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::escape::tests::unescape, *};
 
     fn line(req: http::request::Builder, length: &str, zone: TimeZone, is_h2: bool) -> String {
         let req = req.body(()).unwrap();
@@ -70,7 +78,7 @@ mod tests {
             rsp.headers_mut().insert(CONTENT_LENGTH, length.parse().unwrap());
         }
         let now = "2026-11-21T13:02:39Z".parse::<jiff::Timestamp>().unwrap().to_zoned(zone);
-        String::from_utf8(asked.line(&rsp, &now, is_h2)).unwrap()
+        asked.line(&rsp, &now, is_h2)
     }
 
     #[test]
@@ -90,6 +98,49 @@ mod tests {
             line(Request::get("/").version(Version::HTTP_10), "", east, false),
             "- 127.0.0.1 - - [21/11/2026:14:02:39 +01] \"GET / HTTP/1.0\" 200 - \"-\" \"-\"\n"
         );
+    }
+
+    /// Takes a line apart as those who read logs do: at spaces, but for those of a field in brackets or quotes, which ends at
+    /// one that no backslash hides.
+    fn fields(line: &str) -> Vec<String> {
+        let (mut fields, mut end, mut is_hidden) = (vec![String::new()], None, false);
+        for char in line.strip_suffix('\n').unwrap().chars() {
+            // The first one is a host, which has neither.
+            let begins = fields.len() > 1 && end.is_none() && fields.last().is_some_and(String::is_empty);
+            match char {
+                ' ' if end.is_none() => fields.push(String::new()),
+                '"' if begins => end = Some('"'),
+                '[' if begins => end = Some(']'),
+                _ if end == Some(char) && !is_hidden => end = None,
+                _ => fields.last_mut().unwrap().push(char),
+            }
+            is_hidden = char == '\\' && !is_hidden;
+        }
+        fields
+    }
+
+    /// Any value that a header may have.
+    fn value() -> impl Strategy<Value = Vec<u8>> {
+        let byte = prop_oneof![any::<u8>(), Just(b'"'), Just(b'\\'), Just(b' '), Just(b'\t')];
+        proptest::collection::vec(
+            byte.prop_filter("no value has it", |byte| HeaderValue::from_bytes(&[*byte]).is_ok()),
+            1..40,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_client_sends_it_is_one_line_of_ten_fields(host in value(), referer in value(), agent in value()) {
+            let sent = [(HOST, &host), (REFERER, &referer), (USER_AGENT, &agent)];
+            let req = sent.iter().fold(Request::get("/\"a\\?q"), |req, (name, value)| req.header(name, &value[..]));
+            let line = line(req, "5", TimeZone::UTC, false);
+            let fields = fields(&line);
+            prop_assert_eq!(fields.len(), 10, "{}", line);
+            prop_assert!(line.is_ascii() && line.matches('\n').count() == 1, "{}", line);
+            for (at, value) in [(0, host), (8, referer), (9, agent)] {
+                prop_assert_eq!(unescape(&fields[at]), value, "{}", line);
+            }
+        }
     }
 
     #[test]

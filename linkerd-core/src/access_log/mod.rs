@@ -6,6 +6,7 @@
 
 mod asked;
 mod combined;
+mod escape;
 mod record;
 mod roll;
 mod writer;
@@ -65,6 +66,9 @@ pub enum AccessLogFormat {
     /// ```text
     /// web 10.0.0.1 - - [21/11/2026:13:02:39 UTC] "GET /p?q=1 HTTP/1.1" 200 5 "http://referer/" "agent/1"
     /// ```
+    ///
+    /// What others sent is escaped as Apache does it: `\"`, `\\`, `\t`, and `\xhh` for what is no printable ASCII; a space in
+    /// a host or a length, too.
     #[default]
     Combined,
     /// A JSON object for each request, whatever became of it, when its answer is over. It has the fields of a
@@ -139,7 +143,7 @@ impl AccessLog {
 
     /// Logs an attempt.
     pub(crate) fn answered(&self, asked: &Asked, rsp: &Response<Body>) {
-        self.0.writer.line(asked.line(rsp, &self.now(), self.0.is_h2));
+        self.0.writer.line(asked.line(rsp, &self.now(), self.0.is_h2).into_bytes());
     }
 
     /// Whether requests are logged, and not attempts.

@@ -11,7 +11,7 @@ use http::{HeaderValue, Response, StatusCode, Version, header::CONTENT_LENGTH, r
 use jiff::Timestamp;
 use linkerd_dtab::Path;
 
-use super::{AccessLog, Asked};
+use super::{AccessLog, Asked, escape::escape};
 use crate::{
     AttemptLog, Body, Error, Left, TimedOut,
     body::{BodyEnd, Rider},
@@ -69,7 +69,8 @@ pub(crate) struct Record {
 /// | `deadline_left_ms` | how long the answer was still wanted |
 /// | `trace_id`, `span_id` | of the span that the request was served in |
 ///
-/// What is not known is a dash.
+/// What is not known is a dash. Texts are escaped as Apache does it: `\"`, `\\`, `\t`, and `\xhh` for what is no printable
+/// ASCII.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(Vec<Part>);
 
@@ -120,6 +121,8 @@ fields! {
 /// What a field is.
 enum Value<'a> {
     Text(Cow<'a, str>),
+    /// As a header had them.
+    Bytes(&'a [u8]),
     Number(u128),
 }
 
@@ -242,6 +245,7 @@ impl Record {
         for field in Field::ALL {
             match self.value(*field, router) {
                 Some(Value::Text(text)) => line.text(field.name(), text),
+                Some(Value::Bytes(bytes)) => line.text(field.name(), String::from_utf8_lossy(bytes)),
                 Some(Value::Number(number)) => line.raw(field.name(), number),
                 None => {}
             }
@@ -256,7 +260,8 @@ impl Record {
             match part {
                 Part::Text(text) => line.push_str(text),
                 Part::Field(field) => match self.value(*field, router) {
-                    Some(Value::Text(text)) => line.push_str(&text),
+                    Some(Value::Text(text)) => escape(&mut line, text.as_bytes()),
+                    Some(Value::Bytes(bytes)) => escape(&mut line, bytes),
                     Some(Value::Number(number)) => line.push_str(&number.to_string()),
                     None => line.push('-'),
                 },
@@ -266,10 +271,7 @@ impl Record {
     }
 
     fn value<'a>(&'a self, field: Field, router: &'a str) -> Option<Value<'a>> {
-        let text = |value: &'a Option<HeaderValue>| {
-            let value = value.as_ref()?;
-            Some(Value::Text(String::from_utf8_lossy(value.as_bytes())))
-        };
+        let bytes = |value: &'a Option<HeaderValue>| value.as_ref().map(|value| Value::Bytes(value.as_bytes()));
         let millis = |time: Duration| Value::Number(time.as_millis());
         let shown = |value: &dyn ToString| Value::Text(value.to_string().into());
         let Self { asked, served, .. } = self;
@@ -281,7 +283,7 @@ impl Record {
             Field::Method => Some(Value::Text(asked.method.as_str().into())),
             Field::Uri => Some(shown(&asked.uri)),
             Field::Version => Some(Value::Text(format!("{:?}", asked.version).into())),
-            Field::Host => text(&asked.host),
+            Field::Host => bytes(&asked.host),
             Field::Status => self.status.map(|status| Value::Number(status.as_u16().into())),
             Field::Bytes => self.bytes.as_ref()?.to_str().ok()?.parse().ok().map(Value::Number),
             Field::Duration => Some(millis(tokio::time::Instant::now().into_std() - self.begun)),
@@ -301,8 +303,8 @@ impl Record {
                 Value::Text(format!("{high}{:016x}", trace.trace()).into())
             }),
             Field::Span => self.trace.map(|trace| Value::Text(format!("{:016x}", trace.span()).into())),
-            Field::Referer => text(&asked.referer),
-            Field::UserAgent => text(&asked.agent),
+            Field::Referer => bytes(&asked.referer),
+            Field::UserAgent => bytes(&asked.agent),
         }
     }
 }
