@@ -153,6 +153,24 @@ impl Error {
         self
     }
 
+    /// Why there is no TLS with the endpoint, as callers may read it. `None` if that is not why it failed.
+    #[cfg(feature = "tls")]
+    pub(crate) fn insecure(&self) -> Option<String> {
+        let source = self.source()?;
+        let shared = source.downcast_ref::<SharedFailure>();
+        let handshake = match shared {
+            Some(SharedFailure(failure)) => failure.downcast_ref(),
+            None => source.downcast_ref::<crate::tls::HandshakeError>(),
+        };
+        handshake.map(crate::tls::HandshakeError::told)
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[allow(clippy::unused_self, reason = "without TLS it never is")]
+    pub(crate) fn insecure(&self) -> Option<String> {
+        None
+    }
+
     /// The same error with this text, unless it has one.
     pub(crate) fn or_text(mut self, text: impl FnOnce() -> String) -> Self {
         self.0.text.get_or_insert_with(text);
@@ -346,14 +364,12 @@ impl Error {
         if let Some(text) = &self.0.text {
             return text.clone();
         }
-        let mut text = self.to_string();
-        let mut source = self.source();
-        while let Some(cause) = source {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        text
+        self.chain().to_string()
+    }
+
+    /// The error with its causes, for those who run it: also where callers read another text.
+    pub(crate) fn chain(&self) -> Chain<'_> {
+        Chain(self)
     }
 }
 
@@ -409,10 +425,36 @@ impl ErrorKind {
     }
 }
 
+/// An error, and what caused it, and what caused that.
+pub(crate) struct Chain<'a>(pub(crate) &'a (dyn StdError + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
 /// A failure that several requests share, as the cause of each one's error.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
+#[derive(Clone, Debug)]
 pub(crate) struct SharedFailure(pub(crate) linkerd_dtab::Failure);
+
+impl fmt::Display for SharedFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl StdError for SharedFailure {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source()
+    }
+}
 
 /// A duration as Twitter's prints, for the texts that callers know: `10.seconds`, `1.seconds+500.milliseconds`.
 pub(crate) fn twitter_duration(duration: Duration) -> String {
@@ -492,6 +534,15 @@ impl StdError for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn those_who_run_it_read_the_causes_whatever_callers_read() {
+        let cause = Error::new(ErrorKind::Closed).with_source(std::io::Error::other("broken"));
+        let shared = SharedFailure(std::sync::Arc::new(cause));
+        let error = Error::new(ErrorKind::Connect).with_source(shared).with_text("told");
+        let expected = "no connection to the endpoint: the connection ended before the response did: broken";
+        assert_eq!((error.text().as_str(), error.chain().to_string().as_str()), ("told", expected));
+    }
 
     #[test]
     fn is_one_word() {

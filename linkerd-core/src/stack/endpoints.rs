@@ -298,11 +298,13 @@ impl Balanced {
     /// The text that Linkerd 1.x has for an endpoint that could not be reached.
     pub(super) fn unreachable(&self, error: Error, key: &EndpointKey, attempt: &Attempt<'_>, id: &Path) -> Error {
         let (addr, path) = (key.addr, &attempt.info.path);
+        // Linkerd has no such line; an endpoint that is there and not trusted is told from one that is down.
+        let cause = error.insecure().map(|why| format!("cause: {why}\n")).unwrap_or_default();
         error.or_text(|| {
             let addrs = self.addrs();
             format!(
                 "Unable to establish connection to {addr}.\n\nservice name: {path}\nclient name: {id}\naddresses: \
-                 [{addrs}]\nselected address: {addr}\n"
+                 [{addrs}]\nselected address: {addr}\n{cause}"
             )
         })
     }

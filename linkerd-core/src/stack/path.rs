@@ -158,7 +158,8 @@ impl PathStack {
             Err(_) => result.map_err(|error| {
                 let error = info.explain(error).with_left(self.left(limit, ended));
                 self.stats.timeouts.record(&error);
-                tracing::debug!(dst = %info.path, kind = error.kind().name(), "request failed: {}", error.text());
+                let (kind, cause) = (error.kind().name(), error.chain());
+                tracing::debug!(dst = %info.path, kind, %cause, "request failed: {}", error.text());
                 error
             }),
         }

@@ -9,6 +9,8 @@ use std::{
 
 use super::clients::{BadCertificate, Refused};
 
+use crate::error::Chain;
+
 /// How to make a certificate that is taken.
 pub(super) const RENEW: &str = "make a new one, for instance by openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 \
                      -nodes -subj /CN=web \
@@ -220,6 +222,22 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
+    /// What callers of a proxy read of it: all of it but whose certificate it was, which is not theirs to know.
+    pub(crate) fn told(&self) -> String {
+        use rustls::{CertificateError, Error};
+        if let Self::Failed(error) = self {
+            let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>());
+            if let Some(Error::InvalidCertificate(CertificateError::NotValidForNameContext { .. })) = cause {
+                return format!("{self}: the peer's certificate is for another name");
+            }
+        }
+        if let Self::NoNames(_) = self {
+            return "the peer's certificate has no subjectAltName, and its common name is not looked at any more"
+                .to_owned();
+        }
+        Chain(self).to_string()
+    }
+
     /// Whether the peer said nothing that could be wrong, as probes of a port do.
     #[cfg(feature = "server")]
     pub(crate) fn is_hang_up(&self) -> bool {

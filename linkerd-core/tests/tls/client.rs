@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use linkerd_core::{
     Body, ErrorKind, Mesh,
-    http::{ClientConfig, HttpConnect},
+    http::{
+        ClientConfig, H2Config, HttpConnect, Wire,
+        respond::{ErrorLimits, error_response},
+    },
     telemetry::{Prometheus, Registry, RouterStats},
     tls::{Acceptor, Alpn, ClientSettings, Connector, IdentityFiles, Metrics},
 };
@@ -65,6 +68,33 @@ async fn endpoints_whose_certificate_is_not_good_are_counted() {
     let line =
         text.lines().find(|line| line.contains("rt:client:tls:handshake_failures")).unwrap_or_else(|| panic!("{text}"));
     assert!(!line.ends_with(" 0"), "{line}");
+}
+
+#[tokio::test]
+async fn callers_read_why_there_is_no_tls_and_not_whose_certificate_it_is() {
+    let pki = Pki::new();
+    let addr = serve(settings(pki.issue("web", &["secret.internal"])), ok);
+    let other_name = connector(pki.trusting()).named("other");
+    let other_authority = connector(Pki::new().trusting()).named("secret.internal");
+    for (tls, expected) in [
+        (other_name, "cause: TLS handshake failed: the peer's certificate is for another name\n"),
+        (other_authority, "cause: TLS handshake failed: invalid peer certificate: UnknownIssuer\n"),
+    ] {
+        for wire in [Wire::Http1, Wire::H2(H2Config::default())] {
+            let connect = HttpConnect::new(ClientConfig { tls: Some(tls.clone()), wire, ..ClientConfig::default() });
+            let mesh = Mesh::builder().connect(connect).build().unwrap();
+            let client = mesh.client(&format!("/$/inet/{}/{}", addr.ip(), addr.port())).unwrap();
+            let error = client.send(http::Request::new(Body::empty())).await.unwrap_err();
+            let text = error.text();
+            assert!(text.starts_with(&format!("Unable to establish connection to {addr}.\n")), "{text}");
+            assert!(text.ends_with(expected) && !text.contains("secret"), "{text}");
+            let rsp = error_response(&error, ErrorLimits::default());
+            let told = rsp.headers()["l5d-err"].to_str().unwrap();
+            assert!(rsp.status() == 502 && told.contains("cause%3A+TLS+handshake+failed"), "{told}");
+            // Those who run it read all of it.
+            assert!(chain(&error).contains("invalid peer certificate"), "{}", chain(&error));
+        }
+    }
 }
 
 /// A server that shows whatever is in a file.

@@ -187,7 +187,7 @@ async fn serve(
             if is_grpc && (is_expiry(&error) || error.is_final()) {
                 (grpc_error_response(&error, shared.config.error_limits), Some(error))
             } else if let Some(reason) = reset(&error).filter(|_| !says_more) {
-                tracing::debug!(%error, "request failed");
+                tracing::debug!(error = %error.chain(), "request failed");
                 return (Err(reason), Some(error));
             } else {
                 (shared.failed(&error), Some(error))

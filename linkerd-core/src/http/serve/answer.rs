@@ -58,7 +58,7 @@ impl Shared {
     }
 
     pub(in crate::http) fn failed(&self, error: &Error) -> Response<Body> {
-        tracing::debug!(%error, "request failed");
+        tracing::debug!(error = %error.chain(), "request failed");
         error_response(error, self.config.error_limits)
     }
 
