@@ -69,12 +69,11 @@ struct Outbound {
 /// A request on its way, and what is needed if it does not get there.
 struct Flight {
     live: Live,
-    version: Version,
+    asked: Asked,
     extensions: Extensions,
     copy: Option<Box<Request<Bytes>>>,
     resend: Resend,
     is_idempotent: bool,
-    may_switch: bool,
     read_before: u64,
     written_before: u64,
 }
@@ -131,7 +130,7 @@ impl Client {
             let (sent, flight) = launch(live, outbound);
             match sent.await {
                 Ok(rsp) => {
-                    return match receive(rsp, flight.asked(), flight.live, &self.config)? {
+                    return match receive(rsp, &flight.asked, flight.live, &self.config)? {
                         Received::Now(rsp) => Ok(rsp),
                         Received::Later(reading) => reading.await,
                     };
@@ -220,7 +219,7 @@ where
                     let result = ready!(sent.poll(cx));
                     let flight = flight.take().expect("taken when there is a result");
                     match result {
-                        Ok(rsp) => match receive(rsp, flight.asked(), flight.live, &client.config)? {
+                        Ok(rsp) => match receive(rsp, &flight.asked, flight.live, &client.config)? {
                             Received::Now(rsp) => return Poll::Ready(Ok(rsp)),
                             Received::Later(reading) => Self::Reading(reading),
                         },
@@ -241,27 +240,21 @@ where
     }
 }
 
-impl Flight {
-    fn asked(&self) -> Asked {
-        Asked { version: self.version, may_switch: self.may_switch }
-    }
-}
-
 /// Sends a request on a connection. The response is only awaited by what is returned.
 fn launch(
     mut live: Live,
     outbound: Outbound,
 ) -> (impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Payload>>>>, Flight) {
     let Outbound { req, extensions, resend } = outbound;
-    let version = req.version();
+    let offered = req.headers().get(UPGRADE).map(|offered| Box::new(offered.clone()));
+    let asked = Asked { version: req.version(), offered };
     // A connection that was idle may be closing just now.
     let copy = if live.conn.is_reused && resend == Resend::ByClient { copy(&req) } else { None };
     let is_idempotent = req.method().is_idempotent();
-    let may_switch = req.headers().contains_key(UPGRADE);
     let (read_before, written_before) = (live.conn.traffic.read(), live.conn.traffic.written());
     live.conn.traffic.await_head();
     let sent = live.conn.sender.try_send_request(req.map(Payload::from));
-    (sent, Flight { live, version, extensions, copy, resend, is_idempotent, may_switch, read_before, written_before })
+    (sent, Flight { live, asked, extensions, copy, resend, is_idempotent, read_before, written_before })
 }
 
 /// Finds out whether a request that did not get through may go out again.

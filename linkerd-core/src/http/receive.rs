@@ -7,8 +7,8 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::{
-    HeaderMap, Response, StatusCode, Version,
-    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    HeaderMap, HeaderValue, Response, StatusCode, Version,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
     response,
 };
 use http_body::{Body as _, Frame};
@@ -45,17 +45,16 @@ struct Rest {
 }
 
 /// What a response depends on of its request.
-#[derive(Clone, Copy)]
 pub(crate) struct Asked {
     pub(crate) version: Version,
-    /// Whether it asks for another protocol.
-    pub(crate) may_switch: bool,
+    /// The protocols that it offers to go on with. In a box, for it is seldom.
+    pub(crate) offered: Option<Box<HeaderValue>>,
 }
 
 /// Checks a response, and tells whether it is read whole.
 pub(crate) fn receive(
     rsp: Response<Incoming>,
-    asked: Asked,
+    asked: &Asked,
     mut live: Live,
     config: &ClientConfig,
 ) -> Result<Received, Error> {
@@ -67,7 +66,8 @@ pub(crate) fn receive(
         stats.interim_dropped(interim);
     }
     let (mut parts, incoming) = rsp.into_parts();
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS && asked.may_switch {
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        check_switch(&parts.headers, asked.offered.as_deref())?;
         live.conn.is_reusable = false;
         let mut body = Body::new(Endless);
         body.ride(Rider::Conn(live));
@@ -177,12 +177,30 @@ pub(crate) fn failure(error: hyper::Error) -> Error {
     Error::new(kind).with_never_sent(false).with_source(error)
 }
 
+/// Refuses a 101 to anything but what was offered: nobody who asked for one protocol is made to speak another one.
+fn check_switch(headers: &HeaderMap, offered: Option<&HeaderValue>) -> Result<(), Error> {
+    let bad = |text: String| Err(Error::new(ErrorKind::BadResponse).with_text(text));
+    let Some(offered) = offered else {
+        return bad("the endpoint switched protocols, which nobody asked for".to_owned());
+    };
+    let mut values = headers.get_all(UPGRADE).iter();
+    let (Some(chosen), None) = (values.next(), values.next()) else {
+        return bad("the endpoint switched protocols, and does not say to which one".to_owned());
+    };
+    let is_offered = |chosen: &[u8]| protocols(offered).any(|offered| offered.eq_ignore_ascii_case(chosen));
+    if protocols(chosen).next().is_some() && protocols(chosen).all(is_offered) {
+        return Ok(());
+    }
+    let show = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    bad(format!("the endpoint switched to '{}', and '{}' was asked for", show(chosen), show(offered)))
+}
+
+fn protocols(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|protocol| !protocol.is_empty())
+}
+
 /// Refuses responses that HTTP forbids, and takes out what means nothing to the next hop. Says whether it has a coding.
 fn check(parts: &mut response::Parts) -> Result<bool, Error> {
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        let text = "the endpoint switched protocols, which nobody asked for";
-        return Err(Error::new(ErrorKind::BadResponse).with_text(text));
-    }
     let headers = &mut parts.headers;
     let is_list = headers.get(CONTENT_LENGTH).is_some_and(|len| len.as_bytes().contains(&b','));
     if is_list || headers.len() != headers.keys_len() && headers.get_all(CONTENT_LENGTH).iter().count() > 1 {

@@ -141,6 +141,38 @@ async fn what_is_not_passed_on_is_not_asked_for() {
 }
 
 #[tokio::test]
+async fn only_a_protocol_that_was_offered_becomes_a_tunnel() {
+    for (offered, switched, is_tunnel) in [
+        ("websocket", "Upgrade: websocket\r\n", true),
+        ("websocket", "Upgrade: WebSocket\r\n", true),
+        ("foo/2, websocket", "Upgrade: foo/2\r\n", true),
+        ("tls/1.0, foo/2", "Upgrade: TLS/1.0, foo/2\r\n", true),
+        ("websocket", "Upgrade: h2c\r\n", false),
+        ("websocket", "Upgrade: web\r\n", false),
+        ("websocket", "Upgrade: websocket, h2c\r\n", false),
+        ("websocket", "Upgrade: websocket\r\nUpgrade: h2c\r\n", false),
+        ("foo/2", "Upgrade: foo/1\r\n", false),
+        ("websocket", "Upgrade:\r\n", false),
+        ("websocket", "", false),
+    ] {
+        let mut backend = Backend::new().await;
+        let proxy = proxy(ServerConfig::default(), endpoint(backend.addr, ClientConfig::default()));
+        let mut client = Wire::connect(proxy.addr).await;
+        client.write(ASK.replace("websocket", offered)).await;
+        let mut server = backend.accept().await;
+        assert_eq!(server.message(false).await.unwrap().get("upgrade"), Some(offered));
+        server.write(format!("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n{switched}\r\nhello")).await;
+        let rsp = client.head().await.unwrap();
+        assert_eq!(rsp.status(), if is_tunnel { 101 } else { 502 }, "{offered}: {switched}");
+        assert_eq!(rsp.get("l5d-err").is_none(), is_tunnel, "{offered}: {switched}");
+        if !is_tunnel {
+            // Whatever the endpoint says then is nobody's.
+            assert!(server.is_closed().await, "{offered}: {switched}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn there_are_no_tunnels_to_anywhere() {
     let (addr, seen) = Backend::answering(["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]).await;
     let proxy = proxy(ServerConfig::default(), endpoint(addr, ClientConfig::default()));
