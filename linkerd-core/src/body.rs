@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use linkerd_balance::{LeaseEnd, Mark, Outcome, Permit};
 
 #[cfg(feature = "server")]
-use crate::http::headers;
+use crate::http::trailers::Cleaning;
 use crate::{
     BoxError,
     http::{h2, hint, pool::Live},
@@ -37,6 +37,9 @@ pub struct Body {
     leg: Leg,
     // Of a response, which has not failed yet.
     is_answer: bool,
+    // What its trailers may not say.
+    #[cfg(feature = "server")]
+    cleaning: Option<Cleaning>,
 }
 
 #[derive(Default)]
@@ -247,18 +250,11 @@ impl Body {
         Inner::Watched(Box::new(Watched::new(self, open))).into()
     }
 
-    /// The same, of whose trailers those are left out that begin with `l5d-`.
+    /// The same, whose trailers are cleaned in this way and no other.
     #[cfg(feature = "server")]
-    pub(crate) fn without_l5d_trailers(self) -> Self {
-        if self.as_bytes().is_some() {
-            return self;
-        }
-        Self::new(self.map_frame(|mut frame| {
-            if let Some(trailers) = frame.trailers_mut() {
-                headers::remove_l5d(trailers);
-            }
-            frame
-        }))
+    pub(crate) fn cleaned(mut self, cleaning: Cleaning) -> Self {
+        self.cleaning = Some(cleaning);
+        self
     }
 
     /// Lets something end with this body; at once if there is nothing left to read.
@@ -391,7 +387,16 @@ impl HttpBody for Payload {
 
 impl From<Inner> for Body {
     fn from(inner: Inner) -> Self {
-        Self { inner, riders: [None, None], resend: Resend::default(), trail: None, leg: Leg::First, is_answer: false }
+        Self {
+            inner,
+            riders: [None, None],
+            resend: Resend::default(),
+            trail: None,
+            leg: Leg::First,
+            is_answer: false,
+            #[cfg(feature = "server")]
+            cleaning: None,
+        }
     }
 }
 
@@ -408,8 +413,8 @@ impl HttpBody for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        let frame = ready!(this.inner.poll_frame(cx));
-        let frame = match frame {
+        #[cfg_attr(not(feature = "server"), allow(unused_mut))]
+        let mut frame = match ready!(this.inner.poll_frame(cx)) {
             // Whoever passes it on may not have written what came before, its head perhaps, and would not any more: to
             // the client it would seem that nothing ever came, and that the request may be sent again.
             Some(Err(error)) if std::mem::take(&mut this.is_answer) => {
@@ -419,6 +424,12 @@ impl HttpBody for Body {
             }
             frame => frame,
         };
+        #[cfg(feature = "server")]
+        if let (Some(cleaning), Some(Ok(frame))) = (this.cleaning, &mut frame)
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            cleaning.clean(trailers);
+        }
         if let Some(Ok(frame)) = &frame {
             for rider in this.riders.iter_mut().flatten() {
                 rider.frame(frame);

@@ -56,6 +56,21 @@ pub const NONRETRYABLE_NACK: HeaderName = HeaderName::from_static("finagle-http-
 /// On a request: its body is here whole, so that it can be sent again.
 pub const RETRYABLE_REQUEST: HeaderName = HeaderName::from_static("finagle-http-retryable-request");
 
+/// What a head carries from hop to hop: read where it comes in, and written anew for the next hop.
+#[cfg(feature = "server")]
+pub(crate) const CONTEXT: [HeaderName; 10] = [
+    L5D_CTX_DTAB,
+    L5D_DTAB,
+    L5D_CTX_DEADLINE,
+    L5D_CTX_FLAVOUR,
+    L5D_CTX_TRACE,
+    L5D_SAMPLE,
+    L5D_DST_SERVICE,
+    L5D_DST_CLIENT,
+    L5D_DST_RESIDUAL,
+    L5D_REQID,
+];
+
 /// Says who the client is, if it showed a certificate, in place of whatever it says itself.
 #[cfg(feature = "tls")]
 pub(crate) fn forward_client_cert(headers: &mut HeaderMap, extensions: &http::Extensions) {
@@ -224,6 +239,34 @@ pub fn remove_l5d(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes what says to which trace a message belongs, in whatever form but ours.
+#[cfg(feature = "server")]
+pub(crate) fn remove_traces(headers: &mut HeaderMap) {
+    let is_trace = |name: &HeaderName| {
+        let name = name.as_str();
+        matches!(name, "traceparent" | "tracestate" | "b3") || name.starts_with("x-b3-")
+    };
+    while let Some(name) = headers.keys().find(|name| is_trace(name)).cloned() {
+        headers.remove(name);
+    }
+}
+
+/// Makes one header of those of this name, if they say the same. `false` if they do not: who reads the first and who reads
+/// the last one would not read the same message.
+pub(crate) fn unite(headers: &mut HeaderMap, name: &HeaderName) -> bool {
+    // So it is of most messages: there is nothing twice.
+    if headers.len() == headers.keys_len() {
+        return true;
+    }
+    let Entry::Occupied(mut entry) = headers.entry(name) else { return true };
+    let first = entry.get().clone();
+    let is_one = entry.iter().all(|value| *value == first);
+    if is_one {
+        entry.insert(first);
+    }
+    is_one
+}
+
 /// A text as `l5d-err` carries it: form-URL-encoded ISO-8859-1, a space as `+`, at most `max_bytes` long. An escape is
 /// never cut in two.
 #[must_use]
@@ -348,6 +391,15 @@ mod tests {
             headers.append(header::VIA, HeaderValue::from_static(via));
         }
         assert_eq!(via_depth(&headers), 3);
+    }
+
+    #[test]
+    fn what_is_said_twice_is_said_once_and_what_differs_stays() {
+        let mut headers = map(&[("host", "a"), ("x", "1"), ("host", "a"), ("x", "2"), ("host", "a")]);
+        assert!(unite(&mut headers, &header::HOST));
+        assert!(!unite(&mut headers, &HeaderName::from_static("x")));
+        assert!(unite(&mut headers, &header::VIA));
+        assert_eq!(headers, map(&[("host", "a"), ("x", "1"), ("x", "2")]));
     }
 
     #[test]

@@ -38,6 +38,8 @@ mod server;
 mod silence;
 mod trace;
 #[cfg(feature = "server")]
+pub(crate) mod trailers;
+#[cfg(feature = "server")]
 mod tunnel;
 
 #[cfg(feature = "server")]

@@ -285,3 +285,71 @@ async fn a_file_says_what_is_spoken() {
     };
     assert_eq!(wire(keys), Wire::H2(expected));
 }
+
+#[tokio::test]
+async fn trailers_of_http2_say_nothing_that_a_head_may_not() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let (addr, seen) = super::http1::Backend::answering([answer]).await;
+    let to_http1 = Client::connect(serve(h2_server(), routed(addr, ClientConfig::default()))).await;
+    let mut backend = Backend::new().await;
+    let to_http2 = Client::connect(serve(h2_server(), routed(backend.addr, h2_client()))).await;
+    let send = async |client: &Client| {
+        let req = Request::post("http://web/").header("l5d-trailer", "x-t, x-forwarded-client-cert").body(()).unwrap();
+        let (response, mut body) = client.open(req, false).await;
+        body.send_data("hi".into(), false).unwrap();
+        let said = [("x-forwarded-client-cert", "Hash=1"), ("x-t", "v"), ("l5d-ctx-deadline", "1 2")];
+        let trailers = said.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        body.send_trailers(trailers.into_iter().collect()).unwrap();
+        (response, body)
+    };
+    let (response, _body) = send(&to_http1).await;
+    assert_eq!(within(response).await.unwrap().status(), 200);
+    let seen = std::mem::take(&mut *seen.lock().unwrap());
+    assert_eq!((seen[0].text(), &seen[0].trailers[..]), ("hi", &[("x-t".to_owned(), "v".to_owned())][..]));
+    let (response, _body) = send(&to_http2).await;
+    let mut came = backend.accept().await;
+    assert_eq!(super::peers::read(&mut came.body).await.unwrap(), b"hi");
+    let trailers = within(came.body.trailers()).await.unwrap().unwrap();
+    assert_eq!((trailers.len(), &trailers["x-t"]), (1, &"v".parse().unwrap()));
+    came.answer(200, "ok");
+    assert_eq!(within(response).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_length_that_is_said_twice_is_one_and_two_are_none() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let (addr, seen) = super::http1::Backend::answering([answer]).await;
+    let client = Client::connect(serve(h2_server(), routed(addr, ClientConfig::default()))).await;
+    for (second, is_one) in [("5", true), ("6", false), ("4", false)] {
+        let req = Request::post("http://web/").header("content-length", "5").header("content-length", second);
+        let (response, mut body) = client.open(req.body(()).unwrap(), false).await;
+        // It may have been refused by now.
+        let _ = body.send_data("hello".into(), true);
+        let answered = within(response).await;
+        let seen = std::mem::take(&mut *seen.lock().unwrap());
+        if is_one {
+            assert_eq!(answered.unwrap().status(), 200);
+            assert_eq!((seen[0].all("content-length"), seen[0].text()), (vec!["5"], "hello"));
+        } else {
+            assert_eq!(answered.unwrap_err().reason(), Some(h2::Reason::PROTOCOL_ERROR), "{second}");
+            assert_eq!(seen, [], "{second}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_response_of_two_lengths_is_none() {
+    let mut backend = Backend::new().await;
+    let proxy = serve(either(), routed(backend.addr, h2_client()));
+    for (second, status) in [("5", 200), ("6", 502)] {
+        let asked = tokio::spawn(ask(proxy, "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n"));
+        let mut seen = backend.accept().await;
+        let rsp = http::Response::builder().header("content-length", "5").header("content-length", second);
+        let mut body = seen.respond.send_response(rsp.body(()).unwrap(), false).unwrap();
+        // It may have been refused by now.
+        let _ = body.send_data("hello".into(), true);
+        let rsp = within(asked).await.unwrap().to_lowercase();
+        assert!(rsp.starts_with(&format!("http/1.1 {status} ")), "{rsp}");
+        assert_eq!(rsp.matches("content-length").count(), 1, "{rsp}");
+    }
+}

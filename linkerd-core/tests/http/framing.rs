@@ -223,3 +223,18 @@ async fn an_answer_that_could_be_two_is_none() {
         assert!(conn.is_closed().await, "{lines:?}");
     }
 }
+
+#[tokio::test]
+async fn two_hosts_are_none() {
+    let between = Between::new().await;
+    for head in [
+        "GET / HTTP/1.1\r\nHost: one\r\nHost: two",
+        "GET / HTTP/1.1\r\nHost: one\r\nX-A: 1\r\nhost: one\r\nHOST: two",
+        "GET / HTTP/1.1\r\nHost: one\r\nHost: ",
+        "GET / HTTP/1.0\r\nHost: one\r\nHost: two",
+        // Though its target says which one it is for.
+        "GET http://one/ HTTP/1.1\r\nHost: one\r\nHost: two",
+    ] {
+        between.refuses(between.send(&format!("{head}\r\n\r\n{HIDDEN}")).await, head).await;
+    }
+}

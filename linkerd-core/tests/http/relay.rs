@@ -421,3 +421,29 @@ async fn what_is_dropped_is_counted() {
         assert_eq!(counted, expected, "{req}{answer}");
     }
 }
+
+#[tokio::test]
+async fn trailers_say_nothing_that_a_head_may_not() {
+    let req = "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\
+               Trailer: X-T, X-Forwarded-Client-Cert, L5d-Ctx-Dtab, L5d-Own\r\n\r\n2\r\nhi\r\n0\r\nX-T: v\r\n\
+               X-Forwarded-Client-Cert: Hash=1\r\nL5d-Ctx-Dtab: /svc=>/other\r\nL5d-Own: 1\r\n\r\n";
+    for (clear_context, expected) in [(false, &["l5d-own", "x-t"][..]), (true, &["x-t"])] {
+        let (addr, seen) = Backend::answering([OK]).await;
+        let config = ServerConfig { clear_context, ..ServerConfig::default() };
+        let proxy = proxy(config, endpoint(addr, ClientConfig::default()));
+        assert_eq!(Wire::connect(proxy.addr).await.ask(req).await.status(), 200);
+        let seen = seen.lock().unwrap();
+        assert_eq!((seen[0].text(), names(&seen[0].trailers)), ("hi", expected.to_vec()), "{clear_context}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_is_said_twice_is_one() {
+    for (req, host) in [
+        ("GET / HTTP/1.1\r\nHost: web\r\nX-A: 1\r\nHost: web\r\n\r\n", "web"),
+        ("GET http://web/ HTTP/1.1\r\nHost: other\r\nHost: other\r\n\r\n", "web"),
+    ] {
+        let (seen, _) = relay(req, OK).await;
+        assert_eq!(seen.all("host"), [host], "{req}");
+    }
+}

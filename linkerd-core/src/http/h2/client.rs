@@ -6,7 +6,7 @@ use bytes::Bytes;
 use h2::{Reason, client::SendRequest};
 use http::{
     HeaderValue, Method, Request, Response, Uri, Version,
-    header::{CONNECTION, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE},
     request,
     uri::{Authority, Scheme},
 };
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     Body, Error, ErrorKind, Reset,
     body::Rider,
-    http::ClientConfig,
+    http::{ClientConfig, headers},
     svc::{Call, SvcFuture},
     telemetry::{ClientStats, Direction, Exchange, Half, Side},
 };
@@ -130,6 +130,10 @@ async fn send(
     if is_of_a_connection(&parts.headers) {
         let error = Error::new(ErrorKind::BadResponse).with_source(Reset(Reason::PROTOCOL_ERROR.into()));
         return Err(error.with_text("a header of the response belongs to a connection, and has no place on a stream"));
+    }
+    if !headers::unite(&mut parts.headers, &CONTENT_LENGTH) {
+        let error = Error::new(ErrorKind::BadResponse).with_source(Reset(Reason::PROTOCOL_ERROR.into()));
+        return Err(error.with_text("the response has two lengths"));
     }
     show_trailer(&mut parts.headers);
     if recv.is_end_stream() {

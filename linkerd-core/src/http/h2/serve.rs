@@ -149,6 +149,10 @@ async fn serve(
         shared.refused(Refused::BadRequest);
         return (Err(Reason::PROTOCOL_ERROR), None);
     }
+    // h2 counts the bytes by the first of them.
+    if scan.saw(Scan::CONTENT_LENGTH) && !headers::unite(&mut parts.headers, &CONTENT_LENGTH) {
+        return (Err(Reason::PROTOCOL_ERROR), None);
+    }
     // The only value that h2 lets through.
     let takes_trailers = scan.saw(Scan::TE);
     let wants_detail = shared.config.wants_detail(&parts.headers, scan);

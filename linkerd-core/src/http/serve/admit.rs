@@ -44,6 +44,10 @@ impl Peer {
         if !parts.uri.path_and_query().is_none_or(|path| path.as_str().is_ascii()) {
             return Err(Refusal::Unreadable(StatusCode::BAD_REQUEST));
         }
+        // Whoever routes by the one and whoever answers by the other would not see the same request.
+        if !headers::unite(&mut parts.headers, &HOST) {
+            return Err(Refusal::Unreadable(StatusCode::BAD_REQUEST));
+        }
         if parts.method == Method::CONNECT {
             let error =
                 Error::new(ErrorKind::BadRequest).with_text("CONNECT is not supported: there are no tunnels here");

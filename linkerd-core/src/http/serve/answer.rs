@@ -19,6 +19,7 @@ use crate::{
         overrides::L5D_ERR_DETAIL,
         reason,
         respond::{error_response, rejection},
+        trailers::Cleaning,
         tunnel,
     },
     telemetry::{Refused, ServerStats},
@@ -64,17 +65,18 @@ impl Shared {
 
     pub(super) fn complete(&self, rsp: &mut Response<Body>, reader: Reader) {
         self.clear(rsp);
-        if self.config.clear_context && rsp.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if self.config.clear_context {
             let body = std::mem::take(rsp.body_mut());
-            *rsp.body_mut() = self.cleaned(body);
+            *rsp.body_mut() = body.cleaned(Cleaning::Response);
         }
         reason::set(rsp);
         reader.suit(rsp);
     }
 
-    /// A body whose trailers steer nothing either, and tell nobody outside anything.
+    /// The body of a request, whose trailers say nothing that its head may not.
     pub(in crate::http) fn cleaned(&self, body: Body) -> Body {
-        if self.config.clear_context { body.without_l5d_trailers() } else { body }
+        let trusts_class = self.config.per_request.is_some_and(|bounds| bounds.criticality);
+        body.cleaned(Cleaning::Request { clears_context: self.config.clear_context, trusts_class })
     }
 
     /// Takes out what is nobody's business outside.
