@@ -11,6 +11,7 @@ use http::Request;
 use tokio::sync::Notify;
 
 use super::{
+    census::Census,
     drain::{Drain, Stage},
     serve::Shared,
     server::ServerConfig,
@@ -35,6 +36,7 @@ pub(super) struct Live {
     local: SocketAddr,
     switch: Arc<Switch>,
     log: Arc<LogSwitch>,
+    open: Arc<Census>,
     shared: ArcSwap<Shared>,
     changed: Notify,
 }
@@ -69,8 +71,9 @@ impl Call for Switch {
 impl Live {
     pub(super) fn new(local: SocketAddr, svc: Svc, config: ServerConfig) -> Self {
         let (switch, log) = (Switch::new(svc), Arc::new(log(&config)));
-        let shared = shared(local, &switch, &log, config, Arc::default());
-        Self { local, switch, log, shared: ArcSwap::from_pointee(shared), changed: Notify::new() }
+        let open = Arc::<Census>::default();
+        let shared = shared(local, &switch, &log, &open, config, Arc::default());
+        Self { local, switch, log, open, shared: ArcSwap::from_pointee(shared), changed: Notify::new() }
     }
 
     pub(super) fn local(&self) -> SocketAddr {
@@ -105,11 +108,13 @@ fn shared(
     local: SocketAddr,
     switch: &Arc<Switch>,
     log: &Arc<LogSwitch>,
+    open: &Arc<Census>,
     config: ServerConfig,
     in_flight: Arc<AtomicUsize>,
 ) -> Shared {
-    let stats = config.stats.as_ref().map(|stats| stats.server(local));
-    Shared { svc: switch.svc(), log: Arc::clone(log), config, stats, in_flight }
+    let stats = config.stats.as_ref().map(|stats| Arc::new(stats.server(local)));
+    open.count_in(stats.clone());
+    Shared { svc: switch.svc(), log: Arc::clone(log), open: Arc::clone(open), config, stats, in_flight }
 }
 
 impl ServerControl {
@@ -126,18 +131,18 @@ impl ServerControl {
     }
 
     /// From now on requests go to `svc` and are logged by `config`'s log, those on open connections too; what is under way
-    /// stays where it went, until it ends. Connections that come from now on are treated as `config` says; those that are open as they were.
+    /// stays where it went, until it ends. Open connections and tunnels count in `config`'s metrics. Connections that come from now on are treated as `config` says; those that are open as they were.
     ///
     /// Where and how the server listens stays: the `addr` and of the `socket` what is about listening have no effect. Those
     /// who wait to be accepted lose nothing.
     pub fn replace(&self, svc: Svc, config: ServerConfig) {
-        let Live { local, switch, log: logs, shared: current, changed } = &*self.live;
+        let Live { local, switch, log: logs, open, shared: current, changed } = &*self.live;
         // One limit on requests at a time for all of them, whenever their connections came.
         let in_flight = Arc::clone(&current.load().in_flight);
         // Connections last: one that comes in between finds its requests' service.
         switch.set(svc);
         logs.store(config.access_log.clone().map(Arc::new));
-        current.store(Arc::new(shared(*local, switch, logs, config, in_flight)));
+        current.store(Arc::new(shared(*local, switch, logs, open, config, in_flight)));
         changed.notify_one();
     }
 

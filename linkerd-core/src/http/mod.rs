@@ -2,6 +2,8 @@
 
 #[cfg(feature = "server")]
 pub(crate) mod accept;
+#[cfg(feature = "server")]
+mod census;
 mod client;
 #[cfg(all(feature = "server", feature = "compression"))]
 mod compress;

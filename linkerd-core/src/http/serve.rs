@@ -34,7 +34,9 @@ use self::{
 #[cfg(feature = "compression")]
 use super::compress::Compression;
 use super::{
-    Scheme, ServerConfig, Wire, detail,
+    Scheme, ServerConfig, Wire,
+    census::Census,
+    detail,
     forwarded::Ids,
     h2,
     headers::Scan,
@@ -49,8 +51,9 @@ pub(crate) struct Shared {
     pub(crate) svc: Svc,
     /// In place of the log of `config`, which may be an old one.
     pub(super) log: Arc<LogSwitch>,
+    pub(super) open: Arc<Census>,
     pub(crate) config: ServerConfig,
-    pub(crate) stats: Option<ServerStats>,
+    pub(crate) stats: Option<Arc<ServerStats>>,
     pub(crate) in_flight: Arc<AtomicUsize>,
 }
 
@@ -376,7 +379,7 @@ impl Peer {
         if is_read_first {
             let shared = Arc::clone(&self.shared);
             return Stage::Reading(Box::pin(async move {
-                let reading = read_whole(body, shared.config.aggregate_up_to, shared.stats.as_ref());
+                let reading = read_whole(body, shared.config.aggregate_up_to, shared.stats.as_deref());
                 let read = match shared.config.timeout {
                     None => reading.await,
                     Some(timeout) => tokio::time::timeout(timeout, reading).await.map_err(|_| Unread::TooLate)?,

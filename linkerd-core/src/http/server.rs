@@ -365,8 +365,8 @@ pub(crate) async fn serve_stream<I>(shared: Arc<Shared>, stream: I, ends: Ends, 
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let open = Open::new(&shared);
-    let (stream, traffic) = Counted::of(stream, &shared.config.socket, shared.stats.as_ref());
+    let open = shared.open.connection();
+    let (stream, traffic) = Counted::of(stream, &shared.config.socket, shared.stats.as_deref());
     let peer = Arc::new(Peer::new(Arc::clone(&shared), ends));
     let limits = Limits::new(&shared, traffic);
     match &shared.config.wire {
@@ -440,8 +440,9 @@ where
         // Seldom, and large: not part of every connection's future.
         match next {
             Next::Tunnel(tunnel) => {
-                let gauge = shared.stats.as_ref().map(ServerStats::tunnel);
-                Box::pin(tunnel.run(gauge, limits)).await;
+                let open = shared.open.tunnel();
+                Box::pin(tunnel.run(limits)).await;
+                drop(open);
             }
             Next::H2(upgrade) => Box::pin(go_on_in_h2(*upgrade, peer, watch, limits)).await,
         }
@@ -576,31 +577,6 @@ impl Future for Limits {
             this.sleep.as_mut().reset(next);
         }
         Poll::Pending
-    }
-}
-
-/// Counts an open connection.
-struct Open {
-    shared: Arc<Shared>,
-    since: Instant,
-}
-
-impl Open {
-    fn new(shared: &Arc<Shared>) -> Self {
-        if let Some(stats) = &shared.stats {
-            stats.connects.incr();
-            stats.connections.incr();
-        }
-        Self { shared: Arc::clone(shared), since: Instant::now() }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        if let Some(stats) = &self.shared.stats {
-            stats.connections.decr();
-            stats.connection_duration.record_ms(self.since.elapsed());
-        }
     }
 }
 

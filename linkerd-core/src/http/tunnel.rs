@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 
 use super::headers;
-use crate::{Body, telemetry::Gauge};
+use crate::Body;
 
 /// Two connections that are to become one. What rides on the endpoint's answer (the endpoint's lease, its connection, a
 /// line of an access log) ends with it, and so does the request's place among those that are served.
@@ -28,8 +28,7 @@ impl<V> Tunnel<V> {
     }
 
     /// Passes bytes until both sides have closed, one has failed, or `limit` is ready.
-    pub(crate) async fn run(self, open: Option<Gauge>, limit: Option<Pin<Box<impl Future<Output = ()>>>>) {
-        let _open = open.map(Entered::new);
+    pub(crate) async fn run(self, limit: Option<Pin<Box<impl Future<Output = ()>>>>) {
         let passing = async {
             let (client, endpoint) = futures::future::try_join(self.client, self.endpoint).await?;
             let (mut client, mut endpoint) = (TokioIo::new(client), TokioIo::new(endpoint));
@@ -50,22 +49,6 @@ impl<V> Tunnel<V> {
             }
             () = over => {}
         }
-    }
-}
-
-/// Counts an open tunnel.
-struct Entered(Gauge);
-
-impl Entered {
-    fn new(gauge: Gauge) -> Self {
-        gauge.incr();
-        Self(gauge)
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        self.0.decr();
     }
 }
 

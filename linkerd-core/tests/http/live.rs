@@ -4,6 +4,7 @@ use http::Response;
 use linkerd_core::{
     Body, Svc,
     http::{Drained, Server, ServerConfig, ServerControl},
+    telemetry::{Reading, Registry, RouterStats},
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 
@@ -132,6 +133,53 @@ async fn what_was_replaced_is_gone_when_its_last_request_is() {
     live.control.replace(saying("new"), config);
     assert!(seen.upgrade().is_none());
     assert_eq!(open.ask(GET).await.text(), "new");
+}
+
+/// What a gauge of the only server of this router says.
+fn gauge(registry: &Registry, label: &str, name: &str) -> Option<f64> {
+    let mut found = None;
+    registry.visit_in(&["rt", label, "server"], |path, reading| {
+        if let (Some(last), Reading::Gauge(value)) = (path.last(), reading)
+            && **last == *name
+        {
+            found = Some(value);
+        }
+    });
+    found
+}
+
+#[tokio::test]
+async fn open_connections_count_in_the_router_that_a_server_is_of() {
+    let registry = Registry::new();
+    let of = |label| ServerConfig { stats: Some(RouterStats::new(&registry, label)), ..ServerConfig::default() };
+    let live = live(&of("old"), saying("ok"));
+    let mut open = Wire::connect(live.control.local_addr()).await;
+    assert_eq!(open.ask(GET).await.text(), "ok");
+    assert_eq!(gauge(&registry, "old", "connections"), Some(1.0));
+
+    live.control.replace(saying("ok"), of("new"));
+
+    // It is not there any more when nobody has its metrics.
+    let is_none = |count: Option<f64>| count.is_none_or(|count| count == 0.0);
+    assert!(is_none(gauge(&registry, "old", "connections")));
+    assert_eq!(gauge(&registry, "new", "connections"), Some(1.0));
+    let other = Wire::connect(live.control.local_addr()).await;
+    let counts = async |label, expected: f64| {
+        for _ in 0..2000 {
+            if gauge(&registry, label, "connections") == Some(expected) {
+                return true;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        false
+    };
+    assert!(counts("new", 2.0).await);
+    // Of the same router as before it is the same gauge.
+    live.control.replace(saying("ok"), of("new"));
+    assert_eq!(gauge(&registry, "new", "connections"), Some(2.0));
+    drop((open, other));
+    assert!(counts("new", 0.0).await);
+    assert!(is_none(gauge(&registry, "old", "connections")));
 }
 
 #[tokio::test]

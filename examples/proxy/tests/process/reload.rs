@@ -159,7 +159,8 @@ async fn servers_that_change_their_routers_leave_no_metrics_behind() {
         format!("{first}{more}  - port: {}\n", ports[b])
     };
     let linkerd = Linkerd::start(&folder, &fixed(0, 1)).await;
-    assert_eq!(Conn::open(linkerd.servers[0]).await.get("/", "web", &[]).await.body, "web!");
+    let mut open = Conn::open(linkerd.servers[0]).await;
+    assert_eq!(open.get("/", "web", &[]).await.body, "web!");
     let swapped = linkerd.reload(&fixed(1, 0)).await;
     assert_eq!(swapped.status, 200, "{swapped:?}");
     assert_eq!(Conn::open(linkerd.servers[0]).await.get("/", "web", &[]).await.body, "web!");
@@ -169,6 +170,21 @@ async fn servers_that_change_their_routers_leave_no_metrics_behind() {
         metrics[name].as_u64()
     };
     assert_eq!((of("http"), of("more")), (None, Some(1)));
+    let connections = |label: &str| format!("rt/{label}/server/127.0.0.1/{}/connections", ports[0]);
+    // The one that was open before, once the other one is closed.
+    eventually("one connection", async || {
+        let counted = linkerd.metric(&connections("more")).await;
+        (counted == Some(1.0)).then_some(())
+    })
+    .await;
+    assert_eq!(linkerd.metric(&connections("http")).await, None);
+    assert_eq!(open.get("/", "web", &[]).await.body, "web!");
+    drop(open);
+    eventually("no connection", async || {
+        let counted = linkerd.metric(&connections("more")).await;
+        (counted == Some(0.0)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -63,7 +63,7 @@ pub(super) async fn answer(peer: Arc<Peer>, req: Request<RecvStream>, mut respon
         });
         interim::scope(answered).await
     };
-    let mut ended = Ended { stats: shared.stats.as_ref(), begun, status: None, class: None };
+    let mut ended = Ended { stats: shared.stats.as_deref(), begun, status: None, class: None };
     match answer {
         // It is no longer wanted: there is nobody to count it for.
         Err(ended) => {

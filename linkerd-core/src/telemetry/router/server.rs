@@ -155,6 +155,11 @@ impl ServerStats {
     /// there from the first on.
     pub fn tunnel(&self) -> Gauge {
         self.upgrades.add(1);
-        self.tunnels.get_or_init(|| self.upgrades.scope.gauge("tunnels")).clone()
+        self.tunnels().clone()
+    }
+
+    /// The gauge alone.
+    pub(crate) fn tunnels(&self) -> &Gauge {
+        self.tunnels.get_or_init(|| self.upgrades.scope.gauge("tunnels"))
     }
 }
