@@ -126,6 +126,9 @@ pub struct HttpRouter {
     ///
     /// Without the feature `compression` nothing is compressed, and a file that asks for 1 to 9 cannot be built.
     pub compression_level: i8,
+    /// `preserveHeaderCase`: names of headers are passed on in the case that they came in. Default: true, as in Linkerd 1.x, of
+    /// which it is no key; false passes them on in lower case, which takes less work.
+    pub preserve_header_case: bool,
     /// `tracePropagator`. Default: `io.l5d.default`.
     pub trace_propagator: TracePropagator,
 }
@@ -195,6 +198,7 @@ impl Default for HttpRouter {
             aggregate_up_to_kb: 128 * 1024,
             stream_after_content_length_kb: 5,
             compression_level: -1,
+            preserve_header_case: true,
             trace_propagator: TracePropagator::Default,
         }
     }
@@ -386,6 +390,7 @@ impl HttpRouter {
             aggregate_up_to_kb: s.size("aggregateUpToKB", 1).unwrap_or(default.aggregate_up_to_kb),
             stream_after_content_length_kb: stream_after.unwrap_or(default.stream_after_content_length_kb),
             compression_level: s.int("compressionLevel", -1..=9).map_or(default.compression_level, |n| n as i8),
+            preserve_header_case: s.or("preserveHeaderCase", default.preserve_header_case),
             trace_propagator: s.or("tracePropagator", default.trace_propagator),
         };
         if !router.streaming_enabled && s.has("streamAfterContentLengthKB") {

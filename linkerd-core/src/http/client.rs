@@ -29,6 +29,7 @@ use tokio::{
 
 use super::{
     ClientConfig, Kept,
+    case::HeaderCase,
     dial::{ConnectElapsed, Open, Speak, open},
     h2::interim,
     headers::{self, Room},
@@ -61,7 +62,7 @@ impl Client {
 /// A request that is to go out.
 struct Outbound {
     req: Request<Body>,
-    // hyper has no use for them, and they are wanted if the request comes back unsent.
+    // hyper has no use for them but for the case of names, and they are wanted if the request comes back unsent.
     extensions: Extensions,
     resend: Resend,
 }
@@ -82,6 +83,9 @@ impl Call for Client {
     fn call(self: Arc<Self>, mut req: Request<Body>) -> SvcFuture {
         let extensions = std::mem::take(req.extensions_mut());
         prepare(&mut req);
+        if self.config.preserve_header_case {
+            *req.extensions_mut() = HeaderCase::of(&extensions);
+        }
         #[cfg(feature = "tls")]
         if self.config.forward_client_cert {
             headers::forward_client_cert(req.headers_mut(), &extensions);
@@ -168,6 +172,7 @@ impl Speak for Client {
         let mut builder = http1::Builder::new();
         // A folded header of a response becomes one line, as a user agent has to see it (RFC 9112, 5.2).
         builder.max_header_size(max).allow_obsolete_multiline_headers_in_responses(true);
+        builder.preserve_header_case(self.config.preserve_header_case);
         if let Some(headers) = room.headers {
             builder.max_headers(headers);
         }
@@ -298,6 +303,7 @@ fn copy(req: &Request<Body>) -> Option<Box<Request<Bytes>>> {
     *copy.uri_mut() = req.uri().clone();
     *copy.version_mut() = req.version();
     *copy.headers_mut() = req.headers().clone();
+    *copy.extensions_mut() = req.extensions().clone();
     Some(copy)
 }
 

@@ -77,6 +77,10 @@ pub struct ClientConfig {
     pub forward_client_cert: bool,
     /// Read responses whose length is not known whole too, up to as much; a longer one is passed on as it comes. Off.
     pub aggregate_unknown: bool,
+    /// Keep the case of letters in names of headers, of HTTP/1: that of responses, and that of requests whose server keeps it
+    /// ([`ServerConfig::preserve_header_case`](super::ServerConfig::preserve_header_case)). It costs about ten
+    /// allocations for each message. Off: all names are in lower case.
+    pub preserve_header_case: bool,
 }
 
 /// How many connections there are to an endpoint.
@@ -176,6 +180,7 @@ impl Default for ClientConfig {
             #[cfg(feature = "tls")]
             forward_client_cert: false,
             aggregate_unknown: false,
+            preserve_header_case: false,
         }
     }
 }

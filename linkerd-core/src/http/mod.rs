@@ -2,6 +2,7 @@
 
 #[cfg(feature = "server")]
 pub(crate) mod accept;
+mod case;
 #[cfg(feature = "server")]
 mod census;
 mod client;

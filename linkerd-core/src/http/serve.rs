@@ -35,6 +35,7 @@ use self::{
 use super::compress::Compression;
 use super::{
     Scheme, ServerConfig, Wire,
+    case::HeaderCase,
     census::Census,
     detail,
     forwarded::Ids,
@@ -127,6 +128,9 @@ pub(crate) fn serve(
     let scan = Scan::of(&parts.headers);
     let instead = peer.instead(&mut parts, !body.is_end_stream());
     let switch = if scan.saw(Scan::UPGRADE) { parts.extensions.remove::<OnUpgrade>() } else { None };
+    if peer.shared.config.preserve_header_case {
+        HeaderCase::keep(&mut parts.extensions);
+    }
     let reader = Reader::of(&parts, scan);
     let wants_detail = peer.shared.config.wants_detail(&parts.headers, scan);
     let mut noted = peer.note(&parts, begun);

@@ -98,6 +98,9 @@ pub struct ServerConfig {
     pub aggregate_up_to: usize,
     /// Read requests whose length is not known whole too, up to as much; a longer one is passed on as it comes. Off.
     pub aggregate_unknown: bool,
+    /// Keep the case of letters in names of headers of HTTP/1 requests, for clients of endpoints that [do](super::ClientConfig::preserve_header_case)
+    /// too. Off: all names are in lower case.
+    pub preserve_header_case: bool,
     /// How many proxies a request may have passed, by its `Via`; above it 400. 1000.
     pub max_call_depth: usize,
     /// How many requests are served at a time; a further one is answered with a 503 that says that it may be sent again.
@@ -170,6 +173,7 @@ impl Default for ServerConfig {
             error_limits: ErrorLimits::default(),
             aggregate_up_to: 5 * 1024,
             aggregate_unknown: false,
+            preserve_header_case: false,
             max_call_depth: 1000,
             max_concurrent_requests: None,
             timeout: None,
@@ -420,6 +424,7 @@ where
     let service = service_fn(move |req: Request<Incoming>| serve(&served, req));
     let room = Room::of(config.max_header_bytes, config.max_initial_line_bytes).with_headers(config.max_headers);
     let mut builder = http1::Builder::new();
+    builder.preserve_header_case(config.preserve_header_case);
     if let Some(headers) = room.headers {
         builder.max_headers(headers);
     }
@@ -582,6 +587,7 @@ impl Future for Limits {
 
 #[cfg(test)]
 mod tests {
+    use crate::telemetry::ServerStats;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         time::advance,

@@ -447,3 +447,53 @@ async fn a_host_that_is_said_twice_is_one() {
         assert_eq!(seen.all("host"), [host], "{req}");
     }
 }
+
+/// The lines of a head as they came, in lines of their own.
+async fn lines(wire: &mut Wire) -> Vec<String> {
+    let mut lines = Vec::new();
+    while let Some(line) = wire.line().await.filter(|line| !line.is_empty()) {
+        lines.push(line);
+    }
+    lines
+}
+
+#[tokio::test]
+async fn names_of_headers_keep_their_case_where_that_is_wanted() {
+    for preserve_header_case in [false, true] {
+        let mut backend = Backend::new().await;
+        let client = ClientConfig { preserve_header_case, ..ClientConfig::default() };
+        let server = ServerConfig { preserve_header_case, ..ServerConfig::default() };
+        let proxy = proxy(server, endpoint(backend.addr, client));
+        let mut client = Wire::connect(proxy.addr).await;
+        let mut conn = None;
+        // The second one on a connection that was used, of which a copy is kept.
+        for _ in 0..2 {
+            client.write("GET / HTTP/1.1\r\nHOST: web\r\nX-One: 1\r\nx-oNE: 2\r\nVIA: 1.1 a\r\nConnection: X-Gone\r\nX-Gone: 1\r\n\r\n").await;
+            let conn = match &mut conn {
+                Some(conn) => conn,
+                None => conn.insert(backend.accept().await),
+            };
+            let mut sent =
+                ["GET / HTTP/1.1", "HOST: web", "VIA: 1.1 a, 1.1 linkerd", "X-One: 1", "content-length: 0", "x-oNE: 2"];
+            let mut seen = lines(conn).await;
+            seen.sort_unstable();
+            conn.write("HTTP/1.1 200 OK\r\nContent-LENGTH: 0\r\nETag: a\r\n\r\n").await;
+            let mut answered = lines(&mut client).await;
+            answered.retain(|line| !line.to_ascii_lowercase().starts_with("date:"));
+            answered.sort_unstable();
+            let mut answer = ["Content-LENGTH: 0", "ETag: a", "HTTP/1.1 200 OK", "via: 1.1 linkerd"];
+            if !preserve_header_case {
+                sent = [
+                    "GET / HTTP/1.1",
+                    "content-length: 0",
+                    "host: web",
+                    "via: 1.1 a, 1.1 linkerd",
+                    "x-one: 1",
+                    "x-one: 2",
+                ];
+                answer = ["HTTP/1.1 200 OK", "content-length: 0", "etag: a", "via: 1.1 linkerd"];
+            }
+            assert_eq!((seen, answered), (sent.map(str::to_owned).to_vec(), answer.map(str::to_owned).to_vec()));
+        }
+    }
+}

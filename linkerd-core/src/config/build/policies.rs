@@ -104,6 +104,7 @@ impl Policies for FilePolicies {
             #[cfg(feature = "tls")]
             forward_client_cert: forward_client_cert.unwrap_or(false),
             aggregate_unknown: self.wire.aggregate_unknown,
+            preserve_header_case: self.wire.preserve_header_case,
             ..ClientConfig::default()
         };
         let shown = [
@@ -161,6 +162,7 @@ mod tests {
             propagation: Propagation::DEFAULT,
             aggregate_up_to: 0,
             aggregate_unknown: false,
+            preserve_header_case: false,
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::default(),
             protocol,

@@ -60,6 +60,7 @@ pub(super) fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, g
         },
         aggregate_up_to: wire.aggregate_up_to,
         aggregate_unknown: wire.aggregate_unknown,
+        preserve_header_case: wire.preserve_header_case,
         max_call_depth: *max_call_depth,
         max_headers: *max_headers,
         header_read_timeout: *header_read_timeout,

@@ -14,6 +14,7 @@ pub(super) struct Wire {
     pub(super) aggregate_up_to: usize,
     pub(super) propagation: Propagation,
     pub(super) aggregate_unknown: bool,
+    pub(super) preserve_header_case: bool,
     #[cfg(feature = "compression")]
     pub(super) compression: crate::http::Compression,
     pub(super) protocol: ProtocolKind,
@@ -32,6 +33,7 @@ impl Wire {
             aggregate_up_to_kb,
             stream_after_content_length_kb,
             compression_level,
+            preserve_header_case,
             trace_propagator,
         } = http;
         // Refused, or the default.
@@ -45,6 +47,7 @@ impl Wire {
             aggregate_up_to: 1024
                 * if *streaming_enabled { stream_after_content_length_kb } else { aggregate_up_to_kb },
             aggregate_unknown: !streaming_enabled,
+            preserve_header_case: *preserve_header_case,
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::from_level(*compression_level),
             protocol: ProtocolKind::Http,
@@ -59,6 +62,7 @@ impl Wire {
             max_error_bytes: ErrorLimits::default().max_body_bytes,
             aggregate_up_to: 0,
             aggregate_unknown: false,
+            preserve_header_case: false,
             propagation: h2.trace_propagator.propagation(),
             #[cfg(feature = "compression")]
             compression: crate::http::Compression::Off,
