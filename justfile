@@ -87,9 +87,10 @@ proto:
 h2spec:
     scripts/wire/h2spec.sh
 
-# The interoperability tests of gRPC, by grpc-go's client and server. Needs Go to install them, once.
-interop:
-    scripts/wire/interop.sh
+# What others wrote: curl, nghttp, h2load, grpcio, grpc-go, nginx, HAProxy, or those that are named: `just interop clients`. What is
+# not there and cannot be installed is skipped, and said.
+interop *parts:
+    scripts/wire/interop.sh {{ parts }}
 
 # The stores of namerd against real servers: etcd by both of its versions, ZooKeeper. Needs both (Debian: etcd-server, zookeeper).
 stores:

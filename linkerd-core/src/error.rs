@@ -38,6 +38,7 @@ struct Inner {
     attempts: Option<AttemptLog>,
     never_sent: bool,
     is_lost: bool,
+    is_left_out: bool,
     is_final: bool,
     timer: Option<TimedOut>,
     left: Option<Left>,
@@ -117,6 +118,7 @@ impl Error {
             attempts: None,
             never_sent,
             is_lost: false,
+            is_left_out: false,
             is_final: false,
             timer: None,
             left: None,
@@ -306,6 +308,19 @@ impl Error {
     /// Only told to [`Resend::BySender`](crate::body::Resend).
     pub(crate) fn is_lost(&self) -> bool {
         self.0.is_lost
+    }
+
+    /// The same error, of a request that came when its endpoint had just said goodbye to the connection.
+    #[cfg(feature = "server")]
+    pub(crate) fn left_out(mut self) -> Self {
+        self.0.is_left_out = true;
+        self
+    }
+
+    /// Whether the endpoint said goodbye to the connection without a look at the request: what it does when it restarts, or
+    /// after so many requests. No fault of its own.
+    pub(crate) fn is_left_out(&self) -> bool {
+        self.0.is_left_out
     }
 
     /// The same error, of a request that was sent as often as it should be: whoever sent it is told not to send it again.
@@ -508,6 +523,7 @@ impl fmt::Debug for Error {
             bytes_written,
             request: _,
             is_lost: _,
+            is_left_out: _,
         } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)

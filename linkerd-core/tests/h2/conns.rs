@@ -130,6 +130,50 @@ async fn an_endpoint_that_says_goodbye_finishes_what_it_began_and_gets_no_more()
     panic!("no further connection");
 }
 
+/// An endpoint that takes one request of so many, and says goodbye to the others before it looked at them; then one that
+/// answers all.
+async fn leave_out(listener: TcpListener, streams: usize) {
+    const PREFACE: usize = 24;
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    // The last stream is the first one; no error.
+    const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+    let (mut conn, _) = listener.accept().await.unwrap();
+    conn.read_exact(&mut [0; PREFACE]).await.unwrap();
+    conn.write_all(&SETTINGS).await.unwrap();
+    let mut asked = 0;
+    while asked < streams {
+        let mut head = [0; 9];
+        conn.read_exact(&mut head).await.unwrap();
+        let len = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        conn.read_exact(&mut vec![0; len]).await.unwrap();
+        // HEADERS
+        asked += usize::from(head[3] == 1);
+    }
+    conn.write_all(&GOAWAY).await.unwrap();
+    // `:status: 200`, and that is all.
+    conn.write_all(&[0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88]).await.unwrap();
+    let mut backend = h2::server::handshake(listener.accept().await.unwrap().0).await.unwrap();
+    while let Some(Ok((_, mut respond))) = backend.accept().await {
+        respond.send_response(http::Response::new(()), true).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn who_is_left_out_of_a_goodbye_is_served_elsewhere_and_nobody_is_blamed() {
+    // More than the failures in a row that close an endpoint.
+    const STREAMS: usize = 8;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = Client::connect(serve(h2_server(), routed(listener.local_addr().unwrap(), h2_client()))).await;
+    tokio::spawn(leave_out(listener, STREAMS));
+    let mut asked = Vec::new();
+    for i in 0..STREAMS {
+        asked.push(client.open(get(&format!("http://web/{i}")), true).await.0);
+    }
+    for response in asked {
+        assert_eq!(within(Answer::read(response)).await.unwrap().head.status(), 200);
+    }
+}
+
 #[tokio::test]
 async fn a_connection_ends_when_it_is_idle_or_old_but_not_in_the_middle_of_a_stream() {
     for pool in [

@@ -8,7 +8,9 @@ use crate::{BoxError, Error, ErrorKind, Reset, telemetry::Side};
 pub(super) fn failure(error: h2::Error) -> Error {
     // A stream above the last one that a GOAWAY names was not looked at either.
     if error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM)) {
-        return Error::new(ErrorKind::Refused).with_never_sent(true).with_source(Reset::REFUSED_STREAM);
+        let refused = Error::new(ErrorKind::Refused).with_never_sent(true).with_source(Reset::REFUSED_STREAM);
+        let is_goodbye = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
+        return if is_goodbye { refused.left_out() } else { refused };
     }
     let kind = if error.is_library() { ErrorKind::BadResponse } else { ErrorKind::Closed };
     Error::new(kind).with_never_sent(false).with_source(cause(error))

@@ -121,9 +121,9 @@ impl UnderWay<'_> {
                 result
             }
             Err(error) => {
-                // That our own pool is full, or our caller's stream broke, is not the endpoint's fault: what is held is
-                // given back as if it had never been taken.
-                if !matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::RequestBody) {
+                // That our own pool is full, our caller's stream broke, or a connection was about to end, is not the
+                // endpoint's fault: what is held is given back as if it had never been taken.
+                if !matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::RequestBody) && !error.is_left_out() {
                     if let Some(permit) = permit {
                         permit.record(Outcome::Failure, done);
                     }
