@@ -297,9 +297,9 @@ impl DtabCommand {
 }
 
 impl Rest {
-    /// How many words there are: those of `taken` that are present, and what follows.
-    pub(crate) fn count(&self, taken: &[bool]) -> usize {
-        taken.iter().filter(|&&present| present).count() + self.rest.len()
+    /// Whether the command line has no more words than the command takes.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
     }
 }
 

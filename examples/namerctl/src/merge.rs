@@ -123,9 +123,10 @@ fn order<'a>(
 ///
 /// `after` says whether that is after what this side alone has at the same place, or before.
 fn insert<'a>(side: &Side<'a>, other: &Side<'a>, merged: &HashMap<Key<'a>, &'a str>, after: bool) -> Vec<Key<'a>> {
-    let mut order: Vec<_> = side.order.iter().filter(|key| merged.contains_key(*key)).copied().collect();
+    let kept = |side: &Side<'a>| side.order.iter().filter(|key| merged.contains_key(*key)).copied().collect::<Vec<_>>();
+    let mut order = kept(side);
     let mut last: Option<Key<'a>> = None;
-    for &key in other.order.iter().filter(|key| merged.contains_key(*key)) {
+    for key in kept(other) {
         if !side.has(key) {
             let follows = |last: Key<'a>| order.iter().position(|&at| at == last).map(|at| at + 1);
             let mut at = last.and_then(follows).unwrap_or_default();

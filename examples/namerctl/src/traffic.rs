@@ -153,8 +153,8 @@ impl Wanted<'_> {
         series.collect()
     }
 
-    pub(crate) fn wants(&self, router: &str) -> bool {
-        self.routers.is_empty() || self.routers.iter().any(|wanted| wanted == router)
+    fn wants(&self, router: &str) -> bool {
+        is_of(self.routers, router)
     }
 }
 
@@ -237,6 +237,11 @@ impl Ended {
         let before = if has_begun_again { Self::default() } else { before };
         Self { well: self.well - before.well, badly: self.badly - before.badly }
     }
+}
+
+/// Whether a router is one of these, or any one is.
+pub(crate) fn is_of(wanted: &[String], router: &str) -> bool {
+    wanted.is_empty() || wanted.iter().any(|wanted| wanted == router)
 }
 
 /// What this router of a proxy asks.

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use linkerd_cli::{
-    Workers, command_line, end,
+    Program, Workers, end,
     flags::{ConfigSource, Flags},
     from_stdin,
     log::{self, Log},
@@ -14,28 +14,15 @@ use linkerd_cli::{
 };
 use linkerd_core::{config::namerd::Namerd, namerd::Host};
 
-/// What is printed for `-help`, and after a mistake.
-const USAGE: &str = "\
-usage: namerd [flags] <config>
-
-  <config>           a file in namerd 1.x's YAML or JSON; - reads it from standard input
-
-flags:
-  -validate          build everything that the file says but the sockets, report every problem, and end
-  -log.level LEVEL   OFF, ERROR, WARNING, INFO (default), DEBUG or TRACE
-  -workers N         how many threads serve requests; before what the file says. Default: one for each processor that the
-                     process may use, by its affinity and the quota of its control group
-  -help              print this and end
-  -version           print the version and end
-
-signals: the first TERM or INT ends the process when open requests have, or the grace period; the second ends it at once
-
-exit status: 0 after a shutdown or a file without problems, 1 if the file or an address cannot be used, 64 after a
-mistake on the command line
-";
+const PROGRAM: Program = Program {
+    name: "namerd",
+    version: env!("CARGO_PKG_VERSION"),
+    original: "namerd",
+    signals: "the first TERM or INT ends the process when open requests have, or the grace period; the second ends it at once",
+};
 
 fn main() -> ExitCode {
-    let flags = match command_line("namerd", env!("CARGO_PKG_VERSION"), USAGE) {
+    let flags = match PROGRAM.command_line() {
         Ok(flags) => flags,
         Err(status) => return status,
     };

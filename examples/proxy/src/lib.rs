@@ -22,25 +22,67 @@ use self::flags::{Command, Flags};
 /// The command line is wrong: `EX_USAGE`.
 const EXIT_USAGE: u8 = 64;
 
-/// Reads the command line; `Err` is how the program ends if it asks for no more than words.
-///
-/// # Errors
-///
-/// The exit status, after help, the version or a mistake.
-pub fn command_line(program: &str, version: &str, usage: &str) -> Result<Flags, ExitCode> {
-    match Command::parse(std::env::args().skip(1)) {
-        Ok(Command::Run(flags)) => Ok(flags),
-        Ok(Command::Help) => {
-            print!("{usage}");
-            Err(ExitCode::SUCCESS)
-        }
-        Ok(Command::Version) => {
-            println!("{program} {version}");
-            Err(ExitCode::SUCCESS)
-        }
-        Err(mistake) => {
-            eprint!("{program}: {mistake}\n\n{usage}");
-            Err(ExitCode::from(EXIT_USAGE))
+/// What is different about the command lines of the programs.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// What it is called.
+    pub name: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// Whose files it takes: `Linkerd` or `namerd`.
+    pub original: &'static str,
+    /// What it does when it gets which signal, in lines.
+    pub signals: &'static str,
+}
+
+impl Program {
+    /// What is printed for `-help`, and after a mistake.
+    #[must_use]
+    pub fn usage(&self) -> String {
+        let Self { name, original, signals, .. } = self;
+        format!(
+            "\
+usage: {name} [flags] <config>
+
+  <config>           a file in {original} 1.x's YAML or JSON; - reads it from standard input
+
+flags:
+  -validate          build everything that the file says but the sockets, report every problem, and end
+  -log.level LEVEL   OFF, ERROR, WARNING, INFO (default), DEBUG or TRACE
+  -workers N         how many threads serve requests; before what the file says. Default: one for each processor that the
+                     process may use, by its affinity and the quota of its control group
+  -help              print this and end
+  -version           print the version and end
+
+signals: {signals}
+
+exit status: 0 after a shutdown or a file without problems, 1 if the file or an address cannot be used, 64 after a
+mistake on the command line
+"
+        )
+    }
+
+    /// Reads the command line; `Err` is how the program ends if it asks for no more than words.
+    ///
+    /// # Errors
+    ///
+    /// The exit status, after help, the version or a mistake.
+    pub fn command_line(&self) -> Result<Flags, ExitCode> {
+        let Self { name, version, .. } = self;
+        match Command::parse(std::env::args().skip(1)) {
+            Ok(Command::Run(flags)) => Ok(flags),
+            Ok(Command::Help) => {
+                print!("{}", self.usage());
+                Err(ExitCode::SUCCESS)
+            }
+            Ok(Command::Version) => {
+                println!("{name} {version}");
+                Err(ExitCode::SUCCESS)
+            }
+            Err(mistake) => {
+                eprint!("{name}: {mistake}\n\n{}", self.usage());
+                Err(ExitCode::from(EXIT_USAGE))
+            }
         }
     }
 }

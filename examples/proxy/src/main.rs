@@ -6,32 +6,20 @@ mod run;
 
 use std::process::ExitCode;
 
-use linkerd_cli::{command_line, end, flags::ConfigSource, from_stdin, log};
+use linkerd_cli::{Program, end, flags::ConfigSource, from_stdin, log};
 use linkerd_core::{config::Config, proxy::ConfigFile};
 
-/// What is printed for `-help`, and after a mistake.
-const USAGE: &str = "\
-usage: linkerd [flags] <config>
-
-  <config>           a file in Linkerd 1.x's YAML or JSON; - reads it from standard input
-
-flags:
-  -validate          build everything that the file says but the sockets, report every problem, and end
-  -log.level LEVEL   OFF, ERROR, WARNING, INFO (default), DEBUG or TRACE
-  -workers N         how many threads serve requests; before what the file says. Default: one for each processor that the
-                     process may use, by its affinity and the quota of its control group
-  -help              print this and end
-  -version           print the version and end
-
-signals: HUP opens the access logs again and reloads the file, which is followed too; the first TERM or INT ends the process
-when open requests have, or the grace period; the second ends it at once
-
-exit status: 0 after a shutdown or a file without problems, 1 if the file or an address cannot be used, 64 after a
-mistake on the command line
-";
+const PROGRAM: Program = Program {
+    name: "linkerd",
+    version: env!("CARGO_PKG_VERSION"),
+    original: "Linkerd",
+    signals: "\
+HUP opens the access logs again and reloads the file, which is followed too; the first TERM or INT ends the process
+when open requests have, or the grace period; the second ends it at once",
+};
 
 fn main() -> ExitCode {
-    let flags = match command_line("linkerd", env!("CARGO_PKG_VERSION"), USAGE) {
+    let flags = match PROGRAM.command_line() {
         Ok(flags) => flags,
         Err(status) => return status,
     };

@@ -188,8 +188,8 @@ impl Apply<'_> {
                     Err(Error::Missing { .. }) => Vec::new(),
                     other => other?,
                 };
-                let change = changes.into_iter().find(|change| change.version.as_deref() == Some(version));
-                change.and_then(|change| change.dtab).map(|table| canonical(&table)).ok_or_else(missing)??
+                let table = of_version(&changes, version).and_then(|change| change.dtab.as_ref());
+                table.map(|table| canonical(table)).ok_or_else(missing)??
             }
         };
         *base = Base::Table(table.clone());
@@ -317,6 +317,11 @@ impl Apply<'_> {
     fn outcome(&self, report: Report<'_>, text: &str) -> Outcome {
         Outcome::ok(if self.as_json { json(&report) + "\n" } else { text.into() })
     }
+}
+
+/// The change that a version came of.
+fn of_version<'a>(changes: &'a [Change], version: &str) -> Option<&'a Change> {
+    changes.iter().find(|change| change.version.as_deref() == Some(version))
 }
 
 /// What the flag says: a number of the history, a file, or a version; else what the file says.

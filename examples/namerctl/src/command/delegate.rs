@@ -72,7 +72,7 @@ pub(super) async fn delegate(
     args: &DelegateArgs,
     as_json: bool,
 ) -> Result<Outcome, Error> {
-    let (Some(name), Some(path), 0) = (&args.name, &args.path, args.rest.count(&[])) else {
+    let (Some(name), Some(path), true) = (&args.name, &args.path, args.rest.is_empty()) else {
         return Err(Error::Words("delegate requires a name and a path"));
     };
     let namerd = connect()?;

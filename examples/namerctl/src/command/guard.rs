@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     namerd::{Body, Namerd},
     note,
-    traffic::{Asks, Ended, Proxy, Wanted},
+    traffic::{Asks, Ended, Proxy, Wanted, is_of},
 };
 
 /// How long a proxy may take to say how its requests ended.
@@ -134,7 +134,7 @@ impl Counted {
         let is_named = |asks: &Asks| self.names.contains(&(asks.clone(), name.to_owned()));
         // Of a router that does not tell what it asks, all that has such a name.
         let is_any = || *asks == Asks::Unknown && self.names.iter().any(|(_, moving)| moving == name);
-        (self.routers.is_empty() || self.routers.iter().any(|wanted| wanted == router)) && (is_named(asks) || is_any())
+        is_of(&self.routers, router) && (is_named(asks) || is_any())
     }
 }
 

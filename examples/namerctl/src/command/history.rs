@@ -113,7 +113,7 @@ pub(super) async fn rollback(
     args: &RollbackArgs,
     as_json: bool,
 ) -> Result<Outcome, Error> {
-    let (Some(name), Some(seq), 0) = (&args.name, args.seq, args.rest.count(&[])) else {
+    let (Some(name), Some(seq), true) = (&args.name, args.seq, args.rest.is_empty()) else {
         return Err(Error::Words("rollback requires a name and a number of its history"));
     };
     let namerd = connect()?;

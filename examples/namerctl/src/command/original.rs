@@ -12,7 +12,7 @@ pub(super) async fn list(
     args: &ListArgs,
     as_json: bool,
 ) -> Result<Outcome, Error> {
-    if args.rest.count(&[]) > 0 {
+    if !args.rest.is_empty() {
         return Err(Error::Words("list does not take arguments"));
     }
     let names = connect()?.list().await?;
@@ -76,7 +76,7 @@ impl NameArgs {
     /// The name, if there is no other word.
     pub(super) fn one(&self, mistake: &'static str) -> Result<&str, Error> {
         match &self.name {
-            Some(name) if self.rest.count(&[]) == 0 => Ok(name),
+            Some(name) if self.rest.is_empty() => Ok(name),
             _ => Err(Error::Words(mistake)),
         }
     }
@@ -86,7 +86,7 @@ impl FileArgs {
     /// The name and the file, if there is no other word.
     pub(super) fn both(&self, mistake: &'static str) -> Result<(&str, &str), Error> {
         match (&self.name, &self.file) {
-            (Some(name), Some(file)) if self.rest.count(&[]) == 0 => Ok((name, file)),
+            (Some(name), Some(file)) if self.rest.is_empty() => Ok((name, file)),
             _ => Err(Error::Words(mistake)),
         }
     }

@@ -23,6 +23,8 @@ pub(super) struct Plan {
     namespace: String,
     #[serde(default)]
     names: Vec<NamePlan>,
+    /// How many names there are, with those that do not move; `None` if all are in `names`.
+    looked_at: Option<usize>,
     /// Why it would be refused.
     #[serde(default)]
     errors: Vec<Value>,
@@ -112,7 +114,7 @@ pub(super) async fn plan(
         Some(traffic) => Some(weigh(&plan.namespace, &mut plan.names, &traffic)),
         None => None,
     };
-    let Plan { namespace, names, errors, warnings } = &plan;
+    let Plan { namespace, names, looked_at, errors, warnings } = &plan;
     // What namerd would refuse has no effect, and what `--strict` is for is a no too.
     let is_fit = errors.is_empty() && !(args.strict && plan.loses());
     if as_json {
@@ -124,7 +126,8 @@ pub(super) async fn plan(
             note(&format!("{kind}: {}", said(text)));
         }
     }
-    Ok(Outcome::answer(shown(names, traffic.as_ref()), is_fit))
+    let all = looked_at.unwrap_or(names.len());
+    Ok(Outcome::answer(shown(names, all, traffic.as_ref()), is_fit))
 }
 
 /// What namerd makes of this table.
@@ -228,9 +231,9 @@ fn weigh(namespace: &str, names: &mut [NamePlan], traffic: &Traffic) -> Weighed 
     Weighed { unit, total, moved, share, clients }
 }
 
-fn shown(names: &[NamePlan], traffic: Option<&Weighed>) -> String {
+fn shown(names: &[NamePlan], all: usize, traffic: Option<&Weighed>) -> String {
     let moving: Vec<_> = names.iter().filter(|name| name.moved > 0.0).collect();
-    let count = format!("Names that move: {} of {}\n", moving.len(), names.len());
+    let count = format!("Names that move: {} of {}\n", moving.len(), all);
     if moving.is_empty() {
         return count;
     }

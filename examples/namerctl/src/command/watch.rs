@@ -29,7 +29,7 @@ pub(super) async fn watch(
     args: &WatchArgs,
     as_json: bool,
 ) -> Result<Outcome, Error> {
-    if args.of.rest.count(&[]) > 0 {
+    if !args.of.rest.is_empty() {
         return Err(Error::Words("watch takes a name argument, or none"));
     }
     let name = args.of.name.as_deref();

@@ -14,7 +14,7 @@ use crate::{
 #[tokio::test]
 async fn parts_that_lead_nowhere_are_shown() {
     let namerd = Real::start(&[("/v1", 2), ("/v2", 1), ("/empty", 0)], "/svc => /#/x").await;
-    let held = ["/svc/v1", "/svc/v2", "/svc/none"].map(|name| namerd.bind("", name));
+    let held = ["/svc/v1", "/svc/v2", "/svc/none", "/svc/empty"].map(|name| namerd.bind("", name));
     let ctl = Ctl::at(&namerd.url());
     let file = ctl.write("f", "/svc => /#/x; /svc/v2 => !; /svc/none => /#/x/v2; /svc/v1 => /#/x/v1 & /#/x/empty");
     let ran = ctl.run(&format!("dtab plan ns {file}")).await;
@@ -23,7 +23,7 @@ NAME         MOVED  FROM                   TO
 /svc/none  100.0 %  (nowhere)              /#/x/v2 (1 endpoint)
 /svc/v2    100.0 %  /#/x/v2 (1 endpoint)   (nowhere)
 /svc/v1     50.0 %  /#/x/v1 (2 endpoints)  /#/x/empty 50.0 % (0 endpoints) & /#/x/v1 50.0 % (2 endpoints)
-Names that move: 3 of 3
+Names that move: 3 of 4
 ";
     let warning = "warning: names in use would have no endpoints: /svc/v2, 50.0 % of /svc/v1\n";
     assert_eq!((ran.code, &*ran.out, &*ran.err), (0, shown, warning));
@@ -119,8 +119,9 @@ async fn the_share_that_a_plan_says_moves_is_the_share_that_moves() {
             before.push(proxy.route().await);
         }
         let file = ctl.write("f", after);
-        let urls: String = proxies.iter().map(|proxy| format!(" --proxy {}", proxy.admin.url())).collect();
-        let ran = ctl.run(&format!("dtab plan ns {file} --json --window 0{urls}")).await;
+        let urls: Vec<_> = proxies.iter().map(|proxy| format!("--proxy {}", proxy.admin.url())).collect();
+        let urls = urls.join(" ");
+        let ran = ctl.run(&format!("dtab plan ns {file} --json --window 0 {urls}")).await;
         let plan: Value = serde_json::from_str(ran.ok()).expect("JSON");
         let said = plan["traffic"]["share"].as_f64().expect("a share");
 

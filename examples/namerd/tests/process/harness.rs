@@ -3,9 +3,9 @@
 use std::{
     fs,
     net::SocketAddr,
+    ops::{Deref, DerefMut},
     path::{Path, PathBuf},
-    process::{ExitStatus, Output, Stdio},
-    time::Duration,
+    process::{Output, Stdio},
 };
 
 use bytes::Bytes;
@@ -18,15 +18,14 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, BufReader},
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    process::{Child, Command},
-    sync::watch,
+    process::Command,
     time::timeout,
 };
 
-/// Whatever has not happened by then does not happen.
-pub(crate) const LONG: Duration = Duration::from_mins(1);
+pub(crate) use crate::program::LONG;
+use crate::program::Program;
 
 /// A file with tables in memory, on free ports.
 pub(crate) const SIMPLE: &str = "\
@@ -43,9 +42,7 @@ pub(crate) struct Folder(TempDir);
 
 /// The program, initialized.
 pub(crate) struct Namerd {
-    child: Child,
-    log: watch::Receiver<Vec<String>>,
-    pub(crate) admin: SocketAddr,
+    program: Program,
     /// The interfaces, in the order of the file.
     pub(crate) interfaces: Vec<SocketAddr>,
 }
@@ -96,47 +93,8 @@ impl Namerd {
     /// Starts the program with this file, and waits until it is initialized.
     pub(crate) async fn start(folder: &Folder, config: &str) -> Self {
         folder.write("namerd.yaml", config);
-        let mut child = folder.command(&["namerd.yaml"]).stdin(Stdio::null()).spawn().unwrap();
-        let (said, log) = watch::channel(Vec::new());
-        let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = stderr.next_line().await {
-                said.send_modify(|lines: &mut Vec<String>| lines.push(line));
-            }
-        });
-        let admin = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut namerd = Self { child, log, admin, interfaces: Vec::new() };
-        namerd.logged("initialized").await;
-        for line in namerd.log.borrow().iter() {
-            let Some((_, serving)) = line.split_once("serving ") else { continue };
-            let (who, addr) = serving.rsplit_once(" on ").unwrap();
-            let addr = addr.parse().unwrap();
-            if who == "http admin" { namerd.admin = addr } else { namerd.interfaces.push(addr) }
-        }
-        namerd
-    }
-
-    /// Waits for a line of its log.
-    pub(crate) async fn logged(&self, text: &str) {
-        let mut log = self.log.clone();
-        let found = log.wait_for(|lines| lines.iter().any(|line| line.contains(text)));
-        let found = matches!(timeout(LONG, found).await, Ok(Ok(_)));
-        assert!(found, "no {text:?} in {:#?}", *self.log.borrow());
-    }
-
-    #[cfg(target_os = "linux")]
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id().expect("it runs")
-    }
-
-    pub(crate) async fn signal(&self, name: &str) {
-        let id = self.child.id().expect("it runs").to_string();
-        assert!(Command::new("kill").args([name, &id]).status().await.unwrap().success());
-    }
-
-    /// Waits for its end.
-    pub(crate) async fn ended(&mut self) -> ExitStatus {
-        timeout(LONG, self.child.wait()).await.expect("it ends").unwrap()
+        let program = Program::start(folder.command(&["namerd.yaml"]), b"").await;
+        Self { interfaces: program.servers.clone(), program }
     }
 
     /// Asks the first interface: `GET /api/1/dtabs` with a body of nothing, for instance.
@@ -147,6 +105,20 @@ impl Namerd {
     /// Asks for a page.
     pub(crate) async fn page(&self, page: &str) -> Answer {
         Conn::open(self.admin).await.ask(&format!("GET {page}"), &[], "").await
+    }
+}
+
+impl Deref for Namerd {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        &self.program
+    }
+}
+
+impl DerefMut for Namerd {
+    fn deref_mut(&mut self) -> &mut Program {
+        &mut self.program
     }
 }
 

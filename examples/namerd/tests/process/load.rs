@@ -174,7 +174,7 @@ impl Client {
 }
 
 fn memory(namerd: &Namerd) -> (f64, f64) {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", namerd.id())).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", namerd.pid())).unwrap();
     let mib = |key: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
         line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0

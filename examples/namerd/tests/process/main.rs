@@ -9,6 +9,8 @@ mod harness;
 mod life;
 #[cfg(target_os = "linux")]
 mod load;
+#[path = "../../../proxy/tests/process/program.rs"]
+mod program;
 mod relay;
 mod store;
 mod tls;

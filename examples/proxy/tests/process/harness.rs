@@ -3,8 +3,9 @@
 use std::{
     fs,
     net::SocketAddr,
+    ops::{Deref, DerefMut},
     path::{Path, PathBuf},
-    process::{ExitStatus, Output, Stdio},
+    process::{Output, Stdio},
     sync::Arc,
     time::Duration,
 };
@@ -22,26 +23,22 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    process::{Child, Command},
-    sync::{oneshot, watch},
+    process::Command,
+    sync::oneshot,
     time::{Instant, sleep, timeout},
 };
 
-/// Whatever has not happened by then does not happen.
-pub(crate) const LONG: Duration = Duration::from_mins(1);
+pub(crate) use crate::program::LONG;
+use crate::program::Program;
 
 /// A folder that the program runs in, with what it reads.
 pub(crate) struct Folder(TempDir);
 
 /// The program, initialized.
 pub(crate) struct Linkerd {
-    child: Child,
-    log: watch::Receiver<Vec<String>>,
-    pub(crate) admin: SocketAddr,
-    /// The servers, in the order of the file.
-    pub(crate) servers: Vec<SocketAddr>,
+    program: Program,
     // It is read while the program runs.
     pub(crate) folder: Arc<Folder>,
 }
@@ -124,70 +121,12 @@ impl Linkerd {
         let mut command = Command::new("sh");
         let script = format!("ulimit -n {files} && exec \"$0\" linkerd.yaml");
         command.args(["-c", &script, env!("CARGO_BIN_EXE_linkerd")]);
-        command.current_dir(folder.0.path()).kill_on_drop(true).stderr(Stdio::piped());
+        command.current_dir(folder.0.path());
         Self::start_by(folder, command, b"").await
     }
 
-    async fn start_by(folder: &Arc<Folder>, mut command: Command, input: &[u8]) -> Self {
-        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(input).await.unwrap();
-        drop(stdin);
-        let (said, log) = watch::channel(Vec::new());
-        let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = stderr.next_line().await {
-                said.send_modify(|lines: &mut Vec<String>| lines.push(line));
-            }
-        });
-        let admin = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut linkerd = Self { child, log, admin, servers: Vec::new(), folder: Arc::clone(folder) };
-        linkerd.logged("initialized").await;
-        for line in linkerd.log.borrow().iter() {
-            let Some((_, serving)) = line.split_once("serving ") else { continue };
-            let (who, addr) = serving.rsplit_once(" on ").unwrap();
-            let addr = addr.parse().unwrap();
-            if who == "http admin" { linkerd.admin = addr } else { linkerd.servers.push(addr) }
-        }
-        linkerd
-    }
-
-    /// Waits for a line of its log.
-    pub(crate) async fn logged(&self, text: &str) -> String {
-        let mut log = self.log.clone();
-        let found = async {
-            loop {
-                if let Some(line) = log.borrow_and_update().iter().find(|line| line.contains(text)) {
-                    return Some(line.clone());
-                }
-                if log.changed().await.is_err() {
-                    return None;
-                }
-            }
-        };
-        match timeout(LONG, found).await {
-            Ok(Some(line)) => line,
-            _ => panic!("no {text:?} in {:#?}", *self.log.borrow()),
-        }
-    }
-
-    /// Its log so far.
-    pub(crate) fn log(&self) -> Vec<String> {
-        self.log.borrow().clone()
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id().expect("it runs")
-    }
-
-    pub(crate) async fn signal(&self, name: &str) {
-        let id = self.pid().to_string();
-        assert!(Command::new("kill").args([name, &id]).status().await.unwrap().success());
-    }
-
-    /// Waits for its end.
-    pub(crate) async fn ended(&mut self) -> ExitStatus {
-        timeout(LONG, self.child.wait()).await.expect("it ends").unwrap()
+    async fn start_by(folder: &Arc<Folder>, command: Command, input: &[u8]) -> Self {
+        Self { program: Program::start(command, input).await, folder: Arc::clone(folder) }
     }
 
     /// A GET to the first server.
@@ -231,6 +170,20 @@ impl Linkerd {
         let answer = self.page(page).await;
         assert_eq!(answer.status, 200, "{page}: {answer:?}");
         serde_json::from_str(&answer.body).unwrap()
+    }
+}
+
+impl Deref for Linkerd {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        &self.program
+    }
+}
+
+impl DerefMut for Linkerd {
+    fn deref_mut(&mut self) -> &mut Program {
+        &mut self.program
     }
 }
 

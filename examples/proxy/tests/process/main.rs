@@ -19,6 +19,7 @@ mod life;
 mod live;
 mod load;
 mod overload;
+mod program;
 mod reload;
 mod reload_streams;
 mod shutdown;
