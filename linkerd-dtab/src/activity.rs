@@ -36,7 +36,16 @@ pub struct Snapshot<T> {
 }
 
 /// The receiving side of a value that changes. A clone watches the same value.
-pub struct Activity<T>(watch::Receiver<Snapshot<T>>);
+pub struct Activity<T>(Source<T>);
+
+/// Where an activity's value is. One that never changes has no channel, which is large: there are many of these.
+enum Source<T> {
+    Live(watch::Receiver<Snapshot<T>>),
+    Fixed(Arc<Snapshot<T>>),
+}
+
+/// The publisher is gone, and its last state was seen.
+struct Final;
 
 /// The sending side. When it is dropped the value stays what it was, for good.
 pub struct Publisher<T>(watch::Sender<Snapshot<T>>);
@@ -68,45 +77,64 @@ impl<T> Snapshot<T> {
     }
 }
 
+impl<T> Source<T> {
+    fn read<R>(&self, f: impl FnOnce(&Snapshot<T>) -> R) -> R {
+        match self {
+            Self::Live(receiver) => f(&receiver.borrow()),
+            Self::Fixed(snapshot) => f(snapshot),
+        }
+    }
+
+    fn read_and_update<R>(&mut self, f: impl FnOnce(&Snapshot<T>) -> R) -> R {
+        match self {
+            Self::Live(receiver) => f(&receiver.borrow_and_update()),
+            Self::Fixed(snapshot) => f(snapshot),
+        }
+    }
+
+    async fn changed(&mut self) -> Result<(), Final> {
+        match self {
+            Self::Live(receiver) => receiver.changed().await.map_err(|_| Final),
+            Self::Fixed(_) => Err(Final),
+        }
+    }
+}
+
 impl<T: Clone + Send + Sync + 'static> Activity<T> {
     /// A pending activity and the publisher that will tell it what is so.
     #[must_use]
     pub fn channel() -> (Publisher<T>, Self) {
-        Self::with_state(State::Pending)
+        let (tx, rx) = watch::channel(Snapshot::now(State::Pending));
+        (Publisher(tx), Self(Source::Live(rx)))
     }
 
     /// An activity that always has this value.
     #[must_use]
     pub fn value(value: T) -> Self {
-        Self::with_state(State::Ok(value)).1
+        Self(Source::Fixed(Arc::new(Snapshot::now(State::Ok(value)))))
     }
 
     /// An activity that has failed for good.
     #[must_use]
     pub fn failed(error: Failure) -> Self {
-        Self::with_state(State::Failed(error)).1
-    }
-
-    fn with_state(state: State<T>) -> (Publisher<T>, Self) {
-        let (tx, rx) = watch::channel(Snapshot::now(state));
-        (Publisher(tx), Self(rx))
+        Self(Source::Fixed(Arc::new(Snapshot::now(State::Failed(error)))))
     }
 
     /// What is known now. Does not mark it as seen: [`changed`](Self::changed) still reports it.
     #[must_use]
     pub fn sample(&self) -> State<T> {
-        self.0.borrow().state.clone()
+        self.0.read(|snapshot| snapshot.state.clone())
     }
 
     /// What is known now, and how old it is.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot<T> {
-        self.0.borrow().clone()
+        self.0.read(Snapshot::clone)
     }
 
     /// What is known now, marked as seen: [`changed`](Self::changed) waits for something newer.
     pub fn sample_and_update(&mut self) -> State<T> {
-        self.0.borrow_and_update().state.clone()
+        self.0.read_and_update(|snapshot| snapshot.state.clone())
     }
 
     /// Waits for a state that this activity has not yet marked as seen, and marks it.
@@ -245,19 +273,26 @@ impl<T: Clone + Send + Sync + 'static> Activity<T> {
     }
 
     fn mark_seen(&mut self) -> Snapshot<T> {
-        self.0.borrow_and_update().clone()
+        self.0.read_and_update(Snapshot::clone)
     }
 
     /// Whether both watch the same source.
     #[must_use]
     pub fn same_source(&self, other: &Self) -> bool {
-        self.0.same_channel(&other.0)
+        match (&self.0, &other.0) {
+            (Source::Live(a), Source::Live(b)) => a.same_channel(b),
+            (Source::Fixed(a), Source::Fixed(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
     }
 
     /// Whether the publisher is gone, so that nothing can change any more.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        self.0.has_changed().is_err()
+        match &self.0 {
+            Source::Live(receiver) => receiver.has_changed().is_err(),
+            Source::Fixed(_) => true,
+        }
     }
 }
 
@@ -333,7 +368,7 @@ impl<T: Clone + Send + Sync + 'static> Publisher<T> {
     /// One more activity of this value.
     #[must_use]
     pub fn subscribe(&self) -> Activity<T> {
-        Activity(self.0.subscribe())
+        Activity(Source::Live(self.0.subscribe()))
     }
 
     /// Waits until nobody watches any more.
@@ -370,13 +405,16 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) {
 
 impl<T> Clone for Activity<T> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self(match &self.0 {
+            Source::Live(receiver) => Source::Live(receiver.clone()),
+            Source::Fixed(snapshot) => Source::Fixed(Arc::clone(snapshot)),
+        })
     }
 }
 
 impl<T: fmt::Debug> fmt::Debug for Activity<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Activity").field(&self.0.borrow().state).finish()
+        self.0.read(|snapshot| f.debug_tuple("Activity").field(&snapshot.state).finish())
     }
 }
 
@@ -491,6 +529,18 @@ mod tests {
         }
         assert_eq!(all.ready().await.unwrap(), [0, 1, 2]);
         assert!(Activity::all(vec![Activity::value(1)]).is_final());
+    }
+
+    #[tokio::test]
+    async fn what_never_changes_is_final_and_all_that_is_watched() {
+        let mut activity = Activity::value(1);
+        assert!(activity.is_final() && activity.same_source(&activity.clone()));
+        assert!(!activity.same_source(&Activity::value(1)) && !activity.same_source(&Activity::channel().1));
+        assert_eq!(activity.ready().await.unwrap(), 1);
+        assert!(activity.snapshot().contact.is_some());
+        tokio_test::assert_pending!(tokio_test::task::spawn(activity.changed()).poll());
+        let failed = Activity::<u8>::failed(error("never")).map(|value| value + 1);
+        assert!(failed.is_final() && matches!(failed.sample(), State::Failed(_)));
     }
 
     #[tokio::test]

@@ -1,6 +1,9 @@
 //! One connection to an interface of a namerd.
 
-use std::{pin::pin, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use http::Request;
 use hyper::{
@@ -50,15 +53,19 @@ impl Kind {
     }
 }
 
+/// A connection that is served.
+pub(super) type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Serves a connection until either side ends it. `open` is dropped when no further request is to be taken.
-pub(super) async fn serve<I>(kind: Kind, io: I, peer: Peer, namerd: Namerd, open: watch::Receiver<()>)
+// Boxed: a future has room for the largest that it may become, and connections are many.
+pub(super) fn serve<I>(kind: Kind, io: I, peer: Peer, namerd: Namerd, open: watch::Receiver<()>) -> Serving
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     match kind {
-        Kind::Http => http(io, peer, Controller::new(namerd), open).await,
-        Kind::Mesh => mesh(io, peer, namerd, open).await,
-        Kind::Thrift => thrift(io, peer, &namerd, open).await,
+        Kind::Http => Box::pin(http(io, peer, Controller::new(namerd), open)),
+        Kind::Mesh => Box::pin(mesh(io, peer, namerd, open)),
+        Kind::Thrift => Box::pin(thrift(io, peer, namerd, open)),
     }
 }
 
@@ -92,7 +99,7 @@ where
     }
 }
 
-async fn thrift<I>(io: I, peer: Peer, namerd: &Namerd, mut open: watch::Receiver<()>)
+async fn thrift<I>(io: I, peer: Peer, namerd: Namerd, mut open: watch::Receiver<()>)
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {

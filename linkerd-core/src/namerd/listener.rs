@@ -11,6 +11,8 @@ use tokio::{
     time::timeout,
 };
 
+#[cfg(feature = "tls")]
+use super::connection::Serving;
 use super::connection::{Kind, serve};
 use crate::{
     config::{
@@ -176,27 +178,42 @@ impl Planned {
         let peer = Peer { addr: Some(remote), is_read_only: self.is_read_only, ..Peer::default() };
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            let mut ended = open.clone();
-            let accepted = select! {
-                accepted = tls.accept(stream) => accepted,
-                // Never changed: it returns when the interface ends.
-                _ = ended.changed() => return,
-            };
-            match accepted {
-                Ok((stream, negotiated)) => {
-                    let name = negotiated.peer.map(|identity| identity.name().into());
-                    serve(self.kind, stream, Peer { name, ..peer }, namerd, open).await;
-                }
-                Err(error) => {
-                    self.stats.refused.incr();
-                    self.stats.scope.scope("handshake_failures").counter(error.reason()).incr();
-                    let error = error.whole();
-                    tracing::info!(error, %remote, "a connection to {} could not be made secure", self.kind_name);
-                }
-            }
-            return;
+            // Boxed: a handshake needs its room only for as long as it takes.
+            let Some(serving) = Box::pin(self.secured(tls, stream, peer, namerd, open)).await else { return };
+            return serving.await;
         }
         serve(self.kind, stream, peer, namerd, open).await;
+    }
+
+    /// Serves the connection once it is secure. `None`: it is not, or the interface ends.
+    #[cfg(feature = "tls")]
+    async fn secured(
+        &self,
+        tls: &crate::tls::Acceptor,
+        stream: Counted<TcpStream>,
+        peer: Peer,
+        namerd: Namerd,
+        open: watch::Receiver<()>,
+    ) -> Option<Serving> {
+        let mut ended = open.clone();
+        let accepted = select! {
+            accepted = tls.accept(stream) => accepted,
+            // Never changed: it returns when the interface ends.
+            _ = ended.changed() => return None,
+        };
+        match accepted {
+            Ok((stream, negotiated)) => {
+                let name = negotiated.peer.map(|identity| identity.name().into());
+                Some(serve(self.kind, stream, Peer { name, ..peer }, namerd, open))
+            }
+            Err(error) => {
+                self.stats.refused.incr();
+                self.stats.scope.scope("handshake_failures").counter(error.reason()).incr();
+                let (error, remote) = (error.whole(), peer.addr);
+                tracing::info!(error, ?remote, "a connection to {} could not be made secure", self.kind_name);
+                None
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The namers of an interpreter, and the answers of theirs that one binding depends on.
 
-use std::{collections::HashMap, future::pending, sync::Arc};
+use std::{future::pending, sync::Arc};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 
@@ -15,11 +15,14 @@ pub(crate) struct Namers {
 /// What one binding has asked and still depends on.
 #[derive(Default)]
 pub(crate) struct Asked {
-    answers: HashMap<(usize, Path), Answer>,
+    // In the order of their namers and paths. A table of hashes has room for four at least, and most names have one.
+    answers: Vec<Answer>,
     evaluation: u64,
 }
 
 struct Answer {
+    namer: usize,
+    path: Path,
     activity: Activity<NameTree<Name>>,
     // The evaluation that last read it.
     read: u64,
@@ -74,30 +77,29 @@ impl Asked {
 
     /// Ends an evaluation: watches that it did not read are given up.
     pub(crate) fn end(&mut self) {
-        self.answers.retain(|_, answer| answer.read == self.evaluation);
+        self.answers.retain(|answer| answer.read == self.evaluation);
     }
 
     /// Whether nothing that was read can change.
     pub(crate) fn is_final(&self) -> bool {
-        self.answers.values().all(|answer| answer.is_final)
+        self.answers.iter().all(|answer| answer.is_final)
     }
 
     /// Waits until something that was read changes; for ever if nothing can.
     ///
     /// Cancel safe: a change that is not waited for is noticed the next time.
     pub(crate) async fn changed(&mut self) {
-        let mut live = self.answers.values_mut().filter(|answer| !answer.is_final);
+        let mut live = self.answers.iter_mut().filter(|answer| !answer.is_final);
         let (first, second) = (live.next(), live.next());
-        // Most names have one answer: it needs no set, of which there would be one for each name that is bound.
+        // Most names have one answer or none: they need no set, of which there would be one for each name that is bound.
         let (first, second) = match (first, second) {
+            (None, _) => return pending().await,
             (Some(only), None) => return only.activity.changed().await,
-            more => more,
+            (Some(first), Some(second)) => (first, second),
         };
-        let all = first.into_iter().chain(second).chain(live);
+        let all = [first, second].into_iter().chain(live);
         let mut changes: FuturesUnordered<_> = all.map(|answer| answer.activity.changed()).collect();
-        if changes.next().await.is_none() {
-            pending::<()>().await;
-        }
+        changes.next().await;
     }
 
     fn read(
@@ -106,8 +108,16 @@ impl Asked {
         path: &Path,
         lookup: impl FnOnce() -> Activity<NameTree<Name>>,
     ) -> State<NameTree<Name>> {
-        let new = || Answer { activity: lookup(), read: 0, is_final: false };
-        let answer = self.answers.entry((namer, path.clone())).or_insert_with(new);
+        let place = self.answers.binary_search_by(|answer| (answer.namer, &answer.path).cmp(&(namer, path)));
+        let index = place.unwrap_or_else(|index| {
+            if self.answers.is_empty() {
+                self.answers.reserve_exact(1);
+            }
+            let activity = lookup();
+            self.answers.insert(index, Answer { namer, path: path.clone(), activity, read: 0, is_final: false });
+            index
+        });
+        let answer = &mut self.answers[index];
         answer.read = self.evaluation;
         // Before the value is read: after it, a last value may have come in between.
         answer.is_final = answer.activity.is_final();

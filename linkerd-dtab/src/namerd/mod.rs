@@ -101,7 +101,8 @@ type BindKey = (Namespace, Dtab, Path);
 #[derive(Clone)]
 struct Table {
     stored: Activity<Stored>,
-    dtab: Activity<Dtab>,
+    // Binds names under it. A namespace that does not exist has an empty table.
+    local: Arc<Local>,
 }
 
 /// A bound name, and the table that it is bound under, which is kept for as long.
@@ -186,25 +187,23 @@ impl Namerd {
 
     /// The table of a namespace, with what keeps it shared.
     fn table(&self, namespace: &Namespace) -> Arc<Held<Namespace, Table>> {
-        let make = || match self.composition(namespace) {
-            None => Table::new(self.inner.store.watch(namespace)),
-            Some(composition) => {
-                let store = Arc::clone(&self.inner.store);
-                Table::new(compose::follow(composition, store.list(), move |fragment| store.watch(fragment)))
-            }
+        let make = || {
+            let stored = match self.composition(namespace) {
+                None => self.inner.store.watch(namespace),
+                Some(composition) => {
+                    let store = Arc::clone(&self.inner.store);
+                    compose::follow(composition, store.list(), move |fragment| store.watch(fragment))
+                }
+            };
+            Table::new(stored, &self.inner.bare)
         };
         let held = self.inner.tables.hold_or_make(namespace, make);
         Arc::new(held.expect("there is no limit on tables that are watched"))
     }
 
-    /// Binds names under the table of a namespace. A namespace that does not exist has an empty table.
-    fn local(&self, table: &Table) -> Local {
-        self.inner.bare.clone().with_dtab(table.dtab.clone())
-    }
-
     fn binding(&self, (namespace, extra, name): &BindKey) -> Binding {
         let table = self.table(namespace);
-        let tree = self.local(table.value()).bind(extra, name);
+        let tree = table.value().local.bind(extra, name);
         Binding { tree, _table: table }
     }
 
@@ -215,9 +214,9 @@ impl Namerd {
 }
 
 impl Table {
-    fn new(stored: Activity<Stored>) -> Self {
+    fn new(stored: Activity<Stored>, bare: &Local) -> Self {
         let dtab = stored.clone().map(|stored| stored.map_or_else(Dtab::empty, |stored| stored.dtab.clone()));
-        Self { stored, dtab }
+        Self { stored, local: Arc::new(bare.clone().with_dtab(dtab)) }
     }
 }
 

@@ -197,7 +197,7 @@ impl Namerd {
         deadline: Instant,
     ) -> Vec<Move> {
         let table = self.table(namespace);
-        let (now, then) = (self.local(table.value()), self.bare());
+        let (now, then) = (&table.value().local, self.bare());
         let mut planned: FuturesUnordered<_> = live
             .into_iter()
             .map(|Live { extra, name, now: known }| async {

@@ -177,7 +177,7 @@ impl Session {
         self.may(namespace, Role::Read)?;
         let permit = self.permit(Kind::Delegate)?;
         let table = self.namerd.table(namespace);
-        let activity = self.namerd.local(table.value()).delegate(extra, name);
+        let activity = table.value().local.delegate(extra, name);
         Ok(Watched { activity, _permit: permit, _shared: Some(Box::new(table)) })
     }
 
