@@ -37,14 +37,22 @@ struct Inner {
     source: Option<BoxError>,
     attempts: Option<AttemptLog>,
     never_sent: bool,
-    is_lost: bool,
-    is_left_out: bool,
+    parting: Option<Parting>,
     is_final: bool,
     timer: Option<TimedOut>,
     left: Option<Left>,
     bytes_written: Option<u64>,
     // A request is not `Sync`; nobody ever waits for this lock.
     request: Mutex<Option<Request<Body>>>,
+}
+
+/// How a connection ended while a request was on its way, through no fault of either side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parting {
+    /// It was idle, and its endpoint closed it.
+    Idle,
+    /// Its endpoint said goodbye, and left the request out.
+    Goodbye,
 }
 
 /// What decided that a request failed.
@@ -117,8 +125,7 @@ impl Error {
             source: None,
             attempts: None,
             never_sent,
-            is_lost: false,
-            is_left_out: false,
+            parting: None,
             is_final: false,
             timer: None,
             left: None,
@@ -300,27 +307,26 @@ impl Error {
 
     /// The same error, of a request that may be sent again as if it had not been sent.
     pub(crate) fn lost(mut self) -> Self {
-        self.0.is_lost = true;
+        self.0.parting = Some(Parting::Idle);
         self
     }
 
     /// Whether the endpoint closed an idle connection while the request, which may be sent twice, was on its way there.
     /// Only told to [`Resend::BySender`](crate::body::Resend).
     pub(crate) fn is_lost(&self) -> bool {
-        self.0.is_lost
+        self.0.parting == Some(Parting::Idle)
     }
 
     /// The same error, of a request that came when its endpoint had just said goodbye to the connection.
-    #[cfg(feature = "server")]
     pub(crate) fn left_out(mut self) -> Self {
-        self.0.is_left_out = true;
+        self.0.parting = Some(Parting::Goodbye);
         self
     }
 
     /// Whether the endpoint said goodbye to the connection without a look at the request: what it does when it restarts, or
     /// after so many requests. No fault of its own.
     pub(crate) fn is_left_out(&self) -> bool {
-        self.0.is_left_out
+        self.0.parting == Some(Parting::Goodbye)
     }
 
     /// The same error, of a request that was sent as often as it should be: whoever sent it is told not to send it again.
@@ -522,8 +528,7 @@ impl fmt::Debug for Error {
             left,
             bytes_written,
             request: _,
-            is_lost: _,
-            is_left_out: _,
+            parting: _,
         } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
