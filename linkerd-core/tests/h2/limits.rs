@@ -185,8 +185,8 @@ async fn headers_that_are_too_many_or_too_large_are_431_and_malformed_ones_a_res
     let mut stream = server.begin().await;
     let long = [b'x'; 100];
     let large: Vec<(&[u8], &[u8])> = vec![(b"x", &long); 10];
-    let field = |name: &'static str, value: &'static str| (name.as_bytes(), value.as_bytes());
-    let (x, misplaced) = (field("x", "y"), field("connection", "close"));
+    let pair = |name: &'static str, value: &'static str| (name.as_bytes(), value.as_bytes());
+    let (x, misplaced) = (pair("x", "y"), pair("connection", "close"));
     let mut counted = [0, 0];
     for (i, (more, expected)) in
         [(vec![x; 2], 200), (large, 431), (vec![x; 3], 431), (vec![misplaced], 0)].into_iter().enumerate()

@@ -176,7 +176,9 @@ async fn an_answer_on_its_way_out_is_not_mixed_with_a_408() {
     let rsp = within(client.message(false)).await.unwrap();
     assert_eq!((rsp.status(), rsp.body.len(), rsp.is_whole), (200, size, true));
     assert!(rsp.body.iter().all(|byte| *byte == b'a'));
-    is_told_that_it_is_late(&mut client).await;
+    // While the system still has much to send, there may be no room for it.
+    assert!(within(client.message(false)).await.is_none_or(|rsp| rsp.status() == 408));
+    assert_eq!(server.count("refused/late_head"), 1);
 }
 
 #[tokio::test]
