@@ -141,7 +141,7 @@ async fn many_tables_come_in_pages() {
 /// What an answer does not tell, though it says that there is more, is not gone.
 #[tokio::test(start_paused = true)]
 async fn half_an_answer_is_none() {
-    let spoils: [fn(&mut Value); 5] = [
+    let spoils: [fake::etcd::Spoil; 5] = [
         |range| range["kvs"] = Value::Null,
         |range| range["kvs"] = json!([]),
         |range| _ = range["kvs"].as_array_mut().map(Vec::pop),

@@ -2,12 +2,13 @@
 
 use std::{
     fs,
+    future::Future,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -32,11 +33,15 @@ use tokio::{
 use crate::suite::{self, Done, Fault, Read, Rig};
 
 const BACKOFF: Backoff = Backoff { min: Duration::from_millis(20), max: Duration::from_millis(200) };
-/// Busy machines start servers slowly.
-const STARTS: usize = 3000;
+/// Busy machines start servers slowly: so long for one that starts, and for one that is to answer what the tests ask.
+const STARTED: Duration = Duration::from_mins(2);
 const TICK: Duration = Duration::from_millis(20);
 /// For one answer to what the tests themselves ask.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For all that is done over one server. A test that waits for what never comes ends, and says where it was.
+const WHOLE: Duration = Duration::from_mins(15);
+/// Ports that were taken before the server came to them.
+const TRIES: usize = 5;
 
 /// A server at an address of this machine.
 #[derive(Clone, Copy)]
@@ -65,8 +70,18 @@ impl Dial for At {
     }
 }
 
-fn free() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+/// Addresses that nothing listens at.
+///
+/// Each time of another loopback address, which only one server and its clients use. Of the usual one any connection and any
+/// other test may take a port between here and the start of a server, or while it is down: then what answers is no server,
+/// or another one.
+fn free<const N: usize>() -> [SocketAddr; N] {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let ip = Ipv4Addr::new(127, 64 | high & 63, low, NEXT.fetch_add(1, Ordering::Relaxed));
+    // At once, or two may be the same.
+    let listeners: [_; N] = std::array::from_fn(|_| TcpListener::bind((ip, 0)).unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap())
 }
 
 /// A server that can be killed and started again on the same data.
@@ -78,30 +93,59 @@ struct Server {
 }
 
 impl Server {
-    async fn start(mut command: Command, at: SocketAddr, data: tempfile::TempDir) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let server = Self { command: Mutex::new(command), child: Mutex::new(None), at: At(at), _data: data };
-        server.set(true).await;
-        server
-    }
-
-    async fn set(&self, is_up: bool) {
-        if !is_up {
-            if let Some(mut child) = self.child.lock().unwrap().take() {
-                child.kill().unwrap();
-                child.wait().unwrap();
+    /// Starts what is made for some free addresses.
+    async fn start<const N: usize>(make: impl Fn(&Path, [SocketAddr; N]) -> Command) -> Self {
+        for _ in 0..TRIES {
+            let (data, at) = (tempfile::tempdir().unwrap(), free());
+            let mut command = make(data.path(), at);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            let server = Self { command: Mutex::new(command), child: Mutex::new(None), at: At(at[0]), _data: data };
+            if server.is_up().await {
+                return server;
             }
-            return;
-        }
-        *self.child.lock().unwrap() = Some(self.command.lock().unwrap().spawn().unwrap());
-        for _ in 0..STARTS {
-            if TcpStream::connect(self.at.0).await.is_ok() {
-                return;
-            }
-            sleep(TICK).await;
         }
         panic!("the server does not start");
     }
+
+    /// Starts it; `false` if it ended.
+    async fn is_up(&self) -> bool {
+        *self.child.lock().unwrap() = Some(self.command.lock().unwrap().spawn().unwrap());
+        let listens = async {
+            loop {
+                if TcpStream::connect(self.at.0).await.is_ok() {
+                    return true;
+                }
+                if self.child.lock().unwrap().as_mut().unwrap().try_wait().unwrap().is_some() {
+                    return false;
+                }
+                sleep(TICK).await;
+            }
+        };
+        timeout(STARTED, listens).await.expect("the server listens")
+    }
+
+    async fn set(&self, is_up: bool) {
+        if is_up {
+            assert!(self.is_up().await, "the server does not start again");
+        } else if let Some(mut child) = self.child.lock().unwrap().take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}
+
+/// Tries until it gets an answer.
+async fn at_last<T, F: Future<Output = Option<T>>>(attempt: impl Fn() -> F) -> T {
+    let tries = async {
+        loop {
+            // A server that is starting may take a connection and forget it.
+            if let Ok(Some(answer)) = timeout(PATIENCE, attempt()).await {
+                return answer;
+            }
+            sleep(TICK).await;
+        }
+    };
+    timeout(STARTED, tries).await.expect("the server is ready")
 }
 
 impl Drop for Server {
@@ -123,6 +167,10 @@ fn skip(what: &str) {
 
 /// Each test has a prefix of its own.
 async fn conforms<R: Rig>(rig: impl Fn(KeyPrefix) -> R) {
+    timeout(WHOLE, conforms_at_last(rig)).await.expect("all of it takes a few seconds, unless something hangs");
+}
+
+async fn conforms_at_last<R: Rig>(rig: impl Fn(KeyPrefix) -> R) {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let next = || rig(format!("/suite/{}", NEXT.fetch_add(1, Ordering::Relaxed)).parse().unwrap());
     suite::a_table_is_created_changed_and_deleted(&next()).await;
@@ -141,18 +189,19 @@ async fn conforms<R: Rig>(rig: impl Fn(KeyPrefix) -> R) {
 }
 
 async fn etcd() -> Server {
-    let data = tempfile::tempdir().unwrap();
-    let (client, peer) = (free(), free());
-    let mut command = Command::new("etcd");
-    command.arg("--data-dir").arg(data.path()).arg("--enable-v2");
-    for (names, at) in [
-        (["listen-client-urls", "advertise-client-urls"], client),
-        (["listen-peer-urls", "initial-advertise-peer-urls"], peer),
-    ] {
-        command.args(names.map(|name| format!("--{name}=http://{at}")));
-    }
-    command.arg(format!("--initial-cluster=default=http://{peer}"));
-    Server::start(command, client, data).await
+    Server::start(|data, [client, peer]| {
+        let mut command = Command::new("etcd");
+        command.arg("--data-dir").arg(data).arg("--enable-v2");
+        for (names, at) in [
+            (["listen-client-urls", "advertise-client-urls"], client),
+            (["listen-peer-urls", "initial-advertise-peer-urls"], peer),
+        ] {
+            command.args(names.map(|name| format!("--{name}=http://{at}")));
+        }
+        command.arg(format!("--initial-cluster=default=http://{peer}"));
+        command
+    })
+    .await
 }
 
 struct EtcdRig<'a> {
@@ -164,19 +213,17 @@ struct EtcdRig<'a> {
 impl EtcdRig<'_> {
     /// Asks until the server is ready to answer: it listens before it is.
     async fn ask(&self, method: Method, uri: &str, body: &str, kind: &str) -> (StatusCode, Value) {
-        for _ in 0..STARTS {
+        at_last(|| async {
             let request = Request::builder().method(method.clone()).uri(uri).header(header::CONTENT_TYPE, kind);
-            let asked = self.server.at.send(request.body(full(Bytes::from(body.to_owned()))).unwrap()).await;
-            if let Ok(rsp) = asked
-                && !rsp.status().is_server_error()
-            {
-                let status = rsp.status();
-                let body = rsp.into_body().collect().await.unwrap().to_bytes();
-                return (status, serde_json::from_slice(&body).unwrap());
+            let rsp = self.server.at.send(request.body(full(Bytes::from(body.to_owned()))).unwrap()).await.ok()?;
+            if rsp.status().is_server_error() {
+                return None;
             }
-            sleep(TICK).await;
-        }
-        panic!("the server is not ready");
+            let status = rsp.status();
+            let body = rsp.into_body().collect().await.ok()?.to_bytes();
+            Some((status, serde_json::from_slice(&body).unwrap()))
+        })
+        .await
     }
 
     async fn v3(&self, what: &str, request: Value) -> Value {
@@ -270,21 +317,22 @@ async fn real_etcd_conforms_by_version_2() {
 const ZOOKEEPER: [&str; 2] = ["/etc/zookeeper/conf", "/usr/share/java/zookeeper.jar"];
 
 async fn zookeeper() -> Server {
-    let data = tempfile::tempdir().unwrap();
-    let at = free();
-    let config = data.path().join("zoo.cfg");
-    let lines = [
-        "tickTime=2000".to_owned(),
-        format!("dataDir={}", data.path().display()),
-        format!("clientPort={}", at.port()),
-        "clientPortAddress=127.0.0.1".to_owned(),
-        "admin.enableServer=false".to_owned(),
-    ];
-    fs::write(&config, lines.join("\n")).unwrap();
-    let mut command = Command::new("java");
-    command.args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp"]).arg(ZOOKEEPER.join(":"));
-    command.arg("org.apache.zookeeper.server.quorum.QuorumPeerMain").arg(config);
-    Server::start(command, at, data).await
+    Server::start(|data, [at]| {
+        let config = data.join("zoo.cfg");
+        let lines = [
+            "tickTime=2000".to_owned(),
+            format!("dataDir={}", data.display()),
+            format!("clientPort={}", at.port()),
+            format!("clientPortAddress={}", at.ip()),
+            "admin.enableServer=false".to_owned(),
+        ];
+        fs::write(&config, lines.join("\n")).unwrap();
+        let mut command = Command::new("java");
+        command.args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp"]).arg(ZOOKEEPER.join(":"));
+        command.arg("org.apache.zookeeper.server.quorum.QuorumPeerMain").arg(config);
+        command
+    })
+    .await
 }
 
 struct ZkRig<'a> {
@@ -299,14 +347,7 @@ impl ZkRig<'_> {
 
     /// One operation in a session of its own: its error, and what is behind that.
     async fn ask(&self, operation: i32, fields: &[u8]) -> (i32, Vec<u8>) {
-        for _ in 0..STARTS {
-            // A server that is starting may take a connection and forget it.
-            if let Ok(Ok(answer)) = timeout(PATIENCE, self.try_ask(operation, fields)).await {
-                return answer;
-            }
-            sleep(TICK).await;
-        }
-        panic!("the server is not ready");
+        at_last(|| async { self.try_ask(operation, fields).await.ok() }).await
     }
 
     async fn try_ask(&self, operation: i32, fields: &[u8]) -> std::io::Result<(i32, Vec<u8>)> {
@@ -318,7 +359,8 @@ impl ZkRig<'_> {
         for frame in [greeting, request] {
             io.write_all(&(frame.len() as u32).to_be_bytes()).await?;
             io.write_all(&frame).await?;
-            answer = vec![0; io.read_i32().await? as usize];
+            let len = usize::try_from(io.read_i32().await?).ok().filter(|len| *len <= 1 << 20);
+            answer = vec![0; len.ok_or(std::io::ErrorKind::InvalidData)?];
             io.read_exact(&mut answer).await?;
         }
         let error = answer[12..16].try_into().unwrap();

@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 
 use super::{Kv, kv::State};
 
+pub(crate) type Spoil = fn(&mut Value);
+
 /// A clone is the same server.
 #[derive(Clone)]
 pub(crate) struct Etcd {
@@ -23,7 +25,7 @@ pub(crate) struct Etcd {
     pub(crate) v2: Kv,
     pub(crate) has_v2: bool,
     /// What is wrong with its answers to a range.
-    pub(crate) spoil: Arc<Mutex<Option<fn(&mut Value)>>>,
+    pub(crate) spoil: Arc<Mutex<Option<Spoil>>>,
 }
 
 impl Etcd {
