@@ -72,7 +72,7 @@ pub(super) async fn serve(session: &Session, head: &Parts, namespace: &str, body
 }
 
 /// What has to be so for a `PUT` to be done.
-fn expected(head: &Parts) -> Result<Expect, Problem> {
+pub(super) fn expected(head: &Parts) -> Result<Expect, Problem> {
     let Some(is_new) = tags::if_absent(&head.headers) else {
         return Err(Problem::bad("If-None-Match of a write must be *"));
     };
