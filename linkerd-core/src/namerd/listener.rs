@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use linkerd_dtab::namerd::{Namerd, Peer};
+use linkerd_dtab::namerd::{Meter, Metered, Namerd, Peer, Reason};
 use tokio::{
     net::{TcpListener, TcpStream},
     select,
@@ -11,8 +11,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::connection::{Kind, serve};
+use super::connection::{Kind, Serving, serve};
 use crate::{
+    access_log::AccessLog,
     config::{
         Errors,
         namerd::{self as config, Interface, InterfaceKind},
@@ -39,6 +40,7 @@ pub(super) struct Planned {
     #[cfg(feature = "tls")]
     tls: Option<crate::tls::Acceptor>,
     stats: Stats,
+    log: Option<AccessLog>,
 }
 
 /// An interface that listens.
@@ -59,6 +61,7 @@ struct Stats {
     connections: Gauge,
     // Where those are counted on which nothing moved for too long.
     scope: Scope,
+    meter: Meter,
 }
 
 impl Planned {
@@ -80,7 +83,7 @@ impl Planned {
         let Interface { ip, port, socket_options: options, tls, read_only, kind } = interface;
         let kind = match kind {
             InterfaceKind::Http => Kind::Http,
-            InterfaceKind::Mesh => Kind::Mesh,
+            InterfaceKind::Mesh { .. } => Kind::Mesh,
             // How much is kept is a matter of the namerd.
             InterfaceKind::Thrift { cache: _ } => Kind::Thrift,
             InterfaceKind::Destination { .. } => return Err(("kind", "is not supported yet".to_owned())),
@@ -98,6 +101,13 @@ impl Planned {
             return Err(("tls", "is not supported yet".to_owned()));
         }
         let stats = Stats::new(registry, interface.kind_name(), SocketAddr::new(*ip, *port));
+        let log = match &interface.kind {
+            InterfaceKind::Mesh { access_log: Some(log) } => {
+                let opened = AccessLog::prepare_for(log.settings(true), interface.kind_name().into(), &stats.scope);
+                Some(opened.map_err(|error| ("h2AccessLog", format!("{}: {error}", log.file.display())))?)
+            }
+            _ => None,
+        };
         Ok(Self {
             kind_name: interface.kind_name(),
             kind,
@@ -107,6 +117,7 @@ impl Planned {
             #[cfg(feature = "tls")]
             tls,
             stats,
+            log,
         })
     }
 
@@ -124,6 +135,11 @@ impl Planned {
             }
         }
     }
+
+    /// Its access log, if it has one.
+    pub(super) fn log(&self) -> Option<&AccessLog> {
+        self.log.as_ref()
+    }
 }
 
 impl Listening {
@@ -133,6 +149,11 @@ impl Listening {
 
     pub(super) fn addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Its access log, if it has one.
+    pub(super) fn log(&self) -> Option<&AccessLog> {
+        self.planned.log()
     }
 
     /// Serves whoever connects, until the namerd is told to end.
@@ -165,6 +186,9 @@ impl Listening {
         let _ = timeout(grace.min(END_GRACE), all).await;
         let aborted = connections.len();
         connections.shutdown().await;
+        if let Some(log) = planned.log() {
+            log.flush().await;
+        }
         Drained { aborted }
     }
 }
@@ -174,9 +198,11 @@ impl Planned {
         self.stats.connects.incr();
         let stream = Counted::silent(stream, &self.socket, Some(&self.stats.scope));
         let peer = Peer { addr: Some(remote), is_read_only: self.is_read_only, ..Peer::default() };
+        let (meter, log) = (self.stats.meter.clone(), self.log.clone());
+        let mut serving = Serving { namerd, peer, remote, meter, log, open };
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            let mut ended = open.clone();
+            let mut ended = serving.open.clone();
             let accepted = select! {
                 accepted = tls.accept(stream) => accepted,
                 // Never changed: it returns when the interface ends.
@@ -184,8 +210,8 @@ impl Planned {
             };
             match accepted {
                 Ok((stream, negotiated)) => {
-                    let name = negotiated.peer.map(|identity| identity.name().into());
-                    serve(self.kind, stream, Peer { name, ..peer }, namerd, open).await;
+                    serving.peer.name = negotiated.peer.map(|identity| identity.name().into());
+                    serve(self.kind, stream, serving).await;
                 }
                 Err(error) => {
                     self.stats.refused.incr();
@@ -194,14 +220,17 @@ impl Planned {
             }
             return;
         }
-        serve(self.kind, stream, peer, namerd, open).await;
+        serve(self.kind, stream, serving).await;
     }
 }
 
 impl Stats {
     fn new(registry: &Registry, kind: &str, addr: SocketAddr) -> Self {
         let scope = registry.root().scope("iface").scope(kind).scope(&format!("{}/{}", addr.ip(), addr.port()));
+        let meter = Meter::default();
+        show(&meter, kind, &scope);
         Self {
+            meter,
             connects: scope.counter("connects"),
             #[cfg(feature = "tls")]
             refused: scope.counter("handshake_failures"),
@@ -209,5 +238,29 @@ impl Stats {
             connections: scope.gauge("connections"),
             scope,
         }
+    }
+}
+
+/// Shows what an interface has counted, as far as there is such a thing in its protocol.
+fn show(meter: &Meter, kind: &str, scope: &Scope) {
+    let gauge = |scope: &Scope, name: &str, read: fn(&Metered) -> u64| {
+        let meter = meter.clone();
+        scope.gauge_fn(name, move || read(&meter.read()) as f64);
+    };
+    gauge(scope, "requests", |read| read.requests);
+    let streams = scope.scope("streams");
+    gauge(&streams, "total", |read| read.streams);
+    gauge(&streams, "open", |read| read.open_streams);
+    if kind != "io.l5d.httpController" {
+        gauge(scope, "sessions", |read| read.sessions);
+    }
+    if kind == "io.l5d.thriftNameInterpreter" {
+        gauge(scope, "pings", |read| read.pings);
+        gauge(scope, "dead", |read| read.dead);
+    }
+    let failures = scope.scope("failures");
+    for reason in Reason::ALL {
+        let meter = meter.clone();
+        failures.gauge_fn(reason.name(), move || meter.failures(reason) as f64);
     }
 }

@@ -4,4 +4,5 @@ mod api;
 mod cli;
 mod harness;
 mod life;
+mod meters;
 mod tls;
