@@ -13,6 +13,11 @@ mod writer;
 
 use std::{fmt, io, path::PathBuf, str::FromStr, sync::Arc};
 
+#[cfg(feature = "namerd")]
+use std::net::SocketAddr;
+
+#[cfg(feature = "namerd")]
+use http::request;
 use http::{Request, Response};
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 
@@ -25,7 +30,11 @@ pub use self::{
     roll::Roll,
 };
 use self::{roll::RollingFile, writer::Writer};
-use crate::{Body, http::RequestContext, telemetry::RouterStats};
+use crate::{
+    Body,
+    http::RequestContext,
+    telemetry::{RouterStats, Scope},
+};
 
 /// The access log of a router. A clone writes to the same file.
 #[derive(Clone)]
@@ -38,6 +47,23 @@ struct Inner {
     zone: TimeZone,
     path: PathBuf,
     writer: Writer,
+}
+
+/// A request that is not answered yet.
+#[cfg(feature = "namerd")]
+pub(crate) enum Noted {
+    Attempt(AccessLog, Box<Asked>),
+    Request(Box<Record>),
+}
+
+#[cfg(feature = "namerd")]
+impl Noted {
+    pub(crate) fn answered(self, rsp: &mut Response<Body>) {
+        match self {
+            Self::Attempt(log, asked) => log.answered(&asked, rsp),
+            Self::Request(record) => record.answered(rsp, None),
+        }
+    }
 }
 
 /// What an access log is like.
@@ -105,11 +131,16 @@ impl AccessLog {
 
     /// Opens the file, whose lines wait until it [starts](Self::start). If it never does, a new file is removed again.
     pub(crate) fn prepare(settings: AccessLogSettings, stats: &RouterStats) -> io::Result<Self> {
+        Self::prepare_for(settings, Arc::clone(stats.label()), stats.scope())
+    }
+
+    /// The same for what is no router: its label, and where its metrics are.
+    pub(crate) fn prepare_for(settings: AccessLogSettings, label: Arc<str>, scope: &Scope) -> io::Result<Self> {
         let AccessLogSettings { file: path, roll, append, keep, format, is_h2 } = settings;
         let zone = TimeZone::system();
         let file = RollingFile::open(&path, roll, keep, zone.clone(), Timestamp::now())?;
-        let writer = Writer::new(file, append, &stats.scope().scope("access_log"));
-        Ok(Self(Arc::new(Inner { format, router: Arc::clone(stats.label()), is_h2, zone, path, writer })))
+        let writer = Writer::new(file, append, &scope.scope("access_log"));
+        Ok(Self(Arc::new(Inner { format, router: label, is_h2, zone, path, writer })))
     }
 
     /// Begins the thread that writes, the first time.
@@ -139,6 +170,16 @@ impl AccessLog {
             let remote = cx.and_then(|cx| cx.remote);
             Box::new(Asked::of(req.method(), req.uri(), req.version(), req.headers(), remote))
         })
+    }
+
+    /// Notes a request that nothing routes, in whichever form the log has.
+    #[cfg(feature = "namerd")]
+    pub(crate) fn note(&self, parts: &request::Parts, remote: SocketAddr, peer: Option<String>) -> Noted {
+        let asked = || Box::new(Asked::of(&parts.method, &parts.uri, parts.version, &parts.headers, Some(remote)));
+        match self.begin(parts, remote, || peer, tokio::time::Instant::now().into_std()) {
+            Some(record) => Noted::Request(record),
+            None => Noted::Attempt(self.clone(), asked()),
+        }
     }
 
     /// Logs an attempt.

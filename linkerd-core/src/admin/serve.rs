@@ -16,7 +16,7 @@ use tokio::{
 use super::{reply, target::AnyTarget};
 use crate::{
     Body, Svc,
-    http::{SocketOptions, io::Counted},
+    http::{SocketOptions, graceful, io::Counted},
     telemetry::Scope,
 };
 
@@ -150,7 +150,7 @@ async fn accepted_on(stream: TcpStream, way: Way, svc: Svc, open: watch::Receive
     }
 }
 
-async fn connection<T>(stream: T, svc: Svc, mut open: watch::Receiver<()>)
+async fn connection<T>(stream: T, svc: Svc, open: watch::Receiver<()>)
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
 {
@@ -164,16 +164,7 @@ where
     let mut http = http1::Builder::new();
     let io = TokioIo::new(Box::pin(AnyTarget::new(stream)));
     let conn = http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).serve_connection(io, service);
-    let mut conn = pin!(conn);
-    let result = select! {
-        result = &mut conn => result,
-        // Never changed: it returns when the server ends.
-        _ = open.changed() => {
-            conn.as_mut().graceful_shutdown();
-            conn.await
-        }
-    };
-    if let Err(error) = result {
+    if let Err(error) = graceful::serve(Box::pin(conn), open).await {
         tracing::debug!(%error, "an admin connection failed");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::access_log::{AccessLogFormat, BadTemplate};
+use crate::access_log::{AccessLogFormat, AccessLogSettings, BadTemplate, Roll};
 
 use super::decode::{At, Decode, MAX_INT, Section};
 
@@ -49,7 +49,30 @@ pub(super) struct Keys {
     pub(super) rotate_count: &'static str,
 }
 
+/// The keys of what speaks HTTP/2.
+pub(super) const H2_LOG: Keys = Keys {
+    file: "h2AccessLog",
+    roll_policy: "h2AccessLogRollPolicy",
+    append: "h2AccessLogAppend",
+    format: "h2AccessLogFormat",
+    rotate_count: "h2AccessLogRotateCount",
+};
+
 impl AccessLog {
+    /// What is to be opened.
+    pub(crate) fn settings(&self, is_h2: bool) -> AccessLogSettings {
+        let Self { file, roll_policy, append, format, rotate_count } = self;
+        let roll = match *roll_policy {
+            RollPolicy::Never => Roll::Never,
+            RollPolicy::Hourly => Roll::Hourly,
+            RollPolicy::Daily => Roll::Daily,
+            RollPolicy::Weekly(day) => Roll::Weekly(day),
+            RollPolicy::MaxSize(bytes) => Roll::Size(bytes),
+        };
+        let (append, keep) = (*append, *rotate_count);
+        AccessLogSettings { file: file.clone(), roll, append, keep, format: format.clone(), is_h2 }
+    }
+
     pub(super) fn decode(s: &mut Section<'_>, keys: Keys) -> Option<Self> {
         let file = s.get(keys.file);
         let roll_policy = s.or(keys.roll_policy, RollPolicy::Never);

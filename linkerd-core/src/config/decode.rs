@@ -272,6 +272,16 @@ impl<'a> Section<'a> {
         self.int(key, min..=MAX_INT).map(|n| Duration::from_secs(n as u64))
     }
 
+    /// [`size`](Self::size), with a default.
+    pub(crate) fn size_or(&mut self, key: &'static str, min: i64, default: usize) -> usize {
+        self.size(key, min).unwrap_or(default)
+    }
+
+    /// [`seconds`](Self::seconds), with a default.
+    pub(crate) fn seconds_or(&mut self, key: &'static str, min: i64, default: Duration) -> Duration {
+        self.seconds(key, min).unwrap_or(default)
+    }
+
     pub(crate) fn number(&mut self, key: &'static str, what: &str, valid: impl FnOnce(f64) -> bool) -> Option<f64> {
         self.with(key, |at| at.number(what, valid))
     }

@@ -5,9 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use linkerd_dtab::Path;
 
 use super::{
+    consul::ConsulAgent,
     decode::{At, Decode, Section},
-    namer::ConsistencyMode,
-    retries::Backoff,
     tls::ClientTls,
     transformer::Transformer,
     value::{File, HeaderName},
@@ -79,28 +78,12 @@ pub enum InterpreterKind {
 /// The keys of `io.l5d.consul.interpreter`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConsulInterpreter {
-    /// `host`. Default: `localhost`.
-    pub host: String,
-    /// `port`. Default: 8500.
-    pub port: u16,
     /// `namespace`: the name of the dtab. Default: `default`.
     pub namespace: String,
     /// `pathPrefix` in the store. Default: `/namerd/dtabs`.
     pub path_prefix: Path,
-    /// `token`. Default: none.
-    pub token: Option<String>,
-    /// `datacenter`. Default: the agent's.
-    pub datacenter: Option<String>,
-    /// `readConsistencyMode`. Default: Consul's.
-    pub read_consistency_mode: Option<ConsistencyMode>,
-    /// `writeConsistencyMode`. Default: Consul's.
-    pub write_consistency_mode: Option<ConsistencyMode>,
-    /// `failFast`. Default: false.
-    pub fail_fast: bool,
-    /// `backoff` between attempts. Default: jittered from 1 ms to 1 min.
-    pub backoff: Option<Backoff>,
-    /// `tls`. Default: none.
-    pub tls: Option<ClientTls>,
+    /// The rest.
+    pub agent: ConsulAgent,
 }
 
 /// How to reach a namerd.
@@ -273,17 +256,9 @@ impl Remote {
 impl ConsulInterpreter {
     fn decode(s: &mut Section<'_>) -> Self {
         Self {
-            host: s.or("host", "localhost".to_owned()),
-            port: s.or("port", 8500),
             namespace: s.or("namespace", "default".to_owned()),
             path_prefix: s.get("pathPrefix").unwrap_or_else(|| super::announcer::path(&["namerd", "dtabs"])),
-            token: s.get("token"),
-            datacenter: s.get("datacenter"),
-            read_consistency_mode: s.get("readConsistencyMode"),
-            write_consistency_mode: s.get("writeConsistencyMode"),
-            fail_fast: s.or("failFast", false),
-            backoff: s.with("backoff", |at| Backoff::decode(at, Backoff::OF_LINKERD)),
-            tls: s.get("tls"),
+            agent: ConsulAgent::decode(s),
         }
     }
 }

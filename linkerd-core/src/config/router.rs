@@ -5,7 +5,7 @@ use std::time::Duration;
 use linkerd_dtab::{Dtab, Path};
 
 use super::{
-    access_log::{AccessLog, Keys},
+    access_log::{AccessLog, H2_LOG, Keys},
     announcer::{Announcer, path},
     client::Client,
     conflict::{Claims, Listener},
@@ -368,14 +368,6 @@ const HTTP_LOG: Keys = Keys {
     rotate_count: "httpAccessLogRotateCount",
 };
 
-const H2_LOG: Keys = Keys {
-    file: "h2AccessLog",
-    roll_policy: "h2AccessLogRollPolicy",
-    append: "h2AccessLogAppend",
-    format: "h2AccessLogFormat",
-    rotate_count: "h2AccessLogRotateCount",
-};
-
 impl HttpRouter {
     fn decode(s: &mut Section<'_>) -> Self {
         let default = Self::default();
@@ -485,11 +477,11 @@ impl Decode for BindingCache {
         let mut s = Section::open(at, "bindingCache")?;
         let default = Self::default();
         let cache = Self {
-            paths: s.size("paths", 1).unwrap_or(default.paths),
-            trees: s.size("trees", 1).unwrap_or(default.trees),
-            bounds: s.size("bounds", 1).unwrap_or(default.bounds),
-            clients: s.size("clients", 1).unwrap_or(default.clients),
-            idle_ttl: s.seconds("idleTtlSecs", 1).unwrap_or(default.idle_ttl),
+            paths: s.size_or("paths", 1, default.paths),
+            trees: s.size_or("trees", 1, default.trees),
+            bounds: s.size_or("bounds", 1, default.bounds),
+            clients: s.size_or("clients", 1, default.clients),
+            idle_ttl: s.seconds_or("idleTtlSecs", 1, default.idle_ttl),
         };
         s.finish();
         Some(cache)

@@ -19,6 +19,8 @@ mod drain;
 mod flavour;
 #[cfg(feature = "server")]
 mod forwarded;
+#[cfg(feature = "admin")]
+pub(crate) mod graceful;
 pub(crate) mod h2;
 pub mod headers;
 pub(crate) mod hint;

@@ -1,9 +1,6 @@
 //! One connection to an interface of a namerd.
 
-use std::{
-    pin::{Pin, pin},
-    time::Duration,
-};
+use std::{convert::Infallible, error::Error, net::SocketAddr, pin::Pin, time::Duration};
 
 use http::Request;
 use hyper::{
@@ -12,17 +9,16 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use linkerd_dtab::namerd::{Namerd, Peer, http::Controller, mesh, thrift};
+use linkerd_dtab::namerd::{Meter, Namerd, Peer, http::Controller, mesh, thrift};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    select,
     sync::watch,
 };
 use tower_service::Service;
 
-use crate::admin::AnyTarget;
 #[cfg(feature = "tls")]
 use crate::tls::Alpn;
+use crate::{Body, access_log::AccessLog, admin::AnyTarget, http::graceful};
 
 /// How long a client may take for a request's head, or be idle before one.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
@@ -31,6 +27,9 @@ const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Streams of one client: each name that it follows is one or two.
 const MAX_STREAMS: u32 = 20_000;
+
+/// How much of the requests of a client, and of each, may wait to be read: they are small.
+const WINDOW: u32 = 64 << 10;
 
 /// What is spoken on an interface.
 #[derive(Clone, Copy, Debug)]
@@ -53,85 +52,100 @@ impl Kind {
     }
 }
 
-/// A connection that is served.
-pub(super) type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// What is served on a connection, and to whom.
+pub(super) struct Serving {
+    pub(super) namerd: Namerd,
+    pub(super) peer: Peer,
+    pub(super) remote: SocketAddr,
+    pub(super) meter: Meter,
+    pub(super) log: Option<AccessLog>,
+    /// Dropped on the other side when no further request is to be taken.
+    pub(super) open: watch::Receiver<()>,
+}
 
-/// Serves a connection until either side ends it. `open` is dropped when no further request is to be taken.
+/// A connection that is served.
+pub(super) type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Serves a connection until either side ends it.
 // Boxed: a future has room for the largest that it may become, and connections are many.
-pub(super) fn serve<I>(kind: Kind, io: I, peer: Peer, namerd: Namerd, open: watch::Receiver<()>) -> Serving
+pub(super) fn serve<I>(kind: Kind, io: I, serving: Serving) -> Served
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let remote = serving.remote;
     match kind {
-        Kind::Http => Box::pin(http(io, peer, Controller::new(namerd), open)),
-        Kind::Mesh => Box::pin(mesh(io, peer, namerd, open)),
-        Kind::Thrift => Box::pin(thrift(io, peer, namerd, open)),
+        Kind::Http => Box::pin(told(kind, remote, http(io, serving))),
+        Kind::Mesh => Box::pin(told(kind, remote, mesh(io, serving))),
+        Kind::Thrift => Box::pin(told(kind, remote, thrift(io, serving))),
     }
 }
 
-async fn mesh<I>(io: I, peer: Peer, namerd: Namerd, mut open: watch::Receiver<()>)
+/// Says how a connection failed, if it does.
+async fn told<E>(kind: Kind, remote: SocketAddr, served: impl Future<Output = Result<(), E>>)
+where
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    if let Err(error) = served.await {
+        let error = error.into();
+        tracing::debug!(%error, %remote, ?kind, "a connection to an interface failed");
+    }
+}
+
+async fn mesh<I>(io: I, serving: Serving) -> hyper::Result<()>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let remote = peer.addr;
-    let (session, interface) = (namerd.session(peer), mesh::Mesh::new(namerd));
-    let service = service_fn(move |mut req: Request<Incoming>| {
-        req.extensions_mut().insert(session.clone());
-        interface.clone().call(req)
+    let Serving { namerd, peer, remote, meter, log, open } = serving;
+    let name = peer.name.clone();
+    let (session, interface) = (namerd.session(peer).metered(&meter), mesh::Mesh::new(namerd));
+    meter.session();
+    let service = service_fn(move |req: Request<Incoming>| {
+        let (mut parts, body) = req.into_parts();
+        let noted = log.as_ref().map(|log| log.note(&parts, remote, name.as_deref().map(ToOwned::to_owned)));
+        parts.extensions.insert(session.clone());
+        let answer = interface.clone().call(Request::from_parts(parts, body));
+        async move {
+            let mut rsp = answer.await?.map(Body::new);
+            if let Some(noted) = noted {
+                noted.answered(&mut rsp);
+            }
+            Ok::<_, Infallible>(rsp)
+        }
     });
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .max_concurrent_streams(MAX_STREAMS);
     // A real Linkerd sends an empty `:authority`, which h2 refuses.
-    let mut conn = pin!(http.serve_connection(TokioIo::new(mesh::Io::new(io)), service));
-    let result = select! {
-        result = &mut conn => result,
-        // Never changed: it returns when the interface ends.
-        _ = open.changed() => {
-            conn.as_mut().graceful_shutdown();
-            conn.await
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%error, ?remote, "a connection to the gRPC interface failed");
-    }
+    let conn = http.serve_connection(TokioIo::new(mesh::Io::new(io)), service);
+    graceful::serve(Box::pin(conn), open).await
 }
 
-async fn thrift<I>(io: I, peer: Peer, namerd: Namerd, mut open: watch::Receiver<()>)
+async fn thrift<I>(io: I, serving: Serving) -> Result<(), thrift::Broken>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let remote = peer.addr;
+    let Serving { namerd, peer, meter, mut open, .. } = serving;
     // Never changed: it returns when the interface ends.
     let drain = async move { drop(open.changed().await) };
-    if let Err(error) = thrift::serve(io, namerd.session(peer), thrift::Settings::default(), drain).await {
-        tracing::debug!(%error, ?remote, "a connection to the thrift interface failed");
-    }
+    thrift::serve(io, namerd.session(peer).metered(&meter), thrift::Settings::default(), drain).await
 }
 
-async fn http<I>(io: I, peer: Peer, controller: Controller, mut open: watch::Receiver<()>)
+async fn http<I>(io: I, serving: Serving) -> hyper::Result<()>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let remote = peer.addr;
+    let Serving { namerd, peer, meter, open, .. } = serving;
+    let controller = Controller::new(namerd).metered(meter);
     let service = service_fn(move |mut req: Request<Incoming>| {
         req.extensions_mut().insert(peer.clone());
         controller.clone().call(req)
     });
     let mut http = http1::Builder::new();
     let conn = http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    let mut conn = pin!(conn.serve_connection(TokioIo::new(Box::pin(AnyTarget::new(io))), service));
-    let result = select! {
-        result = &mut conn => result,
-        // Never changed: it returns when the interface ends.
-        _ = open.changed() => {
-            conn.as_mut().graceful_shutdown();
-            conn.await
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%error, ?remote, "a connection to the HTTP interface failed");
-    }
+    let conn = conn.serve_connection(TokioIo::new(Box::pin(AnyTarget::new(io))), service);
+    graceful::serve(Box::pin(conn), open).await
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use linkerd_dtab::namerd::{Namerd, Peer};
+use linkerd_dtab::namerd::{Meter, Metered, Namerd, Peer, Reason};
 use tokio::{
     net::{TcpListener, TcpStream},
     select,
@@ -12,9 +12,10 @@ use tokio::{
 };
 
 #[cfg(feature = "tls")]
-use super::connection::Serving;
-use super::connection::{Kind, serve};
+use super::connection::Served;
+use super::connection::{Kind, Serving, serve};
 use crate::{
+    access_log::AccessLog,
     config::{
         Errors,
         namerd::{self as config, Interface, InterfaceKind},
@@ -41,6 +42,7 @@ pub(super) struct Planned {
     #[cfg(feature = "tls")]
     tls: Option<crate::tls::Acceptor>,
     stats: Stats,
+    log: Option<AccessLog>,
 }
 
 /// An interface that listens.
@@ -61,6 +63,7 @@ struct Stats {
     connections: Gauge,
     // Where those are counted on which nothing moved for too long.
     scope: Scope,
+    meter: Meter,
 }
 
 impl Planned {
@@ -82,7 +85,7 @@ impl Planned {
         let Interface { ip, port, socket_options: options, tls, read_only, kind } = interface;
         let kind = match kind {
             InterfaceKind::Http => Kind::Http,
-            InterfaceKind::Mesh => Kind::Mesh,
+            InterfaceKind::Mesh { .. } => Kind::Mesh,
             // How much is kept is a matter of the namerd.
             InterfaceKind::Thrift { cache: _ } => Kind::Thrift,
             InterfaceKind::Destination { .. } => return Err(("kind", "is not supported yet".to_owned())),
@@ -100,6 +103,13 @@ impl Planned {
             return Err(("tls", "is not supported yet".to_owned()));
         }
         let stats = Stats::new(registry, interface.kind_name(), SocketAddr::new(*ip, *port));
+        let log = match &interface.kind {
+            InterfaceKind::Mesh { access_log: Some(log) } => {
+                let opened = AccessLog::prepare_for(log.settings(true), interface.kind_name().into(), &stats.scope);
+                Some(opened.map_err(|error| ("h2AccessLog", format!("{}: {error}", log.file.display())))?)
+            }
+            _ => None,
+        };
         Ok(Self {
             kind_name: interface.kind_name(),
             kind,
@@ -109,6 +119,7 @@ impl Planned {
             #[cfg(feature = "tls")]
             tls,
             stats,
+            log,
         })
     }
 
@@ -126,6 +137,11 @@ impl Planned {
             }
         }
     }
+
+    /// Its access log, if it has one.
+    pub(super) fn log(&self) -> Option<&AccessLog> {
+        self.log.as_ref()
+    }
 }
 
 impl Listening {
@@ -135,6 +151,11 @@ impl Listening {
 
     pub(super) fn addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Its access log, if it has one.
+    pub(super) fn log(&self) -> Option<&AccessLog> {
+        self.planned.log()
     }
 
     /// Serves whoever connects, until the namerd is told to end.
@@ -167,6 +188,9 @@ impl Listening {
         let _ = timeout(grace.min(END_GRACE), all).await;
         let aborted = connections.len();
         connections.shutdown().await;
+        if let Some(log) = planned.log() {
+            log.flush().await;
+        }
         Drained { aborted }
     }
 }
@@ -176,13 +200,15 @@ impl Planned {
         self.stats.connects.incr();
         let stream = Counted::silent(stream, &self.socket, Some(&self.stats.scope));
         let peer = Peer { addr: Some(remote), is_read_only: self.is_read_only, ..Peer::default() };
+        let (meter, log) = (self.stats.meter.clone(), self.log.clone());
+        let serving = Serving { namerd, peer, remote, meter, log, open };
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             // Boxed: a handshake needs its room only for as long as it takes.
-            let Some(serving) = Box::pin(self.secured(tls, stream, peer, namerd, open)).await else { return };
-            return serving.await;
+            let Some(served) = Box::pin(self.secured(tls, stream, serving)).await else { return };
+            return served.await;
         }
-        serve(self.kind, stream, peer, namerd, open).await;
+        serve(self.kind, stream, serving).await;
     }
 
     /// Serves the connection once it is secure. `None`: it is not, or the interface ends.
@@ -191,11 +217,9 @@ impl Planned {
         &self,
         tls: &crate::tls::Acceptor,
         stream: Counted<TcpStream>,
-        peer: Peer,
-        namerd: Namerd,
-        open: watch::Receiver<()>,
-    ) -> Option<Serving> {
-        let mut ended = open.clone();
+        mut serving: Serving,
+    ) -> Option<Served> {
+        let mut ended = serving.open.clone();
         let accepted = select! {
             accepted = tls.accept(stream) => accepted,
             // Never changed: it returns when the interface ends.
@@ -203,14 +227,14 @@ impl Planned {
         };
         match accepted {
             Ok((stream, negotiated)) => {
-                let name = negotiated.peer.map(|identity| identity.name().into());
-                Some(serve(self.kind, stream, Peer { name, ..peer }, namerd, open))
+                serving.peer.name = negotiated.peer.map(|identity| identity.name().into());
+                Some(serve(self.kind, stream, serving))
             }
             Err(error) => {
                 self.stats.refused.incr();
                 self.stats.scope.scope("handshake_failures").counter(error.reason()).incr();
-                let (error, remote) = (error.whole(), peer.addr);
-                tracing::info!(error, ?remote, "a connection to {} could not be made secure", self.kind_name);
+                let (error, remote) = (error.whole(), serving.remote);
+                tracing::info!(error, %remote, "a connection to {} could not be made secure", self.kind_name);
                 None
             }
         }
@@ -220,7 +244,10 @@ impl Planned {
 impl Stats {
     fn new(registry: &Registry, kind: &str, addr: SocketAddr) -> Self {
         let scope = registry.root().scope("iface").scope(kind).scope(&format!("{}/{}", addr.ip(), addr.port()));
+        let meter = Meter::default();
+        show(&meter, kind, &scope);
         Self {
+            meter,
             connects: scope.counter("connects"),
             #[cfg(feature = "tls")]
             refused: scope.counter("handshake_failures"),
@@ -228,5 +255,29 @@ impl Stats {
             connections: scope.gauge("connections"),
             scope,
         }
+    }
+}
+
+/// Shows what an interface has counted, as far as there is such a thing in its protocol.
+fn show(meter: &Meter, kind: &str, scope: &Scope) {
+    let gauge = |scope: &Scope, name: &str, read: fn(&Metered) -> u64| {
+        let meter = meter.clone();
+        scope.gauge_fn(name, move || read(&meter.read()) as f64);
+    };
+    gauge(scope, "requests", |read| read.requests);
+    let streams = scope.scope("streams");
+    gauge(&streams, "total", |read| read.streams);
+    gauge(&streams, "open", |read| read.open_streams);
+    if kind != "io.l5d.httpController" {
+        gauge(scope, "sessions", |read| read.sessions);
+    }
+    if kind == "io.l5d.thriftNameInterpreter" {
+        gauge(scope, "pings", |read| read.pings);
+        gauge(scope, "dead", |read| read.dead);
+    }
+    let failures = scope.scope("failures");
+    for reason in Reason::ALL {
+        let meter = meter.clone();
+        failures.gauge_fn(reason.name(), move || meter.failures(reason) as f64);
     }
 }

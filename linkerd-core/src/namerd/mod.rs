@@ -163,7 +163,7 @@ impl Bound {
     ///
     /// # Errors
     ///
-    /// The system gives no thread to the admin pages.
+    /// The system gives no thread to the admin pages or to an access log.
     ///
     /// # Cancel safety
     ///
@@ -172,6 +172,9 @@ impl Bound {
         let Self { namerd, interfaces, admin, viewer, shutdown } = self;
         // The first page is then there at once.
         let _ = viewer.namespaces();
+        for log in interfaces.iter().filter_map(Listening::log) {
+            log.start()?;
+        }
         let admin = admin.serve().await?;
         let mut serving = JoinSet::new();
         for interface in interfaces {

@@ -14,12 +14,14 @@ use crate::{
 };
 
 /// What may be refused, and what the metric of it is called.
-const REFUSALS: [(&str, &str); 5] = [
+const REFUSALS: [(&str, &str); 7] = [
     ("clients", "clients"),
     ("watches", "watches"),
     ("new names a second", "new_names"),
     ("bindings", "bindings"),
     ("watches of addresses", "addrs"),
+    ("questions", "questions"),
+    ("bytes being read", "reading"),
 ];
 /// Tables that the first page names because they may be stale.
 const MAX_STALE: usize = 20;
@@ -33,6 +35,10 @@ struct Gauges {
     watches: [(Kind, Gauge); Kind::ALL.len()],
     refused: [(&'static str, Gauge); REFUSALS.len()],
     most: Gauge,
+    questions: Gauge,
+    reading: Gauge,
+    // One for each peer that had most when something was refused: as many as are named.
+    offenders: Scope,
     bindings: Kept,
     addrs: Kept,
     tables: Gauge,
@@ -77,6 +83,9 @@ impl Gauges {
             watches: Kind::ALL.map(|kind| (kind, watches.gauge(name(kind)))),
             refused: REFUSALS.map(|(what, name)| (what, refused.gauge(name))),
             most: scope.gauge("most_watches_of_a_peer"),
+            questions: scope.gauge("questions"),
+            reading: scope.gauge("reading_bytes"),
+            offenders: scope.scope("offenders"),
             bindings: Kept::new(&scope.scope("cache").scope("bindings")),
             addrs: Kept::new(&scope.scope("cache").scope("addrs")),
             tables: tables.gauge("watched"),
@@ -86,7 +95,7 @@ impl Gauges {
     }
 
     fn set(&self, stats: &Stats) {
-        let Used { peers, clients, watches, refused, most, .. } = &stats.used;
+        let Used { peers, clients, watches, refused, most, questions, reading_bytes, offenders, .. } = &stats.used;
         // While that is not known it stays what it was.
         if let Some(namespaces) = stats.namespaces {
             self.namespaces.set_count(namespaces as u64);
@@ -101,6 +110,11 @@ impl Gauges {
             gauge.set_count(refused.get(what).copied().unwrap_or_default());
         }
         self.most.set_count(most.as_ref().map_or(0, |(_, n)| *n as u64));
+        self.questions.set_count(*questions as u64);
+        self.reading.set_count(*reading_bytes as u64);
+        for (peer, refusals) in offenders {
+            self.offenders.gauge(&plain(peer)).set_count(*refusals);
+        }
         self.bindings.set(stats.bindings);
         self.addrs.set(stats.addrs);
         self.tables.set_count(stats.tables.len() as u64);
@@ -108,6 +122,12 @@ impl Gauges {
         let oldest = stats.tables.iter().filter_map(|table| table.contact).max().unwrap_or_default();
         self.oldest.set_count(oldest.as_millis() as u64);
     }
+}
+
+/// A peer as a part of a metric's name, cut to what fits there.
+fn plain(peer: &str) -> String {
+    const MAX: usize = 64;
+    peer.chars().take(MAX).map(|c| if c.is_ascii_alphanumeric() || ".-:".contains(c) { c } else { '_' }).collect()
 }
 
 impl Kept {
@@ -124,7 +144,7 @@ impl Kept {
 
 /// The part of the first page: who has how much open, what was refused, and which tables may be stale.
 pub(super) fn table(stats: &Stats) -> String {
-    let Used { peers, clients, watches, refused, most, .. } = &stats.used;
+    let Used { peers, clients, watches, refused, most, questions, reading_bytes, offenders, .. } = &stats.used;
     let mut out = String::from("<h2>in use</h2>\n<table>\n");
     let mut row = |what: &str, n: &dyn std::fmt::Display| {
         let _ = writeln!(out, "<tr><th>{}</th><td>{}</td></tr>", Escaped(what), Escaped(n));
@@ -137,11 +157,16 @@ pub(super) fn table(stats: &Stats) -> String {
     for (what, kept) in [("names in the cache", stats.bindings), ("addresses in the cache", stats.addrs)] {
         row(what, &format_args!("{} of {}, {} idle", kept.active, kept.limits.active, kept.inactive));
     }
+    row("questions", questions);
+    row("bytes of requests being read", reading_bytes);
     if let Some((peer, n)) = most {
         row("most watches of a peer", &format_args!("{n}, of {peer}"));
     }
     for (what, n) in refused {
         row(&format!("refused: too many {what}"), n);
+    }
+    for (peer, n) in offenders {
+        row("had most when something was refused", &format_args!("{peer}, {n} times"));
     }
     out.push_str("</table>\n");
     let stale: Vec<_> = stats.tables.iter().filter(|table| table.failure.is_some()).collect();
@@ -212,6 +237,9 @@ mod tests {
             ("namerd/watches/addrs", 0),
             ("namerd/refused/clients", 1),
             ("namerd/most_watches_of_a_peer", 2),
+            ("namerd/offenders/10.0.0.1", 1),
+            ("namerd/questions", 0),
+            ("namerd/reading_bytes", 0),
             ("namerd/cache/bindings/active", 1),
             ("namerd/cache/bindings/limit", 1000),
             ("namerd/tables/watched", 1),

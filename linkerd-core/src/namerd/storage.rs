@@ -15,7 +15,7 @@ use crate::tls::{self, Alpn, Connector};
 use crate::{
     Mesh,
     config::{
-        self, ClientTls, ConsistencyMode, Errors,
+        self, ClientTls, ConsistencyMode, ConsulAgent, Errors,
         namerd::{ConsulStorage, EtcdApi, EtcdStorage, Namerd, StorageKind, ZkStorage},
     },
     http::{ClientConfig, HttpConnect},
@@ -87,10 +87,10 @@ impl Reach<'_> {
     }
 
     fn consul(&self, consul: &ConsulStorage) -> Result<impl DtabStore + use<>, Problem> {
-        let ConsulStorage {
+        let ConsulStorage { path_prefix, agent } = consul;
+        let ConsulAgent {
             host,
             port,
-            path_prefix,
             token,
             datacenter,
             read_consistency_mode,
@@ -98,7 +98,7 @@ impl Reach<'_> {
             fail_fast: _,              // Warned of.
             backoff,
             tls,
-        } = consul;
+        } = agent;
         let mut store = Consul::new(self.transport(host, *port, tls.as_ref())?).with_prefix(path_prefix.clone());
         if let Some(token) = token {
             let text = "must be what a header can hold".to_owned();

@@ -3,20 +3,38 @@
 use std::collections::HashMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use tokio::time::Instant;
 
-use super::{MAX_FRAME, MAX_TAG, Malformed, Message, frame::kind};
+use super::{MAX_TAG, Malformed, Message, frame::kind};
 
 /// What an unfinished message costs beside its bytes, so that many empty ones reach the bound too.
 const OVERHEAD: usize = 64;
 
-/// Puts messages together. All that is unfinished may have 16 MiB.
-#[derive(Debug, Default)]
+/// Puts messages together.
+#[derive(Debug)]
 pub(super) struct Fragments {
-    unfinished: HashMap<(i8, u32), BytesMut>,
+    // Each with when it was begun.
+    unfinished: HashMap<(i8, u32), (Instant, BytesMut)>,
     size: usize,
+    // Of all that is unfinished.
+    max: usize,
 }
 
 impl Fragments {
+    pub(super) fn new(max: usize) -> Self {
+        Self { unfinished: HashMap::new(), size: 0, max }
+    }
+
+    /// How much is unfinished.
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Since when something is.
+    pub(super) fn begun(&self) -> Option<Instant> {
+        self.unfinished.values().map(|(begun, _)| *begun).min()
+    }
+
     /// Takes a frame without its length, of at least four bytes, and returns the message that it ends.
     pub(super) fn add(&mut self, mut frame: Bytes) -> Result<Option<Message>, Malformed> {
         let mut head = frame.split_to(4);
@@ -29,18 +47,18 @@ impl Fragments {
                 return Err(Malformed::Fragment(kind));
             }
             self.size += frame.len();
-            let unfinished = self.unfinished.entry(key).or_insert_with(|| {
+            let (_, unfinished) = self.unfinished.entry(key).or_insert_with(|| {
                 self.size += OVERHEAD;
-                BytesMut::new()
+                (Instant::now(), BytesMut::new())
             });
-            if self.size > MAX_FRAME {
+            if self.size > self.max {
                 return Err(Malformed::Fragments);
             }
             unfinished.put_slice(&frame);
             return Ok(None);
         }
         if let Some(mut message) = self.take(key) {
-            if message.len() + frame.len() > MAX_FRAME {
+            if message.len() + frame.len() > self.max {
                 return Err(Malformed::Fragments);
             }
             message.put_slice(&frame);
@@ -58,7 +76,7 @@ impl Fragments {
         if self.unfinished.is_empty() {
             return None;
         }
-        let message = self.unfinished.remove(&key)?;
+        let (_, message) = self.unfinished.remove(&key)?;
         self.size -= message.len() + OVERHEAD;
         Some(message)
     }

@@ -98,7 +98,7 @@ pub(crate) enum Malformed {
     Tag,
     #[error("a fragment of a message of type {0}, which is never cut")]
     Fragment(i8),
-    #[error("fragments of more than 16777216 bytes")]
+    #[error("fragments of more bytes than a message may have")]
     Fragments,
     #[error("frames of at most {0} bytes are asked for: fewer than 1024 are too small")]
     SmallFrames(u32),

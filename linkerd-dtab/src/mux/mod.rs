@@ -26,6 +26,8 @@ pub(crate) mod thrift;
 
 use frame::{Init, Malformed, Message, Status};
 use heartbeat::{Beat, Pulse};
+#[cfg(feature = "namerd")]
+pub(crate) use io::Bounds;
 pub use io::Broken;
 use io::{Input, Output};
 

@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{Beat, Broken, CONTROL_TAG, Init, Input, MAX_FRAME, Malformed, Message, Output, PROBE, Pulse, Status};
+use super::{Beat, Bounds, Broken, CONTROL_TAG, Init, Input, Malformed, Message, Output, PROBE, Pulse, Status};
 use crate::transport::Heartbeat;
 
 /// How a connection is served.
@@ -29,8 +29,10 @@ use crate::transport::Heartbeat;
 pub(crate) struct Settings {
     /// How a client that is gone is noticed.
     pub(crate) heartbeat: Heartbeat,
-    /// How many requests may be without an answer, and 16 MiB in all; one more is refused.
+    /// How many requests may be without an answer; one more is refused.
     pub(crate) max_pending: usize,
+    /// How many bytes they may have in all.
+    pub(crate) max_pending_bytes: usize,
     /// How long a client may take to leave once it was asked to.
     pub(crate) grace: Duration,
 }
@@ -57,13 +59,17 @@ impl Leave {
 }
 
 /// Serves a connection until the client closes it, or `drain` is ready and the client has left.
+///
+/// `bounds` are of what it sends, `pings` counts those that are sent to it.
 pub(crate) async fn serve<I: AsyncRead + AsyncWrite>(
     io: I,
     settings: Settings,
+    bounds: Bounds,
     call: impl Fn(Bytes, Leave) -> Answering,
+    pings: impl Fn(),
     drain: impl Future<Output = ()>,
 ) -> Result<(), Broken> {
-    match drive(io, settings, call, drain).await {
+    match drive(io, settings, bounds, call, pings, drain).await {
         // Who goes away does not always wait for what is said to it.
         Err(Broken::Io(error)) if is_closed(error.kind()) => Ok(()),
         end => end,
@@ -78,12 +84,14 @@ fn is_closed(kind: ErrorKind) -> bool {
 async fn drive<I: AsyncRead + AsyncWrite>(
     io: I,
     settings: Settings,
+    bounds: Bounds,
     call: impl Fn(Bytes, Leave) -> Answering,
+    pings: impl Fn(),
     drain: impl Future<Output = ()>,
 ) -> Result<(), Broken> {
     let (read, write) = tokio::io::split(io);
     let mut connection = Connection::new(Output::new(write), settings, call);
-    let mut input = Input::new(read);
+    let mut input = Input::bounded(read, bounds);
     let timer = sleep_until(Instant::now());
     pin!(drain, timer);
     while !connection.is_over() {
@@ -95,9 +103,11 @@ async fn drive<I: AsyncRead + AsyncWrite>(
         }
         let has_room = !connection.output.is_full();
         select! {
-            message = input.next(), if has_room => match message? {
-                Some(message) => connection.take(message)?,
-                None => return Ok(()),
+            message = input.next(), if has_room => match message {
+                Ok(Some(message)) => connection.take(message)?,
+                Ok(None) => return Ok(()),
+                Err(Broken::Refused(reason)) => return connection.refuse(input.tag(), reason).await,
+                Err(error) => return Err(error),
             },
             Some(answer) = connection.calls.next(), if has_room => connection.answered(answer),
             is_more = connection.output.write_some(), if !connection.output.is_done() => {
@@ -106,7 +116,7 @@ async fn drive<I: AsyncRead + AsyncWrite>(
                     connection.pulse.alive(Instant::now());
                 }
             }
-            () = &mut timer, if due.is_some() => connection.on_time(Instant::now())?,
+            () = &mut timer, if due.is_some() => connection.on_time(Instant::now(), &pings)?,
             () = &mut drain, if connection.leaving.is_none() => connection.drain(),
         }
     }
@@ -184,7 +194,15 @@ impl<W: AsyncWrite + Unpin, C: Fn(Bytes, Leave) -> Answering> Connection<W, C> {
         self.pulse.due().into_iter().chain(self.leaving).min()
     }
 
-    fn on_time(&mut self, now: Instant) -> Result<(), Broken> {
+    /// Says why nothing more is read, as far as the peer still reads, and that is the end.
+    async fn refuse(&mut self, tag: Option<u32>, reason: String) -> Result<(), Broken> {
+        let tag = tag.unwrap_or(CONTROL_TAG);
+        self.output.push(&Message::Rerr { tag, text: reason.clone().into(), is_old: false });
+        let _ = timeout(self.settings.grace, self.output.finish()).await;
+        Err(Broken::Refused(reason))
+    }
+
+    fn on_time(&mut self, now: Instant, pings: impl Fn()) -> Result<(), Broken> {
         if self.leaving.is_some_and(|until| until <= now) {
             self.tags.clear();
             self.leave.send_replace(true);
@@ -196,7 +214,10 @@ impl<W: AsyncWrite + Unpin, C: Fn(Bytes, Leave) -> Answering> Connection<W, C> {
         match self.pulse.beat(now) {
             // Who connects has to speak first: a ping could come in the middle of a handshake.
             Beat::Ping if self.session != Begin::Begun => {}
-            Beat::Ping => self.output.push(&Message::Tping { tag: CONTROL_TAG }),
+            Beat::Ping => {
+                pings();
+                self.output.push(&Message::Tping { tag: CONTROL_TAG });
+            }
             Beat::Dead => return Err(Broken::Dead(self.pulse.timeout())),
         }
         Ok(())
@@ -269,7 +290,7 @@ impl<W: AsyncWrite + Unpin, C: Fn(Bytes, Leave) -> Answering> Connection<W, C> {
         let size = payload.len();
         // One of any size is taken.
         let has_room = self.tags.len() < self.settings.max_pending
-            && (self.tags.is_empty() || self.pending_bytes + size <= MAX_FRAME);
+            && (self.tags.is_empty() || self.pending_bytes + size <= self.settings.max_pending_bytes);
         if self.leaving.is_some() || !has_room {
             self.output.push(&Message::Rdispatch { tag, status: Status::Nack, payload: Bytes::new() });
             return Ok(());

@@ -156,7 +156,7 @@ fn only_requests_and_answers_come_in_fragments() {
     for kind in i8::MIN..=i8::MAX {
         let frame = Bytes::from(vec![kind.cast_unsigned(), 0x80, 0, 5]);
         let expected = if [2, -2].contains(&kind) { Ok(None) } else { Err(Malformed::Fragment(kind)) };
-        assert_eq!(fragment::Fragments::default().add(frame), expected);
+        assert_eq!(fragment::Fragments::new(MAX_FRAME).add(frame), expected);
     }
 }
 
@@ -167,19 +167,19 @@ fn unfinished_messages_are_bounded() {
         frame.resize(4 + size, 0);
         frame.into()
     };
-    let mut fragments = fragment::Fragments::default();
+    let mut fragments = fragment::Fragments::new(MAX_FRAME);
     for _ in 0..16 {
         assert_eq!(fragments.add(fragment(5, (1 << 20) - 8)), Ok(None));
     }
     assert_eq!(fragments.add(fragment(5, 1 << 20)), Err(Malformed::Fragments));
 
     // Empty ones cost, too.
-    let mut fragments = fragment::Fragments::default();
+    let mut fragments = fragment::Fragments::new(MAX_FRAME);
     let first_refused = (1..1 << 20).find(|tag| fragments.add(fragment(*tag, 0)).is_err());
     assert_eq!(first_refused, Some(1 + (MAX_FRAME / 64) as u32));
 
     // What is discarded makes room.
-    let mut fragments = fragment::Fragments::default();
+    let mut fragments = fragment::Fragments::new(MAX_FRAME);
     for _ in 0..100 {
         assert_eq!(fragments.add(fragment(5, 1 << 20)), Ok(None));
         let discard = Bytes::from_static(&[66, 0, 0, 0, 0, 0, 5]);

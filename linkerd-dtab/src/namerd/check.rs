@@ -268,6 +268,25 @@ impl Issue {
     }
 }
 
+impl Issue {
+    /// The same with nothing in it but `dtab`, where other tables that go before and after it are not to be seen.
+    #[must_use]
+    pub(super) fn describe_alone(&self, dtab: &Dtab) -> String {
+        let Self { entry, fault } = self;
+        let text = match fault {
+            Fault::Cycle(_) => "names go round together with what others define".to_owned(),
+            Fault::Growth(_) => format!("a name takes more than {MAX_DEPTH} lookups"),
+            Fault::UnknownNamer(_) => "it leads to where no namer is configured".to_owned(),
+            Fault::Shadowed(_) => "it has no effect, as a later entry decides for all of its names".to_owned(),
+            Fault::Unreachable(_) | Fault::TooLarge => fault.to_string(),
+        };
+        match dtab.entries().get(entry.wrapping_sub(1)) {
+            Some(dentry) => format!("entry {entry} ({}): {text}", Short(dentry)),
+            None => text,
+        }
+    }
+}
+
 /// An entry, cut to a length that fits a line.
 struct Short<'a>(&'a Dentry);
 

@@ -97,7 +97,7 @@ impl Composition {
     /// Refuses a table of a fragment that has what belongs to others, or what another fragment of its part has.
     ///
     /// `others` are the fragments of the composition as they are, this one may be among them.
-    pub(super) fn allow(&self, namespace: &Namespace, dtab: &Dtab, others: &[Fragment]) -> Result<(), String> {
+    pub(super) fn allow(&self, namespace: &Namespace, dtab: &Dtab, others: &[Fragment]) -> Result<(), Conflict> {
         let Some(index) = self.part(namespace) else { return Ok(()) };
         let part = &self.parts[index];
         let captured = part.fragments.captures(namespace).unwrap_or_default();
@@ -106,17 +106,37 @@ impl Composition {
             if !part.owns.is_empty() && !part.owns.iter().any(|owned| owned.has(prefix, captured)) {
                 let owned: Vec<_> = part.owns.iter().map(|owned| owned.shown(captured)).collect();
                 let owned = owned.join(", ");
-                return Err(format!("entry {at} defines {prefix}, but {namespace} may only define {owned} and below"));
+                let text = format!("entry {at} defines {prefix}, but {namespace} may only define {owned} and below");
+                return Err(Conflict { text, with: None });
             }
             for (_, other, table) in others.iter().filter(|(place, other, _)| *place == index && other != namespace) {
                 let mut entries = table.iter().flat_map(|table| table.dtab.entries());
                 if let Some(entry) = entries.find(|entry| is_for_the_same(&entry.prefix, prefix)) {
-                    let theirs = &entry.prefix;
-                    return Err(format!("entry {at} defines {prefix}, which conflicts with {theirs} in {other}"));
+                    let text = format!("entry {at} defines {prefix}, which conflicts with");
+                    return Err(Conflict { text, with: Some((entry.prefix.clone(), other.clone())) });
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// Why the table of a fragment does not fit, perhaps for what another one has.
+#[derive(Debug)]
+pub(super) struct Conflict {
+    text: String,
+    with: Option<(Prefix, Namespace)>,
+}
+
+impl Conflict {
+    /// For somebody who may read these.
+    pub(super) fn told(self, may_read: impl Fn(&Namespace) -> bool) -> String {
+        let Self { text, with } = self;
+        match with {
+            None => text,
+            Some((theirs, other)) if may_read(&other) => format!("{text} {theirs} in {other}"),
+            Some(_) => format!("{text} what another fragment has"),
+        }
     }
 }
 

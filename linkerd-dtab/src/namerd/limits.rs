@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Peer, Refused};
+use super::{Peer, Refused, shared::Full};
 
 /// For how long at the allowed rate new names may come at once, in seconds.
 const BURST_SECS: u32 = 10;
@@ -17,14 +17,25 @@ const BURST_SECS: u32 = 10;
 /// How many peers are remembered that have nothing open.
 const MAX_IDLE_PEERS: usize = 10_000;
 
-/// What peers may have open, each and together. What is over a limit is refused, and who has most is named.
+/// How long a request may take to come in whole, from its first byte.
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many peers are named of which there was too much. Further ones are one.
+const MAX_OFFENDERS: usize = 20;
+const OTHERS: &str = "others";
+
+/// How often the log says that there is too much of something.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// What peers may have open, each and together. What is over a limit is refused. Who has most then is named in the log and
+/// in [`Used`], not to who is refused.
 ///
 /// A peer is whoever has the same verified name; without one, whoever has the same IP address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Sessions at once: connections, and requests of protocols that have no other session. 10,000 by default.
     pub clients: usize,
-    /// The same of one peer. 5,000 by default.
+    /// The same of one peer. 2,500 by default.
     pub clients_per_peer: usize,
     /// Watches at once; unlike [`Cache::active`](super::Cache::active) each counts that shares one. 200,000 by default.
     pub watches: usize,
@@ -35,17 +46,35 @@ pub struct Limits {
     pub new_names_per_sec: u32,
     /// The same of one peer. 1,000 by default.
     pub new_names_per_sec_per_peer: u32,
+    /// How much of each [`Cache`](super::Cache) is a peer's, in percent of [`active`](super::Cache::active). Beyond it a peer
+    /// gets what nobody else uses, but for as much as one such share: that is kept for those who have less than theirs. 25
+    /// by default; 0 keeps nothing back.
+    pub names_per_peer_percent: usize,
+    /// Questions at once that are answered once and are no watches. They do not need a place in a cache that is full.
+    /// 2,000 by default.
+    pub questions: usize,
+    /// The same of one peer. 500 by default.
+    pub questions_per_peer: usize,
+    /// Bytes of requests that are being read at once. 64 MiB by default.
+    pub reading_bytes: usize,
+    /// The same of one peer. 16 MiB by default.
+    pub reading_bytes_per_peer: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             clients: 10_000,
-            clients_per_peer: 5_000,
+            clients_per_peer: 2_500,
             watches: 200_000,
             watches_per_peer: 50_000,
             new_names_per_sec: 5_000,
             new_names_per_sec_per_peer: 1_000,
+            names_per_peer_percent: 25,
+            questions: 2_000,
+            questions_per_peer: 500,
+            reading_bytes: 64 << 20,
+            reading_bytes_per_peer: 16 << 20,
         }
     }
 }
@@ -94,6 +123,9 @@ struct Open {
     peers: HashMap<Arc<str>, Usage>,
     all: Usage,
     refused: BTreeMap<&'static str, u64>,
+    // By who had most when something was refused.
+    offenders: BTreeMap<Arc<str>, u64>,
+    logged: BTreeMap<&'static str, Instant>,
 }
 
 /// What one peer has open.
@@ -101,6 +133,8 @@ struct Open {
 struct Usage {
     clients: usize,
     watches: [usize; Kind::ALL.len()],
+    questions: usize,
+    reading: usize,
     // When the new names so far are all paid for.
     names_until: Instant,
 }
@@ -117,6 +151,15 @@ pub(super) struct Permit {
 enum Of {
     Client,
     Watch(Kind),
+    Question,
+}
+
+/// What is being read of a request, which counts until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    counts: Arc<Counts>,
+    peer: Arc<str>,
+    held: usize,
 }
 
 /// What is open now.
@@ -129,15 +172,21 @@ pub struct Used {
     pub clients: usize,
     /// Watches by kind.
     pub watches: BTreeMap<Kind, usize>,
+    /// Questions that are no watches.
+    pub questions: usize,
+    /// Bytes of requests that are being read.
+    pub reading_bytes: usize,
     /// Refusals since the start, by what there was too much of.
     pub refused: BTreeMap<&'static str, u64>,
+    /// The same by the peer that had most then: twenty of them, and `others`.
+    pub offenders: BTreeMap<Arc<str>, u64>,
     /// The peer with most watches, and how many they are.
     pub most: Option<(Arc<str>, usize)>,
 }
 
 impl Default for Usage {
     fn default() -> Self {
-        Self { clients: 0, watches: Default::default(), names_until: Instant::now() }
+        Self { clients: 0, watches: Default::default(), questions: 0, reading: 0, names_until: Instant::now() }
     }
 }
 
@@ -147,13 +196,15 @@ impl Usage {
     }
 
     fn is_idle(&self, now: Instant) -> bool {
-        self.clients == 0 && self.all_watches() == 0 && self.names_until <= now
+        let open = self.clients + self.all_watches() + self.questions + self.reading;
+        open == 0 && self.names_until <= now
     }
 
     fn count(&mut self, of: Of) -> &mut usize {
         match of {
             Of::Client => &mut self.clients,
             Of::Watch(kind) => &mut self.watches[kind as usize],
+            Of::Question => &mut self.questions,
         }
     }
 
@@ -188,6 +239,17 @@ impl Counts {
         self.permit(peer, Of::Watch(kind), "watches", (watches, watches_per_peer), Usage::all_watches)
     }
 
+    /// Counts a question that is answered once.
+    pub(super) fn question(self: &Arc<Self>, peer: &Arc<str>) -> Result<Permit, Refused> {
+        let Limits { questions, questions_per_peer, .. } = self.limits;
+        self.permit(peer, Of::Question, "questions", (questions, questions_per_peer), |usage| usage.questions)
+    }
+
+    /// Counts what will be read of a request.
+    pub(super) fn reading(self: &Arc<Self>, peer: &Arc<str>) -> Reading {
+        Reading { counts: Arc::clone(self), peer: Arc::clone(peer), held: 0 }
+    }
+
     fn permit(
         self: &Arc<Self>,
         peer: &Arc<str>,
@@ -197,13 +259,7 @@ impl Counts {
         used: impl Fn(&Usage) -> usize,
     ) -> Result<Permit, Refused> {
         let mut open = self.open();
-        if used(&open.all) >= limit {
-            let offender = open.most(&used).unwrap_or_else(|| Arc::clone(peer));
-            return Err(open.refuse(what, limit, &offender));
-        }
-        if used(open.peer(peer)) >= per_peer {
-            return Err(open.refuse(what, per_peer, peer));
-        }
+        open.may_have_more(peer, what, 1, (limit, per_peer), used)?;
         *open.all.count(of) += 1;
         *open.peer(peer).count(of) += 1;
         Ok(Permit { counts: Arc::clone(self), peer: Arc::clone(peer), of })
@@ -216,7 +272,7 @@ impl Counts {
         let mut open = self.open();
         let fits = open.peer(peer).pay(now, limits.new_names_per_sec_per_peer);
         if !fits {
-            return Err(open.refuse(WHAT, limits.new_names_per_sec_per_peer as usize, peer));
+            return Err(open.refuse_own(WHAT, limits.new_names_per_sec_per_peer as usize, peer));
         }
         if !open.all.pay(now, limits.new_names_per_sec) {
             let ahead = |usage: &Usage| usage.names_until.duration_since(now).as_millis() as usize;
@@ -226,9 +282,13 @@ impl Counts {
         Ok(())
     }
 
-    /// Refuses what a cache of `limit` active ones has no place for.
-    pub(super) fn cache_is_full(&self, peer: &Arc<str>, kind: Kind, limit: usize) -> Refused {
+    /// Refuses what a cache of `limit` active ones has no place for, or none for this peer beyond its share.
+    pub(super) fn cache_is_full(&self, peer: &Arc<str>, kind: Kind, full: Full) -> Refused {
         let mut open = self.open();
+        let limit = match full {
+            Full::OfAll(limit) => limit,
+            Full::OfPeer(share) => return open.refuse_own(kind.name(), share, peer),
+        };
         let offender = open.most(|usage| usage.watches[kind as usize]).unwrap_or_else(|| Arc::clone(peer));
         open.refuse(kind.name(), limit, &offender)
     }
@@ -242,7 +302,10 @@ impl Counts {
             peers: open.peers.values().filter(|usage| !usage.is_idle(now)).count(),
             clients: open.all.clients,
             watches: Kind::ALL.into_iter().map(|kind| (kind, open.all.watches[kind as usize])).collect(),
+            questions: open.all.questions,
+            reading_bytes: open.all.reading,
             refused: open.refused.clone(),
+            offenders: open.offenders.clone(),
             most: most.map(|peer| (Arc::clone(&peer), open.peers[&peer].all_watches())),
         }
     }
@@ -262,15 +325,93 @@ impl Open {
         self.peers.entry(Arc::clone(peer)).or_default()
     }
 
+    /// Something of a peer ended, by which it may be one to forget.
+    fn ended(&mut self, peer: &Arc<str>, ended: impl FnOnce(&mut Usage)) {
+        if let Some(usage) = self.peers.get_mut(peer) {
+            ended(usage);
+            if usage.is_idle(Instant::now()) {
+                self.peers.remove(peer);
+            }
+        }
+    }
+
     /// Who has most, if anybody has any.
     fn most(&self, of: impl Fn(&Usage) -> usize) -> Option<Arc<str>> {
         let (peer, usage) = self.peers.iter().max_by_key(|(_, usage)| of(usage))?;
         (of(usage) > 0).then(|| Arc::clone(peer))
     }
 
-    fn refuse(&mut self, what: &'static str, limit: usize, offender: &str) -> Refused {
+    /// Refuses `more` of what all peers may have `limit` of, and each `per_peer`.
+    fn may_have_more(
+        &mut self,
+        peer: &Arc<str>,
+        what: &'static str,
+        more: usize,
+        (limit, per_peer): (usize, usize),
+        used: impl Fn(&Usage) -> usize,
+    ) -> Result<(), Refused> {
+        if used(self.peer(peer)).saturating_add(more) > per_peer {
+            return Err(self.refuse_own(what, per_peer, peer));
+        }
+        if used(&self.all).saturating_add(more) > limit {
+            let offender = self.most(&used).unwrap_or_else(|| Arc::clone(peer));
+            return Err(self.refuse(what, limit, &offender));
+        }
+        Ok(())
+    }
+
+    /// Refuses what there is too much of in all.
+    fn refuse(&mut self, what: &'static str, limit: usize, offender: &Arc<str>) -> Refused {
+        self.count_refusal(what, limit, offender);
+        Refused::Limit { what, limit, is_own: false }
+    }
+
+    /// Refuses what the peer itself has too much of.
+    fn refuse_own(&mut self, what: &'static str, limit: usize, peer: &Arc<str>) -> Refused {
+        self.count_refusal(what, limit, peer);
+        Refused::Limit { what, limit, is_own: true }
+    }
+
+    fn count_refusal(&mut self, what: &'static str, limit: usize, offender: &Arc<str>) {
         *self.refused.entry(what).or_default() += 1;
-        Refused::Limit { what, limit, offender: offender.to_owned() }
+        let is_named = self.offenders.contains_key(offender) || self.offenders.len() < MAX_OFFENDERS;
+        let named = if is_named { Arc::clone(offender) } else { OTHERS.into() };
+        *self.offenders.entry(named).or_default() += 1;
+        let now = Instant::now();
+        if self.logged.get(what).is_none_or(|last| now.duration_since(*last) >= LOG_EVERY) {
+            self.logged.insert(what, now);
+            tracing::warn!(peer = &**offender, limit, "refusing: too many {what}, and this peer has the most");
+        }
+    }
+}
+
+impl Reading {
+    /// Lets `bytes` count instead of what did before. When more is refused, that goes on to count.
+    pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), Refused> {
+        if bytes == self.held {
+            return Ok(());
+        }
+        let mut open = self.counts.open();
+        if let Some(more) = bytes.checked_sub(self.held) {
+            let Limits { reading_bytes, reading_bytes_per_peer, .. } = self.counts.limits;
+            let limits = (reading_bytes, reading_bytes_per_peer);
+            open.may_have_more(&self.peer, "bytes being read", more, limits, |usage| usage.reading)?;
+        }
+        open.all.reading = open.all.reading - self.held + bytes;
+        let usage = open.peer(&self.peer);
+        usage.reading = usage.reading - self.held + bytes;
+        self.held = bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if self.held > 0 {
+            let mut open = self.counts.open();
+            open.all.reading -= self.held;
+            open.ended(&self.peer, |usage| usage.reading -= self.held);
+        }
     }
 }
 
@@ -278,12 +419,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut open = self.counts.open();
         *open.all.count(self.of) -= 1;
-        if let Some(usage) = open.peers.get_mut(&self.peer) {
-            *usage.count(self.of) -= 1;
-            if usage.is_idle(Instant::now()) {
-                open.peers.remove(&self.peer);
-            }
-        }
+        open.ended(&self.peer, |usage| *usage.count(self.of) -= 1);
     }
 }
 

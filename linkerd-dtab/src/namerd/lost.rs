@@ -86,7 +86,7 @@ impl Session {
     ///
     /// Nothing is found out while others plan, nor of more names than the bound, nor of a whole that this peer may not see.
     pub(super) async fn outlook(&self, namespace: &Namespace, dtab: &Dtab) -> Outlook {
-        let Ok(affected) = self.namerd.affected(namespace, dtab).await else { return Outlook(None) };
+        let Ok(affected) = self.namerd.affected(self, namespace, dtab).await else { return Outlook(None) };
         let mut left = MAX_NAMES;
         let mut names: Vec<(Namespace, Dtab, Vec<Live>)> = Vec::new();
         for (affected, after) in affected {

@@ -22,6 +22,7 @@ mod limits;
 mod lost;
 #[cfg(feature = "mesh")]
 pub mod mesh;
+mod meter;
 mod past;
 mod pattern;
 pub mod plan;
@@ -44,6 +45,7 @@ use std::{
 pub use compose::{BadOwned, Composition, Owned, Part};
 pub use history::{History, Keep, Record, diff};
 pub use limits::{Kind, Limits, Used};
+pub use meter::{Meter, Metered, Reason};
 pub use past::PastError;
 pub use pattern::{BadPattern, Pattern};
 pub use protect::Protection;
@@ -197,8 +199,8 @@ impl Namerd {
             };
             Table::new(stored, &self.inner.bare)
         };
-        let held = self.inner.tables.hold_or_make(namespace, make);
-        Arc::new(held.expect("there is no limit on tables that are watched"))
+        let held = self.inner.tables.hold_or_make(namespace, None, make);
+        Arc::new(held.unwrap_or_else(|_| unreachable!("there is no limit on tables that are watched")))
     }
 
     fn binding(&self, (namespace, extra, name): &BindKey) -> Binding {
@@ -297,6 +299,8 @@ impl Builder {
     pub fn build(self) -> Namerd {
         let checks =
             Checks { namers: self.namers.iter().map(|(prefix, _)| prefix.clone()).collect(), roots: self.roots };
+        let percent = self.limits.names_per_peer_percent.min(100);
+        let share = |cache: Cache| (cache.active as u128 * percent as u128 / 100) as usize;
         let inner = Inner {
             protections: self.protections,
             compositions: self.compositions,
@@ -310,9 +314,9 @@ impl Builder {
             bare: Local::new(self.namers, self.resolve),
             roles: self.roles,
             counts: Counts::new(self.limits),
-            tables: Shared::new(TABLES),
-            bindings: Shared::new(self.bindings),
-            addrs: Shared::new(self.addrs),
+            tables: Shared::new(TABLES, 0),
+            bindings: Shared::new(self.bindings, share(self.bindings)),
+            addrs: Shared::new(self.addrs, share(self.addrs)),
         };
         Namerd { inner: Arc::new(inner) }
     }

@@ -58,6 +58,25 @@ impl Pattern {
         Some(found)
     }
 
+    /// Whether it is all namespaces.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        &*self.0 == "*"
+    }
+
+    /// Whether it has all that `other` has, as far as their texts show it: false if in doubt.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        if self.is_all() || self == other {
+            return true;
+        }
+        let begins = |begin: &str| other.0.starts_with(begin) && other.0.len() > begin.len();
+        match self.0.strip_suffix('*') {
+            // All below a folder, the name of which has no star.
+            Some(folder) if folder.ends_with('/') && !folder.contains('*') => begins(folder),
+            _ => other.is_exact() && other.0.parse().is_ok_and(|namespace| self.matches(&namespace)),
+        }
+    }
+
     /// Whether it is one namespace by its name.
     #[must_use]
     pub fn is_exact(&self) -> bool {
@@ -132,6 +151,18 @@ mod tests {
         for (pattern, namespace, expected) in cases {
             assert_eq!(captured(pattern, namespace).as_deref(), expected, "{pattern} {namespace}");
         }
+    }
+
+    #[test]
+    fn a_pattern_covers_what_it_has_all_of() {
+        let covers = |wide: &str, narrow: &str| {
+            let [wide, narrow] = [wide, narrow].map(|text| text.parse::<Pattern>().unwrap());
+            wide.covers(&narrow)
+        };
+        let covered = [("*", "a/*"), ("a/*", "a/*"), ("a/*", "a/b*"), ("a/*", "a/b/*"), ("a-*", "a-b"), ("a", "a")];
+        assert!(covered.into_iter().all(|(wide, narrow)| covers(wide, narrow)));
+        let others = [("a/*", "*"), ("a/b", "a/*"), ("a/*", "ab/*"), ("a-*", "a-b*"), ("*/a", "*/b"), ("a", "b")];
+        assert!(!others.into_iter().any(|(wide, narrow)| covers(wide, narrow)));
     }
 
     #[test]

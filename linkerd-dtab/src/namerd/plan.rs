@@ -126,7 +126,7 @@ impl Session {
         let mut plan = Plan { checked, ..Plan::default() };
         let deadline = Instant::now() + SETTLE_TIMEOUT;
         let mut tables: HashMap<Path, usize> = HashMap::new();
-        for (affected, after) in self.namerd.affected(namespace, dtab).await? {
+        for (affected, after) in self.namerd.affected(self, namespace, dtab).await? {
             // Of a whole that this peer may not see it learns nothing.
             if self.may(&affected, Role::Read).is_err() {
                 continue;
@@ -161,12 +161,13 @@ impl Namerd {
     /// The namespaces whose table becomes another one, and which.
     pub(super) async fn affected(
         &self,
+        session: &Session,
         namespace: &Namespace,
         dtab: &Dtab,
     ) -> Result<Vec<(Namespace, Dtab)>, WriteError> {
         let mut affected = vec![(namespace.clone(), dtab.clone())];
         for composition in self.composing(namespace) {
-            let fragments = self.fragments(composition).await?;
+            let fragments = self.fragments(session, composition).await?;
             affected.push((composition.namespace.clone(), whole(&with(composition, &fragments, namespace, dtab))));
         }
         Ok(affected)

@@ -94,6 +94,19 @@ impl Roles {
         self.is_open() || peer.is_operator || self.grants.iter().any(|grant| grant.who.is(peer))
     }
 
+    /// Whether `peer` may read every namespace.
+    #[must_use]
+    pub fn reads_all(&self, peer: &Peer) -> bool {
+        let reads_all = |grant: &Grant| grant.namespaces.is_all() && grant.who.is(peer);
+        self.is_open() || peer.is_operator || self.grants.iter().any(reads_all)
+    }
+
+    /// Whether `peer` may read each namespace that a pattern may have.
+    pub(super) fn reads(&self, peer: &Peer, namespaces: &Pattern) -> bool {
+        let covers = |grant: &Grant| grant.namespaces.covers(namespaces) && grant.who.is(peer);
+        self.reads_all(peer) || self.grants.iter().any(covers)
+    }
+
     /// What the token of `peer` is called, if it is one that something is granted to.
     #[must_use]
     pub fn label(&self, peer: &Peer) -> Option<&Arc<str>> {

@@ -5,13 +5,13 @@ use std::{any::Any, collections::BTreeSet, fmt, net::SocketAddr, ops::Deref, syn
 #[cfg(feature = "mesh")]
 use tokio::time::Instant;
 
-#[cfg(feature = "mesh")]
-use super::Table;
 use super::{
-    Kind, Namerd, Role,
-    limits::{Permit, counted_by},
-    shared::{Held, Key, Shared},
+    Kind, Meter, Namerd, Pattern, Role,
+    limits::{Permit, Reading, counted_by},
+    shared::{Key, Shared},
 };
+#[cfg(feature = "mesh")]
+use super::{Table, shared::Held};
 use crate::{
     Activity, Addr, Bound, Delegation, Dtab, Interpreter, NameTree, Path,
     store::{Namespace, StoreError, Stored},
@@ -45,6 +45,9 @@ pub struct Session {
     client: Arc<Client>,
     pub(super) why: Option<Arc<str>>,
     is_automatic: bool,
+    // What it asks for is answered once, and counts as such.
+    is_question: bool,
+    meter: Meter,
 }
 
 #[derive(Debug)]
@@ -83,15 +86,15 @@ pub enum Refused {
         /// Which.
         namespace: Namespace,
     },
-    /// A limit was reached.
-    #[error("too many {what}: {limit} are allowed, and {offender} has the most")]
+    /// A limit was reached. Who has most is named in the log.
+    #[error("too many {what}: {limit} are allowed{}", if *.is_own { " to one peer" } else { "" })]
     Limit {
         /// What there are too many of.
         what: &'static str,
         /// How many are allowed.
         limit: usize,
-        /// Who has the most of them.
-        offender: String,
+        /// The peer that is refused has them all itself.
+        is_own: bool,
     },
 }
 
@@ -114,13 +117,30 @@ impl Session {
     pub(super) fn new(namerd: Namerd, peer: Peer) -> Self {
         let counted_by = counted_by(&peer);
         let permit = namerd.inner.counts.client(&counted_by);
-        Self { namerd, client: Arc::new(Client { peer, counted_by, permit }), why: None, is_automatic: false }
+        Self {
+            namerd,
+            client: Arc::new(Client { peer, counted_by, permit }),
+            why: None,
+            is_automatic: false,
+            is_question: false,
+            meter: Meter::default(),
+        }
     }
 
     /// Who asks.
     #[must_use]
     pub fn peer(&self) -> &Peer {
         &self.client.peer
+    }
+
+    /// The same session, whose requests `meter` counts.
+    #[must_use]
+    pub fn metered(&self, meter: &Meter) -> Self {
+        Self { meter: meter.clone(), ..self.clone() }
+    }
+
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// The same session, with a reason for the changes that it makes, which goes into the history. It is cut to
@@ -136,6 +156,13 @@ impl Session {
     #[must_use]
     pub fn automatic(&self) -> Self {
         Self { is_automatic: true, ..self.clone() }
+    }
+
+    /// The same session, for questions that are answered once: they do not count as watches, and do not need a place in a
+    /// cache that is full.
+    #[must_use]
+    pub fn once(&self) -> Self {
+        Self { is_question: true, ..self.clone() }
     }
 
     /// The namespaces that this peer may see.
@@ -168,8 +195,8 @@ impl Session {
         let permit = self.permit(Kind::Bind)?;
         let key = (namespace.clone(), extra.clone(), name.clone());
         let bindings = &self.namerd.inner.bindings;
-        let held = self.shared(Kind::Bind, bindings, &key, || self.namerd.binding(&key))?;
-        Ok(Watched { activity: held.value().tree.clone(), _permit: permit, _shared: Some(Box::new(held)) })
+        let (binding, held) = self.shared(Kind::Bind, bindings, &key, || self.namerd.binding(&key))?;
+        Ok(Watched { activity: binding.tree, _permit: permit, _shared: Some(held) })
     }
 
     /// Explains how [`bind`](Self::bind) gets where it does.
@@ -186,8 +213,8 @@ impl Session {
         self.may_do_something()?;
         let permit = self.permit(Kind::Addr)?;
         let addrs = &self.namerd.inner.addrs;
-        let held = self.shared(Kind::Addr, addrs, id, || self.namerd.addr(id))?;
-        Ok(Watched { activity: held.value().clone(), _permit: permit, _shared: Some(Box::new(held)) })
+        let (activity, held) = self.shared(Kind::Addr, addrs, id, || self.namerd.addr(id))?;
+        Ok(Watched { activity, _permit: permit, _shared: Some(held) })
     }
 
     /// The changes of a table that a watch of the same peer, which is counted, is about.
@@ -200,23 +227,42 @@ impl Session {
     }
 
     fn permit(&self, kind: Kind) -> Result<Permit, Refused> {
-        self.namerd.inner.counts.watch(&self.client.counted_by, kind)
+        let (counts, peer) = (&self.namerd.inner.counts, &self.client.counted_by);
+        if self.is_question { counts.question(peer) } else { counts.watch(peer, kind) }
     }
 
-    /// What is watched under `key`, or begins to be.
+    /// Counts what is read of a request before it is known.
+    pub(super) fn reading(&self) -> Reading {
+        self.namerd.inner.counts.reading(&self.client.counted_by)
+    }
+
+    /// Allows what is in no namespace to who may read all of them, and counts it.
+    pub(super) fn everything(&self) -> Result<Permit, Refused> {
+        self.may_read_all()?;
+        self.permit(Kind::Namespaces)
+    }
+
+    /// What is watched under `key`, or begins to be, and what keeps it.
     fn shared<K: Key, V: Clone + Send + Sync + 'static>(
         &self,
         kind: Kind,
         shared: &Shared<K, V>,
         key: &K,
-        make: impl FnOnce() -> V,
-    ) -> Result<Held<K, V>, Refused> {
-        if let Some(held) = shared.hold(key) {
-            return Ok(held);
-        }
+        make: impl Fn() -> V,
+    ) -> Result<(V, Box<dyn Any + Send + Sync>), Refused> {
         let (counts, peer) = (&self.namerd.inner.counts, &self.client.counted_by);
+        if let Some(held) = shared.hold(key, Some(peer)) {
+            return Ok((held.value().clone(), Box::new(held)));
+        }
         counts.new_name(peer)?;
-        shared.hold_or_make(key, make).ok_or_else(|| counts.cache_is_full(peer, kind, shared.limits().active))
+        match shared.hold_or_make(key, Some(peer), &make) {
+            Ok(held) => Ok((held.value().clone(), Box::new(held))),
+            Err(_) if self.is_question => {
+                let own = make();
+                Ok((own.clone(), Box::new(own)))
+            }
+            Err(full) => Err(counts.cache_is_full(peer, kind, full)),
+        }
     }
 
     /// Refuses a peer that has less than `role` in a namespace.
@@ -230,8 +276,27 @@ impl Session {
         Err(Refused::Forbidden { who: self.who(), what: role.verb(), namespace: namespace.clone() })
     }
 
+    /// Refuses a peer that may not read every namespace.
+    pub(super) fn may_read_all(&self) -> Result<(), Refused> {
+        self.is_counted()?;
+        if self.namerd.inner.roles.reads_all(self.peer()) {
+            return Ok(());
+        }
+        Err(Refused::Forbidden { who: self.who(), what: Role::Read.verb(), namespace: Namespace::any() })
+    }
+
+    /// Whether this peer may read all that a pattern may have.
+    pub(super) fn reads(&self, namespaces: &Pattern) -> bool {
+        self.namerd.inner.roles.reads(self.peer(), namespaces)
+    }
+
+    /// Refuses a peer that may not read this namespace, by its name as it was sent: what is no name is in none.
+    pub(super) fn may_read(&self, namespace: &str) -> Result<(), Refused> {
+        namespace.parse().map_or_else(|_| self.may_read_all(), |namespace| self.may(&namespace, Role::Read))
+    }
+
     /// Refuses a peer that has no role at all.
-    fn may_do_something(&self) -> Result<(), Refused> {
+    pub(super) fn may_do_something(&self) -> Result<(), Refused> {
         self.is_counted()?;
         if self.namerd.inner.roles.knows(self.peer()) {
             return Ok(());

@@ -39,10 +39,21 @@ pub(super) struct Shared<K, V> {
     entries: Arc<Mutex<Entries<K, V>>>,
 }
 
+/// Why no more may be active: as many are as may be, or the peer has its share and there is nothing beside those of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    OfAll(usize),
+    OfPeer(usize),
+}
+
+/// Who holds something. `None`: the program itself, which has no share.
+pub(super) type Holder<'a> = Option<&'a Arc<str>>;
+
 /// A value that is held. It is active until the last that holds it is dropped.
 pub(super) struct Held<K: Key, V: Clone + Send + Sync + 'static> {
     key: K,
     value: V,
+    holder: Option<Arc<str>>,
     entries: Weak<Mutex<Entries<K, V>>>,
 }
 
@@ -53,7 +64,11 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Key for K {}
 
 struct Entries<K, V> {
     limits: Cache,
+    // Of each peer, of `limits.active`.
+    share: usize,
     by_key: HashMap<K, Entry<V>>,
+    // How many each holds, of which each counts once.
+    by_peer: HashMap<Arc<str>, usize>,
     // Those that nobody holds, oldest first.
     idle: BTreeMap<u64, (K, Instant)>,
     next_idle: u64,
@@ -63,33 +78,47 @@ struct Entries<K, V> {
 struct Entry<V> {
     value: V,
     holders: usize,
+    // How often each peer does.
+    by_peer: HashMap<Arc<str>, usize>,
     idle: Option<u64>,
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Shared<K, V> {
-    pub(super) fn new(limits: Cache) -> Self {
-        let entries = Entries { limits, by_key: HashMap::new(), idle: BTreeMap::new(), next_idle: 0, is_swept: false };
+    /// `share`: how many of those that may be active are each peer's.
+    pub(super) fn new(limits: Cache, share: usize) -> Self {
+        let entries = Entries {
+            limits,
+            share,
+            by_key: HashMap::new(),
+            by_peer: HashMap::new(),
+            idle: BTreeMap::new(),
+            next_idle: 0,
+            is_swept: false,
+        };
         Self { entries: Arc::new(Mutex::new(entries)) }
     }
 
     /// The value of `key` if there is one; one that is inactive only if one more may be active.
-    pub(super) fn hold(&self, key: &K) -> Option<Held<K, V>> {
-        let value = lock(&self.entries).hold(key)?;
-        Some(self.held(key, value))
+    pub(super) fn hold(&self, key: &K, holder: Holder<'_>) -> Option<Held<K, V>> {
+        let value = lock(&self.entries).hold(key, holder)?;
+        Some(self.held(key, holder, value))
     }
 
-    /// The value of `key`, made by `make` unless there is one. `None`: as many are active as may be.
-    pub(super) fn hold_or_make(&self, key: &K, make: impl FnOnce() -> V) -> Option<Held<K, V>> {
-        if let Some(held) = self.hold(key) {
-            return Some(held);
+    /// The value of `key`, made by `make` unless there is one.
+    pub(super) fn hold_or_make(
+        &self,
+        key: &K,
+        holder: Holder<'_>,
+        make: impl FnOnce() -> V,
+    ) -> Result<Held<K, V>, Full> {
+        if let Some(held) = self.hold(key, holder) {
+            return Ok(held);
         }
-        if lock(&self.entries).is_full() {
-            return None;
-        }
+        lock(&self.entries).has_room(holder)?;
         // Not under the lock: it takes as long as a table makes it take. Of two at once the first is kept.
         let made = make();
-        let value = lock(&self.entries).insert(key, made);
-        Some(self.held(key, value))
+        let value = lock(&self.entries).insert(key, holder, made);
+        Ok(self.held(key, holder, value))
     }
 
     /// How many are held, and how many are not.
@@ -109,8 +138,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Shared<K, V> {
         lock(&self.entries).limits
     }
 
-    fn held(&self, key: &K, value: V) -> Held<K, V> {
-        Held { key: key.clone(), value, entries: Arc::downgrade(&self.entries) }
+    fn held(&self, key: &K, holder: Holder<'_>, value: V) -> Held<K, V> {
+        Held { key: key.clone(), value, holder: holder.cloned(), entries: Arc::downgrade(&self.entries) }
     }
 }
 
@@ -119,37 +148,61 @@ impl<K: Key, V: Clone> Entries<K, V> {
         self.by_key.len() - self.idle.len()
     }
 
-    fn is_full(&self) -> bool {
-        self.active() >= self.limits.active
+    /// Whether one more may be active for this peer. What is left of the last share is for those who have less than theirs.
+    fn has_room(&self, holder: Holder<'_>) -> Result<(), Full> {
+        let (active, limit) = (self.active(), self.limits.active);
+        if active >= limit {
+            return Err(Full::OfAll(limit));
+        }
+        let has_share = |peer| self.by_peer.get(peer).copied().unwrap_or_default() >= self.share;
+        if active >= limit - self.share && holder.is_some_and(has_share) {
+            return Err(Full::OfPeer(self.share));
+        }
+        Ok(())
     }
 
-    fn hold(&mut self, key: &K) -> Option<V> {
+    fn hold(&mut self, key: &K, holder: Holder<'_>) -> Option<V> {
         let is_idle = self.by_key.get(key)?.idle.is_some();
-        if is_idle && self.is_full() { None } else { self.add_holder(key) }
+        if is_idle && self.has_room(holder).is_err() { None } else { self.add_holder(key, holder) }
     }
 
-    fn add_holder(&mut self, key: &K) -> Option<V> {
+    fn add_holder(&mut self, key: &K, holder: Holder<'_>) -> Option<V> {
         let entry = self.by_key.get_mut(key)?;
         if let Some(idle) = entry.idle.take() {
             self.idle.remove(&idle);
         }
         entry.holders += 1;
+        if let Some(peer) = holder {
+            let times = entry.by_peer.entry(Arc::clone(peer)).or_default();
+            *times += 1;
+            if *times == 1 {
+                *self.by_peer.entry(Arc::clone(peer)).or_default() += 1;
+            }
+        }
         Some(entry.value.clone())
     }
 
-    fn insert(&mut self, key: &K, made: V) -> V {
-        if let Some(value) = self.add_holder(key) {
+    fn insert(&mut self, key: &K, holder: Holder<'_>, made: V) -> V {
+        if let Some(value) = self.add_holder(key, holder) {
             return value;
         }
-        self.by_key.insert(key.clone(), Entry { value: made.clone(), holders: 1, idle: None });
+        let entry = Entry { value: made.clone(), holders: 0, by_peer: HashMap::new(), idle: None };
+        self.by_key.insert(key.clone(), entry);
+        self.add_holder(key, holder);
         made
     }
 
     /// One holder less. What is let go is returned, to be dropped without the lock.
-    fn release(&mut self, key: &K, now: Instant) -> Vec<V> {
+    fn release(&mut self, key: &K, holder: Holder<'_>, now: Instant) -> Vec<V> {
         let Some(entry) = self.by_key.get_mut(key) else { return Vec::new() };
         entry.holders = entry.holders.saturating_sub(1);
+        if let Some(peer) = holder
+            && take_one(&mut entry.by_peer, peer)
+        {
+            take_one(&mut self.by_peer, peer);
+        }
         if entry.holders == 0 && entry.idle.is_none() {
+            entry.by_peer = HashMap::new();
             entry.idle = Some(self.next_idle);
             self.idle.insert(self.next_idle, (key.clone(), now));
             self.next_idle += 1;
@@ -194,7 +247,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Held<K, V> {
 impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Held<K, V> {
     fn drop(&mut self) {
         let Some(entries) = self.entries.upgrade() else { return };
-        let gone = lock(&entries).release(&self.key, Instant::now());
+        let gone = lock(&entries).release(&self.key, self.holder.as_ref(), Instant::now());
         // Outside a runtime what is inactive goes when others come after it.
         if let Ok(runtime) = Handle::try_current()
             && lock(&entries).begin_to_sweep()
@@ -222,6 +275,17 @@ async fn sweep<K: Key, V: Clone + Send + Sync + 'static>(entries: Weak<Mutex<Ent
     }
 }
 
+/// One less of this peer's. True: it was the last.
+fn take_one(by_peer: &mut HashMap<Arc<str>, usize>, peer: &Arc<str>) -> bool {
+    let Some(times) = by_peer.get_mut(peer) else { return false };
+    *times -= 1;
+    let is_last = *times == 0;
+    if is_last {
+        by_peer.remove(peer);
+    }
+    is_last
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -240,11 +304,32 @@ mod tests {
     use super::*;
 
     fn shared(active: usize, inactive: usize) -> Shared<u8, Arc<u8>> {
-        Shared::new(Cache { active, inactive, inactive_for: Duration::from_secs(10) })
+        Shared::new(Cache { active, inactive, inactive_for: Duration::from_secs(10) }, active / 4)
     }
 
     fn hold(shared: &Shared<u8, Arc<u8>>, key: u8) -> Option<Held<u8, Arc<u8>>> {
-        shared.hold_or_make(&key, || Arc::new(key))
+        shared.hold_or_make(&key, None, || Arc::new(key)).ok()
+    }
+
+    #[tokio::test]
+    async fn the_last_share_is_kept_for_those_who_have_less_than_theirs() {
+        let shared = shared(8, 0);
+        let [greedy, other, third] = ["greedy", "other", "third"].map(Arc::<str>::from);
+        let hold = |peer: &Arc<str>, key| shared.hold_or_make(&key, Some(peer), || Arc::new(key));
+        // What nobody else uses is for whoever asks.
+        let mut held: Vec<_> = (0..6).map(|key| hold(&greedy, key).unwrap()).collect();
+        held.push(hold(&greedy, 0).unwrap());
+        assert_eq!(hold(&greedy, 6).err(), Some(Full::OfPeer(2)));
+        let others = (hold(&other, 0).unwrap(), hold(&other, 6).unwrap());
+        assert_eq!(hold(&other, 7).err(), Some(Full::OfPeer(2)), "what is shared counts, too");
+        let last = hold(&third, 7).unwrap();
+        assert_eq!(hold(&third, 8).err(), Some(Full::OfAll(8)));
+        drop((others, last));
+        held.truncate(1);
+        assert_eq!(shared.len(), (1, 0));
+        assert!((1..6).all(|key| hold(&greedy, key).is_ok()));
+        drop(held);
+        assert!(lock(&shared.entries).by_peer.is_empty(), "who holds nothing is forgotten");
     }
 
     #[tokio::test(start_paused = true)]
@@ -286,8 +371,8 @@ mod tests {
             drop(hold(&shared, key));
         }
         assert_eq!(shared.len(), (0, 2));
-        assert!(shared.hold(&1).is_none());
-        assert!(shared.hold(&2).is_some() && shared.hold(&3).is_some());
+        assert!(shared.hold(&1, None).is_none());
+        assert!(shared.hold(&2, None).is_some() && shared.hold(&3, None).is_some());
     }
 
     #[tokio::test]

@@ -1,11 +1,11 @@
 //! Changes of tables: allowed, checked, made, and recorded.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
 use super::{
-    Composition, Namerd, Session, WriteError,
+    Composition, Namerd, Part, Role, Session, WriteError,
     check::{Checks, Issue, check},
     compose::composed,
     history::Entry,
@@ -46,6 +46,8 @@ pub struct Checked {
 
 /// A change that the peer may make.
 pub(super) struct Change {
+    // Whose it is, who is told no more than it may read.
+    session: Session,
     namespace: Namespace,
     dtab: Option<Dtab>,
     expect: Expect,
@@ -75,8 +77,19 @@ impl Session {
 
     /// What [`put`](Self::put) would say about a table, without writing it.
     pub async fn check(&self, namespace: &Namespace, dtab: &Dtab) -> Result<Checked, WriteError> {
-        self.may(namespace, super::Role::Read)?;
-        self.namerd.checked(namespace, dtab, false).await
+        self.may(namespace, Role::Read)?;
+        self.namerd.checked(self, namespace, dtab, false).await
+    }
+
+    /// Refuses a change for what is known of it without its table; `deletes` instead of writing.
+    pub(super) fn may_change(&self, namespace: &Namespace, expect: &Expect, deletes: bool) -> Result<(), WriteError> {
+        let guards = self.namerd.guards(namespace);
+        self.may(namespace, guards.role())?;
+        guards.allow(namespace, expect, deletes)?;
+        match self.namerd.composition(namespace) {
+            Some(composition) => Err(WriteError::Rejected(composition.read_only(self))),
+            None => Ok(()),
+        }
     }
 
     /// Makes a change; `restores` says which record it goes back to.
@@ -87,12 +100,7 @@ impl Session {
         expect: &Expect,
         restores: Option<u64>,
     ) -> Result<Written, WriteError> {
-        let guards = self.namerd.guards(namespace);
-        self.may(namespace, guards.role())?;
-        guards.allow(namespace, expect, dtab.is_none())?;
-        if let Some(composition) = self.namerd.composition(namespace) {
-            return Err(WriteError::Rejected(composition.read_only()));
-        }
+        self.may_change(namespace, expect, dtab.is_none())?;
         let mut why = self.why.as_deref().map(ToOwned::to_owned);
         if let Some(seq) = restores {
             let back = format!("back to {seq}");
@@ -100,8 +108,8 @@ impl Session {
         }
         let entry = Entry { who: self.who(), why, table: None };
         let (namespace, expect, restores) = (namespace.clone(), expect.clone(), restores.is_some());
-        let change = Change { namespace, dtab, expect, entry, restores };
         let session = self.clone();
+        let change = Change { session: self.clone(), namespace, dtab, expect, entry, restores };
         // In a task of its own: whoever asked may go, and what is made has to be recorded.
         let made = tokio::spawn(async move { session.make(change).await }).await;
         made.unwrap_or_else(|error| Err(StoreError::Unavailable(Arc::new(error)).into()))
@@ -122,8 +130,10 @@ impl Session {
 }
 
 impl Composition {
-    fn read_only(&self) -> String {
-        let parts: Vec<_> = self.parts.iter().map(|part| part.fragments.to_string()).collect();
+    /// Why it is not changed, with the parts that the peer may read.
+    fn read_only(&self, session: &Session) -> String {
+        let part = |part: &Part| if session.reads(&part.fragments) { part.fragments.to_string() } else { "...".into() };
+        let parts: Vec<_> = self.parts.iter().map(part).collect();
         format!("namespace {} is made of {}: change one of those", self.namespace, parts.join(" + "))
     }
 }
@@ -143,13 +153,13 @@ impl Namerd {
     }
 
     async fn record(&self, change: Change) -> Result<Written, WriteError> {
-        let Change { namespace, dtab, expect, entry, restores } = change;
+        let Change { session, namespace, dtab, expect, entry, restores } = change;
         // Two fragments that do not fit each other are not written at once.
         let is_fragment = self.composing(&namespace).next().is_some();
         let _fragments = if is_fragment { Some(self.inner.fragments.lock().await) } else { None };
         let mut warnings = Vec::new();
         if let Some(dtab) = &dtab {
-            let checked = self.checked(&namespace, dtab, restores).await?;
+            let checked = self.checked(&session, &namespace, dtab, restores).await?;
             if !checked.errors.is_empty() {
                 return Err(WriteError::Rejected(checked.errors.join("\n")));
             }
@@ -174,42 +184,63 @@ impl Namerd {
         Ok(Written { version, seq, warnings })
     }
 
-    /// Checks a table, strictly where it is asked for, unless it `restores` what was written once.
-    async fn checked(&self, namespace: &Namespace, dtab: &Dtab, restores: bool) -> Result<Checked, WriteError> {
+    /// Checks a table, strictly where it is asked for, unless it `restores` what was written once. What is told is for the
+    /// peer of `session`: of tables that it may not read nothing but that its own does not fit them.
+    async fn checked(
+        &self,
+        session: &Session,
+        namespace: &Namespace,
+        dtab: &Dtab,
+        restores: bool,
+    ) -> Result<Checked, WriteError> {
         let is_strict = |namespace: &Namespace| !restores && self.guards(namespace).strict;
         let mut checked = Checked::default();
         let mut is_fragment = false;
         for composition in self.composing(namespace) {
             is_fragment = true;
-            let fragments = self.fragments(composition).await?;
-            if let Err(error) = composition.allow(namespace, dtab, &fragments) {
-                checked.errors.push(error);
+            let fragments = self.fragments(session, composition).await?;
+            if let Err(conflict) = composition.allow(namespace, dtab, &fragments) {
+                checked.errors.push(conflict.told(|namespace| session.may(namespace, Role::Read).is_ok()));
             }
-            let (before, after) = (whole(&fragments), whole(&with(composition, &fragments, namespace, dtab)));
+            let fragments_after = with(composition, &fragments, namespace, dtab);
+            let (before, after) = (whole(&fragments), whole(&fragments_after));
             let known: Vec<Issue> = check(&before, &self.inner.checks);
             let is_strict = is_strict(namespace) || is_strict(&composition.namespace);
             let is_new = |issue: &Issue| !known.iter().any(|known| known.fault == issue.fault);
-            let describe = |text| format!("{} as a whole, {text}", composition.namespace);
-            checked.add(&after, &self.inner.checks, is_strict, is_new, describe);
+            if session.may(&composition.namespace, Role::Read).is_ok() {
+                let describe =
+                    |issue: &Issue| Some(format!("{} as a whole, {}", composition.namespace, issue.describe(&after)));
+                checked.add(&after, &self.inner.checks, is_strict, is_new, describe);
+            } else {
+                let own = Own::of(&fragments_after, namespace);
+                checked.add(&after, &self.inner.checks, is_strict, is_new, |issue| own.describe(issue, dtab));
+            }
         }
         if !is_fragment {
-            checked.add(dtab, &self.inner.checks, is_strict(namespace), |_| true, |text| text);
+            let describe = |issue: &Issue| Some(issue.describe(dtab));
+            checked.add(dtab, &self.inner.checks, is_strict(namespace), |_| true, describe);
         }
         Ok(checked)
     }
 
-    /// The tables of all fragments, in order.
-    pub(super) async fn fragments(&self, composition: &Composition) -> Result<Vec<Fragment>, WriteError> {
+    /// The tables of all fragments, in order. Why one is not known is told to who may read it.
+    pub(super) async fn fragments(
+        &self,
+        session: &Session,
+        composition: &Composition,
+    ) -> Result<Vec<Fragment>, WriteError> {
+        let late = || -> Failure { Arc::new(io::Error::other("the other fragments are not known")) };
         let known = async {
             let all = self.inner.store.list().ready().await?;
             let mut fragments = Vec::new();
             for (place, namespace) in composition.fragments(&all) {
-                let table = self.table(&namespace).value().stored.clone().ready().await?;
+                let table = self.table(&namespace).value().stored.clone().ready().await;
+                let may_know = || session.may(&namespace, Role::Read).is_ok();
+                let table = table.map_err(|error| if may_know() { error } else { late() })?;
                 fragments.push((place, namespace, table));
             }
             Ok::<_, Failure>(fragments)
         };
-        let late = || -> Failure { Arc::new(io::Error::other("the other fragments are not known")) };
         let known = timeout(FRAGMENTS_TIMEOUT, known).await.unwrap_or_else(|_| Err(late()));
         known.map_err(|error| StoreError::Unavailable(error).into())
     }
@@ -247,11 +278,35 @@ impl Checked {
         checks: &Checks,
         is_strict: bool,
         is_told: impl Fn(&Issue) -> bool,
-        describe: impl Fn(String) -> String,
+        describe: impl Fn(&Issue) -> Option<String>,
     ) {
         for issue in check(dtab, checks).into_iter().filter(is_told) {
-            let text = describe(issue.describe(dtab));
-            if is_strict && issue.is_grave() { self.errors.push(text) } else { self.warnings.push(text) }
+            let is_error = is_strict && issue.is_grave();
+            let texts = if is_error { &mut self.errors } else { &mut self.warnings };
+            let text = describe(&issue).or_else(|| is_error.then(|| DOES_NOT_FIT.to_owned()));
+            texts.extend(text.filter(|text| !texts.contains(text)));
         }
+    }
+}
+
+/// What is told of entries that the peer may not read.
+const DOES_NOT_FIT: &str = "it does not fit the tables that it is put together with";
+
+/// The entries of a fragment in the whole, for who may read no more of that.
+struct Own(Range<usize>);
+
+impl Own {
+    fn of(fragments: &[Fragment], namespace: &Namespace) -> Self {
+        let length = |(_, _, table): &Fragment| table.as_ref().map_or(0, |table| table.dtab.len());
+        let before = fragments.iter().take_while(|(_, name, _)| name != namespace).map(length).sum();
+        let own = fragments.iter().find(|(_, name, _)| name == namespace).map_or(0, length);
+        Self(before..before + own)
+    }
+
+    /// What is wrong with an entry of one's own, without the names that others made of it. `None`: it is not one's own.
+    fn describe(&self, issue: &Issue, dtab: &Dtab) -> Option<String> {
+        let index = issue.entry.checked_sub(1).filter(|index| self.0.contains(index))?;
+        let entry = index - self.0.start + 1;
+        Some(Issue { entry, fault: issue.fault.clone() }.describe_alone(dtab))
     }
 }

@@ -3,31 +3,37 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use http::{Request, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use linkerd_dtab::{
     Activity, Dtab, Element, Path, Publisher,
-    mesh::{
-        MAX_MESSAGE,
-        proto::{
-            BindReq, BoundTreeRsp, DelegateTreeReq, DtabReq, DtabRsp, PathNameTree, Replicas, ReplicasReq, ShowDtabReq,
-            bound_name_tree,
-            dtab::{
-                self,
-                dentry::prefix::{Wildcard, elem::Value},
-            },
-            path_name_tree as tree, replicas,
+    mesh::proto::{
+        BindReq, BoundTreeRsp, DelegateTreeReq, DtabReq, DtabRsp, PathNameTree, Replicas, ReplicasReq, ShowDtabReq,
+        bound_name_tree,
+        dtab::{
+            self,
+            dentry::prefix::{Wildcard, elem::Value},
         },
+        path_name_tree as tree, replicas,
     },
-    namerd::{Namerd, mesh::Mesh},
+    namerd::{
+        Grant, Limits, Meter, Namerd, Peer, Reason, Role, Roles, Who,
+        mesh::{MAX_QUESTION, Mesh},
+    },
     store::{Change, DtabStore, Expect, Namespace, StoreError, Stored, Version, VersionedDtab},
-    transport::full,
+    transport::{Body, full},
 };
 use prost::Message;
 use tokio::time::timeout;
 use tonic::Code;
 use tower::ServiceExt;
 
-use crate::{call::call, server::Server};
+use crate::{
+    call::{Answer, call, request},
+    server::Server,
+};
 
 const BIND: &str = "/io.linkerd.mesh.Interpreter/GetBoundTree";
 const STREAM: &str = "/io.linkerd.mesh.Interpreter/StreamBoundTree";
@@ -96,12 +102,12 @@ async fn what_is_no_method_is_a_bad_request_and_what_is_no_post_not_allowed() {
 }
 
 #[tokio::test]
-async fn a_message_of_more_than_4_mib_is_refused_unread() {
+async fn a_message_that_is_too_long_is_refused_unread() {
     let server = server();
-    let long = ReplicasReq { id: Some(Proto { elems: vec![vec![b'x'; MAX_MESSAGE]] }) }.encode_to_vec();
+    let long = ReplicasReq { id: Some(Proto { elems: vec![vec![b'x'; MAX_QUESTION]] }) }.encode_to_vec();
     let (code, text) = status(&server, RESOLVE, &long).await;
     assert_eq!(code, Code::OutOfRange, "{text}");
-    let short = ReplicasReq { id: Some(Proto { elems: vec![vec![b'x'; MAX_MESSAGE - 64]] }) }.encode_to_vec();
+    let short = ReplicasReq { id: Some(Proto { elems: vec![vec![b'x'; MAX_QUESTION - 64]] }) }.encode_to_vec();
     assert_eq!(status(&server, RESOLVE, &short).await.0, Code::Ok);
 }
 
@@ -114,7 +120,7 @@ async fn a_tree_that_nests_too_deep_is_refused_and_no_stack_overflows() {
         for key in [0x0a, 0x22] {
             let mut outer = vec![key];
             prost::encode_length_delimiter(deep.len(), &mut outer).unwrap();
-            if outer.len() + deep.len() > MAX_MESSAGE / 8 {
+            if outer.len() + deep.len() > MAX_QUESTION / 2 {
                 break;
             }
             outer.extend(&deep);
@@ -135,8 +141,9 @@ async fn a_tree_that_nests_too_deep_is_refused_and_no_stack_overflows() {
 #[tokio::test]
 async fn a_table_of_too_many_names_is_refused() {
     let server = server();
-    let dentry = dentry(alt(vec![neg(); 100_000]).node.unwrap());
-    let (code, text) = status(&server, BIND, &bind(Some(dentry))).await;
+    let dentries = vec![dentry(alt(vec![neg(); 100_000]).node.unwrap())];
+    let dtab = Some(linkerd_dtab::mesh::proto::Dtab { dentries });
+    let (code, text) = status(&server, SHOW, &ShowDtabReq { dtab }.encode_to_vec()).await;
     assert_eq!((code, &*text), (Code::InvalidArgument, "more than 100000 names"));
 }
 
@@ -293,4 +300,74 @@ impl DtabStore for OneTable {
     fn delete<'a>(&'a self, namespace: &'a Namespace, _: &'a Expect) -> Change<'a, ()> {
         Box::pin(async { Err(StoreError::Forbidden(namespace.clone())) })
     }
+}
+
+/// The status of a call to `mesh` whose body has this and no end, and how many seconds it took.
+async fn unfinished(mesh: &Mesh, path: &str, body: Bytes) -> (Code, String, u64) {
+    let begun = tokio::time::Instant::now();
+    let pieces = stream::iter([Ok(Frame::data(body))]).chain(stream::pending());
+    let body: Body = StreamBody::new(pieces).boxed_unsync();
+    let (head, _) = request(path, b"").into_parts();
+    let mut answer = Answer::of(mesh.clone().oneshot(Request::from_parts(head, body)).await.unwrap());
+    answer.messages().await;
+    let (code, text) = answer.status();
+    (Code::from(code), text, begun.elapsed().as_secs())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_read_for_who_may_ask_only_and_not_for_ever() {
+    let grant = Grant { who: Who::Name("web".into()), namespaces: "*".parse().unwrap(), role: Role::Read };
+    let namerd = Namerd::builder(linkerd_dtab::store::Memory::default()).roles(Roles::new([grant])).build();
+    let mesh = Mesh::new(namerd);
+    for path in [BIND, STREAM, RESOLVE, EXPLAIN, DTAB, FOLLOW_DTAB, SHOW] {
+        let (code, text, secs) = unfinished(&mesh, path, Bytes::new()).await;
+        assert_eq!((code, &*text, secs), (Code::PermissionDenied, "somebody may not read namespace *", 0), "{path}");
+    }
+    let server = server();
+    for path in [BIND, STREAM, SHOW] {
+        let (code, text, secs) = unfinished(&server.mesh, path, Bytes::from_static(&[0, 0])).await;
+        assert_eq!((code, &*text, secs), (Code::DeadlineExceeded, "the request did not come within 10s", 10), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn all_that_is_being_read_has_a_bound() {
+    let limits = Limits { reading_bytes_per_peer: 1000, ..Limits::default() };
+    let namerd = Namerd::builder(linkerd_dtab::store::Memory::default()).limits(limits).build();
+    let mesh = Mesh::new(namerd);
+    let long = ReplicasReq { id: Some(Proto { elems: vec![vec![b'x'; 1000]] }) }.encode_to_vec();
+    let mut answer = call(&mesh, RESOLVE, &long).await;
+    answer.messages().await;
+    let (code, text) = answer.status();
+    assert_eq!(Code::from(code), Code::ResourceExhausted);
+    assert_eq!(text, "too many bytes being read: 1000 are allowed to one peer");
+    let short = ReplicasReq { id: Some(Proto { elems: vec![vec![b'x'; 900]] }) }.encode_to_vec();
+    for _ in 0..3 {
+        let mut answer = call(&mesh, RESOLVE, &short).await;
+        answer.messages().await;
+        assert_eq!(answer.status().0, 0, "what was read does not count any more");
+    }
+}
+
+#[tokio::test]
+async fn calls_are_counted() {
+    let meter = Meter::default();
+    let server = server();
+    let session = server.namerd.session(Peer::default()).metered(&meter);
+    let ask = async |path: &str, message: &[u8]| {
+        let mut request = request(path, message);
+        request.extensions_mut().insert(session.clone());
+        Answer::of(server.mesh.clone().oneshot(request).await.unwrap())
+    };
+    let mut stream = ask(STREAM, &bind(None)).await;
+    assert!(stream.message().await.is_some());
+    ask(BIND, b"").await.messages().await;
+    ask("/nowhere", b"").await.messages().await;
+    let nowhere = DtabReq { root: Some(path("/nowhere")) }.encode_to_vec();
+    ask(FOLLOW_DTAB, &nowhere).await.messages().await;
+    let read = meter.read();
+    assert_eq!((read.requests, read.streams, read.open_streams), (4, 2, 1));
+    assert_eq!((meter.failures(Reason::BadRequest), meter.failures(Reason::Missing)), (2, 1));
+    drop(stream);
+    assert_eq!(meter.read().open_streams, 0);
 }

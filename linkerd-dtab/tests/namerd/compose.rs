@@ -1,9 +1,9 @@
 use linkerd_dtab::{
-    namerd::{Composition, Namerd, Part, WriteError},
+    namerd::{Composition, Grant, Namerd, Part, Protection, Role, Roles, Who, WriteError},
     store::{Expect, Memory, StoreError},
 };
 
-use crate::support::{Counted, dtab, ns, path, session, value};
+use crate::support::{Counted, dtab, named, ns, path, session, value};
 
 fn part(fragments: &str, owns: &[&str]) -> Part {
     Part { fragments: fragments.parse().unwrap(), owns: owns.iter().map(|owned| owned.parse().unwrap()).collect() }
@@ -102,4 +102,67 @@ async fn a_composed_namespace_is_not_changed_itself_and_its_whole_is_checked() {
     assert!(written.warnings[0].starts_with("all as a whole, entry"), "{:?}", written.warnings);
     let again = session.put(&ns("env"), &dtab("/env => /svc; /x => /y"), &Expect::Any).await.unwrap();
     assert_eq!(again.warnings, [""; 0], "that was there before");
+}
+
+/// `team/web` may be written by `web`, who may read no more than that and, if so, `all`; `team/db` is somebody else's.
+fn divided(reads_all: bool) -> Namerd {
+    let composition = Composition {
+        namespace: ns("all"),
+        parts: vec![part("base", &[]), part("team/*", &[]), part("secret-env", &[])],
+    };
+    let tables = [
+        (ns("base"), dtab("/hidden => /round; /db => /hidden/x")),
+        (ns("team/db"), dtab("/svc/db => /db; /a => /secret-place")),
+        (ns("team/web"), dtab("/svc/web => /x")),
+        (ns("secret-env"), dtab("/env => /x")),
+    ];
+    let grant =
+        |namespaces: &str, role| Grant { who: Who::Name("web".into()), namespaces: namespaces.parse().unwrap(), role };
+    let mut grants = vec![grant("team/web", Role::Write), grant("other/*", Role::Write)];
+    grants.extend(reads_all.then(|| grant("all", Role::Write)));
+    let mut protection = Protection::new((&ns("all")).into());
+    protection.strict = true;
+    Namerd::builder(Memory::new(tables))
+        .namer(path("/#/fixed"), Counted::new())
+        .compose(composition)
+        .roles(Roles::new(grants))
+        .protect(protection)
+        .build()
+}
+
+#[tokio::test]
+async fn nobody_is_told_of_fragments_that_it_may_not_read() {
+    let ask = async |reads_all, table: &str| {
+        let session = divided(reads_all).session(named("web"));
+        let checked = session.check(&ns("team/web"), &dtab(table)).await.unwrap();
+        let planned = session.plan(&ns("team/web"), &dtab(table), &[path("/svc/db")]).await.unwrap();
+        assert_eq!(planned.checked, checked);
+        let put = session.put(&ns("team/web"), &dtab(table), &Expect::Any).await;
+        let put = put.err().map_or(String::new(), |error| error.to_string());
+        assert_eq!(put, checked.errors.join("\n"));
+        (checked.errors, checked.warnings, planned.moves.len())
+    };
+    let conflict = "/b => /x; /svc/db => /y";
+    let (errors, ..) = ask(false, conflict).await;
+    assert_eq!(errors, ["entry 2 defines /svc/db, which conflicts with what another fragment has"]);
+
+    // Names go round through what others define.
+    let round = "/x => /x2; /round => /hidden";
+    let (errors, warnings, moves) = ask(false, round).await;
+    assert!(!errors.is_empty());
+    for text in errors.iter().chain(&warnings) {
+        let is_known = *text == "it does not fit the tables that it is put together with"
+            || *text == "entry 2 (/round=>/hidden): names go round together with what others define";
+        assert!(is_known, "{text}");
+    }
+    assert_eq!(moves, 0);
+    let (errors, ..) = ask(true, round).await;
+    assert!(errors[0].starts_with("all as a whole, entry 1 (/hidden=>/round): names go round"), "{errors:?}");
+}
+
+#[tokio::test]
+async fn a_whole_is_refused_without_the_names_of_parts_that_are_hidden() {
+    let session = divided(true).session(named("web"));
+    let refused = session.put(&ns("all"), &dtab("/a => /b"), &Expect::Any).await.unwrap_err();
+    assert_eq!(refused.to_string(), "namespace all is made of ... + ... + ...: change one of those");
 }

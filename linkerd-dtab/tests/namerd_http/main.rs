@@ -24,7 +24,7 @@ use tower::ServiceExt;
 /// Long enough for a thread that has to wait for its turn.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Knows addresses, and no name.
+/// Knows addresses, and no name; what `pending` is it never says.
 struct Addresses;
 
 impl Resolve for Addresses {
@@ -33,6 +33,9 @@ impl Resolve for Addresses {
     }
 
     fn resolve_once(&self, host: &str, port: &str) -> Activity<Addr> {
+        if host == "pending" {
+            return Activity::channel().1;
+        }
         let (Ok(ip), Ok(port)) = (host.parse::<IpAddr>(), port.parse::<u16>()) else {
             return Activity::value(Addr::Neg);
         };
@@ -65,7 +68,10 @@ impl Server {
         self.folder.path().join(name)
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> Response<Body> {
+    async fn send<B>(&self, request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes, Error: std::fmt::Display> + Send + 'static,
+    {
         let answered: Result<_, Infallible> = self.controller.clone().oneshot(request).await;
         answered.unwrap()
     }

@@ -1,11 +1,14 @@
 //! What the recording does not tell.
 
-use std::fs;
+use std::{fs, time::Duration};
 
-use http::StatusCode;
-use http_body_util::BodyExt;
+use bytes::Bytes;
+use futures::stream;
+use http::{Request, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use linkerd_dtab::{
-    namerd::{Grant, Limits, Role, Roles, Who, http::MAX_BODY},
+    namerd::{Grant, Limits, Meter, Reason, Role, Roles, Who, http::MAX_BODY},
     transport::Body,
 };
 
@@ -318,10 +321,11 @@ async fn a_watch_counts_until_its_body_is_dropped() {
     let limits = Limits { watches_per_peer: 1, ..Limits::default() };
     let server = Server::with([("default".to_owned(), "/a => /b".to_owned())], |namerd| namerd.limits(limits));
     let body = server.watch("/api/1/dtabs/default?watch=true").await;
-    let refused = server.call("GET", "/api/1/dtabs", &[], "").await;
-    assert_eq!((refused.status, refused.body.contains("too many")), (429, true), "{refused:?}");
+    let refused = server.call("GET", "/api/1/dtabs?watch=true", &[], "").await;
+    assert_eq!((refused.status, &*refused.body), (429, "too many watches: 1 are allowed to one peer"));
+    assert_eq!(server.status("GET", "/api/1/dtabs", &[], "").await, 200, "what is asked once needs no place");
     drop(body);
-    assert_eq!(server.status("GET", "/api/1/dtabs", &[], "").await, 200);
+    drop(server.watch("/api/1/dtabs?watch=true").await);
 }
 
 /// Each name leads twice to the next: a walk that looks at what it leads to once for each way there never ends.
@@ -344,4 +348,128 @@ fn a_table_that_doubles_is_answered_in_time() {
         let status = answered.recv_timeout(std::time::Duration::from_mins(1)).expect("no answer");
         assert!(status == 200 || status == 500 || status == 503, "{status}");
     }
+}
+
+/// Pieces of a body that never ends, or one after which nothing comes.
+fn endless(piece: &'static [u8], is_silent: bool) -> Body {
+    let pieces = stream::unfold((), move |()| async move {
+        if is_silent {
+            std::future::pending::<()>().await;
+        }
+        Some((Ok(Frame::data(Bytes::from_static(piece))), ()))
+    });
+    StreamBody::new(pieces).boxed_unsync()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_is_read_for_who_may_send_it_only_and_not_for_ever() {
+    let grant = |who, role| Grant { who, namespaces: "*".parse().unwrap(), role };
+    let writer = Who::Token { label: "writer".into(), secret: "s".into() };
+    let roles = Roles::new([grant(Who::Anyone, Role::Read), grant(writer, Role::Write)]);
+    let server = Server::with([("default".to_owned(), String::new())], |builder| builder.roles(roles));
+    let send = async |method: &str, target: &str, headers: &[(&str, &str)], body| {
+        let (head, _) = request(method, target, headers, "").into_parts();
+        let rsp = server.send(Request::from_parts(head, body)).await;
+        let text = rsp.status().as_u16();
+        (text, String::from_utf8(rsp.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    };
+    let token = ("authorization", "Bearer s");
+    // None of these waits for the body.
+    for (method, target, headers, status) in [
+        ("PUT", "/api/1/dtabs/default", &[DTAB][..], 403),
+        ("PUT", "/api/1/dtabs/default", &[token], 400),
+        ("PUT", "/api/1/dtabs/a%20b", &[DTAB, token], 400),
+        ("DELETE", "/api/1/dtabs/default", &[], 403),
+        ("PUT", "/nowhere", &[DTAB], 404),
+        ("POST", "/api/1/dtabs", &[], 200),
+        ("POST", "/api/1/delegate", &[DTAB], 415),
+    ] {
+        let begun = tokio::time::Instant::now();
+        assert_eq!(send(method, target, headers, endless(b"", true)).await.0, status, "{method} {target}");
+        assert_eq!(begun.elapsed().as_secs(), 0);
+    }
+    let (status, text) = send("PUT", "/api/1/dtabs/default", &[DTAB, token], endless(b"", true)).await;
+    assert_eq!((status, &*text), (408, "the body did not come within 10s"));
+    let (status, text) = send("PUT", "/api/1/dtabs/default", &[DTAB, token], endless(&[b'#'; 4096], false)).await;
+    assert_eq!((status, &*text), (413, "the body has more than 1048576 bytes"));
+    let json = ("content-type", "application/json");
+    let (status, text) = send("POST", "/api/1/delegate", &[json], endless(b" ", false)).await;
+    assert_eq!((status, &*text), (413, "the body has more than 262144 bytes"));
+}
+
+#[tokio::test]
+async fn all_that_is_being_read_has_a_bound() {
+    let limits = Limits { reading_bytes: 200, reading_bytes_per_peer: 100, ..Limits::default() };
+    let server = Server::with([("default".to_owned(), String::new())], |builder| builder.limits(limits));
+    let put = async |length: usize| server.call("PUT", "/api/1/dtabs/default", &[DTAB], &" ".repeat(length)).await;
+    let said = put(101).await;
+    assert_eq!((said.status, &*said.body), (429, "too many bytes being read: 100 are allowed to one peer"));
+    for _ in 0..5 {
+        assert_eq!(put(100).await.status, 204, "what was read does not count any more");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_all_the_time_is_told_though_an_address_is_not_known() {
+    let server = server();
+    let put = async |dtab: String| assert_eq!(server.status("PUT", "/api/1/dtabs/w", &[DTAB], &dtab).await, 204);
+    let table = |n: u32| format!("/svc => /$/inet/pending/1 & /$/inet/127.0.0.1/{n}");
+    put(table(1)).await;
+    let mut body = server.watch("/api/1/bind/w?path=/svc&watch=true").await;
+    let begun = tokio::time::Instant::now();
+    let mut told = None;
+    for n in 2..=60 {
+        put(table(n)).await;
+        if let Ok(document) = tokio::time::timeout(Duration::from_millis(100), next(&mut body)).await {
+            told = document.map(|document| (document, begun.elapsed()));
+            break;
+        }
+    }
+    let (document, after) = told.expect("a document, while changes go on");
+    assert!(document.contains("/$/inet/127.0.0.1/") && after <= Duration::from_millis(2100), "{after:?} {document}");
+    // From then on it is not waited for as long.
+    put(table(1000)).await;
+    let begun = tokio::time::Instant::now();
+    while !next(&mut body).await.unwrap().contains("/1000") {}
+    assert!(begun.elapsed() <= Duration::from_millis(200), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn names_that_are_in_no_namespace_are_for_who_may_read_all() {
+    let grant = |who, namespaces: &str| Grant { who, namespaces: namespaces.parse().unwrap(), role: Role::Read };
+    let token = |name: &str| Who::Token { label: name.into(), secret: name.into() };
+    let roles = Roles::new([grant(token("web"), "team/web"), grant(token("ops"), "*")]);
+    let server = Server::with([("team/web".to_owned(), String::new())], |builder| builder.roles(roles));
+    for (target, web) in [
+        ("/api/1/bound-names", 403),
+        ("/api/1/bind/?path=/$/inet/127.0.0.1/1", 403),
+        ("/api/1/resolve/?path=/$/inet/127.0.0.1/1", 403),
+        ("/api/1/delegate?path=/$/inet/127.0.0.1/1&dtab=", 403),
+        ("/api/1/addr/default?path=/$/inet/127.0.0.1/1", 403),
+        ("/api/1/addr/?path=/$/inet/127.0.0.1/1", 403),
+        ("/api/1/addr/team/web?path=/$/inet/127.0.0.1/1", 200),
+        ("/api/1/bind/team/web?path=/$/inet/127.0.0.1/1", 200),
+    ] {
+        for (token, status) in [("Bearer web", web), ("Bearer ops", 200), ("Bearer x", 403)] {
+            assert_eq!(server.status("GET", target, &[("authorization", token)], "").await, status, "{target} {token}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_is_counted() {
+    let meter = Meter::default();
+    let server = server();
+    let server = Server { controller: server.controller.clone().metered(meter.clone()), ..server };
+    assert_eq!(server.status("GET", "/api/1/dtabs/default", &[], "").await, 200);
+    assert_eq!(server.status("GET", "/api/1/dtabs/nope", &[], "").await, 404);
+    assert_eq!(server.status("PUT", "/api/1/dtabs/bad", &[DTAB], "x").await, 400);
+    let body = server.watch("/api/1/dtabs/default?watch=true").await;
+    let read = meter.read();
+    assert_eq!((read.requests, read.streams, read.open_streams), (4, 1, 1));
+    let failures = Reason::ALL.map(|reason| meter.failures(reason));
+    assert_eq!((failures.iter().sum::<u64>(), meter.failures(Reason::Missing)), (2, 1));
+    assert_eq!(meter.failures(Reason::BadRequest), 1);
+    drop(body);
+    assert_eq!(meter.read().open_streams, 0);
 }

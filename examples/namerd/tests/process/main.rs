@@ -9,6 +9,7 @@ mod harness;
 mod life;
 #[cfg(target_os = "linux")]
 mod load;
+mod meters;
 #[path = "../../../proxy/tests/process/program.rs"]
 mod program;
 mod relay;

@@ -30,14 +30,12 @@ use self::{
     server::server_config,
     wire::Wire,
 };
-use super::{
-    BindingCache, Config, Errors, Problem, Protocol, ProtocolKind, RollPolicy, Router, Service, check_supported,
-};
+use super::{BindingCache, Config, Errors, Problem, Protocol, ProtocolKind, Router, Service, check_supported};
 #[cfg(feature = "tls")]
 use super::{Client, Scoped, Server, tls::Connectors};
 use crate::{
     CacheSettings, Mesh,
-    access_log::{AccessLog, AccessLogSettings, Roll},
+    access_log::AccessLog,
     http::ServerConfig,
     identify::Identifier,
     telemetry::{Registry, RouterStats},
@@ -462,27 +460,11 @@ impl Builder<'_> {
             return Some(same);
         }
         let is_h2 = router.protocol.kind() == ProtocolKind::H2;
-        let super::AccessLog { file, roll_policy, append, format, rotate_count } = settings;
-        let roll = match *roll_policy {
-            RollPolicy::Never => Roll::Never,
-            RollPolicy::Hourly => Roll::Hourly,
-            RollPolicy::Daily => Roll::Daily,
-            RollPolicy::Weekly(day) => Roll::Weekly(day),
-            RollPolicy::MaxSize(bytes) => Roll::Size(bytes),
-        };
-        let settings = AccessLogSettings {
-            file: file.clone(),
-            roll,
-            append: *append,
-            keep: *rotate_count,
-            format: format.clone(),
-            is_h2,
-        };
-        match AccessLog::prepare(settings, stats) {
+        match AccessLog::prepare(settings.settings(is_h2), stats) {
             Ok(log) => Some(log),
             Err(error) => {
                 let key = format!("routers[{i}].{}AccessLog", if is_h2 { "h2" } else { "http" });
-                self.problem(&key, format!("{}: {error}", file.display()));
+                self.problem(&key, format!("{}: {error}", settings.file.display()));
                 None
             }
         }

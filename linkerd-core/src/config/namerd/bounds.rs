@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use linkerd_dtab::namerd::{Cache, Keep, Limits};
+use linkerd_dtab::namerd::{Cache, Keep, Limits, http::MAX_BODY};
 
 use super::super::decode::{At, Decode, MAX_INT, Section};
 
@@ -85,12 +85,12 @@ impl Decode for NameCache {
         let mut s = Section::open(at, "cache")?;
         let default = Self::default();
         let cache = Self {
-            bindings: s.size("bindingCacheActive", 1).unwrap_or(default.bindings),
-            idle_bindings: s.size("bindingCacheInactive", 0).unwrap_or(default.idle_bindings),
-            binding_idle_time: s.seconds("bindingCacheInactiveTTLSecs", 0).unwrap_or(default.binding_idle_time),
-            addrs: s.size("addrCacheActive", 1).unwrap_or(default.addrs),
-            idle_addrs: s.size("addrCacheInactive", 0).unwrap_or(default.idle_addrs),
-            addr_idle_time: s.seconds("addrCacheInactiveTTLSecs", 0).unwrap_or(default.addr_idle_time),
+            bindings: s.size_or("bindingCacheActive", 1, default.bindings),
+            idle_bindings: s.size_or("bindingCacheInactive", 0, default.idle_bindings),
+            binding_idle_time: s.seconds_or("bindingCacheInactiveTTLSecs", 0, default.binding_idle_time),
+            addrs: s.size_or("addrCacheActive", 1, default.addrs),
+            idle_addrs: s.size_or("addrCacheInactive", 0, default.idle_addrs),
+            addr_idle_time: s.seconds_or("addrCacheInactiveTTLSecs", 0, default.addr_idle_time),
         };
         s.finish();
         Some(cache)
@@ -103,8 +103,8 @@ impl Decode for HistorySettings {
         let default = Keep::default();
         let directory = s.get("directory");
         let keep = Keep {
-            records: s.size("records", 1).unwrap_or(default.records),
-            bytes: s.size("bytes", 1).unwrap_or(default.bytes),
+            records: s.size_or("records", 1, default.records),
+            bytes: s.size_or("bytes", 1, default.bytes),
             file_bytes: s.int("fileBytes", 1..=MAX_INT).map_or(default.file_bytes, |n| n as u64),
             deleted: s.size("deleted", 1).unwrap_or(default.deleted),
         };
@@ -116,21 +116,33 @@ impl Decode for HistorySettings {
     }
 }
 
+/// As much as the longest request has: it could never be read otherwise.
+const LEAST_READ: i64 = MAX_BODY.cast_signed() as i64;
+
 /// The `limits` map.
 pub(super) fn limits(at: &At<'_>) -> Option<Limits> {
     let mut s = Section::open(at, "limits")?;
     let default = Limits::default();
     let limits = Limits {
-        clients: s.size("clients", 1).unwrap_or(default.clients),
-        clients_per_peer: s.size("clientsPerPeer", 1).unwrap_or(default.clients_per_peer),
-        watches: s.size("watches", 1).unwrap_or(default.watches),
-        watches_per_peer: s.size("watchesPerPeer", 1).unwrap_or(default.watches_per_peer),
+        clients: s.size_or("clients", 1, default.clients),
+        clients_per_peer: s.size_or("clientsPerPeer", 1, default.clients_per_peer),
+        watches: s.size_or("watches", 1, default.watches),
+        watches_per_peer: s.size_or("watchesPerPeer", 1, default.watches_per_peer),
         new_names_per_sec: s.count("newNamesPerSec", 0).unwrap_or(default.new_names_per_sec),
         new_names_per_sec_per_peer: s.count("newNamesPerSecPerPeer", 0).unwrap_or(default.new_names_per_sec_per_peer),
+        names_per_peer_percent: s
+            .int("namesPerPeerPercent", 0..=100)
+            .map_or(default.names_per_peer_percent, |n| n as usize),
+        questions: s.size_or("questions", 1, default.questions),
+        questions_per_peer: s.size_or("questionsPerPeer", 1, default.questions_per_peer),
+        reading_bytes: s.size_or("readingBytes", LEAST_READ, default.reading_bytes),
+        reading_bytes_per_peer: s.size_or("readingBytesPerPeer", LEAST_READ, default.reading_bytes_per_peer),
     };
     for (one, all, key) in [
         (limits.clients_per_peer, limits.clients, "clientsPerPeer"),
         (limits.watches_per_peer, limits.watches, "watchesPerPeer"),
+        (limits.questions_per_peer, limits.questions, "questionsPerPeer"),
+        (limits.reading_bytes_per_peer, limits.reading_bytes, "readingBytesPerPeer"),
     ] {
         if s.has(key) && one > all {
             s.problem(key, format!("must be at most what all peers may have together, {all}, got {one}"));

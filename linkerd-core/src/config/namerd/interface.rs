@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use linkerd_dtab::{Path, store::Namespace};
 
 use super::super::{
+    access_log::{AccessLog, H2_LOG},
     conflict::{Claims, Listener},
     decode::{At, Section},
     router,
@@ -38,7 +39,10 @@ pub enum InterfaceKind {
     /// `io.l5d.httpController`: the HTTP API, which `namerctl` asks.
     Http,
     /// `io.l5d.mesh`: gRPC.
-    Mesh,
+    Mesh {
+        /// `h2AccessLog` and its relatives. Default: none.
+        access_log: Option<AccessLog>,
+    },
     /// `io.l5d.thriftNameInterpreter`: thrift over mux.
     Thrift {
         /// `cache`: how many names are followed, for all interfaces together. Default: the file's `cache`.
@@ -72,7 +76,7 @@ impl Interface {
     pub fn kind_name(&self) -> &'static str {
         match self.kind {
             InterfaceKind::Http => KINDS[0].0,
-            InterfaceKind::Mesh => KINDS[1].0,
+            InterfaceKind::Mesh { .. } => KINDS[1].0,
             InterfaceKind::Thrift { .. } => KINDS[2].0,
             InterfaceKind::Destination { .. } => KINDS[3].0,
         }
@@ -88,7 +92,7 @@ impl Interface {
         let read_only = s.or("readOnly", false);
         let kind = match kind {
             "io.l5d.httpController" => Some(InterfaceKind::Http),
-            "io.l5d.mesh" => Some(InterfaceKind::Mesh),
+            "io.l5d.mesh" => Some(InterfaceKind::Mesh { access_log: AccessLog::decode(&mut s, H2_LOG) }),
             "io.l5d.thriftNameInterpreter" => Some(InterfaceKind::Thrift { cache: s.get("cache") }),
             _ => {
                 let namespace = s.with("namespace", parsed).or_else(|| "default".parse().ok());

@@ -192,6 +192,10 @@ mod tests {
         assert_eq!(safety.history.directory, Some("past".into()));
         assert_eq!((safety.limits.clients, safety.limits.clients_per_peer), (5, 3));
         assert_eq!(safety.limits.watches, Limits::default().watches);
+        let text = "limits: {namesPerPeerPercent: 0, questions: 9, questionsPerPeer: 8, readingBytes: 3000000, readingBytesPerPeer: 2000000}\n";
+        let limits = parse(text).unwrap().safety.limits;
+        assert_eq!((limits.names_per_peer_percent, limits.questions, limits.questions_per_peer), (0, 9, 8));
+        assert_eq!((limits.reading_bytes, limits.reading_bytes_per_peer), (3_000_000, 2_000_000));
         for (text, expected) in [
             ("history: {fileBytes: 9}", "n.yaml:1:22: history.fileBytes: is for a history in a directory"),
             ("history: {records: 0}", "history.records: must be at least 1, got 0"),
@@ -200,6 +204,12 @@ mod tests {
                 "limits.clientsPerPeer: must be at most what all peers may have",
             ),
             ("limits: {watch: 5}", "limits.watch: "),
+            ("limits: {namesPerPeerPercent: 101}", "limits.namesPerPeerPercent: must be "),
+            ("limits: {readingBytes: 9}", "limits.readingBytes: must be at least 1048576, got 9"),
+            (
+                "limits: {readingBytes: 2000000, readingBytesPerPeer: 3000000}",
+                "limits.readingBytesPerPeer: must be at most what all peers may have together, 2000000, got 3000000",
+            ),
         ] {
             let error = refused(&format!("{text}\n"));
             assert!(error.contains(expected), "{text}\n{error}");

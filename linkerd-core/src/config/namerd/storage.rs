@@ -9,10 +9,8 @@ use linkerd_dtab::{
 
 use super::super::{
     announcer::{ZkAddr, zk_addrs},
+    consul::ConsulAgent,
     decode::{At, Decode, Section},
-    namer::ConsistencyMode,
-    retries::Backoff,
-    tls::ClientTls,
 };
 
 /// The `storage` map.
@@ -109,26 +107,10 @@ pub struct ZkAuth {
 /// The keys of `io.l5d.consul`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConsulStorage {
-    /// `host`. Default: `localhost`.
-    pub host: String,
-    /// `port`. Default: 8500.
-    pub port: u16,
     /// `pathPrefix` of keys. Default: `/namerd/dtabs`.
     pub path_prefix: KeyPrefix,
-    /// `token`. Default: none.
-    pub token: Option<String>,
-    /// `datacenter`. Default: the agent's.
-    pub datacenter: Option<String>,
-    /// `readConsistencyMode`. Default: Consul's.
-    pub read_consistency_mode: Option<ConsistencyMode>,
-    /// `writeConsistencyMode`: without effect here, changes are made by the leader. Default: Consul's.
-    pub write_consistency_mode: Option<ConsistencyMode>,
-    /// `failFast`: without effect here. Default: false.
-    pub fail_fast: bool,
-    /// `backoff` between attempts, always jittered by half. Default: from 1 s to 1 min.
-    pub backoff: Option<Backoff>,
-    /// `tls`. Default: none.
-    pub tls: Option<ClientTls>,
+    /// The rest.
+    pub agent: ConsulAgent,
 }
 
 const KINDS: [&str; 6] = ["io.l5d.inMemory", "io.l5d.fs", "io.l5d.etcd", "io.l5d.zk", "io.l5d.consul", "io.l5d.k8s"];
@@ -235,16 +217,5 @@ fn acl(at: &At<'_>) -> Option<(String, String, String)> {
 }
 
 fn consul(s: &mut Section<'_>) -> ConsulStorage {
-    ConsulStorage {
-        host: s.or("host", "localhost".to_owned()),
-        port: s.or("port", 8500),
-        path_prefix: prefix(s, "/namerd/dtabs"),
-        token: s.get("token"),
-        datacenter: s.get("datacenter"),
-        read_consistency_mode: s.get("readConsistencyMode"),
-        write_consistency_mode: s.get("writeConsistencyMode"),
-        fail_fast: s.or("failFast", false),
-        backoff: s.with("backoff", |at| Backoff::decode(at, Backoff::OF_LINKERD)),
-        tls: s.get("tls"),
-    }
+    ConsulStorage { path_prefix: prefix(s, "/namerd/dtabs"), agent: ConsulAgent::decode(s) }
 }

@@ -1,11 +1,6 @@
 //! `/api/1/delegate`: how a name is bound, step by step.
 
-use std::pin::Pin;
-
-use futures::future::join_all;
-use http::{HeaderValue, Method, StatusCode, header, request::Parts};
-use serde_json::Value;
-use tokio::time::{sleep, timeout};
+use std::{future::pending, pin::Pin};
 
 use super::{
     DELEGATE_TIMEOUT,
@@ -18,8 +13,11 @@ use crate::{
     delegate::{Step, Unsettled, settled},
     namerd::{Namerd, Session},
 };
+use futures::future::join_all;
+use http::{HeaderValue, Method, StatusCode, header, request::Parts};
+use serde_json::Value;
 
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 
 /// What is to be explained.
 struct Question {
@@ -48,10 +46,6 @@ pub(super) async fn ask(namerd: &Namerd, session: &Session, head: &Parts, body: 
         rsp.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST"));
         return Ok(rsp);
     }
-    // As Linkerd: not even a charset beside it.
-    if head.headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != JSON) {
-        return Ok(reply::empty(StatusCode::UNSUPPORTED_MEDIA_TYPE));
-    }
     answer(namerd, session, posted(body)?, false).await
 }
 
@@ -74,8 +68,7 @@ async fn answer(namerd: &Namerd, session: &Session, question: Question, is_watch
         if is_watch {
             return Err(Problem::bad("a name is watched in a namespace, and there is none"));
         }
-        // For all who may see something.
-        let _counted = session.namespaces()?;
+        let _counted = session.everything()?;
         return once(namerd.bare().delegate(&dtab, &path)).await;
     };
     let delegation = session.delegate(&params::namespace(&namespace)?, &dtab, &path)?;
@@ -105,10 +98,10 @@ async fn once(delegation: Activity<Delegation>) -> Answer {
     }
 }
 
-/// Waits until everything is known, but no longer than a single question would.
+/// Waits until everything is known. What is pending in it is so for good: there is another explanation after it.
 fn is_settled(delegation: &Delegation) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     if delegation.nodes().any(|node| matches!(node.step, Step::Pending)) {
-        return Box::pin(sleep(DELEGATE_TIMEOUT));
+        return Box::pin(pending());
     }
     let leaves = delegation.nodes().filter_map(|node| match &node.step {
         Step::Leaf(Bound { addr, .. }) => Some(addr.clone()),
@@ -116,6 +109,6 @@ fn is_settled(delegation: &Delegation) -> Pin<Box<dyn Future<Output = ()> + Send
     });
     let mut unknown: Vec<_> = leaves.filter(|addr| matches!(addr.sample(), State::Pending)).collect();
     Box::pin(async move {
-        let _ = timeout(DELEGATE_TIMEOUT, join_all(unknown.iter_mut().map(Activity::ready))).await;
+        join_all(unknown.iter_mut().map(Activity::ready)).await;
     })
 }

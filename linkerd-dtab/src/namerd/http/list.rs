@@ -41,8 +41,8 @@ impl BoundNames {
         if head.method != Method::GET && head.method != Method::HEAD {
             return Ok(reply::empty(StatusCode::NOT_FOUND));
         }
-        // Counts as what is nobody's in particular, and is for all who may see something.
-        let counted = session.namespaces()?;
+        // The names are those of all namespaces.
+        let counted = session.everything()?;
         if !Params::of(&head.uri)?.watch() {
             let names = listed(self.namerd.clone()).await;
             return Ok(reply::document(Some(JSON), shown(&names)));

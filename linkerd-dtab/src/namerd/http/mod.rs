@@ -38,6 +38,7 @@ mod dtabs;
 mod list;
 mod names;
 mod params;
+mod read;
 mod reply;
 mod route;
 mod stream;
@@ -47,27 +48,34 @@ use std::{
     convert::Infallible,
     fmt,
     future::Future,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
 use tower_service::Service;
 
 use self::{
     list::BoundNames,
+    params::Params,
     reply::{Answer, Problem},
     route::Route,
 };
-use super::{Namerd, Peer, Session};
+use super::{Meter, Namerd, Peer, Session};
 use crate::transport::{Body, full};
 
-/// The longest body of a request, in bytes: 4 MiB. A longer one is answered with 413.
-pub const MAX_BODY: usize = 4 << 20;
+/// The longest table in a request, in bytes: 1 MiB. A longer one is answered with 413.
+///
+/// A body is read only where it has a meaning, once it is known that the peer may ask so, within ten seconds (408), and
+/// within what [`Limits`](super::Limits) has for all that is being read (429).
+pub const MAX_BODY: usize = 1 << 20;
+
+/// The longest body of a question, which has a name and a small table, in bytes: 256 KiB.
+pub const MAX_QUESTION: usize = 256 << 10;
 
 /// What is not known after this time is answered with 503, unless it is watched. Linkerd waits that long for a binding.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
@@ -83,6 +91,7 @@ pub const DELEGATE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Controller {
     namerd: Namerd,
     bound_names: Arc<BoundNames>,
+    meter: Meter,
 }
 
 /// What a [`Controller`] answers with. It never fails.
@@ -93,7 +102,13 @@ impl Controller {
     #[must_use]
     pub fn new(namerd: Namerd) -> Self {
         let bound_names = Arc::new(BoundNames::new(namerd.clone()));
-        Self { namerd, bound_names }
+        Self { namerd, bound_names, meter: Meter::default() }
+    }
+
+    /// Counts in `meter` what is asked, and how it is answered.
+    #[must_use]
+    pub fn metered(self, meter: Meter) -> Self {
+        Self { meter, ..self }
     }
 
     async fn answer<B>(self, req: Request<B>) -> Response<Body>
@@ -106,27 +121,53 @@ impl Controller {
         let session = self.namerd.session(peer(&head));
         let reason = head.headers.get(changes::REASON).map(|reason| String::from_utf8_lossy(reason.as_bytes()));
         let session = reason.map_or(session.clone(), |reason| session.because(&reason));
-        let answer = match read(body).await {
-            Ok(body) => self.route(&session, &head, body).await,
-            Err(problem) => Err(problem),
-        };
-        let rsp = answer.unwrap_or_else(Problem::answer);
+        self.meter.request();
+        let rsp = self.routed(session, &head, body).await.unwrap_or_else(Problem::answer);
+        if let Some(reason) = reply::reason(rsp.status()) {
+            self.meter.failed(reason);
+        }
         if head.method == Method::HEAD { without_body(rsp) } else { rsp }
     }
 
-    async fn route(&self, session: &Session, head: &Parts, body: Bytes) -> Answer {
-        match Route::of(head.uri.path()) {
-            Route::Namespaces => dtabs::list(session, head).await,
-            Route::Dtab(namespace) => dtabs::serve(session, head, &namespace, &body).await,
-            Route::Bind(namespace) => names::bind(&self.namerd, session, head, &namespace).await,
-            Route::Addr => names::addr(session, head).await,
-            Route::Resolve(namespace) => names::resolve(&self.namerd, session, head, &namespace).await,
-            Route::Delegate(namespace) => delegate::serve(&self.namerd, session, head, &namespace).await,
-            Route::DelegateAny => delegate::ask(&self.namerd, session, head, &body).await,
-            Route::BoundNames => self.bound_names.serve(session, head).await,
-            Route::Change(change, namespace) => changes::serve(session, head, change, &namespace, &body).await,
+    async fn routed<B>(&self, session: Session, head: &Parts, body: B) -> Answer
+    where
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: fmt::Display,
+    {
+        let route = Route::of(head.uri.path());
+        let limit = read::wanted(&session, head, &route)?;
+        let read = read::read(body, limit, session.reading()).await?;
+        let is_watch = Params::of(&head.uri).is_ok_and(|params| params.watch());
+        let session = if is_watch { session } else { session.once() };
+        let answer = match route {
+            Route::Namespaces => dtabs::list(&session, head).await,
+            Route::Dtab(namespace) => dtabs::serve(&session, head, &namespace, read.bytes()).await,
+            Route::Bind(namespace) => names::bind(&self.namerd, &session, head, &namespace).await,
+            Route::Addr(namespace) => names::addr(&session, head, &namespace).await,
+            Route::Resolve(namespace) => names::resolve(&self.namerd, &session, head, &namespace).await,
+            Route::Delegate(namespace) => delegate::serve(&self.namerd, &session, head, &namespace).await,
+            Route::DelegateAny => delegate::ask(&self.namerd, &session, head, read.bytes()).await,
+            Route::BoundNames => self.bound_names.serve(&session, head).await,
+            Route::Change(change, namespace) => changes::serve(&session, head, change, &namespace, read.bytes()).await,
             Route::Unknown => Ok(reply::empty(StatusCode::NOT_FOUND)),
-        }
+        };
+        // Whatever has no end yet.
+        answer.map(|rsp| match http_body::Body::size_hint(rsp.body()).exact() {
+            Some(_) => rsp,
+            None => self.streamed(rsp),
+        })
+    }
+
+    fn streamed(&self, rsp: Response<Body>) -> Response<Body> {
+        let streaming = self.meter.stream();
+        rsp.map(|body| {
+            let counted = body.map_frame(move |frame| {
+                let _counted = &streaming;
+                frame
+            });
+            counted.boxed_unsync()
+        })
     }
 }
 
@@ -166,26 +207,6 @@ fn peer(head: &Parts) -> Peer {
         peer.token = Some(token.trim().into());
     }
     peer
-}
-
-async fn read<B>(body: B) -> Result<Bytes, Problem>
-where
-    B: http_body::Body,
-    B::Error: fmt::Display,
-{
-    let mut body = pin!(body);
-    let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Problem::bad(format!("the body could not be read: {error}")))?;
-        if let Ok(data) = frame.into_data() {
-            whole.put(data);
-        }
-        if whole.len() > MAX_BODY {
-            let text = format!("the body has more than {MAX_BODY} bytes");
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text));
-        }
-    }
-    Ok(whole.freeze())
 }
 
 /// The answer to `HEAD`: the length is that of the body that is not sent.

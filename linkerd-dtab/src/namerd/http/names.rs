@@ -24,7 +24,7 @@ use crate::{
     store::Namespace,
 };
 
-/// A name in a namespace. The empty one has no table, and nobody's roles are about it.
+/// A name in a namespace. The empty one has no table, and is for who may read all of them.
 struct Asked {
     namespace: Option<Namespace>,
     dtab: Dtab,
@@ -48,8 +48,7 @@ impl Asked {
 
     fn bind(&self, namerd: &Namerd, session: &Session) -> Result<Counted<NameTree<Bound>>, Refused> {
         let Some(namespace) = &self.namespace else {
-            // Counts as what is nobody's in particular, and is for all who may see something.
-            let counted = session.namespaces()?;
+            let counted = session.everything()?;
             return Ok((namerd.bare().bind(&self.dtab, &self.name), Box::new(counted)));
         };
         let watched = session.bind(namespace, &self.dtab, &self.name)?;
@@ -58,7 +57,7 @@ impl Asked {
 
     fn delegate(&self, namerd: &Namerd, session: &Session) -> Result<Counted<Delegation>, Refused> {
         let Some(namespace) = &self.namespace else {
-            let counted = session.namespaces()?;
+            let counted = session.everything()?;
             return Ok((namerd.bare().delegate(&self.dtab, &self.name), Box::new(counted)));
         };
         let watched = session.delegate(namespace, &self.dtab, &self.name)?;
@@ -92,7 +91,7 @@ pub(super) async fn bind(namerd: &Namerd, session: &Session, head: &Parts, names
     let render = |tree: &NameTree<Bound>| format!("{}\n", bound_json(tree));
     if params.watch() {
         let (tree, counted) = asked.bind(namerd, session)?;
-        let documents = Documents::new(tree, counted, move |tree| Some(render(tree))).when(addresses_known_soon);
+        let documents = Documents::new(tree, counted, move |tree| Some(render(tree))).when(addresses_known);
         return Ok(reply::body(None, documents.body()));
     }
     let tree = asked.bind_once(namerd, session).await?;
@@ -101,8 +100,9 @@ pub(super) async fn bind(namerd: &Namerd, session: &Session, head: &Parts, names
     Ok(reply::document(None, render(&tree)))
 }
 
-pub(super) async fn addr(session: &Session, head: &Parts) -> Answer {
+pub(super) async fn addr(session: &Session, head: &Parts, namespace: &str) -> Answer {
     let params = Params::of(&head.uri)?;
+    session.may_read(namespace)?;
     let addr = session.addr(&params.path()?)?;
     if params.watch() {
         let documents = Documents::new(addr.clone(), addr, |addr| Some(line(Ok(addr)))).with_failures(|e| line(Err(e)));
@@ -155,12 +155,6 @@ fn line(addr: Result<&Addr, &Failure>) -> String {
         Err(error) => Activity::failed(error.clone()),
     };
     format!("{}\n", addr_json(&activity))
-}
-
-/// The same, but not for long: one leaf must not keep the others from who follows the tree. Addresses are followed by id.
-fn addresses_known_soon(tree: &NameTree<Bound>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    let known = timeout(DELEGATE_TIMEOUT, addresses_known(tree));
-    Box::pin(async move { _ = known.await })
 }
 
 /// Waits until no address in the tree is pending.

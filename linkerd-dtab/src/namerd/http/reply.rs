@@ -7,7 +7,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::{
     BindError,
-    namerd::{Refused, WriteError},
+    namerd::{Reason, Refused, WriteError},
     store::StoreError,
     transport::{Body, full},
 };
@@ -95,6 +95,21 @@ impl From<WriteError> for Problem {
             WriteError::Store(error @ StoreError::Unavailable(_)) => Self::failed(&error),
         }
     }
+}
+
+/// Why a request failed that is answered so, if it did.
+pub(super) fn reason(status: StatusCode) -> Option<Reason> {
+    Some(match status {
+        StatusCode::FORBIDDEN => Reason::Forbidden,
+        StatusCode::NOT_FOUND => Reason::Missing,
+        StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => Reason::Conflict,
+        StatusCode::PAYLOAD_TOO_LARGE => Reason::TooLarge,
+        StatusCode::TOO_MANY_REQUESTS => Reason::Limit,
+        StatusCode::REQUEST_TIMEOUT | StatusCode::SERVICE_UNAVAILABLE => Reason::Late,
+        status if status.is_client_error() => Reason::BadRequest,
+        status if status.is_server_error() => Reason::Failed,
+        _ => return None,
+    })
 }
 
 /// A text as a `Warning`, cut to what fits a header.

@@ -10,8 +10,8 @@ pub(super) enum Route<'a> {
     Namespaces,
     Dtab(Cow<'a, str>),
     Bind(Cow<'a, str>),
-    /// Addresses are the same in each namespace.
-    Addr,
+    /// Addresses are the same in each namespace; it is where the caller has to be allowed to read.
+    Addr(Cow<'a, str>),
     Resolve(Cow<'a, str>),
     Delegate(Cow<'a, str>),
     DelegateAny,
@@ -48,7 +48,7 @@ impl<'a> Route<'a> {
             "dtabs" if rest.is_empty() => Self::Namespaces,
             "dtabs" => Self::Dtab(namespace),
             "bind" => Self::Bind(namespace),
-            "addr" => Self::Addr,
+            "addr" => Self::Addr(namespace),
             "resolve" => Self::Resolve(namespace),
             "delegate" if rest.is_empty() => Self::DelegateAny,
             "delegate" => Self::Delegate(namespace),

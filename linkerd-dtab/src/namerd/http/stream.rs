@@ -3,18 +3,28 @@
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     pin::Pin,
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::stream;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use tokio::select;
+use tokio::{
+    select,
+    time::{Instant, sleep_until},
+};
 
-use super::reply::told;
+use super::{DELEGATE_TIMEOUT, reply::told};
 use crate::{Activity, Failure, State, transport::Body};
 
-/// Waits until a value can be rendered. It is dropped when there is a newer one.
+/// How long what is not wholly known is held back, from the first change that is.
+const PATIENCE: Duration = DELEGATE_TIMEOUT;
+
+/// The same after something stayed unknown for so long: what it is part of must not be late each time.
+const LITTLE_PATIENCE: Duration = Duration::from_millis(100);
+
+/// Waits until a value is wholly known. It is dropped when there is a newer one, and when it takes too long.
 type Readiness<T> = fn(&T) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
 type Render<T> = Box<dyn FnMut(&T) -> Option<String> + Send>;
@@ -27,6 +37,9 @@ pub(super) struct Documents<T, H> {
     _held: H,
     render: Render<T>,
     ready: Option<Readiness<T>>,
+    patience: Duration,
+    // Until when the value is held back, or one before it that was not told.
+    held_until: Option<Instant>,
     // The failure is a document of its own, and more may come.
     render_failure: Option<fn(&Failure) -> String>,
     // The hash of the last document: the same one is not sent again.
@@ -47,6 +60,8 @@ impl<T: Clone + Send + Sync + 'static, H: Send + 'static> Documents<T, H> {
             _held: held,
             render: Box::new(render),
             ready: None,
+            patience: PATIENCE,
+            held_until: None,
             render_failure: None,
             last: None,
             has_repeats: false,
@@ -55,7 +70,7 @@ impl<T: Clone + Send + Sync + 'static, H: Send + 'static> Documents<T, H> {
         }
     }
 
-    /// Renders only what is ready.
+    /// Renders what is ready; what is not, within two seconds of the first change that was held back for it.
     pub(super) fn when(mut self, ready: Readiness<T>) -> Self {
         self.ready = Some(ready);
         self
@@ -90,15 +105,10 @@ impl<T: Clone + Send + Sync + 'static, H: Send + 'static> Documents<T, H> {
             let document = match self.activity.sample_and_update() {
                 State::Pending => None,
                 State::Ok(value) => {
-                    if let Some(ready) = self.ready {
-                        select! {
-                            () = self.activity.changed() => {
-                                // Seen, but not sampled yet.
-                                self.is_begun = false;
-                                continue;
-                            }
-                            () = ready(&value) => {}
-                        }
+                    if !self.is_due(&value).await {
+                        // Seen, but not sampled yet.
+                        self.is_begun = false;
+                        continue;
                     }
                     (self.render)(&value)
                 }
@@ -118,6 +128,21 @@ impl<T: Clone + Send + Sync + 'static, H: Send + 'static> Documents<T, H> {
             }
         }
         None
+    }
+
+    /// Waits until `value` is to be rendered. False: there is a newer one.
+    async fn is_due(&mut self, value: &T) -> bool {
+        let Some(ready) = self.ready else { return true };
+        let until = *self.held_until.get_or_insert_with(|| Instant::now() + self.patience);
+        select! {
+            // In this order: what changes all the time must not be held back for ever.
+            biased;
+            () = ready(value) => self.patience = PATIENCE,
+            () = sleep_until(until) => self.patience = LITTLE_PATIENCE,
+            () = self.activity.changed() => return false,
+        }
+        self.held_until = None;
+        true
     }
 
     fn is_news(&mut self, document: &str) -> bool {

@@ -8,8 +8,10 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tonic::{Code, Status};
 
+use super::status;
 use crate::{
     Failure,
+    namerd::{Meter, Reason},
     transport::{Body, full},
 };
 
@@ -40,6 +42,26 @@ pub(super) fn finish(response: Response<tonic::body::Body>) -> Response<Body> {
         }
     };
     Response::from_parts(head, body)
+}
+
+/// The response, with what becomes of it counted.
+pub(super) fn counted(response: Response<Body>, meter: &Meter, is_stream: bool) -> Response<Body> {
+    if response.status() != StatusCode::OK {
+        meter.failed(Reason::BadRequest);
+        return response;
+    }
+    let (meter, streaming) = (meter.clone(), is_stream.then(|| meter.stream()));
+    response.map(|body| {
+        let counted = body.map_frame(move |frame| {
+            let _counted = &streaming;
+            let code = frame.trailers_ref().and_then(|trailers| trailers.get(Status::GRPC_STATUS));
+            if let Some(reason) = code.and_then(|code| status::reason(Code::from_bytes(code.as_bytes()))) {
+                meter.failed(reason);
+            }
+            frame
+        });
+        counted.boxed_unsync()
+    })
 }
 
 /// The answer to what is no call.

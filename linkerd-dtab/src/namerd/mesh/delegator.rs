@@ -35,7 +35,7 @@ impl Delegator for Api {
     type StreamDelegateTreeStream = Messages<DelegateTreeRsp>;
 
     async fn get_dtab(&self, request: Request<DtabReq>) -> Result<Response<DtabRsp>, Status> {
-        let mut watched = table(&self.session(&request), request.get_ref())?;
+        let mut watched = table(&self.session(&request).once(), request.get_ref())?;
         let said = first(&mut watched, WAIT, say).await;
         said.unwrap_or_else(|| Err(Status::deadline_exceeded("the table is not known yet"))).map(Response::new)
     }
@@ -47,14 +47,14 @@ impl Delegator for Api {
     }
 
     async fn get_delegate_tree(&self, request: Request<DelegateTreeReq>) -> Result<Response<DelegateTreeRsp>, Status> {
-        delegate(&self.session(&request), request.get_ref()).await.map(Response::new)
+        delegate(&self.session(&request).once(), request.get_ref()).await.map(Response::new)
     }
 
     async fn stream_delegate_tree(
         &self,
         request: Request<DelegateTreeReq>,
     ) -> Result<Response<Self::StreamDelegateTreeStream>, Status> {
-        let answer = delegate(&self.session(&request), request.get_ref()).await?;
+        let answer = delegate(&self.session(&request).once(), request.get_ref()).await?;
         Ok(Response::new(Box::pin(stream::iter([Ok(answer)]))))
     }
 }

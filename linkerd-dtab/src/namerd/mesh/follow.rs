@@ -153,6 +153,9 @@ impl Retold {
         if self.table.since() <= contact {
             self.table.mark_as_seen();
             self.changed = None;
+        } else if self.changed.is_some_and(|changed| Some(changed) <= contact) {
+            // That change is told; there was another one since, under which nothing was evaluated yet.
+            self.changed = self.table.since();
         }
     }
 

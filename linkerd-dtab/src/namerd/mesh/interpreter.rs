@@ -25,7 +25,7 @@ impl Interpreter for Api {
     /// Waits for all namers, within reason: a binding without those that have not answered is no wrong one, but it is the
     /// only one that this caller gets.
     async fn get_bound_tree(&self, request: Request<BindReq>) -> Result<Response<BoundTreeRsp>, Status> {
-        let session = self.session(&request);
+        let session = self.session(&request).once();
         let (namespace, dtab, name) = names(request.get_ref())?;
         let mut watched = session.delegate(&namespace, &dtab, &name)?;
         let said = match first(&mut watched, SETTLE, say_whole).await {

@@ -39,6 +39,7 @@ mod delegator;
 mod follow;
 mod interpreter;
 mod io;
+mod read;
 mod resolver;
 mod status;
 
@@ -53,27 +54,35 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, header};
 use http_body::Body as HttpBody;
+use tonic::Status;
 use tower_service::Service;
 
 pub use io::Io;
+use read::Bounded;
 
 use super::{Namerd, Peer, Session};
 use crate::{
-    mesh::{
-        MAX_MESSAGE,
-        proto::{
-            codec_server::CodecServer, delegator_server::DelegatorServer, interpreter_server::InterpreterServer,
-            resolver_server::ResolverServer,
-        },
+    mesh::proto::{
+        codec_server::CodecServer, delegator_server::DelegatorServer, interpreter_server::InterpreterServer,
+        resolver_server::ResolverServer,
     },
     transport::Body,
 };
+
+/// The longest request about a name, in bytes: 256 KiB. It has a small table, if any.
+pub const MAX_QUESTION: usize = 256 << 10;
+
+/// The longest request of the service `Codec`, in bytes: 1 MiB, as over HTTP.
+pub const MAX_TABLE: usize = super::http::MAX_BODY;
 
 /// The gRPC interface of a [`Namerd`]. A clone is the same interface.
 ///
 /// Whoever serves a connection puts its [`Session`] into the extensions of its requests, so that it counts as one client,
 /// or else the [`Peer`] that each gets a session for. A request with a bearer token in its `authorization` header has a
-/// session of its own. A message may have 4 MiB.
+/// session of its own.
+///
+/// A request is refused before it is read if its peer may not read anything. It may have [`MAX_QUESTION`], or to be
+/// encoded [`MAX_TABLE`], and ten seconds to come in; all that are being read have what [`Limits`](super::Limits) says.
 #[derive(Clone, Debug)]
 pub struct Mesh {
     api: Arc<Api>,
@@ -99,11 +108,28 @@ impl Mesh {
 impl Api {
     /// What the peer of a request may see.
     fn session<T>(&self, request: &tonic::Request<T>) -> Session {
-        if let Some(session) = request.extensions().get::<Session>() {
-            return session.clone();
-        }
-        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-        self.namerd.session(peer)
+        // Each has one before it is read.
+        request.extensions().get().cloned().unwrap_or_else(|| self.namerd.session(Peer::default()))
+    }
+
+    /// Gives a request its session. One with a bearer token has its own peer's, not the connection's.
+    fn with_session<B>(&self, request: &mut Request<B>) -> Session {
+        let token = bearer(request.headers());
+        let extensions = request.extensions_mut();
+        let connection: Option<Session> = extensions.remove();
+        let session = match (connection, token) {
+            (Some(session), None) => session,
+            (Some(session), Some(token)) => {
+                let peer = Peer { token: Some(token), ..session.peer().clone() };
+                self.namerd.session(peer).metered(session.meter())
+            }
+            (None, token) => {
+                let peer: Peer = extensions.remove().unwrap_or_default();
+                self.namerd.session(Peer { token: token.or(peer.token.clone()), ..peer })
+            }
+        };
+        extensions.insert(session.clone());
+        session
     }
 }
 
@@ -125,35 +151,45 @@ where
         if request.method() != Method::POST {
             return Box::pin(async { Ok(answer::not_a_call()) });
         }
-        with_token(&mut request);
+        let session = api.with_session(&mut request);
+        let meter = session.meter().clone();
+        meter.request();
         Box::pin(async move {
-            let service = request.uri().path().strip_prefix("/io.linkerd.mesh.").and_then(|path| path.split_once('/'));
-            let answer = match service.map(|(service, _)| service) {
-                Some("Interpreter") => {
-                    InterpreterServer::from_arc(api).max_decoding_message_size(MAX_MESSAGE).call(request).await
-                }
-                Some("Resolver") => {
-                    ResolverServer::from_arc(api).max_decoding_message_size(MAX_MESSAGE).call(request).await
-                }
-                Some("Delegator") => {
-                    DelegatorServer::from_arc(api).max_decoding_message_size(MAX_MESSAGE).call(request).await
-                }
-                Some("Codec") => CodecServer::from_arc(api).max_decoding_message_size(MAX_MESSAGE).call(request).await,
-                _ => Ok(status::unknown_method().into_http()),
+            let method = request.uri().path().strip_prefix("/io.linkerd.mesh.").and_then(|path| path.split_once('/'));
+            let (service, method) = method.map_or((None, String::new()), |(s, m)| (Some(s.to_owned()), m.to_owned()));
+            let answer = match session.may_do_something() {
+                Ok(()) => api.called(service.as_deref(), request, &session).await?,
+                Err(refused) => status::refused(&refused).into_http(),
             };
-            answer.map(answer::finish)
+            let is_stream = method.starts_with("Stream") && !answer.headers().contains_key(Status::GRPC_STATUS);
+            Ok(answer::counted(answer::finish(answer), &meter, is_stream))
         })
     }
 }
 
-/// Lets a request with a bearer token be its own peer's, not the connection's.
-fn with_token<B>(request: &mut Request<B>) {
-    let Some(token) = bearer(request.headers()) else { return };
-    let extensions = request.extensions_mut();
-    let peer = extensions.remove::<Session>().map(|session| session.peer().clone());
-    let mut peer = peer.or_else(|| extensions.remove::<Peer>()).unwrap_or_default();
-    peer.token = Some(token);
-    extensions.insert(peer);
+impl Api {
+    async fn called<B>(
+        self: Arc<Self>,
+        service: Option<&str>,
+        request: Request<B>,
+        session: &Session,
+    ) -> Result<Response<tonic::body::Body>, Infallible>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>> + Send + 'static,
+    {
+        let limit = if service == Some("Codec") { MAX_TABLE } else { MAX_QUESTION };
+        let request = request.map(|body| Bounded::new(body, limit, session.reading()));
+        match service {
+            Some("Interpreter") => {
+                InterpreterServer::from_arc(self).max_decoding_message_size(limit).call(request).await
+            }
+            Some("Resolver") => ResolverServer::from_arc(self).max_decoding_message_size(limit).call(request).await,
+            Some("Delegator") => DelegatorServer::from_arc(self).max_decoding_message_size(limit).call(request).await,
+            Some("Codec") => CodecServer::from_arc(self).max_decoding_message_size(limit).call(request).await,
+            _ => Ok(status::unknown_method().into_http()),
+        }
+    }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<Arc<str>> {
@@ -167,7 +203,7 @@ mod tests {
     use crate::store::Memory;
 
     fn peer_of(api: &Api, mut request: Request<()>) -> Peer {
-        with_token(&mut request);
+        api.with_session(&mut request);
         api.session(&tonic::Request::from_http(request)).peer().clone()
     }
 

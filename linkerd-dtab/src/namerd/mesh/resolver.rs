@@ -22,7 +22,7 @@ impl Resolver for Api {
     /// Waits for something to be known, unlike namerd 1.7.5, which asks others and answers `pending`.
     async fn get_replicas(&self, request: Request<ReplicasReq>) -> Result<Response<Replicas>, Status> {
         let Some(id) = id(request.get_ref())? else { return Ok(Response::new(no_id())) };
-        let mut watched = self.session(&request).addr(&id)?;
+        let mut watched = self.session(&request).once().addr(&id)?;
         let say = |state: State<Addr>| match state {
             State::Pending => None,
             state => Some(Ok(write_replicas(&state))),

@@ -1,11 +1,11 @@
 //! What calls fail with.
 
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{
     Failure, Path,
     mesh::{Malformed, Unfit, name::read_path, proto},
-    namerd::Refused,
+    namerd::{Reason, Refused},
     parse::ParseError,
     store::Namespace,
 };
@@ -65,14 +65,33 @@ impl From<Unfit> for Status {
     }
 }
 
+pub(super) fn refused(error: &Refused) -> Status {
+    let text = bounded(error.to_string());
+    match error {
+        Refused::Forbidden { .. } => Status::permission_denied(text),
+        Refused::Limit { .. } => Status::resource_exhausted(text),
+    }
+}
+
 impl From<Refused> for Status {
     fn from(error: Refused) -> Self {
-        let text = bounded(error.to_string());
-        match error {
-            Refused::Forbidden { .. } => Self::permission_denied(text),
-            Refused::Limit { .. } => Self::resource_exhausted(text),
-        }
+        refused(&error)
     }
+}
+
+/// Why a call failed that ends so, if it did.
+pub(super) fn reason(code: Code) -> Option<Reason> {
+    Some(match code {
+        Code::Ok | Code::Cancelled => return None,
+        Code::InvalidArgument | Code::Unimplemented => Reason::BadRequest,
+        Code::PermissionDenied | Code::Unauthenticated => Reason::Forbidden,
+        Code::NotFound => Reason::Missing,
+        Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted => Reason::Conflict,
+        Code::OutOfRange => Reason::TooLarge,
+        Code::ResourceExhausted => Reason::Limit,
+        Code::DeadlineExceeded => Reason::Late,
+        Code::Unknown | Code::Internal | Code::Unavailable | Code::DataLoss => Reason::Failed,
+    })
 }
 
 fn bounded(mut text: String) -> String {
@@ -84,8 +103,6 @@ fn bounded(mut text: String) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use tonic::Code;
-
     use super::*;
     use crate::Dtab;
 
@@ -95,7 +112,7 @@ mod tests {
         let forbidden = Status::from(Refused::Forbidden { who: "linkerd-1".into(), what: "read", namespace });
         assert_eq!(forbidden.code(), Code::PermissionDenied);
         assert_eq!(forbidden.message(), "linkerd-1 may not read namespace default");
-        let limit = Status::from(Refused::Limit { what: "watches", limit: 10, offender: "linkerd-1".into() });
+        let limit = Status::from(Refused::Limit { what: "watches", limit: 10, is_own: true });
         assert_eq!(limit.code(), Code::ResourceExhausted);
     }
 

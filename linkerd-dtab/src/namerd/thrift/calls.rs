@@ -20,7 +20,7 @@ use crate::{
         server::{Answer, Leave},
         thrift::{Fault, Reader},
     },
-    namerd::{Session, Watched},
+    namerd::{Meter, Reason, Refused, Session, Watched},
     store::{BadNamespace, Namespace},
 };
 
@@ -36,22 +36,37 @@ enum Unanswered {
     Failure(String),
     /// What the caller sent is wrong; namerd 1.7.5 has no failure for that.
     Illegal(String),
+    /// The caller is not allowed to.
+    Refused(Refused),
     /// It is to be made elsewhere.
     Elsewhere,
 }
 
 /// Answers one call.
 pub(super) async fn answer(session: Session, message: Bytes, mut leave: Leave) -> Answer {
+    let meter = session.meter().clone();
+    meter.request();
     let (call, sequence) = match Call::decode(&message) {
         Ok(call) => call,
-        Err(error) => return Some(refuse(&message, &error).freeze()),
+        Err(error) => {
+            meter.failed(Reason::BadRequest);
+            return Some(refuse(&message, &error).freeze());
+        }
     };
     // It is as long as a frame, perhaps, and the call may wait for days.
     drop(message);
     let answered = match value(&session, &call, &mut leave).await {
         Ok(value) => Ok(value),
-        Err(Unanswered::Failure(reason)) => Err(reason),
+        Err(Unanswered::Failure(reason)) => {
+            meter.failed(Reason::Failed);
+            Err(reason)
+        }
+        Err(Unanswered::Refused(refused)) => {
+            meter.failed(Reason::from(&refused));
+            Err(refused.to_string())
+        }
         Err(Unanswered::Illegal(reason)) => {
+            meter.failed(Reason::BadRequest);
             let method = call.method();
             // The words of namerd 1.7.5, by which its clients' logs are searched.
             let text = format!("Internal error processing {method}: 'java.lang.IllegalArgumentException: {reason}'");
@@ -81,11 +96,15 @@ async fn value(session: &Session, call: &Call, leave: &mut Leave) -> Result<Stam
     match call {
         Call::Bind { dtab, name: NameRef { stamp, name, namespace }, .. } => {
             let mut tree = session.bind(&namespace.parse()?, &dtab.parse()?, name)?;
-            next(&mut tree, stamp, leave, |tree| idl::bound_tree(tree, |bound| (&bound.id, &bound.residual))).await
+            next(session.meter(), &mut tree, stamp, leave, |tree| {
+                idl::bound_tree(tree, |bound| (&bound.id, &bound.residual))
+            })
+            .await
         }
-        Call::Addr { name: NameRef { stamp, name, .. }, .. } => {
+        Call::Addr { name: NameRef { stamp, name, namespace }, .. } => {
+            session.may_read(namespace)?;
             let mut addr = session.addr(name)?;
-            next(&mut addr, stamp, leave, idl::address).await
+            next(session.meter(), &mut addr, stamp, leave, idl::address).await
         }
         Call::Delegate { dtab, path, namespace, .. } => {
             let Some(path) = path else {
@@ -93,11 +112,11 @@ async fn value(session: &Session, call: &Call, leave: &mut Leave) -> Result<Stam
                 return Err(Unanswered::Failure(reason.to_owned()));
             };
             // Boxed: the many calls that are held for long are smaller for it.
-            Box::pin(explained(session, &namespace.parse()?, &dtab.parse()?, path)).await
+            Box::pin(explained(&session.once(), &namespace.parse()?, &dtab.parse()?, path)).await
         }
         Call::Dtab { stamp, namespace, .. } => {
             let mut table = session.dtab(&namespace.parse()?)?;
-            next(&mut table, stamp, leave, |table| {
+            next(session.meter(), &mut table, stamp, leave, |table| {
                 idl::dtab(&table.as_ref().map_or_else(String::new, |stored| format!("{:#}", stored.dtab)))
             })
             .await
@@ -107,12 +126,13 @@ async fn value(session: &Session, call: &Call, leave: &mut Leave) -> Result<Stam
 
 /// Waits for a value that has another stamp than this.
 async fn next<T: Clone + Send + Sync + 'static>(
+    meter: &Meter,
     watched: &mut Watched<T>,
     known: &[u8],
     leave: &mut Leave,
     encode: impl Fn(&T) -> BytesMut,
 ) -> Result<Stamped<BytesMut>, Unanswered> {
-    let mut is_held = false;
+    let mut is_held = None;
     loop {
         match watched.sample_and_update() {
             State::Ok(value) => {
@@ -120,14 +140,14 @@ async fn next<T: Clone + Send + Sync + 'static>(
                 if value.stamp != known {
                     return Ok(value);
                 }
-                is_held = true;
+                is_held.get_or_insert_with(|| meter.stream());
             }
             State::Failed(error) => return Err(Unanswered::Failure(error.to_string())),
             State::Pending => {}
         }
         select! {
             () = watched.changed() => {}
-            () = leave.agreed(), if is_held => return Err(Unanswered::Elsewhere),
+            () = leave.agreed(), if is_held.is_some() => return Err(Unanswered::Elsewhere),
         }
     }
 }
@@ -166,9 +186,9 @@ fn stamped(value: BytesMut) -> Result<Stamped<BytesMut>, Unanswered> {
     Ok(Stamped { stamp: hasher.finish().to_be_bytes().to_vec(), value })
 }
 
-impl From<crate::namerd::Refused> for Unanswered {
-    fn from(refused: crate::namerd::Refused) -> Self {
-        Self::Failure(refused.to_string())
+impl From<Refused> for Unanswered {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
     }
 }
 

@@ -18,7 +18,7 @@ use super::{Broken, Settings, serve};
 use crate::{
     Addr, Failure, Path,
     namer::fixed,
-    namerd::{Namerd, Peer, Session},
+    namerd::{Limits, Meter, Namerd, Peer, Reason, Session},
     store::{Expect, Memory, Namespace},
 };
 
@@ -47,13 +47,17 @@ struct Frame {
 
 impl Rig {
     fn new() -> Self {
+        Self::within(Limits::default())
+    }
+
+    fn within(limits: Limits) -> Self {
         let multi = "/svc => /#/io.l5d.fs/one | /#/io.l5d.fs/two ; /w => 3 * /#/io.l5d.fs/one & 1 * /#/io.l5d.fs/two ; \
             /neg => ~ ; /fail => ! ; /empty => $ ; /loop => /loop ; /wild/* => /#/io.l5d.fs ; \
             /inet => /$/inet/127.0.0.1/7777";
         let tables = [("default", "/svc => /#/io.l5d.fs"), ("multi", multi)];
         let store = Memory::new(tables.map(|(name, dtab)| (namespace(name), dtab.parse().unwrap())));
         let names = fixed::Namer::new();
-        let namerd = Namerd::builder(store).namer(path("/#/io.l5d.fs"), names.clone()).build();
+        let namerd = Namerd::builder(store).namer(path("/#/io.l5d.fs"), names.clone()).limits(limits).build();
         let rig = Self { names, session: namerd.session(Peer::default()) };
         let files = [
             ("web", "127.0.0.1 1111\n"),

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::*;
+use super::{super::MAX_CALL, *};
 use crate::mux::{
     idl::{Call, NameRef},
     thrift::{Fault, Reader},
@@ -334,4 +334,102 @@ async fn an_explanation_with_a_stamp_is_given_too() {
     let first = wire.answer(2).await;
     wire.call(2, &call(&first[stamp(&first).unwrap()]).encode()).await;
     assert_eq!(wire.answer(2).await, first);
+}
+
+/// What a client reads of a connection that is closed for what it sends, and why.
+async fn refused(rig: &Rig, bytes: &[u8]) -> (Frame, String) {
+    let mut wire = rig.connect();
+    wire.raw(bytes).await;
+    let said = wire.next().await.unwrap();
+    assert_eq!(wire.next().await, None);
+    (said, wire.end().await.unwrap_err().to_string())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_too_long_is_refused_before_it_is_read() {
+    let mut rig = Rig::new();
+    let meter = Meter::default();
+    rig.session = rig.session.metered(&meter);
+    let length = 4 + MAX_CALL as u32;
+    let head = [length.to_be_bytes(), (2_u32 << 24 | 7).to_be_bytes()].concat();
+    let (said, error) = refused(&rig, &head).await;
+    assert_eq!((said.kind, said.tag), (-128, 7));
+    assert_eq!(String::from_utf8(said.body).unwrap(), "a message of 262148 bytes, of at most 262144");
+    assert_eq!(error, "the peer was refused: a message of 262148 bytes, of at most 262144");
+    assert_eq!(meter.failures(Reason::Limit), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_does_not_come_in_whole_is_given_up() {
+    let rig = Rig::new();
+    // All of a frame, but of a message there is more to come: what comes in between is no reason to wait.
+    let begun = Instant::now();
+    let mut wire = rig.connect();
+    wire.send(65, 2, &[]).await;
+    assert_eq!(wire.kind_and_tag().await, (-65, 2));
+    wire.send(2, 0x80_0007, &[0; 100]).await;
+    let mut said = None;
+    for _ in 0..20 {
+        let Some(next) = wire.frame().await else { break };
+        if next.kind == 65 {
+            // It may be closed already.
+            let _ = wire.io.write_all(&frame(-65, next.tag, &[])).await;
+        }
+        said = Some(next);
+    }
+    let said = said.unwrap();
+    assert_eq!((said.kind, said.tag), (-128, 1));
+    assert_eq!(String::from_utf8(said.body).unwrap(), "a message took too long to come in whole");
+    assert!(matches!(wire.end().await, Err(Broken::Refused(_))));
+    assert_eq!(begun.elapsed().as_secs(), 10);
+
+    // Of a peer that refuses pings, nothing else is known.
+    let begun = Instant::now();
+    let mut wire = rig.connect();
+    wire.send(-128, 1, b"no pings").await;
+    wire.raw(&frame(2, 7, &[0; 100])[..50]).await;
+    let Some(said) = wire.frame().await else { panic!("{:?}", wire.end().await) };
+    assert_eq!((said.kind, said.tag), (-128, 7));
+    assert_eq!(wire.frame().await, None);
+    assert_eq!(begun.elapsed().as_secs(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_all_connections_read_at_once_has_a_bound() {
+    let rig = Rig::within(Limits { reading_bytes: 20_000, reading_bytes_per_peer: 20_000, ..Limits::default() });
+    let part = &frame(2, 7, &vec![0; 100_000])[..15_000];
+    let mut first = rig.connect();
+    first.raw(part).await;
+    assert!(first.is_quiet().await);
+    let (said, _) = refused(&rig, part).await;
+    assert_eq!((said.kind, said.tag), (-128, 7));
+    assert_eq!(String::from_utf8(said.body).unwrap(), "too many bytes being read: 20000 are allowed to one peer");
+    // Calls of the usual length are not kept out.
+    let mut other = rig.connect();
+    other.call(2, &bind("/svc/web", b"")).await;
+    assert!(stamp(&other.answer(2).await).is_some());
+    drop(first);
+    let mut again = rig.connect();
+    again.is_quiet().await;
+    again.raw(part).await;
+    assert!(again.is_quiet().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_and_pings_are_counted() {
+    let mut rig = Rig::new();
+    let meter = Meter::default();
+    rig.session = rig.session.metered(&meter);
+    let mut wire = rig.connect();
+    wire.call(2, &bind("/svc/web", b"")).await;
+    let answer = wire.answer(2).await;
+    wire.call(3, &bind("/svc/web", &answer[stamp(&answer).unwrap()])).await;
+    wire.call(4, b"nonsense").await;
+    wire.answer(4).await;
+    // Until a ping is not answered.
+    while wire.frame().await.is_some() {}
+    assert!(matches!(wire.end().await, Err(Broken::Dead(_))));
+    let read = meter.read();
+    assert_eq!((read.sessions, read.requests, read.streams, read.open_streams), (1, 3, 1, 0));
+    assert_eq!((read.pings, read.dead, meter.failures(Reason::BadRequest)), (1, 1, 1));
 }
