@@ -85,7 +85,7 @@ impl Late {
 ///
 /// hyper has a time for heads too, but counts it from the end of the answer before, which would close who is idle, and it
 /// closes without a word. It is given a timer that never rings, and by asking for it tells when it begins to wait for a
-/// head. What came together with the request before, while that is served, is not seen to begin: it counts from its next
+/// head. What came with the request before, or while that was served, is not seen to begin: it counts from its next
 /// byte on.
 pub(in crate::http) struct HeadTimed<I> {
     inner: I,
