@@ -37,7 +37,7 @@ pub(super) struct Roots {
 }
 
 /// Whether these roots are good for this chain at a time.
-pub(super) type Vouches = fn(RootCertStore, &[CertificateDer<'_>], UnixTime, &Arc<CryptoProvider>) -> bool;
+pub(super) type Vouches = fn(&Arc<RootCertStore>, &[CertificateDer<'_>], UnixTime, &Arc<CryptoProvider>) -> bool;
 
 struct Root {
     anchor: TrustAnchor<'static>,
@@ -121,7 +121,7 @@ impl Roots {
             let now = self.all.first()?.clock.current_time()?;
             candidates.retain(|root| {
                 let alone = RootCertStore { roots: vec![root.anchor.clone()] };
-                vouches(alone, chain, now, provider)
+                vouches(&Arc::new(alone), chain, now, provider)
             });
         }
         let [root] = candidates[..] else { return None };
@@ -181,19 +181,19 @@ impl Drop for Lease {
 
 /// As a server looks at its clients.
 pub(super) fn for_client(
-    roots: RootCertStore,
+    roots: &Arc<RootCertStore>,
     chain: &[CertificateDer<'_>],
     now: UnixTime,
     provider: &Arc<CryptoProvider>,
 ) -> bool {
     let Some((leaf, rest)) = chain.split_first() else { return false };
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider)).build();
     verifier.is_ok_and(|verifier| verifier.verify_client_cert(leaf, rest, now).is_ok())
 }
 
 /// As a client looks at a server, whatever it is called.
 pub(super) fn for_server(
-    roots: RootCertStore,
+    roots: &Arc<RootCertStore>,
     chain: &[CertificateDer<'_>],
     now: UnixTime,
     provider: &Arc<CryptoProvider>,
@@ -201,7 +201,7 @@ pub(super) fn for_server(
     let Some((leaf, rest)) = chain.split_first() else { return false };
     let Ok(leaf) = ParsedCertificate::try_from(leaf) else { return false };
     let algorithms = provider.signature_verification_algorithms.all;
-    verify_server_cert_signed_by_trust_anchor(&leaf, &roots, rest, now, algorithms).is_ok()
+    verify_server_cert_signed_by_trust_anchor(&leaf, roots, rest, now, algorithms).is_ok()
 }
 
 /// A stream, and what vouches for its peer.
