@@ -185,9 +185,7 @@ impl Clock {
     pub(crate) fn set(&self, year: u64) {
         self.0.store((2 * (year - 1970) + 1) * (31_557_600 / 2), Ordering::Relaxed);
     }
-}
 
-impl Clock {
     pub(crate) fn pass(&self, time: Duration) {
         self.0.fetch_add(time.as_secs(), Ordering::Relaxed);
     }
