@@ -1,6 +1,10 @@
-//! Labels and ports that may be taken once.
+//! Labels, ports and files that may be taken once.
 
-use std::{cell::RefCell, net::IpAddr};
+use std::{
+    cell::RefCell,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use super::{decode::At, error::Position};
 
@@ -9,6 +13,15 @@ use super::{decode::At, error::Position};
 pub(crate) struct Claims {
     labels: RefCell<Vec<(String, Position)>>,
     ports: RefCell<Vec<Listener>>,
+    snapshots: RefCell<Vec<Snapshot>>,
+}
+
+/// A file that an interpreter writes.
+#[derive(Debug)]
+struct Snapshot {
+    file: PathBuf,
+    router: String,
+    at: Position,
 }
 
 /// Something that listens.
@@ -50,6 +63,26 @@ impl Claims {
         }
         ports.push(listener);
     }
+
+    /// Takes the files of a router's snapshots, or records that another router has one of them. `at` is where they are named.
+    pub(crate) fn snapshots(&self, at: &At<'_>, router: &str, files: impl IntoIterator<Item = PathBuf>) {
+        let mut taken = self.snapshots.borrow_mut();
+        for file in files {
+            let whole = whole(&file);
+            let other = taken.iter().find(|other| other.file == whole && other.router != router);
+            if let Some(Snapshot { router: other, at: first, .. }) = other {
+                let (file, line) = (file.display(), first.line);
+                at.problem(format!("router '{router}' may not have the file {file} of router '{other}' (line {line})"));
+                return;
+            }
+            taken.push(Snapshot { file: whole, router: router.to_owned(), at: at.node.at });
+        }
+    }
+}
+
+/// The same file, however it is written; links are not followed.
+fn whole(file: &Path) -> PathBuf {
+    std::path::absolute(file).unwrap_or_else(|_| file.to_owned())
 }
 
 impl Listener {

@@ -50,21 +50,21 @@ pub enum InterpreterKind {
     Consul(Box<ConsulInterpreter>),
     /// `io.l5d.namerd`: namerd by thrift.
     Namerd {
-        /// How to reach it. Retries: 5 s to 600 s.
+        /// How to reach it. Retries: 5 s to 60 s.
         remote: Remote,
         /// `tls`. Default: none.
         tls: Option<NamerdTls>,
     },
     /// `io.l5d.namerd.http` (experimental): namerd by HTTP.
     NamerdHttp {
-        /// How to reach it. Retries: 5 s to 600 s.
+        /// How to reach it. Retries: 5 s to 60 s.
         remote: Remote,
         /// `tls`. Default: none.
         tls: Option<ClientTls>,
     },
     /// `io.l5d.mesh`: namerd by gRPC.
     Mesh {
-        /// How to reach it; `root` (default `/default`) stands for `namespace`. Retries: 1 s to 600 s.
+        /// How to reach it; `root` (default `/default`) stands for `namespace`. Retries: 1 s to 60 s.
         remote: Remote,
         /// `root`. Default: `/default`.
         root: Path,
@@ -107,9 +107,10 @@ pub struct Remote {
     pub per_request_namespace: Option<PerRequestNamespace>,
     /// `retry.baseSeconds`: the pause before the first retry, at least 1 s.
     pub retry_base: Duration,
-    /// `retry.maxSeconds`: the longest pause, not less than the first.
+    /// `retry.maxSeconds`: the longest pause, not less than the first. Default: a minute, or the first if that is longer; of
+    /// Linkerd 1.x ten minutes.
     pub retry_max: Duration,
-    /// `failureThreshold.minPeriodMs` between checks of the connection. Default: 5 s.
+    /// `failureThreshold.minPeriodMs` between checks of the connection; of namerd itself by `io.l5d.namerd.http`. Default: 5 s.
     pub check_period: Duration,
     /// `failureThreshold.closeTimeoutMs`: how long a check may take. Default: 4 s, of `io.l5d.mesh` 6 s.
     pub check_timeout: Duration,
@@ -209,6 +210,9 @@ fn mesh(s: &mut Section<'_>) -> Option<InterpreterKind> {
     Some(InterpreterKind::Mesh { remote: remote?, root, tls, initial_stream_window_size_kb })
 }
 
+/// Between two attempts to reach a namerd: a change that is made while it is away is seen no later after it is back.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
 impl Remote {
     fn decode(s: &mut Section<'_>, mesh: bool) -> Option<Self> {
         let (base, timeout) = if mesh { (1, 6) } else { (5, 4) };
@@ -222,7 +226,7 @@ impl Remote {
             let given = s.seconds("baseSeconds", 1);
             let valid = given.is_some() || !s.has("baseSeconds");
             let base = given.unwrap_or(Duration::from_secs(base));
-            let max = s.seconds("maxSeconds", 1).unwrap_or(Duration::from_mins(10));
+            let max = s.seconds("maxSeconds", 1).unwrap_or(LONGEST_PAUSE.max(base));
             if valid && max < base {
                 let (base, max) = (base.as_secs(), max.as_secs());
                 s.problem("maxSeconds", format!("must not be less than baseSeconds {base}, got {max}"));
@@ -238,7 +242,7 @@ impl Remote {
             Some((period, timeout))
         });
         let (period, close) = check.unwrap_or_default();
-        let (retry_base, retry_max) = retry.unwrap_or((Duration::from_secs(base), Duration::from_mins(10)));
+        let (retry_base, retry_max) = retry.unwrap_or((Duration::from_secs(base), LONGEST_PAUSE));
         Some(Self {
             dst: dst?,
             fallbacks,

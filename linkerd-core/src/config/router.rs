@@ -11,7 +11,7 @@ use super::{
     conflict::{Claims, Listener},
     decode::{At, Decode, Section},
     identifier::{H2Identifier, HttpIdentifier, one_or_more},
-    interpreter::Interpreter,
+    interpreter::{Interpreter, InterpreterKind},
     scoped::Scoped,
     server::Server,
     service::Service,
@@ -263,6 +263,7 @@ impl Router {
         let dtab = s.or("dtab", Dtab::default());
         let dst_prefix = s.get("dstPrefix").unwrap_or_else(|| path(&["svc"]));
         let interpreter = s.or("interpreter", Interpreter::default());
+        claim_snapshots(&mut s, claims, &label, &interpreter.kind);
         let announcers = s.or("announcers", Vec::new());
         let originator = s.or("originator", false);
         let binding_timeout = s.millis("bindingTimeoutMs", 1).unwrap_or(Duration::from_secs(10));
@@ -318,6 +319,22 @@ fn claim_label(s: &mut Section<'_>, claims: &Claims, label: &str) {
     if claimed.is_none() {
         claims.label(s.at(), label);
     }
+}
+
+fn claim_snapshots(s: &mut Section<'_>, claims: &Claims, label: &str, kind: &InterpreterKind) {
+    let file = |kind: &InterpreterKind| kind.remote()?.snapshot.as_ref().map(|snapshot| snapshot.file.clone());
+    let Some(own) = file(kind) else { return };
+    let others = kind.remote().and_then(|remote| remote.per_request_namespace.as_ref());
+    let others = others.into_iter().flat_map(|others| &others.allow);
+    let files: Vec<_> = others.filter_map(|other| file(&kind.in_namespace(other))).chain([own]).collect();
+    s.with("interpreter", |at| {
+        Section::open(at, "interpreter")?.with("snapshot", |at| {
+            Section::open(at, "snapshot")?.with("file", |at| {
+                claims.snapshots(at, label, files);
+                Some(())
+            })
+        })
+    });
 }
 
 fn servers(s: &mut Section<'_>, kind: ProtocolKind, claims: &Claims, label: &str) -> Vec<Server> {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use linkerd_dtab::namer::inet;
+use linkerd_dtab::{interpreter::remote, namer::inet};
 
 use super::{
-    Config, ProtocolKind,
+    Config, InterpreterKind, ProtocolKind,
     decode::whole,
     error::Position,
     node::{Node, Value},
@@ -212,6 +212,7 @@ impl Config {
             let is_http = is_h2 || router.protocol.kind() == ProtocolKind::Http;
             let of_h2 = |known: &'static [Known]| if is_h2 { known } else { &[] };
             list.add(ROUTER, "", &base, None, true);
+            list.remote(&router.interpreter.kind, &base);
             for (j, server) in router.servers.iter().enumerate() {
                 let scope = format!("{}/{}", server.ip, server.port);
                 let base = format!("{base}.servers[{j}]");
@@ -252,6 +253,23 @@ struct List<'a> {
 }
 
 impl List<'_> {
+    /// How a namerd is asked, if one is.
+    fn remote(&mut self, kind: &InterpreterKind, base: &str) {
+        let Some(remote) = kind.remote() else { return };
+        // What it has without the key is what it has: that depends on the kind, and on the other keys.
+        let preset = |key, value| known(key, Ms(millis(value)));
+        let keys = [
+            preset("interpreter.retry.baseSeconds", remote.retry_base),
+            preset("interpreter.retry.maxSeconds", remote.retry_max),
+            preset("interpreter.failureThreshold.minPeriodMs", remote.check_period),
+            preset("interpreter.failureThreshold.closeTimeoutMs", remote.check_timeout),
+        ];
+        self.add(&keys, "", base, None, true);
+        if let InterpreterKind::NamerdHttp { .. } = kind {
+            self.add(&[known("interpreter.quiet", Fixed(millis(remote::http::QUIET)))], "", base, None, true);
+        }
+    }
+
     /// A section for all names, or one for each prefix.
     fn scoped(&mut self, lists: &[&[Known]], section: &str, base: &str) {
         let (prefix, base) = (format!("{section}."), format!("{base}.{section}"));
@@ -328,7 +346,7 @@ impl List<'_> {
 fn duration(key: &str, node: &Node) -> Option<Duration> {
     let Value::Scalar(scalar) = &node.value else { return None };
     let number = u64::try_from(whole(scalar)?).ok();
-    let is_seconds = key.ends_with("Secs") || key.ends_with("window");
+    let is_seconds = key.ends_with("Secs") || key.ends_with("Seconds") || key.ends_with("window");
     match number {
         None | Some(0) if key == "totalTimeoutMs" => None,
         Some(0) if key.ends_with("socketOptions.userTimeoutMs") || key == "headerReadTimeoutMs" => None,

@@ -152,6 +152,27 @@ fn labels_are_unique() {
 }
 
 #[test]
+fn files_of_snapshots_are_taken_once() {
+    let router = |label: &str, file: &str, more: &str| {
+        format!(
+            "- protocol: http\n  label: {label}\n  servers: [{{port: 0}}]\n  interpreter:\n    kind: io.l5d.mesh\n    dst: \
+             /$/inet/127.1/4321\n    snapshot: {{file: {file}}}\n{more}"
+        )
+    };
+    let more = "    perRequestNamespace: {header: l5d-ns, allow: [blue]}\n";
+    let file = ["routers:\n", &router("a", "x", more), &router("b", "y", ""), &router("c", "./x", "")].concat();
+    let found = errors(&file);
+    let expected =
+        ["23:22: routers[2].interpreter.snapshot.file: router 'c' may not have the file ./x of router 'a' (line 8)"];
+    assert_eq!(found, expected, "{file}");
+    let file = ["routers:\n", &router("a", "x", more), &router("b", "x.blue", "")].concat();
+    assert!(errors(&file)[0].contains("router 'b' may not have the file x.blue of router 'a'"), "{:?}", errors(&file));
+    let other = more.replace("[blue]", "[red]");
+    let file = ["routers:\n", &router("a", "x", more), &router("b", "y", &other)].concat();
+    assert!(Config::parse("f.yaml", &file).is_ok());
+}
+
+#[test]
 fn ports_are_taken_once() {
     let servers = |list: &str| format!("routers:\n- protocol: http\n  servers:\n{list}");
     let found = errors(&servers("  - {}\n  - {port: 4140}\n"));

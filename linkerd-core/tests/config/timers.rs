@@ -146,20 +146,41 @@ fn time_keys(source: &str) -> BTreeSet<&str> {
 }
 
 #[test]
+fn how_a_namerd_is_asked_is_listed_with_what_its_kind_has() {
+    let rows = |kind: &str, keys: &str| {
+        let file = format!(
+            "routers:\n- protocol: http\n  servers: [{{port: 0}}]\n  interpreter: {{kind: {kind}, experimental: true, \
+             dst: /$/inet/127.1/1, {keys}}}\n"
+        );
+        let rows = rows(&file).into_iter().filter_map(|row| row.strip_prefix("http||interpreter.").map(str::to_owned));
+        rows.filter(|row| !row.contains("snapshot")).collect::<Vec<_>>()
+    };
+    let expected = ["retry.baseSeconds|5000|default", "retry.maxSeconds|60000|default"];
+    let checks = ["failureThreshold.minPeriodMs|5000|default", "failureThreshold.closeTimeoutMs|4000|default"];
+    assert_eq!(rows("io.l5d.namerd", ""), [expected, checks].concat());
+    assert_eq!(rows("io.l5d.namerd.http", ""), [&expected[..], &checks, &["quiet|120000|fixed"]].concat());
+    let mesh = rows("io.l5d.mesh", "retry: {baseSeconds: 100}, failureThreshold: {minPeriodMs: 7}");
+    let expected = [
+        "retry.baseSeconds|100000|routers[0].interpreter.retry.baseSeconds",
+        "retry.maxSeconds|100000|default",
+        "failureThreshold.minPeriodMs|7|routers[0].interpreter.failureThreshold.minPeriodMs",
+        "failureThreshold.closeTimeoutMs|6000|default",
+    ];
+    let plain: Vec<_> = mesh.iter().map(|row| row.split('@').next().unwrap_or_default()).collect();
+    assert_eq!(plain, expected);
+}
+
+#[test]
 fn no_key_for_a_time_is_left_out() {
-    // Of sections that are refused at start-up, of metrics, what a load is averaged over, of how namerds are asked, and of
-    // a namerd's own file.
-    const NO_TIMERS: [&str; 15] = [
+    // Of sections that are refused at start-up, of metrics, what a load is averaged over, and of a namerd's own
+    // file.
+    const NO_TIMERS: [&str; 11] = [
         "sessionTimeoutMs",
         "addrCacheInactiveTTLSecs",
         "bindingCacheInactiveTTLSecs",
         "failurePenaltyMs",
         "jitterMs",
         "decayTimeMs",
-        "baseSeconds",
-        "maxSeconds",
-        "minPeriodMs",
-        "closeTimeoutMs",
         "refreshIntervalSeconds",
         "maxWait",
         "ttlMs",

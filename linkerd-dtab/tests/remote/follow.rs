@@ -159,3 +159,95 @@ async fn an_explanation_is_asked_of_whoever_answers() {
     let failed = remote.delegate(&Dtab::empty(), &path("/svc/web")).ready().await;
     assert_eq!(failed.unwrap_err().to_string(), "down");
 }
+
+/// What `a_namerd_that_is_back` finds out by, of an interpreter with long pauses.
+async fn all_come_back_when(somebody_asks: impl AsyncFn(&Remote)) {
+    let fake = Fake::new(Mode::Up("/#/a", 1));
+    let pauses = Pauses::new(Duration::from_secs(1), Duration::from_mins(10));
+    let remote = Remote::builder(fake.clone()).pauses(pauses).build();
+    let mut trees: Vec<_> = (0..1000).map(|n| bind(&remote, &format!("/svc/{n}"))).collect();
+    for tree in &mut trees {
+        becomes(tree, "/#/a").await;
+    }
+    fake.becomes(Mode::Down);
+    // Until the pauses are as long as they get, and nobody has asked for a while.
+    tokio::time::sleep(Duration::from_hours(2)).await;
+    fake.becomes(Mode::Up("/#/b", 2));
+    let before = fake.asked().0;
+    somebody_asks(&remote).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let at_once = fake.asked().0 - before;
+    assert!(at_once < 500, "{at_once} asked at once");
+    // Who asked a moment before it was back rests first.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let late = trees.iter().filter(|tree| shown(tree) != "/#/b").count();
+    assert_eq!(late, 0, "{late} of 1000 still wait");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namerd_that_is_back_is_asked_by_all_once_one_is_answered() {
+    all_come_back_when(async |remote| becomes(&mut bind(remote, "/svc/new"), "/#/b").await).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_explanation_is_an_answer_too() {
+    all_come_back_when(async |remote| {
+        remote.delegate(&Dtab::empty(), &path("/svc/new")).ready().await.unwrap();
+    })
+    .await;
+}
+
+/// Binds all names but one.
+#[derive(Clone)]
+struct But(Fake, &'static str, Arc<AtomicUsize>);
+
+impl Source for But {
+    fn bind<'a>(&'a self, dtab: &'a Dtab, name: &'a Path, tree: &'a Publisher<NameTree<Leaf>>) -> Watching<'a> {
+        if name.to_string() == self.1 {
+            self.2.fetch_add(1, Ordering::SeqCst);
+            return Box::pin(async { failure("no such name") });
+        }
+        self.0.bind(dtab, name, tree)
+    }
+
+    fn addr<'a>(&'a self, id: &'a Path, addr: &'a Publisher<Addr>) -> Watching<'a> {
+        self.0.addr(id, addr)
+    }
+
+    fn delegate<'a>(&'a self, dtab: &'a Dtab, name: &'a Path) -> Explaining<'a> {
+        self.0.delegate(dtab, name)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_is_always_refused_rests_though_others_are_answered() {
+    let refused = Arc::default();
+    let remote = Remote::builder(But(Fake::new(Mode::Up("/#/a", 1)), "/svc/bad", Arc::clone(&refused)));
+    let remote = remote.pauses(Pauses::new(Duration::from_secs(1), Duration::from_mins(10))).build();
+    let _bad = bind(&remote, "/svc/bad");
+    for n in 0..600 {
+        becomes(&mut bind(&remote, &format!("/svc/{n}")), "/#/a").await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let refused = refused.load(Ordering::SeqCst);
+    assert!((10..=75).contains(&refused), "asked {refused} times in ten minutes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_back_after_the_one_in_use_is_none_of_its_business() {
+    let (first, second) = (Fake::new(Mode::Up("/#/a", 1)), Fake::new(Mode::Down));
+    let remote = Remote::builder(first.clone()).or(second.clone()).pauses(PAUSES).build();
+    let mut tree = bind(&remote, "/svc/web");
+    becomes(&mut tree, "/#/a").await;
+    second.becomes(Mode::Up("/#/b", 2));
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    assert_eq!((first.asked().0, second.asked().0), (1, 0));
+    // The first is preferred, and followed to again as soon as somebody hears of it.
+    first.becomes(Mode::Down);
+    becomes(&mut tree, "/#/b").await;
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    first.becomes(Mode::Up("/#/c", 3));
+    remote.delegate(&Dtab::empty(), &path("/svc/web")).ready().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(shown(&tree), "/#/c");
+}

@@ -18,7 +18,7 @@ use linkerd_dtab::{
     namer::fixed,
     namerd::{Namerd, Peer, http::Controller},
     store::{Expect, Memory, Namespace},
-    transport::{Body, Sending, Transport},
+    transport::{Body, Heartbeat, Sending, Transport},
 };
 use tower_service::Service;
 
@@ -378,8 +378,53 @@ async fn a_watch_of_which_nothing_comes_is_asked_for_anew() {
     let mut tree = bind(&remote, "/svc/web");
     becomes(&mut tree, "~").await;
     tokio::time::sleep(remote::http::QUIET * 4).await;
-    let asked = namerd.asked().len();
+    let asked = namerd.asked().iter().filter(|asked| asked.starts_with("GET")).count();
     assert!((4..=6).contains(&asked), "asked {asked} times");
     assert!(tree.snapshot().stale.is_none());
     assert_eq!(shown(&tree), "~");
+}
+
+/// A namerd behind a wire that may be cut without a word: nothing comes through, and nothing ends.
+#[derive(Clone, Default)]
+struct Wire {
+    namerd: Script,
+    is_cut: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Transport for Wire {
+    fn send(&self, request: Request<Body>) -> Sending {
+        let sending = self.namerd.send(request);
+        if self.is_cut.load(Ordering::SeqCst) { Box::pin(std::future::pending()) } else { sending }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namerd_that_is_gone_without_a_word_is_noticed_by_all_watches_at_once() {
+    let wire = Wire { namerd: Script::sends([&b"{\"type\":\"neg\"}\n"[..]]), ..Wire::default() };
+    let heartbeat = Heartbeat { period: Duration::from_secs(5), timeout: Duration::from_secs(4) };
+    let remote = Remote::builder(Http::new(wire.clone(), "default").heartbeat(heartbeat)).pauses(PAUSES).build();
+    let mut trees: Vec<_> = (0..100).map(|n| bind(&remote, &format!("/svc/{n}"))).collect();
+    for tree in &mut trees {
+        becomes(tree, "~").await;
+    }
+    let checks = || wire.namerd.asked().iter().filter(|asked| **asked == "HEAD /api/1/dtabs/default").count();
+    tokio::time::sleep(Duration::from_secs(101)).await;
+    assert_eq!(checks(), 20, "once for all");
+    let stale = || trees.iter().filter(|tree| tree.snapshot().stale.is_some()).count();
+    assert_eq!(stale(), 0);
+    wire.is_cut.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(stale(), 0, "one check that fails is not enough");
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(stale(), 100);
+    assert!(trees.iter().all(|tree| shown(tree) == "~"));
+    wire.is_cut.store(false, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    assert_eq!(stale(), 0);
+    // Nobody is checked whom nobody watches.
+    drop(trees);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = checks();
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    assert_eq!(checks(), before);
 }

@@ -39,7 +39,7 @@ impl Reach<'_> {
         let tls = tls.map(|tls| self.connector(&tls.as_client(), &[])).transpose()?;
         #[cfg(not(feature = "tls"))]
         refuse(tls.is_some())?;
-        let heartbeat = Heartbeat { period: self.remote.check_period, timeout: self.remote.check_timeout };
+        let heartbeat = self.heartbeat();
         self.build(&self.remote.namespace, |name| {
             let dial = NameDial::new(Arc::clone(&self.names), name.clone());
             #[cfg(feature = "tls")]
@@ -54,7 +54,14 @@ impl Reach<'_> {
     /// By HTTP.
     pub(super) fn http(&self, tls: Option<&ClientTls>) -> Result<Remote, Problem> {
         let namespace = &self.remote.namespace;
-        self.over(namespace, Wire::Http1, tls, |transport| Arc::new(Http::new(transport, &**namespace)))
+        let heartbeat = self.heartbeat();
+        self.over(namespace, Wire::Http1, tls, |transport| {
+            Arc::new(Http::new(transport, &**namespace).heartbeat(heartbeat))
+        })
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        Heartbeat { period: self.remote.check_period, timeout: self.remote.check_timeout }
     }
 
     /// By gRPC.

@@ -8,7 +8,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Pauses, Source, Watching, pauses::Backoff};
+use super::{
+    Pauses, Source, Watching,
+    heard::{Ear, Heard},
+    pauses::{Backoff, random_share},
+};
 use crate::{Activity, Addr, Dtab, Failure, NameTree, Path, Publisher, State, interpreter::remote::Leaf};
 
 /// What is asked of a source.
@@ -70,12 +74,24 @@ pub(super) enum News<A> {
     Failed(Failure),
 }
 
+/// After a namerd is back, who waits for it asks within this time: not all at once.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// But not sooner than this after it asked the last time: that somebody else is answered says little of a question that is
+/// refused each time.
+const REST: Duration = Duration::from_secs(10);
+
 /// Asks the first source that answers, and comes back to those before it.
 pub(super) struct Follower<Q: Question> {
     sources: Arc<[Arc<dyn Source>]>,
     question: Q,
     patience: Duration,
     backoff: Backoff,
+    heard: Arc<Heard>,
+    ear: Ear,
+    // One that is to be asked has come back since it was.
+    is_back: bool,
+    asked: Instant,
     // Whose word counts.
     current: Option<Attempt<Q::Answer>>,
     // Who is asked, and has not answered yet.
@@ -99,8 +115,18 @@ enum Step {
 }
 
 impl<Q: Question> Follower<Q> {
-    pub(super) fn new(sources: Arc<[Arc<dyn Source>]>, question: Q, pauses: Pauses, patience: Duration) -> Self {
+    pub(super) fn new(
+        sources: Arc<[Arc<dyn Source>]>,
+        question: Q,
+        pauses: Pauses,
+        patience: Duration,
+        heard: Arc<Heard>,
+    ) -> Self {
         Self {
+            ear: heard.ear(),
+            heard,
+            is_back: false,
+            asked: Instant::now(),
             sources,
             question,
             patience,
@@ -123,6 +149,8 @@ impl<Q: Question> Follower<Q> {
             }
             let overdue = self.trial.as_ref().map(|trial| trial.overdue);
             let due = self.due.filter(|_| self.trial.is_none());
+            // Those that would be asked: all before the one whose word counts.
+            let count = self.current.as_ref().map_or(self.sources.len(), |current| current.source);
             select! {
                 biased;
                 step = step(&mut self.current) => match step {
@@ -135,18 +163,31 @@ impl<Q: Question> Follower<Q> {
                 },
                 () = at(overdue) => self.refused(Arc::new(NoAnswer(self.patience))),
                 () = at(due) => self.attempt(),
+                () = self.ear.back(count) => self.back(),
             }
         }
     }
 
     fn attempt(&mut self) {
         self.due = None;
+        self.is_back = false;
+        self.asked = Instant::now();
         let Some(source) = self.sources.get(self.next).cloned() else { return };
         let (publisher, answer) = Activity::channel();
         let question = self.question.clone();
         let watching = Box::pin(async move { question.ask(&*source, &publisher).await });
         let overdue = Instant::now() + self.patience;
         self.trial = Some(Attempt { source: self.next, overdue, answer, watching });
+    }
+
+    /// One that is to be asked has answered somebody else.
+    fn back(&mut self) {
+        self.is_back = true;
+        self.due = self.due.map(|due| due.min(self.soon()));
+    }
+
+    fn soon(&self) -> Instant {
+        (Instant::now() + SPREAD.mul_f64(random_share())).max(self.asked + REST.mul_f64(0.9 + 0.2 * random_share()))
     }
 
     fn tell_current(&mut self) {
@@ -161,7 +202,11 @@ impl<Q: Question> Follower<Q> {
     /// Who was tried has answered, and is the one whose word counts if it knows something.
     fn answered(&mut self) {
         let Some(trial) = &self.trial else { return };
-        let knows = match trial.answer.sample() {
+        let state = trial.answer.sample();
+        if !matches!(state, State::Pending) {
+            self.heard.answered(trial.source);
+        }
+        let knows = match state {
             State::Ok(_) => true,
             State::Failed(_) => self.current.is_none(),
             State::Pending => false,
@@ -183,6 +228,7 @@ impl<Q: Question> Follower<Q> {
     /// Who was tried does not answer.
     fn refused(&mut self, failure: Failure) {
         let Some(mut trial) = self.trial.take() else { return };
+        self.heard.lost(trial.source);
         // What it said before it went.
         if trial.answer.changed().now_or_never().is_some()
             && let State::Ok(answer) = trial.answer.sample()
@@ -205,6 +251,7 @@ impl<Q: Question> Follower<Q> {
     /// Who was asked until now is gone.
     fn lost(&mut self, failure: Failure) {
         let Some(mut current) = self.current.take() else { return };
+        self.heard.lost(current.source);
         if current.answer.changed().now_or_never().is_some()
             && let State::Ok(answer) = current.answer.sample()
         {
@@ -219,7 +266,8 @@ impl<Q: Question> Follower<Q> {
 
     fn again_from(&mut self, source: usize) {
         self.next = source;
-        self.due = Some(Instant::now() + self.backoff.next());
+        let due = Instant::now() + self.backoff.next();
+        self.due = Some(if self.is_back { due.min(self.soon()) } else { due });
     }
 }
 

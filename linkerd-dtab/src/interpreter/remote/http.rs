@@ -3,16 +3,24 @@
 use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::time::timeout;
+use tokio::{
+    select,
+    time::{sleep, timeout},
+};
 
-use super::{Explaining, Leaf, Source, Watching, lines::Lines, pauses::random_share};
+use super::{
+    Explaining, Leaf, Source, Watching,
+    lines::Lines,
+    pauses::random_share,
+    pulse::{Felt, Pulse},
+};
 use crate::{
     Addr, Delegation, Dtab, Failure, NameTree, Path, Publisher, State,
     delegate::parse,
-    transport::{Body, Transport, full},
+    transport::{Body, Heartbeat, Transport, full},
 };
 
 /// The longest document that is read, in bytes: 16 MiB. A longer one ends its watch.
@@ -22,7 +30,7 @@ pub const MAX_DOCUMENT: usize = 16 << 20;
 const SHOWN: usize = 500;
 
 /// For how long nothing comes of a watch before it is asked for anew: its connection may lead nowhere any more.
-pub const QUIET: Duration = Duration::from_mins(5);
+pub const QUIET: Duration = Duration::from_mins(2);
 
 /// How long a namerd has to begin to answer then.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -35,13 +43,15 @@ const ENCODED_PATH: &AsciiSet = &ENCODED.remove(b'/');
 /// A namespace of a namerd that is asked by HTTP, by endless responses.
 ///
 /// What is behind the transport may be namerd 1.7.5 or [`namerd::http`](crate::namerd::http). Neither sends anything while
-/// nothing changes: that a namerd is gone without a word, the transport has to find out (by TCP keep-alive or HTTP/2 PING)
-/// and to end the body with an error. If it does not, a watch is asked for anew once nothing has come for [`QUIET`], a tenth
-/// more or less.
+/// nothing changes. That a namerd is gone without a word is found out in three ways: the transport ends the body with an error (by
+/// TCP keep-alive, say); while there are watches, a request of its own checks it every so often ([`heartbeat`](Self::heartbeat)), and all
+/// watches end when two in a row get no answer; and a watch is asked for anew once nothing has come for [`QUIET`], a tenth more or
+/// less.
 #[derive(Clone)]
 pub struct Http {
     transport: Arc<dyn Transport>,
     namespace: Arc<str>,
+    pulse: Pulse,
 }
 
 /// Why a namerd does not answer by HTTP, or not any more.
@@ -80,6 +90,9 @@ pub enum HttpError {
         /// How long, in seconds.
         seconds: u64,
     },
+    /// It does not answer any more when it is checked.
+    #[error("namerd does not answer when it is checked")]
+    Gone,
     /// It ended the response.
     #[error("namerd ended the watch")]
     Ended,
@@ -89,7 +102,27 @@ impl Http {
     /// Asks about this namespace. It need not be there.
     #[must_use]
     pub fn new(transport: impl Transport, namespace: impl Into<Arc<str>>) -> Self {
-        Self { transport: Arc::new(transport), namespace: namespace.into() }
+        Self { transport: Arc::new(transport), namespace: namespace.into(), pulse: Pulse::default() }
+    }
+
+    /// By what a namerd that is gone is noticed: `failureThreshold`, every 5 s and 4 s by default. Any answer counts.
+    #[must_use]
+    pub fn heartbeat(mut self, heartbeat: Heartbeat) -> Self {
+        self.pulse = Pulse::new(heartbeat);
+        self
+    }
+
+    fn feel(&self) -> Felt {
+        let transport = Arc::clone(&self.transport);
+        let target = format!("/api/1/dtabs/{}", utf8_percent_encode(&self.namespace, ENCODED_PATH));
+        self.pulse.feel(move || {
+            let mut request = Request::new(full(Bytes::new()));
+            *request.method_mut() = Method::HEAD;
+            // Encoded, so that it is one.
+            let target = target.parse().map(|target| *request.uri_mut() = target);
+            let sending = transport.send(request);
+            async move { target.is_ok() && sending.await.is_ok() }
+        })
     }
 
     fn target(&self, endpoint: &str, path: &Path, dtab: &Dtab, is_watch: bool) -> String {
@@ -126,30 +159,39 @@ impl Http {
     }
 
     /// The next line, of a watch that is asked for anew when it is quiet. What was known holds meanwhile.
-    async fn next(&self, lines: &mut Lines, target: &str) -> Result<Bytes, HttpError> {
+    async fn next(&self, lines: &mut Lines, target: &str, felt: &mut Felt) -> Result<Bytes, HttpError> {
         loop {
             // Jittered: many watches begin at once.
             let quiet = QUIET.mul_f64(0.9 + 0.2 * random_share());
-            if let Ok(line) = timeout(quiet, lines.next()).await {
-                return line;
+            select! {
+                biased;
+                line = lines.next() => return line,
+                () = felt.gone() => return Err(HttpError::Gone),
+                () = sleep(quiet) => {}
             }
-            let opened = timeout(AGAIN, self.open(target.to_owned())).await;
+            let opened = select! {
+                biased;
+                () = felt.gone() => return Err(HttpError::Gone),
+                opened = timeout(AGAIN, self.open(target.to_owned())) => opened,
+            };
             *lines = opened.map_err(|_| HttpError::Silent { seconds: AGAIN.as_secs() })??;
         }
     }
 
     async fn follow_tree(&self, target: String, tree: &Publisher<NameTree<Leaf>>) -> Result<Infallible, HttpError> {
         let mut lines = self.open(target.clone()).await?;
+        let mut felt = self.feel();
         loop {
-            let document = document(&self.next(&mut lines, &target).await?)?;
+            let document = document(&self.next(&mut lines, &target, &mut felt).await?)?;
             tree.ok_if_changed(parse::tree(&document).map_err(HttpError::Malformed)?, PartialEq::eq);
         }
     }
 
     async fn follow_addr(&self, target: String, addr: &Publisher<Addr>) -> Result<Infallible, HttpError> {
         let mut lines = self.open(target.clone()).await?;
+        let mut felt = self.feel();
         loop {
-            let document = document(&self.next(&mut lines, &target).await?)?;
+            let document = document(&self.next(&mut lines, &target, &mut felt).await?)?;
             match parse::addr(&document).map_err(HttpError::Malformed)? {
                 State::Ok(value) => addr.ok_if_changed(value, PartialEq::eq),
                 // Its own namer's, of this name: the watch goes on.

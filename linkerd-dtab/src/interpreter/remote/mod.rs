@@ -2,15 +2,17 @@
 //!
 //! A [`Source`] is one protocol to one namerd; [`Remote`] is the interpreter over one or several of them in order of
 //! preference. It has one watch for each name and table that is bound and for each id that is resolved, however many ask;
-//! a watch that ends is begun again, after a jittered pause that doubles up to a bound, at the next source. Meanwhile, and
-//! for as long as it takes, the last answer holds, marked as stale.
+//! a watch that ends is begun again, after a jittered pause that doubles up to a bound, at the next source; or within a second
+//! or ten after somebody else was answered there. Meanwhile, and for as long as it takes, the last answer holds, marked as stale.
 
 mod follow;
+mod heard;
 pub mod http;
 mod lines;
 #[cfg(feature = "mesh")]
 mod mesh;
 mod pauses;
+mod pulse;
 mod registry;
 mod saved;
 pub mod thrift;

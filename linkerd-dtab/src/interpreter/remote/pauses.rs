@@ -22,10 +22,10 @@ impl Pauses {
     }
 }
 
-/// 1 s, doubling up to 10 minutes: Linkerd's for the mesh interpreter.
+/// 1 s, doubling up to a minute. Linkerd's longest is 10 minutes, which is how long a change was missed after an outage.
 impl Default for Pauses {
     fn default() -> Self {
-        Self { base: Duration::from_secs(1), max: Duration::from_mins(10) }
+        Self { base: Duration::from_secs(1), max: Duration::from_mins(1) }
     }
 }
 

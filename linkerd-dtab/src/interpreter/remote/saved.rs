@@ -23,13 +23,14 @@ use crate::{
     interpreter::remote::Leaf,
 };
 
-/// The largest file that is read, in bytes: 64 MiB.
+/// The largest file that is read or written, in bytes: 64 MiB.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// Where a [`Remote`](super::Remote) keeps what it was last told, and for how long that counts.
 ///
-/// The file is JSON, is replaced as a whole, and belongs to one interpreter alone. One of more than 64 MiB, or one that is
-/// malformed, is not used; its folder has to be there.
+/// The file is JSON, is replaced as a whole, and belongs to one interpreter alone. It has at most 64 MiB: of more, what was
+/// vouched for longest ago is left out. One that is longer, or one that is malformed, is not used; its folder has to be
+/// there.
 #[derive(Clone, Debug)]
 pub struct Snapshots {
     path: PathBuf,
@@ -99,6 +100,7 @@ struct Old<T> {
 pub(super) struct Saved {
     settings: Snapshots,
     max_entries: usize,
+    max_bytes: u64,
     kept: Mutex<Kept>,
     is_read: watch::Sender<bool>,
     changed: Notify,
@@ -119,7 +121,14 @@ pub(super) struct Live {
 impl Saved {
     pub(super) fn new(settings: Snapshots, max_entries: usize) -> Self {
         let is_read = watch::channel(false).0;
-        Self { settings, max_entries, kept: Mutex::default(), is_read, changed: Notify::new() }
+        Self {
+            settings,
+            max_entries,
+            max_bytes: MAX_FILE_BYTES,
+            kept: Mutex::default(),
+            is_read,
+            changed: Notify::new(),
+        }
     }
 
     /// How long namerds have to answer.
@@ -173,13 +182,14 @@ impl Saved {
     pub(super) async fn write(self: &Arc<Self>, live: Live) -> io::Result<()> {
         let saved = Arc::clone(self);
         let write = move || {
-            let json = saved.keep(&live).to_string();
+            let json = saved.keep(&live);
             replace(&saved.settings.path, json.as_bytes())
         };
         tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
     }
 
-    fn keep(&self, live: &Live) -> Value {
+    /// What is to be written.
+    fn keep(&self, live: &Live) -> String {
         let now = SystemTime::now();
         let mut kept = self.lock();
         let Kept { names, ids } = &mut *kept;
@@ -187,18 +197,34 @@ impl Saved {
             tree.clone().map(&mut |Bound { id, residual, .. }| Leaf { id, residual })
         });
         keep(ids, &live.ids, self, now, Clone::clone);
-        let parsed = |json: String| serde_json::from_str::<Value>(&json).unwrap_or_default();
-        let names = names.iter().map(|(Named { dtab, path }, Old { value, at })| {
-            let unwatched = |Leaf { id, residual }| Bound::new(id, residual, Activity::value(Addr::Neg));
-            let tree = parsed(bound_json(&value.clone().map(&mut { unwatched })));
-            json!({"dtab": format!("{dtab:#}"), "path": path.to_string(), "at": seconds(*at), "tree": tree})
-        });
-        let names: Vec<_> = names.collect();
-        let ids = ids.iter().map(|(Id(id), Old { value, at })| {
-            let addr = parsed(addr_json(&Activity::value(value.clone())));
-            json!({"id": id.to_string(), "at": seconds(*at), "addr": addr})
-        });
-        json!({"of": self.settings.of, "names": names, "ids": ids.collect::<Vec<_>>()})
+        self.document(&kept)
+    }
+
+    /// What is known, without what was vouched for longest ago if it is too much.
+    fn document(&self, Kept { names, ids }: &Kept) -> String {
+        let names = names.iter().map(|(name, old)| (old.at, true, name_json(name, old)));
+        let ids = ids.iter().map(|(id, old)| (old.at, false, id_json(id, old)));
+        let mut entries: Vec<_> = names.chain(ids).collect();
+        // The newest first; of those, names before ids, which are of no use without.
+        entries.sort_by_key(|(at, is_name, _)| std::cmp::Reverse((*at, *is_name)));
+        let of = Value::from(self.settings.of.as_str());
+        let mut length = format!(r#"{{"of":{of},"names":[],"ids":[]}}"#).len();
+        let all = entries.len();
+        let fits = |(_, _, entry): &(SystemTime, bool, String)| {
+            // With a comma.
+            length += entry.len() + 1;
+            length as u64 <= self.max_bytes
+        };
+        let count = entries.iter().map(fits).take_while(|fits| *fits).count();
+        entries.truncate(count);
+        if count < all {
+            tracing::warn!(?self, "snapshot too large: {} of {all} entries are left out", all - count);
+        }
+        let list = |of_names| {
+            let entries = entries.iter().filter(|(_, is_name, _)| *is_name == of_names);
+            entries.map(|(_, _, entry)| &**entry).collect::<Vec<_>>().join(",")
+        };
+        format!(r#"{{"of":{of},"names":[{}],"ids":[{}]}}"#, list(true), list(false))
     }
 
     fn load(&self, json: &[u8]) -> Result<(), Malformed> {
@@ -232,6 +258,21 @@ impl Saved {
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn name_json(Named { dtab, path }: &Named, Old { value, at }: &Old<NameTree<Leaf>>) -> String {
+    let unwatched = |Leaf { id, residual }| Bound::new(id, residual, Activity::value(Addr::Neg));
+    let tree = parsed(&bound_json(&value.clone().map(&mut { unwatched })));
+    json!({"dtab": dtab.to_string(), "path": path.to_string(), "at": seconds(*at), "tree": tree}).to_string()
+}
+
+fn id_json(Id(id): &Id, Old { value, at }: &Old<Addr>) -> String {
+    let addr = parsed(&addr_json(&Activity::value(value.clone())));
+    json!({"id": id.to_string(), "at": seconds(*at), "addr": addr}).to_string()
+}
+
+fn parsed(json: &str) -> Value {
+    serde_json::from_str(json).unwrap_or_default()
 }
 
 /// Takes over what is vouched for now, and lets go of what is too old, and the oldest of what is too much.
@@ -314,5 +355,47 @@ fn write(path: &FilePath, bytes: &[u8]) -> io::Result<()> {
 impl fmt::Debug for Saved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Saved").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved(max_bytes: u64) -> Saved {
+        Saved { max_bytes, ..Saved::new(Snapshots::new("unused", "all"), 1000) }
+    }
+
+    #[test]
+    fn what_is_written_can_be_read_and_has_the_newest() {
+        let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let mut kept = Kept::default();
+        for n in 0..100 {
+            let at = begin + Duration::from_secs(n);
+            let path = format!("/svc/{n}").parse().unwrap();
+            let id = format!("/#/fs/{n}").parse::<crate::Path>().unwrap();
+            let leaf = Leaf { id: id.clone(), residual: crate::Path::empty() };
+            kept.names.insert(Named { dtab: crate::Dtab::empty(), path }, Old { value: NameTree::Leaf(leaf), at });
+            kept.ids.insert(Id(id), Old { value: Addr::of([([127, 0, 0, 1], 80).into()]), at });
+        }
+        let whole = saved(MAX_FILE_BYTES).document(&kept);
+        // The first of each list has no comma.
+        for max in [whole.len() as u64 + 2, 5000, 100, 0] {
+            let written = saved(max).document(&kept);
+            let read = saved(max);
+            read.load(written.as_bytes()).unwrap();
+            let Kept { names: read_names, ids: read_ids } = &*read.lock();
+            let (names, ids) = (read_names.len(), read_ids.len());
+            match max {
+                5000 => {
+                    assert!((4500..=5000).contains(&written.len()), "{}", written.len());
+                    assert!(names.abs_diff(ids) <= 1 && ids > 10, "{names} and {ids}");
+                    let newest = Id("/#/fs/99".parse().unwrap());
+                    assert!(read_ids.contains_key(&newest));
+                }
+                100 | 0 => assert_eq!((names, ids), (0, 0)),
+                _ => assert!((names, ids) == (100, 100) && written == whole, "{names} and {ids}"),
+            }
+        }
     }
 }

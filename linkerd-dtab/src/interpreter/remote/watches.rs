@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     Builder, Leaf, NoAnswer, Pauses, Recalled, Source,
     follow::{Follower, Id, Named, News, Question},
+    heard::Heard,
     registry::{Registered, Registry},
     saved::{Live, Saved},
 };
@@ -27,6 +28,7 @@ use crate::{
 
 pub(super) struct Watches {
     sources: Arc<[Arc<dyn Source>]>,
+    heard: Arc<Heard>,
     pauses: Pauses,
     patience: Duration,
     names: Arc<Registry<Named, NameTree<Bound>>>,
@@ -82,6 +84,7 @@ impl Watches {
         let Builder { sources, pauses, patience, max_watches, snapshots } = builder;
         let saved = snapshots.map(|settings| Arc::new(Saved::new(settings, max_watches.get())));
         let watches = Arc::new(Self {
+            heard: Arc::new(Heard::new(sources.len())),
             sources: sources.into(),
             pauses,
             patience,
@@ -123,9 +126,12 @@ impl Watches {
 
     async fn explain(&self, dtab: &Dtab, path: &Path) -> Result<Delegation, Failure> {
         let mut failure: Failure = Arc::new(NoAnswer(self.patience));
-        for source in &*self.sources {
+        for (i, source) in self.sources.iter().enumerate() {
             match timeout(self.patience, source.delegate(dtab, path)).await {
-                Ok(Ok(delegation)) => return Ok(delegation),
+                Ok(Ok(delegation)) => {
+                    self.heard.answered(i);
+                    return Ok(delegation);
+                }
                 Ok(Err(error)) => failure = error,
                 Err(_) => failure = Arc::new(NoAnswer(self.patience)),
             }
@@ -179,7 +185,7 @@ impl Drop for Watches {
 async fn follow<Q: Kept>(watches: Arc<Watches>, question: Q, registered: Registered<Q, Q::Value>) {
     let published = registered.published();
     let (sources, pauses) = (Arc::clone(&watches.sources), watches.pauses);
-    let mut follower = Follower::new(sources, question.clone(), pauses, watches.patience);
+    let mut follower = Follower::new(sources, question.clone(), pauses, watches.patience, Arc::clone(&watches.heard));
     let began = Instant::now();
     let mut may_recall = watches.saved.is_some();
     loop {
