@@ -21,7 +21,6 @@ admin: {port: 0}
 storage: {kind: io.l5d.fs, directory: tables}
 interfaces: [{kind: io.l5d.httpController, port: 0}]
 YAML
-mkdir "$work/tables"
 (cd "$work" && exec "$NAMERD" namerd.yaml >log 2>&1) &
 pids+=($!)
 await_start namerd

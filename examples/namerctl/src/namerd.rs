@@ -32,6 +32,9 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.'
 
 const REASON: HeaderName = HeaderName::from_static("l5d-reason");
 
+/// By `etag` a namerd of this project answers a write with the version that results.
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+
 /// The longest reason that is sent, in bytes.
 const MAX_REASON: usize = 4096;
 
@@ -117,7 +120,7 @@ impl Namerd {
 
     /// The same, where another may make it first.
     pub(crate) async fn try_create(&self, name: &str, body: Body) -> Result<Changed, Error> {
-        let answer = self.write(Method::POST, name, body, None).await?;
+        let answer = self.ask(self.write_call(Method::POST, name, body, None).with_header(PREFER, "etag")).await?;
         changed(&answer, StatusCode::CONFLICT)
     }
 
@@ -135,7 +138,7 @@ impl Namerd {
     pub(crate) async fn try_update(&self, name: &str, body: Body, version: &str) -> Result<Changed, Error> {
         // Without a version nothing says what it replaces.
         let version = (!version.is_empty()).then_some(version);
-        let answer = self.write(Method::PUT, name, body, version).await?;
+        let answer = self.ask(self.write_call(Method::PUT, name, body, version).with_header(PREFER, "etag")).await?;
         // It was deleted meanwhile.
         if answer.head.status == StatusCode::NOT_FOUND {
             return Ok(Changed::Conflict);
@@ -201,12 +204,15 @@ impl Namerd {
     }
 
     async fn write(&self, method: Method, name: &str, body: Body, version: Option<&str>) -> Result<Answer, Error> {
+        self.ask(self.write_call(method, name, body, version)).await
+    }
+
+    fn write_call(&self, method: Method, name: &str, body: Body, version: Option<&str>) -> Call {
         let call = self.change(method, of("dtabs", name)).with_body(body.kind, body.text);
-        let call = match version {
+        match version {
             Some(version) => call.with_header(header::IF_MATCH, version),
             None => call,
-        };
-        self.ask(call).await
+        }
     }
 
     fn change(&self, method: Method, path: String) -> Call {

@@ -61,7 +61,8 @@ async fn changes_are_shown_with_their_reason_and_undone() {
 async fn a_write_answers_with_the_version_that_results_and_a_rollback_says_if_a_program_made_it() {
     let server = server();
     for (method, namespace) in [("PUT", "default"), ("POST", "new")] {
-        let said = server.call(method, &format!("/api/1/dtabs/{namespace}"), &[DTAB], "/svc => /b").await;
+        let wanted = ("prefer", "etag");
+        let said = server.call(method, &format!("/api/1/dtabs/{namespace}"), &[DTAB, wanted], "/svc => /b").await;
         let now = server.call("GET", &format!("/api/1/dtabs/{namespace}"), &[], "").await;
         assert_eq!((said.status, &said.headers["etag"]), (204, &now.headers["etag"]));
     }

@@ -61,7 +61,7 @@ async fn rollback(session: &Session, head: &Parts, namespace: &Namespace, params
     let (to, expect) = (needed(params, "to")?, tags::expected(&head.headers)?);
     let session = if params.get("automatic") == Some("true") { session.automatic() } else { session.clone() };
     let written = session.rollback(namespace, to, &expect).await.map_err(Problem::of_condition)?;
-    Ok(done(&written))
+    Ok(done(&written, true))
 }
 
 async fn check(session: &Session, head: &Parts, namespace: &Namespace, body: &[u8]) -> Answer {
@@ -122,13 +122,14 @@ fn shown(namespace: &Namespace, plan: &Plan) -> Value {
     })
 }
 
-/// The answer to a change: the version that results, and a `Warning` for each oddity, at most twenty.
-pub(super) fn done(written: &Written) -> Response<Body> {
+/// The answer to a change: the version that results, if it is wanted, and a `Warning` for each oddity, at most twenty.
+pub(super) fn done(written: &Written, with_version: bool) -> Response<Body> {
     const MAX: usize = 20;
     let mut rsp = reply::empty(StatusCode::NO_CONTENT);
     let headers = rsp.headers_mut();
     // Of what was deleted there is none.
-    if !written.version.as_bytes().is_empty()
+    if with_version
+        && !written.version.as_bytes().is_empty()
         && let Ok(tag) = header::HeaderValue::from_str(&tags::show(&written.version))
     {
         headers.insert(header::ETAG, tag);

@@ -52,14 +52,14 @@ pub(super) async fn serve(session: &Session, head: &Parts, namespace: &str, body
                 return Err(Problem::hinted(StatusCode::PRECONDITION_FAILED, "what is created has no version before"));
             }
             let written = session.put(&params::namespace(namespace)?, &dtab, &Expect::Absent).await?;
-            Ok(done(&written))
+            Ok(done(&written, tags::is_wanted(&head.headers)))
         }
         Method::PUT => {
             let dtab = Form::given(&head.headers)?.read(body)?;
             let namespace = params::namespace(namespace)?;
             let expect = tags::expected(&head.headers)?;
             let written = session.put(&namespace, &dtab, &expect).await.map_err(Problem::of_condition)?;
-            Ok(done(&written))
+            Ok(done(&written, tags::is_wanted(&head.headers)))
         }
         Method::DELETE => {
             let namespace = namespace.parse().map_err(|_| Problem::silent(StatusCode::NOT_FOUND))?;

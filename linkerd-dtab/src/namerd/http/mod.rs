@@ -20,8 +20,8 @@
 //! | `POST /api/1/plan/NS[?names=N,N]` | what the table in the body would move: the names, their shares before and after |
 //! | `POST /api/1/check/NS` | what is wrong with the table in the body |
 //!
-//! A change says why in `l5d-reason`; the version that results is the `ETag`, and what is odd about the table, or about what
-//! becomes of names in use, comes in `Warning` headers.
+//! A change says why in `l5d-reason`. With `Prefer: etag` the answer has the version that results as its `ETag`; what is odd
+//! about the table, or about what becomes of names in use, comes in `Warning` headers.
 //!
 //! All that is read may be followed with `watch=true`: a body without an end has a document a line, one for each change
 //! that the reader keeps up with. Nothing is written ahead: a slow reader gets the last state. The watch ends when the body

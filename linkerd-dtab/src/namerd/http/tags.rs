@@ -24,6 +24,11 @@ pub(super) fn show(version: &Version) -> String {
     STANDARD.encode(version.as_bytes())
 }
 
+/// Whether the answer to a write is to have the version that results: `Prefer: etag`. That of namerd 1.7.5 has none.
+pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
+    headers.get("prefer").is_some_and(|preferred| preferred.as_bytes().eq_ignore_ascii_case(b"etag"))
+}
+
 /// The version that `If-Match` asks for, if it is there.
 pub(super) fn if_match(headers: &HeaderMap) -> Option<Version> {
     headers.get(header::IF_MATCH).map(read)
