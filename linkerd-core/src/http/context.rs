@@ -199,7 +199,7 @@ impl RequestContext {
         }
         // A dtab prints in ASCII.
         if !self.dtab.is_empty()
-            && let Ok(dtab) = HeaderValue::try_from(self.dtab.to_string())
+            && let Ok(dtab) = HeaderValue::try_from(format!("{:#}", self.dtab))
         {
             headers.insert(headers::L5D_CTX_DTAB, dtab);
         }

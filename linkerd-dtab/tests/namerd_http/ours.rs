@@ -70,8 +70,9 @@ async fn a_write_may_depend_on_what_is_there() {
 #[tokio::test]
 async fn a_delete_may_depend_on_what_is_there() {
     let server = server();
-    let delete = async |name: &str, headers: &[(&str, &str)]| {
-        server.status("DELETE", &format!("/api/1/dtabs/{name}"), headers, "").await
+    let delete = async |name: &str, condition: &[(&str, &str)]| {
+        let headers = [&[("prefer", "respond-async, handling=strict")], condition].concat();
+        server.status("DELETE", &format!("/api/1/dtabs/{name}"), &headers, "").await
     };
     for refused in [("if-match", "AAAAAAAAAAk="), ("if-match", "*"), ("if-match", "!!!"), ("if-none-match", "*")] {
         assert_eq!(delete("default", &[refused]).await, 412, "{refused:?}");
@@ -83,7 +84,7 @@ async fn a_delete_may_depend_on_what_is_there() {
     assert_eq!(delete("default", &[("if-match", "AAAAAAAAAAE=")]).await, 404);
 }
 
-/// No verb takes a version and does not heed it.
+/// No verb takes a version and does not heed it, but for `DELETE` as it was recorded.
 #[tokio::test]
 async fn no_condition_is_ignored() {
     let server = server();

@@ -63,7 +63,7 @@ pub(super) async fn serve(session: &Session, head: &Parts, namespace: &str, body
         }
         Method::DELETE => {
             let namespace = namespace.parse().map_err(|_| Problem::silent(StatusCode::NOT_FOUND))?;
-            let expect = tags::expected(&head.headers)?;
+            let expect = tags::expected_to_delete(&head.headers)?;
             session.delete(&namespace, &expect).await.map_err(Problem::of_condition)?;
             Ok(reply::empty(StatusCode::NO_CONTENT))
         }

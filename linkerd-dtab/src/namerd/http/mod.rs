@@ -6,7 +6,7 @@
 //! | `GET`, `HEAD /api/1/dtabs/NS` | its table, as `Accept` says; its version is the `ETag`; 304 by `If-None-Match`, 412 by `If-Match` |
 //! | `POST /api/1/dtabs/NS` | creates it: 204, or 409 if it is there already |
 //! | `PUT /api/1/dtabs/NS` | writes it: 204; with `If-Match` 412 if it has another version; with `If-None-Match: *` 412 if it is there |
-//! | `DELETE /api/1/dtabs/NS` | deletes it: 204, or 404; conditions as for `PUT`, of which namerd 1.7.5 takes no notice |
+//! | `DELETE /api/1/dtabs/NS` | deletes it: 204, or 404; conditions as for `PUT` with `Prefer: handling=strict`, without it none, as namerd 1.7.5 |
 //! | any `/api/1/bind/NS?path=P[&dtab=D]` | the bound tree |
 //! | any `/api/1/addr/NS?path=ID` | the addresses of a bound name |
 //! | any `/api/1/resolve/NS?path=P[&dtab=D]` | the addresses of one leaf of the bound tree, picked by weight |

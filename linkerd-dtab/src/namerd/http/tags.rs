@@ -26,7 +26,19 @@ pub(super) fn show(version: &Version) -> String {
 
 /// Whether the answer to a write is to have the version that results: `Prefer: etag`. That of namerd 1.7.5 has none.
 pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
-    headers.get("prefer").is_some_and(|preferred| preferred.as_bytes().eq_ignore_ascii_case(b"etag"))
+    prefers(headers, "etag")
+}
+
+/// What has to be so for a deletion. namerd 1.7.5 takes no notice of conditions there, and neither is one taken unless the
+/// caller says `Prefer: handling=strict`.
+pub(super) fn expected_to_delete(headers: &HeaderMap) -> Result<Expect, Problem> {
+    if prefers(headers, "handling=strict") { expected(headers) } else { Ok(Expect::Any) }
+}
+
+/// Whether one of the preferences of RFC 7240 is this.
+fn prefers(headers: &HeaderMap, wanted: &str) -> bool {
+    let values = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|preferred| preferred.trim().eq_ignore_ascii_case(wanted))
 }
 
 /// The version that `If-Match` asks for, if it is there.
