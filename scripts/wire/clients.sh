@@ -146,9 +146,9 @@ many() {
 }
 
 if has h2load; then
-    check "h2load: HTTP/2" many h2c -c 10 -m 20
-    check "h2load: HTTP/2 over TLS" many h2s -c 10 -m 20
-    check "h2load: a connection with many streams" many h2c -c 1 -m 100
+    check "h2load: HTTP/2" many h2c -c 4 -m 10
+    check "h2load: HTTP/2 over TLS" many h2s -c 4 -m 10
+    check "h2load: a connection with many streams" many h2c -c 1 -m 50
     check "h2load: HTTP/1.1" many h1 -c 10 --h1
 else
     skip "h2load is not there (Debian: nghttp2-client)"

@@ -52,7 +52,7 @@ class Origin(http.server.BaseHTTPRequestHandler):
 
 class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
-    request_queue_size = 128
+    request_queue_size = 1024
 
 
 with Server(("127.0.0.1", 0), Origin) as server:
