@@ -46,7 +46,13 @@ impl Peer {
         }
         // Whoever routes by the one and whoever answers by the other would not see the same request.
         if !headers::unite(&mut parts.headers, &HOST) {
-            return Err(Refusal::Unreadable(StatusCode::BAD_REQUEST));
+            if parts.version == Version::HTTP_2 {
+                return Err(Refusal::Unreadable(StatusCode::BAD_REQUEST));
+            }
+            // It has its name by the first, as in Linkerd 1, and so it is the only one that goes on.
+            if let Some(first) = parts.headers.get(HOST).cloned() {
+                parts.headers.insert(HOST, first);
+            }
         }
         if parts.method == Method::CONNECT {
             let error =
