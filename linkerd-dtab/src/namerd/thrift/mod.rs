@@ -14,6 +14,8 @@ mod tests;
 
 use std::{future::Future, time::Duration};
 
+use bytes::Bytes;
+
 pub use crate::mux::Broken;
 
 use super::Session;
@@ -68,6 +70,6 @@ pub async fn serve(
 ) -> Result<(), Broken> {
     let Settings { heartbeat, max_pending, drain: grace } = settings;
     let settings = server::Settings { heartbeat, max_pending, grace };
-    let call = move |message, leave| -> server::Answering { Box::pin(calls::answer(session.clone(), message, leave)) };
+    let call = move |message: Bytes, leave| calls::answer(session.clone(), &message, leave);
     server::serve(io, settings, call, drain).await
 }
