@@ -89,16 +89,20 @@ impl Asked {
     ///
     /// Cancel safe: a change that is not waited for is noticed the next time.
     pub(crate) async fn changed(&mut self) {
-        let mut live = self.answers.iter_mut().filter(|answer| !answer.is_final);
-        let (first, second) = (live.next(), live.next());
-        // Most names have one answer or none: they need no set, of which there would be one for each name that is bound.
-        let (first, second) = match (first, second) {
-            (None, _) => return pending().await,
-            (Some(only), None) => return only.activity.changed().await,
-            (Some(first), Some(second)) => (first, second),
-        };
-        let all = [first, second].into_iter().chain(live);
-        let mut changes: FuturesUnordered<_> = all.map(|answer| answer.activity.changed()).collect();
+        if self.is_final() {
+            return pending().await;
+        }
+        // Boxed: of what is bound to literal addresses, nothing can, and there are many such names.
+        Box::pin(self.live_changed()).await;
+    }
+
+    async fn live_changed(&mut self) {
+        let mut live: Vec<_> = self.answers.iter_mut().filter(|answer| !answer.is_final).collect();
+        // Most names have one answer: it needs no set.
+        if let [only] = &mut live[..] {
+            return only.activity.changed().await;
+        }
+        let mut changes: FuturesUnordered<_> = live.into_iter().map(|answer| answer.activity.changed()).collect();
         changes.next().await;
     }
 

@@ -89,7 +89,8 @@ impl<T: Clone + Send + Sync + 'static, H: Send + 'static> Documents<T, H> {
     }
 
     pub(super) fn body(self) -> Body {
-        let frames = stream::unfold(self, |mut documents| async move {
+        // Boxed: a stream that is made of a future has room for it twice.
+        let frames = stream::unfold(Box::new(self), |mut documents| async move {
             let line = documents.next().await?;
             Some((Ok(Frame::data(line)), documents))
         });

@@ -1,8 +1,13 @@
 //! Messages about what changes.
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    hash::{DefaultHasher, Hasher},
+    pin::Pin,
+    time::Duration,
+};
 
 use futures::{Stream, stream};
+use prost::Message;
 use tokio::{
     select,
     time::{Instant, sleep, timeout},
@@ -39,12 +44,13 @@ struct Retold {
     changed: Option<Instant>,
 }
 
-struct Following<T, M, F> {
+struct Following<T, F> {
     // Counts as a client for as long as it follows something.
     _session: Session,
     watched: Watched<T>,
     say: F,
-    last: Option<M>,
+    // The hash of the last message: it is not sent again, and is nothing to keep for each of many streams.
+    last: Option<u64>,
     retold: Option<Retold>,
     has_ended: bool,
 }
@@ -54,7 +60,7 @@ struct Following<T, M, F> {
 pub(super) fn follow<T, M, F>(session: Session, watched: Watched<T>, say: F) -> Messages<M>
 where
     T: Clone + Send + Sync + 'static,
-    M: Clone + PartialEq + Send + 'static,
+    M: Message + Send + 'static,
     F: Fn(State<T>) -> Said<M> + Send + 'static,
 {
     stream_of(Following { _session: session, watched, say, last: None, retold: None, has_ended: false })
@@ -66,20 +72,21 @@ where
 pub(super) fn follow_under<T, M, F>(session: Session, table: FollowedTable, watched: Watched<T>, say: F) -> Messages<M>
 where
     T: Clone + Send + Sync + 'static,
-    M: Clone + PartialEq + Send + 'static,
+    M: Message + Send + 'static,
     F: Fn(State<T>) -> Said<M> + Send + 'static,
 {
     let retold = Some(Retold { table, changed: None });
     stream_of(Following { _session: session, watched, say, last: None, retold, has_ended: false })
 }
 
-fn stream_of<T, M, F>(following: Following<T, M, F>) -> Messages<M>
+fn stream_of<T, M, F>(following: Following<T, F>) -> Messages<M>
 where
     T: Clone + Send + Sync + 'static,
-    M: Clone + PartialEq + Send + 'static,
+    M: Message + Send + 'static,
     F: Fn(State<T>) -> Said<M> + Send + 'static,
 {
-    Box::pin(stream::unfold(following, |mut following| async move {
+    // Boxed: a stream that is made of a future has room for it twice.
+    Box::pin(stream::unfold(Box::new(following), |mut following| async move {
         if following.has_ended {
             return None;
         }
@@ -109,25 +116,28 @@ where
     timeout(within, first).await.ok()
 }
 
-impl<T, M, F> Following<T, M, F>
+impl<T, F> Following<T, F>
 where
     T: Clone + Send + Sync + 'static,
-    M: Clone + PartialEq,
-    F: Fn(State<T>) -> Said<M>,
 {
-    async fn next(&mut self) -> Result<M, Status> {
+    async fn next<M: Message>(&mut self) -> Result<M, Status>
+    where
+        F: Fn(State<T>) -> Said<M>,
+    {
         let mut is_told_again = false;
         loop {
             match (self.say)(self.watched.sample_and_update()) {
-                Some(Ok(message)) if is_told_again || self.last.as_ref() != Some(&message) => {
-                    if let Some(retold) = &mut self.retold {
-                        retold.is_told(self.watched.snapshot().contact);
+                Some(Ok(message)) => {
+                    let hash = hash(&message);
+                    if self.last.replace(hash) != Some(hash) || is_told_again {
+                        if let Some(retold) = &mut self.retold {
+                            retold.is_told(self.watched.snapshot().contact);
+                        }
+                        return Ok(message);
                     }
-                    self.last = Some(message.clone());
-                    return Ok(message);
                 }
                 Some(Err(status)) => return Err(status),
-                _ => {}
+                None => {}
             }
             is_told_again = match &mut self.retold {
                 None => {
@@ -145,6 +155,12 @@ where
             };
         }
     }
+}
+
+fn hash(message: &impl Message) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&message.encode_to_vec());
+    hasher.finish()
 }
 
 impl Retold {
@@ -175,7 +191,8 @@ impl Retold {
                     sleep(LOOK).await;
                 }
             };
-            if timeout(EVALUATED, evaluated).await.is_ok() {
+            // Boxed: streams are many, and it needs its room for a moment after a change.
+            if Box::pin(timeout(EVALUATED, evaluated)).await.is_ok() {
                 return;
             }
             self.changed = None;

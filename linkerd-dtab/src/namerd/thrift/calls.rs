@@ -1,6 +1,7 @@
 //! The calls.
 
 use std::{
+    future::ready,
     hash::{DefaultHasher, Hasher},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use crate::{
     delegate::Step,
     mux::{
         idl::{self, BadCall, Call, NameRef, Stamped},
-        server::{Answer, Leave},
+        server::{Answer, Answering, Leave},
         thrift::{Fault, Reader},
     },
     namerd::{Meter, Reason, Refused, Session, Watched},
@@ -43,19 +44,22 @@ enum Unanswered {
 }
 
 /// Answers one call.
-pub(super) async fn answer(session: Session, message: Bytes, mut leave: Leave) -> Answer {
-    let meter = session.meter().clone();
-    meter.request();
-    let (call, sequence) = match Call::decode(&message) {
-        Ok(call) => call,
+// Decoded at once: the message is as long as a frame, perhaps, and the call may wait for days. A block, and not an `async fn`,
+// which has room for its arguments twice: calls that wait are many.
+pub(super) fn answer(session: Session, message: &Bytes, mut leave: Leave) -> Answering {
+    session.meter().request();
+    match Call::decode(message) {
+        Ok((call, sequence)) => Box::pin(async move { answered(&session, &call, sequence, &mut leave).await }),
         Err(error) => {
-            meter.failed(Reason::BadRequest);
-            return Some(refuse(&message, &error).freeze());
+            session.meter().failed(Reason::BadRequest);
+            Box::pin(ready(Some(refuse(message, &error).freeze())))
         }
-    };
-    // It is as long as a frame, perhaps, and the call may wait for days.
-    drop(message);
-    let answered = match value(&session, &call, &mut leave).await {
+    }
+}
+
+async fn answered(session: &Session, call: &Call, sequence: i32, leave: &mut Leave) -> Answer {
+    let meter = session.meter();
+    let answered = match value(session, call, leave).await {
         Ok(value) => Ok(value),
         Err(Unanswered::Failure(reason)) => {
             meter.failed(Reason::Failed);

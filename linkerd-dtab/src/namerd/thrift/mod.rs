@@ -14,6 +14,8 @@ mod tests;
 
 use std::{future::Future, time::Duration};
 
+use bytes::Bytes;
+
 pub use crate::mux::Broken;
 
 use super::{Reason, Session, limits::READ_TIMEOUT};
@@ -83,7 +85,7 @@ pub async fn serve(
     let meter = session.meter().clone();
     meter.session();
     let pings = || meter.ping();
-    let call = move |message, leave| -> server::Answering { Box::pin(calls::answer(session.clone(), message, leave)) };
+    let call = move |message: Bytes, leave| calls::answer(session.clone(), &message, leave);
     let served = server::serve(io, settings, bounds, call, pings, drain).await;
     match &served {
         Err(Broken::Dead(_)) => meter.dead(),
