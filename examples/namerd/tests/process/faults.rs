@@ -1,6 +1,12 @@
 //! What is killed, cut off or out of its mind empties no routing, and nothing has to be restarted after it.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use serde_json::Value;
 
 use crate::{
     clients::{Clients, INTERFACES},
@@ -74,7 +80,7 @@ impl Rig {
                 return self.clients.route_to(port).await;
             }
             last = Some(answer);
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         panic!("{last:?}");
     }
@@ -150,7 +156,7 @@ async fn a_partition_between_namerd_and_its_clients_leaves_what_they_know() {
     rig.clients.cut(true);
     // Long enough for the connections to be given up: their checks take 2.3 s.
     rig.namerd().ask("PUT /api/1/dtabs/default", &[], &to(2)).await.expect(204);
-    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
     rig.clients.route_to(1).await;
     rig.clients.cut(false);
     rig.clients.route_to(2).await;
@@ -191,4 +197,58 @@ async fn a_namerd_with_an_older_folder_of_tables_is_followed_again() {
     clients.route_to(1).await;
     namerd.ask("PUT /api/1/dtabs/default", &[], &to(3)).await.expect(204);
     clients.route_to(3).await;
+}
+
+/// Makes it so that the clock was wrong by years when the files below a folder were written.
+fn date(folder: &Path, year: u32) {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_hours(u64::from(year - 1970) * 365 * 24);
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        // Not the folder of what was there before a file was begun anew.
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let line = |line: &str| match serde_json::from_str::<Value>(line) {
+            Ok(mut record) if record.get("at").is_some() => {
+                record["at"] = format!("{year}-01-01T00:00:00.000Z").into();
+                format!("{record}\n")
+            }
+            _ => format!("{line}\n"),
+        };
+        fs::write(&path, text.lines().map(line).collect::<String>()).unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(at).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_was_stepped_changes_no_order_and_ends_no_watch() {
+    let folder = Folder::new();
+    let config = format!(
+        "admin: {{port: 0}}\nstorage: {{kind: io.l5d.fs, directory: tables}}\nhistory: {{directory: history}}\n{INTERFACES}"
+    );
+    let mut clients = Clients::new().await;
+    let mut namerd = Namerd::start(&folder, &config).await;
+    clients.find(Some(&namerd));
+    namerd.ask("POST /api/1/dtabs/default", &[], &to(1)).await.expect(204);
+    clients.route_to(1).await;
+    for (port, year) in [(2, 1990), (3, 2100)] {
+        namerd.signal("-KILL").await;
+        namerd.ended().await;
+        date(&folder.path("tables"), year);
+        date(&folder.path("history"), year);
+        namerd = Namerd::start(&folder, &config).await;
+        clients.find(Some(&namerd));
+        namerd.ask("PUT /api/1/dtabs/default", &[], &to(port)).await.expect(204);
+        clients.route_to(port).await;
+    }
+    // The first two are of 2100.
+    let history = namerd.ask("GET /api/1/history/default", &[], "").await.expect(200).json();
+    let seqs: Vec<_> = history.as_array().expect("a list").iter().map(|record| record["seq"].as_u64()).collect();
+    assert_eq!(seqs, [Some(3), Some(2), Some(1)], "{history}");
+    // A change in the folder that leaves the file as old as it was.
+    let table = folder.path("tables").join("default.dtab");
+    let modified = fs::metadata(&table).unwrap().modified().unwrap();
+    fs::write(&table, to(4)).unwrap();
+    File::options().write(true).open(&table).unwrap().set_modified(modified).unwrap();
+    clients.route_to(4).await;
+    namerd.ask("POST /api/1/rollback/default?to=1", &[], "").await.expect(204);
+    clients.route_to(1).await;
 }
