@@ -1,6 +1,6 @@
-//! Many clients of one namerd: `LOAD_CLIENTS` (10) watch ten names each, `LOAD_DISCONNECTS` (2) times each loses its
-//! connections, and every write reaches all within `LOAD_MAX_SECONDS` by `LOAD_MAX_MIB` of memory, if given. `just soak` has a
-//! thousand.
+//! Many clients of one namerd: `LOAD_CLIENTS` (10) watch `LOAD_NAMES` (10) names each, `LOAD_DISCONNECTS` (2) times each
+//! loses its connections, and every write reaches all within `LOAD_MAX_SECONDS` by `LOAD_MAX_MIB` of memory, if given.
+//! `just soak` has a thousand, `just bench-namerd` one to a thousand.
 
 use std::{
     io,
@@ -26,9 +26,6 @@ use tokio::{
 };
 
 use crate::harness::{Folder, LONG, Namerd};
-
-/// How many names a client watches.
-const NAMES: usize = 10;
 
 fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
@@ -136,7 +133,7 @@ enum Kind {
 
 impl Client {
     /// Its own names, so that none is shared: the most that there is to do.
-    fn new(i: usize, kind: Kind, to: SocketAddr) -> Self {
+    fn new(i: usize, names: usize, kind: Kind, to: SocketAddr) -> Self {
         let from = Ipv4Addr::from(0x7f01_0001 + u32::try_from(i % 250).unwrap());
         let network = Network { from, to, open: Arc::default() };
         let builder = match kind {
@@ -148,8 +145,8 @@ impl Client {
         };
         let pauses = Pauses { base: Duration::from_millis(50), max: Duration::from_millis(500) };
         let remote = builder.pauses(pauses).build();
-        let name = |k: usize| format!("/svc/n{}", i * NAMES + k).parse().unwrap();
-        let trees = (0..NAMES).map(|k| remote.bind(&Dtab::empty(), &name(k))).collect();
+        let name = |k: usize| format!("/svc/n{}", i * names + k).parse().unwrap();
+        let trees = (0..names).map(|k| remote.bind(&Dtab::empty(), &name(k))).collect();
         Self { network, _remote: remote, trees }
     }
 
@@ -187,42 +184,50 @@ async fn write(namerd: &Namerd, clients: &mut [Client], port: u16) -> Duration {
     let table = format!("/svc => /$/inet/127.0.0.1/{port}");
     namerd.ask("PUT /api/1/dtabs/default", &[], &table).await.expect(204);
     for (i, client) in clients.iter_mut().enumerate() {
-        assert_eq!(client.wait_for(port).await, NAMES, "client {i} is left behind at {port}");
+        assert_eq!(client.wait_for(port).await, client.trees.len(), "client {i} is left behind at {port}");
     }
     begin.elapsed()
 }
 
 async fn load(kind: Kind) {
-    let (count, disconnects) = (setting("LOAD_CLIENTS", 10), setting("LOAD_DISCONNECTS", 2));
+    let (count, names) = (setting("LOAD_CLIENTS", 10), setting("LOAD_NAMES", 10));
+    let disconnects = setting("LOAD_DISCONNECTS", 2);
     let config = "\
 admin: {port: 0}
 workers: 2
 storage: {kind: io.l5d.inMemory, namespaces: {default: '/svc => /$/inet/127.0.0.1/1'}}
-cache: {bindingCacheActive: 20000, bindingCacheInactive: 1000}
+cache: {bindingCacheActive: 20000, bindingCacheInactive: 20000}
 limits: {clients: 50000, clientsPerPeer: 50000, newNamesPerSec: 100000, newNamesPerSecPerPeer: 100000}
 interfaces:
 - {kind: io.l5d.httpController, port: 0}
 - {kind: io.l5d.httpController, port: 0}
 - {kind: io.l5d.mesh, port: 0}
 - {kind: io.l5d.thriftNameInterpreter, port: 0}
+- {kind: io.l5d.httpController, port: 0}
 ";
     let folder = Folder::new();
     let namerd = Namerd::start(&folder, config).await;
     let (idle, _) = memory(&namerd);
     // The first is for writes: as many watches by HTTP/1 as there may be connections leave no room for them.
-    let to = namerd.interfaces[1 + kind as usize];
+    // And an interface has 10,000 of them at most, so that there are two.
+    let to = |i: usize| match kind {
+        Kind::Http => namerd.interfaces[[1, 4][i % 2]],
+        Kind::Mesh => namerd.interfaces[2],
+        Kind::Thrift => namerd.interfaces[3],
+    };
     let begin = Instant::now();
-    let mut clients: Vec<_> = (0..count).map(|i| Client::new(i, kind, to)).collect();
+    let mut clients: Vec<_> = (0..count).map(|i| Client::new(i, names, kind, to(i))).collect();
     for client in &mut clients {
-        assert_eq!(client.wait_for(1).await, NAMES);
+        assert_eq!(client.wait_for(1).await, names);
     }
     let connected = begin.elapsed();
     let (busy, _) = memory(&namerd);
     let mut writes = Vec::new();
-    for port in 2..=6 {
+    let mut port = 1;
+    for _ in 0..setting("LOAD_WRITES", 5) {
+        port += 1;
         writes.push(write(&namerd, &mut clients, port).await);
     }
-    let mut port = 6;
     let begin = Instant::now();
     for round in 0..disconnects {
         // Not all at once, and others each time.
@@ -236,13 +241,14 @@ interfaces:
         write(&namerd, &mut clients, port).await;
     }
     let cut = begin.elapsed();
-    writes.push(write(&namerd, &mut clients, 1000).await);
+    writes.push(write(&namerd, &mut clients, port + 1).await);
     let (after, most) = memory(&namerd);
-    let slowest = writes.iter().max().unwrap();
+    writes.sort_unstable();
+    let (median, slowest) = (writes[writes.len() / 2], writes[writes.len() - 1]);
     println!(
         "{kind:?}: {count} clients bound {} names in {connected:.2?}; RSS {idle:.1} MiB idle, {busy:.1} then, {after:.1} after \
-         {disconnects} disconnects of each ({cut:.1?}), {most:.1} at most; writes reach all in {slowest:.2?} at most, {writes:.2?}",
-        count * NAMES,
+         {disconnects} disconnects of each ({cut:.1?}), {most:.1} at most; writes reach all in {median:.2?}, {slowest:.2?} at most",
+        count * names,
     );
     // Bounds of a release build on a machine that has nothing else to do.
     let bound = |name: &str| std::env::var(name).ok().map(|text| text.parse::<f64>().expect("a number"));
