@@ -24,7 +24,7 @@ use std::{
 use tokio::{
     select,
     task::spawn_blocking,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 
 use self::{
@@ -136,6 +136,10 @@ impl Files {
     /// is known is kept, and changes fail. An older one that has tables is believed when it stays so for ten seconds.
     #[must_use]
     pub fn open(self) -> impl DtabStore + fmt::Debug {
+        self.store()
+    }
+
+    fn store(self) -> FileStore {
         let folder = Folder::new(&self.dir, self.settle);
         let shared = Arc::new(Shared {
             disk: Disk::new(folder.base().to_owned()),
@@ -164,24 +168,25 @@ impl FileStore {
         T: Send + 'static,
         F: Fn(&mut Locked<'_>, &Shared) -> Result<T, StoreError> + Send + Sync + 'static,
     {
-        let mut names = self.shared().mirror.list();
-        let change = Arc::new(change);
-        let tries = async {
-            names.ready().await.map_err(StoreError::Unavailable)?;
-            loop {
-                let (shared, change) = (Arc::clone(&self.shared), Arc::clone(&change));
-                let tried = spawn_blocking(move || shared.try_change(&*change)).await;
-                let tried = tried.map_err(|error| StoreError::Unavailable(Arc::new(error)))?;
-                match tried? {
-                    Tried::Done(done) => return Ok(done),
-                    Tried::Busy => sleep(LOCK_PAUSE).await,
-                }
-            }
-        };
-        timeout(LOCK_TIMEOUT, tries).await.unwrap_or_else(|_| {
+        let busy = || {
             let busy = format!("others have been changing the folder for {LOCK_TIMEOUT:?}");
-            Err(StoreError::Unavailable(Arc::new(io::Error::new(io::ErrorKind::TimedOut, busy))))
-        })
+            StoreError::Unavailable(Arc::new(io::Error::new(io::ErrorKind::TimedOut, busy)))
+        };
+        let until = Instant::now() + LOCK_TIMEOUT;
+        let mut names = self.shared().mirror.list();
+        let ready = timeout_at(until, names.ready()).await;
+        ready.map_err(|_| busy())?.map_err(StoreError::Unavailable)?;
+        let change = Arc::new(change);
+        // A change that has begun is waited for, however slow the disk is: nobody can say that it was not made.
+        loop {
+            let (shared, change) = (Arc::clone(&self.shared), Arc::clone(&change));
+            let tried = spawn_blocking(move || shared.try_change(&*change)).await;
+            match tried.map_err(|error| StoreError::Unavailable(Arc::new(error)))?? {
+                Tried::Done(done) => return Ok(done),
+                Tried::Busy if Instant::now() >= until => return Err(busy()),
+                Tried::Busy => sleep(LOCK_PAUSE).await,
+            }
+        }
     }
 }
 
@@ -346,5 +351,36 @@ async fn follow(shared: Arc<Shared>) {
 impl fmt::Debug for FileStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Files").field("dir", &self.shared.folder.base()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_has_begun_is_waited_for_however_slow_the_disk_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::new(dir.path());
+        files.begin().unwrap();
+        let slow = files.store();
+        let (begun, mut has_begun) = tokio::sync::mpsc::channel(1);
+        let (end, ends) = mpsc::channel();
+        let ends = Mutex::new(ends);
+        let changing = tokio::spawn(async move {
+            let change = move |_: &mut Locked<'_>, _: &Shared| {
+                let _ = begun.try_send(());
+                let _ = ends.lock().unwrap().recv();
+                Ok(7)
+            };
+            slow.change(change).await
+        });
+        has_begun.recv().await.unwrap();
+        tokio::time::advance(3 * LOCK_TIMEOUT).await;
+        assert!(!changing.is_finished());
+        end.send(()).unwrap();
+        assert_eq!(changing.await.unwrap().unwrap(), 7);
     }
 }
