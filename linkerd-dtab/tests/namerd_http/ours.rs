@@ -427,7 +427,8 @@ async fn what_changes_all_the_time_is_told_though_an_address_is_not_known() {
         }
     }
     let (document, after) = told.expect("a document, while changes go on");
-    assert!(document.contains("/$/inet/127.0.0.1/") && after <= Duration::from_millis(2100), "{after:?} {document}");
+    // 2 s, and what a write takes to say what names lose by it, before this is looked at again.
+    assert!(document.contains("/$/inet/127.0.0.1/") && after <= Duration::from_millis(3200), "{after:?} {document}");
     // From then on it is not waited for as long.
     put(table(1000)).await;
     let begun = tokio::time::Instant::now();

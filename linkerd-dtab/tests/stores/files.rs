@@ -182,6 +182,28 @@ async fn an_older_folder_is_believed_when_it_stays_so_and_has_tables() {
     until_shows(&watch, "/a => /3").await;
 }
 
+/// As the folder under a mount may have one, too.
+#[tokio::test]
+async fn a_table_in_a_folder_without_a_mark_takes_the_place_of_none() {
+    let rig = FilesRig::new();
+    let store = rig.open();
+    store.put(&name("a"), &dtab("/a => /1"), &Expect::Any).await.unwrap();
+    let watch = store.watch(&name("a"));
+    until_shows(&watch, "/a => /1").await;
+    let away = rig.parent.path().join("away");
+    fs::rename(rig.dir(), &away).unwrap();
+    fs::create_dir(rig.dir()).unwrap();
+    fs::write(rig.dir().join("a.dtab"), "/a => /gone\n").unwrap();
+    until(&watch, "stale", |snapshot| snapshot.stale.is_some()).await;
+    sleep(Duration::from_millis(500)).await;
+    assert!(matches!(watch.sample(), State::Ok(Some(table)) if table.dtab == dtab("/a => /1")), "{watch:?}");
+    // Once the right one is back, it counts.
+    fs::remove_dir_all(rig.dir()).unwrap();
+    fs::rename(&away, rig.dir()).unwrap();
+    fs::write(rig.dir().join("a.dtab"), "/a => /2\n").unwrap();
+    until_shows(&watch, "/a => /2").await;
+}
+
 #[tokio::test]
 async fn a_table_is_kept_as_people_read_it() {
     let rig = FilesRig::new();

@@ -159,7 +159,8 @@ impl Disk {
     }
 
     /// Fails if the folder is not what was claimed, or an older one.
-    fn check(&self) -> io::Result<()> {
+    /// Whether the folder is what was claimed, and no older one.
+    pub(super) fn check(&self) -> io::Result<()> {
         let (position, seen) = (self.position()?, self.seen());
         match position {
             Some(position) if position < seen => {

@@ -17,7 +17,7 @@ use crate::{
 pub(super) struct TableSink {
     shared: Weak<Shared>,
     namespace: Namespace,
-    /// Whether the file is gone, and the folder with it: when that is back the file may be gone all the same.
+    /// Whether the folder was not the right one when this was last looked at: once it is, what is there counts all the same.
     is_unsure: bool,
 }
 
@@ -56,12 +56,15 @@ impl TableSink {
     fn gone(&mut self, shared: &Shared) {
         match shared.disk.names() {
             Ok(_) => shared.mirror.remove(&self.namespace),
-            Err(error) => {
-                self.is_unsure = true;
-                if shared.mirror.knows(&self.namespace) {
-                    shared.mirror.set(&self.namespace, Reading::Bad(Arc::new(error)));
-                }
-            }
+            Err(error) => self.doubt(shared, error),
+        }
+    }
+
+    /// This is another folder, or an older one: what is known stays.
+    fn doubt(&mut self, shared: &Shared, error: std::io::Error) {
+        self.is_unsure = true;
+        if shared.mirror.knows(&self.namespace) {
+            shared.mirror.set(&self.namespace, Reading::Bad(Arc::new(error)));
         }
     }
 }
@@ -102,6 +105,13 @@ impl Sink for TableSink {
             return trust == Trust::Settled;
         }
         self.is_unsure = false;
+        if is_known
+            && !matches!(held, Held::Nothing)
+            && let Err(error) = shared.disk.check()
+        {
+            self.doubt(&shared, error);
+            return true;
+        }
         match held {
             Held::Table(table) => shared.mirror.set(&self.namespace, Reading::Table(table)),
             // That nothing can be told of a file does not mean that there is one.
@@ -117,9 +127,19 @@ impl Sink for TableSink {
             && let Some(shared) = self.shared.upgrade()
         {
             let _changing = shared.changes();
-            if is_still(&shared, &self.namespace, &Seen::Missing) {
-                self.is_unsure = false;
-                self.gone(&shared);
+            match shared.disk.read(&self.namespace) {
+                Ok(Some(bytes)) => {
+                    self.is_unsure = shared.disk.check().is_err();
+                    if !self.is_unsure
+                        && let Ok(Ok(table)) = std::str::from_utf8(&bytes).map(table)
+                    {
+                        shared.mirror.set(&self.namespace, Reading::Table(table));
+                    }
+                }
+                Ok(None) | Err(_) => {
+                    self.is_unsure = false;
+                    self.gone(&shared);
+                }
             }
         }
     }
