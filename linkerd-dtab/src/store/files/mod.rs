@@ -367,7 +367,7 @@ mod tests {
         files.begin().unwrap();
         let slow = files.store();
         let (begun, mut has_begun) = tokio::sync::mpsc::channel(1);
-        let (end, ends) = mpsc::channel();
+        let (end, ends) = mpsc::sync_channel(1);
         let ends = Mutex::new(ends);
         let changing = tokio::spawn(async move {
             let change = move |_: &mut Locked<'_>, _: &Shared| {

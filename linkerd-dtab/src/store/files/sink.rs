@@ -127,19 +127,16 @@ impl Sink for TableSink {
             && let Some(shared) = self.shared.upgrade()
         {
             let _changing = shared.changes();
-            match shared.disk.read(&self.namespace) {
-                Ok(Some(bytes)) => {
-                    self.is_unsure = shared.disk.check().is_err();
-                    if !self.is_unsure
-                        && let Ok(Ok(table)) = std::str::from_utf8(&bytes).map(table)
-                    {
-                        shared.mirror.set(&self.namespace, Reading::Table(table));
-                    }
+            if let Ok(Some(bytes)) = shared.disk.read(&self.namespace) {
+                self.is_unsure = shared.disk.check().is_err();
+                if !self.is_unsure
+                    && let Ok(Ok(table)) = std::str::from_utf8(&bytes).map(table)
+                {
+                    shared.mirror.set(&self.namespace, Reading::Table(table));
                 }
-                Ok(None) | Err(_) => {
-                    self.is_unsure = false;
-                    self.gone(&shared);
-                }
+            } else {
+                self.is_unsure = false;
+                self.gone(&shared);
             }
         }
     }
