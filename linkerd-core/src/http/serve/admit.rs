@@ -44,15 +44,8 @@ impl Peer {
         if !parts.uri.path_and_query().is_none_or(|path| path.as_str().is_ascii()) {
             return Err(Refusal::Unreadable(StatusCode::BAD_REQUEST));
         }
-        // Whoever routes by the one and whoever answers by the other would not see the same request.
-        if !headers::unite(&mut parts.headers, &HOST) {
-            if parts.version == Version::HTTP_2 {
-                return Err(Refusal::Unreadable(StatusCode::BAD_REQUEST));
-            }
-            // It has its name by the first, as in Linkerd 1, and so it is the only one that goes on.
-            if let Some(first) = parts.headers.get(HOST).cloned() {
-                parts.headers.insert(HOST, first);
-            }
+        if !has_one_host(parts) {
+            return Err(Refusal::Unreadable(StatusCode::BAD_REQUEST));
         }
         if parts.method == Method::CONNECT {
             let error =
@@ -175,4 +168,20 @@ fn target(uri: &Uri) -> usize {
     let scheme = uri.scheme_str().map_or(0, |scheme| scheme.len() + "://".len());
     let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
     scheme + authority + uri.path_and_query().map_or(0, |path| path.as_str().len())
+}
+
+/// Leaves one `Host`: whoever routes by the one and whoever answers by the other would not see the same request. `false` if
+/// there is none to leave.
+fn has_one_host(parts: &mut request::Parts) -> bool {
+    if headers::unite(&mut parts.headers, &HOST) {
+        return true;
+    }
+    if parts.version == Version::HTTP_2 {
+        return false;
+    }
+    // It has its name by the first, as in Linkerd 1, and so that is the only one that goes on.
+    if let Some(first) = parts.headers.get(HOST).cloned() {
+        parts.headers.insert(HOST, first);
+    }
+    true
 }
