@@ -126,6 +126,7 @@ impl Context {
             overrides: None,
             until: None,
             kept_by: None,
+            spelling: None,
             ..cx
         });
         Self(Some(Arc::new(Carried { headers, engine })))

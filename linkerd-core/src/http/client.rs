@@ -29,7 +29,7 @@ use tokio::{
 
 use super::{
     ClientConfig, Kept,
-    case::HeaderCase,
+    case::{Spelled, Spelling, Spellings},
     dial::{ConnectElapsed, Open, Speak, open},
     h2::interim,
     headers::{self, Room},
@@ -62,7 +62,7 @@ impl Client {
 /// A request that is to go out.
 struct Outbound {
     req: Request<Body>,
-    // hyper has no use for them but for the case of names, and they are wanted if the request comes back unsent.
+    // hyper has no use for them, and they are wanted if the request comes back unsent.
     extensions: Extensions,
     resend: Resend,
 }
@@ -83,9 +83,6 @@ impl Call for Client {
     fn call(self: Arc<Self>, mut req: Request<Body>) -> SvcFuture {
         let extensions = std::mem::take(req.extensions_mut());
         prepare(&mut req);
-        if self.config.preserve_header_case {
-            *req.extensions_mut() = HeaderCase::of(&extensions);
-        }
         #[cfg(feature = "tls")]
         if self.config.forward_client_cert {
             headers::forward_client_cert(req.headers_mut(), &extensions);
@@ -167,12 +164,13 @@ impl Speak for Client {
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (stream, traffic) = Counted::of(stream, &self.config.socket, self.stats.as_deref());
+        let spellings = self.config.preserve_header_case.then(Arc::<Spellings>::default);
+        let stream = Spelled::of(stream, spellings.clone());
         let max = self.config.max_header_bytes;
         let room = Room::of(max, 0);
         let mut builder = http1::Builder::new();
         // A folded header of a response becomes one line, as a user agent has to see it (RFC 9112, 5.2).
         builder.max_header_size(max).allow_obsolete_multiline_headers_in_responses(true);
-        builder.preserve_header_case(self.config.preserve_header_case);
         if let Some(headers) = room.headers {
             builder.max_headers(headers);
         }
@@ -192,7 +190,7 @@ impl Speak for Client {
                 pool.reap();
             }
         });
-        Ok(Conn { sender, traffic, born, is_reused: false, is_reusable: true })
+        Ok(Conn { sender, traffic, spellings, born, is_reused: false, is_reusable: true })
     }
 }
 
@@ -258,6 +256,9 @@ fn launch(
     let is_idempotent = req.method().is_idempotent();
     let (read_before, written_before) = (live.conn.traffic.read(), live.conn.traffic.written());
     live.conn.traffic.await_head();
+    if let Some(spellings) = &live.conn.spellings {
+        spellings.exchange(Spelling::of(&extensions));
+    }
     let sent = live.conn.sender.try_send_request(req.map(Payload::from));
     (sent, Flight { live, asked, extensions, copy, resend, is_idempotent, read_before, written_before })
 }
@@ -303,7 +304,6 @@ fn copy(req: &Request<Body>) -> Option<Box<Request<Bytes>>> {
     *copy.uri_mut() = req.uri().clone();
     *copy.version_mut() = req.version();
     *copy.headers_mut() = req.headers().clone();
-    *copy.extensions_mut() = req.extensions().clone();
     Some(copy)
 }
 

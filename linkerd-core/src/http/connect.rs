@@ -78,8 +78,8 @@ pub struct ClientConfig {
     /// Read responses whose length is not known whole too, up to as much; a longer one is passed on as it comes. Off.
     pub aggregate_unknown: bool,
     /// Keep the case of letters in names of headers, of HTTP/1: that of responses, and that of requests whose server keeps it
-    /// ([`ServerConfig::preserve_header_case`](super::ServerConfig::preserve_header_case)). It costs about ten
-    /// allocations for each message. Off: all names are in lower case.
+    /// ([`ServerConfig::preserve_header_case`](super::ServerConfig::preserve_header_case)). It costs six
+    /// allocations for a request and its response, if their names are not in lower case anyway. Off: all names are in lower case.
     pub preserve_header_case: bool,
 }
 

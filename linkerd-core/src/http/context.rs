@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use linkerd_dtab::Dtab;
 
 use super::{
+    case::Spelling,
     deadline::{self, Deadline},
     flavour::{Flavour, Lost},
     headers,
@@ -52,6 +53,8 @@ pub struct RequestContext {
     pub(crate) kept_by: Option<(Deadline, Timer)>,
     /// The span that it is served in, if it is recorded.
     pub(crate) recording: Option<Recording>,
+    /// How its headers are spelled, if that is kept.
+    pub(crate) spelling: Option<Spelling>,
     /// What its sender, who is trusted, says of its timeouts and retries.
     pub(crate) overrides: Option<Arc<Overrides>>,
 }

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "server")]
 pub(crate) mod accept;
-mod case;
+pub(crate) mod case;
 #[cfg(feature = "server")]
 mod census;
 mod client;

@@ -13,7 +13,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{PoolConfig, io::Traffic};
+use super::{PoolConfig, case::Spellings, io::Traffic};
 use crate::{
     body::Payload,
     telemetry::{ClientStats, PoolStats},
@@ -51,6 +51,8 @@ struct Idle {
 pub(crate) struct Conn {
     pub(crate) sender: SendRequest<Payload>,
     pub(crate) traffic: Arc<Traffic>,
+    /// If the case of names is kept.
+    pub(crate) spellings: Option<Arc<Spellings>>,
     pub(crate) born: Instant,
     pub(crate) is_reused: bool,
     pub(crate) is_reusable: bool,

@@ -66,6 +66,9 @@ pub(crate) fn receive(
         stats.interim_dropped(interim);
     }
     let (mut parts, incoming) = rsp.into_parts();
+    if let Some(spelling) = live.conn.spellings.as_ref().and_then(|spellings| spellings.heard()) {
+        parts.extensions.insert(spelling);
+    }
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         check_switch(&parts.headers, asked.offered.as_deref())?;
         live.conn.is_reusable = false;

@@ -35,7 +35,7 @@ use self::{
 use super::compress::Compression;
 use super::{
     Scheme, ServerConfig, Wire,
-    case::HeaderCase,
+    case::{Spelling, Spellings},
     census::Census,
     detail,
     forwarded::Ids,
@@ -65,6 +65,8 @@ pub(crate) struct Peer {
     forwarded_ids: Ids,
     next: Mutex<Option<Next>>,
     head: Head,
+    /// If the case of names is kept.
+    pub(super) spellings: Option<Arc<Spellings>>,
     has_nothing: AtomicBool,
     is_leaving: AtomicBool,
 }
@@ -128,8 +130,12 @@ pub(crate) fn serve(
     let scan = Scan::of(&parts.headers);
     let instead = peer.instead(&mut parts, !body.is_end_stream());
     let switch = if scan.saw(Scan::UPGRADE) { parts.extensions.remove::<OnUpgrade>() } else { None };
-    if peer.shared.config.preserve_header_case {
-        HeaderCase::keep(&mut parts.extensions);
+    let spelling = peer.spellings.as_ref().and_then(|spellings| spellings.heard());
+    if scan.saw(Scan::UPGRADE)
+        && let Some(spellings) = &peer.spellings
+    {
+        // What comes next may be anything.
+        spellings.leave();
     }
     let reader = Reader::of(&parts, scan);
     let wants_detail = peer.shared.config.wants_detail(&parts.headers, scan);
@@ -141,7 +147,7 @@ pub(crate) fn serve(
     let stage = if let Some(rsp) = instead {
         Stage::Refused(Box::new(rsp))
     } else if may_stay {
-        peer.begin(parts, body, scan, is_read_first, noted.as_deref_mut())
+        peer.begin(parts, body, scan, is_read_first, spelling, noted.as_deref_mut())
     } else {
         Stage::Refused(Box::new(peer.turn_away(&parts.method, reader)))
     };
@@ -213,13 +219,15 @@ pub(crate) fn serve(
             let peer = Arc::clone(&visit.peer);
             let tunnel = Tunnel::open(client, &mut rsp, visit);
             peer.switch(tunnel.map(|tunnel| Next::Tunnel(Box::new(tunnel))));
+            peer.spell(&mut rsp);
             return Ok(rsp);
         }
         #[cfg(feature = "compression")]
         if reader.takes_gzip && shared.config.compression != Compression::Off {
             // Seldom, and large: not part of every request's future.
-            return Ok(Box::pin(shared.config.compression.apply(rsp)).await);
+            rsp = Box::pin(shared.config.compression.apply(rsp)).await;
         }
+        visit.peer.spell(&mut rsp);
         Ok(rsp)
     }
 }
@@ -278,6 +286,7 @@ impl Ends {
 
 impl Peer {
     pub(crate) fn new(shared: Arc<Shared>, ends: Ends) -> Self {
+        let spellings = shared.config.preserve_header_case.then(Arc::default);
         let forwarded_ids = shared.config.forwarded.as_ref().map(|_| Ids::random()).unwrap_or_default();
         Self {
             shared,
@@ -285,6 +294,7 @@ impl Peer {
             forwarded_ids,
             next: Mutex::default(),
             head: Head::default(),
+            spellings,
             has_nothing: AtomicBool::new(true),
             is_leaving: AtomicBool::new(false),
         }
@@ -314,6 +324,15 @@ impl Peer {
     pub(super) fn note(&self, parts: &request::Parts, begun: Instant) -> Option<Box<Record>> {
         let log = self.shared.log.load();
         log.as_deref()?.begin(parts, self.ends.remote, || self.ends.name(), begun)
+    }
+
+    /// Lets the names of an answer be spelled as they came, when its head is written, which is next.
+    fn spell(&self, rsp: &mut Response<Body>) {
+        if let Some(spellings) = &self.spellings
+            && let Some(spelling) = rsp.extensions_mut().remove()
+        {
+            spellings.answer(spelling);
+        }
     }
 
     /// Notes what the connection becomes when its answer is written.
@@ -368,10 +387,12 @@ impl Peer {
         body: Incoming,
         scan: Scan,
         is_read_first: bool,
+        spelling: Option<Spelling>,
         noted: Option<&mut Record>,
     ) -> Stage {
         match self.admit(&mut parts, scan) {
-            Ok(cx) => {
+            Ok(mut cx) => {
+                cx.spelling = spelling;
                 if let Some(noted) = noted {
                     noted.carries(&cx);
                 }

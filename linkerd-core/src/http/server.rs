@@ -30,6 +30,7 @@ use super::compress::Compression;
 use super::{
     FlavourRule, Forwarded, PerRequest, Propagation, Scheme,
     accept::Accepting,
+    case::Spelled,
     connect::SocketOptions,
     drain::{Drain, Stage, Watch},
     h2::{self, H2Config, Wire},
@@ -424,14 +425,13 @@ where
     let service = service_fn(move |req: Request<Incoming>| serve(&served, req));
     let room = Room::of(config.max_header_bytes, config.max_initial_line_bytes).with_headers(config.max_headers);
     let mut builder = http1::Builder::new();
-    builder.preserve_header_case(config.preserve_header_case);
     if let Some(headers) = room.headers {
         builder.max_headers(headers);
     }
     if let Some(buf) = room.buf {
         builder.max_buf_size(buf);
     }
-    let stream = HeadTimed::of(stream, &peer, &mut builder);
+    let stream = HeadTimed::of(Spelled::of(stream, peer.spellings.clone()), &peer, &mut builder);
     let conn = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let mut conn = pin!(Connection { conn, peer: Arc::clone(&peer), watch, limits, is_ending: false });
     if let Err(error) = conn.as_mut().await {

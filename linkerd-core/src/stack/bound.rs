@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "server")]
 use futures::future::Either;
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderValue, Request, Response};
 use linkerd_balance::Draw;
 use linkerd_dtab::Path;
 
@@ -156,8 +156,8 @@ impl BoundName {
             // Each attempt is a span of its own.
             let id = attempt.cx.map(RequestContext::next_span);
             let span = self.span(attempt, id, &endpoint, req);
-            if let Some(headers) = req.headers_mut() {
-                self.write_headers(attempt, id, headers);
+            if let Some(req) = req.request_mut() {
+                self.write(attempt, id, req);
             }
             let permit = endpoint.breaker.as_ref().map(|breaker| breaker.admit(begun));
             let upload = req.request_mut().and_then(Upload::of);
@@ -219,7 +219,7 @@ impl BoundName {
         }
         // The same attempt, as far as anybody can see.
         let id = span.map(ClientSpan::id).or_else(|| attempt.cx.map(RequestContext::next_span));
-        self.write_headers(attempt, id, again.headers_mut());
+        self.write(attempt, id, &mut again);
         again.body_mut().resend = Resend::Never;
         Ok(endpoint.svc.send(again))
     }
@@ -238,7 +238,11 @@ impl BoundName {
     }
 
     /// Writes what an attempt carries.
-    fn write_headers(&self, attempt: &Attempt<'_>, id: Option<TraceId>, headers: &mut HeaderMap) {
+    fn write(&self, attempt: &Attempt<'_>, id: Option<TraceId>, req: &mut Request<Body>) {
+        if let Some(spelling) = attempt.cx.and_then(|cx| cx.spelling.as_ref()) {
+            req.extensions_mut().insert(spelling.clone());
+        }
+        let headers = req.headers_mut();
         let timeout = self.client.attempt_timeout(attempt).map(|timeout| timeout.limit);
         match (attempt.cx.zip(id), timeout) {
             (Some((cx, id)), Some(timeout)) => {

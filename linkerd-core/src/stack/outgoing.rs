@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header::UPGRADE};
+use http::{Extensions, HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header::UPGRADE};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use linkerd_retry::{
@@ -87,11 +87,6 @@ impl Outgoing {
     /// The trail of this attempt, which begins here if it has none.
     pub(super) fn trail(&mut self) -> &Trail {
         self.trail.get_or_insert_with(|| Trail::new(&self.tried))
-    }
-
-    /// The headers, while it is here.
-    pub(crate) fn headers_mut(&mut self) -> Option<&mut HeaderMap> {
-        self.req.as_mut().map(Request::headers_mut)
     }
 
     /// The request, while it is here.

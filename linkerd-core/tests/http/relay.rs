@@ -497,3 +497,34 @@ async fn names_of_headers_keep_their_case_where_that_is_wanted() {
         }
     }
 }
+
+#[tokio::test]
+async fn names_keep_their_case_with_bodies_interim_answers_and_one_behind_the_other() {
+    let mut backend = Backend::new().await;
+    let client = ClientConfig { preserve_header_case: true, ..ClientConfig::default() };
+    let server = ServerConfig { preserve_header_case: true, ..ServerConfig::default() };
+    let proxy = proxy(server, endpoint(backend.addr, client));
+    let mut client = Wire::connect(proxy.addr).await;
+    client.write("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 12\r\n\r\nx-a: b\r\n\r\nab").await;
+    let mut conn = backend.accept().await;
+    let seen = lines(&mut conn).await;
+    assert!(seen.contains(&"Host: web".to_owned()) && seen.contains(&"Content-Length: 12".to_owned()), "{seen:?}");
+    assert_eq!(lines(&mut conn).await, ["x-a: b"]);
+    assert_eq!(conn.rest(2).await, "ab");
+    conn.write("HTTP/1.1 103 Early\r\nLINK: a\r\n\r\nHTTP/1.1 200 OK\r\nETag: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
+    conn.write("8\r\nx-c: d\r\n\r\n0\r\n\r\n").await;
+    let answer = lines(&mut client).await;
+    assert!(answer.contains(&"ETag: a".to_owned()), "{answer:?}");
+    assert_eq!(client.rest(18).await, "8\r\nx-c: d\r\n\r\n0\r\n\r\n");
+    // The second one comes before the first is answered.
+    client.write("GET /1 HTTP/1.1\r\nHOST: web\r\n\r\nGET /2 HTTP/1.1\r\nhosT: web\r\nX-Bb: c\r\n\r\n").await;
+    for (host, own) in [("HOST: web", None), ("hosT: web", Some("X-Bb: c"))] {
+        let seen = lines(&mut conn).await;
+        assert!(seen.contains(&host.to_owned()), "{seen:?}");
+        assert!(own.is_none_or(|own| seen.contains(&own.to_owned())), "{seen:?}");
+        conn.write(format!("HTTP/1.1 204 No\r\nX-Echo: {host}\r\n\r\n")).await;
+        let answer = lines(&mut client).await;
+        assert!(answer.contains(&format!("X-Echo: {host}")), "{answer:?}");
+    }
+}

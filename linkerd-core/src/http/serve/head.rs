@@ -99,7 +99,7 @@ const LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\nconte
 impl<I> HeadTimed<I> {
     /// `inner`, served by `builder`, with the limit of the peer's server.
     pub(in crate::http) fn of(inner: I, peer: &Arc<Peer>, builder: &mut http1::Builder) -> Self {
-        if peer.shared.config.header_read_timeout.is_some() {
+        if peer.shared.config.header_read_timeout.is_some() || peer.spellings.is_some() {
             // Any time: it never is over.
             builder.timer(Timer::of(peer)).header_read_timeout(Duration::from_secs(1));
         }
@@ -177,6 +177,9 @@ impl hyper::rt::Timer for Timer {
 
     fn sleep_until(&self, _: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
         self.peer.head.is_awaited();
+        if let Some(spellings) = &self.peer.spellings {
+            spellings.await_request();
+        }
         // Nothing is allocated for what has no size.
         Box::pin(Never)
     }
