@@ -63,6 +63,7 @@ enum Heads {
     /// One head, after those of interim answers.
     One,
     /// Head after head, until one says that it has a body.
+    #[cfg(feature = "server")]
     All,
 }
 
@@ -423,7 +424,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Spelled<I> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_test::io::Builder;

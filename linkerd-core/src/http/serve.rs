@@ -130,13 +130,7 @@ pub(crate) fn serve(
     let scan = Scan::of(&parts.headers);
     let instead = peer.instead(&mut parts, !body.is_end_stream());
     let switch = if scan.saw(Scan::UPGRADE) { parts.extensions.remove::<OnUpgrade>() } else { None };
-    let spelling = peer.spellings.as_ref().and_then(|spellings| spellings.heard());
-    if scan.saw(Scan::UPGRADE)
-        && let Some(spellings) = &peer.spellings
-    {
-        // What comes next may be anything.
-        spellings.leave();
-    }
+    let spelling = peer.hear(scan);
     let reader = Reader::of(&parts, scan);
     let wants_detail = peer.shared.config.wants_detail(&parts.headers, scan);
     let mut noted = peer.note(&parts, begun);
@@ -324,6 +318,17 @@ impl Peer {
     pub(super) fn note(&self, parts: &request::Parts, begun: Instant) -> Option<Box<Record>> {
         let log = self.shared.log.load();
         log.as_deref()?.begin(parts, self.ends.remote, || self.ends.name(), begun)
+    }
+
+    /// How the names of the request are spelled that came, if that is kept.
+    fn hear(&self, scan: Scan) -> Option<Spelling> {
+        let spellings = self.spellings.as_ref()?;
+        let heard = spellings.heard();
+        if scan.saw(Scan::UPGRADE) {
+            // What comes next may be anything.
+            spellings.leave();
+        }
+        heard
     }
 
     /// Lets the names of an answer be spelled as they came, when its head is written, which is next.
