@@ -227,9 +227,12 @@ fn is_blank(line: &[u8]) -> bool {
     matches!(line, [] | [b'\r'])
 }
 
-/// What is before the colon of a line.
+/// What is before the colon of a line. Names are short, so this looks at one byte after the other.
 fn name_of(line: &[u8]) -> &[u8] {
-    memchr(b':', line).map_or(&[], |len| line[..len].trim_ascii_end())
+    match line.iter().position(|&byte| byte == b':' || byte == b'\n') {
+        Some(len) if line[len] == b':' => line[..len].trim_ascii_end(),
+        _ => &[],
+    }
 }
 
 /// Whether a head is of an answer after which another one comes.
@@ -244,8 +247,7 @@ impl Spelling {
         extensions.get().or_else(|| extensions.get::<RequestContext>()?.spelling.as_ref()).cloned()
     }
 
-    /// A head that is about to be written, with the names so spelled; empty if it has none of them, and `None` if it is no
-    /// head.
+    /// What is about to be written, up to the last name that is spelled in another way than there; `None` if it is no head.
     fn spell(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut at = 0;
         while is_interim(&bytes[at..]) {
@@ -256,26 +258,26 @@ impl Spelling {
             return None;
         }
         at += line + 1;
-        let mut lines = Vec::new();
-        let mut finder = Finder { names: &self.0, next: 0, looks: MAX_LOOKS };
-        loop {
-            let len = memchr(b'\n', &bytes[at..])?;
-            let line = &bytes[at..at + len];
-            if is_blank(line) {
-                at += len + 1;
+        let mut head = Vec::new();
+        let mut finder = Finder::new(&self.0);
+        // What a proxy adds comes last, so the rest of the head is seldom of interest.
+        while !finder.is_done() {
+            let line = &bytes[at..];
+            let len = memchr(b'\n', line)?;
+            let name = name_of(line);
+            if name.is_empty() && is_blank(&line[..len]) {
                 break;
             }
-            let name = name_of(line);
             if let Some(spelled) = finder.find(name) {
-                if lines.is_empty() {
-                    lines.extend_from_slice(bytes);
+                if head.is_empty() {
+                    head.reserve_exact(bytes.len());
                 }
-                lines[at..at + name.len()].copy_from_slice(spelled);
+                head.extend_from_slice(&bytes[head.len()..at]);
+                head.extend_from_slice(spelled);
             }
             at += len + 1;
         }
-        lines.truncate(at);
-        Some(lines)
+        Some(head)
     }
 }
 
@@ -290,11 +292,33 @@ struct Finder<'a> {
     names: &'a [u8],
     next: usize,
     looks: usize,
+    /// Whether all names before `next` were asked for, and no other twice.
+    is_in_order: bool,
+    /// Which lengths there are, modulo 64: most that are not there have another one.
+    lengths: u64,
 }
 
 impl<'a> Finder<'a> {
+    fn new(names: &'a [u8]) -> Self {
+        let (mut lengths, mut at) = (0, 0);
+        while let Some(&len) = names.get(at) {
+            lengths |= 1 << (len % 64);
+            at += 1 + usize::from(len);
+        }
+        Self { names, next: 0, looks: MAX_LOOKS, is_in_order: true, lengths }
+    }
+
+    /// Whether all were asked for.
+    fn is_done(&self) -> bool {
+        self.is_in_order && self.next == self.names.len()
+    }
+
     fn find(&mut self, name: &[u8]) -> Option<&'a [u8]> {
-        self.find_within(self.next, self.names.len(), name).or_else(|| self.find_within(0, self.next, name))
+        if self.lengths >> (name.len() % 64) & 1 == 0 {
+            return None;
+        }
+        let next = self.next;
+        self.find_within(next, self.names.len(), name).or_else(|| self.find_within(0, next, name))
     }
 
     fn find_within(&mut self, from: usize, to: usize, name: &[u8]) -> Option<&'a [u8]> {
@@ -304,6 +328,7 @@ impl<'a> Finder<'a> {
             let end = at + 1 + usize::from(self.names[at]);
             let spelled = &self.names[at + 1..end];
             if spelled.eq_ignore_ascii_case(name) {
+                self.is_in_order &= at == self.next;
                 self.next = end;
                 return Some(spelled);
             }
@@ -439,13 +464,12 @@ mod tests {
         /// The names that were heard, with a comma behind each.
         fn names(&self) -> Option<String> {
             self.heard().map(|Spelling(names)| {
-                let mut finder = Finder { names: &names, next: 0, looks: MAX_LOOKS };
-                let mut text = String::new();
-                while finder.next < names.len() {
-                    let end = finder.next + 1 + usize::from(names[finder.next]);
-                    text += std::str::from_utf8(&names[finder.next + 1..end]).unwrap();
+                let (mut text, mut at) = (String::new(), 0);
+                while at < names.len() {
+                    let end = at + 1 + usize::from(names[at]);
+                    text += std::str::from_utf8(&names[at + 1..end]).unwrap();
                     text.push(',');
-                    finder.next = end;
+                    at = end;
                 }
                 text
             })
@@ -458,7 +482,9 @@ mod tests {
     }
 
     fn spell(names: &[&str], head: &str) -> Option<String> {
-        spelling(names).spell(head.as_bytes()).map(|head| String::from_utf8(head).unwrap())
+        let spelled = spelling(names).spell(head.as_bytes())?;
+        let rest = &head[spelled.len()..];
+        Some(String::from_utf8(spelled).unwrap() + rest)
     }
 
     #[test]
@@ -554,16 +580,20 @@ mod tests {
                 "GET / HTTP/1.1\r\nhost: x-a\r\nvia: 1\r\nx-a: b\r\n\r\n",
                 "Host: x-a\r\nvia: 1\r\nX-A: b\r\n",
             ),
-            (&["X-A", "x-A"], "GET / HTTP/1.1\r\nx-a: 1\r\nx-a: 2\r\nx-a: 3\r\n\r\n", "X-A: 1\r\nx-A: 2\r\nX-A: 3\r\n"),
-            (&["B", "A"], "GET / HTTP/1.1\r\na: 1\r\nb: 2\r\n\r\nb: 3\r\n\r\n", "A: 1\r\nB: 2\r\n"),
+            (&["X-A", "x-A"], "GET / HTTP/1.1\r\nx-a: 1\r\nx-a: 2\r\nx-a: 3\r\n\r\n", "X-A: 1\r\nx-A: 2\r\nx-a: 3\r\n"),
+            (&["B", "A"], "GET / HTTP/1.1\r\na: 1\r\nb: 2\r\n\r\nb: 3\r\n\r\n", "A: 1\r\nB: 2\r\n\r\nb: 3\r\n"),
+            (&["A", "B"], "GET / HTTP/1.1\r\na: 1\r\na: 2\r\nb: 3\r\n\r\n", "A: 1\r\nA: 2\r\nB: 3\r\n"),
+            (&["A", "Gone", "B"], "GET / HTTP/1.1\r\na: 1\r\nb: 3\r\n\r\nb", "A: 1\r\nB: 3\r\n"),
         ] {
-            let expected = format!("GET / HTTP/1.1\r\n{expected}\r\n");
+            let body = if head.ends_with('b') { "b" } else { "" };
+            let expected = format!("GET / HTTP/1.1\r\n{expected}\r\n{body}");
             assert_eq!(spell(names, head).as_deref(), Some(&*expected), "{head}");
         }
         let answer = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\na: b\r\n\r\n";
         assert_eq!(spell(&["A"], answer).as_deref(), Some(&*answer.replace('a', "A")));
-        assert_eq!(spell(&["A"], "HTTP/1.1 200 OK\r\nb: a\r\n\r\n").as_deref(), Some(""));
-        for none in ["a: b\r\na: b\r\n\r\n", "GET / HTTP/1.1\r\na: b\r\n", "", "HTTP/1.1 100 Continue\r\n\r\n"] {
+        let other = "HTTP/1.1 200 OK\r\nb: a\r\n\r\n";
+        assert_eq!(spell(&["A"], other).as_deref(), Some(other));
+        for none in ["a: b\r\na: b\r\n\r\n", "", "HTTP/1.1 100 Continue\r\n\r\n"] {
             assert_eq!(spell(&["A"], none), None, "{none}");
         }
     }
