@@ -15,7 +15,7 @@ use std::{
 };
 
 use http::Extensions;
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::RequestContext;
@@ -33,7 +33,7 @@ const MAX_BUFS: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Spelling(Names);
 
-/// One name after the other, each behind its length.
+/// One name after the other: its length, the name in lower case, and as it was spelled.
 type Names = Arc<[u8]>;
 
 /// What the two ends of a message know of a connection: who sends and receives messages, and the [connection](Spelled) itself.
@@ -218,6 +218,9 @@ fn read_head(bytes: &[u8], names: &mut Vec<u8>) -> Option<Head> {
         {
             names.push(len);
             names.extend_from_slice(name);
+            names.extend_from_slice(name);
+            let lower = names.len() - 2 * name.len();
+            names[lower..][..name.len()].make_ascii_lowercase();
             has_body |= name.eq_ignore_ascii_case(b"content-length") || name.eq_ignore_ascii_case(b"transfer-encoding");
         }
     }
@@ -227,9 +230,9 @@ fn is_blank(line: &[u8]) -> bool {
     matches!(line, [] | [b'\r'])
 }
 
-/// What is before the colon of a line. Names are short, so this looks at one byte after the other.
+/// What is before the colon of a line.
 fn name_of(line: &[u8]) -> &[u8] {
-    match line.iter().position(|&byte| byte == b':' || byte == b'\n') {
+    match memchr2(b':', b'\n', line) {
         Some(len) if line[len] == b':' => line[..len].trim_ascii_end(),
         _ => &[],
     }
@@ -264,11 +267,10 @@ impl Spelling {
         while !finder.is_done() {
             let line = &bytes[at..];
             let len = memchr(b'\n', line)?;
-            let name = name_of(line);
-            if name.is_empty() && is_blank(&line[..len]) {
+            if is_blank(&line[..len]) {
                 break;
             }
-            if let Some(spelled) = finder.find(name) {
+            if let Some(spelled) = finder.find(line) {
                 if head.is_empty() {
                     head.reserve_exact(bytes.len());
                 }
@@ -298,14 +300,29 @@ struct Finder<'a> {
     lengths: u64,
 }
 
+/// A name of a [`Finder`], and where the next one is.
+struct Found<'a> {
+    lower: &'a [u8],
+    spelled: &'a [u8],
+    end: usize,
+}
+
 impl<'a> Finder<'a> {
     fn new(names: &'a [u8]) -> Self {
-        let (mut lengths, mut at) = (0, 0);
-        while let Some(&len) = names.get(at) {
-            lengths |= 1 << (len % 64);
-            at += 1 + usize::from(len);
+        let mut finder = Self { names, next: 0, looks: MAX_LOOKS, is_in_order: true, lengths: 0 };
+        let mut at = 0;
+        while at < names.len() {
+            let Found { lower, end, .. } = finder.at(at);
+            finder.lengths |= 1 << (lower.len() % 64);
+            at = end;
         }
-        Self { names, next: 0, looks: MAX_LOOKS, is_in_order: true, lengths }
+        finder
+    }
+
+    fn at(&self, at: usize) -> Found<'a> {
+        let (len, names) = (usize::from(self.names[at]), &self.names[at + 1..]);
+        let (lower, names) = names.split_at(len);
+        Found { lower, spelled: &names[..len], end: at + 1 + 2 * len }
     }
 
     /// Whether all were asked for.
@@ -313,7 +330,17 @@ impl<'a> Finder<'a> {
         self.is_in_order && self.next == self.names.len()
     }
 
-    fn find(&mut self, name: &[u8]) -> Option<&'a [u8]> {
+    /// How the name of a line is spelled, which is in lower case there.
+    fn find(&mut self, line: &[u8]) -> Option<&'a [u8]> {
+        if self.next < self.names.len() {
+            // Mostly it is this one.
+            let Found { lower, spelled, end } = self.at(self.next);
+            if line.get(lower.len()) == Some(&b':') && line.starts_with(lower) {
+                self.next = end;
+                return Some(spelled);
+            }
+        }
+        let name = name_of(line);
         if self.lengths >> (name.len() % 64) & 1 == 0 {
             return None;
         }
@@ -325,10 +352,9 @@ impl<'a> Finder<'a> {
         let mut at = from;
         while at < to && self.looks > 0 {
             self.looks -= 1;
-            let end = at + 1 + usize::from(self.names[at]);
-            let spelled = &self.names[at + 1..end];
-            if spelled.eq_ignore_ascii_case(name) {
-                self.is_in_order &= at == self.next;
+            let Found { lower, spelled, end } = self.at(at);
+            if lower == name {
+                self.is_in_order = false;
                 self.next = end;
                 return Some(spelled);
             }
@@ -465,9 +491,10 @@ mod tests {
         fn names(&self) -> Option<String> {
             self.heard().map(|Spelling(names)| {
                 let (mut text, mut at) = (String::new(), 0);
+                let finder = Finder::new(&names);
                 while at < names.len() {
-                    let end = at + 1 + usize::from(names[at]);
-                    text += std::str::from_utf8(&names[at + 1..end]).unwrap();
+                    let Found { spelled, end, .. } = finder.at(at);
+                    text += std::str::from_utf8(spelled).unwrap();
                     text.push(',');
                     at = end;
                 }
@@ -477,8 +504,10 @@ mod tests {
     }
 
     fn spelling(names: &[&str]) -> Spelling {
-        let bytes = names.iter().flat_map(|name| [&[name.len() as u8], name.as_bytes()].concat());
-        Spelling(bytes.collect())
+        let mut bytes = Vec::new();
+        let head: String = names.iter().map(|name| format!("{name}: a\r\n")).collect();
+        read_head(format!("GET / HTTP/1.1\r\n{head}\r\n").as_bytes(), &mut bytes).unwrap();
+        Spelling(bytes.into())
     }
 
     fn spell(names: &[&str], head: &str) -> Option<String> {
