@@ -5,7 +5,7 @@ use std::{io, ops::Range, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 use super::{
-    Composition, Namerd, Part, Role, Session, WriteError,
+    Composition, Namerd, Role, Session, WriteError,
     check::{Checks, Issue, check},
     compose::composed,
     history::Entry,
@@ -87,7 +87,9 @@ impl Session {
         self.may(namespace, guards.role())?;
         guards.allow(namespace, expect, deletes)?;
         match self.namerd.composition(namespace) {
-            Some(composition) => Err(WriteError::Rejected(composition.read_only(self))),
+            Some(composition) => {
+                Err(WriteError::Rejected(format!("{}: change one of those", composition.made_of(self))))
+            }
             None => Ok(()),
         }
     }
@@ -126,15 +128,6 @@ impl Session {
             written.warnings.extend(outlook.warning().await);
         }
         Ok(written)
-    }
-}
-
-impl Composition {
-    /// Why it is not changed, with the parts that the peer may read.
-    fn read_only(&self, session: &Session) -> String {
-        let part = |part: &Part| if session.reads(&part.fragments) { part.fragments.to_string() } else { "...".into() };
-        let parts: Vec<_> = self.parts.iter().map(part).collect();
-        format!("namespace {} is made of {}: change one of those", self.namespace, parts.join(" + "))
     }
 }
 

@@ -84,6 +84,25 @@ SEQ  VERSION  AT                    WHO  WHY          ENTRIES
 }
 
 #[tokio::test]
+async fn history_of_a_composed_table_is_that_of_its_parts() {
+    let (namerd, ctl) = one_table().await;
+    let change = |name: &str, seq: u64| json!({ "namespace": name, "seq": seq, "version": "VjE=", "at": "2026-11-22T03:00:00Z", "who": "ann", "why": null, "dtab": [] });
+    let changes = json!([change("team/web", 2), change("base", 7)]).to_string();
+    let note = "299 namerd \"namespace all is made of base + team/*: these are the changes of its parts\"";
+    namerd.say("GET /api/1/history/all", Said::ok(changes).with("warning", note));
+    let shown = "\
+NAMESPACE  SEQ  VERSION  AT                    WHO  WHY  ENTRIES
+team/web     2  VjE=     2026-11-22T03:00:00Z  ann  -          0
+base         7  VjE=     2026-11-22T03:00:00Z  ann  -          0
+";
+    let said = "warning: namespace all is made of base + team/*: these are the changes of its parts\n";
+    let ran = ctl.run("dtab history all").await;
+    assert_eq!((ran.code, &*ran.out, &*ran.err), (0, shown, said));
+    let ran = ctl.run("dtab history all --json").await;
+    assert_eq!((ran.code, &value(&ran.out)[1]["namespace"], &*ran.err), (0, &json!("base"), said));
+}
+
+#[tokio::test]
 async fn rollback_restores_a_table_if_nobody_wrote_meanwhile() {
     let (namerd, ctl) = one_table().await;
     let now = namerd.put("internal", "/a => /b");

@@ -1,5 +1,7 @@
 //! `/api/1/{history,diff,rollback,plan,check}/NS`: what has been changed, and what would be.
 
+use std::sync::Arc;
+
 use http::{Method, Response, StatusCode, header, request::Parts};
 use serde_json::{Value, json};
 
@@ -13,7 +15,7 @@ use super::{
 use crate::{
     Path,
     namerd::{
-        PastError, Session, Written,
+        PastError, Record, Session, Written,
         plan::{Plan, Share},
     },
     store::Namespace,
@@ -48,8 +50,20 @@ pub(super) async fn serve(session: &Session, head: &Parts, change: Change, names
 
 fn history(session: &Session, namespace: &Namespace, params: &Params) -> Answer {
     let limit = number(params, "limit")?.map_or(DEFAULT_RECORDS, |limit| limit as usize);
-    let records = session.history(namespace, limit)?;
-    Ok(document(&records.iter().map(|record| record.to_json()).collect()))
+    let Some(past) = session.composed_history(namespace, limit)? else {
+        let records = session.history(namespace, limit)?;
+        return Ok(document(&records.iter().map(|record| record.to_json()).collect()));
+    };
+    let of_part = |(part, record): &(Namespace, Arc<Record>)| {
+        let mut json = record.to_json();
+        json["namespace"] = part.as_str().into();
+        json
+    };
+    let mut rsp = document(&past.changes.iter().map(of_part).collect());
+    if let Some(note) = reply::warning(&past.note) {
+        rsp.headers_mut().insert(header::WARNING, note);
+    }
+    Ok(rsp)
 }
 
 fn diff(session: &Session, namespace: &Namespace, params: &Params) -> Answer {
@@ -157,7 +171,7 @@ impl From<PastError> for Problem {
     fn from(error: PastError) -> Self {
         match error {
             PastError::Refused(refused) => refused.into(),
-            PastError::Missing { .. } => Self::new(StatusCode::NOT_FOUND, told(&error)),
+            PastError::Missing { .. } | PastError::Composed(_) => Self::new(StatusCode::NOT_FOUND, told(&error)),
         }
     }
 }
