@@ -94,6 +94,11 @@ impl Session {
         }
     }
 
+    /// Whether this peer has the role that a change of a namespace needs.
+    pub(super) fn may_write(&self, namespace: &Namespace) -> bool {
+        self.may(namespace, self.namerd.guards(namespace).role()).is_ok()
+    }
+
     /// Makes a change; `restores` says which record it goes back to.
     pub(super) async fn change(
         &self,
@@ -125,7 +130,7 @@ impl Session {
         };
         let mut written = self.namerd.record(change).await?;
         if let Some(outlook) = outlook {
-            written.warnings.extend(outlook.warning().await);
+            written.warnings.extend(outlook.warnings().await);
         }
         Ok(written)
     }

@@ -16,7 +16,7 @@ use crate::{
     Path,
     namerd::{
         PastError, Record, Session, Written,
-        plan::{Plan, Share},
+        plan::{Count, Elsewhere, Plan, Share},
     },
     store::Namespace,
     transport::Body,
@@ -127,13 +127,21 @@ fn shown(namespace: &Namespace, plan: &Plan) -> Value {
         }
         name
     });
-    json!({
+    let mut json = json!({
         "namespace": namespace.as_str(),
         "names": names.collect::<Value>(),
         "looked_at": plan.names,
         "errors": plan.checked.errors,
         "warnings": plan.checked.warnings,
-    })
+    });
+    match plan.elsewhere {
+        Elsewhere::None => {}
+        Elsewhere::Untold => json["elsewhere"] = json!({"moved": null, "lost": null, "partly": null}),
+        Elsewhere::Counted(Count { moved, lost, partly_lost, .. }) => {
+            json["elsewhere"] = json!({"moved": moved, "lost": lost, "partly": partly_lost});
+        }
+    }
+    json
 }
 
 /// The answer to a change: the version that results, if it is wanted, and a `Warning` for each oddity, at most twenty.
