@@ -114,7 +114,7 @@ pub(crate) enum DtabCommand {
     /// Show how a name is resolved
     Delegate(DelegateArgs),
     #[command(about = "Delete a delegation by name.", aliases = ["del", "rm"])]
-    Delete(NameArgs),
+    Delete(DeleteArgs),
     /// Compare a table with a file, or two versions of it
     Diff(DiffArgs),
     /// Get a delegation table by name
@@ -183,6 +183,15 @@ pub(crate) struct UpdateArgs {
     pub(crate) version: String,
     #[command(flatten)]
     pub(crate) of: FileArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DeleteArgs {
+    /// only delete if the current version matches
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true, allow_hyphen_values = true)]
+    pub(crate) version: String,
+    #[command(flatten)]
+    pub(crate) of: NameArgs,
 }
 
 #[derive(Args, Debug)]

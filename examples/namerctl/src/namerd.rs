@@ -32,8 +32,10 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.'
 
 const REASON: HeaderName = HeaderName::from_static("l5d-reason");
 
-/// By `etag` a namerd of this project answers a write with the version that results.
+/// By `etag` a namerd of this project answers a write with the version that results, and by [`HEED`] it heeds the version
+/// of a deletion.
 const PREFER: HeaderName = HeaderName::from_static("prefer");
+const HEED: &str = "handling=strict";
 
 /// The longest reason that is sent, in bytes.
 const MAX_REASON: usize = 4096;
@@ -146,9 +148,15 @@ impl Namerd {
         changed(&answer, StatusCode::PRECONDITION_FAILED)
     }
 
-    /// Takes a table away.
-    pub(crate) async fn delete(&self, name: &str) -> Result<(), Error> {
-        let answer = self.ask(self.change(Method::DELETE, of("dtabs", name))).await?;
+    /// Takes a table away, whatever is in it, or if it has this version.
+    pub(crate) async fn delete(&self, name: &str, version: Option<&str>) -> Result<(), Error> {
+        let call = self.change(Method::DELETE, of("dtabs", name));
+        let call = match version {
+            // Without the preference a namerd takes no notice of the version, as namerd 1.x never does.
+            Some(version) => call.with_header(header::IF_MATCH, version).with_header(PREFER, HEED),
+            None => call,
+        };
+        let answer = self.ask(call).await?;
         match answer.head.status {
             _ if is_done(&answer) => Ok(()),
             StatusCode::NOT_FOUND => Err(Error::NotFound),

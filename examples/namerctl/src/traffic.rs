@@ -213,21 +213,34 @@ impl Proxy {
         answer.json()
     }
 
-    /// How the requests for names ended since it started, of those routers and names that count.
-    pub(crate) async fn ended(&self, counts: impl Fn(&str, &Asks, &str) -> bool) -> Result<Ended, Error> {
-        Ok(ended(&self.metrics().await?, &self.routers, counts))
+    /// How the requests for names ended since it started, by the group that `group` puts a router and a name into.
+    pub(crate) async fn ended<const N: usize>(
+        &self,
+        group: impl Fn(&str, &Asks, &str) -> Option<usize>,
+    ) -> Result<[Ended; N], Error> {
+        Ok(ended(&self.metrics().await?, &self.routers, group))
     }
 }
 
-fn ended(metrics: &Metrics, routers: &Routers, counts: impl Fn(&str, &Asks, &str) -> bool) -> Ended {
-    let sum = |counter: &str| {
-        let of = metrics.iter().filter_map(|(key, value)| {
+fn ended<const N: usize>(
+    metrics: &Metrics,
+    routers: &Routers,
+    group: impl Fn(&str, &Asks, &str) -> Option<usize>,
+) -> [Ended; N] {
+    let mut groups = [Ended::default(); N];
+    for (key, value) in metrics {
+        let Some(count) = value.as_f64() else { continue };
+        let find = |counter: &str| {
             let (router, kind, name) = split(key, counter)?;
-            (kind == "service" && counts(router, &asks(routers, router), name)).then(|| value.as_f64())?
-        });
-        of.sum()
-    };
-    Ended { well: sum("/success"), badly: sum("/failures") }
+            if kind == "service" { group(router, &asks(routers, router), name) } else { None }
+        };
+        if let Some(group) = find("/success") {
+            groups[group].well += count;
+        } else if let Some(group) = find("/failures") {
+            groups[group].badly += count;
+        }
+    }
+    groups
 }
 
 impl Ended {
@@ -361,9 +374,10 @@ mod tests {
             "rt/http/service/svc/db/success": 50, "rt/http/client/svc/web/success": 9, "rt/in/service/svc/web/failures": 100,
         });
         let metrics = serde_json::from_value(metrics).expect("metrics");
-        let now = ended(&metrics, &None, |router, asks, name| {
-            router == "http" && *asks == Asks::Unknown && name == "svc/web"
+        let [other, now] = ended(&metrics, &None, |router, asks, name| {
+            (router == "http" && *asks == Asks::Unknown).then_some(usize::from(name == "svc/web"))
         });
+        assert_eq!(other, Ended { well: 50.0, badly: 0.0 });
         assert_eq!(now, Ended { well: 7.0, badly: 2.0 });
         assert_eq!(now.since(Ended { well: 4.0, badly: 2.0 }), Ended { well: 3.0, badly: 0.0 });
         assert_eq!(now.since(Ended { well: 4.0, badly: 3.0 }), now, "it began again");

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 
 /// Runs a namerd until it is told to end; with `-validate` only builds it.
 fn run(flags: &Flags, config: &Namerd, log: &Log) -> Result<(), String> {
-    for warning in config.common.warnings() {
+    for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
     let workers = Workers::of(flags, config.common.workers);

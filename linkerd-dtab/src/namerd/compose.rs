@@ -26,7 +26,8 @@ pub struct Composition {
 /// Two fragments of one part have no order that anybody chose, so entries for the same names in both are refused.
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// Which namespaces.
+    /// Which namespaces: of those that are written, as nothing is ever found under the composition's own name or, unless it
+    /// was written before, that of another one.
     pub fragments: Pattern,
     /// What each may define: entries whose prefix begins with one of these. Empty: everything.
     pub owns: Vec<Owned>,

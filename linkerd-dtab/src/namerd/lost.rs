@@ -6,7 +6,7 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
     Role, Session,
-    plan::{Live, Move, Settled},
+    plan::{Count, Elsewhere, Live, Move, Settled},
 };
 use crate::{Bound, Distribution, Dtab, State, store::Namespace};
 
@@ -26,6 +26,11 @@ const EPSILON: f64 = 1e-9;
 pub(super) fn lost(before: &Settled, after: &Settled) -> f64 {
     let lost = unserved(after) - unserved(before);
     if lost > EPSILON { lost } else { 0.0 }
+}
+
+/// Whether what is lost is all of a name's traffic.
+pub(super) fn is_whole(lost: f64) -> bool {
+    lost > 1.0 - EPSILON
 }
 
 /// Which share of the traffic finds no endpoint. What is not known is taken to be well.
@@ -51,7 +56,7 @@ pub(super) fn warning(namespace: &Namespace, moves: &[Move]) -> Option<String> {
     lost.sort_by(|a, b| b.lost.total_cmp(&a.lost).then_with(|| a.name.cmp(&b.name)));
     let one = |found: &&Move| {
         let Move { name, namespace: of, lost, .. } = found;
-        let share = if *lost < 1.0 - EPSILON { format!("{:.1} % of ", lost * 100.0) } else { String::new() };
+        let share = if is_whole(*lost) { String::new() } else { format!("{:.1} % of ", lost * 100.0) };
         let of = if of == namespace { String::new() } else { format!(" in {of}") };
         format!("{share}{name}{of}")
     };
@@ -62,14 +67,36 @@ pub(super) fn warning(namespace: &Namespace, moves: &[Move]) -> Option<String> {
     (!told.is_empty()).then(|| format!("names in use would have no endpoints: {}", told.join(", ")))
 }
 
+impl Elsewhere {
+    /// What is said of names that lose endpoints, to who may not read them: how many.
+    pub(super) fn warning(self) -> Option<String> {
+        let Self::Counted(Count { moved, lost, partly_lost }) = self else { return None };
+        if lost + partly_lost == 0 {
+            return None;
+        }
+        let what = [
+            (lost, "loses all endpoints", "lose all endpoints"),
+            (partly_lost, "loses those of a part of its requests", "lose those of a part of their requests"),
+            (moved - lost - partly_lost, "moves", "move"),
+        ];
+        let mut said = String::new();
+        for (count, one, many) in what.into_iter().filter(|(count, ..)| *count > 0) {
+            let (names, verb) = if count == 1 { ("name", one) } else { ("names", many) };
+            let begin = if said.is_empty() { format!("{count} {names} elsewhere") } else { format!(", {count}") };
+            said.extend([&*begin, " ", verb]);
+        }
+        Some(said + "; you may not read them")
+    }
+}
+
 /// What names lose by a change that is being made.
-pub(super) struct Outlook(Option<JoinHandle<Option<String>>>);
+pub(super) struct Outlook(Option<JoinHandle<Vec<String>>>);
 
 impl Outlook {
     /// What is said of it, once that is known. To be asked after the change.
-    pub(super) async fn warning(mut self) -> Option<String> {
-        let Some(task) = &mut self.0 else { return None };
-        task.await.ok().flatten()
+    pub(super) async fn warnings(mut self) -> Vec<String> {
+        let Some(task) = &mut self.0 else { return Vec::new() };
+        task.await.unwrap_or_default()
     }
 }
 
@@ -84,32 +111,36 @@ impl Drop for Outlook {
 impl Session {
     /// Begins to find out what names lose if a table becomes `dtab`, beside the change that makes it so.
     ///
-    /// Nothing is found out while others plan, nor of more names than the bound, nor of a whole that this peer may not see.
+    /// Nothing is found out while others plan, nor of more names than the bound. Names that this peer may not see are
+    /// counted.
     pub(super) async fn outlook(&self, namespace: &Namespace, dtab: &Dtab) -> Outlook {
         let Ok(affected) = self.namerd.affected(self, namespace, dtab).await else { return Outlook(None) };
         let mut left = MAX_NAMES;
-        let mut names: Vec<(Namespace, Dtab, Vec<Live>)> = Vec::new();
+        let mut names: Vec<(Namespace, Dtab, Vec<Live>, bool)> = Vec::new();
         for (affected, after) in affected {
-            if self.may(&affected, Role::Read).is_err() {
-                continue;
-            }
+            let is_hidden = self.may(&affected, Role::Read).is_err();
             // As they are bound now: soon they are bound by the new table.
             let live = self.namerd.live(&affected, &[], left);
             left -= live.len();
-            names.push((affected, after, live));
+            names.push((affected, after, live, is_hidden));
         }
         if left == MAX_NAMES {
             return Outlook(None);
         }
         let (namerd, namespace) = (self.namerd.clone(), namespace.clone());
         Outlook(Some(tokio::spawn(async move {
-            let _turn = namerd.inner.plans.try_acquire().ok()?;
+            let Ok(_turn) = namerd.inner.plans.try_acquire() else { return Vec::new() };
             let deadline = Instant::now() + PATIENCE;
-            let mut moves = Vec::new();
-            for (affected, after, live) in names {
-                moves.extend(namerd.moves(&affected, &after, live, deadline).await);
+            let (mut moves, mut elsewhere) = (Vec::new(), Elsewhere::None);
+            for (affected, after, live, is_hidden) in names {
+                let found = namerd.moves(&affected, &after, live, deadline).await;
+                if is_hidden {
+                    elsewhere.count(&found);
+                } else {
+                    moves.extend(found);
+                }
             }
-            warning(&namespace, &moves)
+            warning(&namespace, &moves).into_iter().chain(elsewhere.warning()).collect()
         })))
     }
 }

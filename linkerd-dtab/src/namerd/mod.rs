@@ -46,7 +46,7 @@ pub use compose::{BadOwned, Composition, Owned, Part};
 pub use history::{History, Keep, Record, diff};
 pub use limits::{Kind, Limits, Used};
 pub use meter::{Meter, Metered, Reason};
-pub use past::PastError;
+pub use past::{ComposedPast, PastError};
 pub use pattern::{BadPattern, Pattern};
 pub use protect::Protection;
 pub use roles::{Grant, Role, Roles, Who};

@@ -1,8 +1,8 @@
 //! What a session may see of the past of a namespace, and going back to it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
-use super::{Record, Refused, Role, Session, WriteError, Written, history::diff};
+use super::{Composition, Part, Record, Refused, Role, Session, WriteError, Written, history::diff};
 use crate::{
     Dtab,
     store::{Expect, Namespace},
@@ -23,13 +23,44 @@ pub enum PastError {
         /// Which.
         seq: u64,
     },
+    /// It is composed: what changes are its fragments.
+    #[error("{0}, and has no changes of its own")]
+    Composed(String),
+}
+
+/// The past of a composed namespace: that of its fragments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ComposedPast {
+    /// What it is made of, and whether something is left out, in a sentence.
+    pub note: String,
+    /// The last changes of the fragments that the peer may read, newest first; also of those that have been deleted, and
+    /// of the namespace itself from before it was composed.
+    pub changes: Vec<(Namespace, Arc<Record>)>,
 }
 
 impl Session {
     /// The last changes of a namespace, newest first, at most `limit`: also of one that has been deleted.
+    ///
+    /// One that is composed has none; [`composed_history`](Self::composed_history) has those of its fragments.
     pub fn history(&self, namespace: &Namespace, limit: usize) -> Result<Vec<Arc<Record>>, Refused> {
         self.may(namespace, Role::Read)?;
         Ok(self.namerd.inner.history.records(namespace, limit))
+    }
+
+    /// The last changes of the fragments of a composed namespace, at most `limit`; `None` if it is not composed.
+    ///
+    /// They are in the order of their times. Those of one fragment keep their own order whatever the clock did.
+    pub fn composed_history(&self, namespace: &Namespace, limit: usize) -> Result<Option<ComposedPast>, Refused> {
+        self.may(namespace, Role::Read)?;
+        let Some(composition) = self.namerd.composition(namespace) else { return Ok(None) };
+        let is_part = |name: &Namespace| name == namespace || composition.part(name).is_some();
+        let mut logs = self.namerd.inner.history.records_of(is_part, limit);
+        let found = logs.len();
+        logs.retain(|(name, _)| self.may(name, Role::Read).is_ok());
+        let left_out = if logs.len() < found { ", but for those that you may not read" } else { "" };
+        let note = format!("{}: these are the changes of its parts{left_out}", composition.made_of(self));
+        Ok(Some(ComposedPast { note, changes: merged(logs, limit) }))
     }
 
     /// What is different between two records, an entry a line as [`diff`](super::diff) has it. A deleted namespace counts
@@ -62,8 +93,37 @@ impl Session {
         if seq == 0 {
             return Ok(None);
         }
-        let missing = || PastError::Missing { namespace: namespace.clone(), seq };
+        let missing = || match self.namerd.composition(namespace) {
+            Some(composition) => PastError::Composed(composition.made_of(self)),
+            None => PastError::Missing { namespace: namespace.clone(), seq },
+        };
         let record = self.namerd.inner.history.record(namespace, seq).ok_or_else(missing)?;
         Ok(record.table.as_ref().map(|table| table.dtab.clone()))
     }
+}
+
+impl Composition {
+    /// What it is made of, with the parts that the peer may read.
+    pub(super) fn made_of(&self, session: &Session) -> String {
+        let part = |part: &Part| if session.reads(&part.fragments) { part.fragments.to_string() } else { "...".into() };
+        let parts: Vec<_> = self.parts.iter().map(part).collect();
+        format!("namespace {} is made of {}", self.namespace, parts.join(" + "))
+    }
+}
+
+/// The newest of several histories, each of which has its newest first.
+fn merged(logs: Vec<(Namespace, Vec<Arc<Record>>)>, limit: usize) -> Vec<(Namespace, Arc<Record>)> {
+    let mut all: Vec<(SystemTime, Namespace, Arc<Record>)> = Vec::new();
+    for (namespace, records) in logs {
+        // A clock that went back does not put a change before one that it came after.
+        let mut at = None;
+        for record in records {
+            let time = at.map_or(record.at, |newer: SystemTime| newer.min(record.at));
+            at = Some(time);
+            all.push((time, namespace.clone(), record));
+        }
+    }
+    all.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    all.truncate(limit);
+    all.into_iter().map(|(_, namespace, record)| (namespace, record)).collect()
 }

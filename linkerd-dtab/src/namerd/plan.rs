@@ -34,6 +34,33 @@ pub struct Plan {
     pub names: usize,
     /// What a write would be refused for, and what it would warn of.
     pub checked: Checked,
+    /// What becomes of names in namespaces that the peer may not read, which [`moves`](Self::moves) has not.
+    pub elsewhere: Elsewhere,
+}
+
+/// What is told of names in namespaces that one may not read, but changes by a fragment of theirs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// The change is of no such namespace.
+    #[default]
+    None,
+    /// How many there are.
+    Counted(Count),
+    /// Nothing: it would be refused, or is asked by who may not make it. What is told to those would tell them which
+    /// names others use.
+    Untold,
+}
+
+/// How many names a change moves. One that clients have under several tables of their own counts with each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Count {
+    /// So many lead elsewhere, with all of their traffic or a part.
+    pub moved: usize,
+    /// So many of these find no endpoint any more.
+    pub lost: usize,
+    /// So many of these find none for a part of their traffic.
+    pub partly_lost: usize,
 }
 
 /// What becomes of one name.
@@ -98,7 +125,7 @@ impl Plan {
     /// Which share of the whole traffic would go elsewhere, given how much each name has (in any one unit, such as requests
     /// a second). `None` if there is no traffic.
     ///
-    /// Traffic of names that do not change counts as staying. Where clients of one name have several tables of their own,
+    /// Traffic of names that do not change counts as staying, and so does that of names [`elsewhere`](Self::elsewhere). Where clients of one name have several tables of their own,
     /// its traffic is taken to be spread over these evenly, those that do not move included.
     #[must_use]
     pub fn moved_traffic(&self, traffic: &HashMap<Path, f64>) -> Option<f64> {
@@ -116,23 +143,32 @@ impl Session {
     /// What would change if `dtab` were written, for the names that are watched now and for `names`, at most
     /// [`MAX_NAMES`] of them. Nothing is written.
     ///
-    /// A table that is a fragment changes the namespaces that it is part of, and their names are planned for, too. Names
-    /// and addresses that are not known within five seconds are taken to lead nowhere.
+    /// A table that is a fragment changes the namespaces that it is part of, and their names are planned for, too: those of a
+    /// namespace that this peer may not read are only counted, and only if it may make the change. Names and addresses that are not known within five seconds are taken to lead nowhere.
     pub async fn plan(&self, namespace: &Namespace, dtab: &Dtab, names: &[Path]) -> Result<Plan, WriteError> {
         self.may(namespace, Role::Read)?;
         let checked = self.check(namespace, dtab).await?;
         // A few at a time: each may bind thousands of names that nobody has bound before.
         let _turn = self.namerd.inner.plans.acquire().await;
         let mut plan = Plan { checked, ..Plan::default() };
+        let is_told = plan.checked.errors.is_empty() && self.may_write(namespace);
         let deadline = Instant::now() + SETTLE_TIMEOUT;
+        let mut left = MAX_NAMES;
         let mut tables: HashMap<Path, usize> = HashMap::new();
         for (affected, after) in self.namerd.affected(self, namespace, dtab).await? {
-            // Of a whole that this peer may not see it learns nothing.
-            if self.may(&affected, Role::Read).is_err() {
+            let is_hidden = self.may(&affected, Role::Read).is_err();
+            if is_hidden && !is_told {
+                plan.elsewhere = Elsewhere::Untold;
                 continue;
             }
-            let left = MAX_NAMES.saturating_sub(plan.names);
-            let live = self.namerd.live(&affected, names, left);
+            // Names that the peer thinks of are none that others use.
+            let live = self.namerd.live(&affected, if is_hidden { &[] } else { names }, left);
+            left -= live.len();
+            if is_hidden {
+                let moves = self.namerd.moves(&affected, &after, live, deadline).await;
+                plan.elsewhere.count(&moves);
+                continue;
+            }
             plan.names += live.len();
             for live in &live {
                 *tables.entry(live.name.clone()).or_default() += 1;
@@ -145,7 +181,21 @@ impl Session {
         let order = |a: &Move, b: &Move| b.moved.total_cmp(&a.moved).then_with(|| a.name.cmp(&b.name));
         plan.moves.sort_by(order);
         plan.checked.warnings.extend(lost::warning(namespace, &plan.moves));
+        plan.checked.warnings.extend(plan.elsewhere.warning());
         Ok(plan)
+    }
+}
+
+impl Elsewhere {
+    /// Adds what becomes of the names of one namespace.
+    pub(super) fn count(&mut self, moves: &[Move]) {
+        let mut count = if let Self::Counted(count) = *self { count } else { Count::default() };
+        for found in moves {
+            count.moved += 1;
+            count.lost += usize::from(lost::is_whole(found.lost));
+            count.partly_lost += usize::from(found.lost > 0.0 && !lost::is_whole(found.lost));
+        }
+        *self = Self::Counted(count);
     }
 }
 

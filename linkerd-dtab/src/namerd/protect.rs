@@ -62,7 +62,11 @@ impl Guards {
             return Err(WriteError::Rejected(format!("namespace {namespace} is protected: it may not be deleted")));
         }
         if self.needs_version && *expect == Expect::Any {
-            let needs = "a change has to say which version it is based on (If-Match)";
+            let needs = if deletes {
+                "a deletion has to say which version it deletes (If-Match, in a DELETE together with Prefer: handling=strict)"
+            } else {
+                "a change has to say which version it is based on (If-Match)"
+            };
             return Err(WriteError::Rejected(format!("namespace {namespace} is protected: {needs}")));
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::{io, ops::Range, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 use super::{
-    Composition, Namerd, Part, Role, Session, WriteError,
+    Composition, Namerd, Role, Session, WriteError,
     check::{Checks, Issue, check},
     compose::composed,
     history::Entry,
@@ -87,9 +87,16 @@ impl Session {
         self.may(namespace, guards.role())?;
         guards.allow(namespace, expect, deletes)?;
         match self.namerd.composition(namespace) {
-            Some(composition) => Err(WriteError::Rejected(composition.read_only(self))),
+            Some(composition) => {
+                Err(WriteError::Rejected(format!("{}: change one of those", composition.made_of(self))))
+            }
             None => Ok(()),
         }
+    }
+
+    /// Whether this peer has the role that a change of a namespace needs.
+    pub(super) fn may_write(&self, namespace: &Namespace) -> bool {
+        self.may(namespace, self.namerd.guards(namespace).role()).is_ok()
     }
 
     /// Makes a change; `restores` says which record it goes back to.
@@ -123,18 +130,9 @@ impl Session {
         };
         let mut written = self.namerd.record(change).await?;
         if let Some(outlook) = outlook {
-            written.warnings.extend(outlook.warning().await);
+            written.warnings.extend(outlook.warnings().await);
         }
         Ok(written)
-    }
-}
-
-impl Composition {
-    /// Why it is not changed, with the parts that the peer may read.
-    fn read_only(&self, session: &Session) -> String {
-        let part = |part: &Part| if session.reads(&part.fragments) { part.fragments.to_string() } else { "...".into() };
-        let parts: Vec<_> = self.parts.iter().map(part).collect();
-        format!("namespace {} is made of {}: change one of those", self.namespace, parts.join(" + "))
     }
 }
 

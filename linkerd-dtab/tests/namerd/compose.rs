@@ -1,6 +1,8 @@
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
 use linkerd_dtab::{
-    namerd::{Composition, Grant, Namerd, Part, Protection, Role, Roles, Who, WriteError},
-    store::{Expect, Memory, StoreError},
+    namerd::{Composition, Grant, Namerd, Part, Peer, Protection, Record, Role, Roles, Session, Who, WriteError},
+    store::{Expect, Memory, Namespace, StoreError},
 };
 
 use crate::support::{Counted, dtab, named, ns, path, session, value};
@@ -165,4 +167,61 @@ async fn a_whole_is_refused_without_the_names_of_parts_that_are_hidden() {
     let session = divided(true).session(named("web"));
     let refused = session.put(&ns("all"), &dtab("/a => /b"), &Expect::Any).await.unwrap_err();
     assert_eq!(refused.to_string(), "namespace all is made of ... + ... + ...: change one of those");
+}
+
+/// Waits until what is there at the start is recorded.
+async fn has_past(session: &Session, namespace: &str) {
+    let is_known = async {
+        while session.history(&ns(namespace), 1).unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), is_known).await.expect("it is recorded");
+}
+
+#[tokio::test]
+async fn the_past_of_a_whole_is_that_of_its_parts_which_may_be_read() {
+    let namerd = namerd();
+    let session = session(&namerd);
+    assert_eq!(session.composed_history(&ns("base"), 9).unwrap(), None);
+    has_past(&session, "base").await;
+    has_past(&session, "env").await;
+    for (name, table) in [("team/web", "/svc/web => /a"), ("base", "/svc => /b"), ("team/web", "/svc/web => /c")] {
+        session.put(&ns(name), &dtab(table), &Expect::Any).await.unwrap();
+    }
+    session.put(&ns("other"), &dtab("/x => /y"), &Expect::Any).await.unwrap();
+    session.delete(&ns("team/web"), &Expect::Any).await.unwrap();
+    let shown = |limit| {
+        let past = session.composed_history(&ns("all"), limit).unwrap().unwrap();
+        let shown = |(name, record): &(Namespace, Arc<Record>)| format!("{name} {}", record.seq);
+        (past.note, past.changes.iter().map(shown).collect::<Vec<_>>())
+    };
+    let note = "namespace all is made of base + team/* + env: these are the changes of its parts";
+    let (said, changes) = shown(9);
+    assert_eq!(said, note);
+    assert_eq!(changes[..4], ["team/web 3", "team/web 2", "base 2", "team/web 1"]);
+    // These were there at the start.
+    assert_eq!(
+        changes[4..].iter().map(|change| &**change).collect::<BTreeSet<_>>(),
+        BTreeSet::from(["base 1", "env 1"])
+    );
+    assert_eq!(shown(2).1, ["team/web 3", "team/web 2"]);
+    assert_eq!(session.history(&ns("all"), 9).unwrap(), []);
+    let error = session.diff(&ns("all"), 1, 2).unwrap_err().to_string();
+    assert_eq!(error, "namespace all is made of base + team/* + env, and has no changes of its own");
+
+    let hidden = divided(true);
+    let (web, all) = (hidden.session(named("web")), ns("all"));
+    web.put(&ns("team/web"), &dtab("/svc/web => /y"), &Expect::Any).await.unwrap();
+    // Somebody has looked at the others, so that they have a past, too.
+    let operator = hidden.session(Peer { is_operator: true, ..Peer::default() });
+    has_past(&operator, "team/db").await;
+    let past = web.composed_history(&all, 9).unwrap().unwrap();
+    assert!(past.changes.iter().all(|(name, _)| *name == ns("team/web")) && !past.changes.is_empty(), "{past:?}");
+    assert!(
+        past.note.ends_with(": these are the changes of its parts, but for those that you may not read"),
+        "{}",
+        past.note
+    );
+    assert!(divided(false).session(named("web")).composed_history(&all, 9).is_err());
 }

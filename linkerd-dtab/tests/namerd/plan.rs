@@ -3,14 +3,14 @@ use std::collections::{BTreeMap, HashMap};
 use linkerd_dtab::{
     Activity, Addr, Bound, Distribution, NameTree, Path, Weighted,
     namerd::{
-        Composition, Namerd, Part, Session, Watched,
-        plan::{Move, Share, moved, shares},
+        Composition, Grant, Namerd, Part, Role, Roles, Session, Watched, Who,
+        plan::{Count, Elsewhere, Move, Share, moved, shares},
     },
     store::{Expect, Memory},
 };
 use proptest::prelude::*;
 
-use crate::support::{Counted, at, builder, dtab, ns, path, session, value};
+use crate::support::{Counted, at, builder, dtab, named, ns, path, session, value};
 
 fn shown(shares: &[Share]) -> String {
     let one = |share: &Share| {
@@ -211,4 +211,78 @@ proptest! {
         let stays: f64 = drawn_now.iter().map(|(id, now)| drawn_then.get(id).map_or(0.0, |then| then.min(*now))).sum();
         prop_assert!((moved(&then, &now) - (1.0 - stays)).abs() < 0.01, "{} {stays}", moved(&then, &now));
     }
+}
+
+/// Somebody watches five names of `all`, which is `base` and `team/*`: `web` writes `team/web`, `reader` reads it, and neither
+/// may read `all`.
+fn with_names_elsewhere() -> (Namerd, Vec<Watched<NameTree<Bound>>>) {
+    let part = |pattern: &str| Part { fragments: pattern.parse().unwrap(), owns: Vec::new() };
+    let composition = Composition { namespace: ns("all"), parts: vec![part("base"), part("team/*")] };
+    let grant = |name: &str, namespaces: &str, role| Grant {
+        who: Who::Name(name.into()),
+        namespaces: namespaces.parse().unwrap(),
+        role,
+    };
+    let grants =
+        [grant("web", "team/web", Role::Write), grant("reader", "team/web", Role::Read), grant("all", "*", Role::Read)];
+    let base = dtab("/svc => /#/fixed; /svc/web => /#/fixed/web; /svc/mine => /#/fixed/web; /svc/ours => /#/fixed/db");
+    let tables = [(ns("base"), base), (ns("team/web"), dtab("/x => /y")), (ns("team/db"), dtab("/svc/z => /y"))];
+    let namerd = Namerd::builder(Memory::new(tables))
+        .namer(path("/#/fixed"), Counted::new())
+        .compose(composition)
+        .roles(Roles::new(grants))
+        .build();
+    let all = namerd.session(named("all"));
+    let names = ["/svc/web", "/svc/mine", "/svc/ours", "/svc/db", "/svc/web-v2"];
+    let held = names.map(|name| all.bind(&ns("all"), &dtab(""), &path(name)).unwrap()).into();
+    (namerd, held)
+}
+
+/// How many move, lose all endpoints, and some.
+type Counts = (usize, usize, usize);
+
+const ELSEWHERE: [(&str, Counts, Option<&str>); 4] = [
+    ("/x => /z", (0, 0, 0), None),
+    ("/svc/mine => /#/fixed/db", (1, 0, 0), None),
+    (
+        "/svc/mine => !; /svc/ours => !; /svc/web => !; /svc/db => 1 * /#/fixed/web & 1 * $; /svc/web-v2 => /#/fixed/db",
+        (5, 3, 1),
+        Some(
+            "3 names elsewhere lose all endpoints, 1 loses those of a part of its requests, 1 moves; you may not read them",
+        ),
+    ),
+    ("/svc/mine => !", (1, 1, 0), Some("1 name elsewhere loses all endpoints; you may not read them")),
+];
+
+#[tokio::test]
+async fn who_may_not_read_the_whole_is_told_how_many_names_of_it_change() {
+    for (table, expected, warning) in ELSEWHERE {
+        let (namerd, mut held) = with_names_elsewhere();
+        for watched in &mut held {
+            value(watched).await.unwrap();
+        }
+        let web = namerd.session(named("web"));
+        let plan = web.plan(&ns("team/web"), &dtab(table), &[path("/svc/unused")]).await.unwrap();
+        let Elsewhere::Counted(Count { moved, lost, partly_lost, .. }) = plan.elsewhere else { panic!("{plan:?}") };
+        assert_eq!((moved, lost, partly_lost), expected, "{table}");
+        assert_eq!(plan.checked.warnings.last().map(|text| &**text), warning, "{table}");
+        assert!(plan.moves.iter().all(|found| found.namespace == ns("team/web")), "{plan:?}");
+        let written = web.put(&ns("team/web"), &dtab(table), &Expect::Any).await.unwrap();
+        assert_eq!(written.warnings.last().map(|text| &**text), warning, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_finds_out_which_names_are_used_by_changes_that_it_may_not_make() {
+    let (namerd, _held) = with_names_elsewhere();
+    let table = dtab("/svc/mine => !");
+    let plan = namerd.session(named("reader")).plan(&ns("team/web"), &table, &[]).await.unwrap();
+    assert_eq!((plan.elsewhere, plan.checked.warnings), (Elsewhere::Untold, Vec::new()));
+    // What another fragment has.
+    let refused = dtab("/svc/z => !; /svc/mine => !");
+    let plan = namerd.session(named("web")).plan(&ns("team/web"), &refused, &[]).await.unwrap();
+    assert_eq!((plan.elsewhere, plan.checked.errors.len()), (Elsewhere::Untold, 1));
+    // Who may read it sees which.
+    let plan = namerd.session(named("all")).plan(&ns("team/web"), &table, &[]).await.unwrap();
+    assert_eq!((plan.elsewhere, plan.moves[0].namespace.clone()), (Elsewhere::None, ns("all")));
 }

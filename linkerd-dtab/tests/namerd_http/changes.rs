@@ -1,5 +1,6 @@
 //! History, differences, going back, plans and checks.
 
+use linkerd_dtab::namerd::{Composition, Part};
 use serde_json::{Value, json};
 
 use super::Server;
@@ -55,6 +56,29 @@ async fn changes_are_shown_with_their_reason_and_undone() {
     let tag = ("if-match", &*said.headers["etag"]);
     assert_eq!(server.call("POST", "/api/1/rollback/default?to=2", &[tag], "").await.status, 204);
     assert_eq!(server.call("POST", "/api/1/rollback/default?to=99", &[], "").await.status, 400);
+}
+
+#[tokio::test]
+async fn the_changes_of_a_composed_namespace_are_those_of_its_parts() {
+    let part = |fragments: &str| Part { fragments: fragments.parse().unwrap(), owns: Vec::new() };
+    let composition = Composition { namespace: "all".parse().unwrap(), parts: vec![part("base"), part("team/*")] };
+    let server = Server::with([], |namerd| namerd.compose(composition));
+    for (name, table) in [("team/web", "/svc/web => /a"), ("base", "/svc => /b")] {
+        assert_eq!(server.call("PUT", &format!("/api/1/dtabs/{name}"), &[DTAB], table).await.status, 204);
+    }
+    let said = server.call("GET", "/api/1/history/all", &[], "").await;
+    let note = "299 namerd \"namespace all is made of base + team/*: these are the changes of its parts\"";
+    assert_eq!((said.status, &*said.headers["warning"]), (200, note));
+    let changes: Value = serde_json::from_str(&said.body).unwrap();
+    let shown = |change: &Value| format!("{} {}", change["namespace"].as_str().unwrap(), change["seq"]);
+    assert_eq!(changes.as_array().unwrap().iter().map(shown).collect::<Vec<_>>(), ["base 1", "team/web 1"]);
+    assert_eq!(server.json("GET", "/api/1/history/all?limit=1", "").await.as_array().unwrap().len(), 1);
+    assert_eq!(server.json("GET", "/api/1/history/base", "").await[0].get("namespace"), None);
+    let made_of = "namespace all is made of base + team/*, and has no changes of its own";
+    let said = server.call("GET", "/api/1/diff/all?from=1&to=2", &[], "").await;
+    assert_eq!((said.status, &*said.body), (404, made_of));
+    let said = server.call("POST", "/api/1/rollback/all?to=1", &[], "").await;
+    assert_eq!((said.status, &*said.body), (400, made_of));
 }
 
 #[tokio::test]

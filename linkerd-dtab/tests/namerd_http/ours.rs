@@ -8,7 +8,7 @@ use http::{Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use linkerd_dtab::{
-    namerd::{Grant, Limits, Meter, Reason, Role, Roles, Who, http::MAX_BODY},
+    namerd::{Grant, Limits, Meter, Protection, Reason, Role, Roles, Who, http::MAX_BODY},
     transport::Body,
 };
 
@@ -82,6 +82,42 @@ async fn a_delete_may_depend_on_what_is_there() {
     assert_eq!(delete("nope", &[("if-match", "AAAAAAAAAAE=")]).await, 404);
     assert_eq!(delete("default", &[("if-match", "\"AAAAAAAAAAE=\"")]).await, 204);
     assert_eq!(delete("default", &[("if-match", "AAAAAAAAAAE=")]).await, 404);
+}
+
+#[tokio::test]
+async fn a_delete_says_which_conditions_it_did_not_heed() {
+    let server = server();
+    let warning = "299 namerd \"If-Match and If-None-Match of a DELETE are heeded only with Prefer: handling=strict: \
+                   it was deleted whatever its version was\"";
+    let delete = async |headers: &[(&str, &str)]| {
+        server.status("PUT", "/api/1/dtabs/gone", &[DTAB], "/a => /b").await;
+        let said = server.call("DELETE", "/api/1/dtabs/gone", headers, "").await;
+        assert_eq!(said.status, 204, "{headers:?}");
+        said.headers.get("warning").cloned()
+    };
+    assert_eq!(delete(&[("if-match", "AAAAAAAAAAk=")]).await.as_deref(), Some(warning));
+    assert_eq!(delete(&[("if-none-match", "*"), ("prefer", "etag")]).await.as_deref(), Some(warning));
+    assert_eq!(delete(&[]).await, None);
+    assert_eq!(delete(&[("prefer", "handling=strict")]).await, None);
+}
+
+#[tokio::test]
+async fn a_delete_that_needs_a_version_says_how_to_send_it() {
+    let table = [("prod".to_owned(), "/svc => /host".to_owned())];
+    let server = Server::with(table, |namerd| {
+        let mut protection = Protection::new("prod".parse().unwrap());
+        protection.needs_version = true;
+        namerd.protect(protection)
+    });
+    let tag = server.call("GET", "/api/1/dtabs/prod", &[], "").await.headers["etag"].clone();
+    let strict = ("prefer", "handling=strict");
+    for headers in [&[][..], &[("if-match", &*tag)], &[strict]] {
+        let said = server.call("DELETE", "/api/1/dtabs/prod", headers, "").await;
+        let text = "namespace prod is protected: a deletion has to say which version it deletes \
+                    (If-Match, in a DELETE together with Prefer: handling=strict)";
+        assert_eq!((said.status, &*said.body), (400, text), "{headers:?}");
+    }
+    assert_eq!(server.status("DELETE", "/api/1/dtabs/prod", &[("if-match", &tag), strict], "").await, 204);
 }
 
 /// No verb takes a version and does not heed it, but for `DELETE` as it was recorded.

@@ -77,6 +77,8 @@ pub(super) async fn delegate(
     };
     let namerd = connect()?;
     let dtab = args.dtab.as_ref().map_or_else(String::new, |dtab| format!("&dtab={}", encoded(dtab)));
+    // namerd answers for a table that is not there as for one that is empty.
+    namerd.get(name).await?;
     let answer = namerd.read("delegate", name, &format!("?path={}{dtab}", encoded(path))).await?;
     if as_json {
         return Ok(Outcome::ok(String::from_utf8_lossy(&answer.body).trim_end().to_owned() + "\n"));

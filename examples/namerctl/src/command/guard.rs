@@ -49,29 +49,52 @@ struct Watched {
     url: String,
     proxy: Proxy,
     /// How its requests had ended when it was asked last.
-    last: Ended,
+    last: [Ended; 2],
     is_away: bool,
 }
 
-/// Which requests count: of these routers, for these names under these tables.
+/// Which requests count: of these routers, for these names under these tables; and for all others, if names move that one
+/// may not know.
 #[derive(Clone)]
 struct Counted {
     routers: Vec<String>,
     names: HashSet<(Asks, String)>,
+    /// The table that is changed: all its names that move are known.
+    namespace: String,
+    elsewhere: usize,
 }
+
+/// The places of the two kinds in what is counted.
+const KNOWN: usize = 0;
+const OTHERS: usize = 1;
 
 /// What came of the requests for names that a change moves.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Seen {
-    /// How many names it moves.
-    pub(super) names: usize,
-    pub(super) requests: u64,
-    pub(super) failures: u64,
+    #[serde(flatten)]
+    known: Tally,
+    /// Of names that one may not know, and for these of all other requests of the proxies.
+    #[serde(skip_serializing_if = "Tally::is_of_none")]
+    elsewhere: Tally,
     /// The success rate that was too low, from 0 to 1.
     #[serde(rename = "tooLow", skip_serializing_if = "Option::is_none")]
     pub(super) too_low: Option<f64>,
+    /// Whether it was that of the others.
     #[serde(skip)]
-    pub(super) settings: AutoRevert,
+    is_elsewhere: bool,
+    /// The time that the rate is of.
+    #[serde(skip)]
+    within: Duration,
+    #[serde(skip)]
+    settings: AutoRevert,
+}
+
+/// Names that move, and the requests that count for them.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Tally {
+    names: usize,
+    requests: u64,
+    failures: u64,
 }
 
 impl<'a> Guard<'a> {
@@ -115,7 +138,14 @@ impl<'a> Guard<'a> {
         }
         let Some((settings, wanted, urls)) = &self.watch else { return Ok(Outlook::Fits) };
         let names = plan.moving().map(|(asks, name)| (asks, name.to_owned())).collect();
-        let counted = Counted { routers: wanted.routers.to_vec(), names };
+        let (namespace, elsewhere) = (plan.namespace().to_owned(), plan.moving_elsewhere());
+        if elsewhere > 0 {
+            note(&format!(
+                "warning: {}: --watch counts all other requests of the proxies, as it cannot tell which are for them",
+                moving_elsewhere(elsewhere)
+            ));
+        }
+        let counted = Counted { routers: wanted.routers.to_vec(), names, namespace, elsewhere };
         let mut proxies = Vec::new();
         for (url, proxy) in urls.iter().zip(wanted.proxies(urls).await?) {
             let last = counted.ended(&proxy).await?;
@@ -125,16 +155,32 @@ impl<'a> Guard<'a> {
     }
 }
 
+/// What is said of names that one may not know.
+fn moving_elsewhere(names: usize) -> String {
+    let (names, move_) = if names == 1 { ("1 name".into(), "moves") } else { (format!("{names} names"), "move") };
+    format!("{names} elsewhere {move_} that you may not read")
+}
+
 impl Counted {
-    async fn ended(&self, proxy: &Proxy) -> Result<Ended, Error> {
-        proxy.ended(|router, asks, name| self.has(router, asks, name)).await
+    async fn ended(&self, proxy: &Proxy) -> Result<[Ended; 2], Error> {
+        proxy.ended(|router, asks, name| self.group(router, asks, name)).await
     }
 
-    fn has(&self, router: &str, asks: &Asks, name: &str) -> bool {
-        let is_named = |asks: &Asks| self.names.contains(&(asks.clone(), name.to_owned()));
+    fn group(&self, router: &str, asks: &Asks, name: &str) -> Option<usize> {
+        if !is_of(&self.routers, router) {
+            return None;
+        }
         // Of a router that does not tell what it asks, all that has such a name.
         let is_any = || *asks == Asks::Unknown && self.names.iter().any(|(_, moving)| moving == name);
-        is_of(&self.routers, router) && (is_named(asks) || is_any())
+        if self.names.contains(&(asks.clone(), name.to_owned())) || is_any() {
+            return Some(KNOWN);
+        }
+        let may_be_elsewhere = match asks {
+            Asks::Unknown => true,
+            Asks::Nobody => false,
+            Asks::Table(namespace, _) => *namespace != self.namespace,
+        };
+        (self.elsewhere > 0 && may_be_elsewhere).then_some(OTHERS)
     }
 }
 
@@ -142,37 +188,52 @@ impl Watch {
     /// Watches a change that has just been made, until too much fails or the time is over.
     pub(super) async fn run(mut self) -> Seen {
         let settings = self.settings;
-        let mut seen = Seen { names: self.counted.names.len(), requests: 0, failures: 0, too_low: None, settings };
-        if seen.names == 0 {
+        let of = |names| Tally { names, ..Tally::default() };
+        let (known, elsewhere) = (of(self.counted.names.len()), of(self.counted.elsewhere));
+        let mut seen =
+            Seen { known, elsewhere, too_low: None, is_elsewhere: false, within: settings.watch_for, settings };
+        if seen.known.is_of_none() && seen.elsewhere.is_of_none() {
             return seen;
         }
         // What ended before the change is not its fault.
         self.sample().await;
-        let mut watchdog = Watchdog::new(settings, Instant::now());
+        let start = Instant::now();
+        // Each by itself: what is known to move is not lost among what may.
+        let mut watchdogs = [(); 2].map(|()| Watchdog::new(settings, start));
         let mut ticks = interval(settings.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
         loop {
             ticks.tick().await;
-            let sample = self.sample().await;
-            seen.requests += sample.requests;
-            seen.failures += sample.failures;
-            match watchdog.observe(Instant::now(), sample) {
-                Verdict::Revert(rate) => return Seen { too_low: Some(rate), ..seen },
-                Verdict::Keep => return seen,
-                _ => {}
+            let samples = self.sample().await;
+            let now = Instant::now();
+            seen.known.add(samples[KNOWN]);
+            seen.elsewhere.add(samples[OTHERS]);
+            let mut is_over = false;
+            for (group, watchdog) in watchdogs.iter_mut().enumerate() {
+                match watchdog.observe(now, samples[group]) {
+                    Verdict::Revert(rate) => {
+                        let within = settings.window.min(now - start);
+                        return Seen { too_low: Some(rate), is_elsewhere: group == OTHERS, within, ..seen };
+                    }
+                    Verdict::Keep => is_over = true,
+                    _ => {}
+                }
+            }
+            if is_over {
+                return seen;
             }
         }
     }
 
     /// What ended since the last time. Of a proxy that does not answer nothing is known; it is caught up with.
-    async fn sample(&mut self) -> Sample {
+    async fn sample(&mut self) -> [Sample; 2] {
         let mut asked = JoinSet::new();
         for (index, watched) in self.proxies.iter().enumerate() {
             let (proxy, counted) = (watched.proxy.clone(), self.counted.clone());
             asked.spawn(async move { (index, timeout(PATIENCE, counted.ended(&proxy)).await) });
         }
-        let mut sample = Sample::default();
+        let mut samples = [Sample::default(); 2];
         while let Some(answered) = asked.join_next().await {
             let Ok((index, answered)) = answered else { continue };
             let watched = &mut self.proxies[index];
@@ -187,12 +248,14 @@ impl Watch {
                     continue;
                 }
             };
-            let Ended { well, badly } = now.since(watched.last);
+            for (group, sample) in samples.iter_mut().enumerate() {
+                let Ended { well, badly } = now[group].since(watched.last[group]);
+                sample.requests += (well + badly) as u64;
+                sample.failures += badly as u64;
+            }
             (watched.last, watched.is_away) = (now, false);
-            sample.requests += (well + badly) as u64;
-            sample.failures += badly as u64;
         }
-        sample
+        samples
     }
 }
 
@@ -206,29 +269,54 @@ impl Watched {
     }
 }
 
+impl Tally {
+    fn is_of_none(&self) -> bool {
+        self.names == 0
+    }
+
+    fn add(&mut self, Sample { requests, failures }: Sample) {
+        self.requests += requests;
+        self.failures += failures;
+    }
+
+    /// How it went until the end, for people; `what` these requests are.
+    fn shown(&self, what: &str, settings: &AutoRevert) -> String {
+        let Self { requests, failures, .. } = self;
+        let AutoRevert { min_requests, watch_for, .. } = settings;
+        if *requests == 0 || requests < min_requests {
+            return format!("only {requests} {what} ended within {watch_for:?}, too few to judge by");
+        }
+        let rate = percent(1.0 - *failures as f64 / *requests as f64);
+        format!("{rate} of the {requests} {what} succeeded within {watch_for:?}")
+    }
+}
+
+const OF_KNOWN: &str = "requests for names that it moves";
+const OF_OTHERS: &str = "other requests of the proxies";
+
+fn percent(rate: f64) -> String {
+    format!("{:.2} %", rate * 100.0)
+}
+
 impl Seen {
     /// How it went, for people.
     pub(super) fn shown(&self) -> String {
-        let Self { names, requests, failures, too_low, settings } = self;
-        let AutoRevert { min_success, min_requests, watch_for, window, .. } = settings;
-        let percent = |rate: f64| format!("{:.2} %", rate * 100.0);
-        match too_low {
-            Some(rate) => format!(
-                "{} of the requests for names that it moves succeeded within {window:?}, and {} have to",
-                percent(*rate),
-                percent(*min_success)
-            ),
-            None if *names == 0 => "no name in use moves, so there was nothing to watch".into(),
-            None if *requests == 0 || requests < min_requests => {
-                format!(
-                    "only {requests} requests for names that it moves ended within {watch_for:?}, too few to judge by"
-                )
-            }
-            None => {
-                let rate = 1.0 - *failures as f64 / *requests as f64;
-                let rate = percent(rate);
-                format!("{rate} of the {requests} requests for names that it moves succeeded within {watch_for:?}")
-            }
+        let Self { known, elsewhere, too_low, is_elsewhere, within, settings } = self;
+        let others = || moving_elsewhere(elsewhere.names);
+        if let Some(rate) = too_low {
+            let (rate, least) = (percent(*rate), percent(settings.min_success));
+            let within = within.as_secs_f64();
+            let (what, why) =
+                if *is_elsewhere { (OF_OTHERS, format!("; {}", others())) } else { (OF_KNOWN, String::new()) };
+            return format!("{rate} of the {what} succeeded within {within:.1}s, and {least} have to{why}");
+        }
+        let of_known = || known.shown(OF_KNOWN, settings);
+        let of_others = || format!("{}: {}", others(), elsewhere.shown(OF_OTHERS, settings));
+        match (known.names, elsewhere.names) {
+            (0, 0) => "no name in use moves, so there was nothing to watch".into(),
+            (_, 0) => of_known(),
+            (0, _) => of_others(),
+            _ => format!("{}; {}", of_known(), of_others()),
         }
     }
 }

@@ -16,6 +16,8 @@ use crate::{
 #[derive(Debug, Deserialize)]
 pub(super) struct Change {
     pub(super) seq: u64,
+    /// Whose, where it is not that of the table which was asked for: a part of it.
+    namespace: Option<String>,
     pub(super) version: Option<String>,
     #[serde(default)]
     at: Value,
@@ -47,14 +49,24 @@ pub(super) async fn show(
     }
     let changes = history(&namerd, name, args.limit).await?;
     let mut rows = vec![["SEQ", "VERSION", "AT", "WHO", "WHY", "ENTRIES"].map(String::from).to_vec()];
+    let mut align = vec![Align::Right, Align::Left, Align::Left, Align::Left, Align::Left, Align::Right];
+    let is_composed = changes.iter().any(|change| change.namespace.is_some());
+    if is_composed {
+        rows[0].insert(0, "NAMESPACE".into());
+        align.insert(0, Align::Left);
+    }
     rows.extend(changes.into_iter().map(|change| {
         let at = change.at.as_str().map_or_else(|| change.at.to_string(), str::to_owned);
         let entries = change.dtab.map_or_else(|| "deleted".into(), |table| table.len().to_string());
         let or_dash = |text: Option<String>| text.filter(|text| !text.is_empty()).unwrap_or_else(|| "-".into());
         let [version, who, why] = [change.version, change.who, change.why].map(or_dash);
-        vec![change.seq.to_string(), version, at, who, why, entries]
+        let mut row = vec![change.seq.to_string(), version, at, who, why, entries];
+        if is_composed {
+            row.insert(0, change.namespace.unwrap_or_else(|| name.to_owned()));
+        }
+        row
     }));
-    Ok(Outcome::ok(columns(&rows, &[Align::Right, Align::Left, Align::Left, Align::Left, Align::Left, Align::Right])))
+    Ok(Outcome::ok(columns(&rows, &align)))
 }
 
 pub(super) async fn compare(

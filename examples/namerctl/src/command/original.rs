@@ -1,7 +1,7 @@
 //! The commands that the original has: its words, its requests and its output.
 
 use crate::{
-    cli::{FileArgs, GetArgs, ListArgs, NameArgs, UpdateArgs},
+    cli::{DeleteArgs, FileArgs, GetArgs, ListArgs, NameArgs, UpdateArgs},
     error::{Error, Outcome},
     namerd::{Body, Namerd},
     table::{Versioned, compact, is_json, json, listing, read_text},
@@ -52,9 +52,9 @@ pub(super) async fn update(connect: impl Fn() -> Result<Namerd, Error>, args: &U
     Ok(Outcome::ok(format!("Updated {name}\n")))
 }
 
-pub(super) async fn delete(connect: impl Fn() -> Result<Namerd, Error>, args: &NameArgs) -> Result<Outcome, Error> {
-    let name = args.one("delete requires one argument")?;
-    connect()?.delete(name).await?;
+pub(super) async fn delete(connect: impl Fn() -> Result<Namerd, Error>, args: &DeleteArgs) -> Result<Outcome, Error> {
+    let name = args.of.one("delete requires one argument")?;
+    connect()?.delete(name, (!args.version.is_empty()).then_some(&args.version)).await?;
     Ok(Outcome::ok(format!("Deleted {name}\n")))
 }
 

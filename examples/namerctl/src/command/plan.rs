@@ -30,6 +30,19 @@ pub(super) struct Plan {
     errors: Vec<Value>,
     #[serde(default)]
     pub(super) warnings: Vec<Value>,
+    /// What becomes of names under tables that one may not read, if it changes such.
+    elsewhere: Option<Elsewhere>,
+}
+
+/// How many names change that one may not know. `None`: namerd does not tell.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+struct Elsewhere {
+    /// That lead elsewhere.
+    moved: Option<usize>,
+    /// Of these that would have no endpoints.
+    lost: Option<usize>,
+    /// Of these that would have none for a part of their requests.
+    partly: Option<usize>,
 }
 
 /// A name that somebody uses.
@@ -77,6 +90,8 @@ struct Report<'a> {
     errors: &'a [Value],
     warnings: &'a [Value],
     #[serde(skip_serializing_if = "Option::is_none")]
+    elsewhere: Option<Elsewhere>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     traffic: Option<Weighed>,
 }
 
@@ -92,12 +107,16 @@ struct Weighed {
     clients: Vec<Load>,
 }
 
-/// What a client has and would have; without an id, what fails of the names that move.
+/// What a client has and would have of the names that move; without an id, what fails of these.
 #[derive(Debug, Serialize)]
 struct Load {
     id: Option<String>,
+    /// By the weights of the tables, so that no requests that happened to be picked otherwise are in it.
     now: f64,
     then: f64,
+    /// What it counted, of all names. What goes nowhere is counted by no client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measured: Option<f64>,
 }
 
 pub(super) async fn plan(
@@ -114,11 +133,12 @@ pub(super) async fn plan(
         Some(traffic) => Some(weigh(&plan.namespace, &mut plan.names, &traffic)),
         None => None,
     };
-    let Plan { namespace, names, looked_at, errors, warnings } = &plan;
-    // What namerd would refuse has no effect, and what `--strict` is for is a no too.
-    let is_fit = errors.is_empty() && !(args.strict && plan.loses());
+    let Plan { namespace, names, looked_at, errors, warnings, elsewhere } = &plan;
+    // What namerd would refuse has no effect, and what `--strict` is for is a no too: also if nobody can tell.
+    let is_unknown = elsewhere.is_some_and(|elsewhere| elsewhere.moved.is_none());
+    let is_fit = errors.is_empty() && !(args.strict && (plan.loses() || is_unknown));
     if as_json {
-        let report = Report { namespace, names, errors, warnings, traffic };
+        let report = Report { namespace, names, errors, warnings, elsewhere: *elsewhere, traffic };
         return Ok(Outcome::answer(go_json(&report) + "\n", is_fit));
     }
     for (kind, texts) in [("error", errors), ("warning", warnings)] {
@@ -127,7 +147,7 @@ pub(super) async fn plan(
         }
     }
     let all = looked_at.unwrap_or(names.len());
-    Ok(Outcome::answer(shown(names, all, traffic.as_ref()), is_fit))
+    Ok(Outcome::answer(shown(names, all, *elsewhere, traffic.as_ref()), is_fit))
 }
 
 /// What namerd makes of this table.
@@ -138,7 +158,18 @@ pub(super) async fn planned(namerd: &Namerd, name: &str, body: Body) -> Result<P
 impl Plan {
     /// Whether names in use would have no endpoints.
     pub(super) fn loses(&self) -> bool {
-        self.names.iter().any(|name| name.lost > 0.0)
+        let loses_some = |elsewhere: Elsewhere| elsewhere.lost.max(elsewhere.partly) > Some(0);
+        self.names.iter().any(|name| name.lost > 0.0) || self.elsewhere.is_some_and(loses_some)
+    }
+
+    /// How many names move that one may not know.
+    pub(super) fn moving_elsewhere(&self) -> usize {
+        self.elsewhere.and_then(|elsewhere| elsewhere.moved).unwrap_or_default()
+    }
+
+    /// The table that is planned.
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// The names that move, each with the table that it moves under.
@@ -218,11 +249,9 @@ fn weigh(namespace: &str, names: &mut [NamePlan], traffic: &Traffic) -> Weighed 
             changes.entry(part.id.as_deref()).or_default().1 += requests * part.share;
         }
     }
-    let load = |(id, (before, after)): (Option<&str>, (f64, f64))| {
-        // What goes nowhere is counted by no client.
-        let now = id.map_or(before, |id| traffic.clients.get(id.trim_start_matches('/')).copied().unwrap_or_default());
-        // What was measured is never quite what the weights say.
-        Load { id: id.map(str::to_owned), now, then: (now - before + after).max(0.0) }
+    let load = |(id, (now, then)): (Option<&str>, (f64, f64))| {
+        let count = |id: &str| traffic.clients.get(id.trim_start_matches('/')).copied().unwrap_or_default();
+        Load { id: id.map(str::to_owned), now, then, measured: id.map(count) }
     };
     let mut clients: Vec<_> = changes.into_iter().map(load).collect();
     clients.sort_by_key(|load| load.id.is_none());
@@ -231,9 +260,10 @@ fn weigh(namespace: &str, names: &mut [NamePlan], traffic: &Traffic) -> Weighed 
     Weighed { unit, total, moved, share, clients }
 }
 
-fn shown(names: &[NamePlan], all: usize, traffic: Option<&Weighed>) -> String {
+fn shown(names: &[NamePlan], all: usize, elsewhere: Option<Elsewhere>, traffic: Option<&Weighed>) -> String {
     let moving: Vec<_> = names.iter().filter(|name| name.moved > 0.0).collect();
-    let count = format!("Names that move: {} of {}\n", moving.len(), all);
+    let of_others = elsewhere.map_or_else(String::new, Elsewhere::shown);
+    let count = format!("Names that move: {} of {all}{of_others}\n", moving.len());
     if moving.is_empty() {
         return count;
     }
@@ -254,16 +284,29 @@ fn shown(names: &[NamePlan], all: usize, traffic: Option<&Weighed>) -> String {
     }
     let mut text = columns(&rows, &align);
     if let Some(Weighed { unit: lower, total, moved, share, clients }) = traffic {
-        let mut rows = vec![vec!["CLIENT".into(), format!("{unit} NOW"), "THEN".into()]];
-        let client = |load: &Load| load.id.clone().unwrap_or_else(|| NOWHERE.into());
-        let row = |load: &Load| vec![client(load), format!("{:.1}", load.now), format!("{:.1}", load.then)];
-        rows.extend(clients.iter().map(row));
+        let head = ["CLIENT", &format!("{unit} NOW"), "THEN", "MEASURED"].map(String::from);
+        let row = |Load { id, now, then, measured }: &Load| {
+            let client = id.clone().unwrap_or_else(|| NOWHERE.into());
+            let measured = measured.map_or_else(|| "-".into(), |count| format!("{count:.1}"));
+            [client, format!("{now:.1}"), format!("{then:.1}"), measured].to_vec()
+        };
+        let rows: Vec<_> = std::iter::once(head.to_vec()).chain(clients.iter().map(row)).collect();
         text.push('\n');
-        text += &columns(&rows, &[Align::Left, Align::Right, Align::Right]);
+        text += &columns(&rows, &[Align::Left, Align::Right, Align::Right, Align::Right]);
         let of = if *total > 0.0 { percent(*share) } else { "none were seen".into() };
-        let _ = writeln!(text, "\n{moved:.1} of {total:.1} {lower} move: {of}");
+        let least = if elsewhere.is_some() { "at least " } else { "" };
+        let _ = writeln!(text, "\n{least}{moved:.1} of {total:.1} {lower} move: {of}");
     }
     text + &count
+}
+
+impl Elsewhere {
+    fn shown(self) -> String {
+        match self.moved {
+            Some(moved) => format!("; {moved} elsewhere, which you may not read"),
+            None => "; how many elsewhere is not told".into(),
+        }
+    }
 }
 
 impl NamePlan {

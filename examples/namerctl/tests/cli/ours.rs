@@ -84,6 +84,25 @@ SEQ  VERSION  AT                    WHO  WHY          ENTRIES
 }
 
 #[tokio::test]
+async fn history_of_a_composed_table_is_that_of_its_parts() {
+    let (namerd, ctl) = one_table().await;
+    let change = |name: &str, seq: u64| json!({ "namespace": name, "seq": seq, "version": "VjE=", "at": "2026-11-22T03:00:00Z", "who": "ann", "why": null, "dtab": [] });
+    let changes = json!([change("team/web", 2), change("base", 7)]).to_string();
+    let note = "299 namerd \"namespace all is made of base + team/*: these are the changes of its parts\"";
+    namerd.say("GET /api/1/history/all", Said::ok(changes).with("warning", note));
+    let shown = "\
+NAMESPACE  SEQ  VERSION  AT                    WHO  WHY  ENTRIES
+team/web     2  VjE=     2026-11-22T03:00:00Z  ann  -          0
+base         7  VjE=     2026-11-22T03:00:00Z  ann  -          0
+";
+    let said = "warning: namespace all is made of base + team/*: these are the changes of its parts\n";
+    let ran = ctl.run("dtab history all").await;
+    assert_eq!((ran.code, &*ran.out, &*ran.err), (0, shown, said));
+    let ran = ctl.run("dtab history all --json").await;
+    assert_eq!((ran.code, &value(&ran.out)[1]["namespace"], &*ran.err), (0, &json!("base"), said));
+}
+
+#[tokio::test]
 async fn rollback_restores_a_table_if_nobody_wrote_meanwhile() {
     let (namerd, ctl) = one_table().await;
     let now = namerd.put("internal", "/a => /b");
@@ -114,10 +133,42 @@ async fn delegate_shows_each_step() {
     namerd.say("GET /api/1/delegate/internal?", Said::ok(format!("{tree}\n")));
     let shown = "/svc/a b\n  /host/a  (/svc => /host)  ~ nothing there\n";
     assert_eq!(ctl.run_args(&["dtab", "delegate", "internal", "/svc/a b"]).await.ok(), shown);
-    assert_eq!(namerd.lines(), ["GET /api/1/delegate/internal?path=/svc/a%20b"]);
+    assert_eq!(namerd.lines(), ["GET /api/1/dtabs/internal", "GET /api/1/delegate/internal?path=/svc/a%20b"]);
     let json = ctl.run_args(&["dtab", "delegate", "internal", "/svc", "--dtab", "/a=>/b;/c=>/d", "--json"]).await;
     assert_eq!(json.ok(), format!("{tree}\n"));
-    assert_eq!(namerd.lines(), ["GET /api/1/delegate/internal?path=/svc&dtab=/a%3D%3E/b%3B/c%3D%3E/d"]);
+    assert_eq!(namerd.lines()[1], "GET /api/1/delegate/internal?path=/svc&dtab=/a%3D%3E/b%3B/c%3D%3E/d");
+}
+
+#[tokio::test]
+async fn delegate_in_a_table_that_is_not_there_is_an_error() {
+    let (namerd, ctl) = one_table().await;
+    // As namerd has it: what is not there is empty.
+    namerd.say("GET /api/1/delegate/absent", Said::ok(r#"{"type":"neg","path":"/svc"}"#));
+    for flags in ["", "--json", "--dtab /svc=>/x"] {
+        let ran = ctl.run(&format!("dtab delegate absent /svc {flags}")).await;
+        let text = "Error: resource was not found by ID or name\n";
+        assert_eq!((ran.code, &*ran.out, &*ran.err), (255, "", text), "{flags}");
+    }
+}
+
+#[tokio::test]
+async fn delete_may_depend_on_the_version() {
+    let (namerd, ctl) = one_table().await;
+    let ran = ctl.run("dtab delete internal --version OLD=").await;
+    assert_eq!((ran.code, &*ran.out), (255, "unexpected response: 412 Precondition Failed\n"));
+    let asked = namerd.one();
+    assert_eq!((asked.header("if-match"), asked.header("prefer")), ("OLD=", "handling=strict"));
+    let now = namerd.put("internal", "/a => /b");
+    assert_eq!(ctl.run(&format!("dtab rm internal --version={now}")).await.ok(), "Deleted internal\n");
+    assert_eq!(namerd.table("internal"), None);
+    // Without the flag, or with nothing in it, what is sent is the original's.
+    namerd.asked();
+    for flag in ["", "--version="] {
+        namerd.put("internal", TABLE);
+        assert_eq!(ctl.run(&format!("dtab delete internal {flag}")).await.ok(), "Deleted internal\n");
+        let asked = namerd.one();
+        assert_eq!((asked.header("if-match"), asked.header("prefer")), ("", ""));
+    }
 }
 
 #[tokio::test]

@@ -34,11 +34,12 @@ async fn planned() -> (Fake, Ctl, String) {
     (namerd, ctl, file)
 }
 
+/// The client counts less than the name: a sample falls between the two.
 fn metrics(world: u64, hello: u64) -> String {
     json!({
         "rt/http/service/svc/world/requests": world,
         "rt/http/service/svc/hello/requests": hello,
-        "rt/http/client/#/fs/v1/requests": world,
+        "rt/http/client/#/fs/v1/requests": world - 2,
         "rt/http/client/#/fs/v1/service/svc/world/requests": world,
         "rt/other/service/svc/world/requests": 1_000_000,
     })
@@ -82,10 +83,10 @@ NAME          MOVED  REQUESTS MOVED  FROM                    TO
 /svc/world   10.0 %            40.0  /#/fs/v1 (2 endpoints)  /#/fs/v1 90.0 % (2 endpoints) & /#/fs/v2 10.0 % (1 endpoint)
 /svc/gone   100.0 %             0.0  /#/fs/v1 (0 endpoints)  (nowhere)
 
-CLIENT     REQUESTS NOW   THEN
-/#/fs/v1          400.0  360.0
-/#/fs/v2            0.0   40.0
-(nowhere)           0.0    0.0
+CLIENT     REQUESTS NOW   THEN  MEASURED
+/#/fs/v1          400.0  360.0     396.0
+/#/fs/v2            0.0   40.0       0.0
+(nowhere)           0.0    0.0         -
 
 40.0 of 1000.0 requests move: 4.0 %
 Names that move: 2 of 3
@@ -96,8 +97,64 @@ Names that move: 2 of 3
     let json: Value = serde_json::from_str(ran.ok()).expect("JSON");
     assert_eq!((&json["names"][0]["requests"], &json["names"][0]["requestsMoved"]), (&json!(400.0), &json!(40.0)));
     assert_eq!(json["traffic"]["share"], 0.04);
-    assert_eq!(json["traffic"]["clients"][1], json!({ "id": "/#/fs/v2", "now": 0.0, "then": 40.0 }));
+    assert_eq!(json["traffic"]["clients"][1], json!({ "id": "/#/fs/v2", "now": 0.0, "then": 40.0, "measured": 0.0 }));
     assert_eq!(one.lines(), ["GET /config.json", "GET /admin/metrics.json"].repeat(2));
+}
+
+#[tokio::test]
+async fn what_moves_whole_leaves_nothing_behind_whatever_was_sampled() {
+    let (namerd, ctl, file) = planned().await;
+    let all_to = |id: &str| json!([{ "id": id, "share": 1.0, "endpoints": [] }]);
+    let name = json!({ "name": "/svc/world", "moved": 1.0, "before": all_to("/#/fs/v1"), "after": all_to("/#/fs/v2") });
+    let plan = json!({ "namespace": "ns", "names": [name], "warnings": [] });
+    namerd.say("POST /api/1/plan/ns", Said::ok(plan.to_string()));
+    let proxy = Fake::start().await;
+    for measured in [3, 100, 400] {
+        let counters =
+            json!({ "rt/http/service/svc/world/requests": 100, "rt/http/client/#/fs/v1/requests": measured });
+        proxy.say("GET /admin/metrics.json", Said::ok(counters.to_string()));
+        let ran = ctl.run(&format!("dtab plan ns {file} --json --window 0 --proxy {}", proxy.url())).await;
+        let json: Value = serde_json::from_str(ran.ok()).expect("JSON");
+        let expected = json!([
+            { "id": "/#/fs/v1", "now": 100.0, "then": 0.0, "measured": f64::from(measured) },
+            { "id": "/#/fs/v2", "now": 0.0, "then": 100.0, "measured": 0.0 },
+        ]);
+        assert_eq!(json["traffic"]["clients"], expected);
+    }
+}
+
+#[tokio::test]
+async fn names_elsewhere_are_counted_and_strict_heeds_them() {
+    let (namerd, ctl, file) = planned().await;
+    let say = |elsewhere: Value, errors: Value, warnings: Value| {
+        let plan = json!({ "namespace": "ns", "names": [], "looked_at": 0, "errors": errors, "warnings": warnings, "elsewhere": elsewhere });
+        namerd.say("POST /api/1/plan/ns", Said::ok(plan.to_string()));
+    };
+    let lost = "3 names elsewhere lose all endpoints, 2 move; you may not read them";
+    let counted = json!({ "moved": 5, "lost": 3, "partly": 0 });
+    say(counted.clone(), json!([]), json!([lost]));
+    let (shown, said) =
+        ("Names that move: 0 of 0; 5 elsewhere, which you may not read\n", format!("warning: {lost}\n"));
+    for (flags, code) in [("", 0), ("--strict", 1)] {
+        let ran = ctl.run(&format!("dtab plan ns {file} {flags}")).await;
+        assert_eq!((ran.code, &*ran.out, &*ran.err), (code, shown, &*said), "{flags}");
+    }
+    let ran = ctl.run(&format!("dtab plan ns {file} --strict --json")).await;
+    let json: Value = serde_json::from_str(&ran.out).expect("JSON");
+    assert_eq!((ran.code, &json["elsewhere"], &json["warnings"][0]), (1, &counted, &json!(lost)));
+    // A part is too much, and so is what nobody tells; that they move alone is not.
+    for (elsewhere, code) in [
+        (json!({ "moved": 1, "lost": 0, "partly": 1 }), 1),
+        (json!({ "moved": null, "lost": null, "partly": null }), 1),
+        (json!({ "moved": 2, "lost": 0, "partly": 0 }), 0),
+    ] {
+        say(elsewhere.clone(), json!([]), json!([]));
+        assert_eq!(ctl.run(&format!("dtab plan ns {file}")).await.code, 0);
+        assert_eq!(ctl.run(&format!("dtab plan ns {file} --strict")).await.code, code, "{elsewhere}");
+    }
+    say(json!({ "moved": null, "lost": null, "partly": null }), json!([]), json!([]));
+    let ran = ctl.run(&format!("dtab plan ns {file}")).await;
+    assert_eq!(ran.ok(), "Names that move: 0 of 0; how many elsewhere is not told\n");
 }
 
 #[tokio::test]
@@ -182,7 +239,7 @@ async fn a_prometheus_says_how_much_it_is() {
     let metrics = format!("--metrics {}/p --router http", prometheus.url());
     let ran = ctl.run(&format!("dtab plan ns {file} {metrics}")).await;
     assert!(ran.out.contains("\n0.8 of 10.0 requests/s move: 8.0 %\n"), "{}", ran.out);
-    assert!(ran.out.contains("\n/#/fs/v1             10.0   9.2\n"), "{}", ran.out);
+    assert!(ran.out.contains("\n/#/fs/v1              8.0   7.2      10.0\n"), "{}", ran.out);
     let lines = prometheus.lines();
     assert!(lines[0].ends_with("%28rate%28rt%3Aservice%3Arequests%5B120000ms%5D%29%29"), "{lines:?}");
     ctl.run(&format!("dtab plan ns {file} {metrics} --window 0")).await;

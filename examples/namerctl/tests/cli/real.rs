@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use linkerd_dtab::{
     Addr, Bound, Dtab, NameTree, Path,
     namer::fixed,
-    namerd::{Namerd, Peer, Session, Watched, http::Controller},
+    namerd::{Builder, Composition, Grant, Namerd, Part, Peer, Role, Roles, Session, Watched, Who, http::Controller},
     store::{Memory, Namespace},
 };
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -27,6 +27,9 @@ impl Drop for Real {
     }
 }
 
+/// The token of who may write `ns` where it is a part of `all`.
+pub(crate) const WRITER: &str = "s3cret";
+
 pub(crate) fn ns(text: &str) -> Namespace {
     text.parse().expect("a namespace")
 }
@@ -42,12 +45,28 @@ pub(crate) fn path(text: &str) -> Path {
 impl Real {
     /// With these names, each with so many endpoints, below `/#/x`, and one table `ns`.
     pub(crate) async fn start(names: &[(&str, u8)], table: &str) -> Self {
+        Self::with(names, table, Peer::default(), |namerd| namerd).await
+    }
+
+    /// The same, where `all` is the table and a part that [`WRITER`] may not read, no more than the whole.
+    pub(crate) async fn divided(names: &[(&str, u8)], table: &str) -> Self {
+        let part = |name: &str| Part { fragments: name.parse().expect("a pattern"), owns: Vec::new() };
+        let composition = Composition { namespace: ns("all"), parts: vec![part("base"), part("ns")] };
+        let grant =
+            |who, namespaces: &str, role| Grant { who, namespaces: namespaces.parse().expect("a pattern"), role };
+        let token = Who::Token { label: "writer".into(), secret: WRITER.into() };
+        let grants = [grant(token, "ns", Role::Write), grant(Who::Name("admin".into()), "*", Role::Admin)];
+        let admin = Peer { name: Some("admin".into()), ..Peer::default() };
+        Self::with(names, table, admin, |namerd| namerd.compose(composition).roles(Roles::new(grants))).await
+    }
+
+    async fn with(names: &[(&str, u8)], table: &str, peer: Peer, set: impl FnOnce(Builder) -> Builder) -> Self {
         let namer = names.iter().zip(1..).fold(fixed::Namer::new(), |namer, (&(name, endpoints), port)| {
             let addrs = (1..=endpoints).map(|host| SocketAddr::from(([127, 0, 0, host], port)));
             namer.with(path(name), Addr::of(addrs))
         });
-        let namerd = Namerd::builder(Memory::new([(ns("ns"), dtab(table))])).namer(path("/#/x"), namer).build();
-        let session = namerd.session(Peer::default());
+        let namerd = set(Namerd::builder(Memory::new([(ns("ns"), dtab(table))])).namer(path("/#/x"), namer)).build();
+        let session = namerd.session(peer);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let addr = listener.local_addr().expect("is bound");
         let controller = Controller::new(namerd);
@@ -73,7 +92,11 @@ impl Real {
 
     /// Watches a name as a proxy with this table of its own does.
     pub(crate) fn bind(&self, extra: &str, name: &str) -> Watched<NameTree<Bound>> {
-        self.session.bind(&ns("ns"), &dtab(extra), &path(name)).expect("is allowed")
+        self.bind_in("ns", extra, name)
+    }
+
+    pub(crate) fn bind_in(&self, namespace: &str, extra: &str, name: &str) -> Watched<NameTree<Bound>> {
+        self.session.bind(&ns(namespace), &dtab(extra), &path(name)).expect("is allowed")
     }
 
     /// What the table is now.

@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use crate::{
     Ctl, Ran,
     fake::{Fake, Said},
-    real::{Real, dtab, ns},
+    real::{Real, WRITER, dtab, ns},
 };
 
+const NAMES: &[(&str, u8)] = &[("/v1", 1), ("/v2", 1)];
 const BEFORE: &str = "/svc/web=>/#/x/v1";
 const AFTER: &str = "/svc/web=>/#/x/v2";
 
@@ -38,13 +39,31 @@ impl World {
         .await
     }
 
-    async fn by(mut said: impl FnMut() -> Said + Send + 'static) -> Self {
-        let namerd = Real::start(&[("/v1", 1), ("/v2", 1)], BEFORE).await;
+    async fn by(said: impl FnMut() -> Said + Send + 'static) -> Self {
+        let namerd = Real::start(NAMES, BEFORE).await;
+        let held = namerd.bind("", "/svc/web");
+        let ctl = Ctl::at(&namerd.url());
+        Self::of(namerd, held, ctl, said).await
+    }
+
+    /// The same, where the table is a part of what the proxy asks, and who runs the command may read the part alone.
+    async fn divided(said: impl FnMut() -> Said + Send + 'static) -> Self {
+        let namerd = Real::divided(NAMES, BEFORE).await;
+        let held = namerd.bind_in("all", "", "/svc/web");
+        let ctl = Ctl::at(&namerd.url()).with("NAMERCTL_TOKEN", WRITER);
+        Self::of(namerd, held, ctl, said).await
+    }
+
+    async fn of(
+        namerd: Real,
+        mut held: Watched<NameTree<Bound>>,
+        ctl: Ctl,
+        mut said: impl FnMut() -> Said + Send + 'static,
+    ) -> Self {
         let proxy = Fake::start().await;
         proxy.say_by("GET /admin/metrics.json", move || Some(said()));
-        let ctl = Ctl::at(&namerd.url());
         ctl.write("f", AFTER);
-        let held = namerd.bind("", "/svc/web");
+        held.ready().await.expect("is bound");
         Self { namerd, proxy, ctl, _held: held }
     }
 
@@ -73,9 +92,14 @@ async fn a_change_by_which_requests_fail_is_taken_back_and_told_in_the_history()
     // What had failed before is not its fault.
     let world = World::new(&[(100, 900), (110, 950), (140, 980)]).await;
     let ran = world.apply("60s --min-success 0.99 --reason canary").await;
-    let how = "50.00 % of the requests for names that it moves succeeded within 30s, and 99.00 % have to";
     assert_eq!((ran.code, &*ran.err), (1, ""), "{}", ran.out);
-    assert_eq!(ran.out, format!("{APPLIED}Reverted ns: {how}\n"));
+    let how = ran.out.strip_prefix(&format!("{APPLIED}Reverted ns: ")).expect("is reverted").trim_end();
+    // How long it took, which is not how long it could have watched.
+    let (what, rest) = how.split_once(" within ").expect("a time");
+    let (seconds, least) = rest.split_once("s, and ").expect("seconds");
+    assert_eq!(what, "50.00 % of the requests for names that it moves succeeded");
+    assert_eq!(least, "99.00 % have to");
+    assert!((0.9..30.0).contains(&seconds.parse::<f64>().expect("a number")), "{how}");
     assert_eq!(world.namerd.table(), BEFORE);
     let history = world.namerd.history();
     assert!(history[0].0.starts_with("auto-revert for 127.0.0.1:"), "{history:?}");
@@ -255,6 +279,74 @@ async fn a_strict_apply_writes_nothing_by_which_names_lose_their_endpoints() {
     world.ctl.write("f", AFTER);
     assert_eq!(world.ctl.run("dtab apply ns f --strict").await.code, 0);
     assert_eq!(world.namerd.table(), AFTER);
+}
+
+#[tokio::test]
+async fn a_strict_apply_heeds_names_that_one_may_not_read() {
+    let world = World::divided(|| metrics((0, 0))).await;
+    world.ctl.write("f", "/svc/web => /#/x/none");
+    let warning = "warning: 1 name elsewhere loses all endpoints; you may not read them\n";
+    for command in ["apply ns f", "plan ns f"] {
+        let ran = world.ctl.run(&format!("dtab {command} --strict")).await;
+        assert_eq!((ran.code, &*ran.err), (1, warning), "{command}: {}", ran.out);
+    }
+    assert_eq!(world.namerd.table(), BEFORE);
+    let ran = world.ctl.run("dtab plan ns f").await;
+    let shown = "Names that move: 0 of 0; 1 elsewhere, which you may not read\n";
+    assert_eq!((ran.code, &*ran.out, &*ran.err), (0, shown, warning));
+    let ran = world.ctl.run("dtab apply ns f").await;
+    assert_eq!((ran.code, &*ran.err), (0, warning));
+    world.ctl.write("f", AFTER);
+    assert_eq!(world.ctl.run("dtab apply ns f --strict").await.code, 0);
+    assert_eq!(world.namerd.table(), AFTER);
+}
+
+/// What the proxy counts of a name that the change moves and of one that it does not, by nobody's knowledge.
+fn of_others((well, badly): Counts) -> Said {
+    Said::ok(json!({ "rt/http/service/svc/web/failures": badly, "rt/http/service/svc/db/success": well }).to_string())
+}
+
+const WATCHES_OTHERS: &str = "warning: 1 name elsewhere moves that you may not read: --watch counts all other requests of \
+                              the proxies, as it cannot tell which are for them\n";
+
+#[tokio::test]
+async fn names_that_one_may_not_read_are_watched_among_all_others() {
+    let counts = |counts: &'static [Counts]| {
+        let mut turn = 0;
+        move || {
+            turn += 1;
+            of_others(counts[(turn - 1).min(counts.len() - 1)])
+        }
+    };
+    let world = World::divided(counts(&[(0, 9), (0, 9), (60, 49)])).await;
+    let ran = world.apply("60s").await;
+    let last = ran.out.lines().last().unwrap_or_default();
+    assert!(last.starts_with("Reverted ns: 60.00 % of the other requests of the proxies succeeded within "), "{last}");
+    assert!(last.ends_with("s, and 95.00 % have to; 1 name elsewhere moves that you may not read"), "{last}");
+    assert_eq!((ran.code, &*ran.err, &*world.namerd.table()), (1, WATCHES_OTHERS, BEFORE));
+
+    let world = World::divided(counts(&[(0, 9), (0, 9), (99, 10)])).await;
+    let ran = world.apply("1s --json").await;
+    let json: Value = serde_json::from_str(&ran.out).expect("JSON");
+    let elsewhere = json!({ "names": 1, "requests": 100, "failures": 1 });
+    let watched = json!({ "names": 0, "requests": 0, "failures": 0, "elsewhere": elsewhere });
+    assert_eq!((ran.code, &json["watched"], &*world.namerd.table()), (0, &watched, AFTER));
+    let world = World::divided(counts(&[(0, 9), (0, 9), (99, 10)])).await;
+    let kept = "Kept ns: 1 name elsewhere moves that you may not read: 99.00 % of the 100 other requests of the proxies \
+                succeeded within 1s\n";
+    assert_eq!(world.apply("1s").await.out, format!("{APPLIED}{kept}"));
+
+    // What asks no namerd, or the table itself, of which all names are known, is not of others.
+    for (interpreter, code) in [
+        (json!({ "kind": "io.l5d.mesh", "root": "/all" }), 1),
+        (json!({ "kind": "io.l5d.mesh", "root": "/ns" }), 0),
+        (json!({ "kind": "default" }), 0),
+    ] {
+        let world = World::divided(counts(&[(0, 0), (0, 0), (0, 100)])).await;
+        let config = json!({ "routers": [{ "protocol": "http", "interpreter": interpreter }] });
+        world.proxy.say("GET /config.json", Said::ok(config.to_string()));
+        assert_eq!(world.apply("1s").await.code, code, "{config}");
+    }
 }
 
 #[tokio::test]

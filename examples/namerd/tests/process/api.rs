@@ -62,3 +62,53 @@ async fn the_pages_show_namespaces_and_what_is_in_use() {
     namerd.page("/dtab/default").await.expect(200);
     namerd.page("/dtab/nothing").await.expect(404);
 }
+
+/// `web` writes a part of `all`, and may not read the whole.
+const DIVIDED: &str = "\
+admin: {port: 0}
+storage:
+  kind: io.l5d.inMemory
+  namespaces: {base: '/svc => /$/inet/127.0.0.1', team/web: '/x => /y'}
+compose:
+- {namespace: all, parts: [{fragments: base}, {fragments: 'team/*'}]}
+access:
+- {token: of-web, label: web, role: write, namespaces: [team/web]}
+- {token: of-ops, label: ops, role: read}
+interfaces:
+- {kind: io.l5d.httpController, port: 0}
+";
+
+#[tokio::test]
+async fn who_writes_a_part_hears_how_many_names_of_the_whole_lose_their_endpoints() {
+    let folder = Folder::new();
+    let namerd = Namerd::start(&folder, DIVIDED).await;
+    let [web, ops] = ["Bearer of-web", "Bearer of-ops"].map(|token| ("authorization", token));
+    let mut held = Vec::new();
+    for port in [80, 81, 82] {
+        let mut conn = Conn::open(namerd.interfaces[0]).await;
+        let mut watched =
+            conn.begin(&format!("GET /api/1/bind/all?path=/svc/{port}&watch=true"), &[ops], "").await.into_body();
+        let first = timeout(LONG, watched.frame()).await.expect("it is bound");
+        assert!(first.unwrap().is_ok());
+        held.push((conn, watched));
+    }
+    namerd.ask("GET /api/1/dtabs/all", &[web], "").await.expect(403);
+
+    let table = "/svc/80 => !; /svc/81 => !; /svc/82 => /$/inet/127.0.0.2/82";
+    let warning = "2 names elsewhere lose all endpoints, 1 moves; you may not read them";
+    let plan = namerd.ask("POST /api/1/plan/team/web", &[web], table).await.expect(200).json();
+    let elsewhere = serde_json::json!({"moved": 3, "lost": 2, "partly": 0});
+    assert_eq!(
+        (&plan["elsewhere"], &plan["warnings"][0], plan["looked_at"].as_u64()),
+        (&elsewhere, &warning.into(), Some(0))
+    );
+    assert!(!plan.to_string().contains("/svc/8"), "{plan}");
+    let plan = namerd.ask("POST /api/1/plan/team/web", &[ops], table).await.expect(200).json();
+    assert_eq!((plan["names"].as_array().map(Vec::len), plan.get("elsewhere")), (Some(3), None), "{plan}");
+
+    let written = namerd.ask("PUT /api/1/dtabs/team/web", &[web], table).await.expect(204);
+    assert_eq!(written.header("warning"), format!("299 namerd \"{warning}\""));
+    let history = namerd.ask("GET /api/1/history/all", &[ops], "").await.expect(200);
+    assert_eq!(history.json()[0]["namespace"], "team/web");
+    assert!(history.header("warning").contains("namespace all is made of base + team/*"), "{history:?}");
+}

@@ -29,6 +29,16 @@ async fn what_is_wrong_is_named_with_its_place() {
             format!("history: {{directory: file}}\n{rest}"),
             "bad.yaml:1:22: history.directory: cannot use the directory file: ",
         ),
+        (
+            format!("compose: [{{namespace: a, parts: [{{fragments: a}}]}}]\n{rest}"),
+            "bad.yaml:1:46: compose[0].parts[0].fragments: namespace a cannot be made of itself",
+        ),
+        (
+            format!(
+                "compose:\n- {{namespace: a, parts: [{{fragments: b}}]}}\n- {{namespace: b, parts: [{{fragments: c}}]}}\n{rest}"
+            ),
+            "bad.yaml:2:38: compose[0].parts[0].fragments: namespace b is composed itself, and a part has to be",
+        ),
         (format!("limits: {{watches: 0}}\n{rest}"), "bad.yaml:1:19: limits.watches: "),
         (
             rest.replace("io.l5d.inMemory", "io.l5d.fs, directory: file"),
@@ -57,6 +67,18 @@ async fn keys_without_effect_are_warned_of() {
     let output = folder.run(&["-validate", "namerd.yaml"]).await;
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stderr(&output).contains("namerd.yaml:1:42: storage.failFast: has no effect"), "{}", stderr(&output));
+}
+
+#[tokio::test]
+async fn names_that_nobody_can_show_are_warned_of() {
+    let folder = Folder::new();
+    let rest = "storage: {kind: io.l5d.inMemory}\ninterfaces: [{kind: io.l5d.mesh, port: 0}]\n";
+    folder.write("namerd.yaml", &format!("access: [{{name: ci.example, role: write}}]\n{rest}"));
+    let output = folder.run(&["-validate", "namerd.yaml"]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    let warning =
+        "namerd.yaml:1:17: access[0].name: has no effect: no interface has `tls` with `requireClientAuth: true`";
+    assert!(stderr(&output).contains(warning), "{}", stderr(&output));
 }
 
 #[tokio::test]

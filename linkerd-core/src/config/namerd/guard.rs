@@ -6,7 +6,10 @@ use linkerd_dtab::{
 };
 
 use super::{
-    super::decode::{At, Decode, Section},
+    super::{
+        decode::{At, Decode, Section},
+        node::Value,
+    },
     access::{parsed, patterns},
 };
 
@@ -78,11 +81,17 @@ impl Decode for Protect {
     }
 }
 
-/// All compositions: a namespace can only be made in one way.
+/// All compositions: a namespace can only be made in one way, and only of such as are written.
 pub(super) fn compositions(at: &At<'_>) -> Option<Vec<Compose>> {
+    // Those below an entry, too. What is no name is told of when it is decoded.
+    let name = |at: &At<'_>| match &at.node.get("namespace")?.value {
+        Value::Scalar(name) => name.text.parse().ok(),
+        _ => None,
+    };
+    let composed: Vec<Namespace> = at.list(name)?;
     let mut before = Vec::new();
     at.list(|at| {
-        let compose = Compose::decode(at)?;
+        let compose = Compose::decode(at, &composed)?;
         if before.contains(&compose.namespace) {
             at.problem(format!("namespace {} is made of others above already", compose.namespace));
             return None;
@@ -92,25 +101,39 @@ pub(super) fn compositions(at: &At<'_>) -> Option<Vec<Compose>> {
     })
 }
 
-impl Decode for Compose {
-    fn decode(at: &At<'_>) -> Option<Self> {
+impl Compose {
+    fn decode(at: &At<'_>, composed: &[Namespace]) -> Option<Self> {
         let mut s = Section::open(at, "compose")?;
         let namespace = s.require_with("namespace", parsed);
         let parts = s.require_with("parts", |at| {
-            if matches!(&at.node.value, super::node::Value::List(items) if items.is_empty()) {
+            if matches!(&at.node.value, Value::List(items) if items.is_empty()) {
                 return at.expected("at least one part");
             }
-            at.list(ComposedPart::decode)
+            at.list(|at| ComposedPart::decode(at, namespace.as_ref(), composed))
         });
         s.finish();
         Some(Self { namespace: namespace?, parts: parts? })
     }
 }
 
-impl Decode for ComposedPart {
-    fn decode(at: &At<'_>) -> Option<Self> {
+impl ComposedPart {
+    fn decode(at: &At<'_>, whole: Option<&Namespace>, composed: &[Namespace]) -> Option<Self> {
         let mut s = Section::open(at, "part")?;
-        let fragments = s.require_with("fragments", parsed);
+        let fragments = s.require_with("fragments", |at| {
+            let fragments: Pattern = parsed(at)?;
+            // A star passes over these; a name that is one of them has nothing, ever.
+            if fragments.is_exact()
+                && let Some(same) = composed.iter().find(|composed| fragments.matches(composed))
+            {
+                at.problem(if whole == Some(same) {
+                    format!("namespace {same} cannot be made of itself")
+                } else {
+                    format!("namespace {same} is composed itself, and a part has to be a namespace that is written")
+                });
+                return None;
+            }
+            Some(fragments)
+        });
         let owns = s.with("owns", |at| at.list(parsed)).unwrap_or_default();
         s.finish();
         Some(Self { fragments: fragments?, owns })

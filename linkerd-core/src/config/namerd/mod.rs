@@ -34,7 +34,7 @@ pub use safety::Safety;
 pub use storage::{ConsulStorage, EtcdApi, EtcdStorage, Storage, StorageKind, ZkAuth, ZkStorage};
 
 use super::{
-    Admin, Config, Errors, Namer, Reload, Shutdown, Telemeter, Usage, claim_admin,
+    Admin, Config, Errors, Namer, Problem, Reload, Shutdown, Telemeter, Usage, claim_admin,
     conflict::Claims,
     decode::{At, Section},
     life, node,
@@ -68,6 +68,9 @@ struct Sections {
     telemetry: Vec<Telemeter>,
     workers: Option<usize>,
 }
+
+const NO_NAMES: &str =
+    "has no effect: no interface has `tls` with `requireClientAuth: true`, so that nobody shows a certificate";
 
 const NO_INTERFACES: &str = "One or more interfaces must be specified";
 
@@ -115,6 +118,19 @@ impl Namerd {
         // Without one there was a problem, and the file was refused.
         let storage = storage.ok_or_else(|| common.problem("storage", "is required"))?;
         Ok(Self { storage, interfaces, safety, common })
+    }
+
+    /// What is accepted but worth a warning at start-up: keys without effect, and names in `access` that nobody can show.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Problem> {
+        let mut warnings = self.common.warnings();
+        let asks = |interface: &Interface| interface.tls.as_ref().is_some_and(|tls| tls.require_client_auth);
+        if !self.interfaces.iter().any(asks) {
+            let callers = self.safety.access.iter().map(|access| &access.caller).enumerate();
+            let named = callers.filter(|(_, caller)| matches!(caller, Caller::Name(_)));
+            warnings.extend(named.map(|(index, _)| self.common.problem(&format!("access[{index}].name"), NO_NAMES)));
+        }
+        warnings
     }
 
     /// How many names and addresses are followed, for all interfaces together.

@@ -160,6 +160,35 @@ mod tests {
     }
 
     #[test]
+    fn a_star_passes_over_what_is_composed() {
+        let text = "compose:\n- {namespace: team/all, parts: [{fragments: 'team/*'}]}\n\
+                    - {namespace: b, parts: [{fragments: '*'}]}\n";
+        assert_eq!(parse(text).unwrap().safety.compose.len(), 2);
+    }
+
+    #[test]
+    fn names_that_no_interface_asks_for_are_warned_of() {
+        let access = "access:\n- {anyone: true, role: read}\n- {name: a.example, role: write}\n";
+        let warnings = |interfaces: &str| {
+            let text = format!("{access}storage: {{kind: io.l5d.inMemory}}\ninterfaces: [{interfaces}]\n");
+            let warnings = Namerd::parse("n.yaml", &text).unwrap().warnings();
+            warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let warning = "n.yaml:3:10: access[1].name: has no effect: no interface has `tls` with `requireClientAuth: true`, \
+                       so that nobody shows a certificate";
+        assert_eq!(warnings("{kind: io.l5d.mesh}"), [warning]);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.pem");
+        fs::write(&file, "").unwrap();
+        let file = file.display();
+        let tls = format!("tls: {{certPath: {file}, keyPath: {file}");
+        assert_eq!(warnings(&format!("{{kind: io.l5d.mesh, {tls}}}}}")), [warning]);
+        let asks = format!("{{kind: io.l5d.mesh, {tls}, caCertPath: {file}, requireClientAuth: true}}}}");
+        assert_eq!(warnings(&format!("{{kind: io.l5d.httpController}}, {asks}")), [""; 0]);
+        assert_eq!(parse("access: [{anyone: true, role: read}]\n").unwrap().warnings(), []);
+    }
+
+    #[test]
     fn what_is_wrong_with_guards_is_told_with_its_place() {
         for (text, expected) in [
             ("protect: [{strict: true}]", "protect[0].namespaces: is required"),
@@ -175,6 +204,19 @@ mod tests {
             (
                 "compose:\n- {namespace: a, parts: [{fragments: b}]}\n- {namespace: a, parts: [{fragments: c}]}",
                 "n.yaml:3:3: compose[1]: namespace a is made of others above already",
+            ),
+            (
+                "compose: [{namespace: a, parts: [{fragments: b}, {fragments: a}]}]",
+                "n.yaml:1:62: compose[0].parts[1].fragments: namespace a cannot be made of itself",
+            ),
+            (
+                "compose:\n- {namespace: a, parts: [{fragments: b}]}\n- {namespace: b, parts: [{fragments: c}]}",
+                "n.yaml:2:38: compose[0].parts[0].fragments: namespace b is composed itself, and a part has to be a \
+                 namespace that is written",
+            ),
+            (
+                "compose:\n- {namespace: a, parts: [{fragments: b}]}\n- {namespace: b, parts: [{fragments: a}]}",
+                "n.yaml:3:38: compose[1].parts[0].fragments: namespace a is composed itself",
             ),
             ("roots: [svc]", "roots[0]"),
         ] {

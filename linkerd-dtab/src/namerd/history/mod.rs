@@ -138,6 +138,17 @@ impl History {
         logs.by_name.get(namespace).map_or_else(Vec::new, |log| log.records.iter().rev().take(limit).cloned().collect())
     }
 
+    /// The records of all namespaces that are `wanted`, those that were deleted too: each namespace's newest first.
+    pub(super) fn records_of(
+        &self,
+        wanted: impl Fn(&Namespace) -> bool,
+        limit: usize,
+    ) -> Vec<(Namespace, Vec<Arc<Record>>)> {
+        let logs = self.logs();
+        let wanted = logs.by_name.iter().filter(|(namespace, _)| wanted(namespace));
+        wanted.map(|(name, log)| (name.clone(), log.records.iter().rev().take(limit).cloned().collect())).collect()
+    }
+
     pub(super) fn record(&self, namespace: &Namespace, seq: u64) -> Option<Arc<Record>> {
         let logs = self.logs();
         logs.by_name.get(namespace)?.records.iter().find(|record| record.seq == seq).cloned()

@@ -1,5 +1,7 @@
 //! `/api/1/{history,diff,rollback,plan,check}/NS`: what has been changed, and what would be.
 
+use std::sync::Arc;
+
 use http::{Method, Response, StatusCode, header, request::Parts};
 use serde_json::{Value, json};
 
@@ -13,8 +15,8 @@ use super::{
 use crate::{
     Path,
     namerd::{
-        PastError, Session, Written,
-        plan::{Plan, Share},
+        PastError, Record, Session, Written,
+        plan::{Count, Elsewhere, Plan, Share},
     },
     store::Namespace,
     transport::Body,
@@ -48,8 +50,20 @@ pub(super) async fn serve(session: &Session, head: &Parts, change: Change, names
 
 fn history(session: &Session, namespace: &Namespace, params: &Params) -> Answer {
     let limit = number(params, "limit")?.map_or(DEFAULT_RECORDS, |limit| limit as usize);
-    let records = session.history(namespace, limit)?;
-    Ok(document(&records.iter().map(|record| record.to_json()).collect()))
+    let Some(past) = session.composed_history(namespace, limit)? else {
+        let records = session.history(namespace, limit)?;
+        return Ok(document(&records.iter().map(|record| record.to_json()).collect()));
+    };
+    let of_part = |(part, record): &(Namespace, Arc<Record>)| {
+        let mut json = record.to_json();
+        json["namespace"] = part.as_str().into();
+        json
+    };
+    let mut rsp = document(&past.changes.iter().map(of_part).collect());
+    if let Some(note) = reply::warning(&past.note) {
+        rsp.headers_mut().insert(header::WARNING, note);
+    }
+    Ok(rsp)
 }
 
 fn diff(session: &Session, namespace: &Namespace, params: &Params) -> Answer {
@@ -113,13 +127,21 @@ fn shown(namespace: &Namespace, plan: &Plan) -> Value {
         }
         name
     });
-    json!({
+    let mut json = json!({
         "namespace": namespace.as_str(),
         "names": names.collect::<Value>(),
         "looked_at": plan.names,
         "errors": plan.checked.errors,
         "warnings": plan.checked.warnings,
-    })
+    });
+    match plan.elsewhere {
+        Elsewhere::None => {}
+        Elsewhere::Untold => json["elsewhere"] = json!({"moved": null, "lost": null, "partly": null}),
+        Elsewhere::Counted(Count { moved, lost, partly_lost, .. }) => {
+            json["elsewhere"] = json!({"moved": moved, "lost": lost, "partly": partly_lost});
+        }
+    }
+    json
 }
 
 /// The answer to a change: the version that results, if it is wanted, and a `Warning` for each oddity, at most twenty.
@@ -157,7 +179,7 @@ impl From<PastError> for Problem {
     fn from(error: PastError) -> Self {
         match error {
             PastError::Refused(refused) => refused.into(),
-            PastError::Missing { .. } => Self::new(StatusCode::NOT_FOUND, told(&error)),
+            PastError::Missing { .. } | PastError::Composed(_) => Self::new(StatusCode::NOT_FOUND, told(&error)),
         }
     }
 }

@@ -65,7 +65,11 @@ pub(super) async fn serve(session: &Session, head: &Parts, namespace: &str, body
             let namespace = namespace.parse().map_err(|_| Problem::silent(StatusCode::NOT_FOUND))?;
             let expect = tags::expected_to_delete(&head.headers)?;
             session.delete(&namespace, &expect).await.map_err(Problem::of_condition)?;
-            Ok(reply::empty(StatusCode::NO_CONTENT))
+            let mut rsp = reply::empty(StatusCode::NO_CONTENT);
+            if let Some(warning) = tags::unheeded_by_deletion(&head.headers).and_then(reply::warning) {
+                rsp.headers_mut().insert(header::WARNING, warning);
+            }
+            Ok(rsp)
         }
         _ => Ok(reply::empty(StatusCode::NOT_FOUND)),
     }

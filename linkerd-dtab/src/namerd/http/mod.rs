@@ -14,7 +14,7 @@
 //! | `GET`, `POST /api/1/delegate` | the same; the table is in the request, a namespace may be |
 //! | `GET`, `HEAD /api/1/bound-names` | the bound names that namers can list |
 //!
-//! | `GET /api/1/history/NS[?limit=N]` | its last changes, newest first, as JSON |
+//! | `GET /api/1/history/NS[?limit=N]` | its last changes, newest first, as JSON; of a composed one those of its parts, each with its `namespace` |
 //! | `GET /api/1/diff/NS?from=SEQ&to=SEQ` | what is different between two of them, as text |
 //! | `POST /api/1/rollback/NS?to=SEQ[&automatic=true]` | goes back to what it was after one of them: 204; conditions as for `PUT`; the history says if a program did |
 //! | `POST /api/1/plan/NS[?names=N,N]` | what the table in the body would move: the names, their shares before and after |

@@ -32,7 +32,18 @@ pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
 /// What has to be so for a deletion. namerd 1.7.5 takes no notice of conditions there, and neither is one taken unless the
 /// caller says `Prefer: handling=strict`.
 pub(super) fn expected_to_delete(headers: &HeaderMap) -> Result<Expect, Problem> {
-    if prefers(headers, "handling=strict") { expected(headers) } else { Ok(Expect::Any) }
+    if is_strict(headers) { expected(headers) } else { Ok(Expect::Any) }
+}
+
+/// What is said of a deletion that was made whatever its conditions are, if it has any.
+pub(super) fn unheeded_by_deletion(headers: &HeaderMap) -> Option<&'static str> {
+    let is_conditional = headers.contains_key(header::IF_MATCH) || headers.contains_key(header::IF_NONE_MATCH);
+    let said = "If-Match and If-None-Match of a DELETE are heeded only with Prefer: handling=strict: it was deleted whatever its version was";
+    (is_conditional && !is_strict(headers)).then_some(said)
+}
+
+fn is_strict(headers: &HeaderMap) -> bool {
+    prefers(headers, "handling=strict")
 }
 
 /// Whether one of the preferences of RFC 7240 is this.
