@@ -166,12 +166,11 @@ mod build {
     use std::time::Duration;
 
     use super::{ClientTls, ServerTls, TlsIdentity};
+    #[cfg(feature = "admin")]
+    use crate::tls::{Acceptor, Metrics};
     use crate::{
         config::{Client, NamerdTls, Scoped},
-        tls::{
-            Acceptor, Alpn, BadTls, ClientSettings, Connector, HandshakeSettings, IdentityFiles, Metrics,
-            ServerSettings,
-        },
+        tls::{Alpn, BadTls, ClientSettings, Connector, HandshakeSettings, IdentityFiles, ServerSettings},
     };
 
     impl TlsIdentity {
@@ -187,7 +186,12 @@ mod build {
 
     impl ServerTls {
         /// Reads the files, and follows them.
+        #[cfg(feature = "admin")]
         pub(crate) fn acceptor(&self, alpn: &[Alpn], metrics: &Metrics) -> Result<Acceptor, BadTls> {
+            Acceptor::load(self.settings(alpn), metrics)
+        }
+
+        pub(in crate::config) fn settings(&self, alpn: &[Alpn]) -> ServerSettings {
             let Self {
                 cert,
                 key,
@@ -207,7 +211,12 @@ mod build {
             settings.require_client_auth = require_client_auth;
             settings.handshake =
                 HandshakeSettings { ciphers, keep_used_roots, ..handshake(protocols, alpn, handshake_timeout) };
-            Acceptor::load(settings, metrics)
+            settings
+        }
+
+        /// Whether both show the same certificate first.
+        pub(in crate::config) fn shows_what(&self, other: &Self) -> bool {
+            (&self.cert, &self.key) == (&other.cert, &other.key)
         }
     }
 
@@ -235,7 +244,13 @@ mod build {
     }
 
     impl ClientTls {
+        /// The same of a client.
+        #[cfg(feature = "namerd")]
         pub(crate) fn connector(&self, alpn: &[Alpn], metrics: &Metrics) -> Result<Connector, BadTls> {
+            Connector::load(self.settings(alpn), metrics)
+        }
+
+        pub(in crate::config) fn settings(&self, alpn: &[Alpn]) -> ClientSettings {
             let Self {
                 enabled: _,     // It is.
                 common_name: _, // Another one for each client.
@@ -246,17 +261,23 @@ mod build {
                 handshake_timeout,
                 keep_used_roots,
             } = self.clone();
-            let settings = ClientSettings {
+            ClientSettings {
                 roots: trust_certs.into_iter().map(|file| file.0).collect(),
                 disable_validation,
                 identity: client_auth.as_ref().map(TlsIdentity::files),
                 handshake: HandshakeSettings { keep_used_roots, ..handshake(protocols, alpn, handshake_timeout) },
-            };
-            Connector::load(settings, metrics)
+            }
         }
 
-        fn nameless(&self) -> Self {
+        /// The same for any server.
+        pub(in crate::config) fn nameless(&self) -> Self {
             Self { common_name: None, ..self.clone() }
+        }
+
+        /// Whether both have files, and the same ones.
+        pub(in crate::config) fn reads_what(&self, other: &Self) -> bool {
+            let has_some = !self.trust_certs.is_empty() || self.client_auth.is_some();
+            has_some && (&self.trust_certs, &self.client_auth) == (&other.trust_certs, &other.client_auth)
         }
     }
 
@@ -265,11 +286,11 @@ mod build {
     pub(crate) struct Connectors(Vec<(ClientTls, Connector)>);
 
     impl Connectors {
-        /// For all the `tls` of a section. What cannot be built is told to `problem`, with its key below `client`.
+        /// For all the `tls` of a section, as `connect` makes one in the place that it is told. What cannot be built is told to
+        /// `problem`, with its key below `client`.
         pub(crate) fn build(
             client: &Scoped<Client>,
-            alpn: &[Alpn],
-            metrics: impl Fn() -> Metrics,
+            connect: impl Fn(String, &ClientTls) -> Result<Connector, BadTls>,
             mut problem: impl FnMut(&str, String),
         ) -> Self {
             let mut built = Self::default();
@@ -281,10 +302,9 @@ mod build {
                 if let Some(Err(error)) = name.map(Connector::check_name) {
                     problem(&format!("{key}.commonName"), error.to_string());
                 }
-                if built.of(tls).is_some() {
-                    continue;
-                }
-                match tls.connector(alpn, &metrics()) {
+                let place = prefix.map_or_else(|| "client".to_owned(), |prefix| format!("client {prefix}"));
+                match connect(place, tls) {
+                    Ok(_) if built.of(tls).is_some() => {}
                     Ok(connector) => built.0.push((tls.nameless(), connector)),
                     Err(error) => problem(&key, error.to_string()),
                 }

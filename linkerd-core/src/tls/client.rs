@@ -18,7 +18,7 @@ use super::{
     names::Offer,
     pem::{self, Bearer, Identity},
     roots::{self, Held, Roots},
-    watch::{Live, Loaded},
+    watch::{Beginning, Live, Loaded},
 };
 
 /// Whom a client trusts, and who it is.
@@ -78,9 +78,10 @@ impl ClientSettings {
         } else {
             let (store, validities) = pem::roots(&self.roots, snapshot)?;
             files.extend(validities);
-            if !self.roots.is_empty() {
-                roots = Roots::of(&store, roots::for_server, &self.handshake.clock, metrics);
-            }
+            roots = match self.roots[..] {
+                [] => Roots::system(&store),
+                [..] => Roots::of(&store, roots::for_server, &self.handshake.clock, metrics),
+            };
             builder.with_root_certificates(store)
         };
         let mut config = match identity {
@@ -91,7 +92,7 @@ impl ClientSettings {
             }
         };
         config.alpn_protocols = self.handshake.alpn_protocols();
-        Ok(Loaded { value: Arc::new(config), files, roots })
+        Ok(Loaded { value: Arc::new(config), files, roots, snapshot: snapshot.clone() })
     }
 }
 
@@ -103,13 +104,31 @@ impl Connector {
     ///
     /// The first file, or list of names, that cannot be used.
     pub fn load(settings: ClientSettings, metrics: &Metrics) -> Result<Self, BadTls> {
+        let (connector, beginning) = Self::prepare(settings, metrics, None)?;
+        beginning.begin();
+        Ok(connector)
+    }
+
+    /// The same in the place of another one, whose certificates and roots are [kept](Live::prepare) from worse.
+    pub(crate) fn prepare(
+        settings: ClientSettings,
+        metrics: &Metrics,
+        before: Option<&Self>,
+    ) -> Result<(Self, Beginning), BadTls> {
         let offer = settings.handshake.offer()?;
         let handshake = settings.handshake.clone();
         let files = settings.files();
         let to = metrics.clone();
         let load = Box::new(move |snapshot: &Snapshot| settings.load(&offer, snapshot, &to));
-        let live = Live::watch(files, &handshake, metrics, load)?;
-        Ok(Self { live, name: Name::Address, handshake_timeout: handshake.timeout })
+        let before = before.map(|before| before.live.now());
+        let (live, beginning) = Live::prepare(files, &handshake, metrics, load, before)?;
+        Ok((Self { live, name: Name::Address, handshake_timeout: handshake.timeout }, beginning))
+    }
+
+    /// Puts this one, which is used elsewhere, in the place of another one too: as [`prepare`](Self::prepare).
+    #[cfg(feature = "config")]
+    pub(crate) fn replace(&self, before: &Self) -> Result<Beginning, BadTls> {
+        self.live.replace(before.live.now())
     }
 
     /// The same for servers of this name, or IP address: it is asked for, and their certificates must be for it.

@@ -128,8 +128,8 @@ pub enum BadTls {
     },
     /// A bundle leaves out a root that is to be [kept](super::HandshakeSettings::keep_used_roots).
     #[error(
-        "{root} is left out, and peers need it: it vouches for {connections} open connections, and did so {} s ago; the \
-         change waits until it did not for {} s", idle.as_secs(), keep.as_secs()
+        "{root} is left out, and peers need it: it vouches for {connections} open connections, and did so {} s ago; it is \
+         kept until it did not for {} s", idle.as_secs(), keep.as_secs()
     )]
     RootInUse {
         /// Whose root it is.

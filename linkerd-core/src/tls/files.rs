@@ -33,9 +33,9 @@ impl IdentityFiles {
     }
 }
 
-/// What was in some files, or why that is not known.
-#[derive(Debug)]
-pub(super) struct Snapshot(BTreeMap<PathBuf, Result<Vec<u8>, BadTls>>);
+/// What was in some files, or why that is not known. A clone is the same one.
+#[derive(Clone)]
+pub(super) struct Snapshot(Arc<BTreeMap<PathBuf, Result<Vec<u8>, BadTls>>>);
 
 /// The most bytes of a file: a bundle of all public roots has a quarter of a megabyte.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
@@ -43,7 +43,13 @@ const MAX_BYTES: u64 = 4 * 1024 * 1024;
 impl Snapshot {
     /// Reads each file once. Blocks.
     pub(super) fn read<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Self {
-        Self(files.into_iter().map(|file| (file.clone(), read(file))).collect())
+        Self(Arc::new(files.into_iter().map(|file| (file.clone(), read(file))).collect()))
+    }
+
+    /// The same files as they were before, those of them that could be read then.
+    pub(super) fn as_in(&self, before: &Self) -> Self {
+        let was = |file| before.0.get(file).filter(|read| read.is_ok());
+        Self(Arc::new(self.0.iter().map(|(file, read)| (file.clone(), was(file).unwrap_or(read).clone())).collect()))
     }
 
     /// One of the files that were read.
@@ -58,7 +64,7 @@ impl Snapshot {
     /// Tells two snapshots of the same files apart.
     pub(super) fn digest(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        for (file, read) in &self.0 {
+        for (file, read) in &*self.0 {
             (file, read.as_ref().ok()).hash(&mut hasher);
         }
         hasher.finish()

@@ -31,6 +31,8 @@ pub use handshake::HandshakeSettings;
 pub use identity::PeerIdentity;
 pub use metrics::Metrics;
 pub use server::{Acceptor, ServerSettings};
+#[cfg(feature = "config")]
+pub(crate) use watch::Beginning;
 
 /// What is spoken inside of TLS, as ALPN has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

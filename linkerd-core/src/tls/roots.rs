@@ -28,12 +28,13 @@ use super::{
     x509,
 };
 
-/// The roots of some files, each with when it was needed. Empty if those of the system are trusted, which do not change, or
-/// nobody is asked for a certificate.
+/// Whom files, or the system, say to trust. The default: anybody, for nobody is asked for a certificate.
 #[derive(Default)]
 pub(super) struct Roots {
+    /// Those of files, each with when it was needed. The system's do not change.
     all: Vec<Arc<Root>>,
     vouches: Option<Vouches>,
+    trusted: Option<Arc<RootCertStore>>,
 }
 
 /// Whether these roots are good for this chain at a time.
@@ -65,7 +66,7 @@ pub(super) struct Needed {
 
 impl Roots {
     pub(super) fn of(
-        store: &RootCertStore,
+        store: &Arc<RootCertStore>,
         vouches: Vouches,
         clock: &Arc<dyn TimeProvider>,
         metrics: &Metrics,
@@ -78,7 +79,13 @@ impl Roots {
             metrics: metrics.clone(),
             gauges: OnceLock::new(),
         };
-        Self { all: store.roots.iter().map(|anchor| Arc::new(root(anchor))).collect(), vouches: Some(vouches) }
+        let all = store.roots.iter().map(|anchor| Arc::new(root(anchor))).collect();
+        Self { all, vouches: Some(vouches), ..Self::system(store) }
+    }
+
+    /// Those of the system.
+    pub(super) fn system(store: &Arc<RootCertStore>) -> Self {
+        Self { all: Vec::new(), vouches: None, trusted: Some(Arc::clone(store)) }
     }
 
     /// Knows of each root what these know of it.
@@ -90,14 +97,15 @@ impl Roots {
         }
     }
 
-    /// Those of these that are not among others, and that vouch for a connection or did so within this time.
+    /// Those of these that others do not trust, and that vouch for a connection or did so within this time.
     pub(super) fn missed<'a>(
         &'a self,
         among: &'a Self,
         within: Duration,
         now: SystemTime,
     ) -> impl Iterator<Item = Needed> + 'a {
-        let gone = self.all.iter().filter(|root| among.all.iter().all(|new| new.anchor != root.anchor));
+        let is_gone = |root: &&Arc<Root>| among.trusted.as_ref().is_some_and(|new| !new.roots.contains(&root.anchor));
+        let gone = self.all.iter().filter(is_gone);
         gone.filter_map(move |root| root.needed(within, now))
     }
 

@@ -17,7 +17,7 @@ use super::{
     names::Offer,
     pem::{self, Bearer, Identity},
     roots::{self, Held, Roots},
-    watch::{Live, Loaded},
+    watch::{Beginning, Live, Loaded},
 };
 
 /// Who a server is, and whom it lets in.
@@ -79,9 +79,10 @@ impl ServerSettings {
             let bundle: Vec<_> = self.client_roots.iter().cloned().collect();
             let (store, validities) = pem::roots(&bundle, snapshot)?;
             files.extend(validities);
-            if !bundle.is_empty() {
-                roots = Roots::of(&store, roots::for_client, &self.handshake.clock, metrics);
-            }
+            roots = match bundle[..] {
+                [] => Roots::system(&store),
+                [..] => Roots::of(&store, roots::for_client, &self.handshake.clock, metrics),
+            };
             let verifier = WebPkiClientVerifier::builder_with_provider(store, Arc::clone(&offer.provider)).build();
             builder.with_client_cert_verifier(Arc::new(Clients(verifier.map_err(|error| refused(&error))?)))
         } else {
@@ -94,7 +95,7 @@ impl ServerSettings {
         if let Some(ticketer) = choice::ticketer() {
             config.ticketer = ticketer;
         }
-        Ok(Loaded { value: Arc::new(config), files, roots })
+        Ok(Loaded { value: Arc::new(config), files, roots, snapshot: snapshot.clone() })
     }
 }
 
@@ -105,6 +106,17 @@ impl Acceptor {
     ///
     /// The first file, or list of names, that cannot be used.
     pub fn load(settings: ServerSettings, metrics: &Metrics) -> Result<Self, BadTls> {
+        let (acceptor, beginning) = Self::prepare(settings, metrics, None)?;
+        beginning.begin();
+        Ok(acceptor)
+    }
+
+    /// The same in the place of another one, whose certificates and roots are [kept](Live::prepare) from worse.
+    pub(crate) fn prepare(
+        settings: ServerSettings,
+        metrics: &Metrics,
+        before: Option<&Self>,
+    ) -> Result<(Self, Beginning), BadTls> {
         if settings.identities.is_empty() {
             return Err(BadTls::NoIdentity);
         }
@@ -113,7 +125,15 @@ impl Acceptor {
         let files = settings.files();
         let to = metrics.clone();
         let load = Box::new(move |snapshot: &Snapshot| settings.load(&offer, snapshot, &to));
-        Ok(Self { live: Live::watch(files, &handshake, metrics, load)?, handshake_timeout: handshake.timeout })
+        let before = before.map(|before| before.live.now());
+        let (live, beginning) = Live::prepare(files, &handshake, metrics, load, before)?;
+        Ok((Self { live, handshake_timeout: handshake.timeout }, beginning))
+    }
+
+    /// Puts this one, which is used elsewhere, in the place of another one too: as [`prepare`](Self::prepare).
+    #[cfg(feature = "config")]
+    pub(crate) fn replace(&self, before: &Self) -> Result<Beginning, BadTls> {
+        self.live.replace(before.live.now())
     }
 
     /// Makes one connection secure.

@@ -47,17 +47,21 @@ impl Served {
 
     /// How often it read its files anew, and used them.
     async fn reloads(&self) -> u64 {
-        let mut stream = TcpStream::connect(self.admin).await.unwrap();
-        stream.write_all(b"GET /admin/metrics.json HTTP/1.0\r\n\r\n").await.unwrap();
-        let mut rsp = String::new();
-        stream.read_to_string(&mut rsp).await.unwrap();
-        let metrics: Value = serde_json::from_str(rsp.split_once("\r\n\r\n").unwrap().1).unwrap();
-        metrics["tls/reloads"].as_u64().unwrap_or_default()
+        metrics(self.admin).await["tls/reloads"].as_u64().unwrap_or_default()
     }
 }
 
+/// All metrics of a proxy.
+pub(crate) async fn metrics(admin: SocketAddr) -> Value {
+    let mut stream = TcpStream::connect(admin).await.unwrap();
+    stream.write_all(b"GET /admin/metrics.json HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut rsp = String::new();
+    stream.read_to_string(&mut rsp).await.unwrap();
+    serde_json::from_str(rsp.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
 /// Waits for something that a task brings about which looks every second.
-async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     for _ in 0..1200 {
         if is_so().await {
             return;

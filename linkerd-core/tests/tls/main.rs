@@ -2,6 +2,7 @@
 #![cfg(all(feature = "admin", any(feature = "ring", feature = "aws-lc-rs")))]
 
 mod by_file;
+mod carried;
 mod client;
 mod clients;
 mod expiry;

@@ -8,6 +8,7 @@ mod balancing_connections;
 mod balancing_health;
 mod balancing_picks;
 mod balancing_sets;
+mod certificates;
 mod cli;
 mod examples;
 #[cfg(target_os = "linux")]

@@ -7,6 +7,8 @@ mod identifiers;
 mod names;
 mod policies;
 mod remote;
+#[cfg(feature = "tls")]
+mod secure;
 mod server;
 mod wire;
 
@@ -31,19 +33,12 @@ use self::{
     wire::Wire,
 };
 use super::{BindingCache, Config, Errors, Problem, Protocol, ProtocolKind, Router, Service, check_supported};
-#[cfg(feature = "tls")]
-use super::{Client, Scoped, Server, tls::Connectors};
 use crate::{
     CacheSettings, Mesh,
     access_log::AccessLog,
     http::ServerConfig,
     identify::Identifier,
     telemetry::{Registry, RouterStats},
-};
-#[cfg(feature = "tls")]
-use crate::{
-    http,
-    tls::{self, Alpn},
 };
 
 /// A file that was built: everything but the sockets is there.
@@ -60,6 +55,8 @@ pub struct Plan {
     resolve: Arc<dyn Resolve>,
     memory: ReplayMemory,
     shows_memory: Arc<AtomicBool>,
+    #[cfg(feature = "tls")]
+    secured: secure::Secured,
 }
 
 /// One router, before it listens.
@@ -121,7 +118,17 @@ impl Config {
         let resolve = Arc::new(Inet::default()) as Arc<dyn Resolve>;
         let memory = ReplayMemory::new(0);
         let (fs_namers, problems) = (Vec::new(), Vec::new());
-        let mut builder = Builder { config: self, registry, memory, resolve, fs_namers, problems, before: None };
+        let mut builder = Builder {
+            config: self,
+            registry,
+            memory,
+            resolve,
+            fs_namers,
+            problems,
+            before: None,
+            #[cfg(feature = "tls")]
+            secured: secure::Securing::default(),
+        };
         let mounted = builder.namers();
         let Builder { resolve, fs_namers: fs, problems, .. } = builder;
         Errors::from_problems(problems).map_or(Ok(BuiltNamers { mounted, fs, resolve }), Err)
@@ -174,17 +181,39 @@ impl Config {
         // From when it first began on.
         let shows_memory = before.map_or_else(Arc::default, |before| Arc::clone(&before.shows_memory));
         let before = before.map(|plan| Before { plan, same_namers: plan.config.namers == self.namers });
-        let mut builder =
-            Builder { config: self, registry, memory, resolve, fs_namers: Vec::new(), problems: Vec::new(), before };
+        let mut builder = Builder {
+            config: self,
+            registry,
+            memory,
+            resolve,
+            fs_namers: Vec::new(),
+            problems: Vec::new(),
+            before,
+            #[cfg(feature = "tls")]
+            secured: secure::Securing::default(),
+        };
         let namers = builder.namers();
         let routers: Vec<_> =
             self.routers.iter().enumerate().filter_map(|(i, router)| builder.router(i, router, &namers)).collect();
+        #[cfg(feature = "tls")]
+        let secured = builder.secured.take();
         let Builder { memory, resolve, fs_namers, problems, .. } = builder;
         if let Some(errors) = Errors::from_problems(problems) {
             return Err(errors);
         }
         let config = Arc::new(self.clone());
-        Ok(Plan { routers, fs_namers, system, config, namers, resolve, memory, shows_memory })
+        Ok(Plan {
+            routers,
+            fs_namers,
+            system,
+            config,
+            namers,
+            resolve,
+            memory,
+            shows_memory,
+            #[cfg(feature = "tls")]
+            secured,
+        })
     }
 
     /// Whether any service keeps bodies that stream.
@@ -210,6 +239,8 @@ impl Plan {
         if self.config.keeps_streams() && !self.shows_memory.swap(true, Ordering::Relaxed) {
             show(&self.memory, registry);
         }
+        #[cfg(feature = "tls")]
+        self.secured.begin();
         for (router, built) in self.config.routers.iter().zip(&self.routers) {
             let stats = RouterStats::new(registry, &router.label);
             if router.originator {
@@ -232,6 +263,8 @@ struct Builder<'a> {
     fs_namers: Vec<(Path, fs::Namer)>,
     problems: Vec<Problem>,
     before: Option<Before<'a>>,
+    #[cfg(feature = "tls")]
+    secured: secure::Securing,
 }
 
 /// The plan whose place is taken, and whether its names come from the same namers.
@@ -259,16 +292,6 @@ impl<'a> Before<'a> {
             (&old.label, old.protocol.kind(), log) == (&router.label, router.protocol.kind(), Some(settings))
         };
         self.find(|old, _| is_same(old)).and_then(|built| built.access_log.clone())
-    }
-
-    /// What a server of the same certificates for the same protocols has: sessions go on.
-    #[cfg(feature = "tls")]
-    fn acceptor(self, server: &Server, protocol: ProtocolKind) -> Option<tls::Acceptor> {
-        let both = self.plan.config.routers.iter().zip(&self.plan.routers);
-        let both = both.filter(|(old, _)| old.protocol.kind() == protocol);
-        let mut servers = both.flat_map(|(old, built)| old.servers.iter().zip(&built.servers));
-        let same = servers.find(|(old, _)| old.tls == server.tls && old.http1 == server.http1);
-        same.and_then(|(_, config)| config.tls.clone())
     }
 
     fn find(self, is_it: impl Fn(&Router, &RouterPlan) -> bool) -> Option<&'a RouterPlan> {
@@ -315,7 +338,12 @@ impl Builder<'_> {
             .map(|server| ServerConfig { access_log: log.cloned(), ..server_config(server, &wire, &stats, grace) });
         plan.servers = configs.collect();
         #[cfg(feature = "tls")]
-        self.secure(i, servers, &mut plan.servers);
+        {
+            if plan.is_kept {
+                self.keep_secured(&router.label);
+            }
+            self.secure(i, servers, &mut plan.servers);
+        }
         Some(plan)
     }
 
@@ -415,43 +443,6 @@ impl Builder<'_> {
             namerds,
             is_kept: false,
         })
-    }
-
-    /// What makes the connections of a router's clients secure.
-    #[cfg(feature = "tls")]
-    fn connectors(&mut self, i: usize, client: &Scoped<Client>, protocol: ProtocolKind) -> Connectors {
-        let alpn: &[_] = match protocol {
-            ProtocolKind::H2 if client.iter().any(|(_, client)| client.http1 == Some(true)) => &[],
-            ProtocolKind::H2 => &[Alpn::H2],
-            _ => &[Alpn::Http1],
-        };
-        let Self { config, registry, problems, .. } = self;
-        let problem =
-            |key: &str, message| problems.push(config.problem(&format!("routers[{i}].client.{key}"), message));
-        Connectors::build(client, alpn, || tls::Metrics::new(registry), problem)
-    }
-
-    /// Puts what makes connections secure into the servers that ask for it.
-    #[cfg(feature = "tls")]
-    fn secure(&mut self, i: usize, servers: &[Server], configs: &mut [ServerConfig]) {
-        for (j, (server, config)) in servers.iter().zip(configs).enumerate() {
-            let Some(tls) = &server.tls else { continue };
-            if let Some(same) =
-                self.before.and_then(|before| before.acceptor(server, self.config.routers[i].protocol.kind()))
-            {
-                config.tls = Some(same);
-                continue;
-            }
-            let alpn: &[_] = match config.wire {
-                http::Wire::Http1 => &[Alpn::Http1],
-                http::Wire::H2(_) => &[Alpn::H2],
-                http::Wire::Either(_) => &[Alpn::H2, Alpn::Http1],
-            };
-            match tls.acceptor(alpn, &tls::Metrics::new(self.registry)) {
-                Ok(acceptor) => config.tls = Some(acceptor),
-                Err(error) => self.problem(&format!("routers[{i}].servers[{j}].tls"), error.to_string()),
-            }
-        }
     }
 
     fn access_log(&mut self, i: usize, settings: &super::AccessLog, stats: &RouterStats) -> Option<AccessLog> {

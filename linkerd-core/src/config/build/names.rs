@@ -10,10 +10,7 @@ use linkerd_dtab::{
 };
 
 use super::{Builder, Namerds, remote::Reach};
-use crate::{
-    config::{Interpreter, InterpreterKind, Namer, NamerKind, Router, Transformer, TransformerKind},
-    telemetry::Registry,
-};
+use crate::config::{Interpreter, InterpreterKind, Namer, NamerKind, Router, Transformer, TransformerKind};
 
 /// A transformer with a prefix of its own, if the file gives it one.
 macro_rules! prefixed {
@@ -128,7 +125,7 @@ impl Builder<'_> {
             InterpreterKind::Default => Arc::clone(&global),
             InterpreterKind::Fs { dtab_file } => Arc::new(local.with_dtab(DtabFile::watch(&dtab_file.0))),
             InterpreterKind::Namerd { .. } | InterpreterKind::NamerdHttp { .. } | InterpreterKind::Mesh { .. } => {
-                match remotes_of(kind, &router.label, &global, self.registry) {
+                match self.remotes_of(kind, &router.label, &global) {
                     Ok((first, others)) => {
                         remotes.push(first.clone());
                         remotes.extend(others.iter().cloned());
@@ -152,6 +149,55 @@ impl Builder<'_> {
         let transformers = self.transformers(&key, transformers, &global)?;
         Some((Arc::new(TransformedInterpreter::new(bare, transformers)), remotes))
     }
+
+    /// The interpreter that asks a namerd, as the file has it, and one for each other namespace that requests may choose.
+    fn remotes_of(
+        &self,
+        kind: &InterpreterKind,
+        label: &str,
+        names: &Arc<dyn Interprets>,
+    ) -> Result<(Namerds, Vec<Namerds>), (&'static str, String)> {
+        let scope = format!("{label}/interpreter");
+        let first = self.remote_of(kind, label, &scope, names)?;
+        let allowed = kind.remote().and_then(|remote| remote.per_request_namespace.as_ref());
+        let allowed: BTreeSet<&String> = allowed.map(|given| given.allow.iter().collect()).unwrap_or_default();
+        let others = allowed.into_iter().filter(|namespace| **namespace != first.namespace);
+        let others = others.map(|namespace| {
+            let scope = format!("{scope}/{namespace}");
+            self.remote_of(&kind.in_namespace(namespace), label, &scope, names)
+        });
+        let others = others.collect::<Result<_, _>>()?;
+        Ok((first, others))
+    }
+
+    fn remote_of(
+        &self,
+        kind: &InterpreterKind,
+        label: &str,
+        scope: &str,
+        names: &Arc<dyn Interprets>,
+    ) -> Result<Namerds, (&'static str, String)> {
+        #[cfg(not(feature = "tls"))]
+        let _ = label;
+        let reach = |remote| Reach {
+            remote,
+            #[cfg(feature = "tls")]
+            label,
+            scope,
+            names: Arc::clone(names),
+            builder: self,
+        };
+        let namespace = kind.namespace().unwrap_or_default();
+        let (kind, remote) = match kind {
+            InterpreterKind::Namerd { remote, tls } => ("io.l5d.namerd", reach(remote).thrift(tls.as_ref())?),
+            InterpreterKind::NamerdHttp { remote, tls } => ("io.l5d.namerd.http", reach(remote).http(tls.as_ref())?),
+            InterpreterKind::Mesh { remote, root, tls, initial_stream_window_size_kb } => {
+                ("io.l5d.mesh", reach(remote).grpc(root, *initial_stream_window_size_kb, tls.as_ref())?)
+            }
+            _ => return Err(("kind", "asks no namerd".to_owned())),
+        };
+        Ok(Namerds { kind, namespace, remote })
+    }
 }
 
 /// Binds names by the namespace that they say; those that say none by the first.
@@ -161,45 +207,6 @@ fn by_namespace(first: Namerds, others: Vec<Namerds>) -> Arc<dyn Interprets> {
     }
     let first = ByNamespace::new(first.remote);
     Arc::new(others.into_iter().fold(first, |all, other| all.namespace(&other.namespace, other.remote)))
-}
-
-/// The interpreter that asks a namerd, as the file has it, and one for each other namespace that requests may choose.
-fn remotes_of(
-    kind: &InterpreterKind,
-    label: &str,
-    names: &Arc<dyn Interprets>,
-    registry: &Registry,
-) -> Result<(Namerds, Vec<Namerds>), (&'static str, String)> {
-    let scope = format!("{label}/interpreter");
-    let first = remote_of(kind, &scope, names, registry)?;
-    let allowed = kind.remote().and_then(|remote| remote.per_request_namespace.as_ref());
-    let allowed: BTreeSet<&String> = allowed.map(|given| given.allow.iter().collect()).unwrap_or_default();
-    let others = allowed.into_iter().filter(|namespace| **namespace != first.namespace);
-    let others = others.map(|namespace| {
-        let scope = format!("{scope}/{namespace}");
-        remote_of(&kind.in_namespace(namespace), &scope, names, registry)
-    });
-    let others = others.collect::<Result<_, _>>()?;
-    Ok((first, others))
-}
-
-fn remote_of(
-    kind: &InterpreterKind,
-    scope: &str,
-    names: &Arc<dyn Interprets>,
-    registry: &Registry,
-) -> Result<Namerds, (&'static str, String)> {
-    let reach = |remote| Reach { remote, scope, names: Arc::clone(names), registry };
-    let namespace = kind.namespace().unwrap_or_default();
-    let (kind, remote) = match kind {
-        InterpreterKind::Namerd { remote, tls } => ("io.l5d.namerd", reach(remote).thrift(tls.as_ref())?),
-        InterpreterKind::NamerdHttp { remote, tls } => ("io.l5d.namerd.http", reach(remote).http(tls.as_ref())?),
-        InterpreterKind::Mesh { remote, root, tls, initial_stream_window_size_kb } => {
-            ("io.l5d.mesh", reach(remote).grpc(root, *initial_stream_window_size_kb, tls.as_ref())?)
-        }
-        _ => return Err(("kind", "asks no namerd".to_owned())),
-    };
-    Ok(Namerds { kind, namespace, remote })
 }
 
 /// `/mark/...path`

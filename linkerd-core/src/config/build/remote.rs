@@ -9,24 +9,28 @@ use linkerd_dtab::{
     transport::Heartbeat,
 };
 
+use super::Builder;
 #[cfg(feature = "tls")]
-use crate::tls::{self, Alpn, Connector};
+use crate::tls::{Alpn, Connector};
 use crate::{
     Mesh,
     config::{self, ClientTls, NamerdTls, SnapshotFile},
     http::{ClientConfig, H2Config, HttpConnect, KeepAlive, Wire},
-    telemetry::{Registry, RouterStats},
+    telemetry::RouterStats,
     transport::{ClientTransport, NameDial},
 };
 
 /// How a namerd is reached.
 pub(super) struct Reach<'a> {
     pub(super) remote: &'a config::Remote,
+    /// The router's.
+    #[cfg(feature = "tls")]
+    pub(super) label: &'a str,
     /// Whose names it binds: the scope of its metrics below `rt`.
     pub(super) scope: &'a str,
     /// Finds the namerds themselves.
     pub(super) names: Arc<dyn Interprets>,
-    pub(super) registry: &'a Registry,
+    pub(super) builder: &'a Builder<'a>,
 }
 
 /// What cannot be built: the key of the interpreter, and why.
@@ -94,7 +98,7 @@ impl Reach<'_> {
         let mesh = Mesh::builder()
             .interpreter(Arc::clone(&self.names))
             .connect(HttpConnect::new(config))
-            .metrics(RouterStats::new(self.registry, self.scope))
+            .metrics(RouterStats::new(self.builder.registry, self.scope))
             .build()
             .map_err(|error| ("kind", error.to_string()))?;
         self.build(namespace, |name| {
@@ -132,7 +136,7 @@ impl Reach<'_> {
 
     #[cfg(feature = "tls")]
     fn connector(&self, tls: &ClientTls, alpn: &[Alpn]) -> Result<Connector, Problem> {
-        let connector = tls.connector(alpn, &tls::Metrics::new(self.registry));
+        let connector = self.builder.connector(self.label, self.scope.to_owned(), tls, alpn);
         let connector = connector.map_err(|error| ("tls", error.to_string()))?;
         let Some(name) = &tls.common_name else { return Ok(connector) };
         Connector::check_name(name).map_err(|error| ("tls.commonName", error.to_string()))?;
