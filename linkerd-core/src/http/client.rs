@@ -30,7 +30,7 @@ use tokio::{
 use super::{
     ClientConfig, Kept,
     case::{Spelled, Spelling, Spellings},
-    dial::{ConnectElapsed, Open, Speak, open},
+    dial::{self, ConnectElapsed, Open, Speak, open},
     h2::interim,
     headers::{self, Room},
     io::Counted,
@@ -136,7 +136,7 @@ impl Client {
                         Received::Later(reading) => reading.await,
                     };
                 }
-                Err(error) => outbound = recover(flight, error)?,
+                Err(error) => outbound = self.recover(flight, error)?,
             }
             checkout = self.checkout(&outbound);
         }
@@ -145,6 +145,34 @@ impl Client {
     /// What a request goes out on.
     fn checkout(&self, outbound: &Outbound) -> Result<Checkout, TooManyWaiters> {
         if outbound.resend == Resend::Never { self.pool.checkout_new() } else { self.pool.checkout() }
+    }
+
+    /// Finds out whether a request that did not get through may go out again.
+    fn recover(&self, flight: Flight, mut error: TrySendError<Request<Payload>>) -> Result<Outbound, Error> {
+        let Flight { live, extensions, copy, resend, is_idempotent, read_before, written_before, .. } = flight;
+        let refused = dial::refused(self.addr, &live.conn.traffic, self.stats.as_deref());
+        if let Some(req) = error.take_message() {
+            let outbound = Outbound { req: req.map(Body::from), extensions, resend };
+            if live.conn.is_reused {
+                // Nothing of it was written: the next connection takes it, at last a new one.
+                return Ok(outbound);
+            }
+            let why = refused.unwrap_or_else(|| error.into_error().into());
+            return Err(outbound.unsent(Error::new(ErrorKind::Connect).with_source(why)));
+        }
+        if let Some(why) = refused {
+            return Err(Error::new(ErrorKind::Connect).with_source(why));
+        }
+        let written = live.conn.traffic.written() - written_before;
+        let error = failure(error.into_error()).with_bytes_written(written);
+        // The endpoint closed the connection while the request was on its way there.
+        let is_lost =
+            error.kind() == ErrorKind::Closed && live.conn.is_reused && live.conn.traffic.read() == read_before;
+        match (copy, resend) {
+            (Some(copy), _) if is_lost => Ok(Outbound { req: copy.map(Body::from), extensions, resend: Resend::Never }),
+            (None, Resend::BySender) if is_lost && is_idempotent => Err(error.lost()),
+            _ => Err(error),
+        }
     }
 
     pub(super) async fn open(&self) -> Result<Conn, Error> {
@@ -180,10 +208,12 @@ impl Speak for Client {
         let (sender, conn): (SendRequest<Payload>, _) = builder.handshake(TokioIo::new(stream)).await?;
         let born = Instant::now();
         let open = self.stats.clone().map(|stats| Open::new(stats, born));
-        let pool = Arc::downgrade(&self.pool);
+        let (pool, addr, noted) = (Arc::downgrade(&self.pool), self.addr, Arc::clone(&traffic));
         tokio::spawn(async move {
             if let Err(error) = conn.with_upgrades().await {
                 tracing::debug!(%error, "connection to an endpoint failed");
+                // Also if there was no request.
+                dial::refused(addr, &noted, open.as_ref().map(Open::stats));
             }
             drop(open);
             if let Some(pool) = pool.upgrade() {
@@ -227,7 +257,7 @@ where
                             Received::Later(reading) => Self::Reading(reading),
                         },
                         Err(error) => {
-                            let outbound = recover(flight, error)?;
+                            let outbound = client.recover(flight, error)?;
                             let client = Arc::clone(client);
                             Self::Again(Box::pin(
                                 async move { client.exchange(client.checkout(&outbound), outbound).await },
@@ -261,28 +291,6 @@ fn launch(
     }
     let sent = live.conn.sender.try_send_request(req.map(Payload::from));
     (sent, Flight { live, asked, extensions, copy, resend, is_idempotent, read_before, written_before })
-}
-
-/// Finds out whether a request that did not get through may go out again.
-fn recover(flight: Flight, mut error: TrySendError<Request<Payload>>) -> Result<Outbound, Error> {
-    let Flight { live, extensions, copy, resend, is_idempotent, read_before, written_before, .. } = flight;
-    if let Some(req) = error.take_message() {
-        let outbound = Outbound { req: req.map(Body::from), extensions, resend };
-        if live.conn.is_reused {
-            // Nothing of it was written: the next connection takes it, at last a new one.
-            return Ok(outbound);
-        }
-        return Err(outbound.unsent(Error::new(ErrorKind::Connect).with_source(error.into_error())));
-    }
-    let written = live.conn.traffic.written() - written_before;
-    let error = failure(error.into_error()).with_bytes_written(written);
-    // The endpoint closed the connection while the request was on its way there.
-    let is_lost = error.kind() == ErrorKind::Closed && live.conn.is_reused && live.conn.traffic.read() == read_before;
-    match (copy, resend) {
-        (Some(copy), _) if is_lost => Ok(Outbound { req: copy.map(Body::from), extensions, resend: Resend::Never }),
-        (None, Resend::BySender) if is_lost && is_idempotent => Err(error.lost()),
-        _ => Err(error),
-    }
 }
 
 impl Outbound {

@@ -7,7 +7,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::ClientConfig;
+use super::{ClientConfig, io::Traffic};
 use crate::{BoxError, telemetry::ClientStats};
 
 /// Begins to speak a protocol on a connection, in the clear or not.
@@ -76,6 +76,21 @@ fn insecure(addr: SocketAddr, error: &crate::tls::HandshakeError, stats: Option<
     }
 }
 
+/// Why there was no connection after all, if the endpoint refused this side's certificate once it had the handshake's end:
+/// it looked at nothing that was sent. Counted once for each connection.
+pub(super) fn refused(addr: SocketAddr, traffic: &Traffic, stats: Option<&ClientStats>) -> Option<BoxError> {
+    #[cfg(feature = "tls")]
+    if let Some((error, is_first)) = traffic.refusal() {
+        if is_first {
+            insecure(addr, &error, stats);
+        }
+        return Some(error.into());
+    }
+    #[cfg(not(feature = "tls"))]
+    let _ = (addr, traffic, stats);
+    None
+}
+
 /// Counts an attempt to connect, however it ends.
 struct Connecting<'a> {
     stats: Option<&'a ClientStats>,
@@ -117,6 +132,11 @@ impl Open {
     pub(super) fn new(stats: Arc<ClientStats>, since: Instant) -> Self {
         stats.connections.incr();
         Self { stats, since }
+    }
+
+    /// Where it is counted.
+    pub(super) fn stats(&self) -> &ClientStats {
+        &self.stats
     }
 }
 

@@ -18,6 +18,8 @@ use crate::telemetry::Scope;
 #[cfg(feature = "server")]
 use crate::telemetry::ServerStats;
 use crate::telemetry::{ClientStats, Counter};
+#[cfg(feature = "tls")]
+use crate::tls::{self, HandshakeError};
 
 /// How many bytes of a connection were read and written.
 #[derive(Debug, Default)]
@@ -27,6 +29,11 @@ pub(crate) struct Traffic {
     awaits_head: AtomicBool,
     interim: AtomicU64,
     totals: Option<Totals>,
+    /// The alert by which the peer refused this side's certificate. Zero: none.
+    #[cfg(feature = "tls")]
+    refused: std::sync::atomic::AtomicU8,
+    #[cfg(feature = "tls")]
+    is_refusal_told: AtomicBool,
 }
 
 /// The same of many connections together.
@@ -84,6 +91,30 @@ impl Traffic {
     pub(crate) fn take_interim(&self) -> u64 {
         if self.interim.load(Ordering::Relaxed) == 0 { 0 } else { self.interim.swap(0, Ordering::Relaxed) }
     }
+
+    /// How the peer refused this side's certificate, if it did, and whether this is the first time that it is asked.
+    #[cfg(feature = "tls")]
+    pub(super) fn refusal(&self) -> Option<(HandshakeError, bool)> {
+        let alert = match self.refused.load(Ordering::Relaxed) {
+            0 => return None,
+            alert => HandshakeError::refused(alert.into()),
+        };
+        Some((alert, !self.is_refusal_told.swap(true, Ordering::Relaxed)))
+    }
+
+    /// Notes why nothing is read, if nothing ever was.
+    #[cfg(feature = "tls")]
+    fn note(&self, error: &io::Error) {
+        if self.read() == 0
+            && let Some(alert) = tls::refusal(error)
+        {
+            self.refused.store(alert.into(), Ordering::Relaxed);
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[allow(clippy::unused_self, reason = "without TLS there is nothing to note")]
+    fn note(&self, _: &io::Error) {}
 
     fn see(&self, bytes: &[u8]) {
         if bytes.is_empty() || !self.awaits_head.load(Ordering::Relaxed) {
@@ -153,6 +184,21 @@ impl<T> Counted<T> {
         Self { inner, traffic: Arc::default(), silence }
     }
 
+    /// The peer closed the connection while this side wrote. Without a word, unless that is there to be read.
+    #[cold]
+    fn cut_off<V>(&mut self, cx: &mut Context<'_>, error: io::Error) -> Poll<io::Result<V>>
+    where
+        T: AsyncRead + Unpin,
+    {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        if self.traffic.read() == 0 && matches!(error.kind(), BrokenPipe | ConnectionReset) {
+            // The end, if nothing else, can be read soon. Nothing is taken of what may be there.
+            let polled = Pin::new(&mut self.inner).poll_read(cx, &mut ReadBuf::new(&mut []));
+            let _ = ready!(polled).inspect_err(|error| self.traffic.note(error));
+        }
+        Poll::Ready(Err(error))
+    }
+
     fn check_read<V>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<V>>) -> Poll<io::Result<V>> {
         match &mut self.silence {
             None => polled,
@@ -172,24 +218,31 @@ impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
-        ready!(self.check_read(cx, polled))?;
+        ready!(self.check_read(cx, polled)).inspect_err(|error| self.traffic.note(error))?;
         self.traffic.add_read(buf.filled().len() - before);
         self.traffic.see(&buf.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Counted<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(cx, buf);
-        let n = ready!(self.check_write(cx, polled))?;
-        self.traffic.add_written(n);
-        Poll::Ready(Ok(n))
+        match ready!(self.check_write(cx, polled)) {
+            Ok(n) => {
+                self.traffic.add_written(n);
+                Poll::Ready(Ok(n))
+            }
+            Err(error) => self.cut_off(cx, error),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.inner).poll_flush(cx);
-        self.check_write(cx, polled)
+        match ready!(self.check_write(cx, polled)) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(error) => self.cut_off(cx, error),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -202,9 +255,13 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
-        let n = ready!(self.check_write(cx, polled))?;
-        self.traffic.add_written(n);
-        Poll::Ready(Ok(n))
+        match ready!(self.check_write(cx, polled)) {
+            Ok(n) => {
+                self.traffic.add_written(n);
+                Poll::Ready(Ok(n))
+            }
+            Err(error) => self.cut_off(cx, error),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

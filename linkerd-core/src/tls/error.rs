@@ -7,8 +7,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::clients::{BadCertificate, Refused};
+use rustls::AlertDescription;
 
+use super::clients::{BadCertificate, Refused};
 use crate::error::Chain;
 
 /// How to make a certificate that is taken.
@@ -222,6 +223,11 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
+    /// The server [refused](refusal) this side's certificate.
+    pub(crate) fn refused(alert: AlertDescription) -> Self {
+        Self::Failed(io::Error::new(io::ErrorKind::InvalidData, rustls::Error::AlertReceived(alert)))
+    }
+
     /// What callers of a proxy read of it: all of it but whose certificate it was, which is not theirs to know.
     pub(crate) fn told(&self) -> String {
         use rustls::{CertificateError, Error};
@@ -315,6 +321,28 @@ impl HandshakeError {
             _ => Self::Failed(error),
         }
     }
+}
+
+/// Why a server refuses this side's certificate, if that is what it says. In TLS 1.3 that comes after the handshake, in the
+/// place of all that is read.
+pub(crate) fn refusal(error: &io::Error) -> Option<AlertDescription> {
+    use AlertDescription as Alert;
+    let Some(rustls::Error::AlertReceived(alert)) = error.get_ref()?.downcast_ref() else { return None };
+    let is_about_it = matches!(
+        alert,
+        Alert::NoCertificate
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::DecryptError
+            | Alert::CertificateRequired
+            | Alert::HandshakeFailure
+    );
+    is_about_it.then_some(*alert)
 }
 
 /// As people read it. Certificates know no year after 9999.

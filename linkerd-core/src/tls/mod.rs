@@ -25,6 +25,7 @@ mod x509;
 
 pub use client::{ClientSettings, Connector};
 pub use clients::BadCertificate;
+pub(crate) use error::refusal;
 pub use error::{BadTls, HandshakeError};
 pub use files::IdentityFiles;
 pub use handshake::HandshakeSettings;

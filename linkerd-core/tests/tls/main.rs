@@ -9,6 +9,7 @@ mod expiry;
 mod files;
 mod h2;
 mod pki;
+mod refused;
 mod reload;
 mod resume;
 mod roots;

@@ -68,6 +68,9 @@ impl Client {
             }
             // Its peer said goodbye, or it broke. Nothing of the request was written.
             slot.close();
+            if let Some(refused) = slot.refused() {
+                return Err(refused.with_request(req));
+            }
         }
         Err(Error::new(ErrorKind::Closed).with_never_sent(true).with_request(req))
     }

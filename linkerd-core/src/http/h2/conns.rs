@@ -26,8 +26,8 @@ use crate::{
     error::SharedFailure,
     http::{
         ClientConfig,
-        dial::{ConnectElapsed, Open, Speak, open},
-        io::Counted,
+        dial::{self, ConnectElapsed, Open, Speak, open},
+        io::{Counted, Traffic},
     },
     telemetry::ClientStats,
 };
@@ -82,6 +82,7 @@ pub(super) struct Status {
     /// How many heads of responses came.
     heads: AtomicU64,
     dies: Option<Instant>,
+    traffic: Arc<Traffic>,
 }
 
 /// A stream that may be opened, or is. Dropping it makes room for another one.
@@ -116,7 +117,7 @@ enum Found {
 
 // Relaxed in all that follows: counts and hints; what they are about has locks of its own.
 impl Status {
-    fn new(max_age: Option<Duration>) -> Self {
+    fn new(max_age: Option<Duration>, traffic: Arc<Traffic>) -> Self {
         Self {
             streams: AtomicUsize::new(0),
             // Until the peer says how many it takes, one.
@@ -127,6 +128,7 @@ impl Status {
             awaiting: AtomicUsize::new(0),
             heads: AtomicU64::new(0),
             dies: max_age.map(|age| Instant::now() + jittered(age)),
+            traffic,
         }
     }
 
@@ -256,11 +258,23 @@ impl Conns {
                     state.conns.push(conn);
                     state.wake_all(&Ok(()));
                 }
-                // Who can wait for a stream that ends goes on to.
-                Err(_) if state.conns.iter().any(|conn| conn.status.is_usable()) => {}
-                Err(unopened) => state.wake_all(&Err(Arc::new(unopened))),
+                Err(unopened) => state.is_unopened(unopened),
             }
         });
+    }
+
+    /// Who waited for a connection that has ended looks again, but if it was refused: that is as if it had not been opened.
+    fn ended(&self, status: &Status) {
+        let refused = self.refused(status);
+        let mut state = self.state();
+        match refused {
+            Some(why) => state.is_unopened(Unopened { why: why.into(), timeout: None }),
+            None => state.wake_all(&Ok(())),
+        }
+    }
+
+    fn refused(&self, status: &Status) -> Option<BoxError> {
+        dial::refused(self.addr, &status.traffic, self.stats.as_deref())
     }
 
     async fn open(self: &Arc<Self>) -> Result<Conn, Unopened> {
@@ -316,9 +330,9 @@ impl Speak for Arc<Conns> {
     {
         let (stream, traffic) = Counted::of(stream, &self.config.socket, self.stats.as_deref());
         let (sender, conn): (_, Connection<_, Bytes>) = self.h2.client().handshake(stream).await?;
-        let status = Arc::new(Status::new(self.config.pool.max_age));
+        let status = Arc::new(Status::new(self.config.pool.max_age, traffic));
         let open = self.stats.clone().map(|stats| Open::new(stats, Instant::now()));
-        let driver = drive::Driver::new(conn, Arc::clone(&status), traffic, Arc::downgrade(self), self.h2.keep_alive);
+        let driver = drive::Driver::new(conn, Arc::clone(&status), Arc::downgrade(self), self.h2.keep_alive);
         tokio::spawn(async move {
             driver.await;
             drop(open);
@@ -328,6 +342,13 @@ impl Speak for Arc<Conns> {
 }
 
 impl State {
+    /// Who can wait for a stream that ends goes on to.
+    fn is_unopened(&mut self, why: Unopened) {
+        if !self.conns.iter().any(|conn| conn.status.is_usable()) {
+            self.wake_all(&Err(Arc::new(why)));
+        }
+    }
+
     fn wake_all(&mut self, said: &Result<(), Arc<Unopened>>) {
         for waiter in self.waiters.drain(..) {
             // Those who gave up do not hear it.
@@ -357,8 +378,17 @@ impl Slot {
         self.status.close();
     }
 
-    /// Why there is no response, if it is for a silence of the peer.
+    /// Why nothing that was sent was looked at, if the peer refused the connection.
+    pub(super) fn refused(&self) -> Option<Error> {
+        let why = self.conns.refused(&self.status)?;
+        Some(Error::new(ErrorKind::Connect).with_source(why))
+    }
+
+    /// Why there is no response, if it is for a refusal or a silence of the peer.
     pub(super) fn explain(&self, error: Error) -> Error {
+        if let Some(refused) = self.refused() {
+            return refused;
+        }
         // Acquire: it is said before the stream breaks, and asked after that.
         if !self.status.is_silent.load(Ordering::Acquire) {
             return error;

@@ -22,7 +22,6 @@ pub(super) struct Driver<T> {
     conn: Connection<T, Bytes>,
     ping: Option<PingPong>,
     status: Arc<Status>,
-    traffic: Arc<Traffic>,
     users: Users,
     doubt: Doubt,
     asking: Option<Asking>,
@@ -137,7 +136,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     pub(super) fn new(
         mut conn: Connection<T, Bytes>,
         status: Arc<Status>,
-        traffic: Arc<Traffic>,
         users: Users,
         keep_alive: Option<KeepAlive>,
     ) -> Self {
@@ -145,7 +143,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         let idle_time = users.upgrade().and_then(|users| users.idle_time());
         let idle = idle_time.map(|idle| (Box::pin(sleep(idle)), true));
         let asking = keep_alive.map(Asking::new);
-        Self { conn, ping, status, traffic, users, doubt: Doubt::default(), asking, idle }
+        Self { conn, ping, status, users, doubt: Doubt::default(), asking, idle }
     }
 
     /// Takes over what the peer allows.
@@ -154,7 +152,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         let limit = self.conn.max_concurrent_send_streams();
         let is_news = status.limit.swap(limit, Ordering::Relaxed) != limit;
         // The first thing that a peer sends are its settings.
-        let is_first = self.traffic.read() > 0 && !status.is_settled.swap(true, Ordering::Relaxed);
+        let is_first = status.traffic.read() > 0 && !status.is_settled.swap(true, Ordering::Relaxed);
         if (is_news || is_first)
             && let Some(users) = self.users.upgrade()
         {
@@ -181,7 +179,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         if let Some(users) = self.users.upgrade() {
             users.reap();
             // They open another one.
-            users.wake_all();
+            users.ended(&self.status);
         }
     }
 }
@@ -201,8 +199,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             return Poll::Ready(());
         }
         if let Some(ping) = &mut this.ping
-            && (this.doubt.poll(cx, &this.status, &this.traffic, ping)
-                || this.asking.as_mut().is_some_and(|asking| asking.poll(cx, &this.traffic, ping)))
+            && (this.doubt.poll(cx, &this.status, &this.status.traffic, ping)
+                || this.asking.as_mut().is_some_and(|asking| asking.poll(cx, &this.status.traffic, ping)))
         {
             tracing::debug!("connection to an endpoint is dead: it did not answer a ping");
             // Before its streams break, whose requests ask why.
