@@ -12,11 +12,11 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+#[cfg(feature = "server")]
+use super::place::Place;
 use super::{SocketOptions, silence::Silence};
 #[cfg(feature = "admin")]
 use crate::telemetry::Scope;
-#[cfg(feature = "server")]
-use crate::telemetry::ServerStats;
 use crate::telemetry::{ClientStats, Counter};
 #[cfg(feature = "tls")]
 use crate::tls::{self, HandshakeError};
@@ -38,9 +38,31 @@ pub(crate) struct Traffic {
 
 /// The same of many connections together.
 #[derive(Clone, Debug)]
-pub(super) struct Totals {
-    received: Counter,
-    sent: Counter,
+pub(super) enum Totals {
+    Client {
+        received: Counter,
+        sent: Counter,
+    },
+    #[cfg(feature = "server")]
+    Server(Arc<Place>),
+}
+
+impl Totals {
+    fn add_received(&self, bytes: u64) {
+        match self {
+            Self::Client { received, .. } => received.add(bytes),
+            #[cfg(feature = "server")]
+            Self::Server(place) => place.stats().into_iter().for_each(|stats| stats.received_bytes.add(bytes)),
+        }
+    }
+
+    fn add_sent(&self, bytes: u64) {
+        match self {
+            Self::Client { sent, .. } => sent.add(bytes),
+            #[cfg(feature = "server")]
+            Self::Server(place) => place.stats().into_iter().for_each(|stats| stats.sent_bytes.add(bytes)),
+        }
+    }
 }
 
 /// The metrics of who has connections: a client or a server.
@@ -53,7 +75,7 @@ pub(super) trait Connections {
 
 impl Connections for ClientStats {
     fn totals(&self) -> Totals {
-        Totals { received: self.received_bytes.clone(), sent: self.sent_bytes.clone() }
+        Totals::Client { received: self.received_bytes.clone(), sent: self.sent_bytes.clone() }
     }
 
     fn timeout(&self, name: &'static str) -> Counter {
@@ -62,13 +84,13 @@ impl Connections for ClientStats {
 }
 
 #[cfg(feature = "server")]
-impl Connections for ServerStats {
+impl Connections for Arc<Place> {
     fn totals(&self) -> Totals {
-        Totals { received: self.received_bytes.clone(), sent: self.sent_bytes.clone() }
+        Totals::Server(Self::clone(self))
     }
 
     fn timeout(&self, name: &'static str) -> Counter {
-        self.timeout(name)
+        self.stats().map(|stats| stats.timeout(name)).unwrap_or_default()
     }
 }
 
@@ -130,14 +152,14 @@ impl Traffic {
     fn add_read(&self, bytes: usize) {
         self.read.fetch_add(bytes as u64, Ordering::Relaxed);
         if let Some(totals) = &self.totals {
-            totals.received.add(bytes as u64);
+            totals.add_received(bytes as u64);
         }
     }
 
     fn add_written(&self, bytes: usize) {
         self.written.fetch_add(bytes as u64, Ordering::Relaxed);
         if let Some(totals) = &self.totals {
-            totals.sent.add(bytes as u64);
+            totals.add_sent(bytes as u64);
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::{
     census::Census,
     drain::{Drain, Stage},
+    place::Place,
     serve::Shared,
     server::ServerConfig,
 };
@@ -72,7 +73,9 @@ impl Live {
     pub(super) fn new(local: SocketAddr, svc: Svc, config: ServerConfig) -> Self {
         let (switch, log) = (Switch::new(svc), Arc::new(log(&config)));
         let open = Arc::<Census>::default();
-        let shared = shared(local, &switch, &log, &open, config, Arc::default());
+        let place = place(local, &config);
+        open.count_in(place.stats().cloned());
+        let shared = shared(place, &switch, &log, &open, config, Arc::default());
         Self { local, switch, log, open, shared: ArcSwap::from_pointee(shared), changed: Notify::new() }
     }
 
@@ -104,17 +107,19 @@ fn log(config: &ServerConfig) -> LogSwitch {
     LogSwitch::new(config.access_log.clone().map(Arc::new))
 }
 
+fn place(local: SocketAddr, config: &ServerConfig) -> Arc<Place> {
+    Place::new(config.stats.as_ref(), |stats| stats.server(local))
+}
+
 fn shared(
-    local: SocketAddr,
+    place: Arc<Place>,
     switch: &Arc<Switch>,
     log: &Arc<LogSwitch>,
     open: &Arc<Census>,
     config: ServerConfig,
     in_flight: Arc<AtomicUsize>,
 ) -> Shared {
-    let stats = config.stats.as_ref().map(|stats| Arc::new(stats.server(local)));
-    open.count_in(stats.clone());
-    Shared { svc: switch.svc(), log: Arc::clone(log), open: Arc::clone(open), config, stats, in_flight }
+    Shared { svc: switch.svc(), log: Arc::clone(log), open: Arc::clone(open), config, place, in_flight }
 }
 
 impl ServerControl {
@@ -131,18 +136,28 @@ impl ServerControl {
     }
 
     /// From now on requests go to `svc` and are logged by `config`'s log, those on open connections too; what is under way
-    /// stays where it went, until it ends. Open connections and tunnels count in `config`'s metrics. Connections that come from now on are treated as `config` says; those that are open as they were.
+    /// stays where it went, until it ends, and counts there. Open connections and tunnels, and what goes over them, count in
+    /// `config`'s metrics. Connections that come from now on are treated as `config` says; those that are open as they were.
     ///
     /// Where and how the server listens stays: the `addr` and of the `socket` what is about listening have no effect. Those
     /// who wait to be accepted lose nothing.
     pub fn replace(&self, svc: Svc, config: ServerConfig) {
         let Live { local, switch, log: logs, open, shared: current, changed } = &*self.live;
         // One limit on requests at a time for all of them, whenever their connections came.
-        let in_flight = Arc::clone(&current.load().in_flight);
+        let before = current.load_full();
+        let in_flight = Arc::clone(&before.in_flight);
+        let place = if before.place.is_of(config.stats.as_ref()) {
+            Arc::clone(&before.place)
+        } else {
+            let place = place(*local, &config);
+            open.count_in(place.stats().cloned());
+            before.place.move_to(&place);
+            place
+        };
         // Connections last: one that comes in between finds its requests' service.
         switch.set(svc);
         logs.store(config.access_log.clone().map(Arc::new));
-        current.store(Arc::new(shared(*local, switch, logs, open, config, in_flight)));
+        current.store(Arc::new(shared(place, switch, logs, open, config, in_flight)));
         changed.notify_one();
     }
 

@@ -30,6 +30,8 @@ mod kept;
 mod live;
 pub(crate) mod max_forwards;
 pub(crate) mod overrides;
+#[cfg(feature = "server")]
+mod place;
 pub(crate) mod pool;
 #[cfg(feature = "server")]
 mod reason;

@@ -42,6 +42,7 @@ use super::{
     h2,
     headers::Scan,
     live::LogSwitch,
+    place::Place,
     respond::nack,
     tunnel::{self, Tunnel},
 };
@@ -54,7 +55,7 @@ pub(crate) struct Shared {
     pub(super) log: Arc<LogSwitch>,
     pub(super) open: Arc<Census>,
     pub(crate) config: ServerConfig,
-    pub(crate) stats: Option<Arc<ServerStats>>,
+    pub(super) place: Arc<Place>,
     pub(crate) in_flight: Arc<AtomicUsize>,
 }
 
@@ -105,6 +106,8 @@ impl Ends {
 pub(crate) struct Visit {
     peer: Arc<Peer>,
     has_place: bool,
+    /// So often the server had gone to another router when it began: it counts there to its end.
+    moves: u32,
 }
 
 /// How far a request got before anything had to be waited for.
@@ -191,7 +194,7 @@ pub(crate) fn serve(
         if wants_detail {
             detail::write(&mut rsp, error.as_ref(), shared.config.error_limits.max_header_bytes);
         }
-        if let Some(stats) = &shared.stats {
+        if let Some(stats) = visit.stats() {
             if let Some(error) = error.as_ref().filter(|error| is_ours(error)) {
                 stats.timeouts.record(error);
             }
@@ -228,11 +231,17 @@ pub(crate) fn serve(
 
 impl Visit {
     pub(super) fn begin(peer: &Arc<Peer>) -> Self {
-        let shared = &peer.shared;
-        if let Some(stats) = &shared.stats {
+        let moves = peer.shared.place.now().1;
+        let visit = Self { peer: Arc::clone(peer), has_place: false, moves };
+        if let Some(stats) = visit.stats() {
             stats.requests.pending.incr();
         }
-        Self { peer: Arc::clone(peer), has_place: false }
+        visit
+    }
+
+    /// Where it is counted.
+    pub(super) fn stats(&self) -> Option<&ServerStats> {
+        self.peer.shared.place.after(self.moves).map(|stats| &**stats)
     }
 
     /// Whether a place could be taken now.
@@ -256,7 +265,7 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        if let Some(stats) = &self.peer.shared.stats {
+        if let Some(stats) = self.stats() {
             stats.requests.pending.decr();
         }
         if self.has_place {
@@ -378,7 +387,7 @@ impl Peer {
 
     /// One request too many.
     fn turn_away(&self, method: &Method, reader: Reader) -> Response<Body> {
-        if let Some(stats) = &self.shared.stats {
+        if let Some(stats) = self.shared.stats() {
             stats.nacks.incr();
         }
         let mut rsp = nack(method);
@@ -409,7 +418,7 @@ impl Peer {
         if is_read_first {
             let shared = Arc::clone(&self.shared);
             return Stage::Reading(Box::pin(async move {
-                let reading = read_whole(body, shared.config.aggregate_up_to, shared.stats.as_deref());
+                let reading = read_whole(body, shared.config.aggregate_up_to, shared.stats());
                 let read = match shared.config.timeout {
                     None => reading.await,
                     Some(timeout) => tokio::time::timeout(timeout, reading).await.map_err(|_| Unread::TooLate)?,

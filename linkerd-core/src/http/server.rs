@@ -277,12 +277,12 @@ impl LiveServer {
         let mut conns = JoinSet::new();
         let mut shutdown = pin!(shutdown);
         let paused = || {
-            if let Some(stats) = &live.now().stats {
+            if let Some(stats) = live.now().stats() {
                 stats.accept_paused();
             }
         };
         let full = || {
-            if let Some(stats) = &live.now().stats {
+            if let Some(stats) = live.now().stats() {
                 stats.accept_full();
             }
         };
@@ -352,7 +352,7 @@ async fn secure(shared: Arc<Shared>, stream: TcpStream, ends: Ends, mut watch: W
             serve_stream(shared, stream, ends, watch).await;
         }
         Err(error) => {
-            if let Some(stats) = &shared.stats {
+            if let Some(stats) = shared.stats() {
                 stats.handshake_failed(error.reason());
             }
             let (why, remote) = (error.whole(), ends.remote);
@@ -371,7 +371,7 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let open = shared.open.connection();
-    let (stream, traffic) = Counted::of(stream, &shared.config.socket, shared.stats.as_deref());
+    let (stream, traffic) = Counted::of(stream, &shared.config.socket, shared.place.stats().map(|_| &shared.place));
     let peer = Arc::new(Peer::new(Arc::clone(&shared), ends));
     let limits = Limits::new(&shared, traffic);
     match &shared.config.wire {
@@ -555,7 +555,7 @@ fn wake_at(tick: Option<Duration>, dies: Option<Instant>) -> Option<Instant> {
 /// Counts, once, why a connection ends.
 fn over(shared: &Shared, is_over: &mut bool, count: impl FnOnce(&ServerStats)) {
     if !std::mem::replace(is_over, true)
-        && let Some(stats) = &shared.stats
+        && let Some(stats) = shared.stats()
     {
         count(stats);
     }
@@ -587,7 +587,7 @@ impl Future for Limits {
 
 #[cfg(test)]
 mod tests {
-    use crate::telemetry::ServerStats;
+    use crate::telemetry::ClientStats;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         time::advance,
@@ -620,7 +620,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_idle_when_no_byte_passes() {
-        let (mut stream, traffic) = Counted::of(tokio::io::empty(), &SocketOptions::default(), None::<&ServerStats>);
+        let (mut stream, traffic) = Counted::of(tokio::io::empty(), &SocketOptions::default(), None::<&ClientStats>);
         let limits = Limits::new(&shared(Some(100 * MS), Some(10_000 * MS)), traffic).unwrap();
         let mut limits = task::spawn(limits);
         for _ in 0..20 {

@@ -135,11 +135,17 @@ async fn what_was_replaced_is_gone_when_its_last_request_is() {
     assert_eq!(open.ask(GET).await.text(), "new");
 }
 
-/// What a gauge of the only server of this router says.
+/// What a gauge or counter of the only server of this router says.
 fn gauge(registry: &Registry, label: &str, name: &str) -> Option<f64> {
     let mut found = None;
     registry.visit_in(&["rt", label, "server"], |path, reading| {
-        if let (Some(last), Reading::Gauge(value)) = (path.last(), reading)
+        let value = match reading {
+            Reading::Gauge(value) => value,
+            Reading::Counter(count) => count as f64,
+            Reading::Stat(_) => return,
+        };
+        // Its own, and not one of a scope in it.
+        if let [_, last] = path
             && **last == *name
         {
             found = Some(value);
@@ -180,6 +186,38 @@ async fn open_connections_count_in_the_router_that_a_server_is_of() {
     drop((open, other));
     assert!(counts("new", 0.0).await);
     assert!(is_none(gauge(&registry, "old", "connections")));
+}
+
+#[tokio::test]
+async fn requests_on_open_connections_count_in_the_router_that_a_server_is_of_when_they_begin() {
+    let registry = Registry::new();
+    let of = |label| ServerConfig { stats: Some(RouterStats::new(&registry, label)), ..ServerConfig::default() };
+    let counts = |label, name| gauge(&registry, label, name).unwrap_or_default();
+    let (svc, arrived, gate) = gated();
+    let live = live(&of("first"), svc);
+    let mut busy = Wire::connect(live.control.local_addr()).await;
+    busy.write(GET).await;
+    arrived.notified().await;
+    let mut open = Wire::connect(live.control.local_addr()).await;
+
+    live.control.replace(saying("second"), of("second"));
+    assert_eq!(open.ask(GET).await.text(), "second");
+    assert_eq!((counts("first", "requests"), counts("second", "requests")), (0.0, 1.0));
+    assert_eq!((counts("first", "pending"), counts("second", "pending")), (1.0, 0.0));
+    assert!(counts("second", "received_bytes") > 0.0 && counts("second", "sent_bytes") > 0.0);
+    assert_eq!(counts("first", "sent_bytes"), 0.0);
+    gate.add_permits(1);
+    assert_eq!(busy.message(false).await.unwrap().text(), "late");
+    assert_eq!((counts("first", "requests"), counts("first", "success")), (1.0, 1.0));
+
+    // Twice, of which one is to the same router.
+    live.control.replace(saying("third"), of("third"));
+    live.control.replace(saying("third"), of("third"));
+    for wire in [&mut open, &mut busy] {
+        assert_eq!(wire.ask(GET).await.text(), "third");
+    }
+    let all = ["first", "second", "third"].map(|label| (counts(label, "requests"), counts(label, "pending")));
+    assert_eq!(all, [(1.0, 0.0), (1.0, 0.0), (2.0, 0.0)]);
 }
 
 #[tokio::test]

@@ -42,7 +42,8 @@ pub(super) async fn answer(peer: Arc<Peer>, req: Request<RecvStream>, mut respon
     let (parts, recv) = req.into_parts();
     let mut noted = peer.note(&parts, begun);
     let shared = &*peer.shared;
-    let exchange = shared.stats.as_ref().map(|stats| Exchange::begin(stats.streams()));
+    let stats = shared.stats();
+    let exchange = stats.map(|stats| Exchange::begin(stats.streams()));
     let answer = {
         let asking = exchange.as_ref().map(|exchange| exchange.half(Direction::Request, Side::Remote));
         let recv = Stream::new(recv, &parts.headers, asking);
@@ -63,7 +64,7 @@ pub(super) async fn answer(peer: Arc<Peer>, req: Request<RecvStream>, mut respon
         });
         interim::scope(answered).await
     };
-    let mut ended = Ended { stats: shared.stats.as_deref(), begun, status: None, class: None };
+    let mut ended = Ended { stats, begun, status: None, class: None };
     match answer {
         // It is no longer wanted: there is nobody to count it for.
         Err(ended) => {
@@ -139,7 +140,7 @@ async fn serve(
 ) -> Answer {
     let shared = &*peer.shared;
     if !visit.take_place() {
-        if let Some(stats) = &shared.stats {
+        if let Some(stats) = shared.stats() {
             stats.nacks.incr();
         }
         return (Err(Reason::REFUSED_STREAM), None);

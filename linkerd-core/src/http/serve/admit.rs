@@ -148,7 +148,7 @@ impl Peer {
             let now = SystemTime::now();
             cx.flavour = self.shared.config.flavours.iter().find_map(|rule| rule.apply(headers, now));
         }
-        if let Some(stats) = &self.shared.stats {
+        if let Some(stats) = self.shared.stats() {
             match (&cx.flavour, cx.lost_flavour.take()) {
                 (_, Some(Lost::Expired)) => stats.flavour_expired(),
                 (_, Some(Lost::Refused)) => stats.flavour_refused(),

@@ -36,9 +36,14 @@ pub(super) struct Reader {
 }
 
 impl Shared {
+    /// Where is counted now.
+    pub(in crate::http) fn stats(&self) -> Option<&ServerStats> {
+        self.place.stats().map(|stats| &**stats)
+    }
+
     /// Counts what goes no further, and is no request.
     pub(in crate::http) fn refused(&self, why: Refused) {
-        if let Some(stats) = &self.stats {
+        if let Some(stats) = self.stats() {
             stats.refused.record(why);
         }
     }
@@ -145,7 +150,7 @@ pub(super) fn pass(rsp: &mut Response<Body>, reader: Reader, shared: &Shared) {
         strip(headers, has_trailers && reader.takes_trailers);
         if has_trailers
             && !reader.takes_trailers
-            && let Some(stats) = &shared.stats
+            && let Some(stats) = shared.stats()
         {
             stats.trailers_dropped();
         }
