@@ -21,6 +21,62 @@ use crate::telemetry::{ClientStats, Counter};
 #[cfg(feature = "tls")]
 use crate::tls::{self, HandshakeError};
 
+/// Methods of [`AsyncRead`] and [`AsyncWrite`] that do what those of a field do, which is [`Unpin`]:
+/// `forward!(inner: poll_flush, poll_shutdown);`
+macro_rules! forward {
+    ($inner:ident: $($method:ident),+) => {
+        $($crate::http::io::forward!(@$method $inner);)+
+    };
+    (@poll_read $inner:ident) => {
+        #[inline]
+        fn poll_read(
+            mut self: std::pin::Pin<&mut Self>,
+            cx: &mut std::task::Context<'_>,
+            buf: &mut tokio::io::ReadBuf<'_>,
+        ) -> std::task::Poll<std::io::Result<()>> {
+            std::pin::Pin::new(&mut self.$inner).poll_read(cx, buf)
+        }
+    };
+    (@poll_write $inner:ident) => {
+        #[inline]
+        fn poll_write(
+            mut self: std::pin::Pin<&mut Self>,
+            cx: &mut std::task::Context<'_>,
+            buf: &[u8],
+        ) -> std::task::Poll<std::io::Result<usize>> {
+            std::pin::Pin::new(&mut self.$inner).poll_write(cx, buf)
+        }
+    };
+    (@poll_write_vectored $inner:ident) => {
+        #[inline]
+        fn poll_write_vectored(
+            mut self: std::pin::Pin<&mut Self>,
+            cx: &mut std::task::Context<'_>,
+            bufs: &[std::io::IoSlice<'_>],
+        ) -> std::task::Poll<std::io::Result<usize>> {
+            std::pin::Pin::new(&mut self.$inner).poll_write_vectored(cx, bufs)
+        }
+    };
+    (@is_write_vectored $inner:ident) => {
+        #[inline]
+        fn is_write_vectored(&self) -> bool {
+            self.$inner.is_write_vectored()
+        }
+    };
+    // `poll_flush` and `poll_shutdown`.
+    (@$method:ident $inner:ident) => {
+        #[inline]
+        fn $method(
+            mut self: std::pin::Pin<&mut Self>,
+            cx: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<std::io::Result<()>> {
+            std::pin::Pin::new(&mut self.$inner).$method(cx)
+        }
+    };
+}
+
+pub(crate) use forward;
+
 /// How many bytes of a connection were read and written.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
@@ -248,6 +304,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Counted<T> {
+    forward!(inner: poll_shutdown, is_write_vectored);
+
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(cx, buf);
         match ready!(self.check_write(cx, polled)) {
@@ -267,10 +325,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Counted<T> {
         }
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -284,10 +338,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Counted<T> {
             }
             Err(error) => self.cut_off(cx, error),
         }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
     }
 }
 

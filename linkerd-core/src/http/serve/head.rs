@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{Peer, Shared};
-use crate::telemetry::Refused;
+use crate::{http::io::forward, telemetry::Refused};
 
 /// How far the head is that a connection reads.
 #[derive(Debug, Default)]
@@ -133,29 +133,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for HeadTimed<I> {
 }
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for HeadTimed<I> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
+    forward!(inner: poll_write, poll_write_vectored, is_write_vectored, poll_flush, poll_shutdown);
 }
 
 /// What hyper tells that it waits for a head.
