@@ -70,9 +70,22 @@ pub enum Limit {
     Operands,
 }
 
+/// A place in a text. Displays as `line 2, column 4`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The line, counted from 1.
+    pub line: usize,
+    /// The column in characters, counted from 1.
+    pub column: usize,
+}
+
 /// Displays where and why a text does not parse, without the text.
 #[derive(Clone, Copy, Debug)]
 pub struct Summary<'a>(&'a ParseError);
+
+/// Displays Linkerd's message, and line and column after it.
+#[derive(Clone, Copy, Debug)]
+pub struct Located<'a>(&'a ParseError);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Fault {
@@ -139,6 +152,12 @@ impl ParseError {
         Summary(self)
     }
 
+    /// Linkerd's own message with the place at its end, which marks are no help with where a text is long.
+    #[must_use]
+    pub fn located(&self) -> Located<'_> {
+        Located(self)
+    }
+
     fn before(&self) -> &str {
         self.0.text.get(..self.0.fault.offset).unwrap_or_default()
     }
@@ -191,6 +210,21 @@ impl fmt::Display for Summary<'_> {
             write!(f, "line {}, column {}: ", self.0.line(), self.0.column())?;
         }
         self.0.reason(f)
+    }
+}
+
+impl fmt::Display for Located<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let error = self.0;
+        error.fmt(f)?;
+        // The messages of limits have it already.
+        if error.limit().is_some() { Ok(()) } else { write!(f, " (line {}, column {})", error.line(), error.column()) }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}", self.line, self.column)
     }
 }
 
@@ -255,6 +289,34 @@ fn parse<'a, T>(text: &'a str, rule: impl FnOnce(&mut Parser<'a>) -> Result<T, F
     Parser::new(text).run(rule).map_err(|fault| ParseError::new(text, fault))
 }
 
+/// Where the entries of a table begin in the text that it is parsed from, in its order; nothing if it does not parse.
+///
+/// ```
+/// # use linkerd_dtab::parse::places;
+/// let places: Vec<_> = places("/a => /b;\n  /c => /d").iter().map(ToString::to_string).collect();
+/// assert_eq!(places, ["line 1, column 1", "line 2, column 3"]);
+/// ```
+#[must_use]
+pub fn places(dtab: &str) -> Vec<Place> {
+    let mut offsets = Vec::new();
+    if dtab.len() > MAX_LEN || Parser::new(dtab).run(|parser| parser.entries(|at| offsets.push(at))).is_err() {
+        return Vec::new();
+    }
+    let (mut at, mut place) = (0, Place { line: 1, column: 1 });
+    let begins = offsets.into_iter().map(|offset| {
+        for c in dtab[at..offset].chars() {
+            place = if c == '\n' {
+                Place { line: place.line + 1, column: 1 }
+            } else {
+                Place { column: place.column + 1, ..place }
+            };
+        }
+        at = offset;
+        place
+    });
+    begins.collect()
+}
+
 struct Parser<'a> {
     text: &'a str,
     at: usize,
@@ -284,19 +346,25 @@ impl<'a> Parser<'a> {
     }
 
     fn dtab(&mut self) -> Result<Dtab, Fault> {
+        self.entries(|_| ()).map(Dtab::new)
+    }
+
+    // Tells `begins` where each one does.
+    fn entries(&mut self, mut begins: impl FnMut(usize)) -> Result<Vec<Dentry>, Fault> {
         let mut entries = Vec::new();
         loop {
             self.skip_space();
             if self.peek().is_none() {
                 break;
             }
+            begins(self.at);
             entries.push(self.dentry()?);
             self.skip_space();
             if !self.take(b';') {
                 break;
             }
         }
-        Ok(Dtab::new(entries))
+        Ok(entries)
     }
 
     fn dentry(&mut self) -> Result<Dentry, Fault> {

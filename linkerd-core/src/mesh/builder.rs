@@ -220,6 +220,9 @@ impl MeshBuilder {
     /// How long a name that is bound anew keeps its requests where they went, while no endpoint of a client that is new
     /// there can be connected to. 2 s by default; zero changes at once. It is no longer than what was before has endpoints,
     /// and it is longer while nobody can say what the addresses of the new one are: what is unknown replaces nothing.
+    ///
+    /// As long at most a request waits for where to go when the last endpoint of its name has gone away a moment ago. So many
+    /// as 10,000 requests wait at once; others fail then as they do without endpoints.
     pub fn switch_timeout(mut self, timeout: Duration) -> Self {
         self.switch_timeout = timeout;
         self

@@ -23,7 +23,9 @@ use tokio::{
 use super::{
     attempt::Attempt,
     fail_fast::FailFast,
-    guarded, probe,
+    guarded,
+    hold::Lost,
+    probe,
     time::{after, now},
 };
 use crate::{
@@ -77,6 +79,7 @@ pub(crate) struct EndpointClient {
 struct Progress {
     // All that a request looks at, once it is set.
     is_known: AtomicBool,
+    lost: Lost,
     failure: watch::Sender<Option<Failure>>,
     // Which source is followed: one that was given up may be at work still, and must not have the last word.
     source: Mutex<u64>,
@@ -148,6 +151,7 @@ impl Balanced {
         let fail_fast_stats = OnceLock::new();
         let progress = Arc::new(Progress {
             is_known: AtomicBool::new(false),
+            lost: Lost::default(),
             failure: watch::Sender::new(None),
             source: Mutex::new(0),
         });
@@ -218,6 +222,11 @@ impl Balanced {
     pub(super) fn is_known(&self) -> bool {
         // Acquire: what was published before it is seen after it.
         self.progress.is_known.load(Ordering::Acquire)
+    }
+
+    /// Since when there are no endpoints any more, if there were some.
+    pub(super) fn lost(&self) -> Option<Instant> {
+        self.progress.lost.since().filter(|_| self.balance.is_empty())
     }
 
     /// Waits until something is so that only what is said of the addresses can change.
@@ -382,8 +391,11 @@ fn publish(state: State<Addr>, balance: &Balance<EndpointKey, Arc<EndpointClient
         State::Failed(failure) => drop(progress.failure.send_replace(Some(failure))),
         State::Ok(addr) => {
             // A weight of zero is no traffic, so it is no endpoint.
-            let usable =
-                addr.endpoints().iter().filter(|endpoint| endpoint.weight > 0.0 && endpoint.weight.is_finite());
+            let is_usable = |endpoint: &&Endpoint| endpoint.weight > 0.0 && endpoint.weight.is_finite();
+            let usable = addr.endpoints().iter().filter(is_usable);
+            if usable.clone().next().is_none() && !balance.is_empty() {
+                progress.lost.begin();
+            }
             let keyed = usable.map(|endpoint| {
                 let key = EndpointKey {
                     addr: endpoint.addr,
@@ -395,7 +407,8 @@ fn publish(state: State<Addr>, balance: &Balance<EndpointKey, Arc<EndpointClient
                 member
             });
             match guarded(|| balance.update(keyed)) {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) if balance.is_empty() => {}
+                Ok(Ok(())) => progress.lost.end(),
                 Ok(Err(error)) => return tracing::warn!("endpoints not taken over: {error}"),
                 Err(panicked) => {
                     progress.failure.send_replace(Some(panicked));

@@ -25,6 +25,7 @@ mod fail_fast;
 mod fault;
 mod hedge;
 mod hints;
+mod hold;
 mod info;
 mod limit;
 mod outgoing;

@@ -94,6 +94,11 @@ impl Outgoing {
         self.req.as_ref()
     }
 
+    /// Whether nobody has taken it, or it came back.
+    pub(super) fn is_here(&self) -> bool {
+        self.req.is_some()
+    }
+
     pub(super) fn request_mut(&mut self) -> Option<&mut Request<Body>> {
         self.req.as_mut()
     }

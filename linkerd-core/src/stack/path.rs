@@ -449,21 +449,38 @@ impl PathStack {
         self.allowance.hedges.as_ref().filter(|_| attempt.replay.is_some_and(Replay::may_be_hedged))
     }
 
-    /// Sends a request by the name as it is bound now.
+    /// Sends a request by the name as it is bound now. If the last endpoint there is gone it is held for a while: addresses may
+    /// be told before the tree that no longer has them.
     pub(super) async fn attempt(&self, attempt: &Attempt<'_>, req: &mut Outgoing) -> Result<Response<Body>, Error> {
         let timeout = self.info.shared.binding_timeout;
-        let route = match self.binding.route(attempt.arrived, timeout).await {
-            Ok(route) => route,
-            Err(unbound) => {
-                attempt.event("namer.failure");
-                return Err(self.info.unbound(unbound));
+        let mut patience = self.binding.patience();
+        loop {
+            let route = match self.binding.route(attempt.arrived, timeout).await {
+                Ok(route) => route,
+                Err(unbound) => {
+                    attempt.event("namer.failure");
+                    return Err(self.info.unbound(unbound));
+                }
+            };
+            req.choose(route.is_union());
+            let Some(share) = route.pick(crate::random::next()) else {
+                attempt.event("namer.success");
+                return Err(Error::new(ErrorKind::NoSuchName));
+            };
+            let client = share.client();
+            if patience.holds(client) {
+                // Seldom: not part of every request's future.
+                Box::pin(patience.hold(&self.binding, &route, client)).await;
+                continue;
             }
-        };
-        attempt.event("namer.success");
-        req.choose(route.is_union());
-        match route.pick(crate::random::next()) {
-            Some(share) => share.send(attempt, req).await,
-            None => Err(Error::new(ErrorKind::NoSuchName)),
+            attempt.event("namer.success");
+            let result = share.send(attempt, req).await;
+            // Since it was looked at.
+            let is_lost = || req.is_here() && patience.holds(client);
+            match result {
+                Err(error) if error.kind() == ErrorKind::NoEndpoints && is_lost() => {}
+                result => return result,
+            }
         }
     }
 }

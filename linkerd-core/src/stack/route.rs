@@ -9,13 +9,14 @@ use arc_swap::ArcSwapOption;
 use linkerd_dtab::{Activity, Bound, Distribution, Failure, NameTree, Path, State};
 use tokio::{select, sync::watch, task::AbortHandle};
 
-use super::{BoundClient, BoundName, guarded, share::Share, switch::Switching, time::after};
+use super::{BoundClient, BoundName, guarded, hold::Patience, share::Share, switch::Switching, time::after};
 
 /// The binding of one path, followed by a task of its own for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Binding {
     shared: Arc<Followed>,
     watch: Activity<NameTree<Bound>>,
+    switching: Switching,
     task: Option<AbortHandle>,
 }
 
@@ -63,15 +64,16 @@ impl Binding {
         let watch = activity.clone();
         // Before it is read: what comes last is read then.
         let is_final = activity.is_final();
-        let mut following = Following { activity, followed: Arc::clone(&shared), switching, route };
+        let followed = Arc::clone(&shared);
+        let mut following = Following { activity, followed, switching: switching.clone(), route };
         if let Some(first) = following.made() {
             shared.publish(first);
         }
         if is_final {
-            return Self { shared, watch, task: None };
+            return Self { shared, watch, switching, task: None };
         }
         let task = tokio::spawn(following.run());
-        Self { shared, watch, task: Some(task.abort_handle()) }
+        Self { shared, watch, switching, task: Some(task.abort_handle()) }
     }
 
     /// The route as it is now. Waits for the first one, until `arrived + timeout`.
@@ -99,6 +101,21 @@ impl Binding {
             Ok(result) => result,
             Err(_) => Err(Unbound::Timeout),
         }
+    }
+
+    /// Waits until requests go by another route than this one.
+    pub(super) async fn left(&self, route: &Arc<Route>) {
+        let mut progress = self.shared.progress.subscribe();
+        while self.shared.route.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, route)) {
+            if progress.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// What one attempt may wait for another route in all.
+    pub(super) fn patience(&self) -> Patience<'_> {
+        Patience::new(&self.switching)
     }
 
     /// The ids that requests go by now, if they go anywhere.

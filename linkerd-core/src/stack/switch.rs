@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::join_all;
+use futures::future::{join_all, select_all};
 use tokio::{
     select,
     time::{Instant, sleep_until},
@@ -31,8 +31,9 @@ impl Switching {
     }
 
     /// Waits until requests may go to `next`. That is when each client that it has and `before` has not could be connected
-    /// to, and sooner when `before` has no endpoints left, since nothing is lost then. It is so at `by`, too, if the
-    /// addresses of all are known, be there none: that is what the table says. What is not known is no reason to leave what is.
+    /// to, and sooner when `before` has no endpoints left, since nothing is lost then, but for who goes from nothing to nothing.
+    /// It is so at `by`, too, if the addresses of all are known, be there none: that is what the table says. What is not known
+    /// is no reason to leave what is.
     pub(super) async fn wait(&self, before: &Route, next: &Route, by: Instant) {
         let is_new = |client: &&Arc<BoundClient>| !before.clients().any(|known| Arc::ptr_eq(known, client));
         let new: Vec<_> = next.clients().filter(is_new).collect();
@@ -43,7 +44,7 @@ impl Switching {
         select! {
             biased;
             _ = join_all(new.iter().map(|client| client.ready())) => {}
-            () = emptied(before) => {}
+            () = fails_over(before, &new) => {}
             () = late(&new, by) => {
                 self.stats.timeouts.incr();
                 let ids = ids(&new);
@@ -58,6 +59,12 @@ async fn emptied(route: &Route) {
     while let Some(client) = route.clients().find(|client| client.has_endpoints()) {
         client.emptied().await;
     }
+}
+
+/// Waits until there is nothing to stay for, and something to go to: there are endpoints, or nobody knows.
+async fn fails_over(before: &Route, new: &[&Arc<BoundClient>]) {
+    emptied(before).await;
+    select_all(new.iter().map(|client| Box::pin(client.may_serve()))).await;
 }
 
 /// Waits until it is late, and the addresses of all are known.

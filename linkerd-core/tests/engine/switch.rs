@@ -1,20 +1,34 @@
 //! Make before break: a name that is bound to another client keeps its requests where they went until that one is ready.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use futures::future::BoxFuture;
+use futures::{
+    StreamExt,
+    future::{BoxFuture, join_all},
+    stream::FuturesUnordered,
+};
 use linkerd_core::{
     ErrorKind, Svc,
     admin::mesh_state,
-    dtab::{Addr, Endpoint},
+    dtab::{
+        Addr, Dtab, Endpoint, NameTree, Path, Publisher,
+        interpreter::remote::{Explaining, Leaf, Remote, Source, Watching},
+    },
     http::Connect,
 };
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 
 use super::*;
 
@@ -46,6 +60,63 @@ impl Connect for Doors {
         let is_shut = self.shut.lock().unwrap().contains(&endpoint.addr);
         let reached = if is_shut { Err(io::ErrorKind::ConnectionRefused.into()) } else { Ok(()) };
         Box::pin(std::future::ready(reached))
+    }
+}
+
+/// A namerd that says what it is told to, by a watch for each answer.
+#[derive(Clone)]
+struct Namerd {
+    tree: watch::Sender<NameTree<Leaf>>,
+    addrs: Arc<Mutex<HashMap<Path, watch::Sender<Option<Addr>>>>>,
+}
+
+impl Default for Namerd {
+    fn default() -> Self {
+        Self { tree: watch::Sender::new(NameTree::Neg), addrs: Arc::default() }
+    }
+}
+
+impl Namerd {
+    fn bind(&self, id: &str) {
+        let leaf = Leaf { id: id.parse().unwrap(), residual: Path::empty() };
+        self.tree.send_replace(NameTree::Leaf(leaf));
+    }
+
+    fn addr(&self, id: &str, addr: Addr) {
+        self.said(&id.parse().unwrap()).send_replace(Some(addr));
+    }
+
+    fn said(&self, id: &Path) -> watch::Sender<Option<Addr>> {
+        let mut addrs = self.addrs.lock().unwrap();
+        addrs.entry(id.clone()).or_insert_with(|| watch::Sender::new(None)).clone()
+    }
+}
+
+impl Source for Namerd {
+    fn bind<'a>(&'a self, _: &'a Dtab, _: &'a Path, tree: &'a Publisher<NameTree<Leaf>>) -> Watching<'a> {
+        let mut said = self.tree.subscribe();
+        Box::pin(async move {
+            loop {
+                tree.ok(said.borrow_and_update().clone());
+                said.changed().await.expect("kept");
+            }
+        })
+    }
+
+    fn addr<'a>(&'a self, id: &'a Path, addr: &'a Publisher<Addr>) -> Watching<'a> {
+        let mut said = self.said(id).subscribe();
+        Box::pin(async move {
+            loop {
+                if let Some(said) = &*said.borrow_and_update() {
+                    addr.ok(said.clone());
+                }
+                said.changed().await.expect("kept");
+            }
+        })
+    }
+
+    fn delegate<'a>(&'a self, _: &'a Dtab, _: &'a Path) -> Explaining<'a> {
+        Box::pin(std::future::pending())
     }
 }
 
@@ -235,6 +306,157 @@ async fn nothing_is_waited_for_when_there_is_nothing_to_keep() {
     world.namer.addrs("/v2", [ep(2)]);
     move_to(&world, "/v2").await;
     assert_eq!(asked(&client, &doors).await, Ok(2));
+}
+
+/// Asks all the time, every 10 ms: how many times it did, once it is told to stop. None of these may fail.
+struct Load {
+    stop: Arc<AtomicBool>,
+    asking: JoinHandle<Result<usize, String>>,
+}
+
+impl Load {
+    fn start(client: &Client) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (client, stopped) = (client.clone(), Arc::clone(&stop));
+        let asking = tokio::spawn(async move {
+            let mut asked = FuturesUnordered::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let client = client.clone();
+                asked.push(tokio::spawn(async move { client.send(get()).await.map_err(|error| error.to_string()) }));
+                sleep(10 * MS).await;
+            }
+            let count = asked.len();
+            while let Some(answer) = asked.next().await {
+                answer.unwrap()?;
+            }
+            Ok(count)
+        });
+        Self { stop, asking }
+    }
+
+    async fn stop(self) -> Result<usize, String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.asking.await.unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_fails_over_fails_nothing_if_its_addresses_go_before_its_tree_moves() {
+    let (world, doors, client) = world(|builder| builder).await;
+    world.namer.addrs("/v2", [ep(2)]);
+    for gone in [Addr::Neg, Addr::of([])] {
+        let load = Load::start(&client);
+        sleep(100 * MS).await;
+        world.namer.addr("/v1", gone);
+        sleep(500 * MS).await;
+        let before = doors.endpoints.count(ep(1));
+        assert!((49.0..=52.0).contains(&world.metric("bindcache/switch/holding").unwrap()));
+        move_to(&world, "/v2").await;
+        assert_eq!(world.metric("bindcache/switch/holding"), Some(0.0));
+        sleep(100 * MS).await;
+        assert!(load.stop().await.unwrap() >= 70);
+        assert_eq!(doors.endpoints.count(ep(1)), before, "what is gone is asked nothing");
+        world.namer.addrs("/v1", [ep(1)]);
+        move_to(&world, "/v1").await;
+        assert_eq!(asked(&client, &doors).await, Ok(1));
+    }
+    assert!(world.count("bindcache/switch/held") >= 98);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namerd_may_tell_that_addresses_are_gone_long_before_the_tree_that_leaves_them() {
+    let namerd = Namerd::default();
+    namerd.bind("/v1");
+    namerd.addr("/v1", Addr::of([ep(1)]));
+    let (doors, remote) = (Doors::default(), Remote::builder(namerd.clone()).build());
+    let mesh = Mesh::builder().interpreter(remote).connect(doors.clone()).build().unwrap();
+    let client = mesh.client("/svc/users").unwrap();
+    assert_eq!(asked(&client, &doors).await, Ok(1));
+    for (gone, next, of) in [("/v1", "/v2", 2), ("/v2", "/v3", 3), ("/v3", "/v1", 1)] {
+        let load = Load::start(&client);
+        sleep(50 * MS).await;
+        namerd.addr(gone, Addr::Neg);
+        sleep(500 * MS).await;
+        namerd.bind(next);
+        // Nor is it known where that is, at first.
+        sleep(500 * MS).await;
+        namerd.addr(next, Addr::of([ep(of)]));
+        sleep(50 * MS).await;
+        assert!(load.stop().await.unwrap() >= 100);
+        assert_eq!(asked(&client, &doors).await, Ok(of));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_whose_endpoints_come_back_in_a_moment_fails_nothing() {
+    let (world, _, client) = world(|builder| builder).await;
+    let load = Load::start(&client);
+    for _ in 0..10 {
+        sleep(50 * MS).await;
+        world.namer.addr("/v1", Addr::Neg);
+        sleep(300 * MS).await;
+        world.namer.addrs("/v1", [ep(1)]);
+    }
+    load.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_held_for_no_longer_than_the_endpoints_have_been_gone() {
+    let (world, doors, client) = world(|builder| builder).await;
+    let gone = Instant::now();
+    world.namer.addr("/v1", Addr::Neg);
+    settle().await;
+    for pause in [1500 * MS, Duration::ZERO, SEC] {
+        sleep(pause).await;
+        let begun = Instant::now();
+        assert_eq!(asked(&client, &doors).await, Err(ErrorKind::NoEndpoints));
+        let held = (gone + 2 * SEC).saturating_duration_since(begun);
+        assert!((held..held + 2 * MS).contains(&begun.elapsed()), "{held:?}: {:?}", begun.elapsed());
+    }
+    // One that loses them again and again is not held for longer.
+    let (world, doors, client) = self::world(|builder| builder).await;
+    move_to(&world, "1 * /v1 & 0 * /v3").await;
+    world.namer.addr("/v1", Addr::Neg);
+    settle().await;
+    let begun = Instant::now();
+    let held = asked(&client, &doors);
+    let moving = async {
+        for change in 0..40 {
+            sleep(90 * MS).await;
+            move_to(&world, if change % 2 == 0 { "1 * /v1 & 0 * /v4" } else { "1 * /v1 & 0 * /v3" }).await;
+        }
+    };
+    let (outcome, ()) = tokio::join!(async { (held.await, begun.elapsed()) }, moving);
+    assert_eq!(outcome.0, Err(ErrorKind::NoEndpoints));
+    assert!((1900 * MS..2100 * MS).contains(&outcome.1), "{:?}", outcome.1);
+
+    // Nor one that has a limit of its own, and none at all without a time for it.
+    let (world, doors, client) = self::world(|builder| builder.switch_timeout(Duration::ZERO)).await;
+    world.namer.addr("/v1", Addr::Neg);
+    settle().await;
+    let begun = Instant::now();
+    assert_eq!(asked(&client, &doors).await, Err(ErrorKind::NoEndpoints));
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_requests_are_held_than_there_is_room_for() {
+    let (world, _, client) = world(|builder| builder).await;
+    world.namer.addr("/v1", Addr::Neg);
+    settle().await;
+    let begun = Instant::now();
+    let asking: Vec<_> = (0..10_010)
+        .map(|_| {
+            tokio::spawn({
+                let client = client.clone();
+                async move { (client.send(get()).await.unwrap_err().kind(), Instant::now()) }
+            })
+        })
+        .collect();
+    let ended: Vec<_> = join_all(asking).await.into_iter().map(Result::unwrap).collect();
+    assert!(ended.iter().all(|(kind, _)| *kind == ErrorKind::NoEndpoints));
+    assert_eq!(ended.iter().filter(|(_, at)| *at == begun).count(), 10);
+    assert_eq!(world.metric("bindcache/switch/holding"), Some(0.0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ pub const MAX_DEPTH: usize = 100;
 
 // Bounds on one evaluation. A table in which a union refers to itself doubles the work with each lookup, so a limit on
 // depth alone bounds nothing. Stack: each level is some frames of a few hundred bytes.
-const MAX_LOOKUPS: usize = 10_000;
+pub(crate) const MAX_LOOKUPS: usize = 10_000;
 const MAX_LEVELS: usize = 500;
 // In units of about a nanosecond or two.
 const MAX_WORK: usize = 16 << 20;

@@ -10,6 +10,8 @@ mod local;
 pub mod remote;
 
 pub use by_namespace::{ByNamespace, UnknownNamespace};
+#[cfg(feature = "namerd")]
+pub(crate) use eval::MAX_LOOKUPS;
 pub use eval::{MAX_DEPTH, evaluate};
 pub use local::Local;
 

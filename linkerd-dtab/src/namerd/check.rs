@@ -1,14 +1,12 @@
 //! What is wrong with a table, before it is written.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-};
+use std::{collections::HashMap, fmt};
 
 use crate::{
     BindError, Dentry, Dtab, Element, NameTree, Path, PathBuilder, Prefix,
-    interpreter::MAX_DEPTH,
+    interpreter::{MAX_DEPTH, MAX_LOOKUPS},
     namer::global::{Step, step},
+    parse::Place,
 };
 
 // Bounds on one check.
@@ -49,6 +47,8 @@ pub enum Fault {
     Cycle(Vec<Path>),
     /// Each lookup makes the name longer.
     Growth(Path),
+    /// So many names follow from this one that it may take more lookups than a binding may have.
+    Lookups(Path),
     /// No namer is configured for this name.
     UnknownNamer(Path),
     /// For all of its names a later entry, counted from 1, decides.
@@ -75,13 +75,17 @@ pub fn check(dtab: &Dtab, checks: &Checks) -> Vec<Issue> {
         checks,
         entry: 0,
         issues: Vec::new(),
-        followed: HashSet::new(),
+        followed: HashMap::new(),
         stack: Vec::new(),
         work_left: MAX_WORK,
     };
     for (index, entry) in dtab.entries().iter().enumerate() {
         walk.entry = index + 1;
-        walk.follow(&sample(&entry.prefix));
+        let name = sample(&entry.prefix);
+        let is_grave = |issue: &Issue| issue.entry == index + 1 && issue.is_grave();
+        if walk.follow(&name) > MAX_LOOKUPS && !walk.issues.iter().any(is_grave) {
+            walk.report(Fault::Lookups(name));
+        }
     }
     walk.shadowed();
     walk.unreachable();
@@ -99,7 +103,8 @@ struct Walk<'a> {
     // That is being followed.
     entry: usize,
     issues: Vec<Issue>,
-    followed: HashSet<Path>,
+    // How many lookups each takes, if whoever is asked knows nothing.
+    followed: HashMap<Path, usize>,
     stack: Vec<Path>,
     work_left: usize,
 }
@@ -118,17 +123,26 @@ impl Walk<'_> {
         self.work_left > 0
     }
 
-    // Every name that `name` may stand for, whichever alternative decides: each once.
-    fn follow(&mut self, name: &Path) {
+    // Every name that `name` may stand for, whichever alternative decides: each once. How many lookups that is in all, a name
+    // that comes twice counted twice.
+    fn follow(&mut self, name: &Path) -> usize {
         if let Some(begin) = self.stack.iter().position(|before| before == name) {
-            return self.report(Fault::Cycle(self.stack[begin..].to_vec()));
+            self.report(Fault::Cycle(self.stack[begin..].to_vec()));
+            return 1;
         }
         if self.stack.len() == MAX_DEPTH {
-            return self.report(Fault::Growth(self.stack[0].clone()));
+            self.report(Fault::Growth(self.stack[0].clone()));
+            return 1;
         }
-        if self.work_left == 0 || !self.followed.insert(name.clone()) {
-            return;
+        if let Some(&lookups) = self.followed.get(name) {
+            return lookups;
         }
+        if self.work_left == 0 {
+            return 1;
+        }
+        // What goes round comes here again before it is known.
+        self.followed.insert(name.clone(), 1);
+        let mut lookups: usize = 1;
         let (matches, cost) = self.dtab.matching(name);
         self.spend(cost + name.byte_len());
         self.stack.push(name.clone());
@@ -136,17 +150,19 @@ impl Walk<'_> {
             let Dentry { prefix, dst } = &self.dtab.entries()[index];
             let rest = name.drop_first(prefix.size());
             for leaf in dst.leaves() {
-                self.follow(&leaf.concat(&rest));
+                lookups = lookups.saturating_add(self.follow(&leaf.concat(&rest)));
             }
         }
         if matches.is_empty() {
-            self.ask(name);
+            lookups += self.ask(name);
         }
         self.stack.pop();
+        self.followed.insert(name.clone(), lookups);
+        lookups
     }
 
-    // What is left to the namers. More may follow on the name than the sample has.
-    fn ask(&mut self, name: &Path) {
+    // What is left to the namers: how many lookups follow. More may follow on the name than the sample has.
+    fn ask(&mut self, name: &Path) -> usize {
         match name.get(0) {
             Some(b"#") => {
                 let serves = |namer: &Path| name.starts_with(namer) || namer.starts_with(name);
@@ -155,7 +171,7 @@ impl Walk<'_> {
                 }
             }
             Some(b"$") => match step(name) {
-                Ok(Step::Path(path)) => self.follow(&path),
+                Ok(Step::Path(path)) => return self.follow(&path),
                 Err(BindError::UnknownNamer { kind, .. }) if !matches!(&*kind, "inet" | "fixedinet") => {
                     self.report(Fault::UnknownNamer(name.clone()));
                 }
@@ -163,6 +179,7 @@ impl Walk<'_> {
             },
             _ => {}
         }
+        0
     }
 
     fn shadowed(&mut self) {
@@ -257,33 +274,33 @@ fn overlaps(prefix: &Prefix, name: &Path) -> bool {
 }
 
 impl Issue {
-    /// What is wrong, with the entry of `dtab` that it is about.
+    /// What is wrong, with the entry of `dtab` that it is about, and with the place where that begins, if it was read from a
+    /// text.
     #[must_use]
-    pub fn describe(&self, dtab: &Dtab) -> String {
-        let Self { entry, fault } = self;
-        match self.entry.checked_sub(1).and_then(|index| dtab.entries().get(index)) {
-            Some(dentry) => format!("entry {entry} ({}): {fault}", Short(dentry)),
-            None => fault.to_string(),
-        }
+    pub fn describe(&self, dtab: &Dtab, place: Option<Place>) -> String {
+        self.say(dtab, place, &self.fault.to_string())
     }
-}
 
-impl Issue {
     /// The same with nothing in it but `dtab`, where other tables that go before and after it are not to be seen.
     #[must_use]
-    pub(super) fn describe_alone(&self, dtab: &Dtab) -> String {
-        let Self { entry, fault } = self;
+    pub(super) fn describe_alone(&self, dtab: &Dtab, place: Option<Place>) -> String {
+        let fault = &self.fault;
         let text = match fault {
             Fault::Cycle(_) => "names go round together with what others define".to_owned(),
             Fault::Growth(_) => format!("a name takes more than {MAX_DEPTH} lookups"),
             Fault::UnknownNamer(_) => "it leads to where no namer is configured".to_owned(),
             Fault::Shadowed(_) => "it has no effect, as a later entry decides for all of its names".to_owned(),
+            Fault::Lookups(_) => format!("a name may take more than {MAX_LOOKUPS} lookups, and is not bound then"),
             Fault::Unreachable(_) | Fault::TooLarge => fault.to_string(),
         };
-        match dtab.entries().get(entry.wrapping_sub(1)) {
-            Some(dentry) => format!("entry {entry} ({}): {text}", Short(dentry)),
-            None => text,
-        }
+        self.say(dtab, place, &text)
+    }
+
+    fn say(&self, dtab: &Dtab, place: Option<Place>, text: &str) -> String {
+        let entry = self.entry;
+        let Some(dentry) = dtab.entries().get(entry.wrapping_sub(1)) else { return text.to_owned() };
+        let at = place.map(|place| format!(" at {place}")).unwrap_or_default();
+        format!("entry {entry}{at} ({}): {text}", Short(dentry))
     }
 }
 
@@ -309,6 +326,9 @@ impl fmt::Display for Fault {
                 if names.len() > 8 { f.write_str("...") } else { names[0].fmt(f) }
             }
             Self::Growth(name) => write!(f, "{name} takes more than {MAX_DEPTH} lookups"),
+            Self::Lookups(name) => {
+                write!(f, "{name} may take more than {MAX_LOOKUPS} lookups, and is not bound then")
+            }
             Self::UnknownNamer(name) => write!(f, "no namer is configured for {name}"),
             Self::Shadowed(by) => write!(f, "it has no effect, as entry {by} decides for all of its names"),
             Self::Unreachable(prefix) => write!(f, "it has no effect, as nothing leads to {prefix}"),
@@ -325,7 +345,7 @@ mod tests {
         let dtab: Dtab = dtab.parse().unwrap();
         let namers = vec!["/#/io.l5d.fs".parse().unwrap()];
         let checks = Checks { namers, roots: roots.iter().map(|root| root.parse().unwrap()).collect() };
-        check(&dtab, &checks).iter().map(|issue| issue.describe(&dtab)).collect()
+        check(&dtab, &checks).iter().map(|issue| issue.describe(&dtab, None)).collect()
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl Reason {
 impl From<&Refused> for Reason {
     fn from(refused: &Refused) -> Self {
         match refused {
-            Refused::Forbidden { .. } => Self::Forbidden,
+            Refused::Forbidden { .. } | Refused::UnknownToken => Self::Forbidden,
             Refused::Limit { .. } => Self::Limit,
         }
     }

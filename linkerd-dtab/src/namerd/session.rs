@@ -14,6 +14,7 @@ use super::{
 use super::{Table, shared::Held};
 use crate::{
     Activity, Addr, Bound, Delegation, Dtab, Interpreter, NameTree, Path,
+    parse::{Place, places},
     store::{Namespace, StoreError, Stored},
 };
 
@@ -44,6 +45,8 @@ pub struct Session {
     pub(super) namerd: Namerd,
     client: Arc<Client>,
     pub(super) why: Option<Arc<str>>,
+    // What the tables that it is given were read from.
+    text: Option<Arc<str>>,
     is_automatic: bool,
     // What it asks for is answered once, and counts as such.
     is_question: bool,
@@ -86,6 +89,9 @@ pub enum Refused {
         /// Which.
         namespace: Namespace,
     },
+    /// It shows a token that is not known, and without one it may not.
+    #[error("unknown token")]
+    UnknownToken,
     /// A limit was reached. Who has most is named in the log.
     #[error("too many {what}: {limit} are allowed{}", if *.is_own { " to one peer" } else { "" })]
     Limit {
@@ -121,6 +127,7 @@ impl Session {
             namerd,
             client: Arc::new(Client { peer, counted_by, permit }),
             why: None,
+            text: None,
             is_automatic: false,
             is_question: false,
             meter: Meter::default(),
@@ -149,6 +156,17 @@ impl Session {
     pub fn because(&self, why: &str) -> Self {
         let why: String = why.trim().chars().take(MAX_REASON).map(|c| if c.is_control() { ' ' } else { c }).collect();
         Self { why: (!why.is_empty()).then(|| why.into()), ..self.clone() }
+    }
+
+    /// The same session, for a table that was read from this text: what is wrong with its entries is told with the place where
+    /// they begin there.
+    #[must_use]
+    pub fn of_text(&self, text: &str) -> Self {
+        Self { text: Some(text.into()), ..self.clone() }
+    }
+
+    pub(super) fn places(&self) -> Vec<Place> {
+        self.text.as_deref().map(places).unwrap_or_default()
     }
 
     /// The same session, for changes that are taken back by a program that watched them: the history has `auto-revert for`
@@ -273,7 +291,7 @@ impl Session {
         if is_allowed && (role == Role::Read || !peer.is_read_only) {
             return Ok(());
         }
-        Err(Refused::Forbidden { who: self.who(), what: role.verb(), namespace: namespace.clone() })
+        Err(self.forbidden(role, namespace.clone()))
     }
 
     /// Refuses a peer that may not read every namespace.
@@ -282,7 +300,7 @@ impl Session {
         if self.namerd.inner.roles.reads_all(self.peer()) {
             return Ok(());
         }
-        Err(Refused::Forbidden { who: self.who(), what: Role::Read.verb(), namespace: Namespace::any() })
+        Err(self.forbidden(Role::Read, Namespace::any()))
     }
 
     /// Whether this peer may read all that a pattern may have.
@@ -301,7 +319,15 @@ impl Session {
         if self.namerd.inner.roles.knows(self.peer()) {
             return Ok(());
         }
-        Err(Refused::Forbidden { who: self.who(), what: Role::Read.verb(), namespace: Namespace::any() })
+        Err(self.forbidden(Role::Read, Namespace::any()))
+    }
+
+    fn forbidden(&self, role: Role, namespace: Namespace) -> Refused {
+        let (peer, roles) = (self.peer(), &self.namerd.inner.roles);
+        if peer.token.is_some() && !roles.is_open() && roles.label(peer).is_none() {
+            return Refused::UnknownToken;
+        }
+        Refused::Forbidden { who: self.who(), what: role.verb(), namespace }
     }
 
     fn is_counted(&self) -> Result<(), Refused> {

@@ -1,6 +1,11 @@
 //! Changes of tables: allowed, checked, made, and recorded.
 
-use std::{io, ops::Range, sync::Arc, time::Duration};
+use std::{
+    io,
+    ops::Range,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use tokio::time::timeout;
 
@@ -13,6 +18,7 @@ use super::{
 };
 use crate::{
     Dtab, Failure,
+    parse::Place,
     store::{Expect, Namespace, StoreError, Stored, Version, VersionedDtab},
 };
 
@@ -194,6 +200,9 @@ impl Namerd {
         let is_strict = |namespace: &Namespace| !restores && self.guards(namespace).strict;
         let mut checked = Checked::default();
         let mut is_fragment = false;
+        // Looked for when something is wrong.
+        let places = LazyLock::new(|| session.places());
+        let place = |entry: usize| places.get(entry.wrapping_sub(1)).copied();
         for composition in self.composing(namespace) {
             is_fragment = true;
             let fragments = self.fragments(session, composition).await?;
@@ -205,17 +214,20 @@ impl Namerd {
             let known: Vec<Issue> = check(&before, &self.inner.checks);
             let is_strict = is_strict(namespace) || is_strict(&composition.namespace);
             let is_new = |issue: &Issue| !known.iter().any(|known| known.fault == issue.fault);
+            let own = Own::of(&fragments_after, namespace);
             if session.may(&composition.namespace, Role::Read).is_ok() {
-                let describe =
-                    |issue: &Issue| Some(format!("{} as a whole, {}", composition.namespace, issue.describe(&after)));
+                let describe = |issue: &Issue| {
+                    let place = own.entry(issue).and_then(place);
+                    Some(format!("{} as a whole, {}", composition.namespace, issue.describe(&after, place)))
+                };
                 checked.add(&after, &self.inner.checks, is_strict, is_new, describe);
             } else {
-                let own = Own::of(&fragments_after, namespace);
-                checked.add(&after, &self.inner.checks, is_strict, is_new, |issue| own.describe(issue, dtab));
+                let describe = |issue: &Issue| own.describe(issue, dtab, place);
+                checked.add(&after, &self.inner.checks, is_strict, is_new, describe);
             }
         }
         if !is_fragment {
-            let describe = |issue: &Issue| Some(issue.describe(dtab));
+            let describe = |issue: &Issue| Some(issue.describe(dtab, place(issue.entry)));
             checked.add(dtab, &self.inner.checks, is_strict(namespace), |_| true, describe);
         }
         Ok(checked)
@@ -301,10 +313,15 @@ impl Own {
         Self(before..before + own)
     }
 
-    /// What is wrong with an entry of one's own, without the names that others made of it. `None`: it is not one's own.
-    fn describe(&self, issue: &Issue, dtab: &Dtab) -> Option<String> {
+    /// Which entry of one's own an issue is about, counted from 1. `None`: it is not one's own.
+    fn entry(&self, issue: &Issue) -> Option<usize> {
         let index = issue.entry.checked_sub(1).filter(|index| self.0.contains(index))?;
-        let entry = index - self.0.start + 1;
-        Some(Issue { entry, fault: issue.fault.clone() }.describe_alone(dtab))
+        Some(index - self.0.start + 1)
+    }
+
+    /// What is wrong with an entry of one's own, without the names that others made of it.
+    fn describe(&self, issue: &Issue, dtab: &Dtab, place: impl Fn(usize) -> Option<Place>) -> Option<String> {
+        let entry = self.entry(issue)?;
+        Some(Issue { entry, fault: issue.fault.clone() }.describe_alone(dtab, place(entry)))
     }
 }

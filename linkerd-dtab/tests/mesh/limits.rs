@@ -323,6 +323,13 @@ async fn a_request_is_read_for_who_may_ask_only_and_not_for_ever() {
         let (code, text, secs) = unfinished(&mesh, path, Bytes::new()).await;
         assert_eq!((code, &*text, secs), (Code::PermissionDenied, "somebody may not read namespace *", 0), "{path}");
     }
+    let (head, _) = request(SHOW, b"").into_parts();
+    let mut with_token = Request::from_parts(head, Body::default());
+    with_token.headers_mut().insert("authorization", "Bearer n0body".parse().unwrap());
+    let mut answer = Answer::of(mesh.clone().oneshot(with_token).await.unwrap());
+    answer.messages().await;
+    let (code, text) = answer.status();
+    assert_eq!((Code::from(code), &*text), (Code::Unauthenticated, "unknown token"));
     let server = server();
     for path in [BIND, STREAM, SHOW] {
         let (code, text, secs) = unfinished(&server.mesh, path, Bytes::from_static(&[0, 0])).await;

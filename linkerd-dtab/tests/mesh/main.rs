@@ -8,6 +8,7 @@ mod cases;
 mod follow;
 mod limits;
 mod recorded;
+mod retold;
 mod server;
 mod silent;
 mod source;

@@ -4,13 +4,13 @@ use std::{error::Error, fs, sync::Arc};
 
 use http::{Request, Response};
 use linkerd_dtab::{
-    Activity, Addr, Dtab, Failure, Interpreter, NameTree, Path, State,
-    delegate::settled,
+    Activity, Addr, Dtab, Failure, Interpreter, NameTree, Path, State, Weighted,
+    delegate::{Step, settled},
     interpreter::{
         Local,
         remote::{Leaf, Mesh, MeshError, Source},
     },
-    mesh::proto::{BoundTreeRsp, Replicas, replicas},
+    mesh::proto::{BoundTreeRsp, ReadDtabReq, ReadDtabRsp, Replicas, ShowDtabReq, ShowDtabRsp, replicas},
     namer::{Inet, fs::Namer},
     namerd::mesh,
     transport::{Body, Sending, Transport, full},
@@ -21,7 +21,7 @@ use tonic::Code;
 use tower::Service;
 
 use crate::{
-    call::request,
+    call::{call, request},
     follow::{PATIENCE, follow_addr, follow_tree, next},
     server::Server,
 };
@@ -47,7 +47,8 @@ impl Transport for Answers {
 }
 
 const TABLE: &str = "/svc => /#/io.l5d.fs ; /half => 3 * /svc/web & 1 * /svc/two ; /alt => /svc/nope | /svc/web ; \
-                     /gone => ~ ; /stop => ! ; /none => $ ; /loop => /loop ; /x/* => /svc";
+                     /gone => ~ ; /stop => ! ; /none => $ ; /loop => /loop ; /x/* => /svc ; \
+                     /canary => 0.001 * /svc/web & 0.999 * /svc/two";
 
 fn server() -> Server {
     let files = [
@@ -110,6 +111,41 @@ async fn every_kind_of_tree_arrives() {
 }
 
 #[tokio::test]
+async fn all_decimals_of_weights_arrive() {
+    let server = server();
+    let leaf = |id: &str| NameTree::Leaf(Leaf { id: path(id), residual: Path::empty() });
+    let web = Weighted::new(0.001, leaf("/#/io.l5d.fs/web"));
+    let two = |weight| Weighted::new(weight, leaf("/#/io.l5d.fs/two"));
+    // Of the table, and of the table of the request.
+    for (dtab, weight) in [("", 0.999), ("/canary => 0.001 * /svc/web & 12.3456789 * /svc/two", 12.345_678_9)] {
+        let mut canary = follow_tree(&source(&server), dtab, "/canary");
+        let expected = NameTree::Union(vec![web.clone(), two(weight)]);
+        // Each branch comes as soon as it is known.
+        let mut found = next(&mut canary).await;
+        if found.leaves().len() == 1 {
+            found = next(&mut canary).await;
+        }
+        assert_eq!(found, expected);
+        let explained = source(&server).delegate(&dtab.parse().unwrap(), &path("/canary")).await.unwrap();
+        let weights = explained.nodes().find_map(|node| match &node.step {
+            Step::Union(branches) => Some(branches.iter().map(|(weight, _)| *weight).collect::<Vec<_>>()),
+            _ => None,
+        });
+        assert_eq!(weights.unwrap(), [0.001, weight]);
+    }
+
+    let text = "/svc=>0.001*/a & 12.3456789*/b";
+    let ask = async |method: &str, message: Vec<u8>| {
+        let mut answer = call(&server.mesh, &format!("/io.linkerd.mesh.Codec/{method}"), &message).await;
+        answer.message().await.unwrap()
+    };
+    let read = ask("ReadDtab", ReadDtabReq { text: text.to_owned() }.encode_to_vec()).await;
+    let dtab = ReadDtabRsp::decode(read).unwrap().dtab;
+    let shown = ask("ShowDtab", ShowDtabReq { dtab }.encode_to_vec()).await;
+    assert_eq!(ShowDtabRsp::decode(shown).unwrap().text, text);
+}
+
+#[tokio::test]
 async fn replicas_are_followed_with_what_is_known_of_them() {
     let server = server();
     let mut addr = follow_addr(&source(&server), "/%/io.l5d.port/9/#/io.l5d.fs/two");
@@ -141,7 +177,7 @@ async fn an_explanation_is_the_one_that_namerd_itself_has() {
     let server = server();
     let (source, local) = (source(&server), explains(&server));
     let dtab: Dtab = "/svc/two => /svc/web".parse().unwrap();
-    for name in ["/svc/web", "/half", "/alt", "/gone", "/stop", "/none", "/x/y/web/res", "/nobody"] {
+    for name in ["/svc/web", "/half", "/alt", "/gone", "/stop", "/none", "/x/y/web/res", "/nobody", "/canary"] {
         let there = source.delegate(&dtab, &path(name)).await.unwrap().to_json().unwrap();
         let here = settled(local.delegate(&dtab, &path(name)), PATIENCE).await.unwrap().to_json().unwrap();
         assert_eq!(there, here);

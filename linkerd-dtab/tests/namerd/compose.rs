@@ -160,6 +160,18 @@ async fn nobody_is_told_of_fragments_that_it_may_not_read() {
     assert_eq!(moves, 0);
     let (errors, ..) = ask(true, round).await;
     assert!(errors[0].starts_with("all as a whole, entry 1 (/hidden=>/round): names go round"), "{errors:?}");
+
+    // A place is that in one's own text.
+    let text = "/x => /x2;\n /round => /hidden; /round2 => /round2";
+    let own = |reads_all| divided(reads_all).session(named("web")).of_text(text);
+    let checked = own(false).check(&ns("team/web"), &dtab(text)).await.unwrap();
+    let all: Vec<_> = checked.errors.iter().chain(&checked.warnings).collect();
+    assert!(all.iter().any(|text| text.starts_with("entry 3 at line 2, column 21 (/round2=>/round2): ")), "{all:?}");
+    let checked = own(true).check(&ns("team/web"), &dtab(text)).await.unwrap();
+    let found = checked.errors.iter().find(|text| text.contains("/round2")).unwrap();
+    let (entry, rest) = found.strip_prefix("all as a whole, entry ").unwrap().split_once(" at ").unwrap();
+    assert!(entry.parse::<usize>().unwrap() > 3, "{found}");
+    assert!(rest.starts_with("line 2, column 21 (/round2=>/round2): names go round"), "{found}");
 }
 
 #[tokio::test]

@@ -26,11 +26,15 @@ async fn may(session: &Session, name: &str) -> [bool; 5] {
             assert_eq!(refused, namespace);
             false
         }
+        Err(Refused::UnknownToken) => {
+            assert_eq!(session.peer().token.as_deref(), Some("other"));
+            false
+        }
         Err(other) => panic!("{other}"),
     };
     let put = match session.put(&namespace, &dtab("/svc => /$/inet/2"), &Expect::Any).await {
         Ok(_) => true,
-        Err(WriteError::Refused(Refused::Forbidden { .. })) => false,
+        Err(WriteError::Refused(Refused::Forbidden { .. } | Refused::UnknownToken)) => false,
         Err(other) => panic!("{other}"),
     };
     [

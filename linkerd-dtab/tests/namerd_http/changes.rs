@@ -127,13 +127,42 @@ async fn a_plan_is_shown_with_shares_and_endpoints() {
 async fn what_is_odd_about_a_table_is_told_before_and_when_it_is_written() {
     let server = server();
     let found = server.json("POST", "/api/1/check/default", "/loop => /loop").await;
-    let warning = "entry 1 (/loop=>/loop): names go round: /loop -> /loop";
+    let warning = "entry 1 at line 1, column 1 (/loop=>/loop): names go round: /loop -> /loop";
     assert_eq!(found, json!({"errors": [], "warnings": [warning]}));
     let said = server.call("PUT", "/api/1/dtabs/default", &[DTAB], "/loop => /loop").await;
     assert_eq!((said.status, &*said.headers["warning"]), (204, &*format!("299 namerd \"{warning}\"")));
     let found = server.json("POST", "/api/1/check/default", "/svc => /a;\n/x -> /b").await;
     let error = found["errors"][0].as_str().unwrap();
     assert!(error.ends_with("(line 2, column 4)"), "{error}");
+
+    let lines = "# what goes round\n/svc => /a;\n  /x => /y; /y => /x";
+    let warning = "entry 2 at line 3, column 3 (/x=>/y): names go round: /x -> /y -> /x";
+    let found = server.json("POST", "/api/1/check/default", lines).await;
+    assert_eq!(found["warnings"][0], warning);
+    let found = server.json("POST", "/api/1/plan/default", lines).await;
+    assert_eq!(found["warnings"][0], warning);
+    let said = server.call("PUT", "/api/1/dtabs/default", &[DTAB], lines).await;
+    assert!(said.headers["warning"].contains(warning), "{said:?}");
+    // In JSON there are no lines to count.
+    let json = ("content-type", "application/json");
+    let checked = async |body| server.call("POST", "/api/1/check/default", &[json], body).await.body;
+    let found = checked("[{\"prefix\":\"/loop\",\"dst\":\"/loop\"}]").await;
+    assert!(found.contains("\"entry 1 (/loop=>/loop): names go round"), "{found}");
+    // What a write has no text for is told, too.
+    let found = checked("[{\"prefix\":\"/a\",\"dst\":\"/b\",\"dts\":1}]").await;
+    assert_eq!(found, "{\"errors\":[\"dentry 1 has an unknown member dts\"],\"warnings\":[]}\n");
+}
+
+#[tokio::test]
+async fn a_table_that_branches_too_much_is_warned_of() {
+    let server = server();
+    let doubles: Vec<_> = (0..13).map(|n| format!("/n{n} => /n{} & /n{}", n + 1, n + 1)).collect();
+    let found = server.json("POST", "/api/1/check/default", &doubles.join(";")).await;
+    let text =
+        "entry 1 at line 1, column 1 (/n0=>/n1 & /n1): /n0 may take more than 10000 lookups, and is not bound then";
+    assert_eq!(found, json!({"errors": [], "warnings": [text]}));
+    let found = server.json("POST", "/api/1/check/default", &doubles[1..].join(";")).await;
+    assert_eq!(found, json!({"errors": [], "warnings": []}));
 }
 
 #[tokio::test]

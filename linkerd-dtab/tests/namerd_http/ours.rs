@@ -164,7 +164,7 @@ async fn a_small_share_is_told_whole() {
 #[tokio::test]
 async fn what_is_wrong_is_named_and_changes_nothing() {
     let server = server();
-    let cases: [(&str, &str, Option<&str>, &str, &str); 9] = [
+    let cases: [(&str, &str, Option<&str>, &str, &str); 11] = [
         (
             "PUT",
             "dtabs/a%20b",
@@ -172,7 +172,15 @@ async fn what_is_wrong_is_named_and_changes_nothing() {
             "/a => /b",
             "invalid namespace 'a b': only letters, digits, '-', '_', '.' and '/' are allowed",
         ),
-        ("PUT", "dtabs/bad", Some("application/dtab"), "nope", "'/' expected but 'n' found at '[n]ope'"),
+        (
+            "PUT",
+            "dtabs/bad",
+            Some("application/dtab"),
+            "nope",
+            "'/' expected but 'n' found at '[n]ope' (line 1, column 1)",
+        ),
+        ("PUT", "dtabs/bad", Some("text/plain"), "/a => /b; /c = /d", "(line 1, column 15)"),
+        ("POST", "dtabs/bad", Some("text/plain"), "/a => /b | ", " found at '/a => /b | []' (line 1, column 12)"),
         ("PUT", "dtabs/bad", Some("application/dtab"), "/a => /b;\n/c = /d", "(line 2, column 5)"),
         ("PUT", "dtabs/bad", Some("application/json"), "{}", "it is not a list of dentries"),
         (
@@ -180,7 +188,7 @@ async fn what_is_wrong_is_named_and_changes_nothing() {
             "dtabs/bad",
             Some("application/json"),
             "[{\"prefix\":\"/a\",\"dst\":\"b\"}]",
-            "dentry 1: dst: simple expected but 'b' found",
+            "dentry 1: dst: simple expected but 'b' found at '[b]' (line 1, column 1)",
         ),
         ("GET", "bind/a%20b?path=/x", None, "", "invalid namespace 'a b'"),
         ("GET", "bind/default?path=/x&dtab=x", None, "", "Invalid dtab: '/' expected"),
@@ -346,9 +354,17 @@ async fn tokens_decide_what_may_be_seen_and_changed() {
             format!("/api/1/{target}"),
             format!("/api/1/{target}{}watch=1", if target.contains('?') { '&' } else { '?' }),
         ] {
-            let headers: &[(&str, &str)] = &[("authorization", "Bearer nobody")];
-            let status = server.status("GET", &target, headers, "").await;
-            assert!(status == 403 || (status == 400 && target.ends_with("watch=1")), "{target}: {status}");
+            for (headers, refused) in [(&[][..], 403), (&[("authorization", "Bearer n0body")], 401)] {
+                let said = server.call("GET", &target, headers, "").await;
+                let status = said.status;
+                assert!(status == refused || (status == 400 && target.ends_with("watch=1")), "{target}: {status}");
+                if status == 401 {
+                    assert_eq!(said.body, "unknown token", "{target}");
+                    assert_eq!(said.headers["www-authenticate"], "Bearer error=\"invalid_token\"", "{target}");
+                } else {
+                    assert_eq!(said.headers.get("www-authenticate"), None, "{target}");
+                }
+            }
         }
     }
 }
@@ -488,7 +504,7 @@ async fn names_that_are_in_no_namespace_are_for_who_may_read_all() {
         ("/api/1/addr/team/web?path=/$/inet/127.0.0.1/1", 200),
         ("/api/1/bind/team/web?path=/$/inet/127.0.0.1/1", 200),
     ] {
-        for (token, status) in [("Bearer web", web), ("Bearer ops", 200), ("Bearer x", 403)] {
+        for (token, status) in [("Bearer web", web), ("Bearer ops", 200), ("Bearer x", 401)] {
             assert_eq!(server.status("GET", target, &[("authorization", token)], "").await, status, "{target} {token}");
         }
     }

@@ -11,6 +11,7 @@ use futures::{FutureExt, StreamExt, stream};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use linkerd_dtab::{
+    delegate::Step,
     interpreter::remote::{
         self, Http, Snapshots,
         http::{HttpError, MAX_DOCUMENT},
@@ -274,6 +275,48 @@ async fn a_change_of_a_table_arrives() {
     server.namer.set(path("/b"), at(3));
     addr.changed().await;
     assert_eq!(addr.sample().ok(), Some(at(3)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_decimals_of_weights_arrive_and_are_kept_on_disk() {
+    let server = Server::new(&[("default", "/svc => 0.001 * /#/fixed/a & 0.999 * /#/fixed/b")]);
+    let folder = tempfile::tempdir().unwrap();
+    let ask = || ask(&server).snapshots(Snapshots::new(folder.path().join("names.json"), "us")).build();
+    let extra: Dtab = "/extra => 0.001 * /#/fixed/a & 12.3456789 * /#/fixed/b".parse().unwrap();
+    let weights = |tree: &Activity<NameTree<Bound>>| -> Vec<_> {
+        match tree.sample() {
+            State::Ok(NameTree::Union(branches)) => {
+                branches.iter().map(|branch| (branch.weight, branch.tree.leaves()[0].weight)).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let expected = |weight| vec![(0.001, Some(0.001)), (weight, Some(weight))];
+    let all = [(Dtab::empty(), "/svc/web", 0.999), (extra, "/extra/web", 12.345_678_9)];
+
+    let remote = ask();
+    for (dtab, name, weight) in &all {
+        let mut tree = remote.bind(dtab, &path(name));
+        tree.ready().await.unwrap();
+        until("both branches", || tree.sample().ok().is_some_and(|tree| tree.leaves().len() == 2)).await;
+        assert_eq!(weights(&tree), expected(*weight));
+        let explained = remote.delegate(dtab, &path(name)).ready().await.unwrap();
+        let found = explained.nodes().find_map(|node| match &node.step {
+            Step::Union(branches) => Some(branches.iter().map(|(weight, _)| *weight).collect::<Vec<_>>()),
+            _ => None,
+        });
+        assert_eq!(found.unwrap(), [0.001, *weight]);
+        remote.save().await.unwrap();
+    }
+    drop(remote);
+    server.is_up(false);
+    let recalled = ask();
+    for (dtab, name, weight) in &all {
+        let mut tree = recalled.bind(dtab, &path(name));
+        tree.ready().await.unwrap();
+        assert!(tree.snapshot().stale.is_some());
+        assert_eq!(weights(&tree), expected(*weight));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -68,6 +68,8 @@ cp -R "$STATE/repo" "$to"
 /// The job's world: its tools, a repository, a namerd.
 struct World {
     namerd: Fake,
+    // Where the job takes namerd to be, if it is not there.
+    base: Option<String>,
     dir: tempfile::TempDir,
 }
 
@@ -75,7 +77,7 @@ impl World {
     async fn new() -> Self {
         let namerd = Fake::start().await;
         namerd.put("internal", TABLE);
-        let world = Self { namerd, dir: tempfile::tempdir().expect("a folder") };
+        let world = Self { namerd, base: None, dir: tempfile::tempdir().expect("a folder") };
         for (name, text) in [("kubectl", KUBECTL), ("curl", CURL), ("git", GIT)] {
             world.write(&format!("bin/{name}"), text);
             fs::set_permissions(world.path(&format!("bin/{name}")), fs::Permissions::from_mode(0o755)).expect("sets");
@@ -107,7 +109,8 @@ impl World {
         let mut command = Command::new("/bin/sh");
         command.arg(JOB).args(parameters).current_dir(self.dir.path()).kill_on_drop(true).env_clear();
         command.env("PATH", path).env("STATE", self.dir.path()).env("DELIVERY_SETTLE", "0");
-        command.env("NAMERCTL_BASE_URL", self.namerd.url()).env("TMPDIR", self.dir.path());
+        let base = self.base.clone().unwrap_or_else(|| self.namerd.url());
+        command.env("NAMERCTL_BASE_URL", base).env("TMPDIR", self.dir.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().expect("starts")
     }
@@ -201,6 +204,53 @@ async fn an_abort_at_each_gate_reverts_and_removes_the_new_version() {
         assert_eq!((world.rule(), world.read("services")), ("/srv/world-v1".into(), "hello\nl5d\nworld-v1\n".into()));
         assert!(world.read("calls").ends_with("delete rc world-v2\n"), "{answers:?}");
     }
+}
+
+/// Tells what the rule is while it is waited.
+const SLEEP: &str = r#"#!/bin/sh
+echo "sleep $1 $(namerctl dtab get internal | sed -n 's,^/host/world *=> \(.*\) ;$,\1,p')" >>"$STATE/calls"
+"#;
+
+#[tokio::test]
+async fn no_version_is_removed_before_its_traffic_went_elsewhere() {
+    for (answers, removed, rule) in [
+        ("abort\n", "world-v2", "/srv/world-v1"),
+        ("ok\nok\nabort\n", "world-v2", "/srv/world-v1"),
+        ("ok\nok\nok\n", "world-v1", "/srv/world-v2"),
+    ] {
+        let world = World::new().await;
+        world.write("bin/sleep", SLEEP);
+        fs::set_permissions(world.path("bin/sleep"), fs::Permissions::from_mode(0o755)).expect("sets");
+        world.deliver(answers).await;
+        let calls = world.read("calls");
+        let expected = format!(
+            "sleep 0 {rule}\nkubectl --namespace=default delete svc {removed}\nkubectl --namespace=default delete rc {removed}\n"
+        );
+        assert!(calls.ends_with(&expected), "{answers:?}: {calls}");
+    }
+}
+
+#[tokio::test]
+async fn a_namerd_that_is_away_is_told_once() {
+    // At the start, and in the middle.
+    for (answers, gone) in [("ok\n", "GET"), ("ok\nok\n", "PUT")] {
+        let world = World::new().await;
+        world.namerd.say(gone, Said::status(503, "no store"));
+        let ran = world.deliver(answers).await;
+        assert_eq!(ran.code, 1);
+        assert!(!ran.err.contains("no rule"), "{}", ran.err);
+        let last = match gone {
+            "GET" => format!("error: the table internal cannot be read from {}\n", world.namerd.url()),
+            _ => "error: /host/world in internal could not be set to /tmp/world-v1\n".to_owned(),
+        };
+        assert!(ran.err.ends_with(&last), "{}", ran.err);
+        assert!(!world.read("calls").contains("delete"), "{gone}");
+    }
+    let mut world = World::new().await;
+    world.base = Some("http://127.0.0.1:1".to_owned());
+    let ran = world.deliver("").await;
+    assert!(ran.err.contains("connection refused") && !ran.err.contains("no rule"), "{}", ran.err);
+    assert!(ran.err.ends_with("\nerror: the table internal cannot be read from http://127.0.0.1:1\n"), "{}", ran.err);
 }
 
 #[tokio::test]
@@ -297,12 +347,13 @@ async fn what_cannot_be_delivered_changes_nothing() {
         (odd, "world-blue is not world-v and a number"),
         (no_rule, "no rule for /host/world in internal"),
         (no_text, "k8s-daemonset/helloworld/world.txt is not one line of text"),
-        (no_namerd, "no rule for /host/world in internal"),
+        (no_namerd, "the table internal cannot be read from NAMERD"),
     ] {
         let world = World::new().await;
         change(&world);
         let ran = world.deliver("ok\nok\nok\n").await;
         assert_eq!(ran.code, 1, "{text}");
+        let text = text.replace("NAMERD", &world.namerd.url());
         assert!(ran.err.ends_with(&format!("error: {text}\n")), "{text}: {}", ran.err);
         assert_eq!(world.written(), [], "{text}");
         assert!(!world.read("calls").contains("apply"), "{text}");

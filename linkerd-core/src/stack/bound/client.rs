@@ -87,6 +87,27 @@ impl BoundClient {
         self.balanced().is_none_or(Balanced::is_known)
     }
 
+    /// Since when it stands for no endpoint any more, if it did.
+    pub(crate) fn lost(&self) -> Option<Instant> {
+        self.balanced()?.lost()
+    }
+
+    /// Waits until it is not so that it is known to stand for no endpoint.
+    pub(crate) async fn may_serve(&self) {
+        if let Some(balanced) = self.balanced()
+            && balanced.is_known()
+        {
+            balanced.refilled().await;
+        }
+    }
+
+    /// Waits until it stands for an endpoint.
+    pub(crate) async fn refilled(&self) {
+        if let Some(balanced) = self.balanced() {
+            balanced.refilled().await;
+        }
+    }
+
     /// Waits until its addresses are known.
     pub(crate) async fn known(&self) {
         if let Some(balanced) = self.balanced() {

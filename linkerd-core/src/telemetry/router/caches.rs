@@ -39,6 +39,10 @@ pub struct SwitchStats {
     pub waiting: Gauge,
     /// Changes that were made though no endpoint of a new client could be connected to in time.
     pub timeouts: Counter,
+    /// Requests that wait for what takes the place of a client without endpoints.
+    pub holding: Gauge,
+    /// Requests that have waited for that.
+    pub held: Counter,
 }
 
 impl CacheStats {
@@ -69,7 +73,12 @@ impl BindCacheStats {
             tree: cache("tree"),
             bound: cache("bound"),
             client: cache("client"),
-            switch: SwitchStats { waiting: switch.gauge("waiting"), timeouts: switch.counter("timeouts") },
+            switch: SwitchStats {
+                waiting: switch.gauge("waiting"),
+                timeouts: switch.counter("timeouts"),
+                holding: switch.gauge("holding"),
+                held: switch.counter("held"),
+            },
             _hold: hold,
         }
     }

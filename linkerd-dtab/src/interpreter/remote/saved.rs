@@ -263,7 +263,7 @@ impl Saved {
 fn name_json(Named { dtab, path }: &Named, Old { value, at }: &Old<NameTree<Leaf>>) -> String {
     let unwatched = |Leaf { id, residual }| Bound::new(id, residual, Activity::value(Addr::Neg));
     let tree = parsed(&bound_json(&value.clone().map(&mut { unwatched })));
-    json!({"dtab": dtab.to_string(), "path": path.to_string(), "at": seconds(*at), "tree": tree}).to_string()
+    json!({"dtab": format!("{dtab:#}"), "path": path.to_string(), "at": seconds(*at), "tree": tree}).to_string()
 }
 
 fn id_json(Id(id): &Id, Old { value, at }: &Old<Addr>) -> String {

@@ -80,10 +80,11 @@ async fn rollback(session: &Session, head: &Parts, namespace: &Namespace, params
 
 async fn check(session: &Session, head: &Parts, namespace: &Namespace, body: &[u8]) -> Answer {
     // What does not parse is an answer here.
-    let (errors, warnings) = match Form::given(&head.headers)?.read(body) {
-        Err(problem) => (vec![problem.text().to_owned()], Vec::new()),
+    let form = Form::given(&head.headers)?;
+    let (errors, warnings) = match form.read(body) {
+        Err(problem) => (vec![problem.reason().to_owned()], Vec::new()),
         Ok(dtab) => {
-            let checked = session.check(namespace, &dtab).await?;
+            let checked = form.placed(session, body).check(namespace, &dtab).await?;
             (checked.errors, checked.warnings)
         }
     };
@@ -91,10 +92,11 @@ async fn check(session: &Session, head: &Parts, namespace: &Namespace, body: &[u
 }
 
 async fn plan(session: &Session, head: &Parts, namespace: &Namespace, params: &Params, body: &[u8]) -> Answer {
-    let dtab = Form::given(&head.headers)?.read(body)?;
+    let form = Form::given(&head.headers)?;
+    let dtab = form.read(body)?;
     let names = params.get("names").unwrap_or("").split(',').map(str::trim).filter(|name| !name.is_empty());
     let names = names.map(|name| params::path(Some(name))).collect::<Result<Vec<Path>, _>>()?;
-    let plan = session.plan(namespace, &dtab, &names).await?;
+    let plan = form.placed(session, body).plan(namespace, &dtab, &names).await?;
     Ok(document(&shown(namespace, &plan)))
 }
 

@@ -4,7 +4,7 @@ use http::{HeaderMap, StatusCode, header};
 use serde_json::{Map, Value};
 
 use super::reply::Problem;
-use crate::{Dentry, Dtab};
+use crate::{Dentry, Dtab, ParseError, namerd::Session};
 
 /// In which form a table travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,11 +64,15 @@ impl Form {
             return from_json(body);
         }
         let text = std::str::from_utf8(body).map_err(|error| Problem::bad(format!("The dtab is no text: {error}")))?;
-        text.parse().map_err(|error: crate::ParseError| {
-            // The mark in the text shows the place well enough where there is but one line.
-            let place = format!(" (line {}, column {})", error.line(), error.column());
-            Problem::bad(format!("{error}{}", if text.trim_end().contains('\n') { &*place } else { "" }))
-        })
+        text.parse().map_err(|error: ParseError| Problem::bad(error.located().to_string()))
+    }
+
+    /// The session for a table that was read from this body: what is wrong with an entry is told with its place there.
+    pub(super) fn placed(self, session: &Session, body: &[u8]) -> Session {
+        match std::str::from_utf8(body) {
+            Ok(text) if self != Self::Json => session.of_text(text),
+            _ => session.clone(),
+        }
     }
 }
 
@@ -100,7 +104,8 @@ fn dentry(members: &Map<String, Value>) -> Result<Dentry, String> {
         Some(Value::Null) | None => Err(format!("it has no {name}")),
         Some(_) => Err(format!("its {name} is no text")),
     };
-    let prefix = text("prefix")?.parse().map_err(|error| format!("prefix: {error}"))?;
-    let dst = text("dst")?.parse().map_err(|error| format!("dst: {error}"))?;
+    let bad = |name: &str, error: ParseError| format!("{name}: {}", error.located());
+    let prefix = text("prefix")?.parse().map_err(|error| bad("prefix", error))?;
+    let dst = text("dst")?.parse().map_err(|error| bad("dst", error))?;
     Ok(Dentry { prefix, dst })
 }

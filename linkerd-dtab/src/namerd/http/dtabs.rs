@@ -47,18 +47,22 @@ pub(super) async fn serve(session: &Session, head: &Parts, namespace: &str, body
             get(session, head, &namespace).await
         }
         Method::POST => {
-            let dtab = Form::given(&head.headers)?.read(body)?;
+            let form = Form::given(&head.headers)?;
+            let dtab = form.read(body)?;
             if let Expect::Version(_) = tags::expected(&head.headers)? {
                 return Err(Problem::hinted(StatusCode::PRECONDITION_FAILED, "what is created has no version before"));
             }
-            let written = session.put(&params::namespace(namespace)?, &dtab, &Expect::Absent).await?;
+            let written =
+                form.placed(session, body).put(&params::namespace(namespace)?, &dtab, &Expect::Absent).await?;
             Ok(done(&written, tags::is_wanted(&head.headers)))
         }
         Method::PUT => {
-            let dtab = Form::given(&head.headers)?.read(body)?;
+            let form = Form::given(&head.headers)?;
+            let dtab = form.read(body)?;
             let namespace = params::namespace(namespace)?;
             let expect = tags::expected(&head.headers)?;
-            let written = session.put(&namespace, &dtab, &expect).await.map_err(Problem::of_condition)?;
+            let written = form.placed(session, body).put(&namespace, &dtab, &expect).await;
+            let written = written.map_err(Problem::of_condition)?;
             Ok(done(&written, tags::is_wanted(&head.headers)))
         }
         Method::DELETE => {

@@ -58,13 +58,18 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, told(error))
     }
 
-    pub(super) fn text(&self) -> &str {
-        &self.text
+    /// Why, be it said in the body or beside.
+    pub(super) fn reason(&self) -> &str {
+        self.warning.as_deref().unwrap_or(&self.text)
     }
 
     pub(super) fn answer(self) -> Response<Body> {
         let mut rsp = Response::new(full(self.text));
         *rsp.status_mut() = self.status;
+        if self.status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            rsp.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
         if let Some(warning) = self.warning.as_deref().and_then(warning) {
             rsp.headers_mut().insert(header::WARNING, warning);
         }
@@ -77,6 +82,7 @@ impl From<Refused> for Problem {
         let status = match &refused {
             Refused::Limit { .. } => StatusCode::TOO_MANY_REQUESTS,
             Refused::Forbidden { .. } => StatusCode::FORBIDDEN,
+            Refused::UnknownToken => StatusCode::UNAUTHORIZED,
         };
         Self::new(status, refused.to_string())
     }
@@ -100,7 +106,7 @@ impl From<WriteError> for Problem {
 /// Why a request failed that is answered so, if it did.
 pub(super) fn reason(status: StatusCode) -> Option<Reason> {
     Some(match status {
-        StatusCode::FORBIDDEN => Reason::Forbidden,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Reason::Forbidden,
         StatusCode::NOT_FOUND => Reason::Missing,
         StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => Reason::Conflict,
         StatusCode::PAYLOAD_TOO_LARGE => Reason::TooLarge,

@@ -69,6 +69,7 @@ pub(super) fn refused(error: &Refused) -> Status {
     let text = bounded(error.to_string());
     match error {
         Refused::Forbidden { .. } => Status::permission_denied(text),
+        Refused::UnknownToken => Status::unauthenticated(text),
         Refused::Limit { .. } => Status::resource_exhausted(text),
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::{
-    Dtab, Endpoint, Interpreter as _, State,
+    Dtab, Endpoint, Interpreter as _, State, Weighted,
     delegate::Step,
     interpreter::remote::Remote,
     namer::fixed,
@@ -93,6 +93,23 @@ async fn the_table_of_the_caller_goes_on_top() {
     let NameTree::Union(branches) = &shown else { panic!("{shown:?}") };
     assert_eq!(branches.iter().map(|branch| branch.weight).collect::<Vec<_>>(), [3.0, 0.001]);
     assert_eq!(shown.leaves()[0], "/#/fixed/web");
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_decimals_of_weights_arrive() {
+    let (_, namerds, source) = namerd();
+    namerds.put("/svc => /#/fixed; /canary => 0.001 * /svc/web & 0.999 * /svc/other").await;
+    let extra = "/canary => 0.001 * /svc/web & 12.3456789 * /svc/other";
+    for (dtab, weight) in [("", 0.999), (extra, 12.345_678_9)] {
+        let branches = vec![Weighted::new(0.001, leaf("/#/fixed/web")), Weighted::new(weight, leaf("/#/fixed/other"))];
+        assert_eq!(bind(&source, dtab, "/canary").next().await, NameTree::Union(branches));
+        let explained = source.delegate(&dtab.parse().unwrap(), &path("/canary")).await.unwrap();
+        let weights = explained.nodes().find_map(|node| match &node.step {
+            Step::Union(branches) => Some(branches.iter().map(|(weight, _)| *weight).collect::<Vec<_>>()),
+            _ => None,
+        });
+        assert_eq!(weights.unwrap(), [0.001, weight]);
+    }
 }
 
 #[tokio::test(start_paused = true)]
