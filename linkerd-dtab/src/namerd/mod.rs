@@ -111,7 +111,7 @@ struct Table {
 #[derive(Clone)]
 struct Binding {
     tree: Activity<NameTree<Bound>>,
-    _table: Arc<Held<Namespace, Table>>,
+    table: Arc<Held<Namespace, Table>>,
 }
 
 /// A namerd before it is made.
@@ -206,7 +206,7 @@ impl Namerd {
     fn binding(&self, (namespace, extra, name): &BindKey) -> Binding {
         let table = self.table(namespace);
         let tree = table.value().local.bind(extra, name);
-        Binding { tree, _table: table }
+        Binding { tree, table }
     }
 
     /// Where the replicas of a bound name are, by its id. The prefixes of transformers (`/%/...`) are left out.
@@ -218,7 +218,7 @@ impl Namerd {
 impl Table {
     fn new(stored: Activity<Stored>, bare: &Local) -> Self {
         let dtab = stored.clone().map(|stored| stored.map_or_else(Dtab::empty, |stored| stored.dtab.clone()));
-        Self { stored, local: Arc::new(bare.clone().with_dtab(dtab)) }
+        Self { stored, local: Arc::new(bare.clone().with_dtab_retold(dtab)) }
     }
 }
 
