@@ -1,6 +1,6 @@
 //! Many clients of one namerd: `LOAD_CLIENTS` (10) watch `LOAD_NAMES` (10) names each, `LOAD_DISCONNECTS` (2) times each
 //! loses its connections, and every write reaches all within `LOAD_MAX_SECONDS` by `LOAD_MAX_MIB` of memory, if given.
-//! `just soak` has a thousand, `just bench-namerd` one to a thousand.
+//! `just soak` has a thousand, `just fan-out` one to a thousand.
 
 use std::{
     io,
