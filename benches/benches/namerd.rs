@@ -1,9 +1,8 @@
 //! A namerd and its clients in one thread, over pipes in memory: what a bind costs them, and how soon a change of a table
 //! has reached everybody, by each interface.
 
-use std::{cell::Cell, convert::Infallible, env, io, sync::Arc};
+use std::{cell::Cell, env, io, sync::Arc};
 
-use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use http::{HeaderValue, Request, Response};
 use http_body_util::BodyExt as _;
@@ -67,8 +66,7 @@ impl Server {
                 let interface = mesh::Mesh::new(namerd);
                 let service = service_fn(move |mut req: Request<Incoming>| {
                     req.extensions_mut().insert(session.clone());
-                    let answer = interface.clone().call(req);
-                    async move { Ok::<_, Infallible>(answer.await?) }
+                    interface.clone().call(req)
                 });
                 let server = server::conn::http2::Builder::new(TokioExecutor::new());
                 tokio::spawn(server.serve_connection(TokioIo::new(mesh::Io::new(far)), service));
@@ -143,7 +141,7 @@ fn failure(error: hyper::Error) -> Failure {
 }
 
 fn answered(response: Response<Incoming>) -> Response<Body> {
-    response.map(|body| body.map_frame(|frame| frame.map_data(Bytes::from)).map_err(failure).boxed_unsync())
+    response.map(|body| body.map_err(failure).boxed_unsync())
 }
 
 async fn wait_for(tree: &mut Activity<NameTree<Bound>>, port: u16) {

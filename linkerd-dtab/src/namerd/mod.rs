@@ -107,11 +107,13 @@ struct Table {
     local: Arc<Local>,
 }
 
+type HeldTable = Arc<Held<Namespace, Table>>;
+
 /// A bound name, and the table that it is bound under, which is kept for as long.
 #[derive(Clone)]
 struct Binding {
     tree: Activity<NameTree<Bound>>,
-    table: Arc<Held<Namespace, Table>>,
+    table: HeldTable,
 }
 
 /// A namerd before it is made.
@@ -188,7 +190,7 @@ impl Namerd {
     }
 
     /// The table of a namespace, with what keeps it shared.
-    fn table(&self, namespace: &Namespace) -> Arc<Held<Namespace, Table>> {
+    fn table(&self, namespace: &Namespace) -> HeldTable {
         let make = || {
             let stored = match self.composition(namespace) {
                 None => self.inner.store.watch(namespace),

@@ -6,9 +6,9 @@ use std::{any::Any, collections::BTreeSet, fmt, net::SocketAddr, ops::Deref, syn
 use tokio::time::Instant;
 
 use super::{
-    Kind, Meter, Namerd, Pattern, Role, Table,
+    HeldTable, Kind, Meter, Namerd, Pattern, Role,
     limits::{Permit, Reading, counted_by},
-    shared::{Held, Key, Shared},
+    shared::{Key, Shared},
 };
 use crate::{
     Activity, Addr, Bound, Delegation, Dtab, Interpreter, NameTree, Path,
@@ -65,7 +65,7 @@ pub struct Watched<T> {
 
 /// The table that a name is bound under, of which it matters when it changed and not what it is.
 #[cfg(feature = "mesh")]
-pub(super) struct FollowedTable(Arc<Held<Namespace, Table>>);
+pub(super) struct FollowedTable(HeldTable);
 
 /// Why a peer does not get what it asks for.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -207,7 +207,7 @@ impl Session {
         namespace: &Namespace,
         extra: &Dtab,
         name: &Path,
-    ) -> Result<(Watched<NameTree<Bound>>, Arc<Held<Namespace, Table>>), Refused> {
+    ) -> Result<(Watched<NameTree<Bound>>, HeldTable), Refused> {
         self.may(namespace, Role::Read)?;
         let permit = self.permit(Kind::Bind)?;
         let key = (namespace.clone(), extra.clone(), name.clone());
