@@ -59,8 +59,12 @@ proofs: overload amplification
 soak:
     LOAD_CLIENTS=999 LOAD_DISCONNECTS=100 LOAD_MAX_SECONDS=1 LOAD_MAX_MIB=50 cargo test --release -p namerd --test process many_clients -- --nocapture --test-threads=1
 
-# Binds a second, and how soon a change reaches 1, 100 and 1,000 watchers, by each interface of a namerd.
-bench-namerd:
+# Binds a second, and how soon a change reaches 1, 100 and 1,000 watchers, by each interface of a namerd, over pipes in memory.
+bench-namerd *args:
+    cargo bench -p benches --bench namerd -- {{ args }}
+
+# The same between processes, over sockets.
+fan-out:
     for clients in 1 100 1000; do LOAD_CLIENTS=$clients LOAD_NAMES=1 LOAD_DISCONNECTS=0 LOAD_WRITES=50 cargo test --release -p namerd --test process many_clients -- --nocapture --test-threads=1 || exit 1; done
 
 # Five hundred reloads under load, with a tunnel and a stream open all the time.

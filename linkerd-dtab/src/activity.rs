@@ -272,6 +272,19 @@ impl<T: Clone + Send + Sync + 'static> Activity<T> {
         activity
     }
 
+    /// Whether there is a state that this activity has not yet marked as seen.
+    pub(crate) fn has_changed(&self) -> bool {
+        match &self.0 {
+            Source::Live(receiver) => receiver.has_changed().unwrap_or_default(),
+            Source::Fixed(_) => false,
+        }
+    }
+
+    /// As [`sample_and_update`](Self::sample_and_update), with how old it is.
+    pub(crate) fn snapshot_and_update(&mut self) -> Snapshot<T> {
+        self.mark_seen()
+    }
+
     fn mark_seen(&mut self) -> Snapshot<T> {
         self.0.read_and_update(Snapshot::clone)
     }
@@ -305,6 +318,15 @@ impl<T: Clone + Send + Sync + 'static> Publisher<T> {
 
     /// Publishes a value if it is another one than the last; else only notes that the source was heard of.
     pub fn ok_if_changed(&self, value: T, same: impl FnOnce(&T, &T) -> bool) {
+        self.publish(value, same, false);
+    }
+
+    /// The same; and watchers see a change even if the value is the last one, whose age stays what it is.
+    pub(crate) fn ok_again(&self, value: T, same: impl FnOnce(&T, &T) -> bool) {
+        self.publish(value, same, true);
+    }
+
+    fn publish(&self, value: T, same: impl FnOnce(&T, &T) -> bool, is_told_again: bool) {
         let now = Instant::now();
         self.0.send_if_modified(|last| {
             last.contact = Some(now);
@@ -312,7 +334,7 @@ impl<T: Clone + Send + Sync + 'static> Publisher<T> {
             if let State::Ok(old) = &last.state
                 && same(old, &value)
             {
-                return false;
+                return is_told_again;
             }
             last.state = State::Ok(value);
             last.since = now;

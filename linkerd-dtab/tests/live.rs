@@ -245,6 +245,50 @@ async fn the_interpreters_own_table_is_waited_for_and_followed() {
     assert_eq!(shown(&bind(&local, "/svc/b => /$/inet/9", "/svc/b")), "/$/inet/9", "the given table goes first");
 }
 
+#[tokio::test(start_paused = true)]
+async fn many_names_that_only_the_table_can_change_follow_it_together_and_let_it_go() {
+    let (fake, local) = interpreter();
+    let (publisher, table) = Activity::channel();
+    publisher.ok("/svc => /$/inet/1".parse().unwrap());
+    let local = local.with_dtab(table);
+    let names: Vec<_> = (0..100).map(|i| bind(&local, "", &format!("/svc/n{i}"))).collect();
+    let shown_all = |names: &[Activity<NameTree<Bound>>]| names.iter().map(shown).collect::<Vec<_>>();
+    let all_at = |id: &str| (0..100).map(|i| format!("{id}[/n{i}]")).collect::<Vec<_>>();
+    assert_eq!(shown_all(&names), all_at("/$/inet/1"));
+    publisher.ok("/svc => /$/inet/2".parse().unwrap());
+    // One that comes while the others are evaluated is not left behind.
+    tokio::task::yield_now().await;
+    let late = bind(&local, "", "/svc/late");
+    publisher.ok("/svc => /$/inet/3; /svc/n7 => /#/fake/a".parse().unwrap());
+    settle().await;
+    assert_eq!(shown(&late), "/$/inet/3[/late]");
+    // What may change otherwise, too, is followed for itself, and then with the others again.
+    assert_ne!(shown(&names[7]), "/#/fake/a", "not known yet");
+    fake.bound("/a");
+    settle().await;
+    assert_eq!(shown(&names[7]), "/#/fake/a");
+    publisher.ok("/svc => /$/inet/4".parse().unwrap());
+    settle().await;
+    assert_eq!(shown_all(&names), all_at("/$/inet/4"));
+    assert!(!fake.is_watched("/a"));
+    drop((names, late, local));
+    tokio::time::timeout(Duration::from_secs(5), publisher.closed()).await.expect("nobody reads the table");
+}
+
+#[tokio::test]
+async fn a_table_that_ends_leaves_its_last_word() {
+    let (_, local) = interpreter();
+    let (publisher, table) = Activity::channel();
+    publisher.ok("/svc => /$/inet/1".parse().unwrap());
+    let tree = bind(&local.with_dtab(table), "", "/svc");
+    settle().await;
+    publisher.ok("/svc => /$/inet/2".parse().unwrap());
+    drop(publisher);
+    settle().await;
+    assert_eq!(shown(&tree), "/$/inet/2");
+    assert!(tree.is_final());
+}
+
 #[tokio::test]
 async fn a_cycle_is_named() {
     let (_, local) = interpreter();

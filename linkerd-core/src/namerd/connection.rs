@@ -104,13 +104,14 @@ where
         let noted = log.as_ref().map(|log| log.note(&parts, remote, name.as_deref().map(ToOwned::to_owned)));
         parts.extensions.insert(session.clone());
         let answer = interface.clone().call(Request::from_parts(parts, body));
-        async move {
+        // Boxed: a stream has the room that this takes for as long as it is open.
+        Box::pin(async move {
             let mut rsp = answer.await?.map(Body::new);
             if let Some(noted) = noted {
                 noted.answered(&mut rsp);
             }
             Ok::<_, Infallible>(rsp)
-        }
+        })
     });
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())

@@ -78,6 +78,8 @@ impl Asked {
     /// Ends an evaluation: watches that it did not read are given up.
     pub(crate) fn end(&mut self) {
         self.answers.retain(|answer| answer.read == self.evaluation);
+        // What was read before is still there while what is read now is asked for: mostly one answer, then two.
+        self.answers.shrink_to_fit();
     }
 
     /// Whether nothing that was read can change.

@@ -2,19 +2,19 @@
 
 use std::{fmt, sync::Arc};
 
-use tokio::select;
-
+use super::{binding::Binding, table::Table};
 use crate::{
-    Activity, BindError, Bound, Dtab, Failure, Interpreter, NameTree, Namer, Path, Publisher, State,
-    delegate::{Delegation, explain},
-    interpreter::{Asked, MAX_DEPTH, Namers, evaluate},
+    Activity, Bound, Dtab, Interpreter, NameTree, Namer, Path,
+    delegate::Delegation,
+    interpreter::{MAX_DEPTH, Namers},
     namer::{Global, Resolve},
 };
 
 /// Binds names under a table with the namers that it was given, then the system namers.
 ///
 /// Each binding is one task that evaluates its tree again when an answer that it read has changed, publishes it if it is
-/// another one, and ends when nobody watches it any more. A binding of which nothing can change has no task.
+/// another one, and ends when nobody watches it any more. Bindings that only the interpreter's own table can change have
+/// one task together. A binding of which nothing can change has none.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -33,7 +33,7 @@ pub struct Local {
     binder: Arc<Namers>,
     // Explanations always name the whole path of an unknown system namer.
     explainer: Arc<Namers>,
-    dtab: Option<Activity<Dtab>>,
+    table: Option<Arc<Table>>,
     max_depth: usize,
     resolve: Arc<dyn Resolve>,
 }
@@ -45,7 +45,7 @@ impl Local {
     pub fn new(namers: Vec<(Path, Arc<dyn Namer>)>, resolve: Arc<dyn Resolve>) -> Self {
         let system = Arc::new(Global::new(Arc::clone(&resolve)));
         let binder = Arc::new(Namers { mounted: namers, system });
-        Self { explainer: Arc::clone(&binder), binder, dtab: None, max_depth: MAX_DEPTH, resolve }
+        Self { explainer: Arc::clone(&binder), binder, table: None, max_depth: MAX_DEPTH, resolve }
     }
 
     /// Adds a table below the one that each name is bound under, which so takes precedence. Names are pending until it is
@@ -54,7 +54,16 @@ impl Local {
     /// An unknown kind of system namer then fails with Finagle's text, as it does in Linkerd.
     #[must_use]
     pub fn with_dtab(mut self, dtab: Activity<Dtab>) -> Self {
-        self.dtab = Some(dtab);
+        self.table = Some(Table::new(dtab, false));
+        self.with_plain_errors()
+    }
+
+    /// As [`with_dtab`](Self::with_dtab); watchers of a bound name then see a change ([`Activity::changed`]) after each change
+    /// of the table, also when it leaves the tree what it was. How old the tree is stays as it is.
+    #[cfg(feature = "namerd")]
+    #[must_use]
+    pub(crate) fn with_dtab_retold(mut self, dtab: Activity<Dtab>) -> Self {
+        self.table = Some(Table::new(dtab, true));
         self.with_plain_errors()
     }
 
@@ -100,14 +109,7 @@ impl Local {
     }
 
     fn binding(&self, namers: &Arc<Namers>, dtab: &Dtab, path: &Path) -> Binding {
-        Binding {
-            namers: Arc::clone(namers),
-            asked: Asked::default(),
-            below: self.dtab.clone().map(|dtab| Below { dtab, is_final: false }),
-            dtab: dtab.clone(),
-            path: path.clone(),
-            max_depth: self.max_depth,
-        }
+        Binding::new(Arc::clone(namers), self.table.as_deref(), dtab.clone(), path.clone(), self.max_depth)
     }
 }
 
@@ -121,138 +123,18 @@ struct NotConcrete {
 
 impl Interpreter for Local {
     fn bind(&self, dtab: &Dtab, path: &Path) -> Activity<NameTree<Bound>> {
-        self.binding(&self.binder, dtab, path).watch(Binding::bind, same_tree)
+        self.binding(&self.binder, dtab, path).watch(self.table.as_ref(), Binding::bind, same_tree)
     }
 
     fn delegate(&self, dtab: &Dtab, path: &Path) -> Activity<Delegation> {
-        self.binding(&self.explainer, dtab, path).watch(Binding::delegate, |_, _| false)
+        self.binding(&self.explainer, dtab, path).watch(self.table.as_ref(), Binding::delegate, |_, _| false)
     }
 }
 
 impl fmt::Debug for Local {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let prefixes: Vec<_> = self.binder.mounted.iter().map(|(prefix, _)| prefix).collect();
-        f.debug_struct("Local").field("namers", &prefixes).field("dtab", &self.dtab).finish_non_exhaustive()
-    }
-}
-
-/// A name under a table, and what it depends on.
-struct Binding {
-    namers: Arc<Namers>,
-    asked: Asked,
-    below: Option<Below>,
-    dtab: Dtab,
-    path: Path,
-    max_depth: usize,
-}
-
-/// The interpreter's own table.
-struct Below {
-    dtab: Activity<Dtab>,
-    is_final: bool,
-}
-
-impl Binding {
-    fn watch<T: Clone + Send + Sync + 'static>(
-        mut self,
-        compute: fn(&mut Self) -> State<T>,
-        same: fn(&T, &T) -> bool,
-    ) -> Activity<T> {
-        let (publisher, activity) = Activity::channel();
-        // The first answer at once: most names are known, and a caller should not wait for a task to be scheduled.
-        self.publish(&publisher, compute, same);
-        if !self.is_final() {
-            // Boxed: the future would have room for it twice.
-            tokio::spawn(Box::new(self).run(publisher, compute, same));
-        }
-        activity
-    }
-
-    async fn run<T: Clone + Send + Sync + 'static>(
-        mut self: Box<Self>,
-        publisher: Publisher<T>,
-        compute: fn(&mut Self) -> State<T>,
-        same: fn(&T, &T) -> bool,
-    ) {
-        loop {
-            select! {
-                biased;
-                () = publisher.closed() => return,
-                () = self.changed() => self.publish(&publisher, compute, same),
-            }
-        }
-    }
-
-    fn publish<T: Clone + Send + Sync + 'static>(
-        &mut self,
-        publisher: &Publisher<T>,
-        compute: fn(&mut Self) -> State<T>,
-        same: fn(&T, &T) -> bool,
-    ) {
-        match compute(self) {
-            // Of a name that was known, it only means that something is being asked again.
-            State::Pending => {}
-            State::Ok(value) => publisher.ok_if_changed(value, same),
-            State::Failed(error) => {
-                self.log(&error);
-                let last = publisher.sample();
-                if !matches!(last, State::Failed(last) if last.to_string() == error.to_string()) {
-                    publisher.failed(error);
-                }
-            }
-        }
-    }
-
-    fn log(&self, error: &Failure) {
-        if let Some(BindError::TooDeep { steps, .. }) = error.downcast_ref() {
-            tracing::warn!(path = %self.path, %steps, "{error}");
-        } else {
-            tracing::debug!(path = %self.path, "not bound: {error}");
-        }
-    }
-
-    fn bind(&mut self) -> State<NameTree<Bound>> {
-        let Self { namers, asked, path, max_depth, .. } = self;
-        match Self::table(&mut self.below, &self.dtab) {
-            State::Pending => State::Pending,
-            State::Failed(error) => State::Failed(error),
-            State::Ok(dtab) => {
-                asked.begin();
-                let tree = evaluate(&dtab, path, *max_depth, &mut |path| namers.ask(path, asked));
-                asked.end();
-                tree
-            }
-        }
-    }
-
-    fn delegate(&mut self) -> State<Delegation> {
-        let Self { namers, asked, path, max_depth, .. } = self;
-        Self::table(&mut self.below, &self.dtab).map(|dtab| {
-            asked.begin();
-            let delegation = explain(&dtab, path, *max_depth, &mut |path| namers.ask(path, asked));
-            asked.end();
-            delegation
-        })
-    }
-
-    fn table(below: &mut Option<Below>, dtab: &Dtab) -> State<Dtab> {
-        let Some(below) = below else { return State::Ok(dtab.clone()) };
-        below.is_final = below.dtab.is_final();
-        below.dtab.sample_and_update().map(|below| below.concat(dtab))
-    }
-
-    fn is_final(&self) -> bool {
-        self.asked.is_final() && self.below.as_ref().is_none_or(|below| below.is_final)
-    }
-
-    async fn changed(&mut self) {
-        match &mut self.below {
-            Some(below) => select! {
-                () = below.dtab.changed() => {}
-                () = self.asked.changed() => {}
-            },
-            None => self.asked.changed().await,
-        }
+        f.debug_struct("Local").field("namers", &prefixes).field("table", &self.table).finish_non_exhaustive()
     }
 }
 

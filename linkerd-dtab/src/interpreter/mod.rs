@@ -1,6 +1,7 @@
 //! Interpreters: from a name and a table to a tree of bound names.
 
 mod asked;
+mod binding;
 mod by_namespace;
 mod eval;
 #[cfg(feature = "fs")]
@@ -8,6 +9,7 @@ pub mod fs;
 mod local;
 #[cfg(feature = "remote")]
 pub mod remote;
+mod table;
 
 pub use by_namespace::{ByNamespace, UnknownNamespace};
 #[cfg(feature = "namerd")]

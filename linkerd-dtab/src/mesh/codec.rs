@@ -9,8 +9,12 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-/// What a stream has of memory while nothing is sent. Streams are many, and messages few and small.
-const BUFFER: usize = 256;
+/// What is read of a request at first.
+const READ: usize = 256;
+
+/// What a stream has of memory before anything is sent; then it keeps what its last message took. Streams are many, and
+/// messages few and small.
+const WRITE: usize = 16;
 
 /// How much is encoded before it is sent.
 const YIELD: usize = 32 << 10;
@@ -40,11 +44,11 @@ where
     type Decoder = Reader<U>;
 
     fn encoder(&mut self) -> ProstEncoder<T> {
-        ProstCodec::<T, U>::raw_encoder(settings())
+        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(WRITE, YIELD))
     }
 
     fn decoder(&mut self) -> Reader<U> {
-        Reader(ProstCodec::<T, U>::raw_decoder(settings()))
+        Reader(ProstCodec::<T, U>::raw_decoder(BufferSettings::new(READ, YIELD)))
     }
 }
 
@@ -59,8 +63,4 @@ impl<U: Message + Default> Decoder for Reader<U> {
     fn buffer_settings(&self) -> BufferSettings {
         self.0.buffer_settings()
     }
-}
-
-fn settings() -> BufferSettings {
-    BufferSettings::new(BUFFER, YIELD)
 }

@@ -107,11 +107,13 @@ struct Table {
     local: Arc<Local>,
 }
 
+type HeldTable = Arc<Held<Namespace, Table>>;
+
 /// A bound name, and the table that it is bound under, which is kept for as long.
 #[derive(Clone)]
 struct Binding {
     tree: Activity<NameTree<Bound>>,
-    _table: Arc<Held<Namespace, Table>>,
+    table: HeldTable,
 }
 
 /// A namerd before it is made.
@@ -188,7 +190,7 @@ impl Namerd {
     }
 
     /// The table of a namespace, with what keeps it shared.
-    fn table(&self, namespace: &Namespace) -> Arc<Held<Namespace, Table>> {
+    fn table(&self, namespace: &Namespace) -> HeldTable {
         let make = || {
             let stored = match self.composition(namespace) {
                 None => self.inner.store.watch(namespace),
@@ -206,7 +208,7 @@ impl Namerd {
     fn binding(&self, (namespace, extra, name): &BindKey) -> Binding {
         let table = self.table(namespace);
         let tree = table.value().local.bind(extra, name);
-        Binding { tree, _table: table }
+        Binding { tree, table }
     }
 
     /// Where the replicas of a bound name are, by its id. The prefixes of transformers (`/%/...`) are left out.
@@ -218,7 +220,7 @@ impl Namerd {
 impl Table {
     fn new(stored: Activity<Stored>, bare: &Local) -> Self {
         let dtab = stored.clone().map(|stored| stored.map_or_else(Dtab::empty, |stored| stored.dtab.clone()));
-        Self { stored, local: Arc::new(bare.clone().with_dtab(dtab)) }
+        Self { stored, local: Arc::new(bare.clone().with_dtab_retold(dtab)) }
     }
 }
 

@@ -6,12 +6,10 @@ use std::{any::Any, collections::BTreeSet, fmt, net::SocketAddr, ops::Deref, syn
 use tokio::time::Instant;
 
 use super::{
-    Kind, Meter, Namerd, Pattern, Role,
+    HeldTable, Kind, Meter, Namerd, Pattern, Role,
     limits::{Permit, Reading, counted_by},
     shared::{Key, Shared},
 };
-#[cfg(feature = "mesh")]
-use super::{Table, shared::Held};
 use crate::{
     Activity, Addr, Bound, Delegation, Dtab, Interpreter, NameTree, Path,
     parse::{Place, places},
@@ -68,12 +66,9 @@ pub struct Watched<T> {
     _shared: Option<Box<dyn Any + Send + Sync>>,
 }
 
-/// When a table changes; what it is does not matter.
+/// The table that a name is bound under, of which it matters when it changed and not what it is.
 #[cfg(feature = "mesh")]
-pub(super) struct FollowedTable {
-    stored: Activity<Stored>,
-    _table: Arc<Held<Namespace, Table>>,
-}
+pub(super) struct FollowedTable(HeldTable);
 
 /// Why a peer does not get what it asks for.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -209,12 +204,34 @@ impl Session {
     /// Binds `name` under the table of a namespace with `extra` on top of it. A namespace that does not exist has an empty
     /// table.
     pub fn bind(&self, namespace: &Namespace, extra: &Dtab, name: &Path) -> Result<Watched<NameTree<Bound>>, Refused> {
+        Ok(self.binding(namespace, extra, name)?.0)
+    }
+
+    /// As [`bind`](Self::bind), with the table. A change of it is a change of the tree ([`Activity::changed`]) when the name
+    /// has been bound under it, also if that leaves the tree what it was.
+    #[cfg(feature = "mesh")]
+    pub(super) fn bind_under(
+        &self,
+        namespace: &Namespace,
+        extra: &Dtab,
+        name: &Path,
+    ) -> Result<(Watched<NameTree<Bound>>, FollowedTable), Refused> {
+        let (watched, table) = self.binding(namespace, extra, name)?;
+        Ok((watched, FollowedTable(table)))
+    }
+
+    fn binding(
+        &self,
+        namespace: &Namespace,
+        extra: &Dtab,
+        name: &Path,
+    ) -> Result<(Watched<NameTree<Bound>>, HeldTable), Refused> {
         self.may(namespace, Role::Read)?;
         let permit = self.permit(Kind::Bind)?;
         let key = (namespace.clone(), extra.clone(), name.clone());
         let bindings = &self.namerd.inner.bindings;
         let (binding, held) = self.shared(Kind::Bind, bindings, &key, || self.namerd.binding(&key))?;
-        Ok(Watched { activity: binding.tree, _permit: permit, _shared: Some(held) })
+        Ok((Watched { activity: binding.tree, _permit: permit, _shared: Some(held) }, binding.table))
     }
 
     /// Explains how [`bind`](Self::bind) gets where it does.
@@ -233,15 +250,6 @@ impl Session {
         let addrs = &self.namerd.inner.addrs;
         let (activity, held) = self.shared(Kind::Addr, addrs, id, || self.namerd.addr(id))?;
         Ok(Watched { activity, _permit: permit, _shared: Some(held) })
-    }
-
-    /// The changes of a table that a watch of the same peer, which is counted, is about.
-    #[cfg(feature = "mesh")]
-    pub(super) fn followed_table(&self, namespace: &Namespace) -> FollowedTable {
-        let table = self.namerd.table(namespace);
-        let mut stored = table.value().stored.clone();
-        stored.sample_and_update();
-        FollowedTable { stored, _table: table }
     }
 
     fn permit(&self, kind: Kind) -> Result<Permit, Refused> {
@@ -348,17 +356,10 @@ impl Session {
 
 #[cfg(feature = "mesh")]
 impl FollowedTable {
+    /// When it last changed. `None`: it is not known yet.
     pub(super) fn since(&self) -> Option<Instant> {
-        let stored = self.stored.snapshot();
+        let stored = self.0.value().stored.snapshot();
         (!matches!(stored.state, crate::State::Pending)).then_some(stored.since)
-    }
-
-    pub(super) fn mark_as_seen(&mut self) {
-        self.stored.sample_and_update();
-    }
-
-    pub(super) async fn changed(&mut self) {
-        self.stored.changed().await;
     }
 }
 

@@ -78,9 +78,17 @@ struct Entries<K, V> {
 struct Entry<V> {
     value: V,
     holders: usize,
-    // How often each peer does.
-    by_peer: HashMap<Arc<str>, usize>,
+    by_peer: Holders,
     idle: Option<u64>,
+}
+
+/// How often each peer holds something. Most of what there is one peer has: a table of hashes has room for four at least.
+#[derive(Default)]
+enum Holders {
+    #[default]
+    None,
+    One(Arc<str>, usize),
+    Many(HashMap<Arc<str>, usize>),
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Shared<K, V> {
@@ -172,12 +180,10 @@ impl<K: Key, V: Clone> Entries<K, V> {
             self.idle.remove(&idle);
         }
         entry.holders += 1;
-        if let Some(peer) = holder {
-            let times = entry.by_peer.entry(Arc::clone(peer)).or_default();
-            *times += 1;
-            if *times == 1 {
-                *self.by_peer.entry(Arc::clone(peer)).or_default() += 1;
-            }
+        if let Some(peer) = holder
+            && entry.by_peer.add(peer)
+        {
+            *self.by_peer.entry(Arc::clone(peer)).or_default() += 1;
         }
         Some(entry.value.clone())
     }
@@ -186,7 +192,7 @@ impl<K: Key, V: Clone> Entries<K, V> {
         if let Some(value) = self.add_holder(key, holder) {
             return value;
         }
-        let entry = Entry { value: made.clone(), holders: 0, by_peer: HashMap::new(), idle: None };
+        let entry = Entry { value: made.clone(), holders: 0, by_peer: Holders::None, idle: None };
         self.by_key.insert(key.clone(), entry);
         self.add_holder(key, holder);
         made
@@ -197,12 +203,12 @@ impl<K: Key, V: Clone> Entries<K, V> {
         let Some(entry) = self.by_key.get_mut(key) else { return Vec::new() };
         entry.holders = entry.holders.saturating_sub(1);
         if let Some(peer) = holder
-            && take_one(&mut entry.by_peer, peer)
+            && entry.by_peer.take(peer)
         {
             take_one(&mut self.by_peer, peer);
         }
         if entry.holders == 0 && entry.idle.is_none() {
-            entry.by_peer = HashMap::new();
+            entry.by_peer = Holders::None;
             entry.idle = Some(self.next_idle);
             self.idle.insert(self.next_idle, (key.clone(), now));
             self.next_idle += 1;
@@ -272,6 +278,43 @@ async fn sweep<K: Key, V: Clone + Send + Sync + 'static>(entries: Weak<Mutex<Ent
         drop((gone, strong));
         let Some(next) = next else { return };
         tokio::time::sleep_until(next).await;
+    }
+}
+
+impl Holders {
+    /// One more of this peer's. True: it is the first.
+    fn add(&mut self, peer: &Arc<str>) -> bool {
+        match self {
+            Self::None => *self = Self::One(Arc::clone(peer), 1),
+            Self::One(one, times) if one == peer => {
+                *times += 1;
+                return false;
+            }
+            Self::One(one, times) => *self = Self::Many([(Arc::clone(one), *times), (Arc::clone(peer), 1)].into()),
+            Self::Many(many) => {
+                let times = many.entry(Arc::clone(peer)).or_default();
+                *times += 1;
+                return *times == 1;
+            }
+        }
+        true
+    }
+
+    /// One less. True: it was the last.
+    fn take(&mut self, peer: &Arc<str>) -> bool {
+        match self {
+            Self::None => false,
+            Self::One(one, times) => {
+                let is_last = one == peer && *times == 1;
+                if is_last {
+                    *self = Self::None;
+                } else if one == peer {
+                    *times -= 1;
+                }
+                is_last
+            }
+            Self::Many(many) => take_one(many, peer),
+        }
     }
 }
 

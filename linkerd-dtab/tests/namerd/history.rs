@@ -1,4 +1,12 @@
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
 
 use linkerd_dtab::{
     namerd::{History, Keep, Namerd, Record, Session, WriteError},
@@ -27,6 +35,33 @@ fn shown(records: &[Arc<Record>]) -> Vec<String> {
         format!("{} {} {table} ({why})", record.seq, record.who)
     };
     records.iter().map(one).collect()
+}
+
+#[tokio::test]
+async fn a_clock_that_is_stepped_while_it_runs_changes_no_order_and_no_watch() {
+    let folder = tempfile::tempdir().unwrap();
+    let year = Arc::new(AtomicU64::new(2026));
+    let stepped = Arc::clone(&year);
+    let at = move || SystemTime::UNIX_EPOCH + Duration::from_hours((stepped.load(Ordering::Relaxed) - 1970) * 365 * 24);
+    let (_, namerd) = namerd(open(folder.path()).clock(at.clone()));
+    let session = namerd.session(named("ann"));
+    let mut watched = session.dtab(&ns("team/web")).unwrap();
+    for (port, now) in [(1, 2026), (2, 1970), (3, 2100), (4, 2020)] {
+        year.store(now, Ordering::Relaxed);
+        assert_eq!(put(&session, &format!("/a => /{port}")).await, port);
+        watched.changed().await;
+        let seen = watched.sample_and_update().ok().unwrap().unwrap();
+        assert_eq!(seen.dtab, dtab(&format!("/a => /{port}")));
+    }
+    let history = || session.history(&ns("team/web"), 10).unwrap();
+    let seqs = |records: Vec<Arc<Record>>| records.iter().map(|record| record.seq).collect::<Vec<_>>();
+    assert_eq!(seqs(history()), [4, 3, 2, 1]);
+    assert_eq!(session.diff(&ns("team/web"), 2, 3).unwrap(), "- /a => /2 ;\n+ /a => /3 ;\n");
+    session.rollback(&ns("team/web"), 2, &Expect::Any).await.unwrap();
+    assert_eq!(shown(&history())[0], "5 ann /a=>/2 (back to 2)");
+    // And so it is read again.
+    let (_, again) = self::namerd(open(folder.path()).clock(at));
+    assert_eq!(seqs(again.session(named("ann")).history(&ns("team/web"), 10).unwrap()), [5, 4, 3, 2, 1]);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Many clients of one namerd: `LOAD_CLIENTS` (10) watch `LOAD_NAMES` (10) names each, `LOAD_DISCONNECTS` (2) times each
 //! loses its connections, and every write reaches all within `LOAD_MAX_SECONDS` by `LOAD_MAX_MIB` of memory, if given.
-//! `just soak` has a thousand, `just bench-namerd` one to a thousand.
+//! `just soak` has a thousand, `just fan-out` one to a thousand.
 
 use std::{
     io,
@@ -22,7 +22,7 @@ use tokio::{
     io::{DuplexStream, copy_bidirectional, duplex},
     net::TcpSocket,
     task::AbortHandle,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::harness::{Folder, LONG, Namerd};
@@ -179,6 +179,35 @@ fn memory(namerd: &Namerd) -> (f64, f64) {
     (mib("VmRSS:"), mib("VmHWM:"))
 }
 
+/// Seconds of processor time that it has taken.
+fn processor(namerd: &Namerd) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", namerd.pid())).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    // In hundredths, as everywhere: user and system.
+    fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
+}
+
+/// What a namerd counts of those who are there.
+async fn counted(namerd: &Namerd, interface: &str) -> [f64; 5] {
+    let streams = format!("iface/{interface}/127.0.0.1/0/streams/open");
+    let metrics = namerd.page("/admin/metrics.json").await.expect(200).json();
+    ["namerd/peers", "namerd/clients", "namerd/watches/bindings", "namerd/cache/bindings/active", &streams]
+        .map(|name| metrics[name].as_f64().unwrap_or_else(|| panic!("{name} in {metrics}")))
+}
+
+/// Waits until it counts no more than that.
+async fn wait_until(namerd: &Namerd, interface: &str, before: [f64; 5]) {
+    let begin = Instant::now();
+    loop {
+        let now = counted(namerd, interface).await;
+        if now == before {
+            return;
+        }
+        assert!(begin.elapsed() < LONG, "nobody is there, and {now:?} are left of {before:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn write(namerd: &Namerd, clients: &mut [Client], port: u16) -> Duration {
     let begin = Instant::now();
     let table = format!("/svc => /$/inet/127.0.0.1/{port}");
@@ -210,11 +239,17 @@ interfaces:
     let (idle, _) = memory(&namerd);
     // The first is for writes: as many watches by HTTP/1 as there may be connections leave no room for them.
     // And an interface has 10,000 of them at most, so that there are two.
+    let interface = match kind {
+        Kind::Http => "io.l5d.httpController",
+        Kind::Mesh => "io.l5d.mesh",
+        Kind::Thrift => "io.l5d.thriftNameInterpreter",
+    };
     let to = |i: usize| match kind {
         Kind::Http => namerd.interfaces[[1, 4][i % 2]],
         Kind::Mesh => namerd.interfaces[2],
         Kind::Thrift => namerd.interfaces[3],
     };
+    let before = counted(&namerd, interface).await;
     let begin = Instant::now();
     let mut clients: Vec<_> = (0..count).map(|i| Client::new(i, names, kind, to(i))).collect();
     for client in &mut clients {
@@ -224,10 +259,12 @@ interfaces:
     let (busy, _) = memory(&namerd);
     let mut writes = Vec::new();
     let mut port = 1;
+    let idle_processor = processor(&namerd);
     for _ in 0..setting("LOAD_WRITES", 5) {
         port += 1;
         writes.push(write(&namerd, &mut clients, port).await);
     }
+    let per_write = (processor(&namerd) - idle_processor) / setting("LOAD_WRITES", 5).max(1) as f64;
     let begin = Instant::now();
     for round in 0..disconnects {
         // Not all at once, and others each time.
@@ -239,15 +276,22 @@ interfaces:
         }
         port += 1;
         write(&namerd, &mut clients, port).await;
+        if round % 20 == 19 {
+            println!("{kind:?}: {:.1} MiB after {} rounds in {:.1?}", memory(&namerd).0, round + 1, begin.elapsed());
+        }
     }
     let cut = begin.elapsed();
     writes.push(write(&namerd, &mut clients, port + 1).await);
     let (after, most) = memory(&namerd);
+    drop(clients);
+    wait_until(&namerd, interface, before).await;
+    let (left, _) = memory(&namerd);
     writes.sort_unstable();
     let (median, slowest) = (writes[writes.len() / 2], writes[writes.len() - 1]);
     println!(
         "{kind:?}: {count} clients bound {} names in {connected:.2?}; RSS {idle:.1} MiB idle, {busy:.1} then, {after:.1} after \
-         {disconnects} disconnects of each ({cut:.1?}), {most:.1} at most; writes reach all in {median:.2?}, {slowest:.2?} at most",
+         {disconnects} disconnects of each ({cut:.1?}), {most:.1} at most, {left:.1} when all have gone; writes reach all in \
+         {median:.2?}, {slowest:.2?} at most, and take {per_write:.2} s of a processor",
         count * names,
     );
     // Bounds of a release build on a machine that has nothing else to do.

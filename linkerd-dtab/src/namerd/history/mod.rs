@@ -61,6 +61,7 @@ pub struct History {
     forgetting: Arc<Mutex<()>>,
     /// Of namespaces that are being changed.
     turns: Mutex<HashMap<Namespace, Weak<tokio::sync::Mutex<()>>>>,
+    clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
 /// The records of all namespaces that have any.
@@ -129,7 +130,22 @@ impl History {
 
     fn of(keep: Keep, folder: Option<PathBuf>, logs: Logs) -> Self {
         let logs = Arc::new(Mutex::new(logs));
-        Self { keep, folder, logs, forgetting: Arc::default(), turns: Mutex::default() }
+        Self {
+            keep,
+            folder,
+            logs,
+            forgetting: Arc::default(),
+            turns: Mutex::default(),
+            clock: Box::new(SystemTime::now),
+        }
+    }
+
+    /// What says when a change was made; by default the system's clock. It is shown, and decides nothing but which of the
+    /// deleted namespaces in a folder are taken for the older ones: a clock that is stepped changes neither the order of
+    /// records nor their numbers.
+    #[must_use]
+    pub fn clock(self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        Self { clock: Box::new(clock), ..self }
     }
 
     /// The records of a namespace, newest first.
@@ -177,7 +193,7 @@ impl History {
         let (record, forgotten) = {
             let mut logs = self.logs();
             let seq = 1 + logs.last(&namespace).map_or(logs.forgotten, |record| record.seq);
-            let record = Arc::new(Record { seq, at: SystemTime::now(), who, why, table });
+            let record = Arc::new(Record { seq, at: (self.clock)(), who, why, table });
             let records = &mut logs.by_name.entry(namespace.clone()).or_default().records;
             records.push_back(Arc::clone(&record));
             cut(records, self.keep);

@@ -8,14 +8,11 @@ use std::{
 
 use futures::{Stream, stream};
 use prost::Message;
-use tokio::{
-    select,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, timeout};
 use tonic::Status;
 
 use crate::{
-    Activity, State,
+    Snapshot, State,
     namerd::{FollowedTable, Session, Watched},
 };
 
@@ -31,17 +28,13 @@ pub(super) type Messages<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Sen
 /// What a state is to a peer: nothing, a message, or the end of the stream.
 pub(super) type Said<M> = Option<Result<M, Status>>;
 
-/// How long it takes at most that a name is bound under a new table. One that takes longer has a namer that does not answer.
-const EVALUATED: Duration = Duration::from_secs(1);
-
-/// How long is waited before it is looked at again whether it is.
-const LOOK: Duration = Duration::from_millis(5);
-
 /// A table whose changes have the last message sent again.
 struct Retold {
     table: FollowedTable,
-    // When the change was that is still to be told of.
-    changed: Option<Instant>,
+    // When the last change was that was told.
+    told: Option<Instant>,
+    // When what was last seen came.
+    seen: Option<Instant>,
 }
 
 struct Following<T, F> {
@@ -52,6 +45,7 @@ struct Following<T, F> {
     // The hash of the last message: it is not sent again, and is nothing to keep for each of many streams.
     last: Option<u64>,
     retold: Option<Retold>,
+    is_begun: bool,
     has_ended: bool,
 }
 
@@ -63,7 +57,7 @@ where
     M: Message + Send + 'static,
     F: Fn(State<T>) -> Said<M> + Send + 'static,
 {
-    stream_of(Following { _session: session, watched, say, last: None, retold: None, has_ended: false })
+    stream_of(session, watched, say, None)
 }
 
 /// As [`follow`] does; and the message once more after a change of the table that leaves it what it was, as namerd 1.7.5
@@ -75,16 +69,17 @@ where
     M: Message + Send + 'static,
     F: Fn(State<T>) -> Said<M> + Send + 'static,
 {
-    let retold = Some(Retold { table, changed: None });
-    stream_of(Following { _session: session, watched, say, last: None, retold, has_ended: false })
+    stream_of(session, watched, say, Some(Retold { table, told: None, seen: None }))
 }
 
-fn stream_of<T, M, F>(following: Following<T, F>) -> Messages<M>
+fn stream_of<T, M, F>(session: Session, watched: Watched<T>, say: F, retold: Option<Retold>) -> Messages<M>
 where
     T: Clone + Send + Sync + 'static,
     M: Message + Send + 'static,
     F: Fn(State<T>) -> Said<M> + Send + 'static,
 {
+    let following =
+        Following { _session: session, watched, say, last: None, retold, is_begun: false, has_ended: false };
     // Boxed: a stream that is made of a future has room for it twice.
     Box::pin(stream::unfold(Box::new(following), |mut following| async move {
         if following.has_ended {
@@ -124,35 +119,23 @@ where
     where
         F: Fn(State<T>) -> Said<M>,
     {
-        let mut is_told_again = false;
         loop {
-            match (self.say)(self.watched.sample_and_update()) {
+            if self.is_begun {
+                self.watched.changed().await;
+            }
+            self.is_begun = true;
+            let snapshot = self.watched.snapshot_and_update();
+            let is_told_again = self.retold.as_mut().is_some_and(|retold| retold.is_due(&snapshot));
+            match (self.say)(snapshot.state) {
                 Some(Ok(message)) => {
                     let hash = hash(&message);
                     if self.last.replace(hash) != Some(hash) || is_told_again {
-                        if let Some(retold) = &mut self.retold {
-                            retold.is_told(self.watched.snapshot().contact);
-                        }
                         return Ok(message);
                     }
                 }
                 Some(Err(status)) => return Err(status),
                 None => {}
             }
-            is_told_again = match &mut self.retold {
-                None => {
-                    self.watched.changed().await;
-                    false
-                }
-                Some(retold) => {
-                    let watched = (*self.watched).clone();
-                    select! {
-                        biased;
-                        () = self.watched.changed() => false,
-                        () = retold.evaluated(&watched) => true,
-                    }
-                }
-            };
         }
     }
 }
@@ -164,38 +147,13 @@ fn hash(message: &impl Message) -> u64 {
 }
 
 impl Retold {
-    /// What was evaluated at `contact` has been told: what the table was before that is.
-    fn is_told(&mut self, contact: Option<Instant>) {
-        if self.table.since() <= contact {
-            self.table.mark_as_seen();
-            self.changed = None;
-        } else if self.changed.is_some_and(|changed| Some(changed) <= contact) {
-            // That change is told; there was another one since, under which nothing was evaluated yet.
-            self.changed = self.table.since();
-        }
-    }
-
-    /// Waits until the table has changed and what is watched has been evaluated under it, which leaves no other trace if
-    /// nothing comes of it.
-    ///
-    /// Cancel safe: a change is known until it is told.
-    async fn evaluated<T: Clone + Send + Sync + 'static>(&mut self, watched: &Activity<T>) {
-        loop {
-            if self.changed.is_none() {
-                self.table.changed().await;
-                self.changed = self.table.since();
-            }
-            let since = self.changed;
-            let evaluated = async {
-                while watched.snapshot().contact < since {
-                    sleep(LOOK).await;
-                }
-            };
-            // Boxed: streams are many, and it needs its room for a moment after a change.
-            if Box::pin(timeout(EVALUATED, evaluated)).await.is_ok() {
-                return;
-            }
-            self.changed = None;
-        }
+    /// Whether the table has changed since the last time, and this was evaluated under it.
+    fn is_due<T>(&mut self, seen: &Snapshot<T>) -> bool {
+        let change = self.table.since().filter(|change| Some(*change) <= seen.contact);
+        // What is published though it is what it was says the same.
+        let is_again = self.seen.replace(seen.since) == Some(seen.since);
+        let is_told = change.is_none() || change == self.told;
+        self.told = change.or(self.told);
+        is_again || !is_told
     }
 }

@@ -41,8 +41,7 @@ impl Interpreter for Api {
     ) -> Result<Response<Self::StreamBoundTreeStream>, Status> {
         let session = self.session(&request);
         let (namespace, dtab, name) = names(request.get_ref())?;
-        let watched = session.bind(&namespace, &dtab, &name)?;
-        let table = session.followed_table(&namespace);
+        let (watched, table) = session.bind_under(&namespace, &dtab, &name)?;
         Ok(Response::new(follow_under(session, table, watched, say)))
     }
 }
