@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use http_body_util::BodyExt;
 use linkerd_core::{
     Svc,
     http::{H2Config, ServerConfig, Wire},
@@ -18,10 +19,17 @@ const SOON: Duration = Duration::from_millis(50);
 const ENHANCE_YOUR_CALM: u32 = 11;
 const REFUSED_STREAM: u32 = 7;
 const PROTOCOL_ERROR: u32 = 1;
+const INTERNAL_ERROR: u32 = 2;
 
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const CONTINUATION: u8 = 9;
+/// Of no frame that there is.
+const UNKNOWN: u8 = 0x21;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -56,12 +64,22 @@ impl Counted {
         until(|| names.map(|name| self.refused(name)) == expected).await;
     }
 
+    fn late(h2: Wire, svc: Svc) -> Self {
+        Self::new(ServerConfig { wire: h2, header_read_timeout: Some(SOON), ..h2_server() }, svc)
+    }
+
     /// A connection that has begun.
     async fn begin(&self) -> TcpStream {
         let mut stream = TcpStream::connect(self.addr).await.unwrap();
-        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-        send(&mut stream, &[preface, frame(4, 0, 0, &[])]).await;
+        send(&mut stream, &[PREFACE.to_vec(), frame(SETTINGS, 0, 0, &[])]).await;
         stream
+    }
+
+    /// It ends a connection on which something did not come in time, and says so.
+    async fn ends_what_is_late(&self, stream: &mut TcpStream) {
+        assert_eq!(within(answer(stream)).await, Answer::GoAway(ENHANCE_YOUR_CALM));
+        assert_eq!(within(answer(stream)).await, Answer::Closed);
+        self.has_refused(&[("late_head", 1)]).await;
     }
 }
 
@@ -93,6 +111,14 @@ fn answering() -> Svc {
     Svc::new(tower::service_fn(async |_| Ok::<_, linkerd_core::BoxError>(http::Response::new("ok".into()))))
 }
 
+/// One that answers when it has read all.
+fn reading() -> Svc {
+    Svc::new(tower::service_fn(async |req: http::Request<linkerd_core::Body>| {
+        let body = req.into_body().collect().await?.to_bytes();
+        Ok::<_, linkerd_core::BoxError>(http::Response::new(body.into()))
+    }))
+}
+
 fn hanging() -> Svc {
     Svc::new(tower::service_fn(|_| std::future::pending::<Result<_, linkerd_core::BoxError>>()))
 }
@@ -105,15 +131,90 @@ async fn a_block_of_headers_that_does_not_end_in_time_ends_its_connection() {
     let trailers = [frame(HEADERS, END_HEADERS, 1, &fields(&[])), frame(HEADERS, END_STREAM, 1, &field(b"x", b"y"))];
     for frames in [begun, went_on, cut, trailers.concat()] {
         for wire in [Wire::H2(H2Config::default()), Wire::Either(H2Config::default())] {
-            let config = ServerConfig { wire, header_read_timeout: Some(SOON), ..h2_server() };
-            let server = Counted::new(config, hanging());
+            let server = Counted::late(wire, hanging());
             let mut stream = server.begin().await;
             send(&mut stream, std::slice::from_ref(&frames)).await;
-            assert_eq!(within(answer(&mut stream)).await, Answer::GoAway(ENHANCE_YOUR_CALM));
-            assert_eq!(within(answer(&mut stream)).await, Answer::Closed);
-            server.has_refused(&[("late_head", 1)]).await;
+            server.ends_what_is_late(&mut stream).await;
         }
     }
+}
+
+#[tokio::test]
+async fn what_a_connection_begins_with_has_its_time() {
+    let no_settings = PREFACE.to_vec();
+    let half_settings = [PREFACE, &frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])[..12]].concat();
+    let half_a_head = [PREFACE, &frame(SETTINGS, 0, 0, &[])[..5]].concat();
+    for begun in [&b""[..], b"PR", &PREFACE[..10], &no_settings, &half_settings, &half_a_head] {
+        for wire in [Wire::H2(H2Config::default()), Wire::Either(H2Config::default())] {
+            if begun.is_empty() && matches!(wire, Wire::Either(_)) {
+                // It may be one of HTTP/1, which has no reason to begin.
+                continue;
+            }
+            let server = Counted::late(wire, hanging());
+            let mut stream = TcpStream::connect(server.addr).await.unwrap();
+            send(&mut stream, &[begun.to_vec()]).await;
+            if begun.len() < 4 {
+                // Nobody knows yet what it speaks.
+                assert_eq!(within(answer(&mut stream)).await, Answer::Closed);
+                server.has_refused(&[("late_head", 1)]).await;
+            } else {
+                server.ends_what_is_late(&mut stream).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn half_a_frame_has_its_time() {
+    let request_of_a_body = frame(HEADERS, END_HEADERS, 1, &fields(&[]));
+    let whole = request(1, &[]);
+    for (before, half) in [
+        (None, &frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])[..12]),
+        (None, &frame(PING, 0, 0, &[0; 8])[..3]),
+        (Some(&whole), &frame(PING, 0, 0, &[0; 8])[..9]),
+        (Some(&whole), &frame(UNKNOWN, 0, 0, &[0; 100])[..50]),
+        // Of a request that has had its answer.
+        (Some(&request_of_a_body), &frame(DATA, END_STREAM, 1, &[0; 100])[..50]),
+    ] {
+        let server = Counted::late(Wire::H2(H2Config::default()), answering());
+        let mut stream = server.begin().await;
+        if let Some(before) = before {
+            send(&mut stream, std::slice::from_ref(before)).await;
+            assert!(is_answered(&mut stream).await);
+        }
+        send(&mut stream, &[half.to_vec()]).await;
+        let mut said = within(answer(&mut stream)).await;
+        if said == Answer::Reset(0) {
+            // The body is not wanted.
+            said = within(answer(&mut stream)).await;
+        }
+        assert_eq!(said, Answer::GoAway(ENHANCE_YOUR_CALM), "{half:?}");
+        assert_eq!(within(answer(&mut stream)).await, Answer::Closed);
+        server.has_refused(&[("late_head", 1)]).await;
+    }
+}
+
+#[tokio::test]
+async fn half_a_frame_of_data_may_take_any_time_while_its_request_is_served() {
+    let wait = async || drop(tokio::time::timeout(4 * SOON, std::future::pending::<()>()).await);
+    let server = Counted::late(Wire::H2(H2Config::default()), reading());
+    let mut stream = server.begin().await;
+    let body = frame(DATA, END_STREAM, 1, b"body");
+    send(&mut stream, &[frame(HEADERS, END_HEADERS, 1, &fields(&[])), body[..9].to_vec()]).await;
+    for byte in &body[9..] {
+        wait().await;
+        send(&mut stream, &[vec![*byte]]).await;
+    }
+    assert!(is_answered(&mut stream).await);
+    server.has_refused(&[]).await;
+    // When the time of its request is over, so is its own.
+    let (wire, timeout) = (Wire::H2(H2Config::default()), Some(4 * SOON));
+    let config = ServerConfig { wire, timeout, header_read_timeout: Some(SOON), ..h2_server() };
+    let server = Counted::new(config, hanging());
+    let mut stream = server.begin().await;
+    send(&mut stream, &[frame(HEADERS, END_HEADERS, 1, &fields(&[])), body[..11].to_vec()]).await;
+    assert_eq!(within(answer(&mut stream)).await, Answer::Reset(INTERNAL_ERROR));
+    server.ends_what_is_late(&mut stream).await;
 }
 
 #[tokio::test]

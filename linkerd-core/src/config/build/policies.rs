@@ -157,7 +157,7 @@ mod tests {
         let Router { service, client, .. } = config.routers[0].clone();
         let wire = Wire {
             max_header_bytes: 0,
-            max_initial_line_bytes: 0,
+            max_initial_line_bytes: None,
             max_error_bytes: 0,
             propagation: Propagation::DEFAULT,
             aggregate_up_to: 0,
