@@ -84,7 +84,8 @@ where
 {
     /// Of no stream, with `ENHANCE_YOUR_CALM`.
     const GO_AWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
-    if stream.may_write_frame() && !matches!(tokio::time::timeout(LINGER, stream.write_all(&GO_AWAY)).await, Ok(Ok(()))) {
+    if stream.may_write_frame() && !matches!(tokio::time::timeout(LINGER, stream.write_all(&GO_AWAY)).await, Ok(Ok(())))
+    {
         return;
     }
     linger(stream).await;

@@ -74,11 +74,7 @@ impl Late {
     }
 
     /// The same; but if it is over and `is_excused`, it begins anew.
-    pub(in crate::http) fn poll_unless(
-        &mut self,
-        cx: &mut Context<'_>,
-        is_excused: impl FnOnce() -> bool,
-    ) -> Poll<()> {
+    pub(in crate::http) fn poll_unless(&mut self, cx: &mut Context<'_>, is_excused: impl FnOnce() -> bool) -> Poll<()> {
         ready!(self.poll_over(cx));
         self.rest();
         if is_excused() {
