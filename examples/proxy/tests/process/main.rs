@@ -9,9 +9,11 @@ mod balancing_health;
 mod balancing_picks;
 mod balancing_sets;
 mod cli;
+mod client;
 mod examples;
 #[cfg(target_os = "linux")]
 mod files;
+mod folder;
 mod harness;
 mod hedge_limit;
 mod hops;
