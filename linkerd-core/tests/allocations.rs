@@ -310,3 +310,88 @@ mod proxy {
         assert!(each <= MOST_WITH_CASE, "{each} allocations for each request, which were {MOST_WITH_CASE}");
     }
 }
+
+/// What is kept of a destination that has been asked once, by the file's defaults: names by files, four endpoints of which
+/// one has a connection that is kept.
+#[cfg(all(feature = "config", feature = "server"))]
+mod idle {
+    use std::{
+        io::{Read, Write},
+        net::SocketAddr,
+        thread,
+    };
+
+    use linkerd_core::{config::Config, http::Server, telemetry::Registry};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    const BEFORE: usize = 64;
+    const IDLE: usize = 512;
+
+    /// Endpoints that answer each request of each connection, on threads of their own.
+    fn endpoints() -> Vec<SocketAddr> {
+        (0..4)
+            .map(|_| {
+                let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+                let addr = listener.local_addr().unwrap();
+                thread::spawn(move || {
+                    let mut kept = Vec::new();
+                    while let Ok((mut stream, _)) = listener.accept() {
+                        let _ = stream.read(&mut [0; 4096]);
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+                        kept.push(stream);
+                    }
+                });
+                addr
+            })
+            .collect()
+    }
+
+    async fn ask(stream: &mut TcpStream, names: std::ops::Range<usize>) {
+        let mut buf = [0; 1024];
+        for name in names {
+            stream.write_all(format!("GET / HTTP/1.1\r\nhost: w{name}\r\n\r\n").as_bytes()).await.unwrap();
+            let read = stream.read(&mut buf).await.unwrap();
+            assert!(buf[..read].starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&buf[..read]));
+        }
+    }
+
+    #[test]
+    fn an_idle_destination_keeps_no_more_than_it_did() {
+        let dir = tempfile::tempdir().unwrap();
+        let lines: String = endpoints().iter().map(|addr| format!("{} {}\n", addr.ip(), addr.port())).collect();
+        for name in 0..BEFORE + IDLE {
+            std::fs::write(dir.path().join(format!("w{name}")), &lines).unwrap();
+        }
+        let text = format!(
+            "namers: [{{kind: io.l5d.fs, rootDir: {}}}]\nrouters:\n- protocol: http\n  dtab: /svc => /#/io.l5d.fs\n  servers: [{{port: 0}}]\n",
+            dir.path().display()
+        );
+        let runtime = runtime();
+        let registry = Registry::new();
+        let (plan, mut stream) = runtime.block_on(async {
+            let plan = Config::parse("f", &text).unwrap().build(&registry).unwrap();
+            let server = Server::bind(plan.routers[0].servers[0].clone()).unwrap();
+            let addr = server.local_addr();
+            tokio::spawn(server.serve(plan.routers[0].service(), std::future::pending()));
+            (plan, TcpStream::connect(addr).await.unwrap())
+        });
+        runtime.block_on(ask(&mut stream, 0..BEFORE));
+        let info = allocation_counter::measure(|| {
+            runtime.block_on(async {
+                ask(&mut stream, BEFORE..BEFORE + IDLE).await;
+                let wait: u64 = std::env::var("WAIT").map_or(2500, |w| w.parse().unwrap());
+                tokio::time::sleep(Duration::from_millis(wait)).await;
+            })
+        });
+        println!("{} bytes in {} pieces", info.bytes_current / IDLE as i64, info.count_current / IDLE as i64);
+        if std::env::var_os("STOP").is_some() {
+            std::process::exit(0);
+        }
+        drop(plan);
+    }
+}

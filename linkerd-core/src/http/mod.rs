@@ -36,6 +36,7 @@ mod reason;
 mod receive;
 #[cfg(feature = "server")]
 pub mod respond;
+mod resting;
 #[cfg(feature = "server")]
 mod serve;
 #[cfg(feature = "server")]
