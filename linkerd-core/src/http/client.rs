@@ -55,7 +55,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(addr: SocketAddr, config: Arc<ClientConfig>, stats: Option<Arc<ClientStats>>) -> Self {
-        let pool = Pool::new(config.pool.clone(), stats.clone());
+        let pool = Pool::new(Arc::clone(&config), stats.clone());
         Self { addr, config, pool, stats }
     }
 }

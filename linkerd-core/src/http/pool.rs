@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    PoolConfig,
+    ClientConfig,
     io::Traffic,
     resting::{Line, Resting},
 };
@@ -25,10 +25,10 @@ use crate::{
 
 /// The connections of one endpoint.
 ///
-/// At most [`PoolConfig::max_size`] are open at a time; a request beyond that waits in line, one beyond
-/// [`PoolConfig::max_waiters`] is refused. Dropping the pool closes the idle ones.
+/// At most [`max_size`](super::PoolConfig::max_size) are open at a time; a request beyond that waits in line, one beyond
+/// [`max_waiters`](super::PoolConfig::max_waiters) is refused. Dropping the pool closes the idle ones.
 pub(crate) struct Pool {
-    config: PoolConfig,
+    config: Arc<ClientConfig>,
     state: Mutex<State>,
     stats: Option<Arc<ClientStats>>,
     // Fewer are open than are to be kept.
@@ -116,7 +116,7 @@ pub(crate) struct Turn {
 pub(crate) struct TooManyWaiters;
 
 impl Pool {
-    pub(crate) fn new(config: PoolConfig, stats: Option<Arc<ClientStats>>) -> Arc<Self> {
+    pub(crate) fn new(config: Arc<ClientConfig>, stats: Option<Arc<ClientStats>>) -> Arc<Self> {
         Arc::new(Self { config, state: Mutex::default(), stats, missing: Notify::new() })
     }
 
@@ -160,7 +160,7 @@ impl Pool {
     pub(crate) fn checkout_new(self: &Arc<Self>) -> Result<Checkout, TooManyWaiters> {
         let mut dead = None; // Closed after the lock is given back.
         let mut state = self.state();
-        if state.open >= self.config.max_size && !state.idle.is_empty() {
+        if state.open >= self.config.pool.max_size && !state.idle.is_empty() {
             // The oldest makes room.
             dead = Some(state.idle.remove(0));
             state.open -= 1;
@@ -172,15 +172,15 @@ impl Pool {
     }
 
     fn place_or_turn(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> Result<Checkout, TooManyWaiters> {
-        if state.open < self.config.max_size {
+        if state.open < self.config.pool.max_size {
             state.open += 1;
             return Ok(Checkout::Now(Grant::Place(self.place())));
         }
-        if state.waiters.len() >= self.config.max_waiters {
+        if state.waiters.len() >= self.config.pool.max_waiters {
             // Those who gave up are only found here.
             state.waiters.retain(|waiter| !waiter.is_closed());
         }
-        if state.waiters.len() >= self.config.max_waiters {
+        if state.waiters.len() >= self.config.pool.max_waiters {
             if let Some(stats) = self.stats() {
                 stats.num_too_many_waiters.incr();
             }
@@ -212,7 +212,7 @@ impl Pool {
 
     /// How many are kept.
     fn kept(&self) -> usize {
-        self.config.min_size.min(self.config.max_size)
+        self.config.pool.min_size.min(self.config.pool.max_size)
     }
 
     pub(super) fn keeps_some(&self) -> bool {
@@ -237,7 +237,7 @@ impl Pool {
     }
 
     fn is_too_old(&self, born: Instant) -> bool {
-        self.config.max_age.is_some_and(|max| born.elapsed() >= max)
+        self.config.pool.max_age.is_some_and(|max| born.elapsed() >= max)
     }
 
     /// The first in line who still waits gets it; else it comes back.
@@ -309,7 +309,7 @@ impl Pool {
     fn sweep(&self, idle_time: Duration) -> Option<Instant> {
         let mut state = self.state();
         let now = Instant::now();
-        let spare = state.open.saturating_sub(self.config.min_size);
+        let spare = state.open.saturating_sub(self.config.pool.min_size);
         let ends = |idle: &Idle| idle.since.unwrap_or(now) + idle_time;
         let expired = state.idle.iter().take_while(|idle| now >= ends(idle)).count().min(spare);
         let closed: Vec<_> = state.idle.drain(..expired).collect();
@@ -317,7 +317,7 @@ impl Pool {
         self.uncached(closed.len());
         let next = state.idle.first().map(|idle| ends(idle).max(now + Duration::from_millis(1)));
         // What is kept for `min_size` expires no earlier than it is given back again.
-        let next = next.filter(|_| state.open > self.config.min_size);
+        let next = next.filter(|_| state.open > self.config.pool.min_size);
         state.is_swept = next.is_some();
         drop(state);
         next
@@ -414,8 +414,12 @@ impl Live {
         if let Some(stats) = pool.stats() {
             stats.cached.incr();
         }
-        let since = pool.config.idle_time.map(|_| Instant::now());
+        let since = pool.config.pool.idle_time.map(|_| Instant::now());
         let mut state = pool.state();
+        if state.idle.is_empty() {
+            // Not four at once: most have one.
+            state.idle.reserve_exact(1);
+        }
         state.idle.push(Idle { conn: Kept::Awake { conn, read: None }, since });
         if !state.is_put_to_rest
             && let Ok(runtime) = Handle::try_current()
@@ -423,7 +427,7 @@ impl Live {
             state.is_put_to_rest = true;
             runtime.spawn(rests(Arc::downgrade(&pool)));
         }
-        if let Some(idle_time) = pool.config.idle_time
+        if let Some(idle_time) = pool.config.pool.idle_time
             && !state.is_swept
             && let Ok(runtime) = Handle::try_current()
         {
