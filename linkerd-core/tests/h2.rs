@@ -3,6 +3,8 @@
 
 #[path = "h2/conns.rs"]
 mod conns;
+#[path = "http/counted.rs"]
+mod counted;
 #[cfg(feature = "config")]
 #[path = "h2/counts.rs"]
 mod counts;

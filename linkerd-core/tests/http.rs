@@ -5,6 +5,8 @@
 mod client;
 #[path = "http/context.rs"]
 mod context;
+#[path = "http/counted.rs"]
+mod counted;
 #[cfg(feature = "admin")]
 #[path = "http/cuts.rs"]
 mod cuts;

@@ -140,6 +140,11 @@ pub struct H2Router {
     pub identifiers: Vec<H2Identifier>,
     /// `h2AccessLog` and its relatives. Default: none.
     pub access_log: Option<AccessLog>,
+    /// `maxInitialLineKB`: of the request line, or what would be one, at least 1. Default: a server's `maxHeaderListBytes`. What
+    /// is above 64 has no effect.
+    ///
+    /// Not a key of Linkerd 1.x, in routers of this protocol.
+    pub max_initial_line_kb: Option<usize>,
     /// `tracePropagator`. Default: `io.l5d.default`.
     pub trace_propagator: TracePropagator,
 }
@@ -209,6 +214,7 @@ impl Default for H2Router {
         Self {
             identifiers: vec![H2Identifier::default()],
             access_log: None,
+            max_initial_line_kb: None,
             trace_propagator: TracePropagator::Default,
         }
     }
@@ -418,6 +424,7 @@ impl H2Router {
         Self {
             identifiers: s.with("identifier", one_or_more).unwrap_or(default.identifiers),
             access_log: AccessLog::decode(s, H2_LOG),
+            max_initial_line_kb: s.size("maxInitialLineKB", 1),
             trace_propagator: s.or("tracePropagator", default.trace_propagator),
         }
     }

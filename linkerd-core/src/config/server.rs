@@ -41,8 +41,8 @@ pub struct Server {
     ///
     /// Not a key of Linkerd 1.x.
     pub max_headers: Option<usize>,
-    /// `headerReadTimeoutMs` (http, h2): how long the rest of a head may take once some of it has come. Default: 30 s; 0 is
-    /// no limit.
+    /// `headerReadTimeoutMs` (http, h2): how long the rest of a head may take once some of it has come; over HTTP/2 also what
+    /// a connection begins with, and the rest of a frame. Default: 30 s; 0 is no limit.
     ///
     /// Not a key of Linkerd 1.x.
     pub header_read_timeout: Option<Duration>,

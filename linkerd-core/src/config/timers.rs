@@ -123,9 +123,6 @@ const SERVER: &[Known] = &[
 const HTTP_SERVER: &[Known] = &[known("headerReadTimeoutMs", Ms(millis(super::Server::HEADER_READ_TIMEOUT)))];
 
 /// Of an h2 router.
-const H2_SERVER: &[Known] = &[known("h2.preface", Fixed(millis(h2::PREFACE)))];
-
-/// Of an h2 router.
 const H2_SERVICE: &[Known] =
     &[known("classificationTimeoutMs", Ms(millis(crate::ServicePolicy::CLASSIFICATION_TIMEOUT)))];
 
@@ -220,7 +217,6 @@ impl Config {
                 if is_http {
                     list.add(HTTP_SERVER, "servers.", &base, Some(&scope), true);
                 }
-                list.add(of_h2(H2_SERVER), "servers.", &base, Some(&scope), true);
                 if server.per_request.is_some() {
                     list.headers(&HEADERS[2..], Some(&scope));
                 }

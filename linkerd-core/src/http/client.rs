@@ -33,9 +33,10 @@ use super::{
     dial::{self, ConnectElapsed, Open, Speak, open},
     h2::interim,
     headers::{self, Room},
-    io::Counted,
+    io::{Counted, Traffic},
     pool::{Checkout, Conn, Grant, Live, Pool, TooManyWaiters},
     receive::{Asked, Reading, Received, failure, receive},
+    resting::{End, Line, Resting},
 };
 use crate::{
     Body, BoxError, Error, ErrorKind, Timer,
@@ -54,7 +55,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(addr: SocketAddr, config: Arc<ClientConfig>, stats: Option<Arc<ClientStats>>) -> Self {
-        let pool = Pool::new(config.pool.clone(), stats.clone());
+        let pool = Pool::new(Arc::clone(&config), stats.clone());
         Self { addr, config, pool, stats }
     }
 }
@@ -122,6 +123,15 @@ impl Client {
             };
             let live = match grant {
                 Some(Grant::Live(live)) => live,
+                Some(Grant::Resting(conn, place)) => {
+                    // Seldom, and large: not part of every request's future.
+                    let Some(conn) = Box::pin(self.wake(conn)).await else {
+                        drop(place);
+                        checkout = self.checkout(&outbound);
+                        continue;
+                    };
+                    place.fill(conn)
+                }
                 Some(Grant::Place(place)) => match self.open().await {
                     Ok(conn) => place.fill(conn),
                     Err(error) => return Err(outbound.unsent(error)),
@@ -192,6 +202,22 @@ impl Speak for Client {
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (stream, traffic) = Counted::of(stream, &self.config.socket, self.stats.as_deref());
+        let born = Instant::now();
+        let open = self.stats.clone().map(|stats| Open::new(stats, born));
+        Ok(self.speak(End::new(stream, open), traffic, born).await?)
+    }
+}
+
+impl Client {
+    /// Goes on with a connection that rested; `None` if it was closed.
+    async fn wake(&self, conn: Resting) -> Option<Conn> {
+        let (traffic, born) = (Arc::clone(&conn.traffic), conn.born);
+        let conn = self.speak(conn.wake()?, traffic, born).await.ok()?;
+        Some(Conn { is_reused: true, ..conn })
+    }
+
+    async fn speak(&self, end: End, traffic: Arc<Traffic>, born: Instant) -> hyper::Result<Conn> {
+        let (line, stream) = Line::lend(end);
         let spellings = self.config.preserve_header_case.then(Arc::<Spellings>::default);
         let stream = Spelled::of(stream, spellings.clone());
         let max = self.config.max_header_bytes;
@@ -206,21 +232,19 @@ impl Speak for Client {
             builder.max_buf_size(buf);
         }
         let (sender, conn): (SendRequest<Payload>, _) = builder.handshake(TokioIo::new(stream)).await?;
-        let born = Instant::now();
-        let open = self.stats.clone().map(|stats| Open::new(stats, born));
         let (pool, addr, noted) = (Arc::downgrade(&self.pool), self.addr, Arc::clone(&traffic));
+        let stats = self.stats.clone();
         tokio::spawn(async move {
             if let Err(error) = conn.with_upgrades().await {
                 tracing::debug!(%error, "connection to an endpoint failed");
                 // Also if there was no request.
-                dial::refused(addr, &noted, open.as_ref().map(Open::stats));
+                dial::refused(addr, &noted, stats.as_deref());
             }
-            drop(open);
             if let Some(pool) = pool.upgrade() {
                 pool.reap();
             }
         });
-        Ok(Conn { sender, traffic, spellings, born, is_reused: false, is_reusable: true })
+        Ok(Conn { sender, line, traffic, spellings, born, is_reused: false, is_reusable: true })
     }
 }
 

@@ -133,11 +133,6 @@ impl Open {
         stats.connections.incr();
         Self { stats, since }
     }
-
-    /// Where it is counted.
-    pub(super) fn stats(&self) -> &ClientStats {
-        &self.stats
-    }
 }
 
 impl Drop for Open {

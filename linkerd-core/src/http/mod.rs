@@ -38,6 +38,7 @@ mod reason;
 mod receive;
 #[cfg(feature = "server")]
 pub mod respond;
+mod resting;
 #[cfg(feature = "server")]
 mod serve;
 #[cfg(feature = "server")]

@@ -1,4 +1,4 @@
-//! The connections of one endpoint: idle ones last in, first out.
+//! The connections of one endpoint: idle ones last in, first out; those that stay idle [rest](super::resting).
 
 use std::{
     collections::VecDeque,
@@ -13,7 +13,12 @@ use tokio::{
     time::Instant,
 };
 
-use super::{PoolConfig, case::Spellings, io::Traffic};
+use super::{
+    ClientConfig,
+    case::Spellings,
+    io::Traffic,
+    resting::{Line, Resting},
+};
 use crate::{
     body::Payload,
     telemetry::{ClientStats, PoolStats},
@@ -21,10 +26,10 @@ use crate::{
 
 /// The connections of one endpoint.
 ///
-/// At most [`PoolConfig::max_size`] are open at a time; a request beyond that waits in line, one beyond
-/// [`PoolConfig::max_waiters`] is refused. Dropping the pool closes the idle ones.
+/// At most [`max_size`](super::PoolConfig::max_size) are open at a time; a request beyond that waits in line, one beyond
+/// [`max_waiters`](super::PoolConfig::max_waiters) is refused. Dropping the pool closes the idle ones.
 pub(crate) struct Pool {
-    config: PoolConfig,
+    config: Arc<ClientConfig>,
     state: Mutex<State>,
     stats: Option<Arc<ClientStats>>,
     // Fewer are open than are to be kept.
@@ -39,17 +44,31 @@ struct State {
     open: usize,
     waiters: VecDeque<oneshot::Sender<Grant>>,
     is_swept: bool,
+    is_put_to_rest: bool,
 }
 
 struct Idle {
-    conn: Box<Conn>,
+    conn: Kept,
     // Told only if the pool closes what is idle for too long: a look at the clock costs as much as the rest.
     since: Option<Instant>,
 }
 
+enum Kept {
+    Awake {
+        conn: Box<Conn>,
+        /// What was read on it before it was last looked at; `None` if that was before it was idle.
+        read: Option<u64>,
+    },
+    Resting(Resting),
+}
+
+/// A connection rests when it was idle for so long; twice as long at most.
+const REST_AFTER: Duration = Duration::from_secs(1);
+
 /// A connection to the endpoint, as hyper's task serves it.
 pub(crate) struct Conn {
     pub(crate) sender: SendRequest<Payload>,
+    pub(super) line: Line,
     pub(crate) traffic: Arc<Traffic>,
     /// If the case of names is kept.
     pub(crate) spellings: Option<Arc<Spellings>>,
@@ -75,6 +94,8 @@ pub(crate) struct Live {
 pub(crate) enum Grant {
     /// A connection that has served before.
     Live(Live),
+    /// One that has, and rests.
+    Resting(Resting, Place),
     /// The place for a new one.
     Place(Place),
 }
@@ -98,7 +119,7 @@ pub(crate) struct Turn {
 pub(crate) struct TooManyWaiters;
 
 impl Pool {
-    pub(crate) fn new(config: PoolConfig, stats: Option<Arc<ClientStats>>) -> Arc<Self> {
+    pub(crate) fn new(config: Arc<ClientConfig>, stats: Option<Arc<ClientStats>>) -> Arc<Self> {
         Arc::new(Self { config, state: Mutex::default(), stats, missing: Notify::new() })
     }
 
@@ -124,11 +145,16 @@ impl Pool {
         let mut state = self.state();
         while let Some(Idle { conn, .. }) = state.idle.pop() {
             self.uncached(1);
-            if conn.sender.is_ready() && !self.is_too_old(&conn) {
-                return Ok(Checkout::Now(Grant::Live(Live { conn, place: self.place() })));
+            match conn {
+                Kept::Awake { conn, .. } if conn.sender.is_ready() && !self.is_too_old(conn.born) => {
+                    return Ok(Checkout::Now(Grant::Live(Live { conn, place: self.place() })));
+                }
+                Kept::Resting(conn) if !conn.is_closed() && !self.is_too_old(conn.born) => {
+                    return Ok(Checkout::Now(Grant::Resting(conn, self.place())));
+                }
+                conn => dead.push(conn),
             }
             self.closed(&mut state, 1);
-            dead.push(conn);
         }
         self.place_or_turn(state)
     }
@@ -137,7 +163,7 @@ impl Pool {
     pub(crate) fn checkout_new(self: &Arc<Self>) -> Result<Checkout, TooManyWaiters> {
         let mut dead = None; // Closed after the lock is given back.
         let mut state = self.state();
-        if state.open >= self.config.max_size && !state.idle.is_empty() {
+        if state.open >= self.config.pool.max_size && !state.idle.is_empty() {
             // The oldest makes room.
             dead = Some(state.idle.remove(0));
             state.open -= 1;
@@ -149,15 +175,15 @@ impl Pool {
     }
 
     fn place_or_turn(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> Result<Checkout, TooManyWaiters> {
-        if state.open < self.config.max_size {
+        if state.open < self.config.pool.max_size {
             state.open += 1;
             return Ok(Checkout::Now(Grant::Place(self.place())));
         }
-        if state.waiters.len() >= self.config.max_waiters {
+        if state.waiters.len() >= self.config.pool.max_waiters {
             // Those who gave up are only found here.
             state.waiters.retain(|waiter| !waiter.is_closed());
         }
-        if state.waiters.len() >= self.config.max_waiters {
+        if state.waiters.len() >= self.config.pool.max_waiters {
             if let Some(stats) = self.stats() {
                 stats.num_too_many_waiters.incr();
             }
@@ -189,7 +215,7 @@ impl Pool {
 
     /// How many are kept.
     fn kept(&self) -> usize {
-        self.config.min_size.min(self.config.max_size)
+        self.config.pool.min_size.min(self.config.pool.max_size)
     }
 
     pub(super) fn keeps_some(&self) -> bool {
@@ -213,8 +239,8 @@ impl Pool {
         Some(self.place())
     }
 
-    fn is_too_old(&self, conn: &Conn) -> bool {
-        self.config.max_age.is_some_and(|max| conn.born.elapsed() >= max)
+    fn is_too_old(&self, born: Instant) -> bool {
+        self.config.pool.max_age.is_some_and(|max| born.elapsed() >= max)
     }
 
     /// The first in line who still waits gets it; else it comes back.
@@ -232,10 +258,47 @@ impl Pool {
     pub(crate) fn reap(&self) {
         let mut state = self.state();
         let before = state.idle.len();
-        state.idle.retain(|idle| !idle.conn.sender.is_closed());
+        state.idle.retain(|idle| !idle.conn.is_closed());
         let closed = before - state.idle.len();
         self.closed(&mut state, closed);
         self.uncached(closed);
+    }
+
+    /// Has those rest that were idle when this was last called. Whether there are others, for the next time.
+    fn put_to_rest(self: &Arc<Self>) -> bool {
+        let mut put = Vec::new(); // hyper is told after the lock is given back.
+        let mut state = self.state();
+        let mut are_others = false;
+        for idle in &mut state.idle {
+            let Kept::Awake { conn, read } = &mut idle.conn else { continue };
+            if let Some(read) = *read
+                && read == conn.traffic.read()
+                && let Some(resting) = self.rest(conn)
+            {
+                if read != conn.traffic.read() {
+                    resting.close();
+                }
+                put.push(std::mem::replace(&mut idle.conn, Kept::Resting(resting)));
+                continue;
+            }
+            *read = Some(conn.traffic.read());
+            are_others = true;
+        }
+        state.is_put_to_rest = are_others;
+        drop(state);
+        are_others
+    }
+
+    fn rest(self: &Arc<Self>, conn: &Conn) -> Option<Resting> {
+        if !conn.sender.is_ready() {
+            return None;
+        }
+        let pool = Arc::downgrade(self);
+        Resting::begin(&conn.line, &conn.traffic, conn.born, move || {
+            if let Some(pool) = pool.upgrade() {
+                pool.reap();
+            }
+        })
     }
 
     /// Sends everybody who waits in line away, as if too many waited: the endpoint has left its set, and another one may
@@ -249,7 +312,7 @@ impl Pool {
     fn sweep(&self, idle_time: Duration) -> Option<Instant> {
         let mut state = self.state();
         let now = Instant::now();
-        let spare = state.open.saturating_sub(self.config.min_size);
+        let spare = state.open.saturating_sub(self.config.pool.min_size);
         let ends = |idle: &Idle| idle.since.unwrap_or(now) + idle_time;
         let expired = state.idle.iter().take_while(|idle| now >= ends(idle)).count().min(spare);
         let closed: Vec<_> = state.idle.drain(..expired).collect();
@@ -257,10 +320,19 @@ impl Pool {
         self.uncached(closed.len());
         let next = state.idle.first().map(|idle| ends(idle).max(now + Duration::from_millis(1)));
         // What is kept for `min_size` expires no earlier than it is given back again.
-        let next = next.filter(|_| state.open > self.config.min_size);
+        let next = next.filter(|_| state.open > self.config.pool.min_size);
         state.is_swept = next.is_some();
         drop(state);
         next
+    }
+}
+
+impl Kept {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Awake { conn, .. } => conn.sender.is_closed(),
+            Self::Resting(conn) => conn.is_closed(),
+        }
     }
 }
 
@@ -345,16 +417,35 @@ impl Live {
         if let Some(stats) = pool.stats() {
             stats.cached.incr();
         }
-        let since = pool.config.idle_time.map(|_| Instant::now());
+        let since = pool.config.pool.idle_time.map(|_| Instant::now());
         let mut state = pool.state();
-        state.idle.push(Idle { conn, since });
-        if let Some(idle_time) = pool.config.idle_time
+        if state.idle.is_empty() {
+            // Not four at once: most have one.
+            state.idle.reserve_exact(1);
+        }
+        state.idle.push(Idle { conn: Kept::Awake { conn, read: None }, since });
+        if !state.is_put_to_rest
+            && let Ok(runtime) = Handle::try_current()
+        {
+            state.is_put_to_rest = true;
+            runtime.spawn(rests(Arc::downgrade(&pool)));
+        }
+        if let Some(idle_time) = pool.config.pool.idle_time
             && !state.is_swept
             && let Ok(runtime) = Handle::try_current()
         {
             state.is_swept = true;
             runtime.spawn(sweeper(Arc::downgrade(&pool), idle_time));
         }
+    }
+}
+
+/// For as long as there is one that may yet have to rest.
+async fn rests(pool: Weak<Pool>) {
+    let mut goes_on = true;
+    while goes_on {
+        tokio::time::sleep(REST_AFTER).await;
+        goes_on = pool.upgrade().is_some_and(|pool| pool.put_to_rest());
     }
 }
 
@@ -366,6 +457,111 @@ async fn sweeper(pool: Weak<Pool>, idle_time: Duration) {
         match pool.sweep(idle_time) {
             Some(then) => next = then,
             None => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::{Body, http::client::Client, svc::Call};
+
+    /// A client of one endpoint, and where the endpoint accepts.
+    async fn client() -> (Arc<Client>, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        (Arc::new(Client::new(listener.local_addr().unwrap(), Arc::default(), None)), listener)
+    }
+
+    /// One exchange, on this connection or a new one. It is returned.
+    async fn exchange(client: &Arc<Client>, listener: &TcpListener, on: Option<TcpStream>) -> TcpStream {
+        let req = Request::post("/").header("host", "web").body(Body::from("body")).unwrap();
+        let answer = async {
+            let mut stream = match on {
+                Some(stream) => stream,
+                None => listener.accept().await.unwrap().0,
+            };
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"body") {
+                assert_ne!(stream.read_buf(&mut asked).await.unwrap(), 0);
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            stream
+        };
+        let (rsp, stream) = tokio::join!(Arc::clone(client).call(req), answer);
+        assert_eq!(rsp.unwrap().status(), 200);
+        stream
+    }
+
+    /// Waits until one rests, or none is left.
+    async fn rested(pool: &Pool) {
+        tokio::time::pause();
+        for _ in 0..100 {
+            tokio::time::advance(REST_AFTER).await;
+            // What else has to be done is done.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            let state = pool.state();
+            if !state.idle.is_empty()
+                && state.idle.iter().all(|idle| matches!(idle.conn, Kept::Resting(_)))
+                && !state.is_put_to_rest
+            {
+                break;
+            }
+        }
+        tokio::time::resume();
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_rests_and_is_used_again() {
+        let (client, listener) = client().await;
+        let mut stream = exchange(&client, &listener, None).await;
+        for _ in 0..3 {
+            rested(&client.pool).await;
+            {
+                let state = client.pool.state();
+                assert!(matches!(state.idle[..], [Idle { conn: Kept::Resting(_), .. }]) && state.open == 1);
+            }
+            stream = exchange(&client, &listener, Some(stream)).await;
+            stream = exchange(&client, &listener, Some(stream)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_is_closed_while_it_rests_is_no_longer_there() {
+        let (client, listener) = client().await;
+        for _ in 0..3 {
+            let stream = exchange(&client, &listener, None).await;
+            rested(&client.pool).await;
+            drop(stream);
+            // Nobody asks for it meanwhile.
+            for _ in 0..1000 {
+                if client.pool.state().open == 0 {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert!(client.pool.state().idle.is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_is_used_does_not_rest() {
+        let (client, listener) = client().await;
+        // By nobody else.
+        client.pool.state().is_put_to_rest = true;
+        let mut stream = exchange(&client, &listener, None).await;
+        for _ in 0..5 {
+            client.pool.put_to_rest();
+            stream = exchange(&client, &listener, Some(stream)).await;
+            assert!(client.pool.put_to_rest());
+            assert!(matches!(client.pool.state().idle[..], [Idle { conn: Kept::Awake { .. }, .. }]));
         }
     }
 }

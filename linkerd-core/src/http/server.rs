@@ -87,7 +87,9 @@ pub struct ServerConfig {
     /// request. Over HTTP/2 by default as many as fit.
     pub max_headers: Option<usize>,
     /// How long the rest of a head may take, once some of it has come; after it 408. The time before counts for
-    /// `idle_time`. Over HTTP/2 of every block of headers, after it the connection ends. 30 seconds; `None` is no limit.
+    /// `idle_time`. Over HTTP/2 it is for every block of headers, for the preface with the first frame, and for the rest of
+    /// every frame, of one of data only while nothing is served on the connection; after it the connection ends. 30 seconds;
+    /// `None` is no limit.
     pub header_read_timeout: Option<Duration>,
     /// How many connections there are at a time, at least 1, those in a TLS handshake and tunnels included. At so many
     /// none is accepted until one ends: who comes waits in the listener's backlog. No limit.
@@ -376,7 +378,10 @@ where
     let limits = Limits::new(&shared, traffic);
     match &shared.config.wire {
         Wire::Http1 => serve_http1(stream, peer, watch, limits).await,
-        Wire::H2(config) if peer.ends.scheme == Scheme::Https => h2::serve(stream, peer, config, watch, limits).await,
+        Wire::H2(config) if peer.ends.scheme == Scheme::Https => {
+            let late = Late::of(&peer);
+            h2::serve(stream, peer, config, watch, limits, late).await;
+        }
         // It may begin with an upgrade.
         Wire::H2(config) | Wire::Either(config) => serve_either(stream, peer, config, watch, limits).await,
     }
@@ -394,19 +399,17 @@ async fn serve_either<I>(
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut late = Late::of(&peer);
+    let has_http1 = matches!(peer.shared.config.wire, Wire::Either(_));
     let is_over = |cx: &mut Context<'_>, has_begun: bool| {
         watch.is_ending(cx)
             || limits.as_mut().is_some_and(|limits| limits.as_mut().poll(cx).is_ready())
-            || has_begun && late.poll(cx).is_ready()
+            // HTTP/1.1 has no first bytes that it could not wait with.
+            || (has_begun || !has_http1) && late.poll(cx).is_ready()
     };
-    let has_http1 = matches!(peer.shared.config.wire, Wire::Either(_));
-    // HTTP/1.1 has no first bytes that it could not wait with.
-    let patience = if has_http1 { Duration::MAX } else { h2::PREFACE };
-    let Ok(sniffed) = tokio::time::timeout(patience, h2::sniff(stream, is_over)).await else { return };
-    match sniffed {
+    match h2::sniff(stream, is_over).await {
         // What is neither hears of it in what is meant to be spoken.
         Ok(Some((stream, start))) if start == h2::Start::H2 || start == h2::Start::Other && !has_http1 => {
-            h2::serve(stream, peer, config, watch, limits).await;
+            h2::serve(stream, peer, config, watch, limits, late).await;
         }
         Ok(Some((stream, _))) => serve_http1(stream, peer, watch, limits).await,
         // Nothing is lost with a connection on which nothing came.
@@ -469,7 +472,10 @@ async fn go_on_in_h2(upgrade: h2::Upgrade, peer: Arc<Peer>, watch: Watch, limits
     let shared = Arc::clone(&peer.shared);
     let (Wire::H2(config) | Wire::Either(config)) = &shared.config.wire else { return };
     match upgrade.begin().await {
-        Ok(stream) => h2::serve(stream, peer, config, watch, limits).await,
+        Ok(stream) => {
+            let late = Late::of(&peer);
+            h2::serve(stream, peer, config, watch, limits, late).await;
+        }
         Err(error) => tracing::debug!(%error, remote = %peer.ends.remote, "a client's connection failed"),
     }
 }

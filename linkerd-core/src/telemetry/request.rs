@@ -42,6 +42,7 @@ pub struct RequestStats {
 /// | any other | [`ErrorKind::name`] |
 pub struct Failures {
     total: Counter,
+    // The one that `failures` is in: most never need a place below it.
     scope: Scope,
     by_reason: Seen<(Option<ErrorKind>, bool), 6>,
     restartable: OnceLock<Counter>,
@@ -102,7 +103,7 @@ impl Failures {
     pub fn new(scope: &Scope) -> Self {
         Self {
             total: scope.counter("failures"),
-            scope: scope.scope("failures"),
+            scope: scope.clone(),
             by_reason: Seen::default(),
             restartable: OnceLock::new(),
         }
@@ -113,12 +114,12 @@ impl Failures {
         let kind = error.map(Error::kind);
         let restartable = error.is_some_and(|error| error.never_sent() && is_transport(error.kind()));
         if restartable {
-            self.restartable.get_or_init(|| self.scope.counter("restartable")).incr();
+            self.restartable.get_or_init(|| self.scope.scope("failures").counter("restartable")).incr();
         }
         self.total.incr();
         self.by_reason.incr((kind, restartable), || {
-            let name = reason(kind);
-            if restartable { self.scope.scope("restartable").counter(name) } else { self.scope.counter(name) }
+            let (name, failures) = (reason(kind), self.scope.scope("failures"));
+            if restartable { failures.scope("restartable").counter(name) } else { failures.counter(name) }
         });
     }
 
@@ -128,7 +129,7 @@ impl Failures {
         self.by_reason.incr((Some(error.kind()), false), || {
             // Linkerd adds the name that was asked for only further up.
             let name = reason(Some(error.kind()));
-            self.scope.counter(name.strip_suffix("WithPath").unwrap_or(name))
+            self.scope.scope("failures").counter(name.strip_suffix("WithPath").unwrap_or(name))
         });
     }
 

@@ -91,7 +91,6 @@ fn what_is_of_a_protocol_or_of_other_keys_is_there_with_them() {
     let expected = [
         "client.h2.pingAfter|1500|fixed",
         "client.h2.silence|3000|fixed",
-        "servers.h2.preface|10000|fixed",
         "service.classificationTimeoutMs|100|default",
     ];
     assert_eq!(of_h2, expected);

@@ -1,67 +1,63 @@
 //! The limits of a server of HTTP/2, frame by frame: what is too much, what came too late, and that each is counted.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
+use http_body_util::BodyExt;
 use linkerd_core::{
     Svc,
     http::{H2Config, ServerConfig, Wire},
-    telemetry::{Registry, RouterStats},
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use super::{
+    counted::Counted,
     framing::{Answer, START, answer, field, frame},
-    peers::{h2_server, serve, until, within},
+    peers::{h2_server, within},
 };
 
 const SOON: Duration = Duration::from_millis(50);
 const ENHANCE_YOUR_CALM: u32 = 11;
 const REFUSED_STREAM: u32 = 7;
 const PROTOCOL_ERROR: u32 = 1;
+const INTERNAL_ERROR: u32 = 2;
 
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const CONTINUATION: u8 = 9;
+/// Of no frame that there is.
+const UNKNOWN: u8 = 0x21;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// A server whose metrics can be read.
-struct Counted {
-    registry: Registry,
-    addr: SocketAddr,
-}
-
 impl Counted {
-    fn new(config: ServerConfig, svc: Svc) -> Self {
-        let registry = Registry::new();
-        let stats = Some(RouterStats::new(&registry, "h2"));
-        let addr = serve(ServerConfig { stats, ..config }, svc);
-        Self { registry, addr }
+    fn h2(config: ServerConfig, svc: Svc) -> Self {
+        Self::new("h2", config, svc)
     }
 
     fn with(h2: H2Config, svc: Svc) -> Self {
-        Self::new(ServerConfig { wire: Wire::H2(h2), ..h2_server() }, svc)
+        Self::h2(ServerConfig { wire: Wire::H2(h2), ..h2_server() }, svc)
     }
 
-    /// What was refused, by its name.
-    fn refused(&self, name: &str) -> u64 {
-        let server = self.registry.root().scope("rt").scope("h2").scope("server");
-        server.scope(&format!("127.0.0.1/{}", self.addr.port())).scope("refused").counter(name).get()
-    }
-
-    /// All of it: nothing else was.
-    async fn has_refused(&self, counts: &[(&str, u64)]) {
-        let names = ["bad_request", "late_head", "line_too_long", "headers_too_large", "too_many_streams", "flood"];
-        let expected = names.map(|name| counts.iter().find(|count| count.0 == name).map_or(0, |count| count.1));
-        until(|| names.map(|name| self.refused(name)) == expected).await;
+    fn late(h2: Wire, svc: Svc) -> Self {
+        Self::h2(ServerConfig { wire: h2, header_read_timeout: Some(SOON), ..h2_server() }, svc)
     }
 
     /// A connection that has begun.
     async fn begin(&self) -> TcpStream {
         let mut stream = TcpStream::connect(self.addr).await.unwrap();
-        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-        send(&mut stream, &[preface, frame(4, 0, 0, &[])]).await;
+        send(&mut stream, &[PREFACE.to_vec(), frame(SETTINGS, 0, 0, &[])]).await;
         stream
+    }
+
+    /// It ends a connection on which something did not come in time, and says so.
+    async fn ends_what_is_late(&self, stream: &mut TcpStream) {
+        assert_eq!(within(answer(stream)).await, Answer::GoAway(ENHANCE_YOUR_CALM));
+        assert_eq!(within(answer(stream)).await, Answer::Closed);
+        self.has_refused(&[("late_head", 1)]).await;
     }
 }
 
@@ -93,6 +89,14 @@ fn answering() -> Svc {
     Svc::new(tower::service_fn(async |_| Ok::<_, linkerd_core::BoxError>(http::Response::new("ok".into()))))
 }
 
+/// One that answers when it has read all.
+fn reading() -> Svc {
+    Svc::new(tower::service_fn(async |req: http::Request<linkerd_core::Body>| {
+        let body = req.into_body().collect().await?.to_bytes();
+        Ok::<_, linkerd_core::BoxError>(http::Response::new(body.into()))
+    }))
+}
+
 fn hanging() -> Svc {
     Svc::new(tower::service_fn(|_| std::future::pending::<Result<_, linkerd_core::BoxError>>()))
 }
@@ -105,20 +109,95 @@ async fn a_block_of_headers_that_does_not_end_in_time_ends_its_connection() {
     let trailers = [frame(HEADERS, END_HEADERS, 1, &fields(&[])), frame(HEADERS, END_STREAM, 1, &field(b"x", b"y"))];
     for frames in [begun, went_on, cut, trailers.concat()] {
         for wire in [Wire::H2(H2Config::default()), Wire::Either(H2Config::default())] {
-            let config = ServerConfig { wire, header_read_timeout: Some(SOON), ..h2_server() };
-            let server = Counted::new(config, hanging());
+            let server = Counted::late(wire, hanging());
             let mut stream = server.begin().await;
             send(&mut stream, std::slice::from_ref(&frames)).await;
-            assert_eq!(within(answer(&mut stream)).await, Answer::GoAway(ENHANCE_YOUR_CALM));
-            assert_eq!(within(answer(&mut stream)).await, Answer::Closed);
-            server.has_refused(&[("late_head", 1)]).await;
+            server.ends_what_is_late(&mut stream).await;
         }
     }
 }
 
 #[tokio::test]
+async fn what_a_connection_begins_with_has_its_time() {
+    let no_settings = PREFACE.to_vec();
+    let half_settings = [PREFACE, &frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])[..12]].concat();
+    let half_a_head = [PREFACE, &frame(SETTINGS, 0, 0, &[])[..5]].concat();
+    for begun in [&b""[..], b"PR", &PREFACE[..10], &no_settings, &half_settings, &half_a_head] {
+        for wire in [Wire::H2(H2Config::default()), Wire::Either(H2Config::default())] {
+            if begun.is_empty() && matches!(wire, Wire::Either(_)) {
+                // It may be one of HTTP/1, which has no reason to begin.
+                continue;
+            }
+            let server = Counted::late(wire, hanging());
+            let mut stream = TcpStream::connect(server.addr).await.unwrap();
+            send(&mut stream, &[begun.to_vec()]).await;
+            if begun.len() < 4 {
+                // Nobody knows yet what it speaks.
+                assert_eq!(within(answer(&mut stream)).await, Answer::Closed);
+                server.has_refused(&[("late_head", 1)]).await;
+            } else {
+                server.ends_what_is_late(&mut stream).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn half_a_frame_has_its_time() {
+    let request_of_a_body = frame(HEADERS, END_HEADERS, 1, &fields(&[]));
+    let whole = request(1, &[]);
+    for (before, half) in [
+        (None, &frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])[..12]),
+        (None, &frame(PING, 0, 0, &[0; 8])[..3]),
+        (Some(&whole), &frame(PING, 0, 0, &[0; 8])[..9]),
+        (Some(&whole), &frame(UNKNOWN, 0, 0, &[0; 100])[..50]),
+        // Of a request that has had its answer.
+        (Some(&request_of_a_body), &frame(DATA, END_STREAM, 1, &[0; 100])[..50]),
+    ] {
+        let server = Counted::late(Wire::H2(H2Config::default()), answering());
+        let mut stream = server.begin().await;
+        if let Some(before) = before {
+            send(&mut stream, std::slice::from_ref(before)).await;
+            assert!(is_answered(&mut stream).await);
+        }
+        send(&mut stream, &[half.to_vec()]).await;
+        let mut said = within(answer(&mut stream)).await;
+        if said == Answer::Reset(0) {
+            // The body is not wanted.
+            said = within(answer(&mut stream)).await;
+        }
+        assert_eq!(said, Answer::GoAway(ENHANCE_YOUR_CALM), "{half:?}");
+        assert_eq!(within(answer(&mut stream)).await, Answer::Closed);
+        server.has_refused(&[("late_head", 1)]).await;
+    }
+}
+
+#[tokio::test]
+async fn half_a_frame_of_data_may_take_any_time_while_its_request_is_served() {
+    let wait = async || drop(tokio::time::timeout(4 * SOON, std::future::pending::<()>()).await);
+    let server = Counted::late(Wire::H2(H2Config::default()), reading());
+    let mut stream = server.begin().await;
+    let body = frame(DATA, END_STREAM, 1, b"body");
+    send(&mut stream, &[frame(HEADERS, END_HEADERS, 1, &fields(&[])), body[..9].to_vec()]).await;
+    for byte in &body[9..] {
+        wait().await;
+        send(&mut stream, &[vec![*byte]]).await;
+    }
+    assert!(is_answered(&mut stream).await);
+    server.has_refused(&[]).await;
+    // When the time of its request is over, so is its own.
+    let (wire, timeout) = (Wire::H2(H2Config::default()), Some(4 * SOON));
+    let config = ServerConfig { wire, timeout, header_read_timeout: Some(SOON), ..h2_server() };
+    let server = Counted::h2(config, hanging());
+    let mut stream = server.begin().await;
+    send(&mut stream, &[frame(HEADERS, END_HEADERS, 1, &fields(&[])), body[..11].to_vec()]).await;
+    assert_eq!(within(answer(&mut stream)).await, Answer::Reset(INTERNAL_ERROR));
+    server.ends_what_is_late(&mut stream).await;
+}
+
+#[tokio::test]
 async fn a_byte_now_and_then_makes_no_block_of_any_length() {
-    let server = Counted::new(ServerConfig { header_read_timeout: Some(4 * SOON), ..h2_server() }, answering());
+    let server = Counted::h2(ServerConfig { header_read_timeout: Some(4 * SOON), ..h2_server() }, answering());
     let mut stream = server.begin().await;
     let most = frame(CONTINUATION, END_HEADERS, 1, &[0; 8000]);
     send(&mut stream, &[frame(HEADERS, END_STREAM, 1, &fields(&[]))]).await;
@@ -136,7 +215,7 @@ async fn a_byte_now_and_then_makes_no_block_of_any_length() {
 #[tokio::test]
 async fn who_is_idle_or_sends_a_body_is_not_late_and_blocks_in_pieces_are_whole_in_time() {
     for limit in [Some(SOON), None, Some(Duration::from_secs(30))] {
-        let server = Counted::new(ServerConfig { header_read_timeout: limit, ..h2_server() }, answering());
+        let server = Counted::h2(ServerConfig { header_read_timeout: limit, ..h2_server() }, answering());
         let mut stream = server.begin().await;
         let wait = async || drop(tokio::time::timeout(3 * SOON, std::future::pending::<()>()).await);
         wait().await;
@@ -170,7 +249,7 @@ async fn streams_above_the_limit_are_refused_and_counted() {
     }
     server.has_refused(&[("too_many_streams", 2)]).await;
     // What the proxy itself has no room for is counted as that.
-    let server = Counted::new(ServerConfig { max_concurrent_requests: Some(1), ..h2_server() }, hanging());
+    let server = Counted::h2(ServerConfig { max_concurrent_requests: Some(1), ..h2_server() }, hanging());
     let mut stream = server.begin().await;
     send(&mut stream, &[request(1, &[]), request(3, &[])]).await;
     assert_eq!(within(answer(&mut stream)).await, Answer::Reset(REFUSED_STREAM));
@@ -181,7 +260,7 @@ async fn streams_above_the_limit_are_refused_and_counted() {
 async fn headers_that_are_too_many_or_too_large_are_431_and_malformed_ones_a_reset() {
     let h2 = H2Config { max_header_list_bytes: 1000, ..H2Config::default() };
     let config = ServerConfig { wire: Wire::H2(h2), max_headers: Some(2), ..h2_server() };
-    let server = Counted::new(config, answering());
+    let server = Counted::h2(config, answering());
     let mut stream = server.begin().await;
     let long = [b'x'; 100];
     let large: Vec<(&[u8], &[u8])> = vec![(b"x", &long); 10];
@@ -243,4 +322,35 @@ async fn who_does_too_much_wrong_loses_the_connection() {
     send(&mut stream, &[request(5, &[(b"connection", b"close")])]).await;
     assert_eq!(within(answer(&mut stream)).await, Answer::GoAway(ENHANCE_YOUR_CALM));
     server.has_refused(&[("bad_request", 2), ("flood", 1)]).await;
+}
+
+#[cfg(feature = "config")]
+#[tokio::test]
+async fn the_first_line_has_a_limit_of_its_own_whatever_is_spoken() {
+    use super::{
+        http1,
+        peers::{Client, get, serve_file},
+    };
+    use linkerd_core::telemetry::Registry;
+
+    // By default what the head may have.
+    for (key, most) in [("", 8000), ("  maxInitialLineKB: 2\n", 2000), ("  maxInitialLineKB: 16\n", 16_000)] {
+        let registry = Registry::new();
+        let servers = "  servers: [{port: 0, http1: true, maxHeaderListBytes: 8192}]\n";
+        let addr = serve_file(&format!("routers:\n- protocol: h2\n{key}{servers}"), &registry);
+        let server = Counted::at(addr, "h2", registry);
+        for (len, is_refused) in [(most, false), (most + 500, true)] {
+            let mut client = http1::Wire::connect(addr).await;
+            let path = "a".repeat(len);
+            let rsp = client.ask(format!("GET /{path} HTTP/1.1\r\nHost: web\r\n\r\n")).await;
+            assert_eq!(rsp.status() == 414, is_refused, "{key}{len}: {}", rsp.first);
+        }
+        server.has_refused(&[("line_too_long", 1)]).await;
+        // What a line is over HTTP/2 is in the list of headers too, which has its own limit.
+        let client = Client::connect(addr).await;
+        let rsp = client.ask(get(&format!("http://web/{}", "a".repeat(2500)))).await.unwrap();
+        let is_refused = most < 2500;
+        assert_eq!(rsp.head.status() == 414, is_refused, "{key}{}", rsp.head.status());
+        server.has_refused(&[("line_too_long", 1 + u64::from(is_refused))]).await;
+    }
 }

@@ -257,7 +257,7 @@ async fn a_client_that_says_nothing_is_not_waited_for_for_ever() {
     let begun = tokio::time::Instant::now();
     let read = tokio::time::timeout(std::time::Duration::from_mins(1), stream.read(&mut [0; 1])).await;
     assert!(matches!(read, Ok(Ok(0) | Err(_))), "{read:?}");
-    assert!(begun.elapsed() <= std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() <= std::time::Duration::from_secs(40), "{:?}", begun.elapsed());
 }
 
 #[cfg(feature = "config")]

@@ -112,6 +112,33 @@ async fn both_sides_of_a_router_agree_on_http2_by_alpn() {
     assert!(connect(&[b"http/1.1"]).await.is_err());
 }
 
+#[tokio::test]
+async fn who_agrees_on_http2_has_to_begin_with_it_in_time() {
+    let pki = Pki::new();
+    pki.issue("proxy", &["localhost"]);
+    let text = "routers:
+- protocol: h2
+  servers:
+  - port: 0
+    ip: 127.0.0.1
+    headerReadTimeoutMs: 50
+    tls: {certPath: '{dir}/proxy.pem', keyPath: '{dir}/proxy.key'}
+";
+    let addrs = proxy(&pki, text).await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    // And half a frame of settings.
+    let settings = [&preface[..], &[0, 0, 6, 4]].concat();
+    for begun in [&b""[..], &preface[..10], preface, &settings] {
+        let mut stream = super::pki::shake(addrs[0], "localhost", &pki.raw(&[b"h2"])).await.unwrap().stream;
+        stream.write_all(begun).await.unwrap();
+        let mut said = Vec::new();
+        let end = stream.read_to_end(&mut said);
+        tokio::time::timeout(std::time::Duration::from_secs(20), end).await.expect("in time").unwrap();
+        // A GOAWAY with ENHANCE_YOUR_CALM is the last.
+        assert_eq!(said[said.len() - 17..], [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11], "{begun:?}");
+    }
+}
+
 /// An origin of HTTP/1.1 that asks for the body of its one request before it answers, and hands out what it was.
 async fn origin() -> (SocketAddr, tokio::task::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,31 +1,24 @@
 //! Runs the program, and talks to it with a client that is not its own.
 
 use std::{
-    fs,
     net::SocketAddr,
     ops::{Deref, DerefMut},
     path::{Path, PathBuf},
-    process::{Output, Stdio},
+    process::Output,
 };
 
-use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper::{
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
-};
-use hyper_util::rt::TokioIo;
-use tempfile::TempDir;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    process::Command,
-    time::timeout,
-};
+use http::Request;
+use hyper::body::Incoming;
 
-pub(crate) use crate::program::LONG;
 use crate::program::Program;
+pub(crate) use crate::{
+    client::{Answer, Conn},
+    folder::Folder,
+    program::LONG,
+};
+
+/// What is tried.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_namerd");
 
 /// A file with tables in memory, on free ports.
 pub(crate) const SIMPLE: &str = "\
@@ -37,25 +30,11 @@ interfaces:
 - {kind: io.l5d.httpController, port: 0}
 ";
 
-/// A folder that the program runs in, with what it reads.
-pub(crate) struct Folder(TempDir);
-
 /// The program, initialized.
 pub(crate) struct Namerd {
     program: Program,
     /// The interfaces, in the order of the file.
     pub(crate) interfaces: Vec<SocketAddr>,
-}
-
-/// A connection to an HTTP server.
-pub(crate) struct Conn(SendRequest<Full<Bytes>>);
-
-/// An answer.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: String,
 }
 
 /// The repository.
@@ -65,27 +44,7 @@ pub(crate) fn root() -> PathBuf {
 
 impl Folder {
     pub(crate) fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    pub(crate) fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    /// Runs the program to its end.
-    pub(crate) async fn run(&self, args: &[&str]) -> Output {
-        let run = self.command(args).stdin(Stdio::null()).output();
-        timeout(LONG, run).await.expect("it ends").unwrap()
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_namerd"));
-        command.args(args).current_dir(self.0.path()).kill_on_drop(true).stderr(Stdio::piped());
-        command
+        Self::empty()
     }
 }
 
@@ -123,45 +82,27 @@ impl DerefMut for Namerd {
 }
 
 impl Conn {
-    pub(crate) async fn open(addr: SocketAddr) -> Self {
-        Self::over(TcpStream::connect(addr).await.unwrap()).await
-    }
-
-    pub(crate) async fn over(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        let (sender, conn) = http1::handshake(TokioIo::new(io)).await.unwrap();
-        tokio::spawn(conn);
-        Self(sender)
-    }
-
     pub(crate) async fn ask(&mut self, what: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let (head, body) = self.begin(what, headers, body).await.into_parts();
-        let body = timeout(LONG, body.collect()).await.expect("an answer").unwrap().to_bytes();
-        let body = String::from_utf8_lossy(&body).into_owned();
-        Answer { status: head.status, headers: head.headers, body }
+        self.try_send(request(what, headers, body)).await.unwrap()
     }
 
     /// The same, without waiting for the end of the answer.
     pub(crate) async fn begin(&mut self, what: &str, headers: &[(&str, &str)], body: &str) -> http::Response<Incoming> {
-        self.try_begin(what, headers, body).await.unwrap()
+        self.try_begin(request(what, headers, body)).await.unwrap()
     }
+}
 
-    pub(crate) async fn try_begin(
-        &mut self,
-        what: &str,
-        headers: &[(&str, &str)],
-        body: &str,
-    ) -> hyper::Result<http::Response<Incoming>> {
-        let (method, target) = what.split_once(' ').unwrap();
-        let mut req = Request::builder().method(method).uri(target).header("host", "namerd");
-        if !body.is_empty() {
-            req = req.header("content-type", "application/dtab");
-        }
-        for (name, value) in headers {
-            req = req.header(*name, *value);
-        }
-        let req = req.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
-        timeout(LONG, self.0.send_request(req)).await.expect("an answer")
+/// `GET /api/1/dtabs`, for instance.
+pub(crate) fn request(what: &str, headers: &[(&str, &str)], body: &str) -> Request<String> {
+    let (method, target) = what.split_once(' ').unwrap();
+    let mut req = Request::builder().method(method).uri(target).header("host", "namerd");
+    if !body.is_empty() {
+        req = req.header("content-type", "application/dtab");
     }
+    for (name, value) in headers {
+        req = req.header(*name, *value);
+    }
+    req.body(body.to_owned()).unwrap()
 }
 
 impl Answer {

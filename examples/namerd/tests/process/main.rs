@@ -2,9 +2,13 @@
 
 mod api;
 mod cli;
+#[path = "../../../proxy/tests/process/client.rs"]
+mod client;
 mod clients;
 mod fake;
 mod faults;
+#[path = "../../../proxy/tests/process/folder.rs"]
+mod folder;
 mod harness;
 mod life;
 #[cfg(target_os = "linux")]

@@ -11,7 +11,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::harness::{Conn, Folder, Namerd};
+use crate::harness::{Conn, Folder, Namerd, request};
 
 const CONFIG: &str = "\
 admin: {port: 0}
@@ -116,5 +116,5 @@ async fn each_client_may_do_what_its_name_or_token_is_granted() {
 /// Whether a client without a certificate is answered: the refusal may come after its side of the handshake.
 async fn is_served(pki: &Pki, namerd: &Namerd) -> bool {
     let Ok(mut conn) = pki.connect(namerd, None).await else { return false };
-    conn.try_begin("GET /api/1/dtabs", &[], "").await.is_ok()
+    conn.try_begin(request("GET /api/1/dtabs", &[], "")).await.is_ok()
 }

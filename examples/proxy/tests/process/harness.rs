@@ -4,37 +4,32 @@ use std::{
     fs,
     net::SocketAddr,
     ops::{Deref, DerefMut},
-    path::{Path, PathBuf},
-    process::{Output, Stdio},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
 
-use bytes::Bytes;
 use helloworld::{Options, Running, serve};
-use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper::{
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
-    server,
-    service::service_fn,
-};
+use http::{Request, Response};
+use hyper::{body::Incoming, server, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     process::Command,
     sync::oneshot,
     time::{Instant, sleep, timeout},
 };
 
-pub(crate) use crate::program::LONG;
 use crate::program::Program;
+pub(crate) use crate::{
+    client::{Answer, Conn},
+    folder::Folder,
+    program::LONG,
+};
 
-/// A folder that the program runs in, with what it reads.
-pub(crate) struct Folder(TempDir);
+/// What is tried.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_linkerd");
 
 /// The program, initialized.
 pub(crate) struct Linkerd {
@@ -43,57 +38,17 @@ pub(crate) struct Linkerd {
     pub(crate) folder: Arc<Folder>,
 }
 
-/// A connection to an HTTP server.
-pub(crate) struct Conn(SendRequest<Full<Bytes>>);
-
-/// An answer.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: String,
-}
-
 impl Folder {
     /// With an empty folder `disco` in it.
     pub(crate) fn new() -> Arc<Self> {
-        let folder = Self(tempfile::tempdir().unwrap());
+        let folder = Self::empty();
         fs::create_dir(folder.path("disco")).unwrap();
         Arc::new(folder)
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    pub(crate) fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
     }
 
     /// Lists these as the replicas of a service.
     pub(crate) fn list(&self, service: &str, replicas: &[SocketAddr]) {
         self.write(&format!("disco/{service}"), &lines(replicas));
-    }
-
-    /// Runs the program to its end.
-    pub(crate) async fn run(&self, args: &[&str]) -> Output {
-        self.run_with(args, b"").await
-    }
-
-    /// The same, with this on its standard input.
-    pub(crate) async fn run_with(&self, args: &[&str], input: &[u8]) -> Output {
-        let mut child = self.command(args).stdout(Stdio::piped()).stdin(Stdio::piped()).spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        // A program that does not read it may have ended already.
-        let _ = stdin.write_all(input).await;
-        drop(stdin);
-        timeout(LONG, child.wait_with_output()).await.expect("it ends").unwrap()
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_linkerd"));
-        command.args(args).current_dir(self.0.path()).kill_on_drop(true).stderr(Stdio::piped());
-        command
     }
 }
 
@@ -120,8 +75,8 @@ impl Linkerd {
         folder.write("linkerd.yaml", config);
         let mut command = Command::new("sh");
         let script = format!("ulimit -n {files} && exec \"$0\" linkerd.yaml");
-        command.args(["-c", &script, env!("CARGO_BIN_EXE_linkerd")]);
-        command.current_dir(folder.0.path());
+        command.args(["-c", &script, PROGRAM]);
+        command.current_dir(folder.root());
         Self::start_by(folder, command, b"").await
     }
 
@@ -188,13 +143,6 @@ impl DerefMut for Linkerd {
 }
 
 impl Conn {
-    pub(crate) async fn open(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).await.unwrap();
-        let (sender, conn) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(conn);
-        Self(sender)
-    }
-
     pub(crate) async fn get(&mut self, target: &str, host: &str, headers: &[(&str, &str)]) -> Answer {
         let mut req = Request::get(target).header("host", host);
         for (name, value) in headers {
@@ -205,17 +153,6 @@ impl Conn {
 
     pub(crate) async fn send(&mut self, req: Request<String>) -> Answer {
         self.try_send(req).await.unwrap()
-    }
-
-    pub(crate) async fn try_send(&mut self, req: Request<String>) -> hyper::Result<Answer> {
-        let sent = async {
-            self.0.ready().await?;
-            let (head, body) = self.0.send_request(req.map(|body| Full::new(Bytes::from(body)))).await?.into_parts();
-            let body = body.collect().await?.to_bytes();
-            let body = String::from_utf8_lossy(&body).into_owned();
-            Ok(Answer { status: head.status, headers: head.headers, body })
-        };
-        timeout(LONG, sent).await.expect("an answer")
     }
 }
 

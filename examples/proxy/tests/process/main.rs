@@ -10,9 +10,11 @@ mod balancing_picks;
 mod balancing_sets;
 mod certificates;
 mod cli;
+mod client;
 mod examples;
 #[cfg(target_os = "linux")]
 mod files;
+mod folder;
 mod harness;
 mod hedge_limit;
 mod hops;

@@ -28,7 +28,7 @@ pub use self::server::socket_options;
 use self::{
     identifiers::{fixed_names, in_namespaces, of_h2, of_http},
     names::Mounted,
-    policies::FilePolicies,
+    policies::{FilePolicies, Made},
     server::server_config,
     wire::Wire,
 };
@@ -406,6 +406,8 @@ impl Builder<'_> {
                 memory: self.memory.clone(),
                 #[cfg(feature = "tls")]
                 connectors,
+                services: Made::default(),
+                clients: Made::default(),
             })
             .binding_timeout(*binding_timeout)
             .switch_timeout(*switch_timeout)

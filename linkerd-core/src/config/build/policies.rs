@@ -1,6 +1,6 @@
 //! The policies of names and clients, as a file has them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use linkerd_dtab::{Path, interpreter::ByNamespace};
 use linkerd_retry::{Backoff as RetryBackoff, Budget as RetryBudget, BudgetSettings, replay::ReplayMemory};
@@ -24,13 +24,54 @@ pub(super) struct FilePolicies {
     pub(super) memory: ReplayMemory,
     #[cfg(feature = "tls")]
     pub(super) connectors: Connectors,
+    pub(super) services: Made<Service, ServicePolicy>,
+    pub(super) clients: Made<Client, ClientPolicy>,
+}
+
+/// What was made of the last few settings: most names have the same, and then share what can be shared.
+#[derive(Debug)]
+pub(super) struct Made<S, P>(Mutex<Vec<(S, P)>>);
+
+impl<S, P> Made<S, P> {
+    const MOST: usize = 16;
+}
+
+impl<S, P> Default for Made<S, P> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<S: Clone + PartialEq, P: Clone> Made<S, P> {
+    fn of(&self, settings: S, make: impl FnOnce(S) -> P) -> P {
+        // Each operation leaves it whole.
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, policy)) = made.iter().find(|(of, _)| *of == settings) {
+            return policy.clone();
+        }
+        let policy = make(settings.clone());
+        if made.len() == Self::MOST {
+            made.remove(0);
+        }
+        made.push((settings, policy.clone()));
+        policy
+    }
 }
 
 impl Policies for FilePolicies {
     fn service(&self, path: &Path) -> ServicePolicy {
         // A service is the same in each namespace.
         let path = &ByNamespace::split(path).map_or_else(|| path.clone(), |(_, path)| path);
-        let service = self.service.for_path(path);
+        self.services.of(self.service.for_path(path), |service| self.service_policy(&service))
+    }
+
+    fn client(&self, id: &Path) -> ClientPolicy {
+        self.clients.of(self.client.for_path(id), |client| self.client_policy(client))
+    }
+}
+
+impl FilePolicies {
+    fn service_policy(&self, service: &Service) -> ServicePolicy {
         let Service {
             total_timeout: _, // By its method: it may be unlimited in so many words.
             retries: Retries { budget: retry_budget, backoff, max_attempts, hints, buffer_bytes },
@@ -41,7 +82,7 @@ impl Policies for FilePolicies {
             limit,
             classification_timeout,
             retry_buffer_size: _, // By its methods, which know the protocol.
-        } = &service;
+        } = service;
         ServicePolicy {
             total_timeout: service.total_timeout(),
             retry_budget: budget(&retry_budget.clone().unwrap_or_default()),
@@ -60,8 +101,7 @@ impl Policies for FilePolicies {
         }
     }
 
-    fn client(&self, id: &Path) -> ClientPolicy {
-        let settings = self.client.for_path(id);
+    fn client_policy(&self, settings: Client) -> ClientPolicy {
         #[cfg(feature = "tls")]
         let tls = settings.tls().and_then(|tls| self.connectors.of(tls));
         let Client {
@@ -157,7 +197,7 @@ mod tests {
         let Router { service, client, .. } = config.routers[0].clone();
         let wire = Wire {
             max_header_bytes: 0,
-            max_initial_line_bytes: 0,
+            max_initial_line_bytes: None,
             max_error_bytes: 0,
             propagation: Propagation::DEFAULT,
             aggregate_up_to: 0,
@@ -174,6 +214,8 @@ mod tests {
             memory: ReplayMemory::default(),
             #[cfg(feature = "tls")]
             connectors: Connectors::default(),
+            services: Made::default(),
+            clients: Made::default(),
         };
         policies.service(&"/svc/web".parse().unwrap())
     }

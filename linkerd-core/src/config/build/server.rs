@@ -50,7 +50,7 @@ pub(super) fn server_config(server: &Server, wire: &Wire, stats: &RouterStats, g
         addr: SocketAddr::new(*ip, *port),
         socket: socket_options(options),
         wire: spoken,
-        max_initial_line_bytes: wire.max_initial_line_bytes.min(wire.head_bytes(h2)),
+        max_initial_line_bytes: wire.max_initial_line_bytes.unwrap_or_else(|| wire.head_bytes(h2)),
         max_header_bytes: wire.head_bytes(h2),
         error_limits: ErrorLimits {
             // Those of h2 are cut by nobody.

@@ -9,7 +9,8 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wire {
     pub(super) max_header_bytes: usize,
-    pub(super) max_initial_line_bytes: usize,
+    /// If it is not bounded by what bounds the rest of the head.
+    pub(super) max_initial_line_bytes: Option<usize>,
     pub(super) max_error_bytes: usize,
     pub(super) aggregate_up_to: usize,
     pub(super) propagation: Propagation,
@@ -41,7 +42,7 @@ impl Wire {
         let _ = compression_level;
         Self {
             max_header_bytes: max_headers_kb * 1024,
-            max_initial_line_bytes: max_initial_line_kb * 1024,
+            max_initial_line_bytes: Some(max_initial_line_kb * 1024),
             max_error_bytes: max_err_response_kb * 1024,
             propagation: trace_propagator.propagation(),
             aggregate_up_to: 1024
@@ -54,11 +55,11 @@ impl Wire {
         }
     }
 
-    /// What bounds heads and bodies there are keys of HTTP/2's own, or none.
+    /// What bounds headers and bodies there are keys of HTTP/2's own, or none.
     pub(super) fn h2(h2: &H2Router) -> Self {
         Self {
             max_header_bytes: usize::MAX,
-            max_initial_line_bytes: usize::MAX,
+            max_initial_line_bytes: h2.max_initial_line_kb.map(|kb| kb * 1024),
             max_error_bytes: ErrorLimits::default().max_body_bytes,
             aggregate_up_to: 0,
             aggregate_unknown: false,

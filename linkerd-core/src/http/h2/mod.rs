@@ -24,8 +24,6 @@ pub(crate) use conns::Slot;
 #[cfg(feature = "config")]
 pub(crate) use conns::{PING_AFTER, SILENCE};
 #[cfg(feature = "server")]
-pub(crate) use server::PREFACE;
-#[cfg(feature = "server")]
 pub(super) use server::serve;
 #[cfg(feature = "server")]
 pub(super) use sniff::{Start, sniff};

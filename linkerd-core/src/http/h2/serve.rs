@@ -17,7 +17,7 @@ use http::{
 };
 use http_body::Body as _;
 
-use super::{Stream, fault, hide_trailer, interim, is_of_a_connection, pipe::Pipe, show_trailer};
+use super::{Stream, fault, hide_trailer, interim, is_of_a_connection, pipe::Pipe, show_trailer, watched::Turn};
 use crate::{
     Body, Error, ErrorKind,
     access_log::Record,
@@ -35,7 +35,12 @@ use crate::{
 type Answer = (Result<Response<Body>, Reason>, Option<Error>);
 
 /// Serves one stream. When the client gives it up, or its connection ends, so does the request.
-pub(super) async fn answer(peer: Arc<Peer>, req: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+pub(super) async fn answer(
+    peer: Arc<Peer>,
+    req: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    _until_the_end: Turn,
+) {
     let begun = now();
     let is_head = req.method() == Method::HEAD;
     let mut visit = Visit::begin(&peer);

@@ -23,12 +23,10 @@ use super::{
 };
 use crate::http::{
     drain::{Stage, Watch},
-    serve::Peer,
+    serve::{Late, Peer},
     server::Limits,
 };
 
-/// How long a client may take for the first bytes, which it has no reason to wait with.
-pub(crate) const PREFACE: Duration = Duration::from_secs(10);
 /// For how long, and how often, more is read of a client that is told that it broke the protocol.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_READS: usize = 64;
@@ -42,38 +40,55 @@ pub(in crate::http) async fn serve<I>(
     config: &H2Config,
     watch: Watch,
     limits: Option<Pin<Box<Limits>>>,
+    late: Late,
 ) where
     I: AsyncRead + AsyncWrite + Unpin,
 {
     let remote = peer.ends().remote;
-    let (mut stream, seen) = Watched::of(stream, &peer);
+    let (mut stream, seen) = Watched::of(stream, &peer, late);
     let served = async {
         let mut watch = watch;
         let mut handshake = config.server().handshake(&mut stream);
         let shaking = poll_fn(|cx| {
             match Pin::new(&mut handshake).poll(cx) {
                 // Nothing is lost with a connection on which nothing came.
-                Poll::Pending if watch.is_ending(cx) => Poll::Ready(None),
+                Poll::Pending if seen.is_late() || watch.is_ending(cx) => Poll::Ready(None),
                 polled => polled.map(Some),
             }
         });
-        let conn = match tokio::time::timeout(PREFACE, shaking).await {
-            Ok(Some(conn)) => conn?,
-            Ok(None) => return Ok(()),
-            Err(_) => {
-                tracing::debug!(%remote, "a client said nothing for too long");
-                return Ok(());
-            }
-        };
-        Serving { conn, peer, seen, watch, limits, has_served: false, is_ending: false, is_late: false }.await
+        let Some(conn) = shaking.await else { return Ok(seen.is_late()) };
+        let conn = conn?;
+        Serving { conn, peer, seen, watch, limits, has_served: false, is_ending: false, is_late: false }.await?;
+        Ok::<_, h2::Error>(false)
     };
-    if let Err(error) = served.await {
-        tracing::debug!(%error, %remote, "a client's connection failed");
-        if !error.is_io() {
-            // Seldom, and large: not part of every connection's future.
-            Box::pin(linger(stream)).await;
+    match served.await {
+        Ok(false) => {}
+        Ok(true) => {
+            tracing::debug!(%remote, "a client did not begin in time");
+            // Seldom, and large, here and below: not part of every connection's future.
+            Box::pin(give_up(stream)).await;
+        }
+        Err(error) => {
+            tracing::debug!(%error, %remote, "a client's connection failed");
+            if !error.is_io() {
+                Box::pin(linger(stream)).await;
+            }
         }
     }
+}
+
+/// Ends a connection that did not begin in time, which h2 has no word for.
+async fn give_up<I>(mut stream: Watched<I>)
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Of no stream, with `ENHANCE_YOUR_CALM`.
+    const GO_AWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
+    if stream.may_write_frame() && !matches!(tokio::time::timeout(LINGER, stream.write_all(&GO_AWAY)).await, Ok(Ok(())))
+    {
+        return;
+    }
+    linger(stream).await;
 }
 
 /// Ends a connection so that its client hears why: the system would cut off one of which something was not read, and
@@ -158,12 +173,12 @@ where
             match this.conn.poll_accept(cx) {
                 Poll::Ready(Some(Ok((req, respond)))) => {
                     this.has_served = true;
-                    this.seen.accepted(respond.stream_id());
-                    tokio::spawn(answer(Arc::clone(&this.peer), req, respond));
+                    let turn = this.seen.accepted(respond.stream_id());
+                    tokio::spawn(answer(Arc::clone(&this.peer), req, respond, turn));
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
-                // Nothing else is read until the block of headers ends.
+                // Nothing else is read until it ends.
                 Poll::Pending if this.seen.is_late() && !std::mem::replace(&mut this.is_late, true) => {
                     this.conn.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 }

@@ -1,11 +1,18 @@
 //! A client's connection frame by frame, beneath `h2`: that says nothing of what it refuses by itself, and has no time for
-//! a block of headers to end.
+//! anything to end.
+//!
+//! There is one time for what a client has begun, or has to begin with: the preface and the first frame, each block of headers,
+//! each frame. A frame of data is the body of a request, which has the times of that request: it has this one too only
+//! while nothing is served on the connection, when nobody waits for it but the frames behind it.
 
 use std::{
     collections::VecDeque,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -26,13 +33,25 @@ pub(super) struct Watched<I> {
     seen: Seen,
     read: Frames,
     written: Frames,
+    /// The first frame has come.
+    has_begun: bool,
     late: Late,
     peer: Arc<Peer>,
 }
 
 /// What was seen of it.
 #[derive(Clone, Default)]
-pub(super) struct Seen(Arc<Mutex<State>>);
+pub(super) struct Seen(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// How many streams are being served.
+    serving: AtomicUsize,
+}
+
+/// A stream that is being served.
+pub(super) struct Turn(Arc<Shared>);
 
 #[derive(Default)]
 struct State {
@@ -42,7 +61,7 @@ struct State {
     opened: VecDeque<u32>,
     /// A block of headers has begun and not ended.
     is_in_headers: bool,
-    /// It takes too long.
+    /// Something takes too long.
     is_late: bool,
 }
 
@@ -51,18 +70,31 @@ struct State {
 const MOST_OPENED: usize = 1024;
 
 impl Seen {
-    /// The server has this stream now.
-    pub(super) fn accepted(&self, id: StreamId) {
+    /// The server has this stream now, and serves it until the turn is dropped.
+    pub(super) fn accepted(&self, id: StreamId) -> Turn {
         self.state().take(u32::from(id));
+        // Relaxed here and below: a count, which orders nothing.
+        self.0.serving.fetch_add(1, Ordering::Relaxed);
+        Turn(Arc::clone(&self.0))
     }
 
-    /// Whether the rest of a block of headers takes too long.
+    /// Whether the rest of something takes too long.
     pub(super) fn is_late(&self) -> bool {
         self.state().is_late
     }
 
+    fn is_serving(&self) -> bool {
+        self.0.serving.load(Ordering::Relaxed) > 0
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.serving.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -84,20 +116,19 @@ impl State {
         at.is_some_and(|at| self.opened.remove(at).is_some())
     }
 
-    /// What the client sends. Whether a block of headers begins.
+    /// What the client sends. Whether something is whole by it: a frame, or the block of headers that it is of.
     fn came(&mut self, frame: Frame, part: Part) -> bool {
         match (frame.kind, part) {
             (Frame::HEADERS, Part::Begin) => {
                 self.open(frame.stream);
                 self.is_in_headers = true;
-                return true;
             }
             (Frame::HEADERS | Frame::CONTINUATION, Part::End) if frame.flags & Frame::END_HEADERS != 0 => {
                 self.is_in_headers = false;
             }
             _ => {}
         }
-        false
+        part == Part::End && !self.is_in_headers
     }
 
     /// What h2 says by itself, if that is what it does.
@@ -120,14 +151,16 @@ impl State {
 }
 
 impl<I> Watched<I> {
-    pub(super) fn of(inner: I, peer: &Arc<Peer>) -> (Self, Seen) {
+    /// `late` may count already.
+    pub(super) fn of(inner: I, peer: &Arc<Peer>, late: Late) -> (Self, Seen) {
         let seen = Seen::default();
         let watched = Self {
             inner,
             seen: seen.clone(),
             read: Frames::behind(PREFACE_LEN),
             written: Frames::behind(0),
-            late: Late::of(peer),
+            has_begun: false,
+            late,
             peer: Arc::clone(peer),
         };
         (watched, seen)
@@ -135,11 +168,29 @@ impl<I> Watched<I> {
 
     fn see_read(&mut self, bytes: &[u8]) {
         let mut state = self.seen.state();
-        let mut begins = false;
-        self.read.go(bytes, |frame, part| begins |= state.came(frame, part));
-        if begins {
+        let mut is_whole = false;
+        self.read.go(bytes, |frame, part| is_whole |= state.came(frame, part));
+        if is_whole {
+            self.has_begun = true;
             self.late.rest();
         }
+    }
+
+    /// Nothing more is there to be read: whether something should have come by now.
+    fn check_late(&mut self, cx: &mut Context<'_>) {
+        let mut state = self.seen.state();
+        let is_awaited = !self.has_begun || state.is_in_headers || self.read.is_within();
+        if !is_awaited || state.is_late {
+            return;
+        }
+        let is_excused = || self.read.is_within_data() && self.seen.is_serving();
+        // Whoever polls the connection asks for it next.
+        state.is_late = self.late.poll_unless(cx, is_excused).is_ready();
+    }
+
+    /// Whether something was written, and nothing but whole frames.
+    pub(super) fn may_write_frame(&self) -> bool {
+        self.written.has_ended && !self.written.is_within()
     }
 
     fn see_written(&mut self, bytes: &[u8]) {
@@ -160,9 +211,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut this.inner).poll_read(cx, buf);
         if polled.is_pending() {
-            let mut state = this.seen.state();
-            // Whoever polls the connection asks for it next.
-            state.is_late = state.is_late || state.is_in_headers && this.late.poll(cx).is_ready();
+            this.check_late(cx);
         } else {
             this.see_read(&buf.filled()[before..]);
         }
@@ -210,6 +259,8 @@ struct Frames {
     filled: usize,
     /// Then so much is not looked at.
     skip: usize,
+    /// One has come to its end.
+    has_ended: bool,
 }
 
 /// A frame, as far as it matters.
@@ -229,6 +280,7 @@ enum Part {
 }
 
 impl Frame {
+    const DATA: u8 = 0;
     const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;
     const GO_AWAY: u8 = 7;
@@ -238,7 +290,17 @@ impl Frame {
 
 impl Frames {
     fn behind(skip: usize) -> Self {
-        Self { head: [0; HEAD_LEN + MOST_PAYLOAD], filled: 0, skip }
+        Self { head: [0; HEAD_LEN + MOST_PAYLOAD], filled: 0, skip, has_ended: false }
+    }
+
+    /// Whether there is more to come of what has begun.
+    fn is_within(&self) -> bool {
+        self.filled > 0 || self.skip > 0
+    }
+
+    /// Whether that is known to be a frame of data.
+    fn is_within_data(&self) -> bool {
+        self.filled >= HEAD_LEN && self.head[3] == Frame::DATA
     }
 
     fn go(&mut self, mut bytes: &[u8], mut see: impl FnMut(Frame, Part)) {
@@ -262,6 +324,7 @@ impl Frames {
             if self.skip == 0 && self.filled > 0 {
                 see(self.frame(), Part::End);
                 self.filled = 0;
+                self.has_ended = true;
             }
         }
     }

@@ -14,7 +14,7 @@ use std::{
 use hyper::server::conn::http1;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep},
+    time::{Instant as TokioInstant, Sleep, sleep_until},
 };
 
 use super::{Peer, Shared};
@@ -58,26 +58,50 @@ impl Head {
 /// The time that the rest of a head may take, counted from when it is first asked for.
 pub(in crate::http) struct Late {
     shared: Arc<Shared>,
+    since: Option<TokioInstant>,
+    /// Left as it is when a time ends early: the next one sets it anew once it rings, so that nothing is armed for each.
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Late {
     pub(in crate::http) fn of(peer: &Peer) -> Self {
-        Self { shared: Arc::clone(&peer.shared), sleep: None }
+        Self { shared: Arc::clone(&peer.shared), since: None, sleep: None }
     }
 
     /// Waits until it is over, which is counted.
     pub(in crate::http) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(limit) = self.shared.config.header_read_timeout else { return Poll::Pending };
-        ready!(self.sleep.get_or_insert_with(|| Box::pin(sleep(limit))).as_mut().poll(cx));
-        self.sleep = None;
+        self.poll_unless(cx, || false)
+    }
+
+    /// The same; but if it is over and `is_excused`, it begins anew.
+    pub(in crate::http) fn poll_unless(&mut self, cx: &mut Context<'_>, is_excused: impl FnOnce() -> bool) -> Poll<()> {
+        ready!(self.poll_over(cx));
+        self.rest();
+        if is_excused() {
+            // Somebody has to wake the task for the next time.
+            let _ = self.poll_over(cx);
+            return Poll::Pending;
+        }
         self.shared.refused(Refused::LateHead);
+        Poll::Ready(())
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(limit) = self.shared.config.header_read_timeout else { return Poll::Pending };
+        let since = *self.since.get_or_insert_with(TokioInstant::now);
+        let Some(end) = since.checked_add(limit) else { return Poll::Pending };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        ready!(sleep.as_mut().poll(cx));
+        if sleep.deadline() < end {
+            sleep.as_mut().reset(end);
+            return sleep.as_mut().poll(cx);
+        }
         Poll::Ready(())
     }
 
     /// Counts anew from the next time on.
     pub(in crate::http) fn rest(&mut self) {
-        self.sleep = None;
+        self.since = None;
     }
 }
 

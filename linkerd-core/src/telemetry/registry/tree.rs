@@ -193,8 +193,8 @@ impl Children {
 
     pub(super) fn insert(&mut self, at: usize, name: Arc<str>, child: Child) {
         if self.0.len() == self.0.capacity() {
-            // Not twice what there is: most scopes grow once, and stay.
-            self.0.reserve_exact(2 + self.0.len() / 4);
+            // Not twice what there is: most scopes grow once, and stay, and there are many.
+            self.0.reserve_exact(1 + self.0.len() / 8);
         }
         self.0.insert(at, (name, child));
     }

@@ -12,7 +12,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use linkerd_dtab::Path;
 
-use self::seldom::Seldom;
+use self::seldom::{Rare, Seldom};
 pub use self::{
     balancer::BalancerStats,
     caches::{BindCacheStats, CacheStats, SwitchStats},

@@ -10,7 +10,8 @@ use crate::telemetry::{Counter, Scope};
 pub enum Refused {
     /// `bad_request`: it cannot be understood. 400; of HTTP/2, a stream that is reset with `PROTOCOL_ERROR`.
     BadRequest,
-    /// `late_head`: the head did not come in time. 408; of HTTP/2, a connection that ends.
+    /// `late_head`: the head did not come in time. 408; of HTTP/2, also the preface or the rest of a frame, and the connection
+    /// ends.
     LateHead,
     /// `line_too_long`: the first line of HTTP/1. 414.
     LineTooLong,

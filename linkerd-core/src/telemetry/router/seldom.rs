@@ -29,27 +29,48 @@ impl Seldom {
     }
 }
 
-/// `timeouts/<timer>`: what each timer ended, there from the first on.
-pub struct TimeoutStats {
+/// Several counters of one scope, each of which is there from its first event on, and none of which takes room before.
+pub(super) struct Rare<const N: usize> {
     scope: Scope,
-    by_timer: [OnceLock<Counter>; Timer::ALL.len()],
+    counters: OnceLock<Box<[OnceLock<Counter>; N]>>,
 }
+
+impl<const N: usize> Rare<N> {
+    pub(super) fn new(scope: &Scope) -> Self {
+        Self { scope: scope.clone(), counters: OnceLock::new() }
+    }
+
+    /// The one at this place, made by `make` in the scope that was told.
+    pub(super) fn get(&self, at: usize, make: impl FnOnce(&Scope) -> Counter) -> &Counter {
+        let counters = self.counters.get_or_init(|| Box::new(std::array::from_fn(|_| OnceLock::new())));
+        counters[at].get_or_init(|| make(&self.scope))
+    }
+}
+
+impl<const N: usize> fmt::Debug for Rare<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Rare").field(&self.scope).finish()
+    }
+}
+
+/// `timeouts/<timer>`: what each timer ended, there from the first on.
+pub struct TimeoutStats(Rare<{ Timer::ALL.len() }>);
 
 impl TimeoutStats {
     pub(super) fn new(scope: &Scope) -> Self {
-        Self { scope: scope.scope("timeouts"), by_timer: std::array::from_fn(|_| OnceLock::new()) }
+        Self(Rare::new(scope))
     }
 
     /// Counts an error, if a timer is why, by [the name of the timer](Timer::name).
     pub fn record(&self, error: &Error) {
         if let Some(TimedOut { timer, .. }) = error.timer() {
-            self.by_timer[timer as usize].get_or_init(|| self.scope.counter(timer.name())).incr();
+            self.0.get(timer as usize, |scope| scope.scope("timeouts").counter(timer.name())).incr();
         }
     }
 }
 
 impl fmt::Debug for TimeoutStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("TimeoutStats").field(&self.scope).finish()
+        f.debug_tuple("TimeoutStats").field(&self.0).finish()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Seldom, TimeoutStats};
+use super::{Rare, Seldom, TimeoutStats};
 use crate::telemetry::{Counter, Entered, Gauge, RequestStats, Scope, Stat};
 
 /// `rt/<label>/service/<path>`: logical requests, retries included.
@@ -28,17 +28,37 @@ pub struct RetryStats {
     pub budget: Gauge,
     /// Retries that the budget did not allow.
     pub budget_exhausted: Counter,
-    deadline: Seldom,
-    pushed_back: Seldom,
-    is_retry: Seldom,
-    limited: Seldom,
+    rare: Rare<{ Rarely::NAMES.len() }>,
     waiting: OnceLock<Gauge>,
     scope: Scope,
-    hedges: Seldom,
-    hedge_wins: Seldom,
-    hedge_budget_exhausted: Seldom,
-    response_stream_too_long: Seldom,
-    classification_timeout: Seldom,
+}
+
+/// Counters of a service's `retries` that are there from the first event on.
+#[derive(Clone, Copy)]
+enum Rarely {
+    Deadline,
+    PushedBack,
+    IsRetry,
+    Limited,
+    Hedges,
+    HedgeWins,
+    HedgesUnpaid,
+    TooLong,
+    TooLate,
+}
+
+impl Rarely {
+    const NAMES: [&str; 9] = [
+        "deadline",
+        "pushed_back",
+        "is_retry",
+        "limited",
+        "hedges",
+        "hedge_wins",
+        "hedge_budget_exhausted",
+        "response_stream_too_long",
+        "classification_timeout",
+    ];
 }
 
 /// `rt/<label>/service/<path>/limit`: there if it is configured.
@@ -72,17 +92,9 @@ impl ServiceStats {
                 per_request: retries.stat("per_request"),
                 budget: retries.gauge("budget"),
                 budget_exhausted: retries.counter("budget_exhausted"),
-                deadline: Seldom::new(&retries, "deadline"),
-                pushed_back: Seldom::new(&retries, "pushed_back"),
-                is_retry: Seldom::new(&retries, "is_retry"),
-                limited: Seldom::new(&retries, "limited"),
+                rare: Rare::new(&retries),
                 waiting: OnceLock::new(),
-                scope: retries.clone(),
-                hedges: Seldom::new(&retries, "hedges"),
-                hedge_wins: Seldom::new(&retries, "hedge_wins"),
-                hedge_budget_exhausted: Seldom::new(&retries, "hedge_budget_exhausted"),
-                response_stream_too_long: Seldom::new(&retries, "response_stream_too_long"),
-                classification_timeout: Seldom::new(&retries, "classification_timeout"),
+                scope: retries,
             },
             timeouts: TimeoutStats::new(scope),
             idle_timeouts: Seldom::new(scope, "idle_timeouts"),
@@ -97,26 +109,30 @@ impl ServiceStats {
 }
 
 impl RetryStats {
+    fn rare(&self, which: Rarely) -> &Counter {
+        self.rare.get(which as usize, |scope| scope.counter(Rarely::NAMES[which as usize]))
+    }
+
     /// Counts a retry that could not have been over by the deadline of its request, in `deadline`, which is there from
     /// the first on.
     pub fn deadline(&self) {
-        self.deadline.add(1);
+        self.rare(Rarely::Deadline).incr();
     }
 
     /// Counts a retry that the peer asked not to make, in `pushed_back`, which is there from the first on.
     pub fn pushed_back(&self) {
-        self.pushed_back.add(1);
+        self.rare(Rarely::PushedBack).incr();
     }
 
     /// Counts a failure that was left to the hop before, which retries the request already, in `is_retry`, which is there
     /// from the first on.
     pub fn is_retry(&self) {
-        self.is_retry.add(1);
+        self.rare(Rarely::IsRetry).incr();
     }
 
     /// Counts a retry that its limit did not let in again, in `limited`, which is there from the first on.
     pub fn limited(&self) {
-        self.limited.add(1);
+        self.rare(Rarely::Limited).incr();
     }
 
     /// Counts a retry that waits until its time has come, until what is returned is dropped; in `waiting`, which is there
@@ -128,9 +144,9 @@ impl RetryStats {
     /// Counts an attempt that was made at a second endpoint too, in `hedges`, and in `hedge_wins` if that was the better
     /// one; each is there from the first on.
     pub fn hedged(&self, won: bool) {
-        self.hedges.add(1);
+        self.rare(Rarely::Hedges).incr();
         if won {
-            self.hedge_wins.add(1);
+            self.rare(Rarely::HedgeWins).incr();
         }
     }
 
@@ -138,20 +154,20 @@ impl RetryStats {
     /// first on.
     pub(crate) fn hedges_unpaid(&self, count: u64) {
         if count > 0 {
-            self.hedge_budget_exhausted.get().advance_to(count);
+            self.rare(Rarely::HedgesUnpaid).advance_to(count);
         }
     }
 
     /// Counts a response that was held back for its end and was too long for that, in `response_stream_too_long`, which is
     /// there from the first on.
     pub fn response_stream_too_long(&self) {
-        self.response_stream_too_long.add(1);
+        self.rare(Rarely::TooLong).incr();
     }
 
     /// Counts a response that was held back for its end and took too long for that, in `classification_timeout`, which is
     /// there from the first on.
     pub fn classification_timeout(&self) {
-        self.classification_timeout.add(1);
+        self.rare(Rarely::TooLate).incr();
     }
 }
 
