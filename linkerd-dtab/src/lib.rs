@@ -24,6 +24,7 @@ pub mod path;
 pub mod path_matcher;
 #[cfg(feature = "namerd")]
 pub mod store;
+pub mod switch;
 pub mod transformer;
 #[cfg(feature = "transport")]
 pub mod transport;

@@ -30,6 +30,7 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     hash::{BuildHasher, Hash, RandomState},
+    marker::PhantomData,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -40,16 +41,29 @@ use std::{
 };
 
 use futures::FutureExt;
-use tokio::{sync::OnceCell, time::timeout};
+use tokio::{
+    sync::OnceCell,
+    task::AbortHandle,
+    time::{Instant, sleep, timeout},
+};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Activity, Addr, Bound, Distribution, Dtab, Failure, Interpreter, NameTree, Path, State};
+use crate::{
+    Activity, Addr, Bound, Distribution, Dtab, Failure, Interpreter, NameTree, Path, State,
+    switch::{self, Target},
+};
 
 /// Names requests and hands each to the service of the bound name that its name leads to.
 ///
 /// What it wraps makes the service of a bound name: a [`Service`] of [`Bound`] that answers with one, as a balancer's
 /// constructor does. Services are made when first picked, once for each id and residual, and then shared.
+///
+/// A name that is bound anew keeps its requests where they went until each service that is new there has been made and is
+/// ready, and its addresses have an endpoint ([`switch::wait`]): for at most [two seconds](Self::with_switch_timeout), if
+/// the addresses are known. In contrast to a `Mesh` of `linkerd-core`, which waits in the same way, nothing is connected to
+/// but by what the services do to be ready; a change is seen when the next request of the name comes, and its time counts
+/// from when it came; and requests of a name whose last endpoint is gone are not held, for only its service knows of that.
 #[derive(Clone)]
 pub struct NamingLayer<F> {
     interpreter: Arc<dyn Interpreter>,
@@ -62,6 +76,7 @@ pub struct NamingLayer<F> {
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     binding_timeout: Duration,
+    switch_timeout: Duration,
     names: usize,
     services: usize,
 }
@@ -111,9 +126,14 @@ impl<F> NamingLayer<F> {
     ///
     /// # Defaults
     ///
-    /// A binding timeout of 10 s, as in Linkerd; at most 1,000 names and 1,000 services are kept.
+    /// A binding timeout of 10 s, as in Linkerd; two seconds for what is new to be ready; at most 1,000 names and 1,000 services are kept.
     pub fn new(interpreter: impl Interpreter, dtab: Dtab, name_of: F) -> Self {
-        let limits = Limits { binding_timeout: Duration::from_secs(10), names: 1_000, services: 1_000 };
+        let limits = Limits {
+            binding_timeout: Duration::from_secs(10),
+            switch_timeout: Duration::from_secs(2),
+            names: 1_000,
+            services: 1_000,
+        };
         Self { interpreter: Arc::new(interpreter), dtab, name_of, limits, random: random() }
     }
 
@@ -121,6 +141,14 @@ impl<F> NamingLayer<F> {
     #[must_use]
     pub fn with_binding_timeout(mut self, timeout: Duration) -> Self {
         self.limits.binding_timeout = timeout;
+        self
+    }
+
+    /// Keeps the requests of a name that is bound anew where they went for no longer than this, if it is known where the new
+    /// addresses are. Zero: changes are made at once.
+    #[must_use]
+    pub fn with_switch_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.switch_timeout = timeout;
         self
     }
 
@@ -183,7 +211,7 @@ where
         let shared = Arc::clone(&self.0);
         ResponseFuture(Box::pin(async move {
             let path = (shared.layer.name_of)(&req);
-            let bound = shared.pick(&path).await?;
+            let bound = shared.pick::<Req>(&path).await?;
             let mut service = shared.service(bound).await?;
             poll_fn(|cx| service.poll_ready(cx)).await?;
             service.call(req).await
@@ -206,9 +234,14 @@ struct Made<S> {
 }
 
 impl<F, M, S> Shared<F, M, S> {
-    async fn pick(&self, path: &Path) -> Result<Bound, NamingError> {
+    async fn pick<Req>(&self, path: &Path) -> Result<Bound, NamingError>
+    where
+        M: Service<Bound, Response = S, Future: Send> + Clone + Send + 'static,
+        S: Service<Req> + Clone + Send + 'static,
+        Req: 'static,
+    {
         let named = self.named(path);
-        let mut shares = lock(&named).shares();
+        let mut shares = self.shares::<Req>(&named);
         if matches!(shares, State::Pending) {
             let after = self.layer.limits.binding_timeout;
             let mut tree = lock(&named).tree.clone();
@@ -216,7 +249,7 @@ impl<F, M, S> Shared<F, M, S> {
             if timeout(after, tree.ready()).await.is_err() {
                 return Err(NamingError::Pending { path: path.clone(), after });
             }
-            shares = lock(&named).shares();
+            shares = self.shares::<Req>(&named);
         }
         let picked = match shares {
             State::Ok(shares) => shares.pick((self.layer.random)()).cloned(),
@@ -232,9 +265,89 @@ impl<F, M, S> Shared<F, M, S> {
             return Arc::clone(named);
         }
         let tree = self.layer.interpreter.bind(&self.layer.dtab, path);
-        let named = Arc::new(Mutex::new(Named { tree, shares: None }));
+        let named = Arc::new(Mutex::new(Named { tree, shares: None, next: None, changes: 0 }));
         names.insert(path.clone(), Arc::clone(&named));
         named
+    }
+
+    /// How requests of a name are shared now. If it is bound anew, that begins to be made ready.
+    fn shares<Req>(&self, named: &Arc<Mutex<Named>>) -> State<Arc<Shares>>
+    where
+        M: Service<Bound, Response = S, Future: Send> + Clone + Send + 'static,
+        S: Service<Req> + Clone + Send + 'static,
+        Req: 'static,
+    {
+        let (before, next, by, change) = {
+            let mut held = lock(named);
+            let changed = held.tree.changed().now_or_never().is_some();
+            if let (false, Some(shares)) = (changed, &held.shares) {
+                return State::Ok(Arc::clone(shares));
+            }
+            let since = held.tree.snapshot().since;
+            let next = match held.tree.sample_and_update() {
+                State::Ok(tree) => Arc::new(Distribution::new(&tree)),
+                State::Pending => return State::Pending,
+                State::Failed(failure) => return State::Failed(failure),
+            };
+            let Some(before) = held.shares.clone() else {
+                held.shares = Some(Arc::clone(&next));
+                return State::Ok(next);
+            };
+            held.changes += 1;
+            // One time for all that comes while one waits: a table that never rests is obeyed, too.
+            let by = held.next.take().map_or(since + self.layer.limits.switch_timeout, |next| next.by);
+            (before, next, by, held.changes)
+        };
+        let waiting = self.switch::<Req>(&before, &next, by);
+        let mut held = lock(named);
+        // What came meanwhile is seen to by who saw it.
+        if held.changes != change {
+            return State::Ok(held.shares.clone().unwrap_or(before));
+        }
+        let Some(waiting) = waiting else {
+            held.shares = Some(Arc::clone(&next));
+            return State::Ok(next);
+        };
+        let weak = Arc::downgrade(named);
+        let task = tokio::spawn(async move {
+            waiting.await;
+            if let Some(named) = weak.upgrade() {
+                let mut named = lock(&named);
+                if named.changes == change {
+                    named.shares = Some(next);
+                    named.next = None;
+                }
+            }
+        });
+        held.next = Some(Next { by, task: task.abort_handle() });
+        State::Ok(before)
+    }
+
+    /// Waits until requests may be shared by `next`. `None`: they may already.
+    fn switch<Req>(&self, before: &Shares, next: &Shares, by: Instant) -> Option<Waiting>
+    where
+        M: Service<Bound, Response = S, Future: Send> + Clone + Send + 'static,
+        S: Service<Req> + Clone + Send + 'static,
+        Req: 'static,
+    {
+        let is_new = |bound: &&Bound| !used(before).any(|old| (&old.id, &old.residual) == (&bound.id, &bound.residual));
+        let candidate = |bound: &Bound| Candidate::<M, S, Req> {
+            bound: bound.clone(),
+            make: Mutex::new(lock(&self.make).clone()),
+            service: self.made(bound),
+            _request: PhantomData,
+        };
+        let new: Vec<_> = used(next).filter(is_new).map(candidate).collect();
+        if new.is_empty() || self.layer.limits.switch_timeout.is_zero() {
+            return None;
+        }
+        let left: Vec<_> = used(before).map(|bound| bound.addr.clone()).collect();
+        let mut waiting: Waiting = Box::pin(async move {
+            let new: Vec<_> = new.iter().collect();
+            switch::wait(emptied(left), &new, by).await;
+        });
+        // Mostly a service is made and ready at once.
+        if waiting.as_mut().now_or_never().is_some() { None } else { Some(waiting) }
     }
 
     async fn service(&self, bound: Bound) -> Result<S, M::Error>
@@ -243,17 +356,10 @@ impl<F, M, S> Shared<F, M, S> {
         S: Clone,
     {
         let cell = self.made(&bound);
-        // Others that picked the same name meanwhile wait for this one; if it fails, one of them tries again.
-        let service = cell.get_or_try_init(|| async {
-            let mut make = lock(&self.make).clone();
-            poll_fn(|cx| make.poll_ready(cx)).await?;
-            make.call(bound).await.map(Mutex::new)
-        });
-        let service = service.await?;
-        Ok(lock(service).clone())
+        made(&cell, || lock(&self.make).clone(), bound).await
     }
 
-    fn made(&self, bound: &Bound) -> Arc<OnceCell<Mutex<S>>> {
+    fn made(&self, bound: &Bound) -> Cell<S> {
         let mut services = lock(&self.services);
         let key = (bound.id.clone(), bound.residual.clone());
         if let Some(made) = services.get(&key)
@@ -267,23 +373,117 @@ impl<F, M, S> Shared<F, M, S> {
     }
 }
 
-/// A name that is bound, and the shares of the tree that it was last seen bound to.
-struct Named {
-    tree: Activity<NameTree<Bound>>,
-    shares: Option<Arc<Distribution<Bound>>>,
+/// The service in a cell. Others that picked the same name meanwhile wait for this one; if it fails, one of them tries again.
+async fn made<M, S>(cell: &OnceCell<Mutex<S>>, make: impl FnOnce() -> M, bound: Bound) -> Result<S, M::Error>
+where
+    M: Service<Bound, Response = S>,
+    S: Clone,
+{
+    let service = cell.get_or_try_init(|| async {
+        let mut make = make();
+        poll_fn(|cx| make.poll_ready(cx)).await?;
+        make.call(bound).await.map(Mutex::new)
+    });
+    let service = service.await?;
+    Ok(lock(service).clone())
 }
 
-impl Named {
-    fn shares(&mut self) -> State<Arc<Distribution<Bound>>> {
-        let changed = self.tree.changed().now_or_never().is_some();
-        if let (false, Some(shares)) = (changed, &self.shares) {
-            return State::Ok(Arc::clone(shares));
+/// The bound names that get requests.
+fn used(shares: &Shares) -> impl Iterator<Item = &Bound> {
+    shares.leaves().iter().filter(|(_, share)| *share > 0.0).map(|(bound, _)| bound)
+}
+
+/// Waits until something is so of an address. For ever, if nothing can change any more.
+async fn until(addr: &Activity<Addr>, is_so: impl Fn(&State<Addr>) -> bool) {
+    let mut addr = addr.clone();
+    while !is_so(&addr.sample_and_update()) {
+        addr.changed().await;
+    }
+}
+
+fn has_endpoints(addr: &State<Addr>) -> bool {
+    matches!(addr, State::Ok(addr) if !addr.endpoints().is_empty())
+}
+
+fn is_known(addr: &State<Addr>) -> bool {
+    matches!(addr, State::Ok(_))
+}
+
+/// Waits until none of these has endpoints.
+async fn emptied(addrs: Vec<Activity<Addr>>) {
+    while let Some(addr) = addrs.iter().find(|addr| has_endpoints(&addr.sample())) {
+        until(addr, |addr| !has_endpoints(addr)).await;
+    }
+}
+
+type Shares = Distribution<Bound>;
+type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Cell<S> = Arc<OnceCell<Mutex<S>>>;
+
+/// A name that is bound, and the shares of the tree that its requests go by.
+struct Named {
+    tree: Activity<NameTree<Bound>>,
+    shares: Option<Arc<Shares>>,
+    // What they will go by.
+    next: Option<Next>,
+    // How often it was bound anew.
+    changes: u64,
+}
+
+/// A change that waits. Dropped, it is not made.
+struct Next {
+    by: Instant,
+    task: AbortHandle,
+}
+
+impl Drop for Next {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A bound name that requests did not go to, and the service that is made for it.
+struct Candidate<M, S, Req> {
+    bound: Bound,
+    make: Mutex<M>,
+    service: Cell<S>,
+    _request: PhantomData<fn(Req)>,
+}
+
+impl<M, S, Req> Target for Candidate<M, S, Req>
+where
+    M: Service<Bound, Response = S, Future: Send> + Clone + Send,
+    S: Service<Req> + Clone + Send,
+{
+    fn id(&self) -> &Path {
+        &self.bound.id
+    }
+
+    fn is_known(&self) -> bool {
+        is_known(&self.bound.addr.sample())
+    }
+
+    async fn known(&self) {
+        until(&self.bound.addr, is_known).await;
+    }
+
+    async fn filled(&self) {
+        until(&self.bound.addr, has_endpoints).await;
+    }
+
+    async fn ready(&self) {
+        /// The pause before a service that is not ready is tried again.
+        const PAUSE: Duration = Duration::from_millis(100);
+        loop {
+            self.filled().await;
+            let is_made = made(&self.service, || lock(&self.make).clone(), self.bound.clone()).await.ok();
+            if let Some(mut service) = is_made
+                && poll_fn(|cx| service.poll_ready(cx)).await.is_ok()
+            {
+                return;
+            }
+            sleep(PAUSE).await;
         }
-        let state = self.tree.sample_and_update().map(|tree| Arc::new(Distribution::new(&tree)));
-        if let State::Ok(shares) = &state {
-            self.shares = Some(Arc::clone(shares));
-        }
-        state
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
     time::Instant,
 };
 
+use linkerd_dtab::switch::Target;
 use tokio::{select, time::sleep_until};
 
 use super::{
@@ -85,7 +86,7 @@ impl<'a> Patience<'a> {
         select! {
             biased;
             () = binding.left(route) => {}
-            () = client.refilled() => {}
+            () = client.filled() => {}
             () = sleep_until(by) => self.is_over = true,
         }
     }

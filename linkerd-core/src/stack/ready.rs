@@ -25,14 +25,14 @@ impl Balanced {
     }
 
     /// Waits until there are endpoints.
-    pub(super) async fn refilled(&self) {
+    pub(super) async fn filled(&self) {
         self.until(|| !self.balance.is_empty()).await;
     }
 
     /// Waits until an endpoint is open, and one could be connected to since there is this client.
     pub(super) async fn ready(&self) {
         loop {
-            self.refilled().await;
+            self.filled().await;
             // Of all who wait one tries; what it finds out is so for all of them.
             if self.balance.has_open(now()) && self.reached.get_or_try_init(|| self.reach()).await.is_ok() {
                 return;

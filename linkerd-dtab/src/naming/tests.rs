@@ -1,5 +1,6 @@
 use std::{convert::Infallible, sync::atomic::AtomicUsize};
 
+use tokio::sync::watch;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
 
@@ -38,7 +39,11 @@ fn path(text: &str) -> Path {
 }
 
 fn leaf(id: &str) -> NameTree<Bound> {
-    NameTree::Leaf(Bound::new(path(id), Path::empty(), Activity::value(Addr::Neg)))
+    NameTree::Leaf(Bound::new(path(id), Path::empty(), Activity::value(at(1))))
+}
+
+fn at(port: u16) -> Addr {
+    Addr::of([([127, 0, 0, 1], port).into()])
 }
 
 /// A service that counts how many services it made, each of which answers with its name.
@@ -105,7 +110,6 @@ async fn a_union_is_picked_from_by_weight() {
 #[tokio::test(start_paused = true)]
 async fn the_first_binding_is_waited_for_as_long_as_allowed_and_no_longer() {
     const TIMEOUT: Duration = Duration::from_millis(300);
-    const MS: Duration = Duration::from_millis(1);
     let fake = Fake::default();
     let (svc, _) = service(&fake, |layer| layer.with_binding_timeout(TIMEOUT));
     let mut rsp = task::spawn(svc.clone().oneshot("/a"));
@@ -183,4 +187,150 @@ async fn a_maker_that_fails_is_asked_again() {
     fake.publish("/a", leaf("/x"));
     assert_eq!(svc.clone().oneshot("/a").await.unwrap_err().to_string(), "no descriptors left");
     assert_eq!(svc.oneshot("/a").await.unwrap(), "/x");
+}
+
+/// A name that is bound to `/v1`, which has an endpoint, and was asked for once; and the addresses of `/v2`.
+struct World {
+    fake: Fake,
+    svc: Answer,
+    // The services that are ready.
+    open: watch::Sender<Vec<String>>,
+    v1: Publisher<Addr>,
+    v2: Publisher<Addr>,
+    _watch: Activity<NameTree<Bound>>,
+}
+
+impl World {
+    async fn new(
+        change: impl FnOnce(NamingLayer<fn(&&'static str) -> Path>) -> NamingLayer<fn(&&'static str) -> Path>,
+    ) -> Self {
+        let open = watch::Sender::new(vec!["/v1".to_owned(), "/v2".to_owned()]);
+        let opened = open.clone();
+        let make = service_fn(move |bound: Bound| {
+            let mut opened = opened.subscribe();
+            async move {
+                let id = bound.id.to_string();
+                // It is made when it can be connected to.
+                opened.wait_for(|open| open.contains(&id)).await?;
+                let answer = service_fn(move |_: &'static str| std::future::ready(Ok::<_, BoxError>(id.clone())));
+                Ok::<_, BoxError>(Answer::new(answer))
+            }
+        });
+        let fake = Fake::default();
+        let name_of: fn(&&'static str) -> Path = |req| req.parse().unwrap();
+        let layer = change(NamingLayer::new(fake.clone(), Dtab::empty(), name_of));
+        let svc = Answer::new(ServiceBuilder::new().layer(layer).service(make));
+        let ((v1, _), (v2, _)) = (Activity::channel(), Activity::channel());
+        let watch = fake.bind(&Dtab::empty(), &path("/a"));
+        let world = Self { fake, svc, open, v1, v2, _watch: watch };
+        world.v1.ok(at(1));
+        world.bind("/v1");
+        assert_eq!(world.asked().await, "/v1");
+        world
+    }
+
+    fn bind(&self, id: &str) {
+        let addr = if id == "/v1" { &self.v1 } else { &self.v2 };
+        self.fake.publish("/a", NameTree::Leaf(Bound::new(path(id), Path::empty(), addr.subscribe())));
+    }
+
+    fn open(&self, ids: &[&str]) {
+        self.open.send_replace(ids.iter().map(ToString::to_string).collect());
+    }
+
+    /// Who answers, once all that can happen by itself has.
+    async fn asked(&self) -> String {
+        let answer = self.svc.clone().oneshot("/a").await.unwrap();
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        answer
+    }
+
+    /// Who answers in a while.
+    async fn asked_after(&self, time: Duration) -> String {
+        self.asked().await;
+        tokio::time::sleep(time).await;
+        self.asked().await
+    }
+}
+
+const MS: Duration = Duration::from_millis(1);
+
+#[tokio::test(start_paused = true)]
+async fn requests_stay_until_the_new_service_is_ready() {
+    let world = World::new(|layer| layer).await;
+    world.open(&["/v1"]);
+    world.bind("/v2");
+    assert_eq!(world.asked_after(100_000 * MS).await, "/v1", "nobody knows where it is");
+    world.v2.ok(at(2));
+    world.asked().await;
+    // It is late, and known: who asks waits for the service itself.
+    let mut rsp = task::spawn(world.svc.clone().oneshot("/a"));
+    assert_pending!(rsp.poll());
+    world.open(&["/v1", "/v2"]);
+    assert_eq!(rsp.await.unwrap(), "/v2");
+
+    let world = World::new(|layer| layer).await;
+    world.open(&["/v1"]);
+    world.v2.ok(at(2));
+    world.bind("/v2");
+    assert_eq!(world.asked_after(1500 * MS).await, "/v1");
+    world.open(&["/v1", "/v2"]);
+    assert_eq!(world.asked_after(MS).await, "/v2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_table_says_is_done_in_time() {
+    for addr in [Addr::Neg, Addr::of([])] {
+        let world = World::new(|layer| layer).await;
+        world.v2.ok(addr);
+        world.bind("/v2");
+        assert_eq!(world.asked_after(1990 * MS).await, "/v1");
+        assert_eq!(world.asked_after(20 * MS).await, "/v2");
+    }
+    // Nobody asked in the meantime.
+    let world = World::new(|layer| layer).await;
+    world.v2.ok(Addr::Neg);
+    world.bind("/v2");
+    tokio::time::sleep(3000 * MS).await;
+    assert_eq!(world.asked().await, "/v2");
+    // A table that never rests.
+    let world = World::new(|layer| layer).await;
+    world.v2.ok(Addr::Neg);
+    let mut last = String::new();
+    for _ in 0..25 {
+        world.bind("/v2");
+        last = world.asked_after(100 * MS).await;
+    }
+    assert_eq!(last, "/v2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_waited_for_when_there_is_nothing_to_keep_or_no_time() {
+    let world = World::new(|layer| layer).await;
+    world.open(&["/v1"]);
+    world.v2.ok(at(2));
+    world.bind("/v2");
+    assert_eq!(world.asked_after(MS).await, "/v1");
+    world.v1.ok(Addr::Neg);
+    world.open(&["/v1", "/v2"]);
+    world.asked().await;
+    assert_eq!(world.asked().await, "/v2");
+
+    let world = World::new(|layer| layer.with_switch_timeout(Duration::ZERO)).await;
+    world.v2.ok(Addr::Neg);
+    world.bind("/v2");
+    assert_eq!(world.asked().await, "/v2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_went_back_was_never_left() {
+    let world = World::new(|layer| layer).await;
+    world.bind("/v2");
+    assert_eq!(world.asked_after(500 * MS).await, "/v1");
+    world.bind("/v1");
+    assert_eq!(world.asked().await, "/v1");
+    world.v2.ok(at(2));
+    assert_eq!(world.asked_after(5000 * MS).await, "/v1");
 }

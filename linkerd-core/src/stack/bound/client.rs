@@ -10,7 +10,7 @@ use std::{
 use futures::future::Either;
 use http::{Request, Response, StatusCode};
 use linkerd_balance::Phase;
-use linkerd_dtab::{Activity, Addr, Bound, Path, namer::global};
+use linkerd_dtab::{Activity, Addr, Bound, Path, namer::global, switch::Target};
 use linkerd_retry::Budget;
 
 use super::super::{attempt::Attempt, endpoints::Balanced, time::now};
@@ -82,37 +82,9 @@ impl BoundClient {
         self.balanced().is_none_or(|balanced| !balanced.balance.is_empty())
     }
 
-    /// Whether its addresses are known, be there none.
-    pub(crate) fn is_known(&self) -> bool {
-        self.balanced().is_none_or(Balanced::is_known)
-    }
-
     /// Since when it stands for no endpoint any more, if it did.
     pub(crate) fn lost(&self) -> Option<Instant> {
         self.balanced()?.lost()
-    }
-
-    /// Waits until it is not so that it is known to stand for no endpoint.
-    pub(crate) async fn may_serve(&self) {
-        if let Some(balanced) = self.balanced()
-            && balanced.is_known()
-        {
-            balanced.refilled().await;
-        }
-    }
-
-    /// Waits until it stands for an endpoint.
-    pub(crate) async fn refilled(&self) {
-        if let Some(balanced) = self.balanced() {
-            balanced.refilled().await;
-        }
-    }
-
-    /// Waits until its addresses are known.
-    pub(crate) async fn known(&self) {
-        if let Some(balanced) = self.balanced() {
-            balanced.known().await;
-        }
     }
 
     /// Waits until it has no endpoints.
@@ -120,13 +92,6 @@ impl BoundClient {
         match self.balanced() {
             Some(balanced) => balanced.emptied().await,
             None => std::future::pending().await,
-        }
-    }
-
-    /// Waits until it has an endpoint that requests can go to.
-    pub(crate) async fn ready(&self) {
-        if let Some(balanced) = self.balanced() {
-            balanced.ready().await;
         }
     }
 
@@ -302,6 +267,36 @@ impl BoundClient {
             accrual.denied.advance_to(ejections.denied);
         }
         self.stats.requeues.budget.set_count(self.requeues.balance(now));
+    }
+}
+
+/// One that answers by itself can always be asked.
+impl Target for BoundClient {
+    fn id(&self) -> &Path {
+        &self.id
+    }
+
+    fn is_known(&self) -> bool {
+        self.balanced().is_none_or(Balanced::is_known)
+    }
+
+    async fn known(&self) {
+        if let Some(balanced) = self.balanced() {
+            balanced.known().await;
+        }
+    }
+
+    async fn filled(&self) {
+        if let Some(balanced) = self.balanced() {
+            balanced.filled().await;
+        }
+    }
+
+    /// Waits until one of its endpoints is open and could be connected to.
+    async fn ready(&self) {
+        if let Some(balanced) = self.balanced() {
+            balanced.ready().await;
+        }
     }
 }
 
