@@ -67,16 +67,17 @@ pub(super) struct Serving {
 pub(super) type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Serves a connection until either side ends it.
-// Boxed: a future has room for the largest that it may become, and connections are many.
+// Boxed: a future has room for the largest that it may become, and one that is handed a future has room for it twice;
+// connections are many.
 pub(super) fn serve<I>(kind: Kind, io: I, serving: Serving) -> Served
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let remote = serving.remote;
     match kind {
-        Kind::Http => Box::pin(told(kind, remote, http(io, serving))),
-        Kind::Mesh => Box::pin(told(kind, remote, mesh(io, serving))),
-        Kind::Thrift => Box::pin(told(kind, remote, thrift(io, serving))),
+        Kind::Http => Box::pin(told(kind, remote, Box::pin(http(io, serving)))),
+        Kind::Mesh => Box::pin(told(kind, remote, Box::pin(mesh(io, serving)))),
+        Kind::Thrift => Box::pin(told(kind, remote, Box::pin(thrift(io, serving)))),
     }
 }
 

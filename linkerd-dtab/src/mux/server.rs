@@ -2,9 +2,14 @@
 
 use std::{
     collections::HashMap,
-    future::Future,
+    future::{Future, poll_fn},
     io::ErrorKind,
+    mem,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,7 +22,6 @@ use futures::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     pin, select,
-    sync::watch,
     time::{Instant, sleep_until, timeout},
 };
 
@@ -42,8 +46,11 @@ pub(crate) type Answer = Option<Bytes>;
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// Tells the requests of a connection when those that wait for something new had better be sent elsewhere.
-#[derive(Clone, Debug)]
-pub(crate) struct Leave(watch::Receiver<bool>);
+///
+/// Only for calls of this connection: when the client agrees, each is polled. Waiting so takes no memory, and calls that
+/// wait are many.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Leave(Arc<AtomicBool>);
 
 impl Leave {
     /// Waits until the client has agreed to leave.
@@ -51,10 +58,17 @@ impl Leave {
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub(crate) async fn agreed(&mut self) {
-        if self.0.wait_for(|agreed| *agreed).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+    pub(crate) async fn agreed(&self) {
+        poll_fn(|_| if self.has_agreed() { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
+    // Relaxed in both: one task has all of them.
+    fn has_agreed(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn agree(&self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -135,7 +149,7 @@ struct Connection<W, C> {
     session: Begin,
     // Until when the client may leave, once it was asked to.
     leaving: Option<Instant>,
-    leave: watch::Sender<bool>,
+    leave: Leave,
 }
 
 /// A request on its way to its answer. Not boxed once more: there are many.
@@ -182,12 +196,12 @@ impl<W: AsyncWrite + Unpin, C: Fn(Bytes, Leave) -> Answering> Connection<W, C> {
             pulse: Pulse::new(settings.heartbeat, Instant::now()),
             session: Begin::Silent,
             leaving: None,
-            leave: watch::Sender::new(false),
+            leave: Leave::default(),
         }
     }
 
     fn is_over(&self) -> bool {
-        self.leaving.is_some() && *self.leave.borrow() && self.tags.is_empty()
+        self.leaving.is_some() && self.leave.has_agreed() && self.tags.is_empty()
     }
 
     fn due(&self) -> Option<Instant> {
@@ -205,7 +219,7 @@ impl<W: AsyncWrite + Unpin, C: Fn(Bytes, Leave) -> Answering> Connection<W, C> {
     fn on_time(&mut self, now: Instant, pings: impl Fn()) -> Result<(), Broken> {
         if self.leaving.is_some_and(|until| until <= now) {
             self.tags.clear();
-            self.leave.send_replace(true);
+            self.agreed();
             return Ok(());
         }
         if self.pulse.due().is_none_or(|due| due > now) {
@@ -221,6 +235,12 @@ impl<W: AsyncWrite + Unpin, C: Fn(Bytes, Leave) -> Answering> Connection<W, C> {
             Beat::Dead => return Err(Broken::Dead(self.pulse.timeout())),
         }
         Ok(())
+    }
+
+    fn agreed(&mut self) {
+        self.leave.agree();
+        // What is new in a set is polled.
+        self.calls = mem::take(&mut self.calls).into_iter().collect();
     }
 
     fn drain(&mut self) {
@@ -247,7 +267,7 @@ impl<W: AsyncWrite + Unpin, C: Fn(Bytes, Leave) -> Answering> Connection<W, C> {
             }
             Message::Tping { tag } => self.output.push(&Message::Rping { tag }),
             Message::Tdrain { tag } => self.output.push(&Message::Rdrain { tag }),
-            Message::Rdrain { .. } if self.leaving.is_some() => _ = self.leave.send_replace(true),
+            Message::Rdrain { .. } if self.leaving.is_some() => self.agreed(),
             Message::Rerr { tag: CONTROL_TAG, .. } => self.pulse.refused(),
             Message::Unknown { kind, tag } if kind > 0 => self.output.push(&Message::unexpected(kind, tag)),
             // Answers to what was not asked.
@@ -296,7 +316,7 @@ impl<W: AsyncWrite + Unpin, C: Fn(Bytes, Leave) -> Answering> Connection<W, C> {
             return Ok(());
         }
         let (abort, registration) = AbortHandle::new_pair();
-        let call = Abortable::new((self.call)(payload, Leave(self.leave.subscribe())), registration);
+        let call = Abortable::new((self.call)(payload, self.leave.clone()), registration);
         self.calls.push(Tagged { tag, call });
         self.tags.insert(tag, Pending { abort, size });
         self.pending_bytes += size;

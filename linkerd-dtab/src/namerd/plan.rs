@@ -225,8 +225,10 @@ impl Namerd {
 
     /// The names that are bound under a namespace now, with the tables on top of it, and `names` without one.
     pub(super) fn live(&self, namespace: &Namespace, names: &[Path], limit: usize) -> Vec<Live> {
-        let watched = self.inner.bindings.active().into_iter().filter(|((bound, ..), _)| bound == namespace);
-        let watched = watched.map(|((_, extra, name), binding)| {
+        // Of thousands of names, no more are copied than are looked at.
+        let watched =
+            self.inner.bindings.first_active(limit, |(bound, ..)| bound == namespace, |(.., a), (.., b)| a.cmp(b));
+        let watched = watched.into_iter().map(|((_, extra, name), binding)| {
             let now = if let State::Ok(tree) = binding.tree.sample() { Some(tree) } else { None };
             Live { extra, name, now }
         });

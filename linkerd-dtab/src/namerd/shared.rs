@@ -1,6 +1,7 @@
 //! What many watch at once, kept for a while after the last of them has gone.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, HashMap},
     fmt,
     hash::Hash,
@@ -140,6 +141,23 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Shared<K, V> {
         let entries = lock(&self.entries);
         let active = entries.by_key.iter().filter(|(_, entry)| entry.holders > 0);
         active.map(|(key, entry)| (key.clone(), entry.value.clone())).collect()
+    }
+
+    /// The first `limit` of those that are held and wanted, in this order, which they are not sorted by: no more are cloned.
+    pub(super) fn first_active(
+        &self,
+        limit: usize,
+        is_wanted: impl Fn(&K) -> bool,
+        order: impl Fn(&K, &K) -> Ordering,
+    ) -> Vec<(K, V)> {
+        let entries = lock(&self.entries);
+        let active = entries.by_key.iter().filter(|(key, entry)| entry.holders > 0 && is_wanted(key));
+        let mut active: Vec<_> = active.collect();
+        if active.len() > limit {
+            active.select_nth_unstable_by(limit, |(a, _), (b, _)| order(a, b));
+            active.truncate(limit);
+        }
+        active.into_iter().map(|(key, entry)| (key.clone(), entry.value.clone())).collect()
     }
 
     pub(super) fn limits(&self) -> Cache {
@@ -416,6 +434,21 @@ mod tests {
         assert_eq!(shared.len(), (0, 2));
         assert!(shared.hold(&1, None).is_none());
         assert!(shared.hold(&2, None).is_some() && shared.hold(&3, None).is_some());
+    }
+
+    #[tokio::test]
+    async fn the_first_of_those_that_are_wanted_are_given() {
+        let shared = shared(100, 10);
+        let _held: Vec<_> = (0..20).rev().map(|key| hold(&shared, key).unwrap()).collect();
+        drop(hold(&shared, 30));
+        let first = |limit| {
+            let mut keys: Vec<_> = shared.first_active(limit, |key| key % 2 == 0, Ord::cmp).into_iter().collect();
+            keys.sort_unstable();
+            keys.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        assert_eq!(first(3), [0, 2, 4]);
+        assert_eq!(first(10), first(50));
+        assert_eq!((first(0).len(), first(50).len()), (0, 10), "one that nobody holds is not active");
     }
 
     #[tokio::test]

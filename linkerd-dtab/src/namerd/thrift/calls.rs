@@ -46,10 +46,10 @@ enum Unanswered {
 /// Answers one call.
 // Decoded at once: the message is as long as a frame, perhaps, and the call may wait for days. A block, and not an `async fn`,
 // which has room for its arguments twice: calls that wait are many.
-pub(super) fn answer(session: Session, message: &Bytes, mut leave: Leave) -> Answering {
+pub(super) fn answer(session: Session, message: &Bytes, leave: Leave) -> Answering {
     session.meter().request();
     match Call::decode(message) {
-        Ok((call, sequence)) => Box::pin(async move { answered(&session, &call, sequence, &mut leave).await }),
+        Ok((call, sequence)) => Box::pin(async move { answered(&session, &call, sequence, &leave).await }),
         Err(error) => {
             session.meter().failed(Reason::BadRequest);
             Box::pin(ready(Some(refuse(message, &error).freeze())))
@@ -57,7 +57,7 @@ pub(super) fn answer(session: Session, message: &Bytes, mut leave: Leave) -> Ans
     }
 }
 
-async fn answered(session: &Session, call: &Call, sequence: i32, leave: &mut Leave) -> Answer {
+async fn answered(session: &Session, call: &Call, sequence: i32, leave: &Leave) -> Answer {
     let meter = session.meter();
     let answered = match value(session, call, leave).await {
         Ok(value) => Ok(value),
@@ -96,7 +96,7 @@ fn refuse(message: &[u8], error: &BadCall) -> BytesMut {
 }
 
 // What is held for long is passed by reference: a future has room for each place that a value is moved to.
-async fn value(session: &Session, call: &Call, leave: &mut Leave) -> Result<Stamped<BytesMut>, Unanswered> {
+async fn value(session: &Session, call: &Call, leave: &Leave) -> Result<Stamped<BytesMut>, Unanswered> {
     match call {
         Call::Bind { dtab, name: NameRef { stamp, name, namespace }, .. } => {
             let mut tree = session.bind(&namespace.parse()?, &dtab.parse()?, name)?;
@@ -133,7 +133,7 @@ async fn next<T: Clone + Send + Sync + 'static>(
     meter: &Meter,
     watched: &mut Watched<T>,
     known: &[u8],
-    leave: &mut Leave,
+    leave: &Leave,
     encode: impl Fn(&T) -> BytesMut,
 ) -> Result<Stamped<BytesMut>, Unanswered> {
     let mut is_held = None;
