@@ -18,7 +18,7 @@ use http::Extensions;
 use memchr::{memchr, memchr2};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::RequestContext;
+use super::{RequestContext, io::forward};
 
 /// Of heads that are longer, and of what is behind them, no names are kept.
 const MAX_HEAD: usize = 64 * 1024;
@@ -433,13 +433,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Spelled<I> {
         self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
+    forward!(inner: poll_flush, poll_shutdown, is_write_vectored);
 
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
@@ -468,10 +462,6 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Spelled<I> {
         let n = ready!(Pin::new(&mut this.inner).poll_write_vectored(cx, all))?;
         this.wrote(n.min(left));
         Poll::Ready(Ok(n))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
     }
 }
 
@@ -505,7 +495,7 @@ mod tests {
 
     fn spelling(names: &[&str]) -> Spelling {
         let mut bytes = Vec::new();
-        let head: String = names.iter().map(|name| format!("{name}: a\r\n")).collect();
+        let head = names.iter().map(|name| format!("{name}: a\r\n")).collect::<Vec<_>>().concat();
         read_head(format!("GET / HTTP/1.1\r\n{head}\r\n").as_bytes(), &mut bytes).unwrap();
         Spelling(bytes.into())
     }
@@ -631,7 +621,7 @@ mod tests {
     fn names_in_any_order_are_looked_for_so_often_and_no_more() {
         let names: Vec<String> = (0..1000).map(|n| format!("X-{n}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let lines: String = names.iter().rev().map(|name| name.to_ascii_lowercase() + ": 1\r\n").collect();
+        let lines = names.iter().rev().map(|name| name.to_ascii_lowercase() + ": 1\r\n").collect::<Vec<_>>().concat();
         let head = spell(&names, &format!("GET / HTTP/1.1\r\n{lines}\r\n")).unwrap();
         assert_eq!(head.matches("X-").count(), 4);
         assert!(head.eq_ignore_ascii_case(&format!("GET / HTTP/1.1\r\n{lines}\r\n")));
