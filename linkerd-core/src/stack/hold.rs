@@ -28,12 +28,11 @@ pub(super) struct Lost {
     since: Mutex<Option<Instant>>,
 }
 
-/// What one attempt may wait in all.
-pub(super) struct Patience<'a> {
-    switching: &'a Switching,
-    // From when it waits first.
-    by: Option<Instant>,
-    is_over: bool,
+/// What one attempt may wait in all. Small: every request has room for it.
+#[derive(Default)]
+pub(super) struct Patience {
+    // Known once it waits.
+    until: Option<Instant>,
 }
 
 impl Lost {
@@ -59,35 +58,31 @@ impl Lost {
     }
 }
 
-impl<'a> Patience<'a> {
-    pub(super) fn new(switching: &'a Switching) -> Self {
-        Self { switching, by: None, is_over: false }
-    }
-
+impl Patience {
     /// Whether a request to `client` is better held than sent: its last endpoint is gone, and that is not long ago.
-    pub(super) fn holds(&self, client: &BoundClient) -> bool {
+    pub(super) fn holds(&self, switching: &Switching, client: &BoundClient) -> bool {
         let Some(since) = client.lost() else { return false };
-        !self.is_over && tokio::time::Instant::now() < after(since, self.switching.timeout)
+        let now = now();
+        self.until.is_none_or(|until| now < until) && after(since, switching.timeout) > now.into()
     }
 
     /// Waits until requests of the name go elsewhere than by `route`, or `client` has endpoints again; or until it makes no
-    /// sense to wait any longer, which is so from then on.
+    /// sense to wait any longer.
     pub(super) async fn hold(&mut self, binding: &Binding, route: &Arc<Route>, client: &BoundClient) {
+        let Switching { timeout, stats } = binding.switching();
         let Some(since) = client.lost() else { return };
-        let stats = &self.switching.stats;
         if stats.holding.get() >= MAX_HELD {
-            self.is_over = true;
+            self.until = Some(now());
             return;
         }
         let _holding = stats.holding.enter();
         stats.held.incr();
-        let first = *self.by.get_or_insert_with(now);
-        let by = after(since.min(first), self.switching.timeout);
+        let until = *self.until.get_or_insert_with(|| after(now(), *timeout).into_std());
         select! {
             biased;
             () = binding.left(route) => {}
             () = client.filled() => {}
-            () = sleep_until(by) => self.is_over = true,
+            () = sleep_until(after(since, *timeout).min(until.into())) => {}
         }
     }
 }

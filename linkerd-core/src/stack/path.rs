@@ -21,6 +21,7 @@ use super::{
     classified::{Counted, Open, success_class},
     discard::{Discarded, discard, set_aside},
     hedge::Hedges,
+    hold::Patience,
     limit::{self, Enter, Entered},
     outgoing::{Outgoing, Replay},
     time::{Expired, Limit, after, now},
@@ -452,10 +453,9 @@ impl PathStack {
     /// Sends a request by the name as it is bound now. If the last endpoint there is gone it is held for a while: addresses may
     /// be told before the tree that no longer has them.
     pub(super) async fn attempt(&self, attempt: &Attempt<'_>, req: &mut Outgoing) -> Result<Response<Body>, Error> {
-        let timeout = self.info.shared.binding_timeout;
-        let mut patience = self.binding.patience();
+        let mut patience = Patience::default();
         loop {
-            let route = match self.binding.route(attempt.arrived, timeout).await {
+            let route = match self.binding.route(attempt.arrived, self.info.shared.binding_timeout).await {
                 Ok(route) => route,
                 Err(unbound) => {
                     attempt.event("namer.failure");
@@ -468,7 +468,7 @@ impl PathStack {
                 return Err(Error::new(ErrorKind::NoSuchName));
             };
             let client = share.client();
-            if patience.holds(client) {
+            if patience.holds(self.binding.switching(), client) {
                 // Seldom: not part of every request's future.
                 Box::pin(patience.hold(&self.binding, &route, client)).await;
                 continue;
@@ -476,7 +476,7 @@ impl PathStack {
             attempt.event("namer.success");
             let result = share.send(attempt, req).await;
             // Since it was looked at.
-            let is_lost = || req.is_here() && patience.holds(client);
+            let is_lost = || req.is_here() && patience.holds(self.binding.switching(), client);
             match result {
                 Err(error) if error.kind() == ErrorKind::NoEndpoints && is_lost() => {}
                 result => return result,

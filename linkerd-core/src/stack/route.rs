@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use linkerd_dtab::{Activity, Bound, Distribution, Failure, NameTree, Path, State};
 use tokio::{select, sync::watch, task::AbortHandle};
 
-use super::{BoundClient, BoundName, guarded, hold::Patience, share::Share, switch::Switching, time::after};
+use super::{BoundClient, BoundName, guarded, share::Share, switch::Switching, time::after};
 
 /// The binding of one path, followed by a task of its own for as long as this lives.
 #[derive(Debug)]
@@ -113,9 +113,9 @@ impl Binding {
         }
     }
 
-    /// What one attempt may wait for another route in all.
-    pub(super) fn patience(&self) -> Patience<'_> {
-        Patience::new(&self.switching)
+    /// How it goes from one route to another.
+    pub(super) fn switching(&self) -> &Switching {
+        &self.switching
     }
 
     /// The ids that requests go by now, if they go anywhere.
