@@ -96,7 +96,7 @@ impl SlowStart {
             return 1.0;
         }
         let part = age.as_secs_f64() / self.window.as_secs_f64();
-        let part = if self.aggression == 1.0 { part } else { libm::pow(part, 1.0 / self.aggression) };
+        let part = if self.aggression == 1.0 { part } else { part.powf(1.0 / self.aggression) };
         part.max(self.min_share)
     }
 }

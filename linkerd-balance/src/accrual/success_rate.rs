@@ -108,7 +108,7 @@ impl Average {
     fn add(&mut self, success: bool, age: f64) -> f64 {
         let observed = if success { 1.0 } else { 0.0 };
         let average = self.0.map_or(observed, |average| {
-            let w = libm::exp(-age);
+            let w = (-age).exp();
             observed * (1.0 - w) + average * w
         });
         self.0 = Some(average);

@@ -37,7 +37,7 @@ impl Decay {
 #[cold]
 #[inline(never)]
 fn fallen(x: f64) -> f64 {
-    libm::exp(-x)
+    (-x).exp()
 }
 
 /// The time of a pick, and its stamp, which several endpoints are compared by and is worked out for the first of them.

@@ -74,7 +74,7 @@ fn rendezvous(nodes: &dyn Candidates, key: u64, room: &Room) -> usize {
     let score = |i| {
         let unit = rng::unit(SplitMix::new(key ^ nodes.id(i)).next());
         // Exponential races: the higher the weight, the nearer to zero, and each wins in proportion to its weight.
-        libm::log(unit.max(f64::MIN_POSITIVE)) / nodes.weight(i)
+        unit.max(f64::MIN_POSITIVE).ln() / nodes.weight(i)
     };
     let rank = |i| (nodes.status(i), room.is_in(nodes, i, || mean), score(i));
     let mut best = (0, rank(0));

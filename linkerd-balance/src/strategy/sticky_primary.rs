@@ -136,7 +136,7 @@ impl StickyPrimary {
         let luck = |i| {
             let random = rng::unit(SplitMix::new(key ^ nodes.id(i)).next());
             // Each wins as often as its weight says. Never a division by zero.
-            nodes.weight(i) / -libm::log(random.max(f64::MIN_POSITIVE))
+            nodes.weight(i) / -random.max(f64::MIN_POSITIVE).ln()
         };
         let mut best = (nodes.status(0), luck(0), 0);
         for i in 1..nodes.len() {

@@ -58,7 +58,7 @@ impl Band {
 
     /// So many requests were in flight for so long.
     fn pass(&mut self, secs: f64, in_flight: usize) {
-        let kept = libm::exp(-secs / self.window_secs);
+        let kept = (-secs / self.window_secs).exp();
         self.in_flight = self.in_flight * kept + in_flight as f64 * (1.0 - kept);
 
         let (before, load) = (self.width, self.in_flight / self.width as f64);

@@ -134,8 +134,8 @@ fn counts(nodes: &dyn Candidates, points: usize, max_size: usize) -> Vec<u32> {
     // As whole numbers, so that the sum is the same in whatever order they come.
     let sum: u128 = weights.iter().map(|weight| u128::from((weight / max * (1_u64 << 53) as f64) as u64)).sum();
     let mean = (max * (sum as f64 / (1_u64 << 53) as f64 / n)).max(f64::MIN_POSITIVE);
-    let log = libm::log2(mean);
-    let about = libm::exp2(log - log.round());
+    let log = mean.log2();
+    let about = (log - log.round()).exp2();
     let of = |points: usize, weight: f64| {
         let points = points as f64 * about * (weight / mean).min(n);
         (points.round() as u32).max(1)
