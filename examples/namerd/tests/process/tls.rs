@@ -94,7 +94,12 @@ async fn each_client_may_do_what_its_name_or_token_is_granted() {
     // The token of a request counts beside the name of its connection.
     let token = [("authorization", "Bearer s3cret")];
     team.ask("PUT /api/1/dtabs/prod", &token, "/svc => /c").await.expect(204);
-    team.ask("PUT /api/1/dtabs/prod", &[("authorization", "Bearer s3creT")], "/svc => /d").await.expect(403);
+    let wrong = [("authorization", "Bearer s3creT")];
+    let refused = team.ask("PUT /api/1/dtabs/prod", &wrong, "/svc => /d").await.expect(401);
+    assert_eq!(
+        (&*refused.body, &*refused.header("www-authenticate")),
+        ("unknown token", "Bearer error=\"invalid_token\"")
+    );
     team.ask("DELETE /api/1/dtabs/prod", &token, "").await.expect(400);
     let past = team.ask("GET /api/1/history/prod", &token, "").await.expect(200).json();
     assert!(past[0]["who"].as_str().is_some_and(|who| who.starts_with("deploy at 127.0.0.1")), "{past}");
