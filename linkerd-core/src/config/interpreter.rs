@@ -141,7 +141,7 @@ pub struct NamerdTls {
     /// `commonName` to verify. Required.
     pub common_name: String,
     /// `caCert`: whom to trust, PEM. Default: the system's roots.
-    pub ca_cert: Option<File>,
+    pub ca_cert: Option<PathBuf>,
 }
 
 impl Default for Interpreter {

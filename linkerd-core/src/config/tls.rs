@@ -1,23 +1,22 @@
 //! The `tls` maps of servers and clients.
+//!
+//! Whether their files are there is found out where they are read: what is used already does without them.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
-use super::{
-    decode::{At, Decode, Section},
-    value::File,
-};
+use super::decode::{At, Decode, Section};
 
 /// The `tls` map of a server, also of the admin server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTls {
     /// `certPath`: the server's certificate, PEM. Required.
-    pub cert: File,
+    pub cert: PathBuf,
     /// `keyPath`: its key, PEM. Required.
-    pub key: File,
+    pub key: PathBuf,
     /// `intermediateCertsPath`: the rest of the chain, PEM. Default: none.
-    pub intermediate_certs: Option<File>,
+    pub intermediate_certs: Option<PathBuf>,
     /// `caCertPath`: whom to trust for client certificates, PEM. Default: the system's roots.
-    pub ca_cert: Option<File>,
+    pub ca_cert: Option<PathBuf>,
     /// `requireClientAuth`: a client without a valid certificate is refused. Default: false, certificates are not asked for.
     pub require_client_auth: bool,
     /// `ciphers`: names of cipher suites. Default: the library's choice.
@@ -51,7 +50,7 @@ pub struct ClientTls {
     /// `commonName`: the name to ask for and to verify. `{var}` is filled in from the prefix of a static client.
     pub common_name: Option<String>,
     /// `trustCerts` (several files) or `trustCertsBundle` (one), PEM; not both. Default: the system's roots.
-    pub trust_certs: Vec<File>,
+    pub trust_certs: Vec<PathBuf>,
     /// `clientAuth`: the certificate to show. Default: none.
     pub client_auth: Option<TlsIdentity>,
     /// `protocols`: names of protocol versions. Default: the library's choice.
@@ -71,11 +70,11 @@ pub struct ClientTls {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsIdentity {
     /// `certPath`: the certificate, PEM. Required.
-    pub cert: File,
+    pub cert: PathBuf,
     /// `keyPath`: its key, PEM. Required.
-    pub key: File,
+    pub key: PathBuf,
     /// `intermediateCertsPath`: the rest of the chain, PEM. Default: none.
-    pub intermediate_certs: Option<File>,
+    pub intermediate_certs: Option<PathBuf>,
 }
 
 impl Decode for ServerTls {
@@ -113,8 +112,8 @@ impl Decode for ClientTls {
         let enabled = s.or("enabled", true);
         let disable_validation = s.or("disableValidation", false);
         let common_name: Option<String> = s.get("commonName");
-        let several: Option<Vec<File>> = s.get("trustCerts");
-        let bundle: Option<File> = s.get("trustCertsBundle");
+        let several: Option<Vec<PathBuf>> = s.get("trustCerts");
+        let bundle: Option<PathBuf> = s.get("trustCertsBundle");
         let client_auth = s.get("clientAuth");
         let protocols = s.get("protocols");
         let handshake_timeout = s.millis("handshakeTimeoutMs", 1);
@@ -176,11 +175,7 @@ mod build {
     impl TlsIdentity {
         fn files(&self) -> IdentityFiles {
             let Self { cert, key, intermediate_certs } = self;
-            IdentityFiles {
-                cert: cert.0.clone(),
-                key: key.0.clone(),
-                intermediates: intermediate_certs.as_ref().map(|file| file.0.clone()),
-            }
+            IdentityFiles { cert: cert.clone(), key: key.clone(), intermediates: intermediate_certs.clone() }
         }
     }
 
@@ -207,7 +202,7 @@ mod build {
             let first = TlsIdentity { cert, key, intermediate_certs };
             let mut settings = ServerSettings::new(first.files());
             settings.identities.extend(certificates.iter().map(TlsIdentity::files));
-            settings.client_roots = ca_cert.map(|file| file.0);
+            settings.client_roots = ca_cert;
             settings.require_client_auth = require_client_auth;
             settings.handshake =
                 HandshakeSettings { ciphers, keep_used_roots, ..handshake(protocols, alpn, handshake_timeout) };
@@ -262,7 +257,7 @@ mod build {
                 keep_used_roots,
             } = self.clone();
             ClientSettings {
-                roots: trust_certs.into_iter().map(|file| file.0).collect(),
+                roots: trust_certs,
                 disable_validation,
                 identity: client_auth.as_ref().map(TlsIdentity::files),
                 handshake: HandshakeSettings { keep_used_roots, ..handshake(protocols, alpn, handshake_timeout) },

@@ -23,6 +23,9 @@ use super::{RequestContext, io::forward};
 /// Of heads that are longer, and of what is behind them, no names are kept.
 const MAX_HEAD: usize = 64 * 1024;
 
+/// No more than so many bytes of names are kept for the next head, and as much room for it: that of some twenty headers.
+const MAX_KEPT: usize = 512;
+
 /// So many names are compared for a head before the rest of its names stay as they are: sixty-four headers in any order.
 const MAX_LOOKS: usize = 4096;
 
@@ -48,7 +51,7 @@ struct State {
     /// Whether `names` are those of a head that was not told of.
     is_heard: bool,
     names: Vec<u8>,
-    /// As it was told of last: mostly the next one is the same.
+    /// As it was told of last, if that is short: mostly the next one is the same.
     told: Option<Spelling>,
     /// How the next head that is written spells its names.
     next: Option<Spelling>,
@@ -178,8 +181,12 @@ impl State {
         let spelling = match &self.told {
             _ if is_plain => None,
             Some(told) if *told.0 == *self.names => Some(told.clone()),
-            _ => Some(self.told.insert(Spelling(Arc::from(&*self.names))).clone()),
+            _ => Some(Spelling(Arc::from(&*self.names))),
         };
+        if self.names.capacity() > MAX_KEPT {
+            self.names = Vec::new();
+        }
+        self.told = spelling.clone().filter(|Spelling(names)| names.len() <= MAX_KEPT);
         if !self.begun.is_empty() {
             self.go_on();
         }
@@ -197,6 +204,9 @@ struct Head {
 /// Reads the names of a head, if it is whole.
 fn read_head(bytes: &[u8], names: &mut Vec<u8>) -> Option<Head> {
     names.clear();
+    if names.capacity() == 0 {
+        names.reserve_exact(bytes.len().min(MAX_KEPT));
+    }
     let mut has_body = false;
     let mut at = 0;
     // Lines before a message are not part of it.
@@ -572,6 +582,20 @@ mod tests {
         let second = hear("HTTP/1.1 200 OK\r\nETag: b\r\n\r\n").unwrap();
         assert!(Arc::ptr_eq(&first.0, &second.0));
         assert_eq!(hear("HTTP/1.1 200 OK\r\netag: b\r\n\r\n"), None);
+    }
+
+    #[test]
+    fn an_idle_connection_keeps_a_kilobyte_at_most() {
+        let spellings = Spellings::default();
+        for (headers, is_kept) in [(10, true), (200, false), (10, true)] {
+            spellings.await_request();
+            let lines = (0..headers).map(|n| format!("X-Header-{n}: a\r\n")).collect::<Vec<_>>().concat();
+            spellings.read(&format!("GET / HTTP/1.1\r\n{lines}\r\n"));
+            assert_eq!(spellings.names().map(|names| names.matches(',').count()), Some(headers));
+            let state = spellings.lock();
+            assert_eq!(state.told.is_some(), is_kept);
+            assert!(state.names.capacity() <= MAX_KEPT && state.begun.capacity() == 0);
+        }
     }
 
     #[test]

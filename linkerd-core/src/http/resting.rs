@@ -6,7 +6,7 @@ use std::{
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -95,12 +95,14 @@ impl Line {
     }
 
     fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let ended = match &mut self.lending().end {
-            Some(end) => end.poll_ended(cx),
-            None => return Poll::Ready(()),
-        };
-        // Not under the lock.
-        ended.map(|()| drop(self.take()))
+        let mut lending = self.lending();
+        let Some(end) = &mut lending.end else { return Poll::Ready(()) };
+        ready!(end.poll_ended(cx));
+        // Before anybody else can have it, who would miss what was read; and not closed under the lock.
+        let end = lending.end.take();
+        drop(lending);
+        drop(end);
+        Poll::Ready(())
     }
 }
 

@@ -113,6 +113,14 @@ async fn a_good_certificate_stays_when_keys_change_and_the_file_has_one_that_exp
     fs::write(&web.key, &key[..key.len() / 2]).unwrap();
     planned.servers(&[(2, "web, handshakeTimeoutMs: 8")]).unwrap();
     assert!(planned.shows(0, &good).await);
+    // Nor is one that is not there while it is being changed.
+    let away = planned.pki.path("away.pem");
+    fs::rename(&web.cert, &away).unwrap();
+    for tls in ["web, handshakeTimeoutMs: 8", "web, handshakeTimeoutMs: 9"] {
+        planned.servers(&[(2, tls)]).unwrap();
+        assert!(planned.shows(0, &good).await, "{tls}");
+    }
+    fs::rename(&away, &web.cert).unwrap();
     // What comes at last is used, by what the last file says.
     fs::write(&web.key, &key).unwrap();
     planned.issue("web", 2021..2091);

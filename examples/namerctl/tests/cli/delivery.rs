@@ -278,6 +278,19 @@ async fn a_signal_at_a_gate_reverts() {
     assert_eq!((world.rule(), world.read("services")), ("/srv/world-v1".into(), "hello\nl5d\nworld-v1\n".into()));
 }
 
+/// The other job marks the table while this one fetches its repository.
+#[tokio::test]
+async fn of_two_deliveries_at_once_one_is_refused() {
+    let world = World::new().await;
+    let marked = TABLE.replace("/srv/world-v1", "/tmp/world-v1");
+    let mark =
+        format!("echo '{marked}' >\"$STATE/marked\"\nnamerctl dtab update internal \"$STATE/marked\" >/dev/null\n");
+    world.write("bin/git", &(GIT.to_owned() + &mark));
+    let ran = world.deliver("ok\nok\nok\n").await;
+    assert_eq!((ran.code, &*ran.err), (1, "error: dtab is already marked as being deployed!\n"));
+    assert_eq!((world.rule(), world.read("services")), ("/tmp/world-v1".into(), "hello\nl5d\nworld-v1\n".into()));
+}
+
 #[tokio::test]
 async fn a_delivery_in_progress_is_refused() {
     let world = World::new().await;
