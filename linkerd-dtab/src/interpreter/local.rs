@@ -67,7 +67,7 @@ impl Local {
         self.with_plain_errors()
     }
 
-    /// An unknown kind of system namer fails with Finagle's text ([`BindError::ClassNotFound`]) when bound.
+    /// An unknown kind of system namer fails with Finagle's text ([`BindError::ClassNotFound`](crate::BindError::ClassNotFound)) when bound.
     #[must_use]
     pub fn with_plain_errors(mut self) -> Self {
         let system = Arc::new(Global::new(Arc::clone(&self.resolve)).with_plain_errors());

@@ -50,6 +50,9 @@ pub(crate) struct Bounds {
 /// So much of an unfinished message is not asked for: most messages are no longer.
 const FREE: usize = 4 << 10;
 
+/// So much is read of what is not known yet: most calls are no longer, and connections that wait for one are many.
+const LEAST: usize = 256;
+
 /// Reads messages.
 #[derive(Debug)]
 pub(crate) struct Input<R> {
@@ -143,7 +146,7 @@ impl<R: AsyncRead + Unpin> Input<R> {
     // As many bytes as the frame still has, but no more than a peer pays for by sending them.
     fn wanted(&self) -> usize {
         let size = (&*self.buffer).try_get_u32().unwrap_or_default() as usize + 4;
-        size.saturating_sub(self.buffer.len()).clamp(1 << 10, 1 << 16)
+        size.saturating_sub(self.buffer.len()).clamp(LEAST, 1 << 16)
     }
 
     fn take_frame(&mut self) -> Result<Option<bytes::Bytes>, Broken> {

@@ -38,7 +38,7 @@ mod writes;
 use std::{
     collections::BTreeSet,
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -105,6 +105,8 @@ struct Table {
     stored: Activity<Stored>,
     // Binds names under it. A namespace that does not exist has an empty table.
     local: Arc<Local>,
+    // What holds it for all of its names.
+    held: Arc<Mutex<Weak<Held<Namespace, Table>>>>,
 }
 
 type HeldTable = Arc<Held<Namespace, Table>>;
@@ -202,7 +204,14 @@ impl Namerd {
             Table::new(stored, &self.inner.bare)
         };
         let held = self.inner.tables.hold_or_make(namespace, None, make);
-        Arc::new(held.unwrap_or_else(|_| unreachable!("there is no limit on tables that are watched")))
+        let held = held.unwrap_or_else(|_| unreachable!("there is no limit on tables that are watched"));
+        let shared = Arc::clone(&held.value().held);
+        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let held = Arc::new(held);
+            *shared = Arc::downgrade(&held);
+            held
+        })
     }
 
     fn binding(&self, (namespace, extra, name): &BindKey) -> Binding {
@@ -220,7 +229,7 @@ impl Namerd {
 impl Table {
     fn new(stored: Activity<Stored>, bare: &Local) -> Self {
         let dtab = stored.clone().map(|stored| stored.map_or_else(Dtab::empty, |stored| stored.dtab.clone()));
-        Self { stored, local: Arc::new(bare.clone().with_dtab_retold(dtab)) }
+        Self { stored, local: Arc::new(bare.clone().with_dtab_retold(dtab)), held: Arc::default() }
     }
 }
 

@@ -130,6 +130,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Shared<K, V> {
         Ok(self.held(key, holder, value))
     }
 
+    /// This key as it is kept, so that its contents are not there twice, or as it is.
+    pub(super) fn kept(&self, key: &K) -> K {
+        let entries = lock(&self.entries);
+        entries.by_key.get_key_value(key).map_or(key, |(kept, _)| kept).clone()
+    }
+
     /// How many are held, and how many are not.
     pub(super) fn len(&self) -> (usize, usize) {
         let entries = lock(&self.entries);

@@ -282,6 +282,8 @@ async fn step<A: Clone + Send + Sync + 'static>(attempt: &mut Option<Attempt<A>>
 
 async fn at(time: Option<Instant>) {
     match time {
+        // A timer that is due fires with the next millisecond, and each name is asked about for the first time so.
+        Some(time) if time <= Instant::now() => {}
         Some(time) => sleep_until(time).await,
         None => pending().await,
     }
