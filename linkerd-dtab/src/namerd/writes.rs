@@ -77,8 +77,8 @@ impl Session {
     /// # Cancel safety
     ///
     /// That of [`put`](Self::put).
-    pub async fn delete(&self, namespace: &Namespace, expect: &Expect) -> Result<(), WriteError> {
-        self.change(namespace, None, expect, None).await.map(drop)
+    pub async fn delete(&self, namespace: &Namespace, expect: &Expect) -> Result<Written, WriteError> {
+        self.change(namespace, None, expect, None).await
     }
 
     /// What [`put`](Self::put) would say about a table, without writing it.
@@ -130,14 +130,11 @@ impl Session {
 
     /// Makes a change, and says what names in use lose by it.
     async fn make(&self, change: Change) -> Result<Written, WriteError> {
-        let outlook = match &change.dtab {
-            Some(dtab) => Some(self.outlook(&change.namespace, dtab).await),
-            None => None,
-        };
+        // Where there is no table names are bound as by one without entries.
+        let none = Dtab::empty();
+        let outlook = self.outlook(&change.namespace, change.dtab.as_ref().unwrap_or(&none)).await;
         let mut written = self.namerd.record(change).await?;
-        if let Some(outlook) = outlook {
-            written.warnings.extend(outlook.warnings().await);
-        }
+        written.warnings.extend(outlook.warnings().await);
         Ok(written)
     }
 }

@@ -150,6 +150,17 @@ async fn a_write_warns_of_names_that_have_no_endpoints_by_it_and_is_made() {
 }
 
 #[tokio::test]
+async fn a_deletion_warns_of_names_that_have_no_endpoints_by_it() {
+    let (session, mut held) = with_names_in_use();
+    for watched in &mut held {
+        value(watched).await.unwrap();
+    }
+    let written = session.delete(&ns("default"), &Expect::Any).await.unwrap();
+    assert_eq!(written.warnings, [warned("/svc/db, /svc/web")]);
+    assert!(value(&mut session.dtab(&ns("default")).unwrap()).await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn names_that_nobody_uses_are_not_warned_of_and_many_are_counted() {
     let namer = Counted::new();
     let session = session(&builder(&namer).build());

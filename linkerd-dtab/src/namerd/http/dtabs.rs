@@ -68,10 +68,10 @@ pub(super) async fn serve(session: &Session, head: &Parts, namespace: &str, body
         Method::DELETE => {
             let namespace = namespace.parse().map_err(|_| Problem::silent(StatusCode::NOT_FOUND))?;
             let expect = tags::expected_to_delete(&head.headers)?;
-            session.delete(&namespace, &expect).await.map_err(Problem::of_condition)?;
-            let mut rsp = reply::empty(StatusCode::NO_CONTENT);
+            let written = session.delete(&namespace, &expect).await.map_err(Problem::of_condition)?;
+            let mut rsp = done(&written, false);
             if let Some(warning) = tags::unheeded_by_deletion(&head.headers).and_then(reply::warning) {
-                rsp.headers_mut().insert(header::WARNING, warning);
+                rsp.headers_mut().append(header::WARNING, warning);
             }
             Ok(rsp)
         }

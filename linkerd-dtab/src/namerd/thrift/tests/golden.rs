@@ -75,7 +75,7 @@ impl Replay<'_> {
             let [verb, uri] = [&step["call"][0], &step["call"][1]].map(|text| text.as_str().unwrap());
             let name = uri.trim_start_matches("/api/1/dtabs/");
             match verb {
-                "DELETE" => self.rig.session.delete(&namespace(name), &Expect::Any).await.unwrap(),
+                "DELETE" => drop(self.rig.session.delete(&namespace(name), &Expect::Any).await.unwrap()),
                 _ => self.rig.put(name, step["body"].as_str().unwrap()).await,
             }
         }
