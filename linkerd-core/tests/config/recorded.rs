@@ -52,9 +52,11 @@ async fn recorded_configurations_are_accepted_and_refused_alike() {
         // A deviation turns the answer round: we refuse what failed at the first request only, and accept a quoted number.
         let expected = theirs != case.get("deviation").is_some();
         // What its files are is found out when they are read, before anything listens.
-        let parsed = parsed.and_then(|config| match expected {
-            true => Ok(config),
-            false => config.build(&Registry::new()).map(|_| config.clone()),
+        let parsed = parsed.and_then(|config| {
+            if expected {
+                return Ok(config);
+            }
+            config.build(&Registry::new()).map(|_| config.clone())
         });
         if parsed.is_ok() != expected {
             wrong.push(format!("{id}: expected {expected}, got {parsed:?}\n{text}"));
