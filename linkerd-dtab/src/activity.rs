@@ -183,7 +183,7 @@ impl<T: Clone + Send + Sync + 'static> Activity<T> {
         // Asked first: what is published in between is then still sampled.
         let is_final = self.is_final();
         let (publisher, activity) = Activity::channel();
-        publisher.follow(self.mark_seen(), &f);
+        publisher.follow(self.snapshot_and_update(), &f);
         if !is_final {
             spawn(async move {
                 loop {
@@ -191,7 +191,7 @@ impl<T: Clone + Send + Sync + 'static> Activity<T> {
                         () = publisher.closed() => return,
                         seen = self.0.changed() => {
                             let is_final = seen.is_err();
-                            publisher.follow(self.mark_seen(), &f);
+                            publisher.follow(self.snapshot_and_update(), &f);
                             if is_final {
                                 return;
                             }
@@ -213,9 +213,9 @@ impl<T: Clone + Send + Sync + 'static> Activity<T> {
     {
         let (publisher, activity) = Activity::channel();
         let mut is_final = self.is_final();
-        let mut inner = into_inner(self.mark_seen().state, &f);
+        let mut inner = into_inner(self.snapshot_and_update().state, &f);
         let mut is_inner_final = inner.is_final();
-        publisher.follow(inner.mark_seen(), &|value| value);
+        publisher.follow(inner.snapshot_and_update(), &|value| value);
         if is_final && is_inner_final {
             return activity;
         }
@@ -228,13 +228,13 @@ impl<T: Clone + Send + Sync + 'static> Activity<T> {
                         // A failure after a value keeps the value, so it never gets here; the end brings nothing new.
                         if !is_final {
                             // The old one is let go after the new one is there: what they share stays watched.
-                            inner = into_inner(self.mark_seen().state, &f);
+                            inner = into_inner(self.snapshot_and_update().state, &f);
                             is_inner_final = inner.is_final();
                         }
                     }
                     seen = inner.0.changed(), if !is_inner_final => is_inner_final = seen.is_err(),
                 }
-                publisher.follow(inner.mark_seen(), &|value| value);
+                publisher.follow(inner.snapshot_and_update(), &|value| value);
             }
         });
         activity
@@ -282,10 +282,6 @@ impl<T: Clone + Send + Sync + 'static> Activity<T> {
 
     /// As [`sample_and_update`](Self::sample_and_update), with how old it is.
     pub(crate) fn snapshot_and_update(&mut self) -> Snapshot<T> {
-        self.mark_seen()
-    }
-
-    fn mark_seen(&mut self) -> Snapshot<T> {
         self.0.read_and_update(Snapshot::clone)
     }
 
