@@ -260,7 +260,7 @@ impl Spelling {
         extensions.get().or_else(|| extensions.get::<RequestContext>()?.spelling.as_ref()).cloned()
     }
 
-    /// What is about to be written, up to the last name that is spelled in another way than there; `None` if it is no head.
+    /// What is about to be written, up to the last name that is spelled anew; `None` if it is no head.
     fn spell(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut at = 0;
         while is_interim(&bytes[at..]) {
