@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use flags::{Flags, USAGE};
 use linkerd_core::BoxError;
 use quickstart::cluster::Cluster;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
     let flags = match flags::parse(std::env::args().skip(1)) {
@@ -41,6 +41,7 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(flags: Flags) -> Result<(), BoxError> {
+    let mut signals = Signals::new()?;
     let files = world::Files::new()?;
     files.write_rules("/srv/world-v1")?;
     let yaml = world::config(&files, flags);
@@ -54,7 +55,7 @@ async fn run(flags: Flags) -> Result<(), BoxError> {
     demo::introduce(&files, &yaml, addr, admin);
     let shown = tokio::select! {
         shown = demo::show(&files, addr, admin) => shown.map_err(|failed| format!("not as it should be: {failed}")),
-        () = interrupted() => Err("interrupted".into()),
+        () = signals.interrupted() => Err("interrupted".into()),
     };
     if flags.once {
         shutdown.begin(None);
@@ -65,7 +66,7 @@ async fn run(flags: Flags) -> Result<(), BoxError> {
         println!("\n{failed}");
     }
     demo::invite(&files, addr, admin);
-    interrupted().await;
+    signals.interrupted().await;
     println!("\nending");
     shutdown.begin(None);
     serving.await??;
@@ -74,26 +75,38 @@ async fn run(flags: Flags) -> Result<(), BoxError> {
 
 #[tokio::main]
 async fn delivery(flags: Flags) -> Result<(), BoxError> {
+    let mut signals = Signals::new()?;
     let mut cluster = Cluster::start().await?;
     story::introduce(&cluster);
     let shown = tokio::select! {
         shown = story::show(&mut cluster) => shown.map_err(|failed| format!("not as it should be: {failed}")),
-        () = interrupted() => Err("interrupted".into()),
+        () = signals.interrupted() => Err("interrupted".into()),
     };
     if flags.once || shown.is_err() {
         return Ok(shown?);
     }
     story::invite(&cluster);
-    interrupted().await;
+    signals.interrupted().await;
     println!("\nending");
     Ok(())
 }
 
-/// Waits for Ctrl-C, or what means the same.
-async fn interrupted() {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
+/// Ctrl-C, and what means the same: heard from the start, so that none is lost between two waits.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Waits for the next one.
+    async fn interrupted(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
