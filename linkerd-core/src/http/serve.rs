@@ -128,8 +128,8 @@ pub(crate) fn serve(
     req: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
     let begun = tokio::time::Instant::now().into_std();
-    peer.head.is_here();
     let (mut parts, body) = req.into_parts();
+    peer.head.is_here(body.size_hint().exact());
     let scan = Scan::of(&parts.headers);
     let instead = peer.instead(&mut parts, !body.is_end_stream());
     let switch = if scan.saw(Scan::UPGRADE) { parts.extensions.remove::<OnUpgrade>() } else { None };

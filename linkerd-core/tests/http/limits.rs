@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use http::Response;
+use http_body_util::BodyExt;
 use linkerd_core::{
     Body, BoxError, Svc,
     http::{Server, ServerConfig},
@@ -20,6 +22,8 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: web\r\n\r\n";
 /// What a test sets where it waits for the time to be over, and what it allows where it must not be.
 const SOON: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(20);
+/// What parts of a head come within, however busy the machine is.
+const WHILE: Duration = Duration::from_secs(2);
 
 impl Counted {
     fn http(config: ServerConfig, svc: Svc) -> Self {
@@ -132,14 +136,69 @@ async fn a_head_in_pieces_is_one_within_the_time_and_any_time_without_a_limit() 
     }
 }
 
+/// One that reads all that it is sent.
+fn reading() -> Svc {
+    Svc::new(service_fn(async |req: http::Request<Body>| {
+        req.into_body().collect().await?;
+        Ok::<_, BoxError>(Response::new(Body::from("ok")))
+    }))
+}
+
+/// Requests with a body and without, each in its parts.
+const REQUESTS: [&[&str]; 6] = [
+    &[GET],
+    &["GET / HTTP/1.1\r\n", "Host: web\r\n\r", "\n"],
+    &["POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\n\r\nbody"],
+    &["POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\n\r", "\nbo", "\n\n"],
+    &["POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"],
+    &["POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n", "4\r\nbody\r\n0\r\na: b\r\n\r", "\n"],
+];
+
+async fn send(client: &mut Wire, parts: &[&str]) {
+    for part in parts {
+        client.write(*part).await;
+        // Mostly they are read one by one then; what is tested holds in any case.
+        tokio::time::sleep(SOON / 20).await;
+    }
+}
+
 #[tokio::test]
-async fn what_came_with_the_request_before_counts_from_its_next_byte() {
-    let server = Counted::late(SOON, saying("ok"));
-    let mut client = server.client().await;
-    assert_eq!(client.ask(format!("{GET}GET / HT")).await.text(), "ok");
-    tokio::time::timeout(3 * SOON, client.head()).await.unwrap_err();
-    client.write("TP").await;
-    is_told_that_it_is_late(&mut client).await;
+async fn the_time_of_what_came_with_the_request_before_begins_after_its_answer() {
+    let server = Counted::late(WHILE, reading());
+    let all = REQUESTS.iter().flat_map(|parts| [(*parts, ""), (*parts, GET)]).map(async |(parts, before)| {
+        let (last, first) = parts.split_last().unwrap();
+        let mut client = server.client().await;
+        client.write(before).await;
+        send(&mut client, first).await;
+        client.write(format!("{last}GET / HT")).await;
+        for _ in 0..=before.len().min(1) {
+            assert_eq!(within(client.message(false)).await.unwrap().text(), "ok", "{before}{parts:?}");
+        }
+        is_told_that_it_is_late(&mut client).await;
+    });
+    join_all(all).await;
+    assert_eq!(server.refused("late_head"), 2 * REQUESTS.len() as u64);
+}
+
+#[tokio::test]
+async fn who_sent_whole_requests_may_be_idle() {
+    let server = Counted::late(WHILE, reading());
+    join_all(REQUESTS.iter().map(async |parts| {
+        let mut client = server.client().await;
+        for _ in 0..2 {
+            send(&mut client, parts).await;
+            assert_eq!(within(client.message(false)).await.unwrap().text(), "ok", "{parts:?}");
+            tokio::time::timeout(2 * WHILE, client.head()).await.unwrap_err();
+        }
+        // Several at once.
+        client.write(parts.concat() + GET + GET).await;
+        for _ in 0..3 {
+            assert_eq!(within(client.message(false)).await.unwrap().text(), "ok", "{parts:?}");
+        }
+        tokio::time::timeout(2 * WHILE, client.head()).await.unwrap_err();
+    }))
+    .await;
+    assert_eq!(server.refused("late_head"), 0);
 }
 
 #[tokio::test]
@@ -159,9 +218,7 @@ async fn an_answer_on_its_way_out_is_not_mixed_with_a_408() {
     let rsp = within(client.message(false)).await.unwrap();
     assert_eq!((rsp.status(), rsp.body.len(), rsp.is_whole), (200, size, true));
     assert!(rsp.body.iter().all(|byte| *byte == b'a'));
-    // Read while the answer was on its way, it counts from its next byte.
-    let _ = tokio::io::AsyncWriteExt::write_all(&mut client.stream, b"TP").await;
-    assert!(within(client.message(false)).await.is_none_or(|rsp| rsp.status() == 408));
+    is_told_that_it_is_late(&mut client).await;
     assert_eq!(server.refused("late_head"), 1);
 }
 

@@ -4,14 +4,15 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
+        Arc, LazyLock,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use hyper::server::conn::http1;
+use memchr::memmem;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant as TokioInstant, Sleep, sleep_until},
@@ -20,39 +21,110 @@ use tokio::{
 use super::{Peer, Shared};
 use crate::{http::io::forward, telemetry::Refused};
 
-/// How far the head is that a connection reads.
+/// How far the head is that a connection reads, and what is read behind it.
+///
+/// hyper reads as much as there is, so when it begins to wait for a head it may hold a part of one. It does not tell, but
+/// what was read does: without a body, or if that is chunked, a message ends with a blank line, and no part of a head does;
+/// with a length, what was read behind the head is longer than that.
 #[derive(Debug, Default)]
-pub(super) struct Head(AtomicU8);
+pub(super) struct Head {
+    stage: AtomicU8,
+    /// What was read last, since nothing of a head had come: up to three bytes.
+    tail: AtomicU32,
+    /// So much was read since the end of the head, if that was seen.
+    behind: AtomicU64,
+    /// The length of the body.
+    len: AtomicU64,
+}
 
+// Relaxed in all: by the task that polls the connection.
 impl Head {
     /// None is read: the one before is being served. Also where heads may take any time.
     const NONE: u8 = 0;
     /// Nothing of it has come.
     const AWAITED: u8 = 1;
-    const BEGUN: u8 = 2;
+    /// A part of it came before it was awaited.
+    const HELD: u8 = 2;
+    const BEGUN: u8 = 3;
 
-    // Relaxed in all: by the task that polls the connection.
+    const UNKNOWN: u64 = u64::MAX;
+
     fn is_awaited(&self) {
-        self.0.store(Self::AWAITED, Ordering::Relaxed);
+        let is_held = match self.len.load(Ordering::Relaxed) {
+            0 => !is_blank(self.tail.load(Ordering::Relaxed)),
+            // Unknown is more, too: who sends a body behind another request, and then nothing, is taken for late.
+            len => self.behind.load(Ordering::Relaxed) > len,
+        };
+        if !is_held {
+            self.tail.store(0, Ordering::Relaxed);
+        }
+        self.stage.store(if is_held { Self::HELD } else { Self::AWAITED }, Ordering::Relaxed);
+        self.behind.store(Self::UNKNOWN, Ordering::Relaxed);
     }
 
     /// Something came: whether it is the beginning of a head.
-    fn begins(&self) -> bool {
-        let begins = self.0.load(Ordering::Relaxed) == Self::AWAITED;
+    fn reads(&self, bytes: &[u8]) -> bool {
+        let stage = self.stage.load(Ordering::Relaxed);
+        let tail = self.tail.load(Ordering::Relaxed);
+        let behind = match self.behind.load(Ordering::Relaxed) {
+            Self::UNKNOWN if stage == Self::NONE => Self::UNKNOWN,
+            Self::UNKNOWN => end_of_head(tail, bytes).map_or(Self::UNKNOWN, |end| (bytes.len() - end) as u64),
+            behind => behind + bytes.len() as u64,
+        };
+        self.behind.store(behind, Ordering::Relaxed);
+        self.tail.store(with(tail, bytes), Ordering::Relaxed);
+        let begins = stage == Self::AWAITED;
         if begins {
-            self.0.store(Self::BEGUN, Ordering::Relaxed);
+            self.stage.store(Self::BEGUN, Ordering::Relaxed);
         }
         begins
     }
 
-    fn has_begun(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == Self::BEGUN
+    /// Whether its time runs, and whether it begins to.
+    fn has_begun(&self) -> Option<bool> {
+        match self.stage.load(Ordering::Relaxed) {
+            Self::BEGUN => Some(false),
+            Self::HELD => {
+                self.stage.store(Self::BEGUN, Ordering::Relaxed);
+                Some(true)
+            }
+            _ => None,
+        }
     }
 
-    /// All of it is here.
-    pub(super) fn is_here(&self) {
-        self.0.store(Self::NONE, Ordering::Relaxed);
+    /// All of it is here; its body has this length, if it has any and says so.
+    pub(super) fn is_here(&self, len: Option<u64>) {
+        self.stage.store(Self::NONE, Ordering::Relaxed);
+        self.len.store(len.unwrap_or(0), Ordering::Relaxed);
     }
+}
+
+/// The last bytes of what was read, and of these.
+fn with(tail: u32, bytes: &[u8]) -> u32 {
+    let last = &bytes[bytes.len().saturating_sub(3)..];
+    last.iter().fold(tail, |tail, &byte| tail << 8 | u32::from(byte)) & 0xff_ff_ff
+}
+
+/// Whether what was read ends with a blank line, or is nothing.
+fn is_blank(tail: u32) -> bool {
+    let [_, bytes @ ..] = tail.to_be_bytes();
+    matches!(bytes, [_, b'\n', b'\n'] | [b'\n', b'\r', b'\n'] | [0, 0, 0])
+}
+
+/// Where the head ends of which these are the next bytes, behind those.
+fn end_of_head(tail: u32, bytes: &[u8]) -> Option<usize> {
+    const BLANK: &[u8] = b"\n\r\n";
+    static FINDER: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(BLANK));
+
+    let [_, _, tail @ ..] = tail.to_be_bytes();
+    let byte = |at| bytes.get(at).copied().unwrap_or_default();
+    let seam = [tail[0], tail[1], byte(0), byte(1)];
+    if let Some(at) = seam.windows(3).position(|window| window == BLANK) {
+        return Some(at + 1);
+    }
+    // Lines before a message are not part of it.
+    let lines = if tail == [0, 0] { bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count() } else { 0 };
+    FINDER.find(&bytes[lines..]).map(|at| lines + at + BLANK.len())
 }
 
 /// The time that the rest of a head may take, counted from when it is first asked for.
@@ -109,8 +181,7 @@ impl Late {
 ///
 /// hyper has a time for heads too, but counts it from the end of the answer before, which would close who is idle, and it
 /// closes without a word. It is given a timer that never rings, and by asking for it tells when it begins to wait for a
-/// head. What came with the request before, or while that was served, is not seen to begin: it counts from its next
-/// byte on.
+/// head. The time of what came with the request before, or while that was served, begins then.
 pub(in crate::http) struct HeadTimed<I> {
     inner: I,
     peer: Arc<Peer>,
@@ -147,9 +218,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for HeadTimed<I> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
         if polled.is_pending() {
-            return if self.peer.head.has_begun() { self.poll_late(cx).map(Err) } else { Poll::Pending };
+            let Some(begins) = self.peer.head.has_begun() else { return Poll::Pending };
+            if begins {
+                self.late.rest();
+            }
+            return self.poll_late(cx).map(Err);
         }
-        if buf.filled().len() > before && self.peer.head.begins() {
+        let read = &buf.filled()[before..];
+        if !read.is_empty() && self.peer.head.reads(read) {
             self.late.rest();
         }
         polled
