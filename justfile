@@ -103,6 +103,7 @@ interop *parts:
 # The stores of namerd against real servers: etcd by both of its versions, ZooKeeper. Needs both (Debian: etcd-server, zookeeper).
 stores:
     CI_STEPS=stores .ci/run
+    cargo test -p linkerd-dtab --all-features --test stores
 
 # The original namerctl, in Go, against namerd. Needs Go to install it, once, or NAMERCTL with a path to it.
 namerctl-go:
