@@ -156,16 +156,22 @@ fn is_for_the_same(a: &Prefix, b: &Prefix) -> bool {
 
 /// The table of a composed namespace: the given tables, in the given order.
 pub(super) fn composed(fragments: &[(Namespace, Stored)]) -> Stored {
-    let mut dtab = Dtab::empty();
+    let version = version(fragments)?;
+    let tables = fragments.iter().filter_map(|(_, stored)| stored.as_ref());
+    let dtab = tables.fold(Dtab::empty(), |dtab, stored| dtab.concat(&stored.dtab));
+    Some(Arc::new(VersionedDtab { version, dtab }))
+}
+
+/// The version of a composed namespace, if it is there.
+pub(super) fn version(fragments: &[(Namespace, Stored)]) -> Option<Version> {
     let (mut version, mut is_there) = (Fnv::new(), false);
     for (namespace, stored) in fragments {
         let Some(stored) = stored else { continue };
         is_there = true;
-        dtab = dtab.concat(&stored.dtab);
         version.add(namespace.as_str().as_bytes());
         version.add(stored.version.as_bytes());
     }
-    is_there.then(|| Arc::new(VersionedDtab { version: Version::new(version.0.to_be_bytes()), dtab }))
+    is_there.then(|| Version::new(version.0.to_be_bytes()))
 }
 
 /// Follows the table of a composed namespace: `list` is all namespaces, `watch` the table of one.

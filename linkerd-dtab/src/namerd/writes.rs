@@ -63,7 +63,9 @@ pub(super) struct Change {
 }
 
 impl Session {
-    /// Writes the table of a namespace; when this is answered, [`dtab`](Self::dtab) shows it or something newer.
+    /// Writes the table of a namespace; when this is answered, [`dtab`](Self::dtab) shows it or something newer, and names
+    /// are explained by that. So do the namespaces that it is a fragment of, which are waited for for up to two seconds;
+    /// then there is a warning for each that does not show it yet.
     ///
     /// # Cancel safety
     ///
@@ -133,7 +135,9 @@ impl Session {
         // Where there is no table names are bound as by one without entries.
         let none = Dtab::empty();
         let outlook = self.outlook(&change.namespace, change.dtab.as_ref().unwrap_or(&none)).await;
+        let namespace = change.namespace.clone();
         let mut written = self.namerd.record(change).await?;
+        written.warnings.extend(self.shown(&namespace).await);
         written.warnings.extend(outlook.warnings().await);
         Ok(written)
     }
@@ -168,8 +172,7 @@ impl Namerd {
         }
         let turn = self.inner.history.turn(&namespace).await;
         // What there is now may be from outside, and not recorded yet; a change can be taken back only if it is.
-        let mut stored = self.table(&namespace).value().stored.clone();
-        if let Ok(Ok(now)) = timeout(CURRENT_TIMEOUT, stored.ready()).await {
+        if let Some(now) = self.current(&namespace).await {
             self.inner.history.add_seen(&turn, now).await;
         }
         let store = &self.inner.store;
@@ -183,6 +186,12 @@ impl Namerd {
         let version = table.as_ref().map_or_else(|| Version::new([]), |table| table.version.clone());
         let seq = self.inner.history.add(&turn, Entry { table, ..entry }).await;
         Ok(Written { version, seq, warnings })
+    }
+
+    /// What the store has of a namespace that is written, if that is known soon.
+    pub(super) async fn current(&self, namespace: &Namespace) -> Option<Stored> {
+        let mut stored = self.table(namespace).value().stored.clone();
+        timeout(CURRENT_TIMEOUT, stored.ready()).await.ok()?.ok()
     }
 
     /// Checks a table, strictly where it is asked for, unless it `restores` what was written once. What is told is for the

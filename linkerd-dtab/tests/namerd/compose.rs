@@ -1,8 +1,9 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use linkerd_dtab::{
-    namerd::{Composition, Grant, Namerd, Part, Peer, Protection, Record, Role, Roles, Session, Who, WriteError},
-    store::{Expect, Memory, Namespace, StoreError},
+    Activity, Dtab,
+    namerd::{Builder, Composition, Grant, Namerd, Part, Peer, Protection, Record, Role, Roles, Session, Who, WriteError},
+    store::{Change, DtabStore, Expect, Memory, Namespace, StoreError, Stored, Version},
 };
 
 use crate::support::{Counted, dtab, named, ns, path, session, value};
@@ -55,6 +56,85 @@ async fn fragments_make_one_table_in_a_fixed_order() {
     let same = self::namerd();
     let session = self::session(&same);
     assert_eq!(value(&mut session.dtab(&ns("all")).unwrap()).await.unwrap().unwrap().version, first.version);
+}
+
+#[tokio::test]
+async fn a_write_is_answered_when_all_that_it_is_part_of_shows_it() {
+    // So many that the tasks behind them do not all have their turn before whoever wrote.
+    let wholes: Vec<_> = (0..100).map(|n| ns(&format!("whole-{n}"))).collect();
+    let compose = |builder: Builder, namespace: &Namespace| {
+        let parts = vec![part("base", &[]), part("team/*", &[])];
+        builder.compose(Composition { namespace: namespace.clone(), parts })
+    };
+    let store = Memory::new([(ns("base"), dtab("/svc => /#/fixed"))]);
+    let builder = Namerd::builder(store).namer(path("/#/fixed"), Counted::new());
+    let namerd = wholes.iter().fold(builder, compose).build();
+    let session = session(&namerd);
+    let shown: Vec<_> = wholes.iter().map(|whole| session.dtab(whole).unwrap()).collect();
+    let explain = |whole| session.delegate(whole, &dtab(""), &path("/svc/web")).unwrap();
+    let held: Vec<_> = wholes.iter().map(explain).collect();
+    // One that is new, one that is there, and one that goes.
+    for table in ["/svc/web => /#/fixed/a", "/svc/web => /#/fixed/b", ""] {
+        let expected = dtab(&format!("/svc => /#/fixed; {table}"));
+        let written = match table {
+            "" => session.delete(&ns("team/web"), &Expect::Any).await,
+            table => session.put(&ns("team/web"), &dtab(table), &Expect::Any).await,
+        };
+        assert_eq!(written.unwrap().warnings, [""; 0]);
+        for (whole, shown) in wholes.iter().zip(&shown) {
+            assert_eq!(shown.sample().ok().flatten().unwrap().dtab, expected, "{whole}");
+            let leads_to = if table.is_empty() { "/#/fixed/web" } else { &table[12..] };
+            let explained = format!("{:?}", explain(whole).sample());
+            assert!(explained.contains(leads_to), "{whole} {table}: {explained}");
+        }
+    }
+    drop(held);
+}
+
+/// A store in which nobody knows what the namespace `team/bad` has.
+struct WithBad(Memory);
+
+impl DtabStore for WithBad {
+    fn list(&self) -> Activity<Arc<BTreeSet<Namespace>>> {
+        self.0.list()
+    }
+
+    fn watch(&self, namespace: &Namespace) -> Activity<Stored> {
+        match namespace.as_str() {
+            "team/bad" => Activity::failed(Arc::new(std::io::Error::other("no table"))),
+            _ => self.0.watch(namespace),
+        }
+    }
+
+    fn put<'a>(&'a self, namespace: &'a Namespace, dtab: &'a Dtab, expect: &'a Expect) -> Change<'a, Version> {
+        self.0.put(namespace, dtab, expect)
+    }
+
+    fn delete<'a>(&'a self, namespace: &'a Namespace, expect: &'a Expect) -> Change<'a, ()> {
+        self.0.delete(namespace, expect)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_that_does_not_show_a_write_in_time_is_warned_of() {
+    let tables = ["base", "team/bad", "team/db", "team/web"].map(|name| (ns(name), dtab("/x => /y")));
+    let composition = Composition { namespace: ns("all"), parts: vec![part("base", &[]), part("team/*", &[])] };
+    let grant = |name: &str, namespaces: &str, role| Grant {
+        who: Who::Name(name.into()),
+        namespaces: namespaces.parse().unwrap(),
+        role,
+    };
+    let grants = [grant("web", "team/*", Role::Write), grant("all", "*", Role::Admin)];
+    let namerd = Namerd::builder(WithBad(Memory::new(tables))).compose(composition).roles(Roles::new(grants)).build();
+    let all = namerd.session(named("all"));
+    let _followed = all.dtab(&ns("all")).unwrap();
+    let start = tokio::time::Instant::now();
+    let written = all.delete(&ns("team/web"), &Expect::Any).await.unwrap();
+    assert_eq!(written.warnings, ["namespace all does not show it yet"]);
+    assert_eq!(start.elapsed(), Duration::from_secs(2));
+    assert_eq!(value(&mut all.dtab(&ns("team/web")).unwrap()).await.unwrap(), None, "it was made all the same");
+    let written = namerd.session(named("web")).delete(&ns("team/db"), &Expect::Any).await.unwrap();
+    assert_eq!(written.warnings, ["a namespace that it is part of does not show it yet"]);
 }
 
 #[tokio::test]
