@@ -70,7 +70,7 @@ pub(super) fn warning(namespace: &Namespace, moves: &[Move]) -> Option<String> {
 impl Elsewhere {
     /// What is said of names that lose endpoints, to who may not read them: how many.
     pub(super) fn warning(self) -> Option<String> {
-        let Self::Counted(Count { moved, lost, partly_lost }) = self else { return None };
+        let Self::Counted(Count { moved, lost, partly_lost, .. }) = self else { return None };
         if lost + partly_lost == 0 {
             return None;
         }
@@ -134,7 +134,7 @@ impl Session {
             for (affected, live, is_hidden) in names {
                 let found = namerd.moves(&affected, live, deadline).await;
                 if is_hidden {
-                    elsewhere.count(&found);
+                    elsewhere.count(&found, &affected.owns);
                 } else {
                     moves.extend(found);
                 }

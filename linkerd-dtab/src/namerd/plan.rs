@@ -13,7 +13,7 @@ use futures::{
 use tokio::time::Instant;
 
 use super::{
-    Checked, Namerd, Role, Session, WriteError, lost,
+    Checked, Namerd, Owned, Role, Session, WriteError, lost,
     writes::{whole, with},
 };
 use crate::{Bound, Distribution, Dtab, NameTree, Path, State, store::Namespace};
@@ -39,6 +39,9 @@ pub struct Plan {
     pub checked: Checked,
     /// What becomes of names in namespaces that the peer may not read, which [`moves`](Self::moves) has not.
     pub elsewhere: Elsewhere,
+    /// What the planned fragment may define in these namespaces, where that is limited. Empty: that is not told, or it may
+    /// define everything in each.
+    pub owns: Vec<Owned>,
 }
 
 /// What is told of names in namespaces that one may not read, but changes by a fragment of theirs.
@@ -64,6 +67,8 @@ pub struct Count {
     pub lost: usize,
     /// So many of these find none for a part of their traffic.
     pub partly_lost: usize,
+    /// So many of those that move begin with what the fragment [owns](Plan::owns).
+    pub own: usize,
 }
 
 /// What becomes of one name.
@@ -169,7 +174,9 @@ impl Session {
             left -= live.len();
             if is_hidden {
                 let moves = self.namerd.moves(&affected, live, deadline).await;
-                plan.elsewhere.count(&moves);
+                plan.elsewhere.count(&moves, &affected.owns);
+                plan.owns
+                    .extend(affected.owns.into_iter().filter(|owned| !plan.owns.contains(owned)).collect::<Vec<_>>());
                 continue;
             }
             plan.names += live.len();
@@ -190,11 +197,12 @@ impl Session {
 }
 
 impl Elsewhere {
-    /// Adds what becomes of the names of one namespace.
-    pub(super) fn count(&mut self, moves: &[Move]) {
+    /// Adds what becomes of the names of one namespace, in which the fragment owns these prefixes.
+    pub(super) fn count(&mut self, moves: &[Move], owns: &[Owned]) {
         let mut count = if let Self::Counted(count) = *self { count } else { Count::default() };
         for found in moves {
             count.moved += 1;
+            count.own += usize::from(owns.iter().any(|owned| owned.begins(&found.name)));
             count.lost += usize::from(lost::is_whole(found.lost));
             count.partly_lost += usize::from(found.lost > 0.0 && !lost::is_whole(found.lost));
         }
@@ -214,6 +222,8 @@ pub(super) struct Affected {
     /// The table as it is, be it that tasks have names bound by an older one yet. `None`: nobody knows.
     before: Option<Dtab>,
     after: Dtab,
+    /// What the fragment may define in it, where that is limited.
+    pub(super) owns: Vec<Owned>,
 }
 
 impl Namerd {
@@ -228,13 +238,15 @@ impl Namerd {
             Some(composition) => self.fragments(session, composition).await.ok().map(|fragments| whole(&fragments)),
             None => self.current(namespace).await.map(|stored| stored.map_or_else(Dtab::empty, |now| now.dtab.clone())),
         };
-        let mut affected = vec![Affected { namespace: namespace.clone(), before, after: dtab.clone() }];
+        let own = Affected { namespace: namespace.clone(), before, after: dtab.clone(), owns: Vec::new() };
+        let mut affected = vec![own];
         for composition in self.composing(namespace) {
             let fragments = self.fragments(session, composition).await?;
             affected.push(Affected {
                 namespace: composition.namespace.clone(),
                 before: Some(whole(&fragments)),
                 after: whole(&with(composition, &fragments, namespace, dtab)),
+                owns: composition.owned(namespace),
             });
         }
         Ok(affected)
@@ -257,7 +269,7 @@ impl Namerd {
 
     /// What becomes of these names if the table of their namespace becomes another one: those that move.
     pub(super) async fn moves(&self, affected: &Affected, live: Vec<Live>, deadline: Instant) -> Vec<Move> {
-        let Affected { namespace, before, after } = affected;
+        let Affected { namespace, before, after, .. } = affected;
         let mut planned: FuturesUnordered<_> = live
             .into_iter()
             .map(|Live { extra, name }| async {

@@ -342,6 +342,51 @@ async fn who_may_not_read_the_whole_is_told_how_many_names_of_it_change() {
 }
 
 #[tokio::test]
+async fn who_may_not_read_the_whole_is_told_how_many_of_its_names_are_its_own() {
+    let own = |fragments: &str, owns: &[&str]| Part {
+        fragments: fragments.parse().unwrap(),
+        owns: owns.iter().map(|owned| owned.parse().unwrap()).collect(),
+    };
+    let composition = |name: &str, owns: &[&str]| Composition {
+        namespace: ns(name),
+        parts: vec![own("base", &[]), own("team/*", owns)],
+    };
+    let grant = |name: &str, namespaces: &str, role| Grant {
+        who: Who::Name(name.into()),
+        namespaces: namespaces.parse().unwrap(),
+        role,
+    };
+    let namerd = Namerd::builder(Memory::new([(ns("base"), dtab("/svc => /#/fixed; /host => /svc"))]))
+        .namer(path("/#/fixed"), Counted::new())
+        .compose(composition("all", &["/svc/{}", "/svc/{}-*"]))
+        .compose(composition("some", &["/svc/{}"]))
+        .compose(composition("open", &[]))
+        .roles(Roles::new([grant("web", "team/eu/web", Role::Write), grant("all", "*", Role::Read)]))
+        .build();
+    let (all, web) = (namerd.session(named("all")), namerd.session(named("web")));
+    let bind = |namespace: &str, name: &str| all.bind(&ns(namespace), &dtab(""), &path(name)).unwrap();
+    let mut held = vec![
+        bind("all", "/svc/eu/web/x"),
+        bind("all", "/svc/eu/web-v2"),
+        bind("all", "/host/eu/web/x"),
+        bind("some", "/svc/eu/web"),
+    ];
+    let plan = async |table: &str| web.plan(&ns("team/eu/web"), &dtab(table), &[]).await.unwrap();
+    let found = plan("/svc/eu/web => /#/fixed/db").await;
+    let Elsewhere::Counted(Count { moved, own, .. }) = found.elsewhere else { panic!("{found:?}") };
+    assert_eq!((moved, own), (3, 2), "one leads there by another name");
+    let owns: Vec<_> = found.owns.iter().map(ToString::to_string).collect();
+    assert_eq!(owns, ["/svc/eu/web", "/svc/eu/web-*"]);
+    held.push(bind("open", "/svc/eu/web"));
+    let found = plan("/svc/eu/web => /#/fixed/db").await;
+    let Elsewhere::Counted(Count { moved, own, .. }) = found.elsewhere else { panic!("{found:?}") };
+    assert_eq!((moved, own), (4, 2), "where it may define everything, nothing is its own");
+    // What is refused tells nothing.
+    assert_eq!(plan("/svc/db => /x").await.owns, []);
+    drop(held);
+}
+
+#[tokio::test]
 async fn nobody_finds_out_which_names_are_used_by_changes_that_it_may_not_make() {
     let (namerd, _held) = with_names_elsewhere();
     let table = dtab("/svc/mine => !");
