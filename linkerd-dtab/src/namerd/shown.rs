@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{Composition, Namerd, Role, Session, Table, compose};
 use crate::{
     Activity, Dtab, State,
-    store::{Namespace, Stored, Version},
+    store::{Namespace, Stored},
 };
 
 /// How long the answer to a write waits for all namespaces that show it.
@@ -42,11 +42,7 @@ impl Namerd {
         // What is followed is read before what it follows, which is as new then: if both are the same it is not late, and
         // else a change is to come.
         if let Some(composition) = self.composition(namespace) {
-            let is_current = |shown: &Stored| {
-                self.version_of(composition)
-                    .is_some_and(|now| shown.as_ref().map(|shown| &shown.version) == now.as_ref())
-            };
-            until(stored.clone(), is_current).await;
+            until(stored.clone(), |shown| self.is_current(composition, shown)).await;
         }
         let Some(dtab) = local.table() else { return };
         let is_current = |dtab: &Dtab| match stored.sample() {
@@ -57,15 +53,16 @@ impl Namerd {
         until(dtab, is_current).await;
     }
 
-    /// The version that a composed namespace has by its fragments as they are, if these are known.
-    fn version_of(&self, composition: &Composition) -> Option<Option<Version>> {
-        let all = self.inner.store.list().sample().ok()?;
+    /// Whether this is what a composed namespace is by its fragments as they are, all of which are known.
+    fn is_current(&self, composition: &Composition, shown: &Stored) -> bool {
+        let State::Ok(all) = self.inner.store.list().sample() else { return false };
         let names = composition.fragments(&all).into_iter().map(|(_, name)| name);
         let fragments = names.map(|name| {
             let stored = self.inner.store.watch(&name).sample().ok()?;
             Some((name, stored))
         });
-        Some(compose::version(&fragments.collect::<Option<Vec<_>>>()?))
+        let Some(fragments) = fragments.collect::<Option<Vec<_>>>() else { return false };
+        shown.as_ref().map(|shown| &shown.version) == compose::version(&fragments).as_ref()
     }
 }
 
