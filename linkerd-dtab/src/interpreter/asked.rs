@@ -28,6 +28,8 @@ struct Answer {
     read: u64,
     // Its source was gone already when it was read: it cannot change.
     is_final: bool,
+    // There was no answer yet when it was read.
+    is_pending: bool,
 }
 
 impl Namers {
@@ -87,6 +89,12 @@ impl Asked {
         self.answers.iter().all(|answer| answer.is_final)
     }
 
+    /// Whether somebody who was asked had not answered yet: what was made of it may be a part of the whole.
+    #[cfg(feature = "namerd")]
+    pub(crate) fn waits(&self) -> bool {
+        self.answers.iter().any(|answer| answer.is_pending)
+    }
+
     /// Waits until something that was read changes; for ever if nothing can.
     ///
     /// Cancel safe: a change that is not waited for is noticed the next time.
@@ -120,13 +128,16 @@ impl Asked {
                 self.answers.reserve_exact(1);
             }
             let activity = lookup();
-            self.answers.insert(index, Answer { namer, path: path.clone(), activity, read: 0, is_final: false });
+            let path = path.clone();
+            self.answers.insert(index, Answer { namer, path, activity, read: 0, is_final: false, is_pending: true });
             index
         });
         let answer = &mut self.answers[index];
         answer.read = self.evaluation;
         // Before the value is read: after it, a last value may have come in between.
         answer.is_final = answer.activity.is_final();
-        answer.activity.sample_and_update()
+        let found = answer.activity.sample_and_update();
+        answer.is_pending = matches!(found, State::Pending);
+        found
     }
 }

@@ -128,7 +128,13 @@ impl Binding {
         self.below.as_mut().is_some_and(|below| mem::take(&mut below.is_new) && below.is_retold)
     }
 
-    async fn changed(&mut self) {
+    /// Whether somebody who was asked has not answered yet.
+    #[cfg(feature = "namerd")]
+    pub(super) fn waits(&self) -> bool {
+        self.asked.waits()
+    }
+
+    pub(super) async fn changed(&mut self) {
         match &mut self.below {
             Some(below) => select! {
                 () = below.dtab.changed() => below.is_new = true,

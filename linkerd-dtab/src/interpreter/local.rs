@@ -108,6 +108,39 @@ impl Local {
         })
     }
 
+    /// Binds a name once: waits until everybody who is asked has answered and the addresses of its leaves are known, or
+    /// until the deadline. What is not known then is left out, as it is by [`bind`](Interpreter::bind).
+    #[cfg(feature = "namerd")]
+    pub(crate) async fn settled(
+        &self,
+        dtab: &Dtab,
+        path: &Path,
+        deadline: tokio::time::Instant,
+    ) -> crate::State<NameTree<Bound>> {
+        use tokio::time::timeout_at;
+
+        // Kept until the end: namers go on looking for those who ask.
+        let mut binding = self.binding(&self.binder, dtab, path);
+        let found = loop {
+            let found = binding.bind();
+            if !binding.waits() || timeout_at(deadline, binding.changed()).await.is_err() {
+                break found;
+            }
+        };
+        if let crate::State::Ok(tree) = &found {
+            for bound in tree.leaves() {
+                let _ = timeout_at(deadline, bound.addr.clone().ready()).await;
+            }
+        }
+        found
+    }
+
+    /// The table below the one that each name is bound under, if there is one.
+    #[cfg(feature = "namerd")]
+    pub(crate) fn table(&self) -> Option<Activity<Dtab>> {
+        self.table.as_ref().map(|table| table.dtab())
+    }
+
     fn binding(&self, namers: &Arc<Namers>, dtab: &Dtab, path: &Path) -> Binding {
         Binding::new(Arc::clone(namers), self.table.as_deref(), dtab.clone(), path.clone(), self.max_depth)
     }

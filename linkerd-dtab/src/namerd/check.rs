@@ -278,7 +278,17 @@ impl Issue {
     /// text.
     #[must_use]
     pub fn describe(&self, dtab: &Dtab, place: Option<Place>) -> String {
-        self.say(dtab, place, &self.fault.to_string())
+        self.say(dtab, place, &self.fault.to_string(), numbered)
+    }
+
+    /// The same, where entries are called by `name`.
+    #[must_use]
+    pub(super) fn describe_as(&self, dtab: &Dtab, place: Option<Place>, name: impl Fn(usize) -> String) -> String {
+        let text = match &self.fault {
+            Fault::Shadowed(by) => shadowed(&name(*by)),
+            fault => fault.to_string(),
+        };
+        self.say(dtab, place, &text, name)
     }
 
     /// The same with nothing in it but `dtab`, where other tables that go before and after it are not to be seen.
@@ -293,19 +303,26 @@ impl Issue {
             Fault::Lookups(_) => format!("a name may take more than {MAX_LOOKUPS} lookups, and is not bound then"),
             Fault::Unreachable(_) | Fault::TooLarge => fault.to_string(),
         };
-        self.say(dtab, place, &text)
+        self.say(dtab, place, &text, numbered)
     }
 
-    fn say(&self, dtab: &Dtab, place: Option<Place>, text: &str) -> String {
-        let entry = self.entry;
-        let Some(dentry) = dtab.entries().get(entry.wrapping_sub(1)) else { return text.to_owned() };
+    fn say(&self, dtab: &Dtab, place: Option<Place>, text: &str, name: impl Fn(usize) -> String) -> String {
+        let Some(dentry) = dtab.entries().get(self.entry.wrapping_sub(1)) else { return text.to_owned() };
         let at = place.map(|place| format!(" at {place}")).unwrap_or_default();
-        format!("entry {entry}{at} ({}): {text}", Short(dentry))
+        format!("{}{at} ({}): {text}", name(self.entry), Short(dentry))
     }
 }
 
+fn numbered(entry: usize) -> String {
+    format!("entry {entry}")
+}
+
+fn shadowed(by: &str) -> String {
+    format!("it has no effect, as {by} decides for all of its names")
+}
+
 /// An entry, cut to a length that fits a line.
-struct Short<'a>(&'a Dentry);
+pub(super) struct Short<'a>(pub(super) &'a Dentry);
 
 impl fmt::Display for Short<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -330,7 +347,7 @@ impl fmt::Display for Fault {
                 write!(f, "{name} may take more than {MAX_LOOKUPS} lookups, and is not bound then")
             }
             Self::UnknownNamer(name) => write!(f, "no namer is configured for {name}"),
-            Self::Shadowed(by) => write!(f, "it has no effect, as entry {by} decides for all of its names"),
+            Self::Shadowed(by) => f.write_str(&shadowed(&numbered(*by))),
             Self::Unreachable(prefix) => write!(f, "it has no effect, as nothing leads to {prefix}"),
             Self::TooLarge => f.write_str("the table is too large to be checked further"),
         }

@@ -1,10 +1,11 @@
 //! Namespaces that are made of others: `base + team/* + env`.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
-use super::{Pattern, writes::Fragment};
+use super::{Pattern, check::Short, writes::Fragment};
 use crate::{
-    Activity, Dentry, Dtab, Element, Prefix,
+    Activity, Dentry, Dtab, Element, Path, Prefix,
+    parse::Place,
     store::{Namespace, Stored, Version, VersionedDtab},
 };
 
@@ -44,7 +45,7 @@ pub struct Owned {
 
 /// Why a text is no owned prefix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("invalid owned prefix '{0}': it has to be a path such as /svc/{{}}")]
+#[error("invalid owned prefix '{0}': it has to be a path such as /svc/{{}}, in which an element may end in a star")]
 pub struct BadOwned(String);
 
 impl std::str::FromStr for Owned {
@@ -53,27 +54,55 @@ impl std::str::FromStr for Owned {
     fn from_str(text: &str) -> Result<Self, BadOwned> {
         let bad = || BadOwned(text.chars().take(100).collect());
         let elements: Vec<_> = text.strip_prefix('/').ok_or_else(bad)?.split('/').map(ToOwned::to_owned).collect();
-        let is_bad = |element: &String| element.is_empty() || element.trim_end_matches('*').contains('*');
-        if elements.iter().any(is_bad) { Err(bad()) } else { Ok(Self { elements }) }
+        // What no label can be would own nothing, whoever it is for.
+        let is_label = |element: &String| {
+            let label = element.strip_suffix('*').unwrap_or(element).replace("{}", "x");
+            let is_any = label.is_empty() && element == "*";
+            is_any
+                || (!label.contains(['\\', '*'])
+                    && format!("/{label}").parse::<Path>().is_ok_and(|path| path.size() == 1))
+        };
+        if elements.iter().all(is_label) { Ok(Self { elements }) } else { Err(bad()) }
     }
 }
 
 impl Owned {
-    /// Whether `prefix` begins with this one, for a fragment whose star stands for `captured`.
-    fn has(&self, prefix: &Prefix, captured: &str) -> bool {
-        // What a star stands for may have several segments.
-        let expected = self.elements.iter().flat_map(|element| {
-            let element = element.replace("{}", captured);
-            element.split('/').map(ToOwned::to_owned).collect::<Vec<_>>()
-        });
-        let mut elements = prefix.elements().iter();
-        expected.into_iter().all(|expected| match elements.next() {
-            Some(Element::Label(label)) => match expected.strip_suffix('*') {
-                Some(begin) => label.starts_with(begin.as_bytes()),
-                None => **label == *expected.as_bytes(),
-            },
-            // A wildcard is for names of others, too.
-            Some(Element::Any) | None => false,
+    /// Whether it is another one for each fragment: it has a `{}`.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.elements.iter().any(|element| element.contains("{}"))
+    }
+
+    /// Whether it owns all that `other` does, whoever they are for.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let covers = |(wide, narrow): (&String, &String)| match wide.strip_suffix('*') {
+            Some(begin) => narrow.starts_with(begin),
+            None => wide == narrow,
+        };
+        self.elements.len() <= other.elements.len() && self.elements.iter().zip(&other.elements).all(covers)
+    }
+
+    /// What it is for a fragment whose star stands for `captured`, which may have several segments.
+    fn of(&self, captured: &str) -> Self {
+        let elements = self.elements.iter().map(|element| element.replace("{}", captured));
+        Self {
+            elements: elements.flat_map(|element| element.split('/').map(str::to_owned).collect::<Vec<_>>()).collect(),
+        }
+    }
+
+    /// Whether it is the beginning of `name`: of one that is [no longer for several](Composition), as plans have it.
+    #[must_use]
+    pub fn begins(&self, name: &Path) -> bool {
+        self.has(name.iter().map(Some))
+    }
+
+    /// Whether it is the beginning of what has these labels; one that is a wildcard is for names of others, too.
+    fn has<'l>(&self, mut labels: impl Iterator<Item = Option<&'l [u8]>>) -> bool {
+        self.elements.iter().all(|expected| match (labels.next().flatten(), expected.strip_suffix('*')) {
+            (Some(label), Some(begin)) => label.starts_with(begin.as_bytes()),
+            (Some(label), None) => *label == *expected.as_bytes(),
+            (None, _) => false,
         })
     }
 }
@@ -87,6 +116,13 @@ impl Composition {
         self.parts.iter().position(|part| part.fragments.matches(namespace))
     }
 
+    /// What a fragment may define. Empty: everything.
+    pub(super) fn owned(&self, namespace: &Namespace) -> Vec<Owned> {
+        let Some(part) = self.part(namespace).map(|index| &self.parts[index]) else { return Vec::new() };
+        let captured = part.fragments.captures(namespace).unwrap_or_default();
+        part.owns.iter().map(|owned| owned.of(captured)).collect()
+    }
+
     /// The fragments that there are, in order.
     pub(super) fn fragments(&self, all: &BTreeSet<Namespace>) -> Vec<(usize, Namespace)> {
         // A namespace belongs to the first part that it matches; without one of its own it comes once all the same.
@@ -98,23 +134,36 @@ impl Composition {
     /// Refuses a table of a fragment that has what belongs to others, or what another fragment of its part has.
     ///
     /// `others` are the fragments of the composition as they are, this one may be among them.
-    pub(super) fn allow(&self, namespace: &Namespace, dtab: &Dtab, others: &[Fragment]) -> Result<(), Conflict> {
+    /// `place` says where an entry of the table is in the text that it was read from.
+    pub(super) fn allow(
+        &self,
+        namespace: &Namespace,
+        dtab: &Dtab,
+        others: &[Fragment],
+        place: impl Fn(usize) -> Option<Place>,
+    ) -> Result<(), Conflict> {
         let Some(index) = self.part(namespace) else { return Ok(()) };
-        let part = &self.parts[index];
-        let captured = part.fragments.captures(namespace).unwrap_or_default();
+        let owns = self.owned(namespace);
         for (n, Dentry { prefix, .. }) in dtab.entries().iter().enumerate() {
-            let at = n + 1;
-            if !part.owns.is_empty() && !part.owns.iter().any(|owned| owned.has(prefix, captured)) {
-                let owned: Vec<_> = part.owns.iter().map(|owned| owned.shown(captured)).collect();
-                let owned = owned.join(", ");
-                let text = format!("entry {at} defines {prefix}, but {namespace} may only define {owned} and below");
+            let entry = n + 1;
+            let at = || {
+                let place = place(entry).map(|place| format!(" at {place}")).unwrap_or_default();
+                format!("entry {entry} of {namespace}{place} defines {prefix}")
+            };
+            let labels = prefix.elements().iter().map(|element| match element {
+                Element::Label(label) => Some(&**label),
+                Element::Any => None,
+            });
+            if !owns.is_empty() && !owns.iter().any(|owned| owned.has(labels.clone())) {
+                let owned = owns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let text = format!("{}, but it may only define {owned} and below", at());
                 return Err(Conflict { text, with: None });
             }
             for (_, other, table) in others.iter().filter(|(place, other, _)| *place == index && other != namespace) {
-                let mut entries = table.iter().flat_map(|table| table.dtab.entries());
-                if let Some(entry) = entries.find(|entry| is_for_the_same(&entry.prefix, prefix)) {
-                    let text = format!("entry {at} defines {prefix}, which conflicts with");
-                    return Err(Conflict { text, with: Some((entry.prefix.clone(), other.clone())) });
+                let mut entries = table.iter().flat_map(|table| table.dtab.entries()).enumerate();
+                if let Some((n, theirs)) = entries.find(|(_, theirs)| is_for_the_same(&theirs.prefix, prefix)) {
+                    let text = format!("{}, which conflicts with", at());
+                    return Err(Conflict { text, with: Some((n + 1, theirs.clone(), other.clone())) });
                 }
             }
         }
@@ -126,7 +175,8 @@ impl Composition {
 #[derive(Debug)]
 pub(super) struct Conflict {
     text: String,
-    with: Option<(Prefix, Namespace)>,
+    // The entry, which that is, and whose.
+    with: Option<(usize, Dentry, Namespace)>,
 }
 
 impl Conflict {
@@ -135,16 +185,15 @@ impl Conflict {
         let Self { text, with } = self;
         match with {
             None => text,
-            Some((theirs, other)) if may_read(&other) => format!("{text} {theirs} in {other}"),
+            Some((n, theirs, other)) if may_read(&other) => format!("{text} entry {n} of {other} ({})", Short(&theirs)),
             Some(_) => format!("{text} what another fragment has"),
         }
     }
 }
 
-impl Owned {
-    fn shown(&self, captured: &str) -> String {
-        let elements: Vec<_> = self.elements.iter().map(|element| element.replace("{}", captured)).collect();
-        format!("/{}", elements.join("/"))
+impl fmt::Display for Owned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.elements.iter().try_for_each(|element| write!(f, "/{element}"))
     }
 }
 
@@ -156,16 +205,22 @@ fn is_for_the_same(a: &Prefix, b: &Prefix) -> bool {
 
 /// The table of a composed namespace: the given tables, in the given order.
 pub(super) fn composed(fragments: &[(Namespace, Stored)]) -> Stored {
-    let mut dtab = Dtab::empty();
+    let version = version(fragments)?;
+    let tables = fragments.iter().filter_map(|(_, stored)| stored.as_ref());
+    let dtab = tables.fold(Dtab::empty(), |dtab, stored| dtab.concat(&stored.dtab));
+    Some(Arc::new(VersionedDtab { version, dtab }))
+}
+
+/// The version of a composed namespace, if it is there.
+pub(super) fn version(fragments: &[(Namespace, Stored)]) -> Option<Version> {
     let (mut version, mut is_there) = (Fnv::new(), false);
     for (namespace, stored) in fragments {
         let Some(stored) = stored else { continue };
         is_there = true;
-        dtab = dtab.concat(&stored.dtab);
         version.add(namespace.as_str().as_bytes());
         version.add(stored.version.as_bytes());
     }
-    is_there.then(|| Arc::new(VersionedDtab { version: Version::new(version.0.to_be_bytes()), dtab }))
+    is_there.then(|| Version::new(version.0.to_be_bytes()))
 }
 
 /// Follows the table of a composed namespace: `list` is all namespaces, `watch` the table of one.

@@ -6,9 +6,9 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
     Role, Session,
-    plan::{Count, Elsewhere, Live, Move, Settled},
+    plan::{Affected, Count, Elsewhere, Live, Move},
 };
-use crate::{Bound, Distribution, Dtab, State, store::Namespace};
+use crate::{Bound, Distribution, Dtab, NameTree, State, store::Namespace};
 
 /// After a write so many names are looked at; of more nothing is said.
 const MAX_NAMES: usize = 1_000;
@@ -23,7 +23,7 @@ const MAX_TOLD: usize = 8;
 const EPSILON: f64 = 1e-9;
 
 /// Which share of the traffic finds no endpoint after a change that finds one now.
-pub(super) fn lost(before: &Settled, after: &Settled) -> f64 {
+pub(super) fn lost(before: &State<NameTree<Bound>>, after: &State<NameTree<Bound>>) -> f64 {
     let lost = unserved(after) - unserved(before);
     if lost > EPSILON { lost } else { 0.0 }
 }
@@ -34,11 +34,11 @@ pub(super) fn is_whole(lost: f64) -> bool {
 }
 
 /// Which share of the traffic finds no endpoint. What is not known is taken to be well.
-fn unserved(tree: &Settled) -> f64 {
+fn unserved(tree: &State<NameTree<Bound>>) -> f64 {
     match tree {
-        None => 0.0,
-        Some(Err(_)) => 1.0,
-        Some(Ok(tree)) => {
+        State::Pending => 0.0,
+        State::Failed(_) => 1.0,
+        State::Ok(tree) => {
             let distribution = Distribution::new(tree);
             let empty = distribution.leaves().iter().filter(|(bound, _)| is_empty(bound));
             distribution.unavailable() + empty.map(|(_, share)| share).sum::<f64>()
@@ -70,7 +70,7 @@ pub(super) fn warning(namespace: &Namespace, moves: &[Move]) -> Option<String> {
 impl Elsewhere {
     /// What is said of names that lose endpoints, to who may not read them: how many.
     pub(super) fn warning(self) -> Option<String> {
-        let Self::Counted(Count { moved, lost, partly_lost }) = self else { return None };
+        let Self::Counted(Count { moved, lost, partly_lost, .. }) = self else { return None };
         if lost + partly_lost == 0 {
             return None;
         }
@@ -116,13 +116,12 @@ impl Session {
     pub(super) async fn outlook(&self, namespace: &Namespace, dtab: &Dtab) -> Outlook {
         let Ok(affected) = self.namerd.affected(self, namespace, dtab).await else { return Outlook(None) };
         let mut left = MAX_NAMES;
-        let mut names: Vec<(Namespace, Dtab, Vec<Live>, bool)> = Vec::new();
-        for (affected, after) in affected {
-            let is_hidden = self.may(&affected, Role::Read).is_err();
-            // As they are bound now: soon they are bound by the new table.
-            let live = self.namerd.live(&affected, &[], left);
+        let mut names: Vec<(Affected, Vec<Live>, bool)> = Vec::new();
+        for affected in affected {
+            let is_hidden = self.may(&affected.namespace, Role::Read).is_err();
+            let live = self.namerd.live(&affected.namespace, &[], left);
             left -= live.len();
-            names.push((affected, after, live, is_hidden));
+            names.push((affected, live, is_hidden));
         }
         if left == MAX_NAMES {
             return Outlook(None);
@@ -132,10 +131,10 @@ impl Session {
             let Ok(_turn) = namerd.inner.plans.try_acquire() else { return Vec::new() };
             let deadline = Instant::now() + PATIENCE;
             let (mut moves, mut elsewhere) = (Vec::new(), Elsewhere::None);
-            for (affected, after, live, is_hidden) in names {
-                let found = namerd.moves(&affected, &after, live, deadline).await;
+            for (affected, live, is_hidden) in names {
+                let found = namerd.moves(&affected, live, deadline).await;
                 if is_hidden {
-                    elsewhere.count(&found);
+                    elsewhere.count(&found, &affected.owns);
                 } else {
                     moves.extend(found);
                 }

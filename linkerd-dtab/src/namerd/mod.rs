@@ -31,6 +31,7 @@ pub mod revert;
 mod roles;
 mod session;
 mod shared;
+mod shown;
 mod stats;
 pub mod thrift;
 mod writes;

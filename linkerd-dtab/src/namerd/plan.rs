@@ -6,14 +6,17 @@ use std::{
     time::Duration,
 };
 
-use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::time::{Instant, timeout_at};
+use futures::{
+    future::join,
+    stream::{FuturesUnordered, StreamExt},
+};
+use tokio::time::Instant;
 
 use super::{
-    Checked, Namerd, Role, Session, WriteError, lost,
+    Checked, Namerd, Owned, Role, Session, WriteError, lost,
     writes::{whole, with},
 };
-use crate::{Activity, Bound, Distribution, Dtab, Failure, Interpreter, NameTree, Path, State, store::Namespace};
+use crate::{Bound, Distribution, Dtab, NameTree, Path, State, store::Namespace};
 
 /// How long names and addresses are waited for. What is unknown then is shown as such.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,6 +39,9 @@ pub struct Plan {
     pub checked: Checked,
     /// What becomes of names in namespaces that the peer may not read, which [`moves`](Self::moves) has not.
     pub elsewhere: Elsewhere,
+    /// What the planned fragment may define in these namespaces, where that is limited. Empty: that is not told, or it may
+    /// define everything in each.
+    pub owns: Vec<Owned>,
 }
 
 /// What is told of names in namespaces that one may not read, but changes by a fragment of theirs.
@@ -61,6 +67,8 @@ pub struct Count {
     pub lost: usize,
     /// So many of these find none for a part of their traffic.
     pub partly_lost: usize,
+    /// So many of those that move begin with what the fragment [owns](Plan::owns).
+    pub own: usize,
 }
 
 /// What becomes of one name.
@@ -155,25 +163,27 @@ impl Session {
         let deadline = Instant::now() + SETTLE_TIMEOUT;
         let mut left = MAX_NAMES;
         let mut tables: HashMap<Path, usize> = HashMap::new();
-        for (affected, after) in self.namerd.affected(self, namespace, dtab).await? {
-            let is_hidden = self.may(&affected, Role::Read).is_err();
+        for affected in self.namerd.affected(self, namespace, dtab).await? {
+            let is_hidden = self.may(&affected.namespace, Role::Read).is_err();
             if is_hidden && !is_told {
                 plan.elsewhere = Elsewhere::Untold;
                 continue;
             }
             // Names that the peer thinks of are none that others use.
-            let live = self.namerd.live(&affected, if is_hidden { &[] } else { names }, left);
+            let live = self.namerd.live(&affected.namespace, if is_hidden { &[] } else { names }, left);
             left -= live.len();
             if is_hidden {
-                let moves = self.namerd.moves(&affected, &after, live, deadline).await;
-                plan.elsewhere.count(&moves);
+                let moves = self.namerd.moves(&affected, live, deadline).await;
+                plan.elsewhere.count(&moves, &affected.owns);
+                plan.owns
+                    .extend(affected.owns.into_iter().filter(|owned| !plan.owns.contains(owned)).collect::<Vec<_>>());
                 continue;
             }
             plan.names += live.len();
             for live in &live {
                 *tables.entry(live.name.clone()).or_default() += 1;
             }
-            plan.moves.extend(self.namerd.moves(&affected, &after, live, deadline).await);
+            plan.moves.extend(self.namerd.moves(&affected, live, deadline).await);
         }
         for found in &mut plan.moves {
             found.tables = tables.get(&found.name).copied().unwrap_or(1);
@@ -187,11 +197,12 @@ impl Session {
 }
 
 impl Elsewhere {
-    /// Adds what becomes of the names of one namespace.
-    pub(super) fn count(&mut self, moves: &[Move]) {
+    /// Adds what becomes of the names of one namespace, in which the fragment owns these prefixes.
+    pub(super) fn count(&mut self, moves: &[Move], owns: &[Owned]) {
         let mut count = if let Self::Counted(count) = *self { count } else { Count::default() };
         for found in moves {
             count.moved += 1;
+            count.own += usize::from(owns.iter().any(|owned| owned.begins(&found.name)));
             count.lost += usize::from(lost::is_whole(found.lost));
             count.partly_lost += usize::from(found.lost > 0.0 && !lost::is_whole(found.lost));
         }
@@ -203,8 +214,16 @@ impl Elsewhere {
 pub(super) struct Live {
     extra: Dtab,
     pub(super) name: Path,
-    /// What it is bound to, if that is known.
-    now: Option<NameTree<Bound>>,
+}
+
+/// A namespace whose table becomes another one.
+pub(super) struct Affected {
+    pub(super) namespace: Namespace,
+    /// The table as it is, be it that tasks have names bound by an older one yet. `None`: nobody knows.
+    before: Option<Dtab>,
+    after: Dtab,
+    /// What the fragment may define in it, where that is limited.
+    pub(super) owns: Vec<Owned>,
 }
 
 impl Namerd {
@@ -214,11 +233,21 @@ impl Namerd {
         session: &Session,
         namespace: &Namespace,
         dtab: &Dtab,
-    ) -> Result<Vec<(Namespace, Dtab)>, WriteError> {
-        let mut affected = vec![(namespace.clone(), dtab.clone())];
+    ) -> Result<Vec<Affected>, WriteError> {
+        let before = match self.composition(namespace) {
+            Some(composition) => self.fragments(session, composition).await.ok().map(|fragments| whole(&fragments)),
+            None => self.current(namespace).await.map(|stored| stored.map_or_else(Dtab::empty, |now| now.dtab.clone())),
+        };
+        let own = Affected { namespace: namespace.clone(), before, after: dtab.clone(), owns: Vec::new() };
+        let mut affected = vec![own];
         for composition in self.composing(namespace) {
             let fragments = self.fragments(session, composition).await?;
-            affected.push((composition.namespace.clone(), whole(&with(composition, &fragments, namespace, dtab))));
+            affected.push(Affected {
+                namespace: composition.namespace.clone(),
+                before: Some(whole(&fragments)),
+                after: whole(&with(composition, &fragments, namespace, dtab)),
+                owns: composition.owned(namespace),
+            });
         }
         Ok(affected)
     }
@@ -228,11 +257,8 @@ impl Namerd {
         // Of thousands of names, no more are copied than are looked at.
         let watched =
             self.inner.bindings.first_active(limit, |(bound, ..)| bound == namespace, |(.., a), (.., b)| a.cmp(b));
-        let watched = watched.into_iter().map(|((_, extra, name), binding)| {
-            let now = if let State::Ok(tree) = binding.tree.sample() { Some(tree) } else { None };
-            Live { extra, name, now }
-        });
-        let given = names.iter().map(|name| Live { extra: Dtab::empty(), name: name.clone(), now: None });
+        let watched = watched.into_iter().map(|((_, extra, name), _)| Live { extra, name });
+        let given = names.iter().map(|name| Live { extra: Dtab::empty(), name: name.clone() });
         let mut live: Vec<_> = watched.chain(given).collect();
         let mut seen = HashSet::new();
         live.retain(|live| seen.insert((live.extra.clone(), live.name.clone())));
@@ -241,24 +267,21 @@ impl Namerd {
         live
     }
 
-    /// What becomes of these names if the table of their namespace becomes `after`: those that move.
-    pub(super) async fn moves(
-        &self,
-        namespace: &Namespace,
-        after: &Dtab,
-        live: Vec<Live>,
-        deadline: Instant,
-    ) -> Vec<Move> {
-        let table = self.table(namespace);
-        let (now, then) = (&table.value().local, self.bare());
+    /// What becomes of these names if the table of their namespace becomes another one: those that move.
+    pub(super) async fn moves(&self, affected: &Affected, live: Vec<Live>, deadline: Instant) -> Vec<Move> {
+        let Affected { namespace, before, after, .. } = affected;
         let mut planned: FuturesUnordered<_> = live
             .into_iter()
-            .map(|Live { extra, name, now: known }| async {
-                let before = known.map_or_else(|| now.bind(&extra, &name), Activity::value);
-                let after = then.bind(&after.concat(&extra), &name);
-                let (before, after) = (settle(before, deadline).await, settle(after, deadline).await);
+            .map(|Live { extra, name }| async {
+                let (before, after) = {
+                    let bound = async |table: Option<&Dtab>| match table {
+                        Some(table) => self.bare().settled(&table.concat(&extra), &name, deadline).await,
+                        None => State::Pending,
+                    };
+                    join(bound(before.as_ref()), bound(Some(after))).await
+                };
                 let lost = lost::lost(&before, &after);
-                let [before, after] = [before, after].map(|tree| shares(tree.and_then(Result::ok).as_ref()));
+                let [before, after] = [before, after].map(|tree| shares(tree.ok().as_ref()));
                 let moved = moved(&before, &after);
                 Move { namespace: namespace.clone(), extra, name, moved, before, after, lost, tables: 1 }
             })
@@ -271,18 +294,6 @@ impl Namerd {
         }
         moves
     }
-}
-
-/// A name's tree, or why there is none; `None`: nobody knows yet.
-pub(super) type Settled = Option<Result<NameTree<Bound>, Failure>>;
-
-/// The tree, and the addresses of its leaves, once they are known or it is too late.
-async fn settle(mut activity: Activity<NameTree<Bound>>, deadline: Instant) -> Settled {
-    let tree = timeout_at(deadline, activity.ready()).await.ok()?;
-    for bound in tree.iter().flat_map(NameTree::leaves) {
-        let _ = timeout_at(deadline, bound.addr.clone().ready()).await;
-    }
-    Some(tree)
 }
 
 fn endpoints(bound: &Bound) -> Vec<SocketAddr> {

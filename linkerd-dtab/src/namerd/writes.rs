@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{
     Dtab, Failure,
-    parse::Place,
     store::{Expect, Namespace, StoreError, Stored, Version, VersionedDtab},
 };
 
@@ -63,7 +62,9 @@ pub(super) struct Change {
 }
 
 impl Session {
-    /// Writes the table of a namespace; when this is answered, [`dtab`](Self::dtab) shows it or something newer.
+    /// Writes the table of a namespace; when this is answered, [`dtab`](Self::dtab) shows it or something newer, and names
+    /// are explained by that. So do the namespaces that it is a fragment of, which are waited for for up to two seconds;
+    /// then there is a warning for each that does not show it yet.
     ///
     /// # Cancel safety
     ///
@@ -133,7 +134,9 @@ impl Session {
         // Where there is no table names are bound as by one without entries.
         let none = Dtab::empty();
         let outlook = self.outlook(&change.namespace, change.dtab.as_ref().unwrap_or(&none)).await;
+        let namespace = change.namespace.clone();
         let mut written = self.namerd.record(change).await?;
+        written.warnings.extend(self.shown(&namespace).await);
         written.warnings.extend(outlook.warnings().await);
         Ok(written)
     }
@@ -168,8 +171,7 @@ impl Namerd {
         }
         let turn = self.inner.history.turn(&namespace).await;
         // What there is now may be from outside, and not recorded yet; a change can be taken back only if it is.
-        let mut stored = self.table(&namespace).value().stored.clone();
-        if let Ok(Ok(now)) = timeout(CURRENT_TIMEOUT, stored.ready()).await {
+        if let Some(now) = self.current(&namespace).await {
             self.inner.history.add_seen(&turn, now).await;
         }
         let store = &self.inner.store;
@@ -183,6 +185,12 @@ impl Namerd {
         let version = table.as_ref().map_or_else(|| Version::new([]), |table| table.version.clone());
         let seq = self.inner.history.add(&turn, Entry { table, ..entry }).await;
         Ok(Written { version, seq, warnings })
+    }
+
+    /// What the store has of a namespace that is written, if that is known soon.
+    pub(super) async fn current(&self, namespace: &Namespace) -> Option<Stored> {
+        let mut stored = self.table(namespace).value().stored.clone();
+        timeout(CURRENT_TIMEOUT, stored.ready()).await.ok()?.ok()
     }
 
     /// Checks a table, strictly where it is asked for, unless it `restores` what was written once. What is told is for the
@@ -203,7 +211,7 @@ impl Namerd {
         for composition in self.composing(namespace) {
             is_fragment = true;
             let fragments = self.fragments(session, composition).await?;
-            if let Err(conflict) = composition.allow(namespace, dtab, &fragments) {
+            if let Err(conflict) = composition.allow(namespace, dtab, &fragments, place) {
                 checked.errors.push(conflict.told(|namespace| session.may(namespace, Role::Read).is_ok()));
             }
             let fragments_after = with(composition, &fragments, namespace, dtab);
@@ -211,15 +219,31 @@ impl Namerd {
             let known: Vec<Issue> = check(&before, &self.inner.checks);
             let is_strict = is_strict(namespace) || is_strict(&composition.namespace);
             let is_new = |issue: &Issue| !known.iter().any(|known| known.fault == issue.fault);
-            let own = Own::of(&fragments_after, namespace);
+            let origins = Origins::of(&fragments_after);
+            // Which entry of one's own an issue is about.
+            let own = |issue: &Issue| {
+                let (fragment, entry) = origins.find(issue.entry)?;
+                (fragment == namespace).then_some(entry)
+            };
             if session.may(&composition.namespace, Role::Read).is_ok() {
+                let name = |entry: usize| match origins.find(entry) {
+                    Some((fragment, entry)) if session.may(fragment, Role::Read).is_ok() => {
+                        format!("entry {entry} of {fragment}")
+                    }
+                    _ => format!("entry {entry} of the whole"),
+                };
                 let describe = |issue: &Issue| {
-                    let place = own.entry(issue).and_then(place);
-                    Some(format!("{} as a whole, {}", composition.namespace, issue.describe(&after, place)))
+                    let place = own(issue).and_then(place);
+                    Some(format!("{} as a whole: {}", composition.namespace, issue.describe_as(&after, place, name)))
                 };
                 checked.add(&after, &self.inner.checks, is_strict, is_new, describe);
             } else {
-                let describe = |issue: &Issue| own.describe(issue, dtab, place);
+                // Without the names that others made of it.
+                let describe = |issue: &Issue| {
+                    let entry = own(issue)?;
+                    let own = Issue { entry, fault: issue.fault.clone() };
+                    Some(own.describe_alone(dtab, place(entry)))
+                };
                 checked.add(&after, &self.inner.checks, is_strict, is_new, describe);
             }
         }
@@ -299,26 +323,24 @@ impl Checked {
 /// What is told of entries that the peer may not read.
 const DOES_NOT_FIT: &str = "it does not fit the tables that it is put together with";
 
-/// The entries of a fragment in the whole, for who may read no more of that.
-struct Own(Range<usize>);
+/// Which fragments the entries of a whole are from: the place in the whole that each has.
+struct Origins(Vec<(Namespace, Range<usize>)>);
 
-impl Own {
-    fn of(fragments: &[Fragment], namespace: &Namespace) -> Self {
-        let length = |(_, _, table): &Fragment| table.as_ref().map_or(0, |table| table.dtab.len());
-        let before = fragments.iter().take_while(|(_, name, _)| name != namespace).map(length).sum();
-        let own = fragments.iter().find(|(_, name, _)| name == namespace).map_or(0, length);
-        Self(before..before + own)
+impl Origins {
+    fn of(fragments: &[Fragment]) -> Self {
+        let mut end = 0;
+        let place = |(_, name, table): &Fragment| {
+            let begin = end;
+            end += table.as_ref().map_or(0, |table| table.dtab.len());
+            (name.clone(), begin..end)
+        };
+        Self(fragments.iter().map(place).collect())
     }
 
-    /// Which entry of one's own an issue is about, counted from 1. `None`: it is not one's own.
-    fn entry(&self, issue: &Issue) -> Option<usize> {
-        let index = issue.entry.checked_sub(1).filter(|index| self.0.contains(index))?;
-        Some(index - self.0.start + 1)
-    }
-
-    /// What is wrong with an entry of one's own, without the names that others made of it.
-    fn describe(&self, issue: &Issue, dtab: &Dtab, place: impl Fn(usize) -> Option<Place>) -> Option<String> {
-        let entry = self.entry(issue)?;
-        Some(Issue { entry, fault: issue.fault.clone() }.describe_alone(dtab, place(entry)))
+    /// The fragment that an entry of the whole is from, and which one of that it is, both counted from 1.
+    fn find(&self, entry: usize) -> Option<(&Namespace, usize)> {
+        let index = entry.checked_sub(1)?;
+        let (name, place) = self.0.iter().find(|(_, place)| place.contains(&index))?;
+        Some((name, index - place.start + 1))
     }
 }

@@ -1,8 +1,11 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use linkerd_dtab::{
-    namerd::{Composition, Grant, Namerd, Part, Peer, Protection, Record, Role, Roles, Session, Who, WriteError},
-    store::{Expect, Memory, Namespace, StoreError},
+    Activity, Dtab,
+    namerd::{
+        Builder, Composition, Grant, Namerd, Part, Peer, Protection, Record, Role, Roles, Session, Who, WriteError,
+    },
+    store::{Change, DtabStore, Expect, Memory, Namespace, StoreError, Stored, Version},
 };
 
 use crate::support::{Counted, dtab, named, ns, path, session, value};
@@ -58,14 +61,93 @@ async fn fragments_make_one_table_in_a_fixed_order() {
 }
 
 #[tokio::test]
+async fn a_write_is_answered_when_all_that_it_is_part_of_shows_it() {
+    // So many that the tasks behind them do not all have their turn before whoever wrote.
+    let wholes: Vec<_> = (0..100).map(|n| ns(&format!("whole-{n}"))).collect();
+    let compose = |builder: Builder, namespace: &Namespace| {
+        let parts = vec![part("base", &[]), part("team/*", &[])];
+        builder.compose(Composition { namespace: namespace.clone(), parts })
+    };
+    let store = Memory::new([(ns("base"), dtab("/svc => /#/fixed"))]);
+    let builder = Namerd::builder(store).namer(path("/#/fixed"), Counted::new());
+    let namerd = wholes.iter().fold(builder, compose).build();
+    let session = session(&namerd);
+    let shown: Vec<_> = wholes.iter().map(|whole| session.dtab(whole).unwrap()).collect();
+    let explain = |whole| session.delegate(whole, &dtab(""), &path("/svc/web")).unwrap();
+    let held: Vec<_> = wholes.iter().map(explain).collect();
+    // One that is new, one that is there, and one that goes.
+    for table in ["/svc/web => /#/fixed/a", "/svc/web => /#/fixed/b", ""] {
+        let expected = dtab(&format!("/svc => /#/fixed; {table}"));
+        let written = match table {
+            "" => session.delete(&ns("team/web"), &Expect::Any).await,
+            table => session.put(&ns("team/web"), &dtab(table), &Expect::Any).await,
+        };
+        assert_eq!(written.unwrap().warnings, [""; 0]);
+        for (whole, shown) in wholes.iter().zip(&shown) {
+            assert_eq!(shown.sample().ok().flatten().unwrap().dtab, expected, "{whole}");
+            let leads_to = if table.is_empty() { "/#/fixed/web" } else { &table[12..] };
+            let explained = format!("{:?}", explain(whole).sample());
+            assert!(explained.contains(leads_to), "{whole} {table}: {explained}");
+        }
+    }
+    drop(held);
+}
+
+/// A store in which nobody knows what the namespace `team/bad` has.
+struct WithBad(Memory);
+
+impl DtabStore for WithBad {
+    fn list(&self) -> Activity<Arc<BTreeSet<Namespace>>> {
+        self.0.list()
+    }
+
+    fn watch(&self, namespace: &Namespace) -> Activity<Stored> {
+        match namespace.as_str() {
+            "team/bad" => Activity::failed(Arc::new(std::io::Error::other("no table"))),
+            _ => self.0.watch(namespace),
+        }
+    }
+
+    fn put<'a>(&'a self, namespace: &'a Namespace, dtab: &'a Dtab, expect: &'a Expect) -> Change<'a, Version> {
+        self.0.put(namespace, dtab, expect)
+    }
+
+    fn delete<'a>(&'a self, namespace: &'a Namespace, expect: &'a Expect) -> Change<'a, ()> {
+        self.0.delete(namespace, expect)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_that_does_not_show_a_write_in_time_is_warned_of() {
+    let tables = ["base", "team/bad", "team/db", "team/web"].map(|name| (ns(name), dtab("/x => /y")));
+    let composition = Composition { namespace: ns("all"), parts: vec![part("base", &[]), part("team/*", &[])] };
+    let grant = |name: &str, namespaces: &str, role| Grant {
+        who: Who::Name(name.into()),
+        namespaces: namespaces.parse().unwrap(),
+        role,
+    };
+    let grants = [grant("web", "team/*", Role::Write), grant("all", "*", Role::Admin)];
+    let namerd = Namerd::builder(WithBad(Memory::new(tables))).compose(composition).roles(Roles::new(grants)).build();
+    let all = namerd.session(named("all"));
+    let _followed = all.dtab(&ns("all")).unwrap();
+    let start = tokio::time::Instant::now();
+    let written = all.delete(&ns("team/web"), &Expect::Any).await.unwrap();
+    assert_eq!(written.warnings, ["namespace all does not show it yet"]);
+    assert_eq!(start.elapsed(), Duration::from_secs(2));
+    assert_eq!(value(&mut all.dtab(&ns("team/web")).unwrap()).await.unwrap(), None, "it was made all the same");
+    let written = namerd.session(named("web")).delete(&ns("team/db"), &Expect::Any).await.unwrap();
+    assert_eq!(written.warnings, ["a namespace that it is part of does not show it yet"]);
+}
+
+#[tokio::test]
 async fn a_fragment_defines_only_what_it_owns() {
     let namerd = namerd();
     assert_eq!(
         rejected(&namerd, "team/web", "/svc/web-v2 => /a; /svc/db => /b").await,
-        "entry 2 defines /svc/db, but team/web may only define /svc/web*, /own/web and below"
+        "entry 2 of team/web defines /svc/db, but it may only define /svc/web*, /own/web and below"
     );
     for table in ["/svc => /b", "/svc/* => /b", "/ => /b", "/own/webs => /b", "/*/web => /b"] {
-        assert!(rejected(&namerd, "team/web", table).await.starts_with("entry 1 defines"), "{table}");
+        assert!(rejected(&namerd, "team/web", table).await.starts_with("entry 1 of team/web defines"), "{table}");
     }
     let session = session(&namerd);
     let allowed = dtab("/svc/web => /a; /svc/web/*/x => /a; /svc/web-v2 => /b; /own/web/x => /c");
@@ -80,7 +162,23 @@ async fn two_fragments_of_one_part_do_not_define_the_same_names() {
     session.put(&ns("team/web"), &dtab("/svc/web-admin => /a"), &Expect::Any).await.unwrap();
     assert_eq!(
         rejected(&namerd, "team/web-admin", "/svc/web-admin/x => /b").await,
-        "entry 1 defines /svc/web-admin/x, which conflicts with /svc/web-admin in team/web"
+        "entry 1 of team/web-admin defines /svc/web-admin/x, which conflicts with entry 1 of team/web \
+         (/svc/web-admin=>/a)"
+    );
+    session.put(&ns("team/web"), &dtab("/svc/web => /b; /svc/web-admin => /a"), &Expect::Any).await.unwrap();
+    let text = "/svc/web-admin-2 => /x;\n  /svc/web-admin/x => /b";
+    let error = session.of_text(text).put(&ns("team/web-admin"), &dtab(text), &Expect::Any).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "entry 2 of team/web-admin at line 2, column 3 defines /svc/web-admin/x, which conflicts with entry 2 of team/web \
+         (/svc/web-admin=>/a)"
+    );
+    let text = "# mine\n/svc/web-admin-2 => /x;\n/svc/db => /b";
+    let error = session.of_text(text).put(&ns("team/web-admin"), &dtab(text), &Expect::Any).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "entry 2 of team/web-admin at line 3, column 1 defines /svc/db, but it may only define /svc/web-admin*, \
+         /own/web-admin and below"
     );
     session.put(&ns("team/web"), &dtab("/svc/web-admin => /b"), &Expect::Any).await.unwrap();
     session.delete(&ns("team/web"), &Expect::Any).await.unwrap();
@@ -101,9 +199,20 @@ async fn a_composed_namespace_is_not_changed_itself_and_its_whole_is_checked() {
     session.put(&ns("team/web"), &dtab("/svc/web => /env/web"), &Expect::Any).await.unwrap();
     let written = session.put(&ns("env"), &dtab("/env => /svc"), &Expect::Any).await.unwrap();
     assert_eq!(written.warnings.len(), 1, "{:?}", written.warnings);
-    assert!(written.warnings[0].starts_with("all as a whole, entry"), "{:?}", written.warnings);
+    assert_eq!(
+        written.warnings,
+        ["all as a whole: entry 1 of team/web (/svc/web=>/env/web): names go round: /svc/web -> /env/web -> /svc/web"]
+    );
     let again = session.put(&ns("env"), &dtab("/env => /svc; /x => /y"), &Expect::Any).await.unwrap();
     assert_eq!(again.warnings, [""; 0], "that was there before");
+    let decided = session.put(&ns("env"), &dtab("/x => /y; /svc/web => $"), &Expect::Any).await.unwrap();
+    assert_eq!(
+        decided.warnings,
+        [
+            "all as a whole: entry 1 of team/web (/svc/web=>/env/web): it has no effect, as entry 2 of env decides for all of \
+          its names"
+        ]
+    );
 }
 
 /// `team/web` may be written by `web`, who may read no more than that and, if so, `all`; `team/db` is somebody else's.
@@ -146,7 +255,7 @@ async fn nobody_is_told_of_fragments_that_it_may_not_read() {
     };
     let conflict = "/b => /x; /svc/db => /y";
     let (errors, ..) = ask(false, conflict).await;
-    assert_eq!(errors, ["entry 2 defines /svc/db, which conflicts with what another fragment has"]);
+    assert_eq!(errors, ["entry 2 of team/web defines /svc/db, which conflicts with what another fragment has"]);
 
     // Names go round through what others define.
     let round = "/x => /x2; /round => /hidden";
@@ -159,7 +268,11 @@ async fn nobody_is_told_of_fragments_that_it_may_not_read() {
     }
     assert_eq!(moves, 0);
     let (errors, ..) = ask(true, round).await;
-    assert!(errors[0].starts_with("all as a whole, entry 1 (/hidden=>/round): names go round"), "{errors:?}");
+    // It may read the whole, and not which part that is from.
+    assert!(
+        errors[0].starts_with("all as a whole: entry 1 of the whole (/hidden=>/round): names go round"),
+        "{errors:?}"
+    );
 
     // A place is that in one's own text.
     let text = "/x => /x2;\n /round => /hidden; /round2 => /round2";
@@ -169,9 +282,8 @@ async fn nobody_is_told_of_fragments_that_it_may_not_read() {
     assert!(all.iter().any(|text| text.starts_with("entry 3 at line 2, column 21 (/round2=>/round2): ")), "{all:?}");
     let checked = own(true).check(&ns("team/web"), &dtab(text)).await.unwrap();
     let found = checked.errors.iter().find(|text| text.contains("/round2")).unwrap();
-    let (entry, rest) = found.strip_prefix("all as a whole, entry ").unwrap().split_once(" at ").unwrap();
-    assert!(entry.parse::<usize>().unwrap() > 3, "{found}");
-    assert!(rest.starts_with("line 2, column 21 (/round2=>/round2): names go round"), "{found}");
+    let expected = "all as a whole: entry 3 of team/web at line 2, column 21 (/round2=>/round2): names go round";
+    assert!(found.starts_with(expected), "{found}");
 }
 
 #[tokio::test]

@@ -1,12 +1,16 @@
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use linkerd_dtab::{
-    Activity, Addr, Bound, Distribution, NameTree, Path, Weighted,
+    Activity, Addr, Bound, Distribution, Name, NameTree, Namer, Path, Weighted,
     namerd::{
         Composition, Grant, Namerd, Part, Role, Roles, Session, Watched, Who,
         plan::{Count, Elsewhere, Move, Share, moved, shares},
     },
-    store::{Expect, Memory},
+    store::{DtabStore, Expect, Memory},
 };
 use proptest::prelude::*;
 
@@ -77,6 +81,60 @@ async fn a_fragment_moves_the_names_of_the_whole() {
     let plan = session.plan(&ns("team/web"), &dtab("/svc/web => /#/fixed/web-v2"), &[]).await.unwrap();
     assert_eq!(plan.moves.iter().map(|found| found.namespace.clone()).collect::<Vec<_>>(), [ns("all")]);
     assert_eq!(plan.moves[0].moved, 1.0);
+}
+
+#[tokio::test]
+async fn a_plan_goes_by_the_tables_as_they_are() {
+    let part = |pattern: &str| Part { fragments: pattern.parse().unwrap(), owns: Vec::new() };
+    let composition = Composition { namespace: ns("all"), parts: vec![part("base"), part("team/*")] };
+    let tables = [("base", "/svc => /#/fixed"), ("team/web", "/svc/web => /#/fixed/web")];
+    let store = Arc::new(Memory::new(tables.map(|(name, table)| (ns(name), dtab(table)))));
+    let namerd =
+        Namerd::builder(Arc::clone(&store)).namer(path("/#/fixed"), Counted::new()).compose(composition).build();
+    let session = session(&namerd);
+    let mut held =
+        ["all", "base", "team/web"].map(|name| session.bind(&ns(name), &dtab(""), &path("/svc/web")).unwrap());
+    for watched in &mut held {
+        value(watched).await.unwrap();
+    }
+    // Nothing else runs between this and the plans, so that nobody has bound the names anew.
+    let changed = dtab("/svc/web => /#/fixed/web-v2");
+    store.put(&ns("team/web"), &changed, &Expect::Any).await.unwrap();
+    let plan = session.plan(&ns("team/web"), &changed, &[]).await.unwrap();
+    assert_eq!((plan.names, plan.moves), (2, Vec::new()));
+    store.put(&ns("team/web"), &dtab("/svc/web => /#/fixed/db"), &Expect::Any).await.unwrap();
+    let plan = session.plan(&ns("team/web"), &changed, &[]).await.unwrap();
+    let expected = "/svc/web 1.00: 1.00 /#/fixed/db [127.0.0.1:3] -> 1.00 /#/fixed/web-v2 [127.0.0.1:2]";
+    assert_eq!(plan.moves.iter().map(line).collect::<Vec<_>>(), [expected; 2]);
+    store.put(&ns("team/web"), &dtab("/svc/web => !"), &Expect::Any).await.unwrap();
+    let warnings = session.plan(&ns("team/web"), &dtab("/svc/web => !; /x => /y"), &[]).await.unwrap().checked.warnings;
+    assert_eq!(warnings, [""; 0], "there is nothing to lose any more");
+}
+
+/// Says after a second where a name is.
+struct Late;
+
+impl Namer for Late {
+    fn lookup(&self, path: &Path) -> Activity<NameTree<Name>> {
+        let (publisher, activity) = Activity::channel();
+        let id = path.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            publisher.ok(NameTree::Leaf(Name::Bound(Bound::new(id, Path::empty(), Activity::value(at(9))))));
+            publisher.closed().await;
+        });
+        activity
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_waits_for_all_branches_of_a_union() {
+    let namerd = builder(&Counted::new()).namer(path("/#/late"), Late).build();
+    let session = session(&namerd);
+    let _held = session.bind(&ns("default"), &dtab(""), &path("/svc/web")).unwrap();
+    let table = dtab("/svc/web => 1 * /#/late/web & 3 * /#/fixed/web");
+    let plan = session.plan(&ns("default"), &table, &[]).await.unwrap();
+    assert_eq!(plan.moves.iter().map(|found| found.moved).collect::<Vec<_>>(), [0.25]);
 }
 
 #[tokio::test]
@@ -281,6 +339,51 @@ async fn who_may_not_read_the_whole_is_told_how_many_names_of_it_change() {
         let written = web.put(&ns("team/web"), &dtab(table), &Expect::Any).await.unwrap();
         assert_eq!(written.warnings.last().map(|text| &**text), warning, "{table}");
     }
+}
+
+#[tokio::test]
+async fn who_may_not_read_the_whole_is_told_how_many_of_its_names_are_its_own() {
+    let own = |fragments: &str, owns: &[&str]| Part {
+        fragments: fragments.parse().unwrap(),
+        owns: owns.iter().map(|owned| owned.parse().unwrap()).collect(),
+    };
+    let composition = |name: &str, owns: &[&str]| Composition {
+        namespace: ns(name),
+        parts: vec![own("base", &[]), own("team/*", owns)],
+    };
+    let grant = |name: &str, namespaces: &str, role| Grant {
+        who: Who::Name(name.into()),
+        namespaces: namespaces.parse().unwrap(),
+        role,
+    };
+    let namerd = Namerd::builder(Memory::new([(ns("base"), dtab("/svc => /#/fixed; /host => /svc"))]))
+        .namer(path("/#/fixed"), Counted::new())
+        .compose(composition("all", &["/svc/{}", "/svc/{}-*"]))
+        .compose(composition("some", &["/svc/{}"]))
+        .compose(composition("open", &[]))
+        .roles(Roles::new([grant("web", "team/eu/web", Role::Write), grant("all", "*", Role::Read)]))
+        .build();
+    let (all, web) = (namerd.session(named("all")), namerd.session(named("web")));
+    let bind = |namespace: &str, name: &str| all.bind(&ns(namespace), &dtab(""), &path(name)).unwrap();
+    let mut held = vec![
+        bind("all", "/svc/eu/web/x"),
+        bind("all", "/svc/eu/web-v2"),
+        bind("all", "/host/eu/web/x"),
+        bind("some", "/svc/eu/web"),
+    ];
+    let plan = async |table: &str| web.plan(&ns("team/eu/web"), &dtab(table), &[]).await.unwrap();
+    let found = plan("/svc/eu/web => /#/fixed/db").await;
+    let Elsewhere::Counted(Count { moved, own, .. }) = found.elsewhere else { panic!("{found:?}") };
+    assert_eq!((moved, own), (3, 2), "one leads there by another name");
+    let owns: Vec<_> = found.owns.iter().map(ToString::to_string).collect();
+    assert_eq!(owns, ["/svc/eu/web", "/svc/eu/web-*"]);
+    held.push(bind("open", "/svc/eu/web"));
+    let found = plan("/svc/eu/web => /#/fixed/db").await;
+    let Elsewhere::Counted(Count { moved, own, .. }) = found.elsewhere else { panic!("{found:?}") };
+    assert_eq!((moved, own), (4, 2), "where it may define everything, nothing is its own");
+    // What is refused tells nothing.
+    assert_eq!(plan("/svc/db => /x").await.owns, []);
+    drop(held);
 }
 
 #[tokio::test]

@@ -9,7 +9,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
-use super::{check::said, plan::planned};
+use super::{
+    check::said,
+    plan::{Hidden, planned},
+};
 use crate::{
     cli::ApplyArgs,
     client::Tls,
@@ -38,50 +41,60 @@ pub(super) enum Outlook {
     Watch(Watch),
 }
 
+/// For how long requests are counted before a change, where it is not known which are for the names that it moves.
+const BASELINE: Duration = Duration::from_secs(5);
+
 /// The requests for names that a change moves, as proxies count them.
 pub(super) struct Watch {
     settings: AutoRevert,
     proxies: Vec<Watched>,
     counted: Counted,
+    /// The success rates before the change, where enough is known of them.
+    before: [Option<f64>; GROUPS],
 }
 
 struct Watched {
     url: String,
     proxy: Proxy,
     /// How its requests had ended when it was asked last.
-    last: [Ended; 2],
+    last: [Ended; GROUPS],
     is_away: bool,
 }
 
-/// Which requests count: of these routers, for these names under these tables; and for all others, if names move that one
-/// may not know.
+/// Which requests count: of these routers, for these names under these tables; and if names move that one may not know, for
+/// all below one's own prefixes, and for all others.
 #[derive(Clone)]
 struct Counted {
     routers: Vec<String>,
     names: HashSet<(Asks, String)>,
     /// The table that is changed: all its names that move are known.
     namespace: String,
-    elsewhere: usize,
+    hidden: Hidden,
 }
 
-/// The places of the two kinds in what is counted.
+/// The places of the three kinds in what is counted.
 const KNOWN: usize = 0;
-const OTHERS: usize = 1;
+const OWN: usize = 1;
+const OTHERS: usize = 2;
+const GROUPS: usize = 3;
 
 /// What came of the requests for names that a change moves.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Seen {
     #[serde(flatten)]
     known: Tally,
-    /// Of names that one may not know, and for these of all other requests of the proxies.
+    /// Of names that one may not know, and for these of all requests for names below one's own prefixes.
+    #[serde(skip_serializing_if = "Tally::is_of_none")]
+    own: Tally,
+    /// Of others that one may not know, and for these of all other requests of the proxies.
     #[serde(skip_serializing_if = "Tally::is_of_none")]
     elsewhere: Tally,
     /// The success rate that was too low, from 0 to 1.
     #[serde(rename = "tooLow", skip_serializing_if = "Option::is_none")]
     pub(super) too_low: Option<f64>,
-    /// Whether it was that of the others.
+    /// Of which kind.
     #[serde(skip)]
-    is_elsewhere: bool,
+    group: usize,
     /// The time that the rate is of.
     #[serde(skip)]
     within: Duration,
@@ -95,6 +108,9 @@ struct Tally {
     names: usize,
     requests: u64,
     failures: u64,
+    /// The success rate before the change, from 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<f64>,
 }
 
 impl<'a> Guard<'a> {
@@ -138,31 +154,35 @@ impl<'a> Guard<'a> {
         }
         let Some((settings, wanted, urls)) = &self.watch else { return Ok(Outlook::Fits) };
         let names = plan.moving().map(|(asks, name)| (asks, name.to_owned())).collect();
-        let (namespace, elsewhere) = (plan.namespace().to_owned(), plan.moving_elsewhere());
-        if elsewhere > 0 {
-            note(&format!(
-                "warning: {}: --watch counts all other requests of the proxies, as it cannot tell which are for them",
-                moving_elsewhere(elsewhere)
-            ));
+        let (namespace, hidden) = (plan.namespace().to_owned(), plan.hidden());
+        for (names, what) in [(hidden.own, OF_OWN), (hidden.others, OF_OTHERS)] {
+            if names > 0 {
+                let names = moving_hidden(names);
+                note(&format!("warning: {names}: --watch counts all {what}, as it cannot tell which are for them"));
+            }
         }
-        let counted = Counted { routers: wanted.routers.to_vec(), names, namespace, elsewhere };
+        let counted = Counted { routers: wanted.routers.to_vec(), names, namespace, hidden };
         let mut proxies = Vec::new();
         for (url, proxy) in urls.iter().zip(wanted.proxies(urls).await?) {
             let last = counted.ended(&proxy).await?;
             proxies.push(Watched { url: url.clone(), proxy, last, is_away: false });
         }
-        Ok(Outlook::Watch(Watch { settings: *settings, proxies, counted }))
+        let mut watch = Watch { settings: *settings, proxies, counted, before: [None; GROUPS] };
+        if watch.counted.hidden.own + watch.counted.hidden.others > 0 {
+            watch.take_baseline().await;
+        }
+        Ok(Outlook::Watch(watch))
     }
 }
 
 /// What is said of names that one may not know.
-fn moving_elsewhere(names: usize) -> String {
+fn moving_hidden(names: usize) -> String {
     let (names, move_) = if names == 1 { ("1 name".into(), "moves") } else { (format!("{names} names"), "move") };
     format!("{names} elsewhere {move_} that you may not read")
 }
 
 impl Counted {
-    async fn ended(&self, proxy: &Proxy) -> Result<[Ended; 2], Error> {
+    async fn ended(&self, proxy: &Proxy) -> Result<[Ended; GROUPS], Error> {
         proxy.ended(|router, asks, name| self.group(router, asks, name)).await
     }
 
@@ -180,7 +200,15 @@ impl Counted {
             Asks::Nobody => false,
             Asks::Table(namespace, _) => *namespace != self.namespace,
         };
-        (self.elsewhere > 0 && may_be_elsewhere).then_some(OTHERS)
+        if !may_be_elsewhere {
+            return None;
+        }
+        let Hidden { own, owns, others } = &self.hidden;
+        let is_own = || format!("/{name}").parse().is_ok_and(|name| owns.iter().any(|owned| owned.begins(&name)));
+        if *own > 0 && is_own() {
+            return Some(OWN);
+        }
+        (*others > 0).then_some(OTHERS)
     }
 }
 
@@ -188,18 +216,22 @@ impl Watch {
     /// Watches a change that has just been made, until too much fails or the time is over.
     pub(super) async fn run(mut self) -> Seen {
         let settings = self.settings;
-        let of = |names| Tally { names, ..Tally::default() };
-        let (known, elsewhere) = (of(self.counted.names.len()), of(self.counted.elsewhere));
+        let of = |names, group: usize| Tally { names, before: self.before[group], ..Tally::default() };
+        let Hidden { own, others, .. } = self.counted.hidden;
+        let (known, own, elsewhere) = (of(self.counted.names.len(), KNOWN), of(own, OWN), of(others, OTHERS));
         let mut seen =
-            Seen { known, elsewhere, too_low: None, is_elsewhere: false, within: settings.watch_for, settings };
-        if seen.known.is_of_none() && seen.elsewhere.is_of_none() {
+            Seen { known, own, elsewhere, too_low: None, group: KNOWN, within: settings.watch_for, settings };
+        if seen.known.is_of_none() && seen.own.is_of_none() && seen.elsewhere.is_of_none() {
             return seen;
         }
         // What ended before the change is not its fault.
         self.sample().await;
         let start = Instant::now();
         // Each by itself: what is known to move is not lost among what may.
-        let mut watchdogs = [(); 2].map(|()| Watchdog::new(settings, start));
+        let mut watchdogs = self.before.map(|before| {
+            let min_success = least(settings.min_success, before);
+            Watchdog::new(AutoRevert { min_success, ..settings }, start)
+        });
         let mut ticks = interval(settings.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
@@ -208,13 +240,14 @@ impl Watch {
             let samples = self.sample().await;
             let now = Instant::now();
             seen.known.add(samples[KNOWN]);
+            seen.own.add(samples[OWN]);
             seen.elsewhere.add(samples[OTHERS]);
             let mut is_over = false;
             for (group, watchdog) in watchdogs.iter_mut().enumerate() {
                 match watchdog.observe(now, samples[group]) {
                     Verdict::Revert(rate) => {
                         let within = settings.window.min(now - start);
-                        return Seen { too_low: Some(rate), is_elsewhere: group == OTHERS, within, ..seen };
+                        return Seen { too_low: Some(rate), group, within, ..seen };
                     }
                     Verdict::Keep => is_over = true,
                     _ => {}
@@ -226,14 +259,26 @@ impl Watch {
         }
     }
 
+    /// Finds out how requests end before the change: of those that are not for the names that it moves, and of which as many
+    /// fail as ever, it is not to be taken back for that.
+    async fn take_baseline(&mut self) {
+        tokio::time::sleep(BASELINE.min(self.settings.watch_for)).await;
+        let samples = self.sample().await;
+        for group in [OWN, OTHERS] {
+            let Sample { requests, failures } = samples[group];
+            let is_enough = requests > 0 && requests >= self.settings.min_requests;
+            self.before[group] = is_enough.then(|| 1.0 - failures as f64 / requests as f64);
+        }
+    }
+
     /// What ended since the last time. Of a proxy that does not answer nothing is known; it is caught up with.
-    async fn sample(&mut self) -> [Sample; 2] {
+    async fn sample(&mut self) -> [Sample; GROUPS] {
         let mut asked = JoinSet::new();
         for (index, watched) in self.proxies.iter().enumerate() {
             let (proxy, counted) = (watched.proxy.clone(), self.counted.clone());
             asked.spawn(async move { (index, timeout(PATIENCE, counted.ended(&proxy)).await) });
         }
-        let mut samples = [Sample::default(); 2];
+        let mut samples = [Sample::default(); GROUPS];
         while let Some(answered) = asked.join_next().await {
             let Ok((index, answered)) = answered else { continue };
             let watched = &mut self.proxies[index];
@@ -292,7 +337,13 @@ impl Tally {
 }
 
 const OF_KNOWN: &str = "requests for names that it moves";
+const OF_OWN: &str = "requests of the proxies for names that the table may define";
 const OF_OTHERS: &str = "other requests of the proxies";
+
+/// The lowest success rate that is kept: what failed before may fail still.
+fn least(min_success: f64, before: Option<f64>) -> f64 {
+    min_success - before.map_or(0.0, |before| 1.0 - before)
+}
 
 fn percent(rate: f64) -> String {
     format!("{:.2} %", rate * 100.0)
@@ -301,22 +352,21 @@ fn percent(rate: f64) -> String {
 impl Seen {
     /// How it went, for people.
     pub(super) fn shown(&self) -> String {
-        let Self { known, elsewhere, too_low, is_elsewhere, within, settings } = self;
-        let others = || moving_elsewhere(elsewhere.names);
+        let Self { known, own, elsewhere, too_low, group, within, settings } = self;
+        let groups = [(known, OF_KNOWN), (own, OF_OWN), (elsewhere, OF_OTHERS)];
         if let Some(rate) = too_low {
-            let (rate, least) = (percent(*rate), percent(settings.min_success));
+            let (tally, what) = groups[*group];
+            let (rate, least) = (percent(*rate), percent(least(settings.min_success, tally.before)));
             let within = within.as_secs_f64();
-            let (what, why) =
-                if *is_elsewhere { (OF_OTHERS, format!("; {}", others())) } else { (OF_KNOWN, String::new()) };
-            return format!("{rate} of the {what} succeeded within {within:.1}s, and {least} have to{why}");
+            let before = tally.before.map(|before| format!(", as {} did before", percent(before))).unwrap_or_default();
+            let why = if *group == KNOWN { String::new() } else { format!("; {}", moving_hidden(tally.names)) };
+            return format!("{rate} of the {what} succeeded within {within:.1}s, and {least} have to{before}{why}");
         }
-        let of_known = || known.shown(OF_KNOWN, settings);
-        let of_others = || format!("{}: {}", others(), elsewhere.shown(OF_OTHERS, settings));
-        match (known.names, elsewhere.names) {
-            (0, 0) => "no name in use moves, so there was nothing to watch".into(),
-            (_, 0) => of_known(),
-            (0, _) => of_others(),
-            _ => format!("{}; {}", of_known(), of_others()),
-        }
+        let shown = groups.into_iter().filter(|(tally, _)| !tally.is_of_none()).map(|(tally, what)| {
+            let shown = tally.shown(what, settings);
+            if what == OF_KNOWN { shown } else { format!("{}: {shown}", moving_hidden(tally.names)) }
+        });
+        let shown = shown.collect::<Vec<_>>().join("; ");
+        if shown.is_empty() { "no name in use moves, so there was nothing to watch".into() } else { shown }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
+use linkerd_dtab::namerd::Owned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -35,7 +36,7 @@ pub(super) struct Plan {
 }
 
 /// How many names change that one may not know. `None`: namerd does not tell.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 struct Elsewhere {
     /// That lead elsewhere.
     moved: Option<usize>,
@@ -43,6 +44,22 @@ struct Elsewhere {
     lost: Option<usize>,
     /// Of these that would have none for a part of their requests.
     partly: Option<usize>,
+    /// Of those that lead elsewhere that begin with what the table may define.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    own: Option<usize>,
+    /// What that is, if it is limited.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    owns: Vec<String>,
+}
+
+/// The names that move and that one may not know.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hidden {
+    /// How many of them begin with these prefixes.
+    pub(super) own: usize,
+    pub(super) owns: Vec<Owned>,
+    /// How many do not, or may not.
+    pub(super) others: usize,
 }
 
 /// A name that somebody uses.
@@ -90,7 +107,7 @@ struct Report<'a> {
     errors: &'a [Value],
     warnings: &'a [Value],
     #[serde(skip_serializing_if = "Option::is_none")]
-    elsewhere: Option<Elsewhere>,
+    elsewhere: Option<&'a Elsewhere>,
     #[serde(skip_serializing_if = "Option::is_none")]
     traffic: Option<Weighed>,
 }
@@ -135,10 +152,11 @@ pub(super) async fn plan(
     };
     let Plan { namespace, names, looked_at, errors, warnings, elsewhere } = &plan;
     // What namerd would refuse has no effect, and what `--strict` is for is a no too: also if nobody can tell.
+    let elsewhere = elsewhere.as_ref();
     let is_unknown = elsewhere.is_some_and(|elsewhere| elsewhere.moved.is_none());
     let is_fit = errors.is_empty() && !(args.strict && (plan.loses() || is_unknown));
     if as_json {
-        let report = Report { namespace, names, errors, warnings, elsewhere: *elsewhere, traffic };
+        let report = Report { namespace, names, errors, warnings, elsewhere, traffic };
         return Ok(Outcome::answer(go_json(&report) + "\n", is_fit));
     }
     for (kind, texts) in [("error", errors), ("warning", warnings)] {
@@ -147,7 +165,7 @@ pub(super) async fn plan(
         }
     }
     let all = looked_at.unwrap_or(names.len());
-    Ok(Outcome::answer(shown(names, all, *elsewhere, traffic.as_ref()), is_fit))
+    Ok(Outcome::answer(shown(names, all, elsewhere, traffic.as_ref()), is_fit))
 }
 
 /// What namerd makes of this table.
@@ -158,13 +176,23 @@ pub(super) async fn planned(namerd: &Namerd, name: &str, body: Body) -> Result<P
 impl Plan {
     /// Whether names in use would have no endpoints.
     pub(super) fn loses(&self) -> bool {
-        let loses_some = |elsewhere: Elsewhere| elsewhere.lost.max(elsewhere.partly) > Some(0);
-        self.names.iter().any(|name| name.lost > 0.0) || self.elsewhere.is_some_and(loses_some)
+        let loses_some = |elsewhere: &Elsewhere| elsewhere.lost.max(elsewhere.partly) > Some(0);
+        self.names.iter().any(|name| name.lost > 0.0) || self.elsewhere.as_ref().is_some_and(loses_some)
     }
 
-    /// How many names move that one may not know.
-    pub(super) fn moving_elsewhere(&self) -> usize {
-        self.elsewhere.and_then(|elsewhere| elsewhere.moved).unwrap_or_default()
+    /// The names that move and that one may not know.
+    pub(super) fn hidden(&self) -> Hidden {
+        let Some(elsewhere) = &self.elsewhere else { return Hidden::default() };
+        let moved = elsewhere.moved.unwrap_or_default();
+        // A prefix that is not understood owns nothing here.
+        let owns = elsewhere.owns.iter().map(|owned| owned.parse()).collect::<Result<Vec<Owned>, _>>();
+        match owns {
+            Ok(owns) if !owns.is_empty() => {
+                let own = elsewhere.own.unwrap_or_default().min(moved);
+                Hidden { own, owns, others: moved - own }
+            }
+            _ => Hidden { others: moved, ..Hidden::default() },
+        }
     }
 
     /// The table that is planned.
@@ -260,7 +288,7 @@ fn weigh(namespace: &str, names: &mut [NamePlan], traffic: &Traffic) -> Weighed 
     Weighed { unit, total, moved, share, clients }
 }
 
-fn shown(names: &[NamePlan], all: usize, elsewhere: Option<Elsewhere>, traffic: Option<&Weighed>) -> String {
+fn shown(names: &[NamePlan], all: usize, elsewhere: Option<&Elsewhere>, traffic: Option<&Weighed>) -> String {
     let moving: Vec<_> = names.iter().filter(|name| name.moved > 0.0).collect();
     let of_others = elsewhere.map_or_else(String::new, Elsewhere::shown);
     let count = format!("Names that move: {} of {all}{of_others}\n", moving.len());
@@ -301,7 +329,7 @@ fn shown(names: &[NamePlan], all: usize, elsewhere: Option<Elsewhere>, traffic: 
 }
 
 impl Elsewhere {
-    fn shown(self) -> String {
+    fn shown(&self) -> String {
         match self.moved {
             Some(moved) => format!("; {moved} elsewhere, which you may not read"),
             None => "; how many elsewhere is not told".into(),

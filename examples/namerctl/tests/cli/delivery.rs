@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Stdio, time::Duration};
 
+use linkerd_dtab::Dtab;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::{Child, Command},
@@ -324,6 +325,80 @@ async fn another_s_rule_is_not_overwritten() {
     assert!(ran.err.ends_with("the rule could not be written (1 of 3)\n"), "{}", ran.err);
     let table = world.namerd.table("internal").expect("is there");
     assert!(table.ends_with(";/host/world=>/srv/world-v2;/host/new=>/srv/new"), "{table}");
+}
+
+/// Somebody sets the rule himself before the answer to this gate.
+#[tokio::test]
+async fn another_s_change_of_the_job_s_own_rule_stops_it_with_both_shown() {
+    let hotfix = "/srv/world-v0 | /srv/world-v1";
+    let gates = [
+        // The answers so far, that to this gate, what the job has set, and what it was to set.
+        (0, "ok", "/tmp/world-v1", "1 * /tmp/world-v2 & 9 * /tmp/world-v1"),
+        (0, "abort", "/tmp/world-v1", "/srv/world-v1"),
+        (1, "ok", "1 * /tmp/world-v2 & 9 * /tmp/world-v1", "/tmp/world-v2 | /tmp/world-v1"),
+        (1, "abort", "1 * /tmp/world-v2 & 9 * /tmp/world-v1", "/srv/world-v1"),
+        (2, "ok", "/tmp/world-v2 | /tmp/world-v1", "/srv/world-v2"),
+        (2, "abort", "/tmp/world-v2 | /tmp/world-v1", "/srv/world-v1"),
+    ];
+    for (gates, answer, set, was_to_set) in gates {
+        for (table, shown) in [
+            (TABLE.replace("/srv/world-v1", hotfix), hotfix),
+            (TABLE.replace("; /host/world => /srv/world-v1", ""), "(not there)"),
+        ] {
+            let world = World::new().await;
+            let mut child = world.spawn(&["gitRepo=http://git/hello"]);
+            let (mut stdin, mut out) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+            for gate in 0..=gates {
+                let mut text = Vec::new();
+                while !text.ends_with(b"(ok, abort) ") {
+                    text.push(out.read_u8().await.expect("comes to the gate"));
+                }
+                if gate == gates {
+                    world.namerd.put("internal", &table);
+                }
+                let said = if gate == gates { answer } else { "ok" };
+                stdin.write_all(format!("{said}\n").as_bytes()).await.expect("reads");
+            }
+            drop(stdin);
+            // What it writes has somewhere to go until it has ended.
+            let ran = Ran::of(child.wait_with_output().await.expect("ends"));
+            drop(out);
+            let expected = format!(
+                "error: /host/world in internal was changed by somebody else while this job was at it:\n  \
+                 it is now          {shown}\n  this job set it to {set}\n  and was to set     {was_to_set}\n\
+                 Nothing was overwritten or deleted: world-v1 and world-v2 are left, and the rule is yours to set.\n"
+            );
+            assert_eq!((ran.code, ran.err), (1, expected), "{gates} {answer}");
+            let kept = table.parse::<Dtab>().expect("a table").to_string();
+            assert_eq!(world.namerd.table("internal"), Some(kept), "{gates} {answer}");
+            assert_eq!(world.read("services"), "hello\nl5d\nworld-v1\nworld-v2\n");
+        }
+    }
+}
+
+/// The first write is answered by an error, and another one, which is the same, is made in its place.
+#[tokio::test]
+async fn a_write_that_was_made_and_not_answered_is_the_job_s_own() {
+    let world = World::new().await;
+    world.namerd.race("internal", &TABLE.replace("/srv/world-v1", "/tmp/world-v1"));
+    let ran = world.deliver("ok\nok\nok\n").await;
+    // It could be that of another job, too.
+    assert_eq!((ran.code, ran.err.lines().last()), (1, Some("error: dtab is already marked as being deployed!")));
+    world.namerd.put("internal", TABLE);
+    let mut child = world.spawn(&["gitRepo=http://git/hello"]);
+    let (mut stdin, mut out) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+    let mut text = Vec::new();
+    while !text.ends_with(b"(ok, abort) ") {
+        text.push(out.read_u8().await.expect("comes to the gate"));
+    }
+    world.namerd.race("internal", &TABLE.replace("/srv/world-v1", "1 * /tmp/world-v2 & 9 * /tmp/world-v1"));
+    stdin.write_all(b"ok\nok\nok\n").await.expect("reads");
+    drop(stdin);
+    let ran = Ran::of(child.wait_with_output().await.expect("ends"));
+    drop(out);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.ends_with("the rule could not be written (1 of 3)\n"), "{}", ran.err);
+    assert_eq!(world.rule(), "/srv/world-v2");
 }
 
 #[tokio::test]

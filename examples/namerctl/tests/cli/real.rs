@@ -48,10 +48,14 @@ impl Real {
         Self::with(names, table, Peer::default(), |namerd| namerd).await
     }
 
-    /// The same, where `all` is the table and a part that [`WRITER`] may not read, no more than the whole.
-    pub(crate) async fn divided(names: &[(&str, u8)], table: &str) -> Self {
-        let part = |name: &str| Part { fragments: name.parse().expect("a pattern"), owns: Vec::new() };
-        let composition = Composition { namespace: ns("all"), parts: vec![part("base"), part("ns")] };
+    /// The same, where `all` is the table, which may define what it owns, and a part that [`WRITER`] may not read, no more
+    /// than the whole.
+    pub(crate) async fn divided(names: &[(&str, u8)], table: &str, owns: &[&str]) -> Self {
+        let part = |name: &str, owns: &[&str]| Part {
+            fragments: name.parse().expect("a pattern"),
+            owns: owns.iter().map(|owned| owned.parse().expect("a prefix")).collect(),
+        };
+        let composition = Composition { namespace: ns("all"), parts: vec![part("base", &[]), part("ns", owns)] };
         let grant =
             |who, namespaces: &str, role| Grant { who, namespaces: namespaces.parse().expect("a pattern"), role };
         let token = Who::Token { label: "writer".into(), secret: WRITER.into() };

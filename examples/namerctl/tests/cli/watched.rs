@@ -48,7 +48,12 @@ impl World {
 
     /// The same, where the table is a part of what the proxy asks, and who runs the command may read the part alone.
     async fn divided(said: impl FnMut() -> Said + Send + 'static) -> Self {
-        let namerd = Real::divided(NAMES, BEFORE).await;
+        Self::owning(&[], said).await
+    }
+
+    /// The same, where the part may define this.
+    async fn owning(owns: &[&str], said: impl FnMut() -> Said + Send + 'static) -> Self {
+        let namerd = Real::divided(NAMES, BEFORE, owns).await;
         let held = namerd.bind_in("all", "", "/svc/web");
         let ctl = Ctl::at(&namerd.url()).with("NAMERCTL_TOKEN", WRITER);
         Self::of(namerd, held, ctl, said).await
@@ -306,32 +311,38 @@ fn of_others((well, badly): Counts) -> Said {
     Said::ok(json!({ "rt/http/service/svc/web/failures": badly, "rt/http/service/svc/db/success": well }).to_string())
 }
 
+/// What a proxy says, one after the other; the last again and again.
+fn in_turn(
+    counts: &'static [Counts],
+    said: impl Fn(Counts) -> Said + Send + 'static,
+) -> impl FnMut() -> Said + Send + 'static {
+    let mut turn = 0;
+    move || {
+        turn += 1;
+        said(counts[(turn - 1).min(counts.len() - 1)])
+    }
+}
+
 const WATCHES_OTHERS: &str = "warning: 1 name elsewhere moves that you may not read: --watch counts all other requests of \
                               the proxies, as it cannot tell which are for them\n";
 
 #[tokio::test]
 async fn names_that_one_may_not_read_are_watched_among_all_others() {
-    let counts = |counts: &'static [Counts]| {
-        let mut turn = 0;
-        move || {
-            turn += 1;
-            of_others(counts[(turn - 1).min(counts.len() - 1)])
-        }
-    };
-    let world = World::divided(counts(&[(0, 9), (0, 9), (60, 49)])).await;
-    let ran = world.apply("60s").await;
+    let counts = |counts| in_turn(counts, of_others);
+    let world = World::divided(counts(&[(0, 9), (0, 9), (0, 9), (60, 49)])).await;
+    let ran = world.apply("2s").await;
     let last = ran.out.lines().last().unwrap_or_default();
     assert!(last.starts_with("Reverted ns: 60.00 % of the other requests of the proxies succeeded within "), "{last}");
     assert!(last.ends_with("s, and 95.00 % have to; 1 name elsewhere moves that you may not read"), "{last}");
     assert_eq!((ran.code, &*ran.err, &*world.namerd.table()), (1, WATCHES_OTHERS, BEFORE));
 
-    let world = World::divided(counts(&[(0, 9), (0, 9), (99, 10)])).await;
+    let world = World::divided(counts(&[(0, 9), (0, 9), (0, 9), (99, 10)])).await;
     let ran = world.apply("1s --json").await;
     let json: Value = serde_json::from_str(&ran.out).expect("JSON");
     let elsewhere = json!({ "names": 1, "requests": 100, "failures": 1 });
     let watched = json!({ "names": 0, "requests": 0, "failures": 0, "elsewhere": elsewhere });
     assert_eq!((ran.code, &json["watched"], &*world.namerd.table()), (0, &watched, AFTER));
-    let world = World::divided(counts(&[(0, 9), (0, 9), (99, 10)])).await;
+    let world = World::divided(counts(&[(0, 9), (0, 9), (0, 9), (99, 10)])).await;
     let kept = "Kept ns: 1 name elsewhere moves that you may not read: 99.00 % of the 100 other requests of the proxies \
                 succeeded within 1s\n";
     assert_eq!(world.apply("1s").await.out, format!("{APPLIED}{kept}"));
@@ -342,11 +353,73 @@ async fn names_that_one_may_not_read_are_watched_among_all_others() {
         (json!({ "kind": "io.l5d.mesh", "root": "/ns" }), 0),
         (json!({ "kind": "default" }), 0),
     ] {
-        let world = World::divided(counts(&[(0, 0), (0, 0), (0, 100)])).await;
+        let world = World::divided(counts(&[(0, 0), (0, 0), (0, 0), (0, 100)])).await;
         let config = json!({ "routers": [{ "protocol": "http", "interpreter": interpreter }] });
         world.proxy.say("GET /config.json", Said::ok(config.to_string()));
         assert_eq!(world.apply("1s").await.code, code, "{config}");
     }
+}
+
+#[tokio::test]
+async fn what_failed_before_is_not_the_fault_of_a_change() {
+    // As many fail as did before, when it was looked twice.
+    let as_ever: &[Counts] = &[(0, 50), (80, 70), (80, 70), (160, 90)];
+    let world = World::divided(in_turn(as_ever, of_others)).await;
+    let ran = world.apply("1s --json").await;
+    let json: Value = serde_json::from_str(&ran.out).expect("JSON");
+    let elsewhere = json!({ "names": 1, "requests": 100, "failures": 20, "before": 0.8 });
+    assert_eq!(
+        (ran.code, &json["watched"]["elsewhere"], &*world.namerd.table()),
+        (0, &elsewhere, AFTER),
+        "{}",
+        ran.err
+    );
+    // Now more do.
+    let world = World::divided(in_turn(&[(0, 50), (80, 70), (80, 70), (150, 100)], of_others)).await;
+    let ran = world.apply("1s").await;
+    let last = ran.out.lines().last().unwrap_or_default();
+    assert!(last.starts_with("Reverted ns: 70.00 % of the other requests of the proxies succeeded within "), "{last}");
+    let why = "s, and 75.00 % have to, as 80.00 % did before; 1 name elsewhere moves that you may not read";
+    assert!(last.ends_with(why), "{last}");
+    assert_eq!((ran.code, &*world.namerd.table()), (1, BEFORE));
+    // What is known to move has no such excuse.
+    let world = World::new(&[(0, 50), (0, 50), (80, 70)]).await;
+    assert_eq!(world.apply("1s").await.code, 1);
+}
+
+#[tokio::test]
+async fn of_names_that_one_may_not_read_those_below_one_s_own_prefix_are_watched_alone() {
+    let of_own = |(well, badly): Counts| {
+        Said::ok(
+            json!({
+                "rt/http/service/svc/web/success": well, "rt/http/service/svc/web/v/failures": badly,
+                "rt/http/service/svc/db/failures": 1_000 * (well + badly), "rt/http/service/svc/website/failures": 1_000 * well,
+            })
+            .to_string(),
+        )
+    };
+    let well: &[Counts] = &[(0, 0), (0, 0), (0, 0), (99, 1)];
+    let world = World::owning(&["/svc/web"], in_turn(well, of_own)).await;
+    let ran = world.apply("1s").await;
+    let kept = "Kept ns: 1 name elsewhere moves that you may not read: 99.00 % of the 100 requests of the proxies for names \
+                that the table may define succeeded within 1s\n";
+    assert_eq!((ran.code, ran.out), (0, format!("{APPLIED}{kept}")));
+    let warning = "warning: 1 name elsewhere moves that you may not read: --watch counts all requests of the proxies for names \
+                   that the table may define, as it cannot tell which are for them\n";
+    assert_eq!(ran.err, warning);
+    // Few as they are among all.
+    let world = World::owning(&["/svc/web"], in_turn(&[(0, 0), (0, 0), (0, 0), (60, 40)], of_own)).await;
+    let ran = world.apply("1s --json").await;
+    let json: Value = serde_json::from_str(&ran.out).expect("JSON");
+    let own = json!({ "names": 1, "requests": 100, "failures": 40 });
+    assert_eq!((ran.code, &json["watched"]["own"], &json["watched"]["tooLow"]), (1, &own, &json!(0.6)));
+    assert_eq!(json["watched"].get("elsewhere"), None);
+    assert_eq!(world.namerd.table(), BEFORE);
+    // Whoever leads there by another name is among the others.
+    let world = World::owning(&["/x", "/svc/web"], in_turn(well, of_own)).await;
+    world.ctl.write("f", "/svc/web => /#/x/v1; /x => /svc/web");
+    let _held = world.namerd.bind_in("all", "/other => /x", "/other");
+    assert_eq!(world.apply("1s").await.code, 1);
 }
 
 #[tokio::test]

@@ -69,6 +69,30 @@ pub(crate) fn roles(all: &[Access]) -> Roles {
     Roles::new(grants)
 }
 
+/// The whole section. A token is called by one name, whatever it grants.
+pub(super) fn all(at: &At<'_>) -> Option<Vec<Access>> {
+    let mut labels: Vec<(usize, String, Secret)> = Vec::new();
+    let mut index = 0;
+    at.list(|at| {
+        let own = index;
+        index += 1;
+        let access = Access::decode(at)?;
+        let Caller::Token { label, secret } = &access.caller else { return Some(access) };
+        match labels.iter().find(|(.., known)| known == secret) {
+            Some((first, other, _)) if other != label => {
+                let problem = format!(
+                    "'{label}' is for the token that access[{first}] calls '{other}', and a token has one label"
+                );
+                Section::open(at, "access")?.problem("label", problem);
+                return None;
+            }
+            Some(_) => {}
+            None => labels.push((own, label.clone(), secret.clone())),
+        }
+        Some(access)
+    })
+}
+
 impl Decode for Access {
     fn decode(at: &At<'_>) -> Option<Self> {
         let mut s = Section::open(at, "access")?;

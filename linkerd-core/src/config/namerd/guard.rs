@@ -68,6 +68,37 @@ impl Compose {
         let part = |ComposedPart { fragments, owns }| Part { fragments, owns };
         Composition { namespace, parts: parts.into_iter().map(part).collect() }
     }
+
+    /// What is odd about it: the key, below this one, and what.
+    pub(super) fn oddities(&self) -> impl Iterator<Item = (String, String)> {
+        self.parts.iter().enumerate().flat_map(|(part, of)| {
+            of.oddities().map(move |(owned, oddity)| (format!("parts[{part}].owns[{owned}]"), oddity))
+        })
+    }
+}
+
+impl ComposedPart {
+    /// What is odd about `owns`: each with its index.
+    fn oddities(&self) -> impl Iterator<Item = (usize, String)> {
+        let Self { fragments, owns } = self;
+        owns.iter().enumerate().filter_map(move |(index, owned)| {
+            let other = |(other, wide): &(usize, &Owned)| {
+                *other != index && wide.covers(owned) && !(owned.covers(wide) && *other > index)
+            };
+            let oddity = if let Some((_, wide)) = owns.iter().enumerate().find(other) {
+                format!("has no effect: {wide} owns that already")
+            } else if fragments.is_exact() {
+                return None;
+            } else if !owned.is_own() {
+                format!("has no {{}}: all namespaces that are {fragments} own the same")
+            } else if fragments.stars() > 1 {
+                format!("{{}} is the last star of {fragments}: namespaces that differ in another one own the same")
+            } else {
+                return None;
+            };
+            Some((index, oddity))
+        })
+    }
 }
 
 impl Decode for Protect {
@@ -109,7 +140,12 @@ impl Compose {
             if matches!(&at.node.value, Value::List(items) if items.is_empty()) {
                 return at.expected("at least one part");
             }
-            at.list(|at| ComposedPart::decode(at, namespace.as_ref(), composed))
+            let mut before = Vec::new();
+            at.list(|at| {
+                let part = ComposedPart::decode(at, namespace.as_ref(), composed, &before)?;
+                before.push(part.fragments.clone());
+                Some(part)
+            })
         });
         s.finish();
         Some(Self { namespace: namespace?, parts: parts? })
@@ -117,7 +153,8 @@ impl Compose {
 }
 
 impl ComposedPart {
-    fn decode(at: &At<'_>, whole: Option<&Namespace>, composed: &[Namespace]) -> Option<Self> {
+    /// `before`: what the parts above have.
+    fn decode(at: &At<'_>, whole: Option<&Namespace>, composed: &[Namespace], before: &[Pattern]) -> Option<Self> {
         let mut s = Section::open(at, "part")?;
         let fragments = s.require_with("fragments", |at| {
             let fragments: Pattern = parsed(at)?;
@@ -132,9 +169,26 @@ impl ComposedPart {
                 });
                 return None;
             }
+            // A namespace belongs to the first part that has it, so that it would not be where this one is.
+            if let Some(taken) = before.iter().find(|before| before.covers(&fragments)) {
+                at.problem(if *taken == fragments {
+                    format!("{fragments} is a part above already")
+                } else {
+                    format!(
+                        "{fragments} belongs to the part {taken} above already, so that nothing is left for this one"
+                    )
+                });
+                return None;
+            }
             Some(fragments)
         });
-        let owns = s.with("owns", |at| at.list(parsed)).unwrap_or_default();
+        let owns = s.with("owns", |at| {
+            if matches!(&at.node.value, Value::List(items) if items.is_empty()) {
+                return at.expected("at least one prefix; without the key a fragment may define everything");
+            }
+            at.list(parsed)
+        });
+        let owns = owns.unwrap_or_default();
         s.finish();
         Some(Self { fragments: fragments?, owns })
     }

@@ -120,7 +120,8 @@ impl Namerd {
         Ok(Self { storage, interfaces, safety, common })
     }
 
-    /// What is accepted but worth a warning at start-up: keys without effect, and names in `access` that nobody can show.
+    /// What is accepted but worth a warning at start-up: keys without effect, names in `access` that nobody can show, and
+    /// what fragments of a composed namespace own together.
     #[must_use]
     pub fn warnings(&self) -> Vec<Problem> {
         let mut warnings = self.common.warnings();
@@ -129,6 +130,10 @@ impl Namerd {
             let callers = self.safety.access.iter().map(|access| &access.caller).enumerate();
             let named = callers.filter(|(_, caller)| matches!(caller, Caller::Name(_)));
             warnings.extend(named.map(|(index, _)| self.common.problem(&format!("access[{index}].name"), NO_NAMES)));
+        }
+        for (index, compose) in self.safety.compose.iter().enumerate() {
+            let place = |key: &str| format!("compose[{index}].{key}");
+            warnings.extend(compose.oddities().map(|(key, oddity)| self.common.problem(&place(&key), oddity)));
         }
         warnings
     }

@@ -7,8 +7,8 @@ use super::{
         decode::{At, Section},
         node,
     },
-    Access, Compose, HistorySettings, Interface, InterfaceKind, NameCache, Protect, Storage, StorageKind, bounds,
-    guard,
+    Access, Compose, HistorySettings, Interface, InterfaceKind, NameCache, Protect, Storage, StorageKind, access,
+    bounds, guard,
 };
 
 /// The sections that Linkerd 1.x does not have.
@@ -33,7 +33,7 @@ pub struct Safety {
 impl Safety {
     pub(super) fn decode(s: &mut Section<'_>, storage: Option<&Storage>, interfaces: &[Interface]) -> Self {
         let safety = Self {
-            access: s.or("access", Vec::new()),
+            access: s.with("access", access::all).unwrap_or_default(),
             protect: s.or("protect", Vec::new()),
             compose: s.with("compose", guard::compositions).unwrap_or_default(),
             roots: s.or("roots", Vec::new()),
@@ -129,6 +129,11 @@ mod tests {
             ("access: [{anyone: false, role: read}]", "access[0].anyone: can only be true"),
             ("access: [{tokenFile: /nowhere, label: a, role: read}]", "access[0].tokenFile: '/nowhere' cannot be read"),
             (
+                "access:\n- {token: s3cret, label: ci, role: read}\n- {token: other, label: b, role: read}\n\
+                 - {role: write, label: deploy, token: s3cret}",
+                "n.yaml:4:24: access[2].label: 'deploy' is for the token that access[0] calls 'ci', and a token has one label",
+            ),
+            (
                 "access: [{name: a, role: read, namespaces: ['a b']}]",
                 "n.yaml:1:45: access[0].namespaces[0]: invalid pattern",
             ),
@@ -157,6 +162,55 @@ mod tests {
         assert_eq!(composition.namespace.as_str(), "prod");
         assert_eq!(composition.parts.iter().map(|part| part.owns.len()).collect::<Vec<_>>(), [0, 2]);
         assert_eq!(config.safety.roots[0].to_string(), "/svc");
+    }
+
+    #[test]
+    fn one_token_may_have_one_label_and_one_label_several_tokens() {
+        let access = |text: &str| parse(&format!("access: [{text}]\n")).map(|config| config.safety.access.len());
+        let same = "{token: s3cret, label: ci, role: read}, {token: s3cret, label: ci, role: write, namespaces: [a]}";
+        assert_eq!(access(same), Ok(2));
+        assert_eq!(access("{token: old, label: ci, role: read}, {token: new, label: ci, role: read}"), Ok(2));
+        let error =
+            access("{token: s3cret, label: ci, role: read}, {token: s3cret, label: cd, role: read}").unwrap_err();
+        assert!(!error.contains("s3cret"), "{error}");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        fs::write(&file, "s3cret\n").unwrap();
+        let file = file.display();
+        let error =
+            access(&format!("{{token: s3cret, label: ci, role: read}}, {{tokenFile: {file}, label: cd, role: read}}"));
+        assert!(error.unwrap_err().contains("access[1].label: 'cd' is for the token that access[0] calls 'ci'"));
+    }
+
+    #[test]
+    fn what_fragments_own_together_is_warned_of() {
+        let warnings = |parts: &str| {
+            let config = parse(&format!("compose: [{{namespace: all, parts: [{parts}]}}]\n")).unwrap();
+            config.warnings().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            warnings("{fragments: base, owns: [/svc]}, {fragments: 'team/*', owns: ['/svc/{}', '/svc/{}-*']}"),
+            [""; 0]
+        );
+        assert_eq!(
+            warnings("{fragments: base}, {fragments: 'team/*', owns: [/svc]}"),
+            ["n.yaml:1:84: compose[0].parts[1].owns[0]: has no {}: all namespaces that are team/* own the same"]
+        );
+        assert_eq!(
+            warnings("{fragments: '*/web-*', owns: ['/svc/{}']}"),
+            [
+                "n.yaml:1:66: compose[0].parts[0].owns[0]: {} is the last star of */web-*: namespaces that differ in another \
+              one own the same"
+            ]
+        );
+        assert_eq!(
+            warnings("{fragments: base, owns: ['/svc/a', '/svc/a*/b', '/svc/a*', '/svc/a*']}"),
+            [
+                "n.yaml:1:61: compose[0].parts[0].owns[0]: has no effect: /svc/a* owns that already",
+                "n.yaml:1:71: compose[0].parts[0].owns[1]: has no effect: /svc/a* owns that already",
+                "n.yaml:1:95: compose[0].parts[0].owns[3]: has no effect: /svc/a* owns that already",
+            ]
+        );
     }
 
     #[test]
@@ -200,6 +254,31 @@ mod tests {
             (
                 "compose: [{namespace: a, parts: [{fragments: b, owns: [svc]}]}]",
                 "parts[0].owns[0]: invalid owned prefix",
+            ),
+            (
+                "compose: [{namespace: a, parts: [{fragments: b, owns: []}]}]",
+                "n.yaml:1:55: compose[0].parts[0].owns: must be at least one prefix; without the key a fragment may define everything",
+            ),
+            (
+                "compose: [{namespace: a, parts: [{fragments: b, owns: ['/svc/x**']}]}]",
+                "parts[0].owns[0]: invalid owned prefix",
+            ),
+            (
+                "compose: [{namespace: a, parts: [{fragments: b, owns: ['/svc/{x}']}]}]",
+                "parts[0].owns[0]: invalid owned prefix",
+            ),
+            (
+                "compose: [{namespace: a, parts: [{fragments: b}, {fragments: 'c/*'}, {fragments: b}]}]",
+                "n.yaml:1:82: compose[0].parts[2].fragments: b is a part above already",
+            ),
+            (
+                "compose: [{namespace: a, parts: [{fragments: 'c/*'}, {fragments: c/web}]}]",
+                "n.yaml:1:66: compose[0].parts[1].fragments: c/web belongs to the part c/* above already, so that nothing is left \
+                 for this one",
+            ),
+            (
+                "compose: [{namespace: a, parts: [{fragments: '*'}, {fragments: 'c-*'}]}]",
+                "compose[0].parts[1].fragments: c-* belongs to the part * above already",
             ),
             (
                 "compose:\n- {namespace: a, parts: [{fragments: b}]}\n- {namespace: a, parts: [{fragments: c}]}",

@@ -139,8 +139,12 @@ fn shown(namespace: &Namespace, plan: &Plan) -> Value {
     match plan.elsewhere {
         Elsewhere::None => {}
         Elsewhere::Untold => json["elsewhere"] = json!({"moved": null, "lost": null, "partly": null}),
-        Elsewhere::Counted(Count { moved, lost, partly_lost, .. }) => {
+        Elsewhere::Counted(Count { moved, lost, partly_lost, own, .. }) => {
             json["elsewhere"] = json!({"moved": moved, "lost": lost, "partly": partly_lost});
+            if !plan.owns.is_empty() {
+                json["elsewhere"]["own"] = own.into();
+                json["elsewhere"]["owns"] = plan.owns.iter().map(ToString::to_string).collect();
+            }
         }
     }
     json
