@@ -402,7 +402,10 @@ async fn what_only_has_one_way_says_which() {
     let server = server();
     let said = server.call("PUT", "/api/1/delegate", &[], "").await;
     assert_eq!((said.status, &*said.headers["allow"]), (405, "GET, HEAD, POST"));
-    assert_eq!(server.status("POST", "/api/1/delegate", &[("content-type", "text/plain")], "{}").await, 415);
+    let said = server.call("POST", "/api/1/delegate", &[("content-type", "text/plain")], "{}").await;
+    assert_eq!((said.status, &*said.body), (415, "the Content-Type has to be application/json and nothing else"));
+    let said = server.call("GET", "/api/1/bind/default?path=/$/nope/x", &[], "").await;
+    assert_eq!((said.status, &*said.body), (500, "/$/nope/x has an unknown system namer: nope"));
     assert_eq!(server.status("GET", "/api/1/nope/default", &[], "").await, 404);
 }
 

@@ -160,11 +160,16 @@ pub(super) fn warning(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("299 namerd \"{}\"", quoted.collect::<String>())).ok()
 }
 
-/// An error and its causes, in one line. Of a cycle the names that it goes through, too.
+/// An error and its causes, in one line. Of a cycle the names that it goes through, too, and of what is unknown the name.
 pub(super) fn told(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
-    if let Some(BindError::TooDeep { steps, .. }) = error.downcast_ref() {
-        text.extend([": ", &steps.to_string()]);
+    match error.downcast_ref() {
+        Some(BindError::TooDeep { steps, .. }) => text.extend([": ", &steps.to_string()]),
+        // Finagle's text is the kind alone.
+        Some(BindError::ClassNotFound { path, .. }) => {
+            text.insert_str(0, &format!("{path} has an unknown system namer: "));
+        }
+        _ => {}
     }
     let mut source = error.source();
     while let Some(cause) = source {
