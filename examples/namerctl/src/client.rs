@@ -4,10 +4,13 @@ use std::{io, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, client::conn::http1, ext::ReasonPhrase};
 use hyper_util::rt::TokioIo;
-use linkerd_core::tls::{ClientSettings, Connector, IdentityFiles, Metrics};
+use linkerd_core::{
+    BoxError,
+    tls::{ClientSettings, Connector, IdentityFiles, Metrics},
+};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -86,12 +89,26 @@ impl Client {
 
     /// The answer, with its body.
     pub(crate) async fn ask(&self, call: Call) -> Result<Answer, Error> {
-        let (action, url) = (action(&call.method), self.base.url(&call.path));
-        let (head, body) = self.open(call).await?.into_parts();
+        let (method, path) = (call.method.clone(), call.path.clone());
+        let rsp = self.open(call).await?;
+        self.read(method, &path, rsp).await
+    }
+
+    /// Reads the body of an answer that is to come to an end.
+    pub(crate) async fn read(&self, method: Method, path: &str, rsp: Response<Incoming>) -> Result<Answer, Error> {
+        let (action, url) = (action(&method), self.base.url(path));
+        let (head, body) = rsp.into_parts();
         let failed = |reason: String| Error::NoAnswer { action, url: url.clone(), reason };
         let collected = timeout(PATIENCE, Limited::new(body, MAX_BYTES).collect()).await;
         let body = collected.map_err(|_| failed("the answer does not end".into()))?;
-        let body = body.map_err(|error| failed(error.to_string()))?.to_bytes();
+        let broken = |error: &BoxError| {
+            if error.is::<LengthLimitError>() {
+                format!("an answer of more than {MAX_BYTES} bytes")
+            } else {
+                told(&**error)
+            }
+        };
+        let body = body.map_err(|error| failed(broken(&error)))?.to_bytes();
         Ok(Answer { head, body })
     }
 
@@ -203,10 +220,21 @@ async fn exchange<I>(io: I, req: Request<Full<Bytes>>) -> Result<Response<Incomi
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(|error| told(&error))?;
     // Ends with the answer's body, or with the process.
     tokio::spawn(connection);
-    sender.send_request(req).await.map_err(|error| error.to_string())
+    sender.send_request(req).await.map_err(|error| told(&error))
+}
+
+/// An error and what it comes from, in one line.
+fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.extend([": ", &cause.to_string()]);
+        source = cause.source();
+    }
+    text
 }
 
 /// The method as the original's errors have it: `Get`.

@@ -38,6 +38,9 @@ pub(crate) enum Error {
     /// namerd does not have what it is asked about a table.
     #[error("no {resource} of {name}: there is no such table, or this namerd cannot tell")]
     Missing { resource: String, name: String },
+    /// namerd changes this table only for who says which version it has.
+    #[error("{0} is protected: say which version is meant by --version, which `namerctl dtab get {0}` shows")]
+    NeedsVersion(String),
     /// namerd said no.
     #[error("unexpected response: {status}")]
     Unexpected { status: String, explanation: String },

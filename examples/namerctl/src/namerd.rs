@@ -1,6 +1,5 @@
 //! What a namerd is asked over HTTP.
 
-use bytes::Bytes;
 use http::{HeaderName, Method, StatusCode, header};
 use hyper::body::Incoming;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -39,6 +38,9 @@ const HEED: &str = "handling=strict";
 
 /// The longest reason that is sent, in bytes.
 const MAX_REASON: usize = 4096;
+
+/// The longest explanation that is shown, in bytes.
+const MAX_EXPLANATION: usize = 8 << 10;
 
 /// Asks one namerd.
 #[derive(Clone, Debug)]
@@ -132,6 +134,7 @@ impl Namerd {
         match answer.head.status {
             _ if is_done(&answer) => Ok(()),
             StatusCode::NOT_FOUND => Err(Error::NotFound),
+            StatusCode::PRECONDITION_REQUIRED => Err(Error::NeedsVersion(name.into())),
             _ => Err(unexpected(&answer)),
         }
     }
@@ -160,26 +163,43 @@ impl Namerd {
         match answer.head.status {
             _ if is_done(&answer) => Ok(()),
             StatusCode::NOT_FOUND => Err(Error::NotFound),
+            StatusCode::PRECONDITION_REQUIRED => Err(Error::NeedsVersion(name.into())),
             _ => Err(unexpected(&answer)),
         }
     }
 
-    /// Restores what a table was after this change, if it has this version now.
-    pub(crate) async fn rollback(&self, name: &str, to: u64, version: &str) -> Result<Changed, Error> {
-        self.go_back(name, &format!("to={to}"), to, version).await
+    /// Restores what a table was after this change, if it has this version now; without one, if it is not there.
+    pub(crate) async fn rollback(&self, name: &str, to: u64, version: Option<&str>) -> Result<Changed, Error> {
+        let expected = version.map_or((header::IF_NONE_MATCH, "*"), |version| (header::IF_MATCH, version));
+        self.go_back(name, &format!("to={to}"), to, Some(expected)).await
     }
 
     /// The same, which the history tells as made by a program.
     pub(crate) async fn auto_revert(&self, name: &str, to: u64, version: &str) -> Result<Changed, Error> {
-        self.go_back(name, &format!("to={to}&automatic=true"), to, version).await
+        let expected = (!version.is_empty()).then_some((header::IF_MATCH, version));
+        self.go_back(name, &format!("to={to}&automatic=true"), to, expected).await
     }
 
-    async fn go_back(&self, name: &str, query: &str, to: u64, version: &str) -> Result<Changed, Error> {
+    async fn go_back(
+        &self,
+        name: &str,
+        query: &str,
+        to: u64,
+        expected: Option<(HeaderName, &str)>,
+    ) -> Result<Changed, Error> {
         let call = self.change(Method::POST, format!("{}?{query}", of("rollback", name)));
-        let call = if version.is_empty() { call } else { call.with_header(header::IF_MATCH, version) };
+        let call = match expected {
+            Some((header, value)) => call.with_header(header, value),
+            None => call,
+        };
         let answer = self.ask(call).await?;
         if answer.head.status == StatusCode::NOT_FOUND {
-            return Err(Error::Other(format!("no number {to} in a history of {name}")));
+            let said = explanation(&answer);
+            return Err(Error::Other(if said.is_empty() {
+                format!("no number {to} in a history of {name}")
+            } else {
+                said
+            }));
         }
         changed(&answer, StatusCode::PRECONDITION_FAILED)
     }
@@ -197,13 +217,13 @@ impl Namerd {
 
     /// One state after the other, each a line.
     pub(crate) async fn watch(&self, name: Option<&str>) -> Result<Incoming, Error> {
-        let path = name.map_or_else(|| "/api/1/dtabs".into(), |name| of("dtabs", name));
-        let call = Call::new(Method::GET, format!("{path}?watch=true"));
-        let (head, body) = self.client.open(call.with_header(header::ACCEPT, "application/json")).await?.into_parts();
-        match head.status {
-            StatusCode::OK => Ok(body),
+        let path = name.map_or_else(|| "/api/1/dtabs".into(), |name| of("dtabs", name)) + "?watch=true";
+        let call = Call::new(Method::GET, &*path);
+        let rsp = self.client.open(call.with_header(header::ACCEPT, "application/json")).await?;
+        match rsp.status() {
+            StatusCode::OK => Ok(rsp.into_body()),
             StatusCode::NOT_FOUND => Err(Error::NotFound),
-            _ => Err(unexpected(&Answer { head, body: Bytes::new() })),
+            _ => Err(unexpected(&self.client.read(Method::GET, &path, rsp).await?)),
         }
     }
 
@@ -234,7 +254,7 @@ impl Namerd {
     async fn ask(&self, call: Call) -> Result<Answer, Error> {
         let answer = self.client.ask(call).await?;
         for warning in answer.head.headers.get_all(header::WARNING) {
-            crate::note(&format!("warning: {}", warning_text(&String::from_utf8_lossy(warning.as_bytes()))));
+            crate::note(&format!("warning: {}", warning_text(&shown(warning.as_bytes()))));
         }
         Ok(answer)
     }
@@ -260,14 +280,32 @@ fn changed(answer: &Answer, conflict: StatusCode) -> Result<Changed, Error> {
 fn found(resource: &str, name: &str, answer: Answer) -> Result<Answer, Error> {
     match answer.head.status {
         StatusCode::OK => Ok(answer),
-        StatusCode::NOT_FOUND => Err(Error::Missing { resource: resource.into(), name: name.into() }),
+        StatusCode::NOT_FOUND => Err(match explanation(&answer) {
+            said if said.is_empty() => Error::Missing { resource: resource.into(), name: name.into() },
+            said => Error::Other(said),
+        }),
         _ => Err(unexpected(&answer)),
     }
 }
 
 fn unexpected(answer: &Answer) -> Error {
-    let explanation = String::from_utf8_lossy(&answer.body).trim().to_owned();
-    Error::Unexpected { status: answer.status(), explanation }
+    Error::Unexpected { status: answer.status(), explanation: explanation(answer) }
+}
+
+/// Why namerd does not do it, in its words: nothing if these are for a browser, or are none.
+fn explanation(answer: &Answer) -> String {
+    let is_page = answer.header(header::CONTENT_TYPE).is_some_and(|kind| kind.trim_start().starts_with("text/html"));
+    if is_page { String::new() } else { shown(&answer.body) }
+}
+
+/// Text of who knows whom, for a terminal: bounded, and without characters that mean something to it.
+fn shown(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let text = text.trim();
+    let end = text.floor_char_boundary(MAX_EXPLANATION);
+    let more = if end < text.len() { "..." } else { "" };
+    let plain = text[..end].chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c });
+    plain.chain(more.chars()).collect()
 }
 
 /// The quoted text of `299 namerd "text"`; the whole where there is none.

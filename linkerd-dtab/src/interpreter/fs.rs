@@ -183,7 +183,7 @@ mod tests {
 
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(30);
+    const LONG: Duration = Duration::from_mins(2);
 
     async fn until(activity: &mut Activity<Dtab>, expected: &str) {
         let expected: Dtab = expected.parse().unwrap();

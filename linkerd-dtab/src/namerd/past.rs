@@ -16,15 +16,17 @@ pub enum PastError {
     #[error(transparent)]
     Refused(#[from] Refused),
     /// There is no such record, or no more.
-    #[error("the history of namespace {namespace} has no record {seq}")]
+    #[error("the history of namespace {namespace} has no record {seq}: {}", shown(*.there_are))]
     Missing {
         /// Whose.
         namespace: Namespace,
         /// Which.
         seq: u64,
+        /// The first and the last record that it has.
+        there_are: Option<(u64, u64)>,
     },
     /// It is composed: what changes are its fragments.
-    #[error("{0}, and has no changes of its own")]
+    #[error("{0}, and has no changes of its own: ask for those of one of these")]
     Composed(String),
 }
 
@@ -64,10 +66,15 @@ impl Session {
     }
 
     /// What is different between two records, an entry a line as [`diff`](super::diff) has it. A deleted namespace counts
-    /// as an empty table, and so does what was before the first record, by the number 0.
-    pub fn diff(&self, namespace: &Namespace, from: u64, to: u64) -> Result<String, PastError> {
+    /// as an empty table, and so does what was before the first record, by the number 0. Without `to` it is the newest.
+    pub fn diff(&self, namespace: &Namespace, from: u64, to: Option<u64>) -> Result<String, PastError> {
         let table = |seq| Ok::<_, PastError>(self.table_at(namespace, seq)?.unwrap_or_default());
-        Ok(diff(&table(from)?, &table(to)?))
+        let from = table(from)?;
+        let to = match to {
+            Some(to) => to,
+            None => self.namerd.inner.history.known(namespace).ok_or_else(|| self.missing(namespace, 1))?.1,
+        };
+        Ok(diff(&from, &table(to)?))
     }
 
     /// Goes back to what a namespace was after the change `seq`, be it that it was not there, as before the first (0). The
@@ -83,7 +90,7 @@ impl Session {
         let dtab = match self.table_at(namespace, seq) {
             Ok(dtab) => dtab,
             Err(PastError::Refused(refused)) => return Err(refused.into()),
-            Err(missing) => return Err(WriteError::Rejected(missing.to_string())),
+            Err(missing) => return Err(WriteError::Past(missing)),
         };
         self.change(namespace, dtab, expect, Some(seq)).await
     }
@@ -93,12 +100,16 @@ impl Session {
         if seq == 0 {
             return Ok(None);
         }
-        let missing = || match self.namerd.composition(namespace) {
-            Some(composition) => PastError::Composed(composition.made_of(self)),
-            None => PastError::Missing { namespace: namespace.clone(), seq },
-        };
-        let record = self.namerd.inner.history.record(namespace, seq).ok_or_else(missing)?;
+        let record = self.namerd.inner.history.record(namespace, seq).ok_or_else(|| self.missing(namespace, seq))?;
         Ok(record.table.as_ref().map(|table| table.dtab.clone()))
+    }
+
+    fn missing(&self, namespace: &Namespace, seq: u64) -> PastError {
+        if let Some(composition) = self.namerd.composition(namespace) {
+            return PastError::Composed(composition.made_of(self));
+        }
+        let there_are = self.namerd.inner.history.known(namespace);
+        PastError::Missing { namespace: namespace.clone(), seq, there_are }
     }
 }
 
@@ -108,6 +119,14 @@ impl Composition {
         let part = |part: &Part| if session.reads(&part.fragments) { part.fragments.to_string() } else { "...".into() };
         let parts: Vec<_> = self.parts.iter().map(part).collect();
         format!("namespace {} is made of {}", self.namespace, parts.join(" + "))
+    }
+}
+
+fn shown(records: Option<(u64, u64)>) -> String {
+    match records {
+        None => "there are none".into(),
+        Some((first, last)) if first == last => format!("there is {first} only"),
+        Some((first, last)) => format!("there are {first} to {last}"),
     }
 }
 

@@ -67,7 +67,7 @@ impl Guards {
             } else {
                 "a change has to say which version it is based on (If-Match)"
             };
-            return Err(WriteError::Rejected(format!("namespace {namespace} is protected: {needs}")));
+            return Err(WriteError::NeedsVersion(format!("namespace {namespace} is protected: {needs}")));
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::{any::Any, collections::BTreeSet, fmt, net::SocketAddr, ops::Deref, syn
 use tokio::time::Instant;
 
 use super::{
-    HeldTable, Kind, Meter, Namerd, Pattern, Role,
+    HeldTable, Kind, Meter, Namerd, PastError, Pattern, Role,
     limits::{Permit, Reading, counted_by},
     shared::{Key, Shared},
 };
@@ -112,6 +112,12 @@ pub enum WriteError {
     /// The table was refused: where in it, and why.
     #[error("{0}")]
     Rejected(String),
+    /// The namespace is [protected](super::Protection::needs_version), and the change does not say which version it is based on.
+    #[error("{0}")]
+    NeedsVersion(String),
+    /// There is nothing to go back to.
+    #[error(transparent)]
+    Past(PastError),
 }
 
 impl Session {

@@ -9,7 +9,7 @@ use linkerd_dtab::{
 use tokio::{task::JoinHandle, time::timeout};
 
 /// For files to be looked at again: much more than it takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A watch, and its end.
 pub(crate) struct Followed<T> {

@@ -331,8 +331,11 @@ async fn the_past_of_a_whole_is_that_of_its_parts_which_may_be_read() {
     );
     assert_eq!(shown(2).1, ["team/web 3", "team/web 2"]);
     assert_eq!(session.history(&ns("all"), 9).unwrap(), []);
-    let error = session.diff(&ns("all"), 1, 2).unwrap_err().to_string();
-    assert_eq!(error, "namespace all is made of base + team/* + env, and has no changes of its own");
+    let error = session.diff(&ns("all"), 1, Some(2)).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "namespace all is made of base + team/* + env, and has no changes of its own: ask for those of one of these"
+    );
 
     let hidden = divided(true);
     let (web, all) = (hidden.session(named("web")), ns("all"));

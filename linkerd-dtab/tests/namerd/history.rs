@@ -9,7 +9,7 @@ use std::{
 };
 
 use linkerd_dtab::{
-    namerd::{History, Keep, Namerd, Record, Session, WriteError},
+    namerd::{History, Keep, Namerd, PastError, Record, Session, WriteError},
     store::{DtabStore, Expect, Memory, StoreError},
 };
 
@@ -56,7 +56,7 @@ async fn a_clock_that_is_stepped_while_it_runs_changes_no_order_and_no_watch() {
     let history = || session.history(&ns("team/web"), 10).unwrap();
     let seqs = |records: Vec<Arc<Record>>| records.iter().map(|record| record.seq).collect::<Vec<_>>();
     assert_eq!(seqs(history()), [4, 3, 2, 1]);
-    assert_eq!(session.diff(&ns("team/web"), 2, 3).unwrap(), "- /a => /2 ;\n+ /a => /3 ;\n");
+    assert_eq!(session.diff(&ns("team/web"), 2, Some(3)).unwrap(), "- /a => /2 ;\n+ /a => /3 ;\n");
     session.rollback(&ns("team/web"), 2, &Expect::Any).await.unwrap();
     assert_eq!(shown(&history())[0], "5 ann /a=>/2 (back to 2)");
     // And so it is read again.
@@ -73,11 +73,16 @@ async fn every_change_is_recorded_with_who_and_why_and_can_be_gone_back_to() {
     session.delete(&ns("team/web"), &Expect::Any).await.unwrap();
     let history = || session.history(&ns("team/web"), 10).unwrap();
     assert_eq!(shown(&history()), ["3 ann deleted ()", "2 ann /a=>/2;/b=>/3 (try it)", "1 ann /a=>/1 ()"]);
-    assert_eq!(session.diff(&ns("team/web"), 1, 2).unwrap(), "- /a => /1 ;\n+ /a => /2 ;\n+ /b => /3 ;\n");
-    assert_eq!(
-        session.diff(&ns("team/web"), 1, 9).unwrap_err().to_string(),
-        "the history of namespace team/web has no record 9"
-    );
+    assert_eq!(session.diff(&ns("team/web"), 1, Some(2)).unwrap(), "- /a => /1 ;\n+ /a => /2 ;\n+ /b => /3 ;\n");
+    assert_eq!(session.diff(&ns("team/web"), 1, None).unwrap(), "- /a => /1 ;\n", "to what it is now");
+    let missing = |name: &str, seq, there_are: &str| {
+        let text = session.diff(&ns(name), 0, Some(seq)).unwrap_err().to_string();
+        assert_eq!(text, format!("the history of namespace {name} has no record {seq}: {there_are}"));
+    };
+    missing("team/web", 9, "there are 1 to 3");
+    missing("nobody", 1, "there are none");
+    let missing = session.rollback(&ns("team/web"), 9, &Expect::Any).await.unwrap_err();
+    assert!(matches!(missing, WriteError::Past(PastError::Missing { seq: 9, there_are: Some((1, 3)), .. })));
 
     // Back from a delete, and back to it.
     let back = session.rollback(&ns("team/web"), 1, &Expect::Absent).await.unwrap();
@@ -130,7 +135,7 @@ async fn what_was_there_before_the_first_change_is_recorded_with_it() {
     session.rollback(&ns("team/web"), 1, &Expect::Any).await.unwrap();
     let stored = session.dtab(&ns("team/web")).unwrap().sample().ok().flatten().unwrap();
     assert_eq!(stored.dtab, dtab("/a => /0"));
-    assert_eq!(session.diff(&ns("team/web"), 0, 1).unwrap(), "+ /a => /0 ;\n");
+    assert_eq!(session.diff(&ns("team/web"), 0, Some(1)).unwrap(), "+ /a => /0 ;\n");
     session.rollback(&ns("team/web"), 0, &Expect::Any).await.unwrap();
     assert!(session.dtab(&ns("team/web")).unwrap().sample().ok().unwrap().is_none());
 }

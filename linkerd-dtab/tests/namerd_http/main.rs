@@ -9,7 +9,7 @@ mod session;
 use std::{collections::HashMap, convert::Infallible, fs, net::IpAddr, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use linkerd_dtab::{
     Activity, Addr,
@@ -19,10 +19,11 @@ use linkerd_dtab::{
     transport::Body,
 };
 use tempfile::TempDir;
+use tokio::time::timeout;
 use tower::ServiceExt;
 
-/// Long enough for a thread that has to wait for its turn.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Whatever has not happened by then does not happen.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Knows addresses, and no name; what `pending` is it never says.
 struct Addresses;
@@ -79,6 +80,18 @@ impl Server {
     async fn call(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Said {
         Said::of(self.send(request(method, target, headers, body)).await).await
     }
+
+    async fn watch(&self, target: &str) -> Body {
+        let rsp = self.send(request("GET", target, &[], "")).await;
+        assert_eq!(rsp.status(), StatusCode::OK, "{target}");
+        rsp.into_body()
+    }
+}
+
+/// What a watch tells next; `None`: it has ended.
+async fn next(body: &mut Body) -> Option<String> {
+    let frame = timeout(PATIENCE, body.frame()).await.expect("a document");
+    frame.map(|frame| String::from_utf8(frame.unwrap().into_data().unwrap().to_vec()).unwrap())
 }
 
 /// A response that is whole.
@@ -92,7 +105,7 @@ struct Said {
 impl Said {
     async fn of(rsp: Response<Body>) -> Self {
         let (head, body) = rsp.into_parts();
-        let body = tokio::time::timeout(PATIENCE, body.collect()).await.expect("the body ends").unwrap().to_bytes();
+        let body = timeout(PATIENCE, body.collect()).await.expect("the body ends").unwrap().to_bytes();
         let text = |value: &http::HeaderValue| value.to_str().unwrap().to_owned();
         Self {
             status: head.status.as_u16(),

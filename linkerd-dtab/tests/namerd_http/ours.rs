@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use bytes::Bytes;
 use futures::stream;
-use http::{Request, StatusCode};
+use http::Request;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use linkerd_dtab::{
@@ -12,7 +12,7 @@ use linkerd_dtab::{
     transport::Body,
 };
 
-use super::{PATIENCE, Server, request};
+use super::{Server, next, request};
 
 const DTAB: (&str, &str) = ("content-type", "application/dtab");
 
@@ -24,17 +24,6 @@ impl Server {
     async fn status(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> u16 {
         self.call(method, target, headers, body).await.status
     }
-
-    async fn watch(&self, target: &str) -> Body {
-        let rsp = self.send(request("GET", target, &[], "")).await;
-        assert_eq!(rsp.status(), StatusCode::OK, "{target}");
-        rsp.into_body()
-    }
-}
-
-async fn next(body: &mut Body) -> Option<String> {
-    let frame = tokio::time::timeout(PATIENCE, body.frame()).await.expect("a document");
-    frame.map(|frame| String::from_utf8(frame.unwrap().into_data().unwrap().to_vec()).unwrap())
 }
 
 #[tokio::test]
@@ -115,8 +104,9 @@ async fn a_delete_that_needs_a_version_says_how_to_send_it() {
         let said = server.call("DELETE", "/api/1/dtabs/prod", headers, "").await;
         let text = "namespace prod is protected: a deletion has to say which version it deletes \
                     (If-Match, in a DELETE together with Prefer: handling=strict)";
-        assert_eq!((said.status, &*said.body), (400, text), "{headers:?}");
+        assert_eq!((said.status, &*said.body), (428, text), "{headers:?}");
     }
+    assert_eq!(server.status("PUT", "/api/1/dtabs/prod", &[DTAB], "/a => /b").await, 428);
     assert_eq!(server.status("DELETE", "/api/1/dtabs/prod", &[("if-match", &tag), strict], "").await, 204);
 }
 
@@ -193,7 +183,7 @@ async fn what_is_wrong_is_named_and_changes_nothing() {
         ("GET", "bind/a%20b?path=/x", None, "", "invalid namespace 'a b'"),
         ("GET", "bind/default?path=/x&dtab=x", None, "", "Invalid dtab: '/' expected"),
         ("GET", "bind/?path=/x&watch=true", None, "", "there is none"),
-        ("GET", "bind/default?path=%FF", None, "", "invalid parameter %FF: not UTF-8"),
+        ("GET", "bind/default?path=%FF", None, "", "invalid parameter path: '%FF' is not UTF-8"),
     ];
     for (method, target, kind, body, text) in cases {
         let headers: Vec<_> = kind.into_iter().map(|kind| ("content-type", kind)).collect();
@@ -309,12 +299,113 @@ async fn bound_names_are_listed() {
     }
 }
 
+/// What names no parameter in its text, which is that of namerd 1.7.5, does so in a `Warning`, with line and column.
+#[tokio::test]
+async fn what_does_not_parse_is_told_with_its_parameter_and_place() {
+    let server = server();
+    let path = "Invalid path: web / '/' expected but 'w' found at '[w]eb'";
+    let path_at = |of: &str| format!("{of} path: line 1, column 1: '/' expected but 'w' found");
+    for endpoint in ["bind/default", "addr/default", "resolve/default", "delegate/default", "delegate", "bind/"] {
+        let said = server.call("GET", &format!("/api/1/{endpoint}?path=web&dtab="), &[], "").await;
+        let warning = format!("299 namerd \"{}\"", path_at("parameter"));
+        assert_eq!((said.status, &*said.body, &*said.headers["warning"]), (400, path, &*warning), "{endpoint}");
+    }
+    let dtab = "Invalid dtab: '=' expected but '-' found at '/a=>/b;/c [-]>/d'";
+    let dtab_at = |of: &str| format!("{of} dtab: line 1, column 11: '=' expected but '-' found");
+    for endpoint in ["bind/default", "resolve/default", "delegate/default", "delegate"] {
+        let target = format!("/api/1/{endpoint}?path=/web&dtab=/a%3D%3E/b%3B/c+-%3E/d");
+        let said = server.call("GET", &target, &[], "").await;
+        let warning = format!("299 namerd \"{}\"", dtab_at("parameter"));
+        assert_eq!((said.status, &*said.body, &*said.headers["warning"]), (400, dtab, &*warning), "{endpoint}");
+    }
+    let json = ("content-type", "application/json");
+    let malformed = |text: &str| format!("Malformed delegation request: {text}");
+    for (body, text, warning) in [
+        (r#"{"dtab":"","path":"web"}"#, path.to_owned(), Some(path_at("member"))),
+        (r#"{"dtab":"/a=>/b;/c ->/d","path":"/web"}"#, dtab.to_owned(), Some(dtab_at("member"))),
+        (
+            "{\"dtab\":\"\",\n 7}",
+            malformed("{\"dtab\":\"\",\n 7}"),
+            Some("the body is no JSON: key must be a string at line 2 column 2".into()),
+        ),
+        ("[]", malformed("it is no object"), None),
+        (r#"{"path":"/web"}"#, malformed("the member dtab is missing"), None),
+        (r#"{"dtab":null,"path":"/web"}"#, malformed("the member dtab is missing"), None),
+        (r#"{"dtab":""}"#, malformed("the member path is missing"), None),
+        (r#"{"dtab":"","path":7}"#, malformed("the member path is no text"), None),
+        (r#"{"dtab":"","path":"/web","namespace":{}}"#, malformed("the member namespace is no text"), None),
+    ] {
+        let said = server.call("POST", "/api/1/delegate", &[json], body).await;
+        let warning = warning.map(|warning| format!("299 namerd \"{warning}\""));
+        assert_eq!((said.status, &said.body, said.headers.get("warning")), (400, &text, warning.as_ref()), "{body}");
+    }
+    let said = server.call("POST", "/api/1/plan/default?names=/a,web", &[DTAB], "").await;
+    let warning = "299 namerd \"parameter names: line 1, column 1: '/' expected but 'w' found\"";
+    assert_eq!((said.status, &*said.body, &*said.headers["warning"]), (400, path, warning));
+    let said = server.call("GET", "/api/1/bind/default?%FF=1", &[], "").await;
+    assert_eq!((said.status, &*said.body), (400, "invalid parameter %FF: '%FF' is not UTF-8"));
+}
+
+#[tokio::test]
+async fn what_is_long_is_not_sent_back_whole() {
+    let server = server();
+    let json = ("content-type", "application/json");
+    let table = format!("# {}\n/a -> /b", "x".repeat(100_000));
+    let place = "line 2, column 4: '=' expected but '-' found";
+    let asked = format!(r#"{{"dtab":"{}","path":"/a"}}"#, table.replace('\n', "\\n"));
+    let entry = format!(r#"[{{"prefix":"/a","dst":"{}"}}]"#, table.replace('\n', "\\n"));
+    let nulls = format!("[{}]", ["null"; 20_000].join(","));
+    let long = "z".repeat(100_000);
+    for (method, target, kind, body, text) in [
+        ("PUT", "dtabs/bad", DTAB, &*table, place),
+        ("POST", "check/bad", DTAB, &*table, place),
+        ("POST", "delegate", json, &*asked, place),
+        ("PUT", "dtabs/bad", json, &*entry, "dentry 1: dst: line 2, column 4: "),
+        ("PUT", "dtabs/bad", json, &*nulls, "... (100001 bytes)"),
+        ("POST", "delegate", json, &*long, "zzz... (100000 bytes)"),
+    ] {
+        let said = server.call(method, &format!("/api/1/{target}"), &[kind], body).await;
+        assert!(said.status == 400 || target.starts_with("check"), "{target}: {}", said.status);
+        assert!(said.body.contains(text) && said.body.len() < 5_000, "{target}: {:.300}", said.body);
+    }
+    let said = server.call("GET", &format!("/api/1/bind/default?path={}", "z".repeat(50_000)), &[], "").await;
+    assert!(
+        said.body.ends_with("zz... (50000 bytes) / line 1, column 1: '/' expected but 'z' found"),
+        "{}",
+        said.body.len()
+    );
+}
+
+#[tokio::test]
+async fn a_write_without_a_name_is_no_list() {
+    let server = server();
+    for (method, target, allow) in [
+        ("PUT", "/api/1/dtabs/", "GET, HEAD"),
+        ("POST", "/api/1/dtabs/", "GET, HEAD"),
+        ("DELETE", "/api/1/dtabs/", "GET, HEAD"),
+        ("PUT", "/api/1/dtabs", "GET, HEAD, POST"),
+        ("DELETE", "/api/1/dtabs", "GET, HEAD, POST"),
+        ("PATCH", "/api/1/dtabs", "GET, HEAD, POST"),
+    ] {
+        let said = server.call(method, target, &[DTAB], "/a => /b").await;
+        assert_eq!((said.status, &*said.headers["allow"]), (405, allow), "{method} {target}");
+        assert_eq!(said.body, "the name of a namespace is missing: /api/1/dtabs/NAME", "{method} {target}");
+    }
+    for (method, target) in [("GET", "/api/1/dtabs/"), ("HEAD", "/api/1/dtabs/"), ("HEAD", "/api/1/dtabs")] {
+        let said = server.call(method, target, &[], "").await;
+        assert_eq!((said.status, &*said.headers["content-type"]), (200, "application/json"), "{method} {target}");
+    }
+}
+
 #[tokio::test]
 async fn what_only_has_one_way_says_which() {
     let server = server();
     let said = server.call("PUT", "/api/1/delegate", &[], "").await;
-    assert_eq!((said.status, &*said.headers["allow"]), (405, "GET, POST"));
-    assert_eq!(server.status("POST", "/api/1/delegate", &[("content-type", "text/plain")], "{}").await, 415);
+    assert_eq!((said.status, &*said.headers["allow"]), (405, "GET, HEAD, POST"));
+    let said = server.call("POST", "/api/1/delegate", &[("content-type", "text/plain")], "{}").await;
+    assert_eq!((said.status, &*said.body), (415, "the Content-Type has to be application/json and nothing else"));
+    let said = server.call("GET", "/api/1/bind/default?path=/$/nope/x", &[], "").await;
+    assert_eq!((said.status, &*said.body), (500, "/$/nope/x has an unknown system namer: nope"));
     assert_eq!(server.status("GET", "/api/1/nope/default", &[], "").await, 404);
 }
 

@@ -130,18 +130,20 @@ pub(super) async fn rollback(
     };
     let namerd = connect()?;
     let version = match &args.version {
-        Some(version) => version.clone(),
+        Some(version) => Some(version.clone()),
         None => match namerd.get(name).await {
-            // It was deleted: there is no version to go from.
-            Err(Error::NotFound) => String::new(),
-            other => other?.version,
+            Err(Error::NotFound) => None,
+            other => Some(other?.version),
         },
     };
-    match namerd.rollback(name, seq, &version).await? {
+    match namerd.rollback(name, seq, version.as_deref()).await? {
         Changed::Done(_) if as_json => {
             Ok(Outcome::ok(go_json(&json!({ "namespace": name, "result": "rolled back", "to": seq })) + "\n"))
         }
         Changed::Done(_) => Ok(Outcome::ok(format!("Rolled back {name} to {seq}\n"))),
-        Changed::Conflict => Err(Error::Other(format!("{name} was changed by others: it is not at version {version}"))),
+        Changed::Conflict => Err(Error::Other(match version {
+            Some(version) => format!("{name} was changed by others: it is not at version {version}"),
+            None => format!("{name} was changed by others: it was deleted, and is there again"),
+        })),
     }
 }

@@ -9,6 +9,7 @@ mod ours;
 mod plan;
 mod predicted;
 mod real;
+mod refused;
 mod tls;
 mod watched;
 

@@ -64,7 +64,13 @@ impl Real {
         Self::with(names, table, admin, |namerd| namerd.compose(composition).roles(Roles::new(grants))).await
     }
 
-    async fn with(names: &[(&str, u8)], table: &str, peer: Peer, set: impl FnOnce(Builder) -> Builder) -> Self {
+    /// The same, set up by `set`, with a session of this peer's.
+    pub(crate) async fn with(
+        names: &[(&str, u8)],
+        table: &str,
+        peer: Peer,
+        set: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
         let namer = names.iter().zip(1..).fold(fixed::Namer::new(), |namer, (&(name, endpoints), port)| {
             let addrs = (1..=endpoints).map(|host| SocketAddr::from(([127, 0, 0, host], port)));
             namer.with(path(name), Addr::of(addrs))

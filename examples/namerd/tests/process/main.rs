@@ -10,6 +10,7 @@ mod faults;
 #[path = "../../../proxy/tests/process/folder.rs"]
 mod folder;
 mod harness;
+mod held;
 mod life;
 #[cfg(target_os = "linux")]
 mod load;

@@ -170,6 +170,13 @@ impl History {
         logs.by_name.get(namespace)?.records.iter().find(|record| record.seq == seq).cloned()
     }
 
+    /// The first and the last record that a namespace has.
+    pub(super) fn known(&self, namespace: &Namespace) -> Option<(u64, u64)> {
+        let logs = self.logs();
+        let records = &logs.by_name.get(namespace)?.records;
+        Some((records.front()?.seq, records.back()?.seq))
+    }
+
     /// Waits for the turn to change a namespace. Nothing is kept of a change that is not made.
     pub(super) async fn turn(&self, namespace: &Namespace) -> Turn {
         let turn = {

@@ -33,10 +33,8 @@ const DEFAULT_RECORDS: usize = 100;
 pub(super) async fn serve(session: &Session, head: &Parts, change: Change, namespace: &str, body: &[u8]) -> Answer {
     let is_read = matches!(head.method, Method::GET | Method::HEAD);
     if is_read != matches!(change, Change::History | Change::Diff) || !(is_read || head.method == Method::POST) {
-        let mut rsp = reply::empty(StatusCode::METHOD_NOT_ALLOWED);
         let allow = if matches!(change, Change::History | Change::Diff) { "GET, HEAD" } else { "POST" };
-        rsp.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allow));
-        return Ok(rsp);
+        return Ok(reply::not_allowed(allow, ""));
     }
     let (namespace, params) = (params::namespace(namespace)?, Params::of(&head.uri)?);
     match change {
@@ -67,7 +65,7 @@ fn history(session: &Session, namespace: &Namespace, params: &Params) -> Answer 
 }
 
 fn diff(session: &Session, namespace: &Namespace, params: &Params) -> Answer {
-    let text = session.diff(namespace, needed(params, "from")?, needed(params, "to")?)?;
+    let text = session.diff(namespace, needed(params, "from")?, number(params, "to")?)?;
     Ok(reply::document(Some("text/plain"), text))
 }
 
@@ -95,7 +93,7 @@ async fn plan(session: &Session, head: &Parts, namespace: &Namespace, params: &P
     let form = Form::given(&head.headers)?;
     let dtab = form.read(body)?;
     let names = params.get("names").unwrap_or("").split(',').map(str::trim).filter(|name| !name.is_empty());
-    let names = names.map(|name| params::path(Some(name))).collect::<Result<Vec<Path>, _>>()?;
+    let names = names.map(|name| params::path("parameter names", Some(name))).collect::<Result<Vec<Path>, _>>()?;
     let plan = form.placed(session, body).plan(namespace, &dtab, &names).await?;
     Ok(document(&shown(namespace, &plan)))
 }

@@ -14,7 +14,7 @@ use crate::{
     namerd::{Namerd, Session},
 };
 use futures::future::join_all;
-use http::{HeaderValue, Method, StatusCode, header, request::Parts};
+use http::{Method, StatusCode, request::Parts};
 use serde_json::Value;
 
 pub(super) const JSON: &str = "application/json";
@@ -42,24 +42,27 @@ pub(super) async fn ask(namerd: &Namerd, session: &Session, head: &Parts, body: 
         return answer(namerd, session, question, params.watch()).await;
     }
     if head.method != Method::POST {
-        let mut rsp = reply::empty(StatusCode::METHOD_NOT_ALLOWED);
-        rsp.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST"));
-        return Ok(rsp);
+        return Ok(reply::not_allowed("GET, HEAD, POST", ""));
     }
     answer(namerd, session, posted(body)?, false).await
 }
 
 fn posted(body: &[u8]) -> Result<Question, Problem> {
-    let malformed = || Problem::bad(format!("Malformed delegation request: {}", String::from_utf8_lossy(body)));
-    let Ok(Value::Object(json)) = serde_json::from_slice(body) else { return Err(malformed()) };
+    let json: Value = serde_json::from_slice(body).map_err(|error| {
+        let shown = reply::shown(&String::from_utf8_lossy(body));
+        Problem::bad(format!("Malformed delegation request: {shown}")).noting(format!("the body is no JSON: {error}"))
+    })?;
+    let malformed = |reason: &str| Problem::bad(format!("Malformed delegation request: {reason}"));
+    let Value::Object(json) = json else { return Err(malformed("it is no object")) };
     let text = |name| match json.get(name) {
         Some(Value::String(text)) => Ok(Some(text.as_str())),
         Some(Value::Null) | None => Ok(None),
-        Some(_) => Err(malformed()),
+        Some(_) => Err(malformed(&format!("the member {name} is no text"))),
     };
-    let (Some(dtab), Some(path)) = (text("dtab")?, text("path")?) else { return Err(malformed()) };
+    let dtab = text("dtab")?.ok_or_else(|| malformed("the member dtab is missing"))?;
+    let path = text("path")?.ok_or_else(|| malformed("the member path is missing"))?;
     let namespace = text("namespace")?.map(str::to_owned);
-    Ok(Question { namespace, dtab: params::dtab(dtab)?, path: params::path(Some(path))? })
+    Ok(Question { namespace, dtab: params::dtab("member dtab", dtab)?, path: params::path("member path", Some(path))? })
 }
 
 async fn answer(namerd: &Namerd, session: &Session, question: Question, is_watch: bool) -> Answer {

@@ -3,7 +3,7 @@
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Map, Value};
 
-use super::reply::Problem;
+use super::reply::{Problem, fitting, shown};
 use crate::{Dentry, Dtab, ParseError, namerd::Session};
 
 /// In which form a table travels.
@@ -64,7 +64,7 @@ impl Form {
             return from_json(body);
         }
         let text = std::str::from_utf8(body).map_err(|error| Problem::bad(format!("The dtab is no text: {error}")))?;
-        text.parse().map_err(|error: ParseError| Problem::bad(error.located().to_string()))
+        text.parse().map_err(|error: ParseError| Problem::bad(fitting(error.located().to_string(), &error)))
     }
 
     /// The session for a table that was read from this body: what is wrong with an entry is told with its place there.
@@ -81,7 +81,7 @@ fn from_json(body: &[u8]) -> Result<Dtab, Problem> {
     let json: Value = serde_json::from_slice(body).map_err(|error| bad(error.to_string()))?;
     let Value::Array(entries) = json else { return Err(bad("it is not a list of dentries".to_owned())) };
     if entries.iter().any(Value::is_null) {
-        let shown = String::from_utf8_lossy(body);
+        let shown = shown(&String::from_utf8_lossy(body));
         return Err(Problem::bad(format!("The dtab contains invalid dentries: {shown}")));
     }
     let dentries = entries.into_iter().enumerate().map(|(index, entry)| {
@@ -104,7 +104,7 @@ fn dentry(members: &Map<String, Value>) -> Result<Dentry, String> {
         Some(Value::Null) | None => Err(format!("it has no {name}")),
         Some(_) => Err(format!("its {name} is no text")),
     };
-    let bad = |name: &str, error: ParseError| format!("{name}: {}", error.located());
+    let bad = |name: &str, error: ParseError| format!("{name}: {}", fitting(error.located().to_string(), &error));
     let prefix = text("prefix")?.parse().map_err(|error| bad("prefix", error))?;
     let dst = text("dst")?.parse().map_err(|error| bad("dst", error))?;
     Ok(Dentry { prefix, dst })

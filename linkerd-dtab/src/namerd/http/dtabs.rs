@@ -22,8 +22,18 @@ use crate::{
 
 const JSON: &str = "application/json";
 
-/// The namespaces, whatever the method.
+/// The namespaces. A `POST` is answered with them, too, as namerd 1.7.5 does; but what would write or delete a table whose name
+/// was forgotten is an error.
 pub(super) async fn list(session: &Session, head: &Parts) -> Answer {
+    let has_slash = head.uri.path().ends_with('/');
+    match head.method {
+        Method::GET | Method::HEAD => {}
+        Method::POST if !has_slash => {}
+        _ => {
+            let allow = if has_slash { "GET, HEAD" } else { "GET, HEAD, POST" };
+            return Ok(reply::not_allowed(allow, "the name of a namespace is missing: /api/1/dtabs/NAME"));
+        }
+    }
     let mut names = session.namespaces()?;
     if !Params::of(&head.uri)?.watch() {
         let names = known(&mut names).await?;

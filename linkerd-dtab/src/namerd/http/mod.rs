@@ -2,7 +2,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | any `/api/1/dtabs` | the namespaces |
+//! | `GET`, `HEAD /api/1/dtabs`, `POST` as namerd 1.7.5 | the namespaces |
 //! | `GET`, `HEAD /api/1/dtabs/NS` | its table, as `Accept` says; its version is the `ETag`; 304 by `If-None-Match`, 412 by `If-Match` |
 //! | `POST /api/1/dtabs/NS` | creates it: 204, or 409 if it is there already |
 //! | `PUT /api/1/dtabs/NS` | writes it: 204; with `If-Match` 412 if it has another version; with `If-None-Match: *` 412 if it is there |
@@ -15,7 +15,7 @@
 //! | `GET`, `HEAD /api/1/bound-names` | the bound names that namers can list |
 //!
 //! | `GET /api/1/history/NS[?limit=N]` | its last changes, newest first, as JSON; of a composed one those of its parts, each with its `namespace` |
-//! | `GET /api/1/diff/NS?from=SEQ&to=SEQ` | what is different between two of them, as text |
+//! | `GET /api/1/diff/NS?from=SEQ[&to=SEQ]` | what is different between two of them, as text; `to` is the newest by default |
 //! | `POST /api/1/rollback/NS?to=SEQ[&automatic=true]` | goes back to what it was after one of them: 204; conditions as for `PUT`; the history says if a program did |
 //! | `POST /api/1/plan/NS[?names=N,N]` | what the table in the body would move: the names, their shares before and after |
 //! | `POST /api/1/check/NS` | what is wrong with the table in the body |
@@ -28,7 +28,8 @@
 //! is dropped; a name that cannot be bound at all ends it with a line that says why. There are no heartbeats: who needs to
 //! know that a silent namerd is alive lets TCP or HTTP/2 find out.
 //!
-//! Answers are those of namerd 1.7.5, but for a text that says what is wrong where that had an empty 500. A namespace that
+//! Answers are those of namerd 1.7.5, but for a text that says what is wrong where that had an empty 500. Where in a name or a
+//! table something is wrong, and which parameter has it, is told in a `Warning`. A namespace that
 //! does not exist has an empty table. Requests need no `Host`.
 
 mod changes;

@@ -54,7 +54,8 @@ pub(super) fn wanted(session: &Session, head: &Parts, route: &Route<'_>) -> Resu
         // As Linkerd: not even a charset beside it.
         Route::DelegateAny if head.method == Method::POST => {
             if head.headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != delegate::JSON) {
-                return Err(Problem::silent(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+                let text = format!("the Content-Type has to be {} and nothing else", delegate::JSON);
+                return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
             }
             session.may_do_something()?;
             Ok(MAX_QUESTION)

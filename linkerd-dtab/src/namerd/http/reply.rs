@@ -6,11 +6,14 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::{
-    BindError,
+    BindError, ParseError,
     namerd::{Reason, Refused, WriteError},
     store::StoreError,
     transport::{Body, full},
 };
+
+/// So much of what was sent is shown in an answer, in bytes.
+const MAX_SHOWN: usize = 4 << 10;
 
 /// What an endpoint answers with.
 pub(super) type Answer = Result<Response<Body>, Problem>;
@@ -32,6 +35,13 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, text)
     }
 
+    /// A text that does not parse, which `of` names: a parameter, a member of the body. The text is `message` with the parser's,
+    /// as in namerd 1.7.5; line and column are in a `Warning`.
+    pub(super) fn unparsable(of: &str, message: &str, error: &ParseError) -> Self {
+        let warning = Some(format!("{of}: {}", error.summary()));
+        Self { warning, ..Self::bad(format!("{message}{}", fitting(error.to_string(), error))) }
+    }
+
     pub(super) fn silent(status: StatusCode) -> Self {
         Self::new(status, "")
     }
@@ -39,6 +49,11 @@ impl Problem {
     /// Says why in a `Warning`, where namerd 1.7.5 has no text.
     pub(super) fn hinted(status: StatusCode, reason: impl Into<String>) -> Self {
         Self { warning: Some(reason.into()), ..Self::silent(status) }
+    }
+
+    /// Says more in a `Warning`, where the text is that of namerd 1.7.5.
+    pub(super) fn noting(self, more: impl Into<String>) -> Self {
+        Self { warning: Some(more.into()), ..self }
     }
 
     pub(super) fn timed_out() -> Self {
@@ -93,6 +108,8 @@ impl From<WriteError> for Problem {
         match error {
             WriteError::Refused(refused) => refused.into(),
             WriteError::Rejected(text) => Self::bad(text),
+            WriteError::NeedsVersion(text) => Self::new(StatusCode::PRECONDITION_REQUIRED, text),
+            WriteError::Past(error) => error.into(),
             WriteError::Store(StoreError::Exists(_)) => Self::silent(StatusCode::CONFLICT),
             WriteError::Store(StoreError::Missing(_)) => Self::silent(StatusCode::NOT_FOUND),
             WriteError::Store(StoreError::Mismatch(_)) => Self::silent(StatusCode::PRECONDITION_FAILED),
@@ -118,6 +135,19 @@ pub(super) fn reason(status: StatusCode) -> Option<Reason> {
     })
 }
 
+/// What the parser says, unless the text that is in it is too long to be read by anybody.
+pub(super) fn fitting(message: String, error: &ParseError) -> String {
+    if message.len() > MAX_SHOWN { error.summary().to_string() } else { message }
+}
+
+/// What was sent, as it is shown to who sent it: its beginning, if it is long.
+pub(super) fn shown(text: &str) -> String {
+    if text.len() <= MAX_SHOWN {
+        return text.to_owned();
+    }
+    format!("{}... ({} bytes)", &text[..text.floor_char_boundary(MAX_SHOWN)], text.len())
+}
+
 /// A text as a `Warning`, cut to what fits a header.
 pub(super) fn warning(text: &str) -> Option<HeaderValue> {
     const MAX: usize = 500;
@@ -130,11 +160,16 @@ pub(super) fn warning(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("299 namerd \"{}\"", quoted.collect::<String>())).ok()
 }
 
-/// An error and its causes, in one line. Of a cycle the names that it goes through, too.
+/// An error and its causes, in one line. Of a cycle the names that it goes through, too, and of what is unknown the name.
 pub(super) fn told(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
-    if let Some(BindError::TooDeep { steps, .. }) = error.downcast_ref() {
-        text.extend([": ", &steps.to_string()]);
+    match error.downcast_ref() {
+        Some(BindError::TooDeep { steps, .. }) => text.extend([": ", &steps.to_string()]),
+        // Finagle's text is the kind alone.
+        Some(BindError::ClassNotFound { path, .. }) => {
+            text.insert_str(0, &format!("{path} has an unknown system namer: "));
+        }
+        _ => {}
     }
     let mut source = error.source();
     while let Some(cause) = source {
@@ -142,6 +177,13 @@ pub(super) fn told(error: &(dyn Error + 'static)) -> String {
         source = cause.source();
     }
     text
+}
+
+/// A method that an endpoint has not: those that it has, and why, if that is not plain.
+pub(super) fn not_allowed(allow: &'static str, why: &'static str) -> Response<Body> {
+    let mut rsp = Problem::new(StatusCode::METHOD_NOT_ALLOWED, why).answer();
+    rsp.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    rsp
 }
 
 pub(super) fn empty(status: StatusCode) -> Response<Body> {
