@@ -38,7 +38,7 @@ struct Report<'a> {
     conflicts: &'a [Clash],
     /// What came of it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    watched: Option<Seen>,
+    watched: Option<&'a Seen>,
 }
 
 /// What namerd has.
@@ -201,7 +201,7 @@ impl Apply<'_> {
         theirs: &Theirs,
         merged: &[Entry],
         version: Option<String>,
-        watch: Option<Watch>,
+        watch: Option<Box<Watch>>,
     ) -> Result<Outcome, Error> {
         let is_merged = *merged != *self.mine.entries;
         // What resulted has a version that namerd need not have told, and another may have written since.
@@ -225,7 +225,7 @@ impl Apply<'_> {
     }
 
     /// Watches what was written, if that is wanted, and takes it back if too much fails.
-    async fn watched(&self, written: Written<'_>, watch: Option<Watch>, shown: String) -> Result<Outcome, Error> {
+    async fn watched(&self, written: Written<'_>, watch: Option<Box<Watch>>, shown: String) -> Result<Outcome, Error> {
         let Written { result, version, merged, .. } = written;
         let report = Report { version, merged, ..self.report(result) };
         let Some(watch) = watch else { return Ok(self.outcome(report, &shown)) };
@@ -236,7 +236,7 @@ impl Apply<'_> {
         let seen = watch.run().await;
         let (name, how) = (self.name, seen.shown());
         if seen.too_low.is_none() {
-            let report = Report { watched: Some(seen), ..report };
+            let report = Report { watched: Some(&seen), ..report };
             return Ok(self.outcome(report, &format!("Kept {name}: {how}\n")));
         }
         let (result, text) = match self.take_back(&written, &how).await {
@@ -247,7 +247,7 @@ impl Apply<'_> {
                 ("failing", format!("Failing {name}: {how}; it could not be taken back\n"))
             }
         };
-        let report = Report { result, watched: Some(seen), ..report };
+        let report = Report { result, watched: Some(&seen), ..report };
         Ok(Outcome { code: NO, ..self.outcome(report, &text) })
     }
 

@@ -38,7 +38,7 @@ pub(super) enum Outlook {
     /// Nothing is to be watched.
     Fits,
     /// This is.
-    Watch(Watch),
+    Watch(Box<Watch>),
 }
 
 /// For how long requests are counted before a change, where it is not known which are for the names that it moves.
@@ -171,7 +171,7 @@ impl<'a> Guard<'a> {
         if watch.counted.hidden.own + watch.counted.hidden.others > 0 {
             watch.take_baseline().await;
         }
-        Ok(Outlook::Watch(watch))
+        Ok(Outlook::Watch(Box::new(watch)))
     }
 }
 
