@@ -32,6 +32,10 @@ bench-e2e *args:
 size:
     just bench-e2e --only memory --hosts 1000000
 
+# What a scrape once a second does to requests, with two thousand destinations. Needs 2,500 open files.
+scrape *args:
+    just bench-e2e --only scrape {{ args }}
+
 # Fuzzes one target for so many seconds. Needs a nightly toolchain and `cargo install --locked cargo-fuzz`.
 fuzz target secs="60" crate="linkerd-dtab":
     cd {{ crate }} && cargo +nightly fuzz run {{ target }} -- -max_total_time={{ secs }}

@@ -73,7 +73,7 @@ async fn turn(said: &str) -> Result<(), BoxError> {
 }
 
 impl Load {
-    /// Opens the connections, each with a request, then says `begin`, sends its requests, and says `end FAILED P50 P99`.
+    /// Opens the connections, each with a request, then says `begin`, sends its requests, and says `end FAILED P50 P99 P99.9`.
     pub(super) async fn run(self) -> Result<(), BoxError> {
         let connector = if self.protocol == Protocol::Tls { Some(tls::connector()?) } else { None };
         let mut conns = Vec::new();
@@ -89,7 +89,7 @@ impl Load {
         };
         micros.sort_unstable();
         let at = |share: f64| micros.get((micros.len() as f64 * share) as usize).copied().unwrap_or_default();
-        turn(&format!("end {failed} {} {}", at(0.5), at(0.99))).await
+        turn(&format!("end {failed} {} {} {}", at(0.5), at(0.99), at(0.999))).await
     }
 
     async fn closed(self, conns: Vec<Conn>) -> Result<Outcome, BoxError> {

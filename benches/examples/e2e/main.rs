@@ -1,9 +1,10 @@
-//! The proxy beside the least that a proxy on hyper can be: CPU time, instructions, latency and memory.
+//! The proxy beside the least that a proxy on hyper can be: CPU time, instructions, latency and memory; and what
+//! it does to requests that somebody reads all metrics.
 //!
 //! `just bench-e2e` builds both and prints the tables of `docs/performance.md`. All traffic is on loopback. The proxy has
 //! one core to itself and one worker, load and endpoints share another; where there is no `taskset`, or one core alone,
 //! nothing is pinned, and figures mean less. Instructions are counted if `valgrind` is there: they repeat, all else
-//! depends on what the machine has to do beside.
+//! depends on what the machine has to do beside. With its 2,000 destinations the last part needs 2,500 open files (`ulimit -n`).
 //!
 //! ```text
 //! e2e [--rounds N] [--requests N] [--hosts N] [--only WORD] [--proxy PATH]
@@ -16,6 +17,7 @@ mod floor;
 mod load;
 mod process;
 mod report;
+mod scrape;
 mod tls;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
@@ -57,6 +59,7 @@ fn main() -> Result<(), BoxError> {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(part(&args))
         }
+        Some("scrape") => scrape::part(&args),
         _ => run(&args),
     }
 }
@@ -100,7 +103,9 @@ fn run(args: &[String]) -> Result<(), BoxError> {
     std::fs::create_dir_all(&dir)?;
     tls::issue(&dir)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let bench = Bench { proxy, dir: dir.clone(), is_pinned: cores > 1 && has("taskset") };
+    let is_pinned = cores > 1 && has("taskset");
+    let admin = ([127, 0, 0, 1], 0).into();
+    let bench = Bench { proxy, dir: dir.clone(), is_pinned, names: report::NAMES, admin };
     let report = report::Plan {
         rounds: number("--rounds", 7)?,
         requests: number("--requests", 20_000)?,

@@ -26,9 +26,6 @@ pub(super) struct Process {
     stdout: BufReader<ChildStdout>,
 }
 
-/// How many destinations there are beside the one that is measured.
-pub(super) const NAMES: u64 = 900;
-
 /// Which proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Contestant {
@@ -39,6 +36,7 @@ pub(super) enum Contestant {
 }
 
 /// What the processes of a run have in common.
+#[derive(Clone)]
 pub(super) struct Bench {
     /// The `linkerd` to measure.
     pub(super) proxy: PathBuf,
@@ -46,6 +44,10 @@ pub(super) struct Bench {
     pub(super) dir: PathBuf,
     /// Whether `taskset` can pin processes, and there are two cores to pin them to.
     pub(super) is_pinned: bool,
+    /// How many destinations there are beside the one that is measured, all with the same endpoints.
+    pub(super) names: u64,
+    /// Where the admin pages are; anywhere with port 0.
+    pub(super) admin: SocketAddr,
 }
 
 impl Bench {
@@ -53,6 +55,13 @@ impl Bench {
     pub(super) fn part(&self, core: Core, args: &[String]) -> Result<Process, BoxError> {
         let exe = std::env::current_exe()?;
         self.start(core, exe.as_os_str().to_str().ok_or("a path that is no text")?, args)
+    }
+
+    /// The same, for what is to leave the processor to all others.
+    pub(super) fn aside(&self, args: &[&str]) -> Result<Process, BoxError> {
+        let exe = std::env::current_exe()?.display().to_string();
+        let args = ["-n", "19", &exe].into_iter().chain(args.iter().copied());
+        self.start(Core::Others, "nice", &args.map(str::to_owned).collect::<Vec<_>>())
     }
 
     /// Starts a proxy in front of these endpoints. `wrapper` is what runs it, if anything does.
@@ -71,10 +80,10 @@ impl Bench {
             let lines = endpoints.iter().map(|addr| format!("{} {}", addr.ip(), addr.port()));
             let lines = lines.collect::<Vec<_>>().join("\n");
             fs::write(self.dir.join("disco").join(tls::NAME), &lines)?;
-            for name in 0..NAMES {
+            for name in 0..self.names {
                 fs::write(self.dir.join(format!("disco/w{name}")), &lines)?;
             }
-            fs::write(self.dir.join("linkerd.yaml"), config(addr, protocol))?;
+            fs::write(self.dir.join("linkerd.yaml"), self.config(addr, protocol))?;
             command.extend([self.proxy.display().to_string(), "linkerd.yaml".to_owned()]);
         } else {
             command.extend([std::env::current_exe()?.display().to_string(), "floor".to_owned()]);
@@ -90,6 +99,40 @@ impl Bench {
             thread::sleep(Duration::from_millis(50));
         }
         Ok((process, addr))
+    }
+
+    /// One router with all that is on by default, and TLS if the load speaks it.
+    fn config(&self, addr: SocketAddr, protocol: Protocol) -> String {
+        // The default, if that is enough.
+        let most = (self.names + 100).max(1000);
+        let router = if protocol == Protocol::H2c { "h2" } else { "http" };
+        let tls = match protocol {
+            Protocol::Tls => format!("\n    tls: {{certPath: {}, keyPath: {}}}", tls::CERT, tls::KEY),
+            _ => String::new(),
+        };
+        format!(
+            "\
+admin: {{ip: {}, port: {}}}
+usage: {{enabled: false}}
+telemetry:
+- kind: io.l5d.prometheus
+namers:
+- kind: io.l5d.fs
+  rootDir: disco
+routers:
+- protocol: {router}
+  label: bench
+  dtab: /svc => /#/io.l5d.fs
+  bindingCache: {{paths: {most}, trees: {most}, bounds: {most}, clients: {most}}}
+  servers:
+  - ip: {}
+    port: {}{tls}
+",
+            self.admin.ip(),
+            self.admin.port(),
+            addr.ip(),
+            addr.port()
+        )
     }
 
     fn start(&self, core: Core, program: &str, args: &[String]) -> Result<Process, BoxError> {
@@ -122,10 +165,20 @@ impl Process {
 
     /// How long its threads have run, in nanoseconds.
     pub(super) fn cpu(&self) -> Result<u64, BoxError> {
+        self.cpu_of("")
+    }
+
+    /// The same, of those threads whose name begins so.
+    pub(super) fn cpu_of(&self, name: &str) -> Result<u64, BoxError> {
         let mut all = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let task = task?.path();
+            let is_meant = |is: String| is.starts_with(name);
+            if !fs::read_to_string(task.join("comm")).is_ok_and(is_meant) {
+                continue;
+            }
             // A thread may end meanwhile.
-            let Ok(stat) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
+            let Ok(stat) = fs::read_to_string(task.join("schedstat")) else { continue };
             all += stat.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or_default();
         }
         Ok(all)
@@ -155,33 +208,6 @@ impl Drop for Process {
 
 fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
-}
-
-/// One router with all that is on by default, and TLS if the load speaks it.
-fn config(addr: SocketAddr, protocol: Protocol) -> String {
-    let router = if protocol == Protocol::H2c { "h2" } else { "http" };
-    let tls = match protocol {
-        Protocol::Tls => format!("\n    tls: {{certPath: {}, keyPath: {}}}", tls::CERT, tls::KEY),
-        _ => String::new(),
-    };
-    format!(
-        "\
-admin: {{ip: 127.0.0.1, port: 0}}
-usage: {{enabled: false}}
-namers:
-- kind: io.l5d.fs
-  rootDir: disco
-routers:
-- protocol: {router}
-  label: bench
-  dtab: /svc => /#/io.l5d.fs
-  servers:
-  - ip: {}
-    port: {}{tls}
-",
-        addr.ip(),
-        addr.port()
-    )
 }
 
 /// Whether a program is there.

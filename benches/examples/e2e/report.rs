@@ -5,7 +5,8 @@ use std::{fs, net::SocketAddr, time::Duration};
 use super::{
     BoxError, Protocol,
     load::NAMES_NOBODY_HAS,
-    process::{Bench, Contestant, Core, NAMES, Process, has},
+    process::{Bench, Contestant, Core, Process, has},
+    scrape,
 };
 
 /// How much of it is to be measured.
@@ -19,9 +20,9 @@ pub(super) struct Plan {
 }
 
 /// One row of the tables.
-struct Scenario {
+pub(super) struct Scenario {
     name: &'static str,
-    protocol: Protocol,
+    pub(super) protocol: Protocol,
     size: u64,
     rate: u64,
 }
@@ -38,10 +39,15 @@ struct Sample {
 }
 
 const ENDPOINTS: u64 = 4;
-const CONNECTIONS: u64 = 64;
+pub(super) const CONNECTIONS: u64 = 64;
 /// Below the 1024 files that a process may have open by default.
 const IDLE: u64 = 800;
-const RATE: u64 = 2000;
+pub(super) const RATE: u64 = 2000;
+/// How many destinations there are beside the one that is measured.
+pub(super) const NAMES: u64 = 900;
+
+/// What is asked where the protocol and the size do not matter.
+pub(super) const ONE_KIB: &Scenario = &SCENARIOS[1];
 
 const SCENARIOS: [Scenario; 7] = [
     Scenario { name: "h1, 100 B", protocol: Protocol::Http1, size: 100, rate: 0 },
@@ -60,6 +66,9 @@ impl Plan {
         }
         if "memory".contains(&self.only) {
             self.memory(bench)?;
+        }
+        if "scrape".contains(&self.only) {
+            scrape::run(self, bench)?;
         }
         Ok(())
     }
@@ -125,7 +134,7 @@ impl Plan {
         load.go_on()?;
         let end = load.hear()?;
         let spent = cpu()? - before;
-        let [_, failed, p50, p99] = &end[..] else { return Err("no outcome".into()) };
+        let [_, failed, p50, p99, _] = &end[..] else { return Err("no outcome".into()) };
         if failed != "0" {
             return Err(format!("{failed} requests failed: {} by {contestant:?}", scenario.name).into());
         }
@@ -134,7 +143,7 @@ impl Plan {
     }
 
     fn memory(&self, bench: &Bench) -> Result<(), BoxError> {
-        let scenario = &SCENARIOS[1];
+        let scenario = ONE_KIB;
         println!("\n| MiB | at the start | after {} requests | KiB of an idle connection |", self.requests);
         println!("|---|--:|--:|--:|");
         for (name, contestant) in [("linkerd", Contestant::Ours), ("floor", Contestant::Floor)] {
@@ -156,7 +165,7 @@ impl Plan {
 
     /// What names cost: a hundred in use, many that were once, and any number that nobody has.
     fn names(&self, bench: &Bench) -> Result<(), BoxError> {
-        let scenario = &SCENARIOS[1];
+        let scenario = ONE_KIB;
         let (_endpoints, addrs) = endpoints(bench, scenario.protocol)?;
         let begin = || bench.proxy(Contestant::Ours, scenario.protocol, &addrs, &[]);
         let (proxy, to) = begin()?;
@@ -182,7 +191,7 @@ impl Scenario {
     }
 
     /// `how` is how many requests, at which rate, on how many connections, for how many names.
-    fn load_of(&self, bench: &Bench, to: SocketAddr, how: [u64; 4]) -> Result<Process, BoxError> {
+    pub(super) fn load_of(&self, bench: &Bench, to: SocketAddr, how: [u64; 4]) -> Result<Process, BoxError> {
         let mut args = vec!["load".to_owned(), to.to_string(), self.protocol.name().to_owned(), self.size.to_string()];
         args.extend(how.map(|number| number.to_string()));
         bench.part(Core::Others, &args)
@@ -195,7 +204,7 @@ impl Sample {
     }
 }
 
-fn endpoints(bench: &Bench, protocol: Protocol) -> Result<(Process, Vec<SocketAddr>), BoxError> {
+pub(super) fn endpoints(bench: &Bench, protocol: Protocol) -> Result<(Process, Vec<SocketAddr>), BoxError> {
     let args = ["endpoints".to_owned(), ENDPOINTS.to_string(), protocol.name().to_owned()];
     let mut process = bench.part(Core::Others, &args)?;
     let addrs = process.hear()?.iter().map(|addr| addr.parse()).collect::<Result<_, _>>()?;
@@ -203,7 +212,7 @@ fn endpoints(bench: &Bench, protocol: Protocol) -> Result<(Process, Vec<SocketAd
 }
 
 /// Lets a load run from its beginning to its end.
-fn through(mut load: Process) -> Result<Vec<String>, BoxError> {
+pub(super) fn through(mut load: Process) -> Result<Vec<String>, BoxError> {
     load.hear()?;
     load.go_on()?;
     load.hear()
@@ -232,11 +241,11 @@ fn instructions(bench: &Bench, scenario: &Scenario, contestant: Contestant) -> R
     Ok((counts[1].saturating_sub(counts[0]) / (TIMES[1] - TIMES[0])).to_string())
 }
 
-fn mib(kib: u64) -> String {
+pub(super) fn mib(kib: u64) -> String {
     format!("{:.1}", kib as f64 / 1024.0)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
 }

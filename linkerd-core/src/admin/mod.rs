@@ -23,6 +23,7 @@ mod delegator;
 mod home;
 mod identify;
 mod mesh;
+mod paged;
 mod params;
 mod playground;
 mod reply;
@@ -77,7 +78,8 @@ pub use watch::{addr_state, answer_state, snapshot_state, watch_state};
 
 /// The admin pages. A clone serves the same ones.
 ///
-/// Always ready, and never fails: what goes wrong is a status, and so is a panic.
+/// Always ready, and never fails: what goes wrong is a status, and so is a panic. Of more than some thousand metrics the page is
+/// made while it is read, in pieces with a pause of a millisecond after each: a panic then breaks it off.
 #[derive(Clone)]
 pub struct Admin {
     svc: Svc,
@@ -229,7 +231,7 @@ impl Pages {
             _ => match self.extra.get(path) {
                 Some(Extra::Html(show)) => Some(reply::page(Kind::HtmlPlain, show())),
                 Some(Extra::Json(show)) => Some(reply::json(Kind::Json, &show())),
-                Some(Extra::Prometheus(prometheus)) => Some(reply::page(Kind::Text, prometheus.render(&self.registry))),
+                Some(Extra::Prometheus(prometheus)) => Some(paged::page(Kind::Text, prometheus.pieces(&self.registry))),
                 None => match self.below.iter().find(|(below, _)| path.starts_with(below)) {
                     Some((_, answer)) => return answer(req).await,
                     None => None,
@@ -244,13 +246,17 @@ impl Pages {
         let (pretty, tree) = (params.flag("pretty")?, params.flag("tree")?);
         let query = params.get("q");
         let scope: Vec<_> = query.map_or_else(Vec::new, |query| query.trim_end_matches('/').split('/').collect());
-        let found = if tree { json::tree(&self.registry, &scope) } else { json::flat(&self.registry, &scope, pretty) };
-        let Some(found) = found else {
-            let text = Value::from(format!("No such subtree: {}", query.unwrap_or("")));
-            return Ok(reply::with_status(StatusCode::NOT_FOUND, Kind::Json, format!(r#"{{"error": {text}}}"#)));
+        // For people, these are made whole.
+        let whole = |all: Value| reply::page(Kind::Json, if pretty { format!("{all:#}") } else { all.to_string() });
+        let found = match (tree, pretty) {
+            (true, _) => json::tree(&self.registry, &scope).map(whole),
+            (false, true) => json::flat(&self.registry, &scope, true).map(whole),
+            (false, false) => json::Flat::new(&self.registry, &scope).map(|pieces| paged::page(Kind::Json, pieces)),
         };
-        let text = if pretty { format!("{found:#}") } else { found.to_string() };
-        Ok(reply::page(Kind::Json, text))
+        Ok(found.unwrap_or_else(|| {
+            let text = Value::from(format!("No such subtree: {}", query.unwrap_or("")));
+            reply::with_status(StatusCode::NOT_FOUND, Kind::Json, format!(r#"{{"error": {text}}}"#))
+        }))
     }
 
     fn state(&self) -> Value {

@@ -28,6 +28,8 @@ pub trait Connect: Send + Sync + 'static {
 
     /// Finds out whether the endpoint can be connected to, and keeps no connection. By default it can.
     ///
+    /// It may take a round trip longer than connecting.
+    ///
     /// # Errors
     ///
     /// Why it cannot.
@@ -158,7 +160,7 @@ impl Connect for HttpConnect {
             let stream = connected.map_err(|_| io::ErrorKind::TimedOut)??;
             #[cfg(feature = "tls")]
             if let Some(tls) = &self.config.tls {
-                return tls.connect(endpoint.addr.ip(), stream).await.map(drop).map_err(io::Error::other);
+                return tls.probe(endpoint.addr.ip(), stream).await.map_err(io::Error::other);
             }
             drop(stream);
             Ok(())

@@ -1,11 +1,15 @@
 //! Metrics as JSON, in the shapes of Linkerd 1.x's `metrics.json`.
 
-use std::sync::Arc;
+use std::io::Write;
 
+use bytes::Bytes;
 use serde_json::{Map, Number, Value};
 use tokio::time::Instant;
 
-use super::{Reading, Registry, Summary};
+use super::{
+    Reading, Registry, Summary,
+    registry::{AT_A_TIME, Walk},
+};
 
 /// The metrics in the scope `path`, by their names below it; `None` if there is no such scope.
 ///
@@ -16,12 +20,75 @@ use super::{Reading, Registry, Summary};
 pub fn flat(registry: &Registry, path: &[&str], sorted: bool) -> Option<Value> {
     registry.roll_if_due(Instant::now());
     let mut all = Map::new();
-    registry.visit_in(path, |path, reading| members(&mut all, &path.join("/"), &reading)).then(|| {
-        if sorted {
-            all.sort_keys();
+    let found = registry.visit_in(path, |path, reading| {
+        members(&mut path.join("/"), &reading, |name, value| drop(all.insert(name.to_owned(), value)));
+    });
+    if sorted {
+        all.sort_keys();
+    }
+    found.then_some(Value::Object(all))
+}
+
+/// The text of [`flat`], unsorted, in pieces; `None` if there is no such scope.
+///
+/// Each number is of the moment at which its piece is made. Should two metrics have one name, as `a/b` in the scope `c` and
+/// `b` in `c/a` have, both are there, and who reads it into a map has the last one.
+pub(crate) struct Flat {
+    walk: Walk,
+    name: String,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    New,
+    /// There is a member before the next one.
+    Begun,
+    Over,
+}
+
+impl Flat {
+    pub(crate) fn new(registry: &Registry, path: &[&str]) -> Option<Self> {
+        registry.roll_if_due(Instant::now());
+        Some(Self { walk: registry.read(path)?, name: String::new(), state: State::New })
+    }
+
+    /// The members of the next metric. False if there was none.
+    fn metric(&mut self, text: &mut Vec<u8>) -> bool {
+        let Self { walk, name, state } = self;
+        let Some((path, reading)) = walk.reading() else { return false };
+        name.clear();
+        for (at, segment) in path.iter().enumerate() {
+            name.extend([if at > 0 { "/" } else { "" }, segment]);
         }
-        Value::Object(all)
-    })
+        members(name, &reading, |name, value| {
+            text.push(if *state == State::New { b'{' } else { b',' });
+            *state = State::Begun;
+            // Writing to memory does not fail.
+            let _ = serde_json::to_writer(&mut *text, name);
+            let _ = write!(text, ":{value}");
+        });
+        true
+    }
+}
+
+impl Iterator for Flat {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if self.state == State::Over {
+            return None;
+        }
+        let mut text = Vec::new();
+        for _ in 0..AT_A_TIME {
+            if !self.metric(&mut text) {
+                text.extend_from_slice(if self.state == State::New { b"{}" } else { b"}" });
+                self.state = State::Over;
+                break;
+            }
+        }
+        Some(text.into())
+    }
 }
 
 /// The metrics in the scope `path` as nested objects; `None` if there is no such scope.
@@ -47,26 +114,29 @@ pub fn tree(registry: &Registry, path: &[&str]) -> Option<Value> {
             Reading::Gauge(_) => "gauge",
             Reading::Stat(_) => "stat",
         };
-        members(node, kind, &reading);
+        members(&mut kind.to_owned(), &reading, |name, value| drop(node.insert(name.to_owned(), value)));
     });
     found.then_some(Value::Object(root))
 }
 
-fn members(into: &mut Map<String, Value>, name: &str, reading: &Reading) {
+/// Adds what a metric of this name says. The name is what it was, afterwards.
+fn members(name: &mut String, reading: &Reading, mut add: impl FnMut(&str, Value)) {
     match reading {
-        Reading::Counter(n) => {
-            into.insert(name.to_owned(), (*n).into());
-        }
-        Reading::Gauge(value) => {
-            into.insert(name.to_owned(), float(*value));
-        }
+        Reading::Counter(n) => add(name, (*n).into()),
+        Reading::Gauge(value) => add(name, float(*value)),
         Reading::Stat(None) => {}
-        Reading::Stat(Some(summary)) => stat(into, name, summary),
+        Reading::Stat(Some(summary)) => {
+            let len = name.len();
+            stat(summary, |suffix, value| {
+                name.extend([".", suffix]);
+                add(name, value);
+                name.truncate(len);
+            });
+        }
     }
 }
 
-fn stat(into: &mut Map<String, Value>, name: &str, summary: &Arc<Summary>) {
-    let mut add = |suffix: &str, value| into.insert(format!("{name}.{suffix}"), value);
+fn stat(summary: &Summary, mut add: impl FnMut(&str, Value)) {
     add("count", summary.count.into());
     if summary.count == 0 {
         return;
@@ -125,6 +195,26 @@ mod tests {
         assert!(all.get(format!("{web}/new.count")).is_none());
         let keys: Vec<_> = all.as_object().unwrap().keys().collect();
         assert!(keys.is_sorted());
+    }
+
+    fn text(registry: &Registry, path: &[&str]) -> Option<String> {
+        let pieces: Vec<_> = Flat::new(registry, path)?.collect();
+        Some(String::from_utf8(pieces.concat()).unwrap())
+    }
+
+    #[test]
+    fn a_text_in_pieces_is_that_of_the_whole() {
+        let registry = registry();
+        let scope = registry.root().scope("a \"quoted\" name");
+        scope.gauge_fn("inf", || f64::INFINITY);
+        for n in 0..3 * AT_A_TIME {
+            scope.counter(&n.to_string()).add(n as u64);
+        }
+        assert_eq!(Flat::new(&registry, &[]).unwrap().count(), 4);
+        assert_eq!(text(&registry, &[]).unwrap(), flat(&registry, &[], false).unwrap().to_string());
+        assert_eq!(text(&registry, &["rt"]).unwrap(), flat(&registry, &["rt"], false).unwrap().to_string());
+        assert_eq!(text(&registry, &["zzz"]), None);
+        assert_eq!(text(&Registry::new(), &[]).unwrap(), "{}");
     }
 
     #[test]

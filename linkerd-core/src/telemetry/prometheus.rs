@@ -1,10 +1,19 @@
 //! Metrics as Prometheus text, with the names and labels of Linkerd 1.x.
 
-use std::{fmt::Write, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt::{self, Write},
+    sync::Arc,
+    vec,
+};
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Reading, Registry};
+use super::{
+    Reading, Registry,
+    registry::{AT_A_TIME, Walk},
+};
 
 /// Writes a [`Registry`] as Prometheus text.
 ///
@@ -23,11 +32,29 @@ pub struct Prometheus {
     legacy_escaping: bool,
 }
 
-/// What sorts before what, and the value.
+/// One of the series of a name.
 struct Series {
-    name: String,
-    labels: String,
-    value: String,
+    // Those of one scope share them.
+    labels: Arc<str>,
+    /// Empty if it is none.
+    quantile: &'static str,
+    value: Value,
+}
+
+enum Value {
+    Whole(u64),
+    Float(f64),
+}
+
+/// A registry as text, in pieces. First it is read, and pieces are empty; then it is written, by names.
+pub(crate) struct Rendering {
+    prometheus: Prometheus,
+    /// `None` when all was read.
+    walk: Option<Walk>,
+    reading: HashMap<String, Vec<Series>>,
+    /// What is to be written, the first at the end.
+    names: Vec<(String, Vec<Series>)>,
+    writing: (String, vec::IntoIter<Series>),
 }
 
 impl Prometheus {
@@ -57,58 +84,21 @@ impl Prometheus {
     /// The text. Of content type `text/plain`, without `HELP`, `TYPE` and times.
     #[must_use]
     pub fn render(&self, registry: &Registry) -> String {
-        registry.roll_if_due(Instant::now());
-        let mut all = Vec::with_capacity(registry.len());
-        registry.visit(|path, reading| self.add(&mut all, path, &reading));
-        all.sort_unstable_by(|a, b| (&a.name, &a.labels).cmp(&(&b.name, &b.labels)));
-        all.dedup_by(|a, b| a.name == b.name && a.labels == b.labels);
-        let mut text =
-            String::with_capacity(all.iter().map(|s| s.name.len() + s.labels.len() + s.value.len() + 4).sum());
-        for Series { name, labels, value } in all {
-            text.push_str(&name);
-            if !labels.is_empty() {
-                text.extend(["{", &labels, "}"]);
-            }
-            text.extend([" ", &value, "\n"]);
-        }
+        let mut text = String::new();
+        let mut rendering = self.pieces(registry);
+        while rendering.go_on(&mut text) {}
         text
     }
 
-    fn add(&self, all: &mut Vec<Series>, path: &[Arc<str>], reading: &Reading) {
-        let (name, labels) = rewrite(path);
-        let name = self.name(&name);
-        let mut text = String::new();
-        for (label, value) in &labels {
-            self.label(&mut text, label, value);
-        }
-        match reading {
-            Reading::Counter(n) => all.push(Series { name, labels: text, value: n.to_string() }),
-            Reading::Gauge(value) => all.push(Series { name, labels: text, value: float(*value) }),
-            Reading::Stat(Some(summary)) if summary.count > 0 => {
-                for (suffix, value) in [
-                    ("_count", summary.count.to_string()),
-                    ("_sum", summary.sum.to_string()),
-                    ("_avg", float(summary.avg())),
-                ] {
-                    all.push(Series { name: format!("{name}{suffix}"), labels: text.clone(), value });
-                }
-                let [p50, p90, p95, p99, p999, p9999] = summary.quantiles;
-                for (quantile, value) in [
-                    ("0", summary.min),
-                    ("0.5", p50),
-                    ("0.9", p90),
-                    ("0.95", p95),
-                    ("0.99", p99),
-                    ("0.999", p999),
-                    ("0.9999", p9999),
-                    ("1", summary.max),
-                ] {
-                    let mut labels = text.clone();
-                    self.label(&mut labels, "quantile", quantile);
-                    all.push(Series { name: name.clone(), labels, value: value.to_string() });
-                }
-            }
-            Reading::Stat(_) => {}
+    /// The same in pieces.
+    pub(crate) fn pieces(&self, registry: &Registry) -> Rendering {
+        registry.roll_if_due(Instant::now());
+        Rendering {
+            prometheus: self.clone(),
+            walk: registry.read(&[]),
+            reading: HashMap::new(),
+            names: Vec::new(),
+            writing: (String::new(), Vec::new().into_iter()),
         }
     }
 
@@ -146,6 +136,127 @@ impl Prometheus {
     }
 }
 
+impl Rendering {
+    /// Reads some more metrics, or writes some more series. False if there were none.
+    fn go_on(&mut self, text: &mut String) -> bool {
+        if let Some(mut walk) = self.walk.take() {
+            if self.read(&mut walk) {
+                self.walk = Some(walk);
+            } else {
+                self.names = self.reading.drain().collect();
+                self.names.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
+            }
+            return true;
+        }
+        let before = text.len();
+        (0..AT_A_TIME).all(|_| self.write(text)) || text.len() > before
+    }
+
+    /// Reads so many metrics. False if these were the last.
+    fn read(&mut self, walk: &mut Walk) -> bool {
+        let mut last: Arc<str> = Arc::default();
+        for _ in 0..AT_A_TIME {
+            let Some((path, reading)) = walk.reading() else { return false };
+            let (name, labels) = rewrite(path);
+            let mut text = String::new();
+            for (label, value) in &labels {
+                self.prometheus.label(&mut text, label, value);
+            }
+            if *last != *text {
+                last = text.into();
+            }
+            let name = self.prometheus.name(&name);
+            self.add(name, &last, &reading);
+        }
+        true
+    }
+
+    fn add(&mut self, mut name: String, labels: &Arc<str>, reading: &Reading) {
+        let mut add = |name: &str, quantile, value| {
+            let series = Series { labels: Arc::clone(labels), quantile, value };
+            match self.reading.get_mut(name) {
+                Some(all) => all.push(series),
+                None => drop(self.reading.insert(name.to_owned(), vec![series])),
+            }
+        };
+        match reading {
+            Reading::Counter(n) => add(&name, "", Value::Whole(*n)),
+            Reading::Gauge(value) => add(&name, "", Value::Float(*value)),
+            Reading::Stat(Some(summary)) if summary.count > 0 => {
+                let [p50, p90, p95, p99, p999, p9999] = summary.quantiles;
+                for (quantile, value) in [
+                    ("0", summary.min),
+                    ("0.5", p50),
+                    ("0.9", p90),
+                    ("0.95", p95),
+                    ("0.99", p99),
+                    ("0.999", p999),
+                    ("0.9999", p9999),
+                    ("1", summary.max),
+                ] {
+                    add(&name, quantile, Value::Whole(value));
+                }
+                let len = name.len();
+                for (suffix, value) in [
+                    ("_count", Value::Whole(summary.count)),
+                    ("_sum", Value::Whole(summary.sum)),
+                    ("_avg", Value::Float(summary.avg())),
+                ] {
+                    name.push_str(suffix);
+                    add(&name, "", value);
+                    name.truncate(len);
+                }
+            }
+            Reading::Stat(_) => {}
+        }
+    }
+
+    /// Writes the next series. False if there is none.
+    fn write(&mut self, text: &mut String) -> bool {
+        loop {
+            let (name, series) = &mut self.writing;
+            if let Some(Series { labels, quantile, value }) = series.next() {
+                text.push_str(name);
+                let separator = if labels.is_empty() || quantile.is_empty() { "" } else { ", " };
+                match (&*labels, quantile) {
+                    ("", "") => {}
+                    (labels, "") => text.extend(["{", labels, "}"]),
+                    (labels, quantile) => text.extend(["{", labels, separator, "quantile=\"", quantile, "\"}"]),
+                }
+                // Writing to memory does not fail.
+                let _ = writeln!(text, " {value}");
+                return true;
+            }
+            let Some((name, mut series)) = self.names.pop() else { return false };
+            // Nearly in order, which the stable one makes use of.
+            series.sort_by(|a, b| (&*a.labels, a.quantile).cmp(&(&*b.labels, b.quantile)));
+            series.dedup_by(|a, b| a.labels == b.labels && a.quantile == b.quantile);
+            self.writing = (name, series.into_iter());
+        }
+    }
+}
+
+impl Iterator for Rendering {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let mut text = String::new();
+        self.go_on(&mut text).then(|| text.into())
+    }
+}
+
+/// As the format has it: a float with a decimal point, and `NaN`, `+Inf`, `-Inf`.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(value) => value.fmt(f),
+            Self::Float(f64::INFINITY) => f.write_str("+Inf"),
+            Self::Float(f64::NEG_INFINITY) => f.write_str("-Inf"),
+            Self::Float(value) => write!(f, "{value:?}"),
+        }
+    }
+}
+
 /// Takes out of a metric's path what are labels.
 fn rewrite(path: &[Arc<str>]) -> (Vec<&str>, Vec<(&'static str, String)>) {
     let mut name: Vec<&str> = Vec::with_capacity(path.len());
@@ -176,15 +287,6 @@ fn rewrite(path: &[Arc<str>]) -> (Vec<&str>, Vec<(&'static str, String)>) {
         labels.push((label, segment.to_string()));
     }
     (name, labels)
-}
-
-/// A number as the format has it: with a decimal point, and `NaN`, `+Inf`, `-Inf`.
-fn float(value: f64) -> String {
-    match value {
-        f64::INFINITY => "+Inf".to_owned(),
-        f64::NEG_INFINITY => "-Inf".to_owned(),
-        _ => format!("{value:?}"),
-    }
 }
 
 #[cfg(test)]

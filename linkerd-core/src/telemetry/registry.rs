@@ -3,6 +3,7 @@
 #[cfg(feature = "config")]
 mod attempt;
 mod tree;
+mod walk;
 
 use std::{
     collections::HashSet,
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 #[cfg(feature = "config")]
 pub(crate) use self::attempt::Attempt;
 use self::tree::{Child, Function, Metric, Node};
+pub(crate) use self::walk::Walk;
 use super::{
     metric::{Counter, Gauge},
     stat::{Stat, Summary},
@@ -26,11 +28,14 @@ use super::{
 
 /// How many metrics a registry holds unless told otherwise.
 ///
-/// A router's client has about fifty: room for two thousand clients.
-pub const DEFAULT_LIMIT: usize = 100_000;
+/// A name and its client have 77: room for two and a half thousand of both.
+pub const DEFAULT_LIMIT: usize = 200_000;
 
 /// How long a stat collects before what it saw is shown; Linkerd 1.x's.
 pub const DEFAULT_SNAPSHOT_INTERVAL: Duration = Duration::from_mins(1);
+
+/// How many metrics are looked at before others have their turn.
+pub(crate) const AT_A_TIME: usize = 512;
 
 /// All metrics of a process, in a tree of scopes. A clone is the same registry.
 ///
@@ -184,35 +189,40 @@ impl Registry {
     /// Everything that shows stats calls it first, so that an embedder needs no task for it. The interval is then as long
     /// as nobody looks; a process that wants even ones [drives](Self::drive) them.
     pub fn roll_if_due(&self, now: Instant) -> bool {
-        let interval = self.0.interval;
-        {
-            let mut due = lock(&self.0.due);
-            match *due {
-                Some(at) if at <= now => *due = Some(now + interval),
-                Some(_) => return false,
-                None => {
-                    *due = Some(now + interval);
-                    return false;
-                }
-            }
+        let is_due = self.ends_interval(now);
+        if is_due {
+            let mut walk = self.walk();
+            while roll(&mut walk, usize::MAX) {}
         }
-        self.0.root.each(&mut |metric| {
-            if let Metric::Stat(stat) = metric {
-                stat.roll();
-            }
-        });
-        true
+        is_due
+    }
+
+    /// Whether the stats' interval has lasted its time at `now`. The next one begins then.
+    fn ends_interval(&self, now: Instant) -> bool {
+        let mut due = lock(&self.0.due);
+        let is_due = due.is_some_and(|at| at <= now);
+        if is_due || due.is_none() {
+            *due = Some(now + self.0.interval);
+        }
+        is_due
     }
 
     /// Ends the stats' interval each time that it has lasted its time, for ever.
     ///
+    /// It looks at 512 metrics at a time, and lets other tasks of its thread go on in between.
+    ///
     /// # Cancel safety
     ///
-    /// Cancel safe.
+    /// Dropped while it ends an interval, it leaves the stats that it has not come to as they are until the next one ends.
     pub async fn drive(&self) {
         loop {
             let now = Instant::now();
-            self.roll_if_due(now);
+            if self.ends_interval(now) {
+                let mut walk = self.walk();
+                while roll(&mut walk, AT_A_TIME) {
+                    tokio::task::yield_now().await;
+                }
+            }
             let due = lock(&self.0.due).unwrap_or(now + self.0.interval);
             tokio::time::sleep_until(due).await;
         }
@@ -223,19 +233,31 @@ impl Registry {
     /// No lock is held while `visit` or a gauge's function runs.
     pub fn visit(&self, mut visit: impl FnMut(&[Arc<str>], Reading)) {
         self.refresh();
-        self.0.root.visit(&mut Vec::new(), &mut visit);
+        let mut walk = self.walk();
+        while let Some((path, reading)) = walk.reading() {
+            visit(path, reading);
+        }
     }
 
     /// Shows every metric in the scope `at`, by its path from there, as [`visit`](Self::visit) does. Says whether there is
     /// such a scope.
     pub fn visit_in(&self, at: &[&str], mut visit: impl FnMut(&[Arc<str>], Reading)) -> bool {
-        self.refresh();
-        match self.0.root.find(at.iter().copied()) {
-            Some(Child::Scope(node)) => node.visit(&mut Vec::new(), &mut visit),
-            Some(Child::Metric(metric)) => visit(&[], metric.read()),
-            None => return false,
+        let Some(mut walk) = self.read(at) else { return false };
+        while let Some((path, reading)) = walk.reading() {
+            visit(path, reading);
         }
         true
+    }
+
+    /// The way through every metric in the scope `at`, for who does not go all of it at once; `None` if there is no such
+    /// scope. The numbers that are kept elsewhere are those of this moment.
+    pub(crate) fn read(&self, at: &[&str]) -> Option<Walk> {
+        self.refresh();
+        self.0.root.find(at.iter().copied()).map(Walk::new)
+    }
+
+    fn walk(&self) -> Walk {
+        Walk::new(Child::Scope(Arc::clone(&self.0.root)))
     }
 
     /// The handle at a place, made if there is none.
@@ -287,7 +309,10 @@ impl Registry {
         let Child::Scope(parent) = self.0.root.find(parents.iter().map(AsRef::as_ref))? else { return None };
         let removed = parent.take(last, node)?;
         let mut metrics = 0;
-        removed.each(&mut |metric| metrics += usize::from(!self.is_refused(metric)));
+        let mut walk = Walk::new(removed.clone());
+        while let Some((_, metric)) = walk.metric() {
+            metrics += usize::from(!self.is_refused(metric));
+        }
         // Relaxed: see `resolve`.
         self.0.metrics.fetch_sub(metrics, Ordering::Relaxed);
         Some(removed)
@@ -304,6 +329,18 @@ impl Registry {
         self.0.metrics.fetch_sub(1, Ordering::Relaxed);
         Some(removed)
     }
+}
+
+/// Ends the interval of the stats among the next so many metrics. False if these were the last.
+fn roll(walk: &mut Walk, most: usize) -> bool {
+    for _ in 0..most {
+        match walk.metric() {
+            Some((_, Metric::Stat(stat))) => stat.roll(),
+            Some(_) => {}
+            None => return false,
+        }
+    }
+    true
 }
 
 /// The name, as others have it already if they do.

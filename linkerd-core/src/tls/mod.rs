@@ -18,6 +18,7 @@ mod identity;
 mod metrics;
 mod names;
 mod pem;
+mod probe;
 mod roots;
 mod server;
 mod watch;
@@ -67,6 +68,8 @@ pub struct Negotiated {
     pub alpn: Option<Alpn>,
     /// Who the peer is, if it showed a certificate.
     pub peer: Option<PeerIdentity>,
+    /// Whether a client is done before the server looks at its certificate, as in TLS 1.3.
+    is_looked_at_later: bool,
 }
 
 impl Negotiated {
@@ -75,6 +78,7 @@ impl Negotiated {
         Self {
             alpn: conn.alpn_protocol().and_then(Alpn::of),
             peer: leaf.and_then(|leaf| PeerIdentity::of(leaf, provider)),
+            is_looked_at_later: conn.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3),
         }
     }
 }

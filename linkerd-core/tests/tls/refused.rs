@@ -145,3 +145,23 @@ async fn programs_read_it_in_the_details_without_the_names_of_the_peer() {
         }
     }
 }
+
+#[tokio::test]
+async fn who_only_finds_out_whether_it_can_be_connected_to_hears_of_it_too() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let (ours, stranger) = (pki.issue("ours", &["ours"]), other.issue("stranger", &["stranger"]));
+    for version in ["TLSv1.2", "TLSv1.3"] {
+        let endpoint = Endpoint::new(demanding(&pki, version));
+        let dial = |identity| connect(&pki, identity, Wire::Http1, PoolConfig::default());
+        dial(Some(ours.clone())).dial(&endpoint).await.unwrap();
+        for identity in [None, Some(stranger.clone())] {
+            let connect = dial(identity);
+            // A server that is slow to say so is taken for a good one.
+            eventually("it is refused", async || match connect.dial(&endpoint).await {
+                Ok(()) => false,
+                Err(error) => error.to_string().contains("TLS handshake failed"),
+            })
+            .await;
+        }
+    }
+}

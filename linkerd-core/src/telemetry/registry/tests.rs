@@ -113,6 +113,28 @@ fn a_read_holds_no_lock_while_it_shows() {
 }
 
 #[test]
+fn a_walk_that_is_left_goes_on_where_it_was() {
+    let registry = Registry::new();
+    let root = registry.root();
+    for name in ["a", "b", "c"] {
+        let scope = root.scope("rt").scope(name);
+        let _ = (scope.counter("requests"), scope.counter("failures"), scope.scope("failures").counter("closed"));
+    }
+    let all = names(&registry);
+    assert_eq!(all.len(), 9);
+    let mut walk = registry.read(&[]).unwrap();
+    let mut next = || walk.reading().map(|(path, _)| path.join("|"));
+    let begun: Vec<_> = (0..4).map_while(|_| next()).collect();
+    assert_eq!(begun, all[..4]);
+    // Rows of names that were begun stay as they were.
+    let _ = root.scope("rt").scope("b").counter("new");
+    root.scope("rt").scope("c").prune();
+    let rest: Vec<_> = (0..10).map_while(|_| next()).collect();
+    assert_eq!(rest, all[4..]);
+    assert_eq!(next(), None);
+}
+
+#[test]
 fn reads_beside_requests_and_closing_stacks_lose_nothing() {
     const EACH: u64 = 2000;
     let registry = Registry::new();
@@ -155,6 +177,28 @@ async fn stats_show_each_interval() {
     assert_eq!(stat.summary().unwrap().max, 3);
     tokio::time::sleep(DEFAULT_SNAPSHOT_INTERVAL).await;
     assert_eq!(stat.summary().unwrap().count, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn others_have_their_turn_while_an_interval_ends() {
+    let registry = Registry::new();
+    let stats: Vec<_> = (0..3 * AT_A_TIME).map(|n| registry.root().stat(&n.to_string())).collect();
+    for stat in &stats {
+        stat.record(1);
+    }
+    let driver = registry.clone();
+    tokio::spawn(async move { driver.drive().await });
+    tokio::task::yield_now().await;
+    // It begins at that moment, before this or after it.
+    tokio::time::sleep(DEFAULT_SNAPSHOT_INTERVAL).await;
+    let rolled = || stats.iter().filter(|stat| stat.summary().is_some()).count();
+    let mut seen = Vec::new();
+    for _ in 0..10 {
+        seen.push(rolled());
+        tokio::task::yield_now().await;
+    }
+    assert!(seen.iter().any(|rolled| (1..=2 * AT_A_TIME).contains(rolled)), "{seen:?}");
+    assert_eq!(rolled(), stats.len());
 }
 
 #[cfg(feature = "config")]

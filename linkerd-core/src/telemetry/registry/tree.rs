@@ -67,10 +67,6 @@ impl Node {
         }
     }
 
-    pub(super) fn children(&self) -> Arc<Children> {
-        Arc::clone(&self.lock().children)
-    }
-
     pub(super) fn find<'a>(self: &Arc<Self>, path: impl Iterator<Item = &'a str>) -> Option<Child> {
         let mut at = Child::Scope(Arc::clone(self));
         for segment in path {
@@ -145,27 +141,10 @@ impl Node {
         }
     }
 
-    pub(super) fn each(&self, f: &mut impl FnMut(&Metric)) {
-        if let Some(metric) = self.metric() {
-            f(&metric);
-        }
-        for (_, child) in &self.children().0 {
-            child.each(f);
-        }
-    }
-
-    pub(super) fn visit(&self, path: &mut Vec<Arc<str>>, visit: &mut impl FnMut(&[Arc<str>], Reading)) {
-        if let Some(metric) = self.metric() {
-            visit(path, metric.read());
-        }
-        for (name, child) in &self.children().0 {
-            path.push(Arc::clone(name));
-            match child {
-                Child::Metric(metric) => visit(path, metric.read()),
-                Child::Scope(node) => node.visit(path, visit),
-            }
-            path.pop();
-        }
+    /// Its own metric, and what is in it.
+    pub(super) fn read(&self) -> (Option<Metric>, Arc<Children>) {
+        let inner = self.lock();
+        (inner.metric.clone(), Arc::clone(&inner.children))
     }
 }
 
@@ -174,13 +153,6 @@ impl Child {
         match self {
             Self::Metric(metric) => Some(metric.clone()),
             Self::Scope(node) => node.metric(),
-        }
-    }
-
-    pub(super) fn each(&self, f: &mut impl FnMut(&Metric)) {
-        match self {
-            Self::Metric(metric) => f(metric),
-            Self::Scope(node) => node.each(f),
         }
     }
 }
