@@ -16,7 +16,7 @@ use super::reply::{self, Kind};
 use crate::Body;
 
 /// How many pieces are made before anything is sent. What has no more is sent whole, with its length.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 5;
 
 /// How long the processor is left to others after each further piece. It may be the only one.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -89,7 +89,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_large_one_is_made_while_it_is_read_and_leaves_time_to_others() {
-        let (pieces, made) = pieces(10);
+        let (pieces, made) = pieces(11);
         let begun = Instant::now();
         let mut body = page(Kind::Text, pieces).into_body();
         assert_eq!(body.size_hint().exact(), None);
@@ -98,7 +98,7 @@ mod tests {
             let text = String::from_utf8(frame.unwrap().into_data().unwrap().to_vec()).unwrap();
             seen.push((text, made.load(Ordering::Relaxed)));
         }
-        let expected = [("1 3 ", 4), ("5 ", 6), ("7 ", 8), ("9 ", 10)];
+        let expected = [("1 3 ", 5), ("5 ", 6), ("7 ", 8), ("9 ", 10)];
         assert_eq!(seen, expected.map(|(text, made)| (text.to_owned(), made)));
         assert!(begun.elapsed() >= 6 * PAUSE, "{:?}", begun.elapsed());
     }

@@ -317,7 +317,7 @@ impl MeshBuilder {
         let sweeper = tokio::spawn(sweep(Arc::downgrade(&inner), self.caches.idle_ttl));
         let _ = inner.sweeper.set(sweeper.abort_handle());
         let weak = Arc::downgrade(&inner);
-        inner.metrics.scope().registry().on_read(move || weak.upgrade().map(|inner| inner.refresh()).is_some());
+        inner.metrics.scope().registry().on_read_in_parts(move || weak.upgrade().map(|inner| inner.refresh()));
         Ok(Mesh(inner))
     }
 }

@@ -34,9 +34,9 @@ use crate::{
     client::Client,
     identify::Identifier,
     policy::Policies,
-    stack::{Allowances, Binding, Clients, Outgoing, PathInfo, PathStack, Shared, Switching, now},
+    stack::{Allowance, Allowances, Binding, Clients, Outgoing, PathInfo, PathStack, Shared, Switching, now},
     svc::SvcFuture,
-    telemetry::{BindCacheStats, CacheStats, RouterStats},
+    telemetry::{BindCacheStats, CacheStats, Parts, RouterStats},
 };
 
 /// Wraps a stack in somebody's layer.
@@ -87,6 +87,16 @@ async fn sweep(mesh: Weak<Inner>, ttl: Duration) {
         let Some(mesh) = mesh.upgrade() else { return };
         mesh.sweep(now());
     }
+}
+
+/// Refreshes all that are still there when their turn comes: to hold them until then would make them seem in use.
+fn each<T, F>(all: &[Arc<T>], refresh: F) -> impl Iterator<Item = ()> + Send + use<T, F>
+where
+    T: Send + Sync,
+    F: Fn(&T) + Send,
+{
+    let all: Vec<_> = all.iter().map(Arc::downgrade).collect();
+    all.into_iter().map(move |one| one.upgrade().as_deref().map_or((), &refresh))
 }
 
 impl Mesh {
@@ -204,19 +214,14 @@ impl Mesh {
 }
 
 impl Inner {
-    /// Brings the numbers up to date that are not counted as they happen.
-    fn refresh(&self) {
+    /// What brings the numbers up to date that are not counted as they happen: a client, a name or its allowance at a time.
+    fn refresh(&self) -> Parts {
         let now = now();
-        for client in self.clients.all() {
-            client.refresh(now);
-        }
-        self.allowances.refresh();
-        for entry in self.overrides.values() {
-            entry.stack.refresh(now);
-        }
-        for entry in self.paths.load().values() {
-            entry.stack.refresh(now);
-        }
+        let mut paths = self.overrides.values();
+        paths.extend(self.paths.load().values().cloned());
+        let clients = each(&self.clients.all(), move |client| client.refresh(now));
+        let allowances = each(&self.allowances.all(), Allowance::refresh);
+        Box::new(clients.chain(allowances).chain(each(&paths, move |entry| entry.stack.refresh(now))))
     }
 
     fn path_miss(&self, path: &Path, now: Instant) -> Arc<PathEntry> {

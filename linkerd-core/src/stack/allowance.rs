@@ -108,11 +108,9 @@ impl Allowances {
         self.lock().retain(|(_, shared)| Arc::strong_count(shared) > 1 || !shared.is_at_rest(now));
     }
 
-    /// Brings the numbers up to date that are not counted as they happen.
-    pub(crate) fn refresh(&self) {
-        for allowance in self.by_name.values() {
-            allowance.refresh();
-        }
+    /// Those of single names.
+    pub(crate) fn all(&self) -> Vec<Arc<Allowance>> {
+        self.by_name.values()
     }
 
     fn share(&self, mut shape: Shape) -> Arc<Allowance> {

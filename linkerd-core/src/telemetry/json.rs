@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     Reading, Registry, Summary,
-    registry::{AT_A_TIME, Walk},
+    registry::{AT_A_TIME, PARTS_AT_A_TIME, Parts, Walk},
 };
 
 /// The metrics in the scope `path`, by their names below it; `None` if there is no such scope.
@@ -29,11 +29,12 @@ pub fn flat(registry: &Registry, path: &[&str], sorted: bool) -> Option<Value> {
     found.then_some(Value::Object(all))
 }
 
-/// The text of [`flat`], unsorted, in pieces; `None` if there is no such scope.
+/// The text of [`flat`], unsorted, in pieces, the first of which may be empty.
 ///
 /// Each number is of the moment at which its piece is made. Should two metrics have one name, as `a/b` in the scope `c` and
 /// `b` in `c/a` have, both are there, and who reads it into a map has the last one.
 pub(crate) struct Flat {
+    refresh: Parts,
     walk: Walk,
     name: String,
     state: State,
@@ -50,12 +51,14 @@ enum State {
 impl Flat {
     pub(crate) fn new(registry: &Registry, path: &[&str]) -> Option<Self> {
         registry.roll_if_due(Instant::now());
-        Some(Self { walk: registry.read(path)?, name: String::new(), state: State::New })
+        let refresh = registry.refresh();
+        let walk = registry.walk_in(path)?;
+        Some(Self { refresh, walk, name: String::new(), state: State::New })
     }
 
     /// The members of the next metric. False if there was none.
     fn metric(&mut self, text: &mut Vec<u8>) -> bool {
-        let Self { walk, name, state } = self;
+        let Self { walk, name, state, .. } = self;
         let Some((path, reading)) = walk.reading() else { return false };
         name.clear();
         for (at, segment) in path.iter().enumerate() {
@@ -78,6 +81,9 @@ impl Iterator for Flat {
     fn next(&mut self) -> Option<Bytes> {
         if self.state == State::Over {
             return None;
+        }
+        if self.refresh.by_ref().take(PARTS_AT_A_TIME).count() > 0 {
+            return Some(Bytes::new());
         }
         let mut text = Vec::new();
         for _ in 0..AT_A_TIME {

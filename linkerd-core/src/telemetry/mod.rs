@@ -28,6 +28,7 @@ pub use metric::{Counter, Entered, Gauge};
 pub use prometheus::Prometheus;
 #[cfg(feature = "admin")]
 pub(crate) use registry::Attempt;
+pub(crate) use registry::Parts;
 pub use registry::{DEFAULT_LIMIT, DEFAULT_SNAPSHOT_INTERVAL, Hold, Reading, Registry, Scope};
 pub use request::{Failures, RequestStats, StatusStats};
 pub use router::{

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     Reading, Registry,
-    registry::{AT_A_TIME, Walk},
+    registry::{AT_A_TIME, PARTS_AT_A_TIME, Parts, Walk},
 };
 
 /// Writes a [`Registry`] as Prometheus text.
@@ -49,6 +49,7 @@ enum Value {
 /// A registry as text, in pieces. First it is read, and pieces are empty; then it is written, by names.
 pub(crate) struct Rendering {
     prometheus: Prometheus,
+    refresh: Parts,
     /// `None` when all was read.
     walk: Option<Walk>,
     reading: HashMap<String, Vec<Series>>,
@@ -95,7 +96,8 @@ impl Prometheus {
         registry.roll_if_due(Instant::now());
         Rendering {
             prometheus: self.clone(),
-            walk: registry.read(&[]),
+            refresh: registry.refresh(),
+            walk: registry.walk_in(&[]),
             reading: HashMap::new(),
             names: Vec::new(),
             writing: (String::new(), Vec::new().into_iter()),
@@ -139,6 +141,9 @@ impl Prometheus {
 impl Rendering {
     /// Reads some more metrics, or writes some more series. False if there were none.
     fn go_on(&mut self, text: &mut String) -> bool {
+        if self.refresh.by_ref().take(PARTS_AT_A_TIME).count() > 0 {
+            return true;
+        }
         if let Some(mut walk) = self.walk.take() {
             if self.read(&mut walk) {
                 self.walk = Some(walk);

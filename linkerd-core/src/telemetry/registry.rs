@@ -37,6 +37,9 @@ pub const DEFAULT_SNAPSHOT_INTERVAL: Duration = Duration::from_mins(1);
 /// How many metrics are looked at before others have their turn.
 pub(crate) const AT_A_TIME: usize = 512;
 
+/// The same of parts of a refresh, each of which may bring some thirty numbers up to date.
+pub(crate) const PARTS_AT_A_TIME: usize = 128;
+
 /// All metrics of a process, in a tree of scopes. A clone is the same registry.
 ///
 /// Two reads never wait for each other's work, and neither does a request: what reads the tree locks a scope only to
@@ -67,8 +70,11 @@ struct Shared {
 /// The names of metrics that were made, in that order.
 type Made = Mutex<Vec<Vec<Arc<str>>>>;
 
-/// Brings handles up to date; `false` once it never will again.
-type Refresh = Arc<dyn Fn() -> bool + Send + Sync>;
+/// What brings handles up to date; `None` once nothing will again.
+type Refresh = Arc<dyn Fn() -> Option<Parts> + Send + Sync>;
+
+/// Work that is done by asking for the next item, a part each time.
+pub(crate) type Parts = Box<dyn Iterator<Item = ()> + Send>;
 
 /// Names that are kept for the next metric of that name. As many as the program has, and some of its user's.
 const NAMES: usize = 1024;
@@ -147,16 +153,29 @@ impl Registry {
     ///
     /// It holds what it reads weakly: the registry keeps it until then.
     pub fn on_read(&self, refresh: impl Fn() -> bool + Send + Sync + 'static) {
+        self.on_read_in_parts(move || refresh().then(|| Box::new(std::iter::empty()) as Parts));
+    }
+
+    /// The same for what takes long: each of its parts is short, and there may be pauses between them. `None` ends it.
+    pub(crate) fn on_read_in_parts(&self, refresh: impl Fn() -> Option<Parts> + Send + Sync + 'static) {
         lock(&self.0.refresh).push(Arc::new(refresh));
     }
 
-    fn refresh(&self) {
+    /// Brings the numbers up to date that are kept elsewhere, where that takes long by and by.
+    pub(crate) fn refresh(&self) -> Parts {
         // Not under the lock: it may take as long as there are endpoints.
         let all = lock(&self.0.refresh).clone();
-        let done: Vec<_> = all.into_iter().filter(|refresh| !refresh()).collect();
+        let (mut parts, mut done): (Vec<Parts>, Vec<_>) = Default::default();
+        for refresh in all {
+            match refresh() {
+                Some(more) => parts.push(more),
+                None => done.push(refresh),
+            }
+        }
         if !done.is_empty() {
             lock(&self.0.refresh).retain(|refresh| !done.iter().any(|done| Arc::ptr_eq(done, refresh)));
         }
+        Box::new(parts.into_iter().flatten())
     }
 
     /// The scope that all others are in.
@@ -231,18 +250,15 @@ impl Registry {
     /// Shows every metric, in the order of their names, a scope's own before those below it.
     ///
     /// No lock is held while `visit` or a gauge's function runs.
-    pub fn visit(&self, mut visit: impl FnMut(&[Arc<str>], Reading)) {
-        self.refresh();
-        let mut walk = self.walk();
-        while let Some((path, reading)) = walk.reading() {
-            visit(path, reading);
-        }
+    pub fn visit(&self, visit: impl FnMut(&[Arc<str>], Reading)) {
+        self.visit_in(&[], visit);
     }
 
     /// Shows every metric in the scope `at`, by its path from there, as [`visit`](Self::visit) does. Says whether there is
     /// such a scope.
     pub fn visit_in(&self, at: &[&str], mut visit: impl FnMut(&[Arc<str>], Reading)) -> bool {
-        let Some(mut walk) = self.read(at) else { return false };
+        self.refresh().count();
+        let Some(mut walk) = self.walk_in(at) else { return false };
         while let Some((path, reading)) = walk.reading() {
             visit(path, reading);
         }
@@ -250,9 +266,8 @@ impl Registry {
     }
 
     /// The way through every metric in the scope `at`, for who does not go all of it at once; `None` if there is no such
-    /// scope. The numbers that are kept elsewhere are those of this moment.
-    pub(crate) fn read(&self, at: &[&str]) -> Option<Walk> {
-        self.refresh();
+    /// scope. What is kept elsewhere is as the last [`refresh`](Self::refresh) found it.
+    pub(crate) fn walk_in(&self, at: &[&str]) -> Option<Walk> {
         self.0.root.find(at.iter().copied()).map(Walk::new)
     }
 

@@ -122,7 +122,7 @@ fn a_walk_that_is_left_goes_on_where_it_was() {
     }
     let all = names(&registry);
     assert_eq!(all.len(), 9);
-    let mut walk = registry.read(&[]).unwrap();
+    let mut walk = registry.walk_in(&[]).unwrap();
     let mut next = || walk.reading().map(|(path, _)| path.join("|"));
     let begun: Vec<_> = (0..4).map_while(|_| next()).collect();
     assert_eq!(begun, all[..4]);
@@ -132,6 +132,24 @@ fn a_walk_that_is_left_goes_on_where_it_was() {
     let rest: Vec<_> = (0..10).map_while(|_| next()).collect();
     assert_eq!(rest, all[4..]);
     assert_eq!(next(), None);
+}
+
+#[test]
+fn what_takes_long_to_refresh_is_in_parts_and_ends_when_it_is_gone() {
+    let registry = Registry::new();
+    let gauge = registry.root().gauge("parts");
+    let gauges = Arc::new(vec![gauge.clone(); 3]);
+    let weak = Arc::downgrade(&gauges);
+    registry.on_read_in_parts(move || {
+        let gauges = weak.upgrade()?;
+        Some(Box::new((0..3).map(move |n| gauges[n].incr())))
+    });
+    let mut parts = registry.refresh();
+    assert_eq!((parts.next(), gauge.get()), (Some(()), 1));
+    drop(parts);
+    registry.visit(|_, reading| assert_eq!(reading, Reading::Gauge(4.0)));
+    drop(gauges);
+    assert_eq!((registry.refresh().count(), lock(&registry.0.refresh).len()), (0, 0));
 }
 
 #[test]
