@@ -8,7 +8,7 @@ use tokio::{process::Command, time::timeout};
 /// Runs the program in a folder.
 async fn run(folder: &Path) -> Output {
     let program = Command::new(env!("CARGO_BIN_EXE_embed")).current_dir(folder).kill_on_drop(true).output();
-    timeout(Duration::from_secs(30), program).await.expect("it ends").expect("it starts")
+    timeout(Duration::from_mins(2), program).await.expect("it ends").expect("it starts")
 }
 
 fn stdout(output: &Output) -> String {

@@ -299,6 +299,25 @@ pub(crate) struct PlanArgs {
 }
 
 impl DtabCommand {
+    /// The name of the table that it is about.
+    pub(crate) fn name(&self) -> Option<&str> {
+        let name = match self {
+            Self::List(_) => return None,
+            Self::Apply(args) => &args.of.name,
+            Self::Check(args) | Self::Create(args) => &args.name,
+            Self::Delegate(args) => &args.name,
+            Self::Delete(args) => &args.of.name,
+            Self::Diff(args) => &args.of.name,
+            Self::Get(args) => &args.of.name,
+            Self::History(args) => &args.of.name,
+            Self::Plan(args) => &args.of.name,
+            Self::Rollback(args) => &args.name,
+            Self::Update(args) => &args.of.name,
+            Self::Watch(args) => &args.of.name,
+        };
+        name.as_deref()
+    }
+
     /// Whether the original has it, and so how it ends.
     pub(crate) fn is_original(&self) -> bool {
         matches!(self, Self::Create(_) | Self::Delete(_) | Self::Get(_) | Self::List(_) | Self::Update(_))

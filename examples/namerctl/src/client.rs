@@ -123,7 +123,7 @@ impl Client {
                 None => exchange(stream, req).await,
                 Some(tls) => {
                     let addr = stream.peer_addr().map_err(|error| plain(&error))?.ip();
-                    let (stream, _) = tls.connect(addr, stream).await.map_err(|error| error.to_string())?;
+                    let (stream, _) = tls.connect(addr, stream).await.map_err(|error| told(&error))?;
                     exchange(stream, req).await
                 }
             }
@@ -227,7 +227,7 @@ where
 }
 
 /// An error and what it comes from, in one line.
-fn told(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn told(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -220,8 +220,12 @@ impl Namerd {
         let path = name.map_or_else(|| "/api/1/dtabs".into(), |name| of("dtabs", name)) + "?watch=true";
         let call = Call::new(Method::GET, &*path);
         let rsp = self.client.open(call.with_header(header::ACCEPT, "application/json")).await?;
+        let kind = rsp.headers().get(header::CONTENT_TYPE).map(|kind| shown(kind.as_bytes()));
         match rsp.status() {
-            StatusCode::OK => Ok(rsp.into_body()),
+            StatusCode::OK => match kind.filter(|kind| !kind.starts_with("application/json")) {
+                None => Ok(rsp.into_body()),
+                Some(kind) => Err(Error::BadAnswer(format!("an answer that is not as expected: {kind}"))),
+            },
             StatusCode::NOT_FOUND => Err(Error::NotFound),
             _ => Err(unexpected(&self.client.read(Method::GET, &path, rsp).await?)),
         }

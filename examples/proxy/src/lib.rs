@@ -154,21 +154,29 @@ impl Workers {
 }
 
 /// Ends what serves on the first SIGINT or SIGTERM, and the process on the second.
-pub async fn signals(shutdown: Shutdown) {
+///
+/// These are heard from this call on, not only once the future is polled: whoever is told that the program serves may end it
+/// at that very moment.
+pub fn signals(shutdown: Shutdown) -> impl Future<Output = ()> + Send {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        tracing::error!("signals cannot be heard");
-        return;
-    };
-    let mut next = async || {
-        tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
-        }
-    };
-    tracing::info!("{}: ending when open requests have, or the grace period", next().await);
-    shutdown.begin(None);
-    tracing::warn!("{}: ending at once", next().await);
-    process::exit(1);
+    let heard = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = heard else {
+            tracing::error!("signals cannot be heard");
+            return;
+        };
+        let mut next = async || {
+            tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+            }
+        };
+        // Not as an argument of what is logged: at a level that is not, nothing would be waited for.
+        let signal = next().await;
+        tracing::info!("{signal}: ending when open requests have, or the grace period");
+        shutdown.begin(None);
+        let signal = next().await;
+        tracing::warn!("{signal}: ending at once");
+        process::exit(1);
+    }
 }

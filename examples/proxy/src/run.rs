@@ -38,21 +38,25 @@ pub(crate) fn run(flags: &Flags, file: Option<ConfigFile>, config: &Config, log:
 }
 
 /// Opens the access logs again on each SIGHUP, for who moves them away, and reloads the configuration.
-async fn hangups(reloader: Reloader, has_file: bool) {
+/// It is heard from this call on.
+fn hangups(reloader: Reloader, has_file: bool) -> impl Future<Output = ()> + Send {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-        tracing::error!("SIGHUP cannot be heard");
-        return;
-    };
-    while hangup.recv().await.is_some() {
-        reloader.reopen_logs();
-        if has_file {
-            // Why it fails is logged where it does.
-            let _ = reloader.reload().await;
-        } else {
-            tracing::warn!(
-                "SIGHUP: the access logs are opened again, but there is no file to reload: it was read from standard input"
-            );
+    let hangup = signal(SignalKind::hangup());
+    async move {
+        let Ok(mut hangup) = hangup else {
+            tracing::error!("SIGHUP cannot be heard");
+            return;
+        };
+        while hangup.recv().await.is_some() {
+            reloader.reopen_logs();
+            if has_file {
+                // Why it fails is logged where it does.
+                let _ = reloader.reload().await;
+            } else {
+                tracing::warn!(
+                    "SIGHUP: the access logs are opened again, but there is no file to reload: it was read from standard input"
+                );
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use crate::cluster::{Cluster, RULE};
 
 /// How long a new version may take until it answers who asks for it, and how often it is asked until then.
-const INTEGRATED: Duration = Duration::from_secs(30);
+const INTEGRATED: Duration = Duration::from_mins(1);
 const BETWEEN: Duration = Duration::from_millis(50);
 
 /// Where a delivery waits for somebody to say that it may go on.

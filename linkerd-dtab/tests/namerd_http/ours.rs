@@ -354,7 +354,7 @@ async fn what_is_long_is_not_sent_back_whole() {
     let place = "line 2, column 4: '=' expected but '-' found";
     let asked = format!(r#"{{"dtab":"{}","path":"/a"}}"#, table.replace('\n', "\\n"));
     let entry = format!(r#"[{{"prefix":"/a","dst":"{}"}}]"#, table.replace('\n', "\\n"));
-    let nulls = format!("[{}]", ["null"; 20_000].join(","));
+    let nulls = format!("[{}]", vec!["null"; 20_000].join(","));
     let long = "z".repeat(100_000);
     for (method, target, kind, body, text) in [
         ("PUT", "dtabs/bad", DTAB, &*table, place),

@@ -146,7 +146,8 @@ fn is_same(expected: &str, said: &str) -> bool {
     expected == said || names(expected).is_some_and(|expected| Some(expected) == names(said))
 }
 
-#[tokio::test]
+/// Paused: what is waited for at most so long is waited for until the machine has done all that it can.
+#[tokio::test(start_paused = true)]
 async fn answers_as_namerd_did() {
     let suite = recorded();
     for case in suite["cases"].as_array().unwrap() {

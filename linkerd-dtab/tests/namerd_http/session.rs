@@ -59,7 +59,7 @@ impl Connection {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_real_linkerd_sees_what_it_saw() {
     const WEB: &str = "127.0.0.1 37611\n";
     const OTHER: &str = "127.0.0.1 40313\n";

@@ -25,6 +25,9 @@ use crate::{
 /// Does what the command line says.
 pub(crate) async fn run(global: &Global, args: DtabArgs) -> Result<Outcome, Error> {
     let json = args.output.json;
+    if args.command.as_ref().and_then(DtabCommand::name) == Some("") {
+        return Err(Error::Other("empty dtab name".into()));
+    }
     let connect = || connect(global, args.reason.clone());
     match args.command.expect("without one there is help") {
         DtabCommand::List(list) => original::list(connect, &list, json).await,

@@ -7,9 +7,11 @@ use std::{
 
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use serde::de::IgnoredAny;
 
 use crate::{
     cli::WatchArgs,
+    client::told,
     diff::{diff, text},
     error::{Error, Outcome},
     namerd::Namerd,
@@ -75,24 +77,36 @@ impl States {
 
     /// Prints the states until the stream ends, and says how it did.
     async fn follow(&mut self, mut body: Incoming) -> Result<String, Error> {
-        let mut buffer = Vec::new();
+        let mut buffer: Vec<u8> = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = match frame {
                 Ok(frame) => frame,
-                Err(error) => return Ok(format!("the connection broke ({error})")),
+                Err(error) => return Ok(format!("the connection broke ({})", told(&error))),
             };
             let Some(data) = frame.data_ref() else { continue };
-            buffer.extend_from_slice(data);
-            while let Some(end) = buffer.iter().position(|&byte| byte == b'\n') {
-                let line: Vec<u8> = buffer.drain(..=end).collect();
-                if self.print(line.trim_ascii())? {
+            let mut lines = data.split(|&byte| byte == b'\n');
+            let last = lines.next_back().unwrap_or_default();
+            for line in lines {
+                buffer.extend_from_slice(line);
+                if self.print(buffer.trim_ascii())? {
                     return Ok(String::new());
                 }
+                buffer.clear();
             }
+            buffer.extend_from_slice(last);
             if buffer.len() > MAX_LINE {
                 return Ok(format!("a state of more than {MAX_LINE} bytes"));
             }
         }
+        let end = buffer.trim_ascii();
+        if end.is_empty() {
+            return Ok("the connection was closed".into());
+        }
+        if serde_json::from_slice::<IgnoredAny>(end).is_err() {
+            return Ok("the connection was closed in the middle of a state".into());
+        }
+        // Who sends no more than one may leave out its end.
+        self.print(end)?;
         Ok("the connection was closed".into())
     }
 

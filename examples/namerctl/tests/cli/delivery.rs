@@ -268,7 +268,7 @@ async fn a_signal_at_a_gate_reverts() {
     let pid = child.id().expect("runs");
     let mut ended = None;
     // One that comes right before the shell begins to read is heeded with the next.
-    for _ in 0..300 {
+    for _ in 0..1200 {
         Command::new("/bin/sh").args(["-c", &format!("kill -TERM {pid}")]).status().await.expect("runs");
         ended = timeout(Duration::from_millis(100), child.wait()).await.ok();
         if ended.is_some() {

@@ -99,3 +99,40 @@ async fn what_is_said_is_fit_for_a_terminal() {
     let ran = ctl.run("dtab diff x --from 1").await;
     assert_eq!(ran.err, "Error: no diff of x: there is no such table, or this namerd cannot tell\n");
 }
+
+#[tokio::test]
+async fn a_table_has_a_name() {
+    let namerd = Fake::start().await;
+    let ctl = Ctl::at(&namerd.url());
+    ctl.write("f", "/a => /b");
+    for command in ["get", "delete", "history", "watch", "diff", "create", "update", "apply", "check", "plan"] {
+        let mut args = vec!["dtab", command, ""];
+        if !["get", "delete", "history", "watch"].contains(&command) {
+            args.push("f");
+        }
+        let ran = ctl.run_args(&args).await;
+        assert!(ran.code == 255 && ran.err.starts_with("Error: empty dtab name\n"), "{command}: {}", ran.err);
+    }
+    for args in [["dtab", "rollback", "", "1"], ["dtab", "delegate", "", "/a"]] {
+        assert_eq!(ctl.run_args(&args).await.err, "Error: empty dtab name\n");
+    }
+    assert_eq!(namerd.lines(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_watch_is_shown_whole_states_alone() {
+    let namerd = Fake::start().await;
+    let ctl = Ctl::at(&namerd.url());
+    // It ends without a line's end, and the next time in the middle of one.
+    let mut answers = ["[\"a\"]\n[\"b\"]", "[\"c", "[\"d\"]"].into_iter();
+    namerd.say_by("GET /api/1/dtabs?watch=true", move || answers.next().map(Said::ok));
+    let ran = ctl.run("dtab watch --count 3").await;
+    assert_eq!((ran.code, &*ran.out), (0, "a\n\nb\n\nd\n\n"));
+    let closed = "namerctl: the connection was closed";
+    let said = format!("{closed}; asking again in 100ms\n{closed} in the middle of a state; asking again in 200ms\n");
+    assert_eq!(ran.err, said);
+
+    namerd.say("GET /api/1/dtabs/x?watch=true", Said::ok("<html>").with("content-type", "text/html"));
+    let ran = ctl.run("dtab watch x").await;
+    assert_eq!((ran.code, &*ran.err), (255, "Error: an answer that is not as expected: text/html\n"));
+}

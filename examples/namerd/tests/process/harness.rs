@@ -5,10 +5,12 @@ use std::{
     ops::{Deref, DerefMut},
     path::{Path, PathBuf},
     process::Output,
+    time::Duration,
 };
 
 use http::Request;
 use hyper::body::Incoming;
+use tokio::time::{sleep, timeout};
 
 use crate::program::Program;
 pub(crate) use crate::{
@@ -119,6 +121,19 @@ impl Answer {
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
+}
+
+/// Asks again and again until the answer is `Some`.
+pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asked = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LONG, asked).await.unwrap_or_else(|_| panic!("{what} did not come to be"))
 }
 
 /// What a program said on its standard error.

@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     clients::INTERFACES,
-    harness::{Conn, Folder, LONG, Namerd},
+    harness::{Conn, Folder, LONG, Namerd, eventually},
 };
 
 /// So many ask each router, one request after the other.
@@ -174,13 +174,7 @@ namers: [{{kind: io.l5d.fs, rootDir: disco}}]
 
     list(&folder, "old", &[]);
     let all = vec![Some(CLIENTS as f64); KINDS.len()];
-    let held = async {
-        while proxy.holding().await != all {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let is_held = timeout(LONG, held).await.is_ok();
-    assert!(is_held, "{:?}", proxy.holding().await);
+    eventually("the hold", async || (proxy.holding().await == all).then_some(())).await;
     old.shutdown().await;
     namerd.ask("PUT /api/1/dtabs/default", &[], "/svc/web => /#/io.l5d.fs/new").await.expect(204);
     load.answered("new").await;

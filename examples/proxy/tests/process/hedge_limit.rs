@@ -85,7 +85,7 @@ async fn a_hedge_is_answered_elsewhere_and_the_loser_is_hung_up_on() {
 async fn a_hedge_is_one_request_in_twenty_and_never_a_post() {
     let slow = Backend::several::<2>();
     for backend in &slow {
-        backend.reply(Reply::status(200).after(40 * MS));
+        backend.reply(Reply::status(200).after(300 * MS));
     }
     let linkerd = proxy("hedge: {delayMs: 5}", &[slow[0].addr, slow[1].addr]).await;
     let mut conns = Vec::new();

@@ -1,9 +1,16 @@
 //! From the first line of the log to the end.
 
-use http::Request;
-use tokio::net::TcpStream;
+use std::time::Duration;
 
-use crate::harness::{Conn, Folder, Linkerd, SIMPLE, eventually, held, server};
+use http::Request;
+use linkerd_core::{config::Config, proxy::Proxy};
+use tokio::{
+    net::TcpStream,
+    process::Command,
+    time::{sleep, timeout},
+};
+
+use crate::harness::{Conn, Folder, LONG, Linkerd, SIMPLE, eventually, held, server};
 
 #[tokio::test]
 async fn it_says_what_it_serves_where() {
@@ -62,6 +69,32 @@ async fn ends_well(end: impl AsyncFnOnce(&Linkerd)) {
     assert_eq!(answer.headers["connection"], "close");
     assert_eq!(linkerd.ended().await.code(), Some(0), "{:#?}", linkerd.log());
     drop(idle);
+}
+
+/// In this process, which logs nothing, as a program with `-log.level=OFF`.
+#[tokio::test]
+async fn a_signal_is_waited_for_and_heard_before_that_whatever_is_logged() {
+    let bound = || {
+        let file = "admin: {port: 0}\nrouters: [{protocol: http, servers: [{port: 0}]}]";
+        let config = Config::parse("linkerd.yaml", file).unwrap();
+        Proxy::builder(&config).build().unwrap().bind().unwrap()
+    };
+    let proxy = bound();
+    let heard = linkerd_cli::signals(proxy.shutdown());
+    tokio::select! {
+        served = proxy.serve() => panic!("nobody asked for the end: {served:?}"),
+        () = heard => panic!("it ends the process"),
+        () = sleep(Duration::from_millis(200)) => {}
+    }
+
+    let proxy = bound();
+    let heard = linkerd_cli::signals(proxy.shutdown());
+    let pid = std::process::id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+    let waiting = tokio::spawn(heard);
+    timeout(LONG, proxy.serve()).await.expect("it ends").unwrap();
+    assert!(!waiting.is_finished(), "the second signal is waited for");
+    waiting.abort();
 }
 
 #[tokio::test]
