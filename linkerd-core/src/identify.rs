@@ -277,14 +277,14 @@ impl<I: Identifier + ?Sized> Identifier for Arc<I> {
 /// The first that knows. Of several reasons the last one's is given.
 impl<I: Identifier> Identifier for Vec<I> {
     fn identify(&self, req: &Parts) -> Result<Identified, Unidentified> {
-        let mut reason = Unidentified::new("no identifier is configured");
+        let mut reason = None;
         for identifier in self {
             match identifier.identify(req) {
-                Err(error) if !error.is_final => reason = error,
+                Err(error) if !error.is_final => reason = Some(error),
                 done => return done,
             }
         }
-        Err(reason)
+        Err(reason.unwrap_or_else(|| Unidentified::new("no identifier is configured")))
     }
 }
 

@@ -51,10 +51,22 @@ struct State {
     /// Whether `names` are those of a head that was not told of.
     is_heard: bool,
     names: Vec<u8>,
-    /// As it was told of last, if that is short: mostly the next one is the same.
-    told: Option<Spelling>,
+    has_body: bool,
+    /// Whether they are those of `told` again, which then are not in `names`.
+    is_told: bool,
+    /// Those of the head before, if they are short: mostly the next one has the same.
+    told: Option<Told>,
     /// How the next head that is written spells its names.
     next: Option<Spelling>,
+}
+
+/// The names of a head that was told of.
+#[derive(Debug)]
+struct Told {
+    spelling: Spelling,
+    /// None has an upper-case letter.
+    is_plain: bool,
+    has_body: bool,
 }
 
 /// Which of the bytes that come are looked at.
@@ -159,12 +171,13 @@ impl State {
     /// Takes what is here of whole heads up to one that is to be told of.
     fn take(&mut self, bytes: &[u8]) -> usize {
         let mut taken = 0;
-        while let Some(head) = read_head(&bytes[taken..], &mut self.names) {
+        while let Some(head) = self.read_head(&bytes[taken..]) {
             taken += head.len;
             if head.is_interim {
                 continue;
             }
             self.is_heard = true;
+            self.has_body = head.has_body;
             if self.heads == Heads::One || head.has_body {
                 self.heads = Heads::None;
             }
@@ -173,24 +186,43 @@ impl State {
         taken
     }
 
+    /// Reads the names of a head, if it is whole.
+    fn read_head(&mut self, bytes: &[u8]) -> Option<Head> {
+        if let Some(told) = &self.told
+            && let Some(len) = told.spelling.len_of(bytes)
+        {
+            self.is_told = true;
+            return Some(Head { len, is_interim: false, has_body: told.has_body });
+        }
+        self.is_told = false;
+        read_head(bytes, &mut self.names)
+    }
+
     fn heard(&mut self) -> Option<Spelling> {
         if !std::mem::take(&mut self.is_heard) {
             return None;
         }
-        let is_plain = !self.names.iter().any(u8::is_ascii_uppercase);
         let spelling = match &self.told {
-            _ if is_plain => None,
-            Some(told) if *told.0 == *self.names => Some(told.clone()),
-            _ => Some(Spelling(Arc::from(&*self.names))),
+            Some(told) if self.is_told => (!told.is_plain).then(|| told.spelling.clone()),
+            _ => self.tell(),
         };
-        if self.names.capacity() > MAX_KEPT {
-            self.names = Vec::new();
-        }
-        self.told = spelling.clone().filter(|Spelling(names)| names.len() <= MAX_KEPT);
         if !self.begun.is_empty() {
             self.go_on();
         }
         spelling
+    }
+
+    /// Tells of `names`.
+    fn tell(&mut self) -> Option<Spelling> {
+        let is_plain = !self.names.iter().any(u8::is_ascii_uppercase);
+        let is_kept = self.names.len() <= MAX_KEPT;
+        let spelling = (is_kept || !is_plain).then(|| Spelling(Arc::from(&*self.names)));
+        if self.names.capacity() > MAX_KEPT {
+            self.names = Vec::new();
+        }
+        let told = |spelling| Told { spelling, is_plain, has_body: self.has_body };
+        self.told = spelling.clone().filter(|_| is_kept).map(told);
+        spelling.filter(|_| !is_plain)
     }
 }
 
@@ -260,8 +292,30 @@ impl Spelling {
         extensions.get().or_else(|| extensions.get::<RequestContext>()?.spelling.as_ref()).cloned()
     }
 
-    /// What is about to be written, up to the last name that is spelled anew; `None` if it is no head.
-    fn spell(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+    /// How long the head is that is here, if it is an answer or a request with these names and no others, in this order and
+    /// spelled like this.
+    fn len_of(&self, bytes: &[u8]) -> Option<usize> {
+        if is_interim(bytes) {
+            return None;
+        }
+        let line = memchr(b'\n', bytes).filter(|&len| !is_blank(&bytes[..len]))?;
+        let (mut at, mut names) = (line + 1, &self.0[..]);
+        while let Some((&len, rest)) = names.split_first() {
+            let (name, rest) = rest.split_at_checked(2 * usize::from(len))?;
+            let (_, spelled) = name.split_at(name.len() / 2);
+            let value = bytes[at..].strip_prefix(spelled)?.strip_prefix(b":")?;
+            at = bytes.len() - value.len() + memchr(b'\n', value)? + 1;
+            names = rest;
+        }
+        match bytes[at..] {
+            [b'\n', ..] => Some(at + 1),
+            [b'\r', b'\n', ..] => Some(at + 2),
+            _ => None,
+        }
+    }
+
+    /// Writes into `head` what is about to be written, up to the last name that is spelled anew. `None` if it is no head.
+    fn spell(&self, bytes: &[u8], head: &mut Vec<u8>) -> Option<()> {
         let mut at = 0;
         while is_interim(&bytes[at..]) {
             at += memchr::memmem::find(&bytes[at..], b"\r\n\r\n")? + 4;
@@ -271,7 +325,6 @@ impl Spelling {
             return None;
         }
         at += line + 1;
-        let mut head = Vec::new();
         let mut finder = Finder::new(&self.0);
         // What a proxy adds comes last, so the rest of the head is seldom of interest.
         while !finder.is_done() {
@@ -281,7 +334,7 @@ impl Spelling {
                 break;
             }
             if let Some(spelled) = finder.find(line) {
-                if head.is_empty() {
+                if head.capacity() == 0 {
                     head.reserve_exact(bytes.len());
                 }
                 head.extend_from_slice(&bytes[head.len()..at]);
@@ -289,7 +342,7 @@ impl Spelling {
             }
             at += len + 1;
         }
-        Some(head)
+        Some(())
     }
 }
 
@@ -306,8 +359,8 @@ struct Finder<'a> {
     looks: usize,
     /// Whether all names before `next` were asked for, and no other twice.
     is_in_order: bool,
-    /// Which lengths there are, modulo 64: most that are not there have another one.
-    lengths: u64,
+    /// Which lengths there are, modulo 64, once that was asked: most that are not there have another one.
+    lengths: Option<u64>,
 }
 
 /// A name of a [`Finder`], and where the next one is.
@@ -319,14 +372,21 @@ struct Found<'a> {
 
 impl<'a> Finder<'a> {
     fn new(names: &'a [u8]) -> Self {
-        let mut finder = Self { names, next: 0, looks: MAX_LOOKS, is_in_order: true, lengths: 0 };
-        let mut at = 0;
-        while at < names.len() {
-            let Found { lower, end, .. } = finder.at(at);
-            finder.lengths |= 1 << (lower.len() % 64);
-            at = end;
-        }
-        finder
+        Self { names, next: 0, looks: MAX_LOOKS, is_in_order: true, lengths: None }
+    }
+
+    fn has_length(&mut self, len: usize) -> bool {
+        let lengths = self.lengths.unwrap_or_else(|| {
+            let (mut lengths, mut at) = (0, 0);
+            while at < self.names.len() {
+                let Found { lower, end, .. } = self.at(at);
+                lengths |= 1 << (lower.len() % 64);
+                at = end;
+            }
+            lengths
+        });
+        self.lengths = Some(lengths);
+        lengths >> (len % 64) & 1 != 0
     }
 
     fn at(&self, at: usize) -> Found<'a> {
@@ -351,7 +411,7 @@ impl<'a> Finder<'a> {
             }
         }
         let name = name_of(line);
-        if self.lengths >> (name.len() % 64) & 1 == 0 {
+        if !self.has_length(name.len()) {
             return None;
         }
         let next = self.next;
@@ -393,25 +453,23 @@ impl<I> Spelled<I> {
     /// Makes the head that is written in place of what is given.
     fn begin(&mut self, bytes: &[u8]) {
         let Some(spellings) = &self.spellings else { return };
-        if !self.head.is_empty() || bytes.is_empty() {
-            return;
-        }
-        let next = spellings.lock().next.take();
-        if let Some(head) = next.and_then(|next| next.spell(bytes)) {
-            (self.head, self.written) = (head, 0);
+        let Some(next) = spellings.lock().next.take() else { return };
+        if next.spell(bytes, &mut self.head).is_none() {
+            self.done();
         }
     }
 
     /// What is written in place of the first so many bytes that are given.
     fn instead(&mut self, bytes: &[u8]) -> &[u8] {
-        self.begin(bytes);
+        if self.head.is_empty() && !bytes.is_empty() {
+            self.begin(bytes);
+        }
         // What was given before and was not taken is given again.
         let left = self.head.len() - self.written;
         if self.written > 0
             && !bytes.get(..left).is_some_and(|same| same.eq_ignore_ascii_case(&self.head[self.written..]))
         {
-            self.head = Vec::new();
-            self.written = 0;
+            self.done();
         }
         &self.head[self.written..]
     }
@@ -419,8 +477,16 @@ impl<I> Spelled<I> {
     fn wrote(&mut self, bytes: usize) {
         self.written += bytes;
         if self.written >= self.head.len() {
+            self.done();
+        }
+    }
+
+    /// Makes room for the next one.
+    fn done(&mut self) {
+        self.head.clear();
+        self.written = 0;
+        if self.head.capacity() > MAX_KEPT {
             self.head = Vec::new();
-            self.written = 0;
         }
     }
 }
@@ -454,6 +520,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Spelled<I> {
         let skipped = bufs.iter().take_while(|buf| buf.is_empty()).count();
         let bufs = &bufs[skipped..];
         let given = bufs.first().map_or(&[][..], |buf| buf);
+        let is_new = this.head.is_empty();
         let left = this.instead(given).len();
         if left == 0 {
             return Pin::new(&mut this.inner).poll_write_vectored(cx, bufs);
@@ -467,7 +534,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Spelled<I> {
             len += 1;
         }
         // The next head is in the same buffer if there is no body in between.
-        let has_next = this.spellings.as_ref().is_some_and(|spellings| spellings.lock().next.is_some());
+        let has_next = !is_new && this.spellings.as_ref().is_some_and(|spellings| spellings.lock().next.is_some());
         let all = &all[..if has_next { 1 } else { len }];
         let n = ready!(Pin::new(&mut this.inner).poll_write_vectored(cx, all))?;
         this.wrote(n.min(left));
@@ -511,7 +578,8 @@ mod tests {
     }
 
     fn spell(names: &[&str], head: &str) -> Option<String> {
-        let spelled = spelling(names).spell(head.as_bytes())?;
+        let mut spelled = Vec::new();
+        spelling(names).spell(head.as_bytes(), &mut spelled)?;
         let rest = &head[spelled.len()..];
         Some(String::from_utf8(spelled).unwrap() + rest)
     }
@@ -571,7 +639,33 @@ mod tests {
     }
 
     #[test]
-    fn the_same_names_are_kept_once_and_plain_ones_not_at_all() {
+    fn a_head_that_only_begins_like_the_one_before_has_other_names() {
+        let heads = [
+            ("", "Host: a\r\nX-A: b\r\n", Some("Host,X-A,")),
+            ("", "Host: bb\r\nX-A:\r\n", Some("Host,X-A,")),
+            ("", "Host: a\r\n", Some("Host,")),
+            ("", "Host: a\r\nX-A: b\r\n", Some("Host,X-A,")),
+            ("", "Host: a\r\nX-Ab: b\r\n", Some("Host,X-Ab,")),
+            ("", "host: a\r\nx-ab: b\r\n", None),
+            ("", "Host: a\r\nx-ab: b\r\n", Some("Host,x-ab,")),
+            ("", "", None),
+            ("\r\n\r\n", "Host: a\r\n", Some("Host,")),
+            ("", "", None),
+        ];
+        for step in [1, 7, 1000] {
+            let spellings = Spellings::default();
+            for (before, lines, names) in heads {
+                spellings.await_request();
+                for part in format!("{before}GET / HTTP/1.1\r\n{lines}\r\n").as_bytes().chunks(step) {
+                    spellings.read(std::str::from_utf8(part).unwrap());
+                }
+                assert_eq!(spellings.names().as_deref(), names, "{lines} {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_names_are_kept_once_and_plain_ones_are_not_told_of() {
         let spellings = Spellings::default();
         let hear = |head: &str| {
             spellings.exchange(None);

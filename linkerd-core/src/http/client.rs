@@ -141,7 +141,7 @@ impl Client {
             let (sent, flight) = launch(live, outbound);
             match sent.await {
                 Ok(rsp) => {
-                    return match receive(rsp, &flight.asked, flight.live, &self.config)? {
+                    return match receive(rsp, &flight.asked, flight.extensions, flight.live, &self.config)? {
                         Received::Now(rsp) => Ok(rsp),
                         Received::Later(reading) => reading.await,
                     };
@@ -276,7 +276,7 @@ where
                     let result = ready!(sent.poll(cx));
                     let flight = flight.take().expect("taken when there is a result");
                     match result {
-                        Ok(rsp) => match receive(rsp, &flight.asked, flight.live, &client.config)? {
+                        Ok(rsp) => match receive(rsp, &flight.asked, flight.extensions, flight.live, &client.config)? {
                             Received::Now(rsp) => return Poll::Ready(Ok(rsp)),
                             Received::Later(reading) => Self::Reading(reading),
                         },

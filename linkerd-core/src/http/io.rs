@@ -1,6 +1,7 @@
 //! What is counted of a connection's bytes.
 
 use std::{
+    cell::Cell,
     io,
     pin::Pin,
     sync::{
@@ -330,7 +331,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Counted<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        let polled = write_all_at_once(Pin::new(&mut self.inner), cx, bufs);
         match ready!(self.check_write(cx, polled)) {
             Ok(n) => {
                 self.traffic.add_written(n);
@@ -341,9 +342,82 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Counted<T> {
     }
 }
 
+/// Pieces of no more than so many bytes together are made one: to copy them takes less than what the system takes for each.
+const MOST_COPIED: usize = 4 * 1024;
+
+thread_local! {
+    /// Room for those, of no more than twice as much.
+    static COPY: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A head and a short body go out as one piece.
+fn write_all_at_once<T: AsyncWrite>(
+    to: Pin<&mut T>,
+    cx: &mut Context<'_>,
+    bufs: &[io::IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    match bufs {
+        [] => to.poll_write(cx, &[]),
+        [one] => to.poll_write(cx, one),
+        bufs if bufs.iter().map(|buf| buf.len()).sum::<usize>() > MOST_COPIED => to.poll_write_vectored(cx, bufs),
+        bufs => {
+            let mut copy = COPY.take();
+            copy.clear();
+            for buf in bufs {
+                copy.extend_from_slice(buf);
+            }
+            let polled = to.poll_write(cx, &copy);
+            COPY.set(copy);
+            polled
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Takes all, and notes how many bytes came as how many pieces.
+    #[derive(Default)]
+    struct Pieces(Vec<(usize, usize)>);
+
+    impl AsyncWrite for Pieces {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.push((buf.len(), 1));
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bufs: &[io::IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let len = bufs.iter().map(|buf| buf.len()).sum();
+            self.0.push((len, bufs.len()));
+            Poll::Ready(Ok(len))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn short_pieces_are_written_as_one() {
+        let mut to = Pieces::default();
+        for lens in [&[100, 1024][..], &[100, MOST_COPIED], &[MOST_COPIED + 1], &[1, 0, 2]] {
+            let bytes = vec![0; 2 * MOST_COPIED];
+            let bufs: Vec<_> = lens.iter().map(|len| io::IoSlice::new(&bytes[..*len])).collect();
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let polled = write_all_at_once(Pin::new(&mut to), &mut cx, &bufs);
+            assert!(matches!(polled, Poll::Ready(Ok(n)) if n == lens.iter().sum::<usize>()));
+        }
+        assert_eq!(to.0, [(1124, 1), (100 + MOST_COPIED, 2), (MOST_COPIED + 1, 1), (3, 1)]);
+    }
 
     #[test]
     fn interim_responses_are_told_from_answers() {

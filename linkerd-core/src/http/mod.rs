@@ -44,6 +44,8 @@ mod serve;
 #[cfg(feature = "server")]
 mod server;
 mod silence;
+#[cfg(feature = "server")]
+mod spare;
 mod trace;
 #[cfg(feature = "server")]
 pub(crate) mod trailers;

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::{
-    HeaderMap, HeaderValue, Response, StatusCode, Version,
+    Extensions, HeaderMap, HeaderValue, Response, StatusCode, Version,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
     response,
 };
@@ -51,10 +51,11 @@ pub(crate) struct Asked {
     pub(crate) offered: Option<Box<HeaderValue>>,
 }
 
-/// Checks a response, and tells whether it is read whole.
+/// Checks a response, and tells whether it is read whole. `extensions` are those of its request.
 pub(crate) fn receive(
     rsp: Response<Incoming>,
     asked: &Asked,
+    mut extensions: Extensions,
     mut live: Live,
     config: &ClientConfig,
 ) -> Result<Received, Error> {
@@ -66,6 +67,11 @@ pub(crate) fn receive(
         stats.interim_dropped(interim);
     }
     let (mut parts, incoming) = rsp.into_parts();
+    if parts.extensions.is_empty() {
+        // What was beside the request is over, but for its room.
+        extensions.clear();
+        parts.extensions = extensions;
+    }
     if let Some(spelling) = live.conn.spellings.as_ref().and_then(|spellings| spellings.heard()) {
         parts.extensions.insert(spelling);
     }

@@ -19,7 +19,7 @@ use std::{
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONNECTION, request};
 use http_body::Body as _;
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::{body::Incoming, ext::ReasonPhrase, upgrade::OnUpgrade};
 
 pub(super) use self::{
     admit::Refusal,
@@ -44,6 +44,7 @@ use super::{
     live::LogSwitch,
     place::Place,
     respond::nack,
+    spare,
     tunnel::{self, Tunnel},
 };
 use crate::{Body, Error, ErrorKind, Svc, access_log::Record, svc::SvcFuture, telemetry::ServerStats};
@@ -225,6 +226,10 @@ pub(crate) fn serve(
             rsp = Box::pin(shared.config.compression.apply(rsp)).await;
         }
         visit.peer.spell(&mut rsp);
+        // hyper reads no others.
+        if rsp.extensions().get::<ReasonPhrase>().is_none() {
+            spare::give(std::mem::take(rsp.extensions_mut()));
+        }
         Ok(rsp)
     }
 }
@@ -409,6 +414,9 @@ impl Peer {
                 cx.spelling = spelling;
                 if let Some(noted) = noted {
                     noted.carries(&cx);
+                }
+                if parts.extensions.is_empty() {
+                    parts.extensions = spare::take();
                 }
                 parts.extensions.insert(cx)
             }

@@ -324,7 +324,10 @@ impl PathEntry {
             // The box that the stack needs anyway holds the entry too.
             None => {
                 let mut req = Outgoing::new(req);
-                (Box::pin(async move { self.stack.run(&mut req, arrived).await }), None)
+                // Room first: what is large is not moved into it then.
+                let room = Box::new_uninit();
+                let sent = Box::write(room, async move { self.stack.run(&mut req, arrived).await });
+                (Box::into_pin(sent), None)
             }
             Some(svc) => (svc.send(req), Some(self)),
         }

@@ -152,10 +152,19 @@ fn trace_words(digits: &[u8]) -> Option<(Option<u64>, u64)> {
 
 /// Writes 16 hexadecimal digits.
 fn write_hex(word: u64, text: &mut [u8]) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    for (place, digit) in text[..16].iter_mut().rev().enumerate() {
-        *digit = HEX[(word >> (4 * place) & 15) as usize];
-    }
+    text[..8].copy_from_slice(&hex_digits(word >> 32));
+    text[8..16].copy_from_slice(&hex_digits(word & u64::from(u32::MAX)));
+}
+
+/// Eight hexadecimal digits, all at once: 32 bits.
+fn hex_digits(bits: u64) -> [u8; 8] {
+    const EACH: u64 = u64::from_ne_bytes([1; 8]);
+    // Halved three times, each digit has its byte.
+    let bits = (bits | bits << 16) & 0x0000_ffff_0000_ffff;
+    let bits = (bits | bits << 8) & 0x00ff_00ff_00ff_00ff;
+    let digits = (bits | bits << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let letters = (digits + 6 * EACH) >> 4 & EACH;
+    (digits + u64::from(b'0') * EACH + u64::from(b'a' - b'0' - 10) * letters).to_be_bytes()
 }
 
 /// A value of bytes that are always valid.
@@ -170,6 +179,15 @@ fn value(bytes: Bytes) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_are_written_in_hexadecimal_digits() {
+        for word in [0, u64::MAX, 0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210, 0x9a9a_0f0f_a0a0_f9f9] {
+            let mut text = [0; 16];
+            write_hex(word, &mut text);
+            assert_eq!(text[..], *format!("{word:016x}").as_bytes());
+        }
+    }
 
     const GIVEN: HeaderValue = HeaderValue::from_static("AAAAAAAAAAEAAAAAAAAAAgAAAAAAAAADAAAAAAAAAAY=");
 
