@@ -3,7 +3,9 @@
 use std::{error::Error, fmt, sync::Arc};
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::{runtime::Handle, select, sync::watch, time::Instant};
+use tokio::{runtime::Handle, select, time::Instant};
+
+use crate::latest;
 
 /// Why a source has no value, or no newer one.
 pub type Failure = Arc<dyn Error + Send + Sync>;
@@ -40,7 +42,7 @@ pub struct Activity<T>(Source<T>);
 
 /// Where an activity's value is. One that never changes has no channel, which is large: there are many of these.
 enum Source<T> {
-    Live(watch::Receiver<Snapshot<T>>),
+    Live(latest::Receiver<Snapshot<T>>),
     Fixed(Arc<Snapshot<T>>),
 }
 
@@ -48,7 +50,7 @@ enum Source<T> {
 struct Final;
 
 /// The sending side. When it is dropped the value stays what it was, for good.
-pub struct Publisher<T>(watch::Sender<Snapshot<T>>);
+pub struct Publisher<T>(latest::Sender<Snapshot<T>>);
 
 impl<T> State<T> {
     /// The value, if there is one.
@@ -104,7 +106,7 @@ impl<T: Clone + Send + Sync + 'static> Activity<T> {
     /// A pending activity and the publisher that will tell it what is so.
     #[must_use]
     pub fn channel() -> (Publisher<T>, Self) {
-        let (tx, rx) = watch::channel(Snapshot::now(State::Pending));
+        let (tx, rx) = latest::channel(Snapshot::now(State::Pending));
         (Publisher(tx), Self(Source::Live(rx)))
     }
 

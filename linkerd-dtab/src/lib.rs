@@ -8,6 +8,7 @@ pub mod dtab;
 pub mod error;
 pub mod header;
 pub mod interpreter;
+mod latest;
 #[cfg(feature = "mesh")]
 pub mod mesh;
 // One side alone uses half of it.

@@ -2,14 +2,19 @@
 
 use std::{convert::Infallible, error::Error, net::SocketAddr, pin::Pin, time::Duration};
 
-use http::Request;
+use http::{Request, Response};
+use http_body_util::BodyExt;
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use linkerd_dtab::namerd::{Meter, Namerd, Peer, http::Controller, mesh, thrift};
+use linkerd_dtab::{
+    Failure,
+    namerd::{Meter, Namerd, Peer, http::Controller, mesh, thrift},
+    transport,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -18,7 +23,12 @@ use tower_service::Service;
 
 #[cfg(feature = "tls")]
 use crate::tls::Alpn;
-use crate::{Body, access_log::AccessLog, admin::AnyTarget, http::graceful};
+use crate::{
+    Body,
+    access_log::{AccessLog, Noted},
+    admin::AnyTarget,
+    http::graceful,
+};
 
 /// How long a client may take for a request's head, or be idle before one.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
@@ -105,14 +115,10 @@ where
         let noted = log.as_ref().map(|log| log.note(&parts, remote, name.as_deref().map(ToOwned::to_owned)));
         parts.extensions.insert(session.clone());
         let answer = interface.clone().call(Request::from_parts(parts, body));
-        // Boxed: a stream has the room that this takes for as long as it is open.
-        Box::pin(async move {
-            let mut rsp = answer.await?.map(Body::new);
-            if let Some(noted) = noted {
-                noted.answered(&mut rsp);
-            }
-            Ok::<_, Infallible>(rsp)
-        })
+        match noted {
+            None => answer,
+            Some(noted) => Box::pin(logged(answer, noted)),
+        }
     });
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
@@ -124,6 +130,13 @@ where
     // A real Linkerd sends an empty `:authority`, which h2 refuses.
     let conn = http.serve_connection(TokioIo::new(mesh::Io::new(io)), service);
     graceful::serve(Box::pin(conn), open).await
+}
+
+/// An answer that is logged.
+async fn logged(answer: mesh::Answering, noted: Noted) -> Result<Response<transport::Body>, Infallible> {
+    let mut rsp = answer.await?.map(Body::new);
+    noted.answered(&mut rsp);
+    Ok(rsp.map(|body| body.map_err(Failure::from).boxed_unsync()))
 }
 
 async fn thrift<I>(io: I, serving: Serving) -> Result<(), thrift::Broken>

@@ -157,6 +157,14 @@ fn add(counter: &AtomicU64) {
 #[derive(Debug)]
 pub(super) struct Streaming(Meter);
 
+#[cfg(feature = "mesh")]
+impl Streaming {
+    /// What it is counted by.
+    pub(super) fn meter(&self) -> &Meter {
+        &self.0
+    }
+}
+
 impl Drop for Streaming {
     fn drop(&mut self) {
         self.0.0.open_streams.fetch_sub(1, Ordering::Relaxed);

@@ -46,13 +46,15 @@ use std::{
 pub use compose::{BadOwned, Composition, Owned, Part};
 pub use history::{History, Keep, Record, diff};
 pub use limits::{Kind, Limits, Used};
+#[cfg(feature = "mesh")]
+use meter::Streaming;
 pub use meter::{Meter, Metered, Reason};
 pub use past::{ComposedPast, PastError};
 pub use pattern::{BadPattern, Pattern};
 pub use protect::Protection;
 pub use roles::{Grant, Role, Roles, Who};
 #[cfg(feature = "mesh")]
-use session::FollowedTable;
+use session::{Counted, FollowedTable};
 pub use session::{MAX_REASON, Peer, Refused, Session, Watched, WriteError};
 pub use shared::Cache;
 pub use stats::{Stats, TableAge, Watches};

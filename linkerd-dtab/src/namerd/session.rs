@@ -58,6 +58,10 @@ struct Client {
     permit: Result<Permit, Refused>,
 }
 
+/// What a session counts as a client by, until it is dropped.
+#[cfg(feature = "mesh")]
+pub(super) struct Counted(#[expect(dead_code, reason = "held")] Arc<Client>);
+
 /// A watch that counts against its session's limits until it is dropped.
 pub struct Watched<T> {
     activity: Activity<T>,
@@ -149,6 +153,12 @@ impl Session {
 
     pub(super) fn meter(&self) -> &Meter {
         &self.meter
+    }
+
+    /// Counts as this session's client, without the rest of it.
+    #[cfg(feature = "mesh")]
+    pub(super) fn counted(&self) -> Counted {
+        Counted(Arc::clone(&self.client))
     }
 
     /// The same session, with a reason for the changes that it makes, which goes into the history. It is cut to

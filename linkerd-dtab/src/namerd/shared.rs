@@ -89,7 +89,8 @@ enum Holders {
     #[default]
     None,
     One(Arc<str>, usize),
-    Many(HashMap<Arc<str>, usize>),
+    #[expect(clippy::box_collection, reason = "it is as large as all else that there is of most")]
+    Many(Box<HashMap<Arc<str>, usize>>),
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Shared<K, V> {
@@ -314,7 +315,10 @@ impl Holders {
                 *times += 1;
                 return false;
             }
-            Self::One(one, times) => *self = Self::Many([(Arc::clone(one), *times), (Arc::clone(peer), 1)].into()),
+            Self::One(one, times) => {
+                let both = [(Arc::clone(one), *times), (Arc::clone(peer), 1)];
+                *self = Self::Many(Box::new(both.into()));
+            }
             Self::Many(many) => {
                 let times = many.entry(Arc::clone(peer)).or_default();
                 *times += 1;

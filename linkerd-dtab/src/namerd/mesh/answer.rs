@@ -8,7 +8,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tonic::{Code, Status};
 
-use super::status;
+use super::{follow, status};
 use crate::{
     Failure,
     namerd::{Meter, Reason},
@@ -17,13 +17,17 @@ use crate::{
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc+proto");
 
-/// The response as it is sent.
+/// The response as it is sent, with what becomes of it counted.
 ///
 /// A status without messages is sent in trailers: a Linkerd takes a response of headers alone for one that never ends. What
 /// nobody answers is a bad request, as it is in namerd 1.7.5, with a gRPC status for all others.
-pub(super) fn finish(response: Response<tonic::body::Body>) -> Response<Body> {
+pub(super) fn finish(response: Response<tonic::body::Body>, meter: &Meter, is_stream: bool) -> Response<Body> {
     let (mut head, body) = response.into_parts();
     head.headers.insert(header::CONTENT_TYPE, GRPC);
+    // Counts itself.
+    if let Some(told) = follow::take(&mut head.extensions) {
+        return Response::from_parts(head, told);
+    }
     let code = head.headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()));
     let body = match code {
         None => body.map_err(|status| Arc::new(status) as Failure).boxed_unsync(),
@@ -41,11 +45,11 @@ pub(super) fn finish(response: Response<tonic::body::Body>) -> Response<Body> {
             StreamBody::new(stream::iter([Ok(Frame::trailers(trailers))])).boxed_unsync()
         }
     };
-    Response::from_parts(head, body)
+    counted(Response::from_parts(head, body), meter, is_stream && code.is_none())
 }
 
 /// The response, with what becomes of it counted.
-pub(super) fn counted(response: Response<Body>, meter: &Meter, is_stream: bool) -> Response<Body> {
+fn counted(response: Response<Body>, meter: &Meter, is_stream: bool) -> Response<Body> {
     if response.status() != StatusCode::OK {
         meter.failed(Reason::BadRequest);
         return response;

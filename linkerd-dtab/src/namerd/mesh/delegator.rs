@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use futures::{future::try_join_all, stream};
+use futures::future::try_join_all;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     Api,
-    follow::{Messages, SETTLE, Said, WAIT, first, follow},
+    follow::{Messages, SETTLE, Said, WAIT, first, follow, only},
     status,
 };
 use crate::{
@@ -43,7 +43,7 @@ impl Delegator for Api {
     async fn stream_dtab(&self, request: Request<DtabReq>) -> Result<Response<Self::StreamDtabStream>, Status> {
         let session = self.session(&request);
         let watched = table(&session, request.get_ref())?;
-        Ok(Response::new(follow(session, watched, say)))
+        Ok(follow(&session, watched, say))
     }
 
     async fn get_delegate_tree(&self, request: Request<DelegateTreeReq>) -> Result<Response<DelegateTreeRsp>, Status> {
@@ -55,7 +55,7 @@ impl Delegator for Api {
         request: Request<DelegateTreeReq>,
     ) -> Result<Response<Self::StreamDelegateTreeStream>, Status> {
         let answer = delegate(&self.session(&request).once(), request.get_ref()).await?;
-        Ok(Response::new(Box::pin(stream::iter([Ok(answer)]))))
+        Ok(Response::new(only(answer)))
     }
 }
 

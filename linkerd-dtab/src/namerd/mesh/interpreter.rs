@@ -42,7 +42,7 @@ impl Interpreter for Api {
         let session = self.session(&request);
         let (namespace, dtab, name) = names(request.get_ref())?;
         let (watched, table) = session.bind_under(&namespace, &dtab, &name)?;
-        Ok(Response::new(follow_under(session, table, watched, say)))
+        Ok(follow_under(&session, table, watched, say))
     }
 }
 

@@ -8,13 +8,13 @@ use std::{
     io::{self, IoSlice},
     mem,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use pin_project::pin_project;
-use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, BufReader, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use authority::{CONTINUATION, END_HEADERS, HEAD, HEADERS, Head};
+use authority::{CONTINUATION, DATA, END_HEADERS, HEAD, HEADERS, Head};
 
 /// What every client of HTTP/2 sends first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -22,7 +22,11 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The longest block of headers that is looked into, with the heads of its frames: what a frame has by default.
 const MAX_BLOCK: usize = (16 << 10) + HEAD;
 
-/// How much is read ahead: so small because connections are many, and mostly idle.
+/// How often h2 is told that nothing is there before the next frame of a request: whoever drives it asks once more when it
+/// has taken what there is.
+const PAUSES: u8 = 2;
+
+/// How much is read ahead.
 const READ_AHEAD: usize = 1 << 10;
 
 /// The server's side of a connection over HTTP/2, on which an empty `:authority` is taken out of requests.
@@ -31,17 +35,24 @@ const READ_AHEAD: usize = 1 << 10;
 /// such a client means. Everything else passes as it came, and so does what is not HTTP/2. A block of headers of more than
 /// 16 KiB is not looked into, nor is a field touched that goes into the table of the header compression.
 ///
+/// What requests came with at once is given a frame at a time, each when there was time to do something about the last one:
+/// h2 has room, for as long as a connection lives, for as many frames as ever waited at once.
+///
 /// Goes around the cleartext: of a TLS connection, its stream.
 #[pin_project]
 #[derive(Debug)]
 pub struct Io<T> {
     #[pin]
-    inner: BufReader<T>,
+    inner: T,
     at: At,
     held: Held,
-    // What is read next, from `given` on.
-    out: Vec<u8>,
-    given: usize,
+    ahead: Rest,
+    // What is read next.
+    out: Rest,
+    // A frame of a request was given since there was nothing to read.
+    is_busy: bool,
+    // How often nothing is there before `out` is.
+    pauses: u8,
 }
 
 /// What the next byte belongs to.
@@ -55,6 +66,13 @@ enum At {
     Passing(usize),
     /// What is left alone: no HTTP/2, or the end.
     Anything,
+}
+
+/// What is left of some bytes, whose room is given back with the last of them: connections are many, and mostly idle.
+#[derive(Debug, Default)]
+struct Rest {
+    bytes: Vec<u8>,
+    begin: usize,
 }
 
 /// The head of a frame, or the frames of a block of headers.
@@ -76,13 +94,38 @@ enum Next {
 impl<T: AsyncRead> Io<T> {
     /// Wraps a connection, from its first byte on.
     pub fn new(inner: T) -> Self {
-        let inner = BufReader::with_capacity(READ_AHEAD, inner);
-        Self { inner, at: At::Preface(0), held: Held::default(), out: Vec::new(), given: 0 }
+        let (at, held) = (At::Preface(0), Held::default());
+        Self { inner, at, held, ahead: Rest::default(), out: Rest::default(), is_busy: false, pauses: 0 }
     }
 
     /// The connection.
     pub fn get_ref(&self) -> &T {
-        self.inner.get_ref()
+        &self.inner
+    }
+}
+
+impl Rest {
+    fn of(bytes: Vec<u8>) -> Self {
+        Self { bytes, begin: 0 }
+    }
+
+    fn get(&self) -> &[u8] {
+        &self.bytes[self.begin..]
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.begin += count;
+        if self.begin == self.bytes.len() {
+            *self = Self::default();
+        }
+    }
+
+    /// As much of it as there is room for. False: there is nothing.
+    fn give(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        let some = self.get().len().min(buf.remaining());
+        buf.put_slice(&self.get()[..some]);
+        self.consume(some);
+        some > 0
     }
 }
 
@@ -113,6 +156,11 @@ impl Held {
     }
 }
 
+/// Whether this is kept until somebody asks for it.
+fn is_of_request(frames: &[u8]) -> bool {
+    Head::of(frames).is_some_and(|head| [DATA, HEADERS].contains(&head.kind))
+}
+
 impl<T: AsyncRead> AsyncRead for Io<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut this = self.project();
@@ -120,34 +168,46 @@ impl<T: AsyncRead> AsyncRead for Io<T> {
             return Poll::Ready(Ok(()));
         }
         loop {
-            if *this.given < this.out.len() {
-                let rest = &this.out[*this.given..];
-                let some = rest.len().min(buf.remaining());
-                buf.put_slice(&rest[..some]);
-                *this.given += some;
+            if *this.pauses > 0 {
+                *this.pauses -= 1;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if this.out.give(buf) {
                 return Poll::Ready(Ok(()));
             }
-            // Given back at once: connections are many, and mostly idle.
-            (*this.out, *this.given) = (Vec::new(), 0);
             let read = match *this.at {
+                At::Anything if this.ahead.give(buf) => return Poll::Ready(Ok(())),
                 At::Anything => return this.inner.poll_read(cx, buf),
                 At::Preface(seen) => (PREFACE.len() - seen).min(buf.remaining()),
                 At::Passing(rest) => rest.min(buf.remaining()),
                 At::Held => match this.held.next() {
                     Next::Read(bytes) => bytes,
                     Next::Give(bytes, passing) => {
-                        *this.out = bytes;
+                        if is_of_request(&bytes) && mem::replace(this.is_busy, true) {
+                            *this.pauses = PAUSES;
+                        }
+                        *this.out = Rest::of(bytes);
                         *this.at = if passing == 0 { At::Held } else { At::Passing(passing) };
                         continue;
                     }
                 },
             };
-            let bytes = ready!(this.inner.as_mut().poll_fill_buf(cx))?;
+            if this.ahead.get().is_empty() {
+                let mut bytes = [0; READ_AHEAD];
+                let mut bytes = ReadBuf::new(&mut bytes);
+                if this.inner.as_mut().poll_read(cx, &mut bytes)?.is_pending() {
+                    *this.is_busy = false;
+                    return Poll::Pending;
+                }
+                *this.ahead = Rest::of(bytes.filled().to_vec());
+            }
+            let bytes = this.ahead.get();
             let bytes = &bytes[..read.min(bytes.len())];
             let read = bytes.len();
             if read == 0 {
                 *this.at = At::Anything;
-                *this.out = this.held.take();
+                *this.out = Rest::of(this.held.take());
                 continue;
             }
             let passes = match *this.at {
@@ -172,7 +232,7 @@ impl<T: AsyncRead> AsyncRead for Io<T> {
             if passes {
                 buf.put_slice(bytes);
             }
-            this.inner.as_mut().consume(read);
+            this.ahead.consume(read);
             if passes {
                 return Poll::Ready(Ok(()));
             }

@@ -39,6 +39,7 @@ mod delegator;
 mod follow;
 mod interpreter;
 mod io;
+mod method;
 mod read;
 mod resolver;
 mod status;
@@ -52,13 +53,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, Request, Response, header};
 use http_body::Body as HttpBody;
 use tonic::Status;
-use tower_service::Service;
+use tower_service::Service as _;
 
 pub use io::Io;
-use read::Bounded;
+use method::{ENCODING, Method, Service};
+use read::{Whole, whole};
 
 use super::{Namerd, Peer, Session};
 use crate::{
@@ -133,7 +135,7 @@ impl Api {
     }
 }
 
-impl<B> Service<Request<B>> for Mesh
+impl<B> tower_service::Service<Request<B>> for Mesh
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>> + Send + 'static,
@@ -147,47 +149,55 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Answering {
-        let api = Arc::clone(&self.api);
-        if request.method() != Method::POST {
+        if request.method() != http::Method::POST {
             return Box::pin(async { Ok(answer::not_a_call()) });
         }
-        let session = api.with_session(&mut request);
-        let meter = session.meter().clone();
-        meter.request();
+        let session = self.api.with_session(&mut request);
+        session.meter().request();
+        let method = Method::of(request.uri().path());
+        let encoding = request.headers_mut().remove(ENCODING);
+        let (api, body) = (Arc::clone(&self.api), request.into_body());
+        // Nothing else of the request is kept while its body is waited for.
         Box::pin(async move {
-            let method = request.uri().path().strip_prefix("/io.linkerd.mesh.").and_then(|path| path.split_once('/'));
-            let (service, method) = method.map_or((None, String::new()), |(s, m)| (Some(s.to_owned()), m.to_owned()));
-            let answer = match session.may_do_something() {
-                Ok(()) => api.called(service.as_deref(), request, &session).await?,
-                Err(refused) => status::refused(&refused).into_http(),
+            let answer = match api.read(method, body, &session).await {
+                Ok((method, body)) => {
+                    let request = method.request(body, encoding, session.clone());
+                    // Boxed: it is as large as it is only now.
+                    Box::pin(api.called(method, request)).await?
+                }
+                Err(status) => status.into_http(),
             };
-            let is_stream = method.starts_with("Stream") && !answer.headers().contains_key(Status::GRPC_STATUS);
-            Ok(answer::counted(answer::finish(answer), &meter, is_stream))
+            let is_stream = method.is_some_and(Method::is_stream);
+            Ok(answer::finish(answer, session.meter(), is_stream))
         })
     }
 }
 
 impl Api {
-    async fn called<B>(
-        self: Arc<Self>,
-        service: Option<&str>,
-        request: Request<B>,
-        session: &Session,
-    ) -> Result<Response<tonic::body::Body>, Infallible>
+    /// Reads what a method is asked, if there is one and its caller may ask anything.
+    async fn read<B>(&self, method: Option<Method>, body: B, session: &Session) -> Result<(Method, Whole), Status>
     where
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn Error + Send + Sync>> + Send + 'static,
+        B: HttpBody<Data = Bytes>,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let limit = if service == Some("Codec") { MAX_TABLE } else { MAX_QUESTION };
-        let request = request.map(|body| Bounded::new(body, limit, session.reading()));
-        match service {
-            Some("Interpreter") => {
+        session.may_do_something()?;
+        let method = method.ok_or_else(status::unknown_method)?;
+        Ok((method, whole(body, method.limit(), session.reading()).await?))
+    }
+
+    async fn called(
+        self: Arc<Self>,
+        method: Method,
+        request: Request<Whole>,
+    ) -> Result<Response<tonic::body::Body>, Infallible> {
+        let limit = method.limit();
+        match method.service {
+            Service::Interpreter => {
                 InterpreterServer::from_arc(self).max_decoding_message_size(limit).call(request).await
             }
-            Some("Resolver") => ResolverServer::from_arc(self).max_decoding_message_size(limit).call(request).await,
-            Some("Delegator") => DelegatorServer::from_arc(self).max_decoding_message_size(limit).call(request).await,
-            Some("Codec") => CodecServer::from_arc(self).max_decoding_message_size(limit).call(request).await,
-            _ => Ok(status::unknown_method().into_http()),
+            Service::Resolver => ResolverServer::from_arc(self).max_decoding_message_size(limit).call(request).await,
+            Service::Delegator => DelegatorServer::from_arc(self).max_decoding_message_size(limit).call(request).await,
+            Service::Codec => CodecServer::from_arc(self).max_decoding_message_size(limit).call(request).await,
         }
     }
 }

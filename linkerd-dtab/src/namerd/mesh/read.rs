@@ -1,14 +1,17 @@
 //! Requests: how much of them is read, and for how long.
 
 use std::{
+    convert::Infallible,
     error::Error,
-    pin::Pin,
+    mem,
+    pin::{Pin, pin},
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Sleep, sleep};
+use http_body_util::BodyExt;
+use tokio::time::timeout;
 use tonic::Status;
 
 use crate::namerd::limits::{READ_TIMEOUT, Reading};
@@ -16,61 +19,61 @@ use crate::namerd::limits::{READ_TIMEOUT, Reading};
 /// What a request's messages have beside their bytes.
 const PREFIX: usize = 5;
 
-/// The body of a request, read within bounds. It counts as being read until it is dropped.
-pub(super) struct Bounded<B> {
-    body: Pin<Box<B>>,
-    reading: Reading,
-    length: usize,
-    limit: usize,
-    // Made when there is something to wait for.
-    late: Option<Pin<Box<Sleep>>>,
+/// A request that was read. It counts as being read until it is dropped.
+pub(super) struct Whole {
+    data: Bytes,
+    _reading: Reading,
 }
 
-impl<B> Bounded<B> {
-    /// At most one message of `limit` bytes.
-    pub(super) fn new(body: B, limit: usize, reading: Reading) -> Self {
-        Self { body: Box::pin(body), reading, length: 0, limit: limit + PREFIX, late: None }
-    }
-
-    fn add(&mut self, data: &Bytes) -> Result<(), Status> {
-        self.length += data.len();
-        if self.length > self.limit {
-            return Err(Status::out_of_range(format!("a request of more than {} bytes", self.limit - PREFIX)));
-        }
-        Ok(self.reading.hold(self.length)?)
-    }
-}
-
-impl<B> Body for Bounded<B>
+/// Reads a request: at most one message of `limit` bytes.
+///
+/// Requests that wait for their bodies have this and not what becomes of them: a client sends many at once.
+pub(super) async fn whole<B>(body: B, limit: usize, mut reading: Reading) -> Result<Whole, Status>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match self.body.as_mut().poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                let added = frame.data_ref().map_or(Ok(()), |data| self.add(data));
-                Poll::Ready(Some(added.map(|()| frame).map_err(Into::into)))
+    let read = async {
+        let mut body = pin!(body);
+        let (mut first, mut all) = (Bytes::new(), Vec::new());
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| Status::from_error(error.into()))?;
+            let Ok(data) = frame.into_data() else { continue };
+            let length = first.len().max(all.len()) + data.len();
+            if length > limit + PREFIX {
+                return Err(Status::out_of_range(format!("a request of more than {limit} bytes")));
             }
-            Poll::Ready(end) => Poll::Ready(end.map(|frame| frame.map_err(Into::into))),
-            Poll::Pending => {
-                let late = self.late.get_or_insert_with(|| Box::pin(sleep(READ_TIMEOUT)));
-                late.as_mut().poll(cx).map(|()| {
-                    let text = format!("the request did not come within {READ_TIMEOUT:?}");
-                    Some(Err(Status::deadline_exceeded(text).into()))
-                })
+            reading.hold(length)?;
+            if first.is_empty() {
+                first = data;
+                continue;
             }
+            if all.is_empty() {
+                all.extend_from_slice(&first);
+            }
+            all.extend_from_slice(&data);
         }
+        Ok(if all.is_empty() { first } else { all.into() })
+    };
+    let late = |_| Status::deadline_exceeded(format!("the request did not come within {READ_TIMEOUT:?}"));
+    let data = timeout(READ_TIMEOUT, read).await.map_err(late)??;
+    Ok(Whole { data, _reading: reading })
+}
+
+impl Body for Whole {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let data = mem::take(&mut self.data);
+        Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.data.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        SizeHint::with_exact(self.data.len() as u64)
     }
 }

@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     Api,
-    follow::{Messages, WAIT, first, follow},
+    follow::{Messages, WAIT, first, follow, only},
 };
 use crate::{
     Addr, Path, State,
@@ -35,11 +35,11 @@ impl Resolver for Api {
         request: Request<ReplicasReq>,
     ) -> Result<Response<Self::StreamReplicasStream>, Status> {
         let Some(id) = id(request.get_ref())? else {
-            return Ok(Response::new(Box::pin(futures::stream::iter([Ok(no_id())]))));
+            return Ok(Response::new(only(no_id())));
         };
         let session = self.session(&request);
         let watched = session.addr(&id)?;
-        Ok(Response::new(follow(session, watched, |state| Some(Ok(write_replicas(&state))))))
+        Ok(follow(&session, watched, |state| Some(Ok(write_replicas(&state)))))
     }
 }
 

@@ -5,7 +5,8 @@ use std::ops::Range;
 /// How long the head of a frame is.
 pub(super) const HEAD: usize = 9;
 
-/// The types of frames that have headers.
+/// The types of frames that requests have.
+pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
 pub(super) const CONTINUATION: u8 = 9;
 

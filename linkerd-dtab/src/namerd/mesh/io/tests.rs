@@ -30,7 +30,13 @@ fn read(pieces: impl IntoIterator<Item = Vec<u8>>, at_once: usize) -> Vec<u8> {
     let mut io = pin!(Io::new(Pieces(pieces.into_iter().filter(|piece| !piece.is_empty()).collect())));
     let (mut all, mut buf) = (Vec::new(), vec![0; at_once]);
     loop {
-        let Poll::Ready(read) = task::spawn(io.read(&mut buf)).poll() else { panic!("pending") };
+        let mut reading = task::spawn(io.read(&mut buf));
+        let read = loop {
+            match reading.poll() {
+                Poll::Ready(read) => break read,
+                Poll::Pending => assert!(reading.is_woken(), "nobody goes on to read"),
+            }
+        };
         match read.unwrap() {
             0 => return all,
             read => all.extend_from_slice(&buf[..read]),
@@ -153,7 +159,29 @@ fn nothing_is_kept_while_nothing_comes() {
     let mut io = Io::new(Pieces(VecDeque::from([frames])));
     let mut buf = vec![0; 64 << 10];
     while !matches!(task::spawn(pin!(io.read(&mut buf))).poll(), Poll::Ready(Ok(0))) {}
-    assert_eq!((io.held.bytes.capacity(), io.out.capacity()), (0, 0));
+    assert_eq!([io.held.bytes.capacity(), io.ahead.bytes.capacity(), io.out.bytes.capacity()], [0; 3]);
+}
+
+#[test]
+fn what_requests_came_with_at_once_is_given_a_frame_at_a_time() {
+    let (request, ping) = (headers(END_HEADERS, METHOD), frame(6, 0, &[0; 8]));
+    let frames = [request.clone(), frame(DATA, 0, b"data"), ping.clone(), request.clone(), ping, request];
+    let mut io = Io::new(Pieces(VecDeque::from([[PREFACE, &frames.concat()].concat()])));
+    let (mut given, mut buf) = (vec![0], [0; 64]);
+    loop {
+        let mut reading = task::spawn(io.read(&mut buf));
+        match reading.poll() {
+            Poll::Ready(Ok(0)) => break,
+            Poll::Ready(read) => *given.last_mut().unwrap() += read.unwrap(),
+            Poll::Pending => {
+                assert!(reading.is_woken());
+                given.push(0);
+            }
+        }
+    }
+    // In between it is said twice that nothing is there.
+    given.retain(|&given| given > 0);
+    assert_eq!(given, [PREFACE.len() + 10, 13 + 17, 10 + 17, 10]);
 }
 
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {
