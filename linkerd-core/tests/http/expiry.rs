@@ -178,7 +178,7 @@ async fn a_wait_in_the_line_of_a_limit_is_503_and_may_be_sent_again() {
 #[tokio::test]
 async fn who_is_shed_by_a_rate_is_told_when_to_come_back() {
     // In whole seconds, rounded up.
-    for (per_min, said) in [(40, "2"), (600, "1")] {
+    for (per_min, said) in [(31, "2"), (61, "1")] {
         let requests = NonZeroU32::new(per_min).unwrap();
         let per = Duration::from_mins(1);
         let settings = RateSettings { requests, per, burst: NonZeroU32::MIN, ..RateSettings::default() };
