@@ -23,7 +23,8 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: web\r\n\r\n";
 const SOON: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(20);
 /// What parts of a head come within, however busy the machine is.
-const WHILE: Duration = Duration::from_secs(2);
+const WHILE: Duration = Duration::from_secs(5);
+const LONGER: Duration = Duration::from_secs(6);
 
 impl Counted {
     fn http(config: ServerConfig, svc: Svc) -> Self {
@@ -145,12 +146,19 @@ fn reading() -> Svc {
 }
 
 /// Requests with a body and without, each in its parts.
-const REQUESTS: [&[&str]; 6] = [
+const REQUESTS: [&[&str]; 11] = [
     &[GET],
     &["GET / HTTP/1.1\r\n", "Host: web\r\n\r", "\n"],
     &["POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\n\r\nbody"],
     &["POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\n\r", "\nbo", "\n\n"],
     &["POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"],
+    // What ends lines may be less, and stand before a message.
+    &["POST / HTTP/1.1\nHost: web\nContent-Length: 4\n\nbody"],
+    &["POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\n\nbody\r\n"],
+    &["\r\n", "\r\nPOST / HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\n\r\nbody"],
+    &["GET / HTTP/1.1\nHost: web\n", "\n\r\n"],
+    // A body that ends as a head does.
+    &["POST / HTTP/1.1\nHost: web\nContent-Length: 20\n\n123456789-1234567\n\r\n"],
     &["POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n", "4\r\nbody\r\n0\r\na: b\r\n\r", "\n"],
 ];
 
@@ -185,17 +193,17 @@ async fn who_sent_whole_requests_may_be_idle() {
     let server = Counted::late(WHILE, reading());
     join_all(REQUESTS.iter().map(async |parts| {
         let mut client = server.client().await;
-        for _ in 0..2 {
+        for wait in [SOON, LONGER] {
             send(&mut client, parts).await;
             assert_eq!(within(client.message(false)).await.unwrap().text(), "ok", "{parts:?}");
-            tokio::time::timeout(2 * WHILE, client.head()).await.unwrap_err();
+            tokio::time::timeout(wait, client.head()).await.unwrap_err();
         }
         // Several at once.
         client.write(parts.concat() + GET + GET).await;
         for _ in 0..3 {
             assert_eq!(within(client.message(false)).await.unwrap().text(), "ok", "{parts:?}");
         }
-        tokio::time::timeout(2 * WHILE, client.head()).await.unwrap_err();
+        tokio::time::timeout(LONGER, client.head()).await.unwrap_err();
     }))
     .await;
     assert_eq!(server.refused("late_head"), 0);

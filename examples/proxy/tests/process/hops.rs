@@ -1,6 +1,6 @@
 //! Three proxies in a row: one deadline and one budget for all of them.
 //!
-//! `AMPLIFICATION_SECS` says for how long a backend fails everything; `just amplification` and the `proofs` of CI have the
+//! `AMPLIFICATION_SECS` says for how long a backend fails everything; `just amplification` has the
 //! whole.
 
 use std::{

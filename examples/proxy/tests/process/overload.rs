@@ -1,7 +1,6 @@
 //! Three times as much as a backend can do: what it can do is done, in time, and what matters most first.
 //!
-//! `OVERLOAD_SECS` is for how long a larger one is overloaded, on a machine that has nothing else to do: `just overload`, and
-//! the `proofs` of CI.
+//! `OVERLOAD_SECS` is for how long a larger one is overloaded, on a machine that has nothing else to do: `just overload`.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

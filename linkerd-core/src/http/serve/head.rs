@@ -4,7 +4,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc, LazyLock,
+        Arc,
         atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -12,7 +12,7 @@ use std::{
 };
 
 use hyper::server::conn::http1;
-use memchr::memmem;
+use memchr::memchr_iter;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant as TokioInstant, Sleep, sleep_until},
@@ -29,7 +29,8 @@ use crate::{http::io::forward, telemetry::Refused};
 #[derive(Debug, Default)]
 pub(super) struct Head {
     stage: AtomicU8,
-    /// What was read last, since nothing of a head had come: up to three bytes.
+    /// What was read last, since nothing of a head had come: up to three bytes, and [whether](SEEN) there was more than
+    /// ends of lines.
     tail: AtomicU32,
     /// So much was read since the end of the head, if that was seen.
     behind: AtomicU64,
@@ -53,7 +54,9 @@ impl Head {
         let is_held = match self.len.load(Ordering::Relaxed) {
             0 => !is_blank(self.tail.load(Ordering::Relaxed)),
             // Unknown is more, too: who sends a body behind another request, and then nothing, is taken for late.
-            len => self.behind.load(Ordering::Relaxed) > len,
+            len => {
+                !ends_lines(self.tail.load(Ordering::Relaxed), self.behind.load(Ordering::Relaxed).saturating_sub(len))
+            }
         };
         if !is_held {
             self.tail.store(0, Ordering::Relaxed);
@@ -99,10 +102,15 @@ impl Head {
     }
 }
 
+/// There was more than ends of lines.
+const SEEN: u32 = 1 << 24;
+
 /// The last bytes of what was read, and of these.
 fn with(tail: u32, bytes: &[u8]) -> u32 {
     let last = &bytes[bytes.len().saturating_sub(3)..];
-    last.iter().fold(tail, |tail, &byte| tail << 8 | u32::from(byte)) & 0xff_ff_ff
+    let is_seen = tail & SEEN != 0 || ends_of_lines(bytes) < bytes.len();
+    let last = last.iter().fold(tail, |tail, &byte| tail << 8 | u32::from(byte)) & (SEEN - 1);
+    if is_seen { last | SEEN } else { last }
 }
 
 /// Whether what was read ends with a blank line, or is nothing.
@@ -111,20 +119,31 @@ fn is_blank(tail: u32) -> bool {
     matches!(bytes, [_, b'\n', b'\n'] | [b'\n', b'\r', b'\n'] | [0, 0, 0])
 }
 
+/// Whether the last so many bytes that were read are ends of lines, which may stand before a message.
+fn ends_lines(tail: u32, count: u64) -> bool {
+    let [_, bytes @ ..] = tail.to_be_bytes();
+    usize::try_from(count)
+        .is_ok_and(|count| count <= bytes.len() && ends_of_lines(&bytes[bytes.len() - count..]) == count)
+}
+
+/// How many of the first bytes are ends of lines.
+fn ends_of_lines(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count()
+}
+
 /// Where the head ends of which these are the next bytes, behind those.
 fn end_of_head(tail: u32, bytes: &[u8]) -> Option<usize> {
-    const BLANK: &[u8] = b"\n\r\n";
-    static FINDER: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(BLANK));
-
-    let [_, _, tail @ ..] = tail.to_be_bytes();
-    let byte = |at| bytes.get(at).copied().unwrap_or_default();
-    let seam = [tail[0], tail[1], byte(0), byte(1)];
-    if let Some(at) = seam.windows(3).position(|window| window == BLANK) {
-        return Some(at + 1);
-    }
+    let [_, before @ ..] = tail.to_be_bytes();
     // Lines before a message are not part of it.
-    let lines = if tail == [0, 0] { bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count() } else { 0 };
-    FINDER.find(&bytes[lines..]).map(|at| lines + at + BLANK.len())
+    let begin = if tail & SEEN == 0 { ends_of_lines(bytes) } else { 0 };
+    let byte = |at: usize, back: usize| match at.checked_sub(back) {
+        Some(at) => bytes[at],
+        None => before[before.len() + at - back],
+    };
+    memchr_iter(b'\n', &bytes[begin..])
+        .map(|at| begin + at)
+        .find(|&at| matches!((byte(at, 2), byte(at, 1)), (_, b'\n') | (b'\n', b'\r')))
+        .map(|at| at + 1)
 }
 
 /// The time that the rest of a head may take, counted from when it is first asked for.
