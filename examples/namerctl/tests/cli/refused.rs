@@ -35,6 +35,10 @@ async fn what_has_no_such_past_is_told_with_what_there_is() {
     }
     let ran = ctl.run("dtab diff ns --from 1").await;
     assert_eq!((ran.code, &*ran.out, &*ran.err), (1, "- /a => /b ;\n+ /a => /c ;\n", ""));
+    for line in ["diff ns --from 1 --to 1", "diff ns --from 2", "diff ns --from 0 --to 0"] {
+        assert_eq!(ctl.run(&format!("dtab {line}")).await.ok(), "", "{line}");
+    }
+    ctl.run("dtab diff ns --from 2 --json").await.ok();
     assert_eq!(ctl.run("dtab diff all f").await.ok(), "", "the whole is compared with a file as any other table");
 }
 
