@@ -65,6 +65,22 @@ async fn a_table_that_needs_a_version_says_by_which_flag() {
 }
 
 #[tokio::test]
+async fn a_table_that_needs_a_version_and_is_not_there_says_how_it_is_made() {
+    let protection = Protection { needs_version: true, ..Protection::new("*".parse().expect("a pattern")) };
+    let (_namerd, ctl) = namerd(|namerd| namerd.protect(protection)).await;
+    ctl.write("f", "/a => /c");
+    let ran = ctl.run("dtab update new f").await;
+    let text = "Error: new is protected, and is not there: `namerctl dtab create` or `apply` makes it\n";
+    assert!(ran.code == 255 && ran.err.starts_with(text), "{}", ran.err);
+    let ran = ctl.run("dtab delete new").await;
+    assert!(ran.code == 255 && ran.err.starts_with("Error: resource was not found by ID or name\n"), "{}", ran.err);
+    // Both do.
+    assert_eq!(ctl.run("dtab create new f").await.ok(), "Created new\n");
+    ctl.run("dtab apply newer f").await.ok();
+    assert_eq!(ctl.run("dtab get newer").await.code, 0);
+}
+
+#[tokio::test]
 async fn a_table_that_is_there_again_is_not_rolled_back_unseen() {
     let namerd = Fake::start().await;
     namerd.say("POST /api/1/rollback/gone", Said::status(412, ""));
