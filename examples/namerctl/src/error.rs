@@ -41,6 +41,9 @@ pub(crate) enum Error {
     /// namerd changes this table only for who says which version it has.
     #[error("{0} is protected: say which version is meant by --version, which `namerctl dtab get {0}` shows")]
     NeedsVersion(String),
+    /// The same of a table that has none, as it is not there.
+    #[error("{0} is protected, and is not there: `namerctl dtab create` or `apply` makes it")]
+    NeedsCreation(String),
     /// namerd said no.
     #[error("unexpected response: {status}")]
     Unexpected { status: String, explanation: String },

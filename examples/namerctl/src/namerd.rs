@@ -134,7 +134,10 @@ impl Namerd {
         match answer.head.status {
             _ if is_done(&answer) => Ok(()),
             StatusCode::NOT_FOUND => Err(Error::NotFound),
-            StatusCode::PRECONDITION_REQUIRED => Err(Error::NeedsVersion(name.into())),
+            StatusCode::PRECONDITION_REQUIRED => Err(match self.get(name).await {
+                Err(Error::NotFound) => Error::NeedsCreation(name.into()),
+                _ => Error::NeedsVersion(name.into()),
+            }),
             _ => Err(unexpected(&answer)),
         }
     }
@@ -163,7 +166,10 @@ impl Namerd {
         match answer.head.status {
             _ if is_done(&answer) => Ok(()),
             StatusCode::NOT_FOUND => Err(Error::NotFound),
-            StatusCode::PRECONDITION_REQUIRED => Err(Error::NeedsVersion(name.into())),
+            StatusCode::PRECONDITION_REQUIRED => Err(match self.get(name).await {
+                Err(Error::NotFound) => Error::NotFound,
+                _ => Error::NeedsVersion(name.into()),
+            }),
             _ => Err(unexpected(&answer)),
         }
     }

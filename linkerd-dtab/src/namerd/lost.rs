@@ -1,6 +1,6 @@
 //! Names in use that a table would leave without endpoints.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use tokio::{task::JoinHandle, time::Instant};
 
@@ -50,15 +50,22 @@ fn is_empty(bound: &Bound) -> bool {
     matches!(bound.addr.sample(), State::Ok(addr) if addr.endpoints().is_empty())
 }
 
-/// What is said of the names that lose endpoints by a change of `namespace`, those that lose most first.
+/// What is said of the names that lose endpoints by a change of `namespace`, those that lose most first. A name that clients
+/// have under several tables of their own is told once, with the one under which it loses most.
 pub(super) fn warning(namespace: &Namespace, moves: &[Move]) -> Option<String> {
     let mut lost: Vec<_> = moves.iter().filter(|found| found.lost > 0.0).collect();
-    lost.sort_by(|a, b| b.lost.total_cmp(&a.lost).then_with(|| a.name.cmp(&b.name)));
+    let entries = |found: &Move| found.extra.entries().len();
+    lost.sort_by(|a, b| {
+        b.lost.total_cmp(&a.lost).then_with(|| a.name.cmp(&b.name)).then_with(|| entries(a).cmp(&entries(b)))
+    });
+    let mut seen = HashSet::new();
+    lost.retain(|found| seen.insert((&found.namespace, &found.name)));
     let one = |found: &&Move| {
-        let Move { name, namespace: of, lost, .. } = found;
+        let Move { name, namespace: of, extra, lost, .. } = found;
         let share = if is_whole(*lost) { String::new() } else { format!("{:.1} % of ", lost * 100.0) };
         let of = if of == namespace { String::new() } else { format!(" in {of}") };
-        format!("{share}{name}{of}")
+        let with = if extra.entries().is_empty() { String::new() } else { format!(" with {extra}") };
+        format!("{share}{name}{of}{with}")
     };
     let mut told: Vec<_> = lost.iter().take(MAX_TOLD).map(one).collect();
     if lost.len() > MAX_TOLD {

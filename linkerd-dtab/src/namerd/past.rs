@@ -88,6 +88,9 @@ impl Session {
     /// That of [`put`](Self::put).
     pub async fn rollback(&self, namespace: &Namespace, seq: u64, expect: &Expect) -> Result<Written, WriteError> {
         let dtab = match self.table_at(namespace, seq) {
+            Ok(_) if self.namerd.composition(namespace).is_some() => {
+                return Err(WriteError::Past(self.missing(namespace, seq)));
+            }
             Ok(dtab) => dtab,
             Err(PastError::Refused(refused)) => return Err(refused.into()),
             Err(missing) => return Err(WriteError::Past(missing)),
@@ -97,7 +100,7 @@ impl Session {
 
     fn table_at(&self, namespace: &Namespace, seq: u64) -> Result<Option<Dtab>, PastError> {
         self.may(namespace, Role::Read)?;
-        if seq == 0 {
+        if seq == 0 && self.namerd.inner.history.known(namespace).is_some() {
             return Ok(None);
         }
         let record = self.namerd.inner.history.record(namespace, seq).ok_or_else(|| self.missing(namespace, seq))?;

@@ -80,7 +80,7 @@ async fn every_change_is_recorded_with_who_and_why_and_can_be_gone_back_to() {
         assert_eq!(text, format!("the history of namespace {name} has no record {seq}: {there_are}"));
     };
     missing("team/web", 9, "there are 1 to 3");
-    missing("nobody", 1, "there are none");
+    missing("nobody", 0, "there are none");
     let missing = session.rollback(&ns("team/web"), 9, &Expect::Any).await.unwrap_err();
     assert!(matches!(missing, WriteError::Past(PastError::Missing { seq: 9, there_are: Some((1, 3)), .. })));
 

@@ -219,6 +219,22 @@ async fn a_deletion_warns_of_names_that_have_no_endpoints_by_it() {
 }
 
 #[tokio::test]
+async fn a_name_under_several_tables_of_clients_is_warned_of_once() {
+    let (session, _held) = with_names_in_use();
+    let bind = |extra: &str| session.bind(&ns("default"), &dtab(extra), &path("/svc/web")).unwrap();
+    let _more = ["/x => /y", "/x => /y; /svc => /t", "/svc => /t"].map(bind);
+    for (table, expected) in [
+        ("/svc => /#/fixed; /svc/web => !", "/svc/web"),
+        // Under the tables of two clients it loses all, without one nothing.
+        ("/svc => /#/fixed; /t => !", "/svc/web with /svc=>/t"),
+    ] {
+        let plan = session.plan(&ns("default"), &dtab(table), &[]).await.unwrap();
+        let found: Vec<_> = plan.checked.warnings.iter().filter(|warning| warning.contains("endpoints")).collect();
+        assert_eq!(found, [&warned(expected)], "{table}");
+    }
+}
+
+#[tokio::test]
 async fn names_that_nobody_uses_are_not_warned_of_and_many_are_counted() {
     let namer = Counted::new();
     let session = session(&builder(&namer).build());

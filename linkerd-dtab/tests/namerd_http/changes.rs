@@ -51,7 +51,9 @@ async fn changes_are_shown_with_their_reason_and_undone() {
         ("GET", "diff/default?from=1&to=x", 400, "invalid parameter to: 'x' is no number"),
         ("GET", "diff/default?from=1&to=9", 404, missing),
         ("GET", "diff/default?from=9", 404, missing),
-        ("GET", "diff/nobody?from=0", 404, "the history of namespace nobody has no record 1: there are none"),
+        ("GET", "diff/nobody?from=0", 404, "the history of namespace nobody has no record 0: there are none"),
+        ("GET", "diff/nobody?from=0&to=0", 404, "the history of namespace nobody has no record 0: there are none"),
+        ("POST", "rollback/nobody?to=0", 404, "the history of namespace nobody has no record 0: there are none"),
         ("POST", "rollback/default?to=9", 404, missing),
     ] {
         let said = server.call(method, &format!("/api/1/{target}"), &[], "").await;
@@ -85,8 +87,13 @@ async fn the_changes_of_a_composed_namespace_are_those_of_its_parts() {
     assert_eq!(server.json("GET", "/api/1/history/base", "").await[0].get("namespace"), None);
     let made_of =
         "namespace all is made of base + team/*, and has no changes of its own: ask for those of one of these";
-    for (method, target) in [("GET", "diff/all?from=1&to=2"), ("GET", "diff/all?from=0"), ("POST", "rollback/all?to=1")]
-    {
+    for (method, target) in [
+        ("GET", "diff/all?from=1&to=2"),
+        ("GET", "diff/all?from=0"),
+        ("GET", "diff/all?from=0&to=0"),
+        ("POST", "rollback/all?to=0"),
+        ("POST", "rollback/all?to=1"),
+    ] {
         let said = server.call(method, &format!("/api/1/{target}"), &[], "").await;
         assert_eq!((said.status, &*said.body), (404, made_of), "{target}");
     }

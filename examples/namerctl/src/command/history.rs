@@ -111,9 +111,12 @@ async fn compare_versions(
     let to = args.to.map_or_else(String::new, |to| format!("&to={to}"));
     let answer = connect()?.read("diff", name, &format!("?from={from}{to}")).await?;
     let shown = String::from_utf8_lossy(&answer.body).into_owned();
-    let is_same = shown.trim().is_empty();
+    // What stays is shown, too, after a space.
+    let is_same = !shown.lines().any(|line| line.starts_with(['-', '+']));
     let shown = if as_json {
         go_json(&json!({ "namespace": name, "from": from, "to": args.to, "diff": shown })) + "\n"
+    } else if is_same {
+        String::new()
     } else {
         shown
     };

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Stdio, time:
 use linkerd_dtab::Dtab;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    process::{Child, Command},
+    process::{Child, ChildStdout, Command},
     time::timeout,
 };
 
@@ -327,6 +327,14 @@ async fn another_s_rule_is_not_overwritten() {
     assert!(table.ends_with(";/host/world=>/srv/world-v2;/host/new=>/srv/new"), "{table}");
 }
 
+/// Reads what the job shows until it asks.
+async fn to_the_gate(out: &mut ChildStdout) {
+    let mut text = Vec::new();
+    while !text.ends_with(b"(ok, abort) ") {
+        text.push(out.read_u8().await.expect("comes to the gate"));
+    }
+}
+
 /// Somebody sets the rule himself before the answer to this gate.
 #[tokio::test]
 async fn another_s_change_of_the_job_s_own_rule_stops_it_with_both_shown() {
@@ -349,10 +357,7 @@ async fn another_s_change_of_the_job_s_own_rule_stops_it_with_both_shown() {
             let mut child = world.spawn(&["gitRepo=http://git/hello"]);
             let (mut stdin, mut out) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
             for gate in 0..=gates {
-                let mut text = Vec::new();
-                while !text.ends_with(b"(ok, abort) ") {
-                    text.push(out.read_u8().await.expect("comes to the gate"));
-                }
+                to_the_gate(&mut out).await;
                 if gate == gates {
                     world.namerd.put("internal", &table);
                 }
@@ -376,6 +381,50 @@ async fn another_s_change_of_the_job_s_own_rule_stops_it_with_both_shown() {
     }
 }
 
+/// Somebody sets the rule to what the job is to set, before the answer to this gate: written in another way, but no other.
+#[tokio::test]
+async fn a_rule_that_is_what_the_job_would_set_is_set() {
+    let gates = [
+        // The answers so far, and what the answer to this gate is and sets.
+        (0, "ok", "1*/tmp/world-v2 & 9.00*/tmp/world-v1"),
+        (0, "abort", "/srv/world-v1"),
+        (1, "ok", "/tmp/world-v2|/tmp/world-v1"),
+        (1, "abort", "/srv/world-v1"),
+        (2, "ok", "/srv/world-v2"),
+        (2, "abort", "/srv/world-v1"),
+    ];
+    for (gates, answer, dst) in gates {
+        let world = World::new().await;
+        let table = TABLE.replace("/srv/world-v1", dst);
+        let mut child = world.spawn(&["gitRepo=http://git/hello"]);
+        let (mut stdin, mut out) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+        for gate in 0..=gates {
+            to_the_gate(&mut out).await;
+            if gate == gates {
+                world.namerd.put("internal", &table);
+                world.namerd.asked();
+            }
+            let said = if gate == gates { answer } else { "ok" };
+            stdin.write_all(format!("{said}\n").as_bytes()).await.expect("reads");
+        }
+        if answer == "ok" && gates < 2 {
+            to_the_gate(&mut out).await;
+            assert_eq!(world.written(), [], "{gates}");
+            stdin.write_all(b"ok\nok\n").await.expect("reads");
+        }
+        drop(stdin);
+        let ran = Ran::of(child.wait_with_output().await.expect("ends"));
+        drop(out);
+        let (code, err, left) = match answer {
+            "abort" => (1, "error: aborted\n", "world-v1"),
+            _ => (0, "", "world-v2"),
+        };
+        assert_eq!((ran.code, &*ran.err), (code, err), "{gates} {answer}");
+        assert_eq!(world.rule(), format!("/srv/{left}"), "{gates} {answer}");
+        assert_eq!(world.read("services"), format!("hello\nl5d\n{left}\n"), "{gates} {answer}");
+    }
+}
+
 /// The first write is answered by an error, and another one, which is the same, is made in its place.
 #[tokio::test]
 async fn a_write_that_was_made_and_not_answered_is_the_job_s_own() {
@@ -387,10 +436,7 @@ async fn a_write_that_was_made_and_not_answered_is_the_job_s_own() {
     world.namerd.put("internal", TABLE);
     let mut child = world.spawn(&["gitRepo=http://git/hello"]);
     let (mut stdin, mut out) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
-    let mut text = Vec::new();
-    while !text.ends_with(b"(ok, abort) ") {
-        text.push(out.read_u8().await.expect("comes to the gate"));
-    }
+    to_the_gate(&mut out).await;
     world.namerd.race("internal", &TABLE.replace("/srv/world-v1", "1 * /tmp/world-v2 & 9 * /tmp/world-v1"));
     stdin.write_all(b"ok\nok\nok\n").await.expect("reads");
     drop(stdin);

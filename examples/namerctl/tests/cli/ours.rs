@@ -46,13 +46,16 @@ async fn diff_shows_what_a_file_would_change() {
 #[tokio::test]
 async fn diff_of_versions_is_namerd_s() {
     let (namerd, ctl) = one_table().await;
-    namerd.say("GET /api/1/diff/internal?from=1&to=2", Said::ok("-/a=>/b\n+/a=>/c\n"));
-    namerd.say("GET /api/1/diff/internal?from=2", Said::ok(""));
+    let shown = "  /svc => /host ;\n- /a => /b ;\n+ /a => /c ;\n";
+    let same = "  /svc => /host ;\n  /a => /c ;\n";
+    namerd.say("GET /api/1/diff/internal?from=1&to=2", Said::ok(shown));
+    namerd.say("GET /api/1/diff/internal?from=2", Said::ok(same));
     let ran = ctl.run("dtab diff internal --from 1 --to 2").await;
-    assert_eq!((ran.code, &*ran.out), (1, "-/a=>/b\n+/a=>/c\n"));
+    assert_eq!((ran.code, &*ran.out), (1, shown));
     assert_eq!(ctl.run("dtab diff internal --from 2").await.ok(), "");
-    let json = ctl.run("dtab diff internal --from 1 --to 2 --json").await.out;
-    assert_eq!(value(&json)["diff"], "-/a=>/b\n+/a=>/c\n");
+    let ran = ctl.run("dtab diff internal --from 1 --to 2 --json").await;
+    assert_eq!((ran.code, &value(&ran.out)["diff"]), (1, &json!(shown)));
+    assert_eq!(value(ctl.run("dtab diff internal --from 2 --json").await.ok())["diff"], same);
     let ran = ctl.run("dtab diff internal").await;
     assert_eq!((ran.code, &*ran.out), (255, ""));
     let start = "Error: diff requires a name and file path, or a name and --from\nUsage:\n  namerctl dtab diff [name] [file] [flags]\n";

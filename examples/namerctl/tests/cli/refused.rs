@@ -35,6 +35,10 @@ async fn what_has_no_such_past_is_told_with_what_there_is() {
     }
     let ran = ctl.run("dtab diff ns --from 1").await;
     assert_eq!((ran.code, &*ran.out, &*ran.err), (1, "- /a => /b ;\n+ /a => /c ;\n", ""));
+    for line in ["diff ns --from 1 --to 1", "diff ns --from 2", "diff ns --from 0 --to 0"] {
+        assert_eq!(ctl.run(&format!("dtab {line}")).await.ok(), "", "{line}");
+    }
+    ctl.run("dtab diff ns --from 2 --json").await.ok();
     assert_eq!(ctl.run("dtab diff all f").await.ok(), "", "the whole is compared with a file as any other table");
 }
 
@@ -58,6 +62,22 @@ async fn a_table_that_needs_a_version_says_by_which_flag() {
     // What is not there has none, and that is said, too.
     assert_eq!(ctl.run("dtab rollback ns 1").await.ok(), "Rolled back ns to 1\n");
     assert_eq!(namerd.table(), "/a=>/b");
+}
+
+#[tokio::test]
+async fn a_table_that_needs_a_version_and_is_not_there_says_how_it_is_made() {
+    let protection = Protection { needs_version: true, ..Protection::new("*".parse().expect("a pattern")) };
+    let (_namerd, ctl) = namerd(|namerd| namerd.protect(protection)).await;
+    ctl.write("f", "/a => /c");
+    let ran = ctl.run("dtab update new f").await;
+    let text = "Error: new is protected, and is not there: `namerctl dtab create` or `apply` makes it\n";
+    assert!(ran.code == 255 && ran.err.starts_with(text), "{}", ran.err);
+    let ran = ctl.run("dtab delete new").await;
+    assert!(ran.code == 255 && ran.err.starts_with("Error: resource was not found by ID or name\n"), "{}", ran.err);
+    // Both do.
+    assert_eq!(ctl.run("dtab create new f").await.ok(), "Created new\n");
+    ctl.run("dtab apply newer f").await.ok();
+    assert_eq!(ctl.run("dtab get newer").await.code, 0);
 }
 
 #[tokio::test]
