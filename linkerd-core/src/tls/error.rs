@@ -165,6 +165,21 @@ pub enum BadTls {
         /// What there is.
         there: Vec<String>,
     },
+    /// A server's key can be used with none of the ciphers that are on, so that each handshake would fail.
+    #[error(
+        "{}: is a key of the kind {kind}, for which none of the ciphers {} is; there are {}", file.display(),
+        ciphers.join(", "), there.join(", ")
+    )]
+    NoCipherForKey {
+        /// The key's file.
+        file: PathBuf,
+        /// The key's kind: `RSA`, `ECDSA` or `ED25519`.
+        kind: String,
+        /// What is on.
+        ciphers: Vec<String>,
+        /// What there is for such a key, in the versions that are on.
+        there: Vec<String>,
+    },
     /// A certificate cannot be asked for, or verified against, this name.
     #[error("'{name}' is no name that a certificate can be for")]
     BadName {

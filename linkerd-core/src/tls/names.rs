@@ -1,10 +1,11 @@
 //! The names that a JVM has for protocol versions and cipher suites.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use rustls::{
-    CipherSuite, SupportedProtocolVersion,
+    CipherSuite, SupportedCipherSuite, SupportedProtocolVersion,
     crypto::CryptoProvider,
+    sign::SigningKey,
     version::{TLS12, TLS13},
 };
 
@@ -67,22 +68,45 @@ impl Offer {
         }
         let provider = choice::provider()?;
         let Some(given) = ciphers else { return Ok(Self { provider, versions }) };
-        let fits = |suite: &rustls::SupportedCipherSuite| versions.contains(&suite.version());
+        let fits = |suite: &SupportedCipherSuite| versions.contains(&suite.version());
         // In the order of the file: a server prefers what comes first.
         let mut suites = Vec::new();
         for (suite, _, _) in given.iter().filter_map(|given| find(given)) {
             suites.extend(provider.cipher_suites.iter().filter(|s| s.suite() == *suite && fits(s)));
         }
         if suites.is_empty() {
-            let all =
-                provider.cipher_suites.iter().filter(|suite| fits(suite)).map(rustls::SupportedCipherSuite::suite);
-            let there = all.filter_map(|suite| SUITES.iter().find(|(known, ..)| *known == suite));
-            let there = there.map(|(_, name, _)| (*name).to_owned()).collect();
-            return Err(BadTls::NoCiphers { given: given.to_vec(), there });
+            let there = provider.cipher_suites.iter().filter(|suite| fits(suite));
+            return Err(BadTls::NoCiphers { given: given.to_vec(), there: there.map(name).collect() });
         }
         let provider = CryptoProvider { cipher_suites: suites, ..(*provider).clone() };
         Ok(Self { provider: Arc::new(provider), versions })
     }
+
+    /// Whether a handshake can come about with this key of a server, which is in that file.
+    pub(super) fn check_key(&self, file: &Path, key: &dyn SigningKey) -> Result<(), BadTls> {
+        let is_on = |suite: &&SupportedCipherSuite| self.versions.contains(&suite.version());
+        let fits = |suite: &SupportedCipherSuite| match suite {
+            SupportedCipherSuite::Tls12(suite) => key.choose_scheme(suite.sign).is_some(),
+            SupportedCipherSuite::Tls13(_) => true,
+        };
+        let on: Vec<_> = self.provider.cipher_suites.iter().filter(is_on).collect();
+        if on.iter().any(|suite| fits(suite)) {
+            return Ok(());
+        }
+        let all = choice::provider()?;
+        Err(BadTls::NoCipherForKey {
+            file: file.to_owned(),
+            kind: format!("{:?}", key.algorithm()),
+            ciphers: on.into_iter().map(name).collect(),
+            there: all.cipher_suites.iter().filter(is_on).filter(|suite| fits(suite)).map(name).collect(),
+        })
+    }
+}
+
+/// As the standard has it.
+fn name(suite: &SupportedCipherSuite) -> String {
+    let known = SUITES.iter().find(|(known, ..)| *known == suite.suite());
+    known.map_or_else(|| format!("{:?}", suite.suite()), |(_, name, _)| (*name).to_owned())
 }
 
 fn find(given: &str) -> Option<&'static (CipherSuite, &'static str, &'static str)> {
@@ -113,7 +137,7 @@ mod tests {
             ],
         );
         let suites = offer.unwrap().provider.cipher_suites.clone();
-        let suites: Vec<_> = suites.iter().map(rustls::SupportedCipherSuite::suite).collect();
+        let suites: Vec<_> = suites.iter().map(SupportedCipherSuite::suite).collect();
         assert_eq!(
             suites,
             [
