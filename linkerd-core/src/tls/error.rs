@@ -151,6 +151,20 @@ pub enum BadTls {
         /// What was found instead.
         reason: String,
     },
+    /// A name of `protocols` that no version ever had.
+    #[error("'{name}' is no protocol version; there are TLSv1.2 and TLSv1.3")]
+    UnknownProtocol {
+        /// The name.
+        name: String,
+    },
+    /// A name of `ciphers` that is in the manner of none.
+    #[error(
+        "'{name}' is no cipher: names are like TLS_AES_128_GCM_SHA256 or, as OpenSSL has them, ECDHE-RSA-AES128-GCM-SHA256"
+    )]
+    UnknownCipher {
+        /// The name.
+        name: String,
+    },
     /// No name of `protocols` is one of a version that there is.
     #[error("none of the protocols {given:?} is available; there are TLSv1.2 and TLSv1.3")]
     NoProtocols {
