@@ -85,8 +85,8 @@ impl Decode for ServerTls {
         let intermediate_certs = s.get("intermediateCertsPath");
         let ca_cert = s.get("caCertPath");
         let require_client_auth = s.or("requireClientAuth", false);
-        let ciphers = s.get("ciphers");
-        let protocols = s.get("protocols");
+        let ciphers = s.with("ciphers", ciphers);
+        let protocols = s.with("protocols", protocols);
         let certificates = s.or("certificates", Vec::new());
         let handshake_timeout = s.millis("handshakeTimeoutMs", 1);
         let keep_used_roots = s.int("keepUsedRootsHours", 1..=8_760).map(hours);
@@ -115,7 +115,7 @@ impl Decode for ClientTls {
         let several: Option<Vec<PathBuf>> = s.get("trustCerts");
         let bundle: Option<PathBuf> = s.get("trustCertsBundle");
         let client_auth = s.get("clientAuth");
-        let protocols = s.get("protocols");
+        let protocols = s.with("protocols", protocols);
         let handshake_timeout = s.millis("handshakeTimeoutMs", 1);
         let keep_used_roots = s.int("keepUsedRootsHours", 1..=8_760).map(hours);
 
@@ -152,6 +152,41 @@ impl Decode for TlsIdentity {
         s.finish();
         Some(Self { cert: cert?, key: key?, intermediate_certs })
     }
+}
+
+/// What a name in a `tls` map is passed over with, if it is: `key` is the list's, without indices.
+#[cfg(feature = "tls")]
+pub(super) fn passed_over(key: &str, name: &str) -> Option<&'static str> {
+    if key.ends_with("tls.protocols") && crate::tls::has_protocol(name).is_ok_and(|has| !has) {
+        Some("is passed over: there are TLSv1.2 and TLSv1.3 alone")
+    } else if key.ends_with("tls.ciphers") && crate::tls::has_cipher(name).is_ok_and(|has| !has) {
+        Some("is passed over: rustls has no such cipher")
+    } else {
+        None
+    }
+}
+
+fn protocols(at: &At<'_>) -> Option<Vec<String>> {
+    #[cfg(feature = "tls")]
+    return names(at, crate::tls::has_protocol);
+    #[cfg(not(feature = "tls"))]
+    Vec::decode(at)
+}
+
+fn ciphers(at: &At<'_>) -> Option<Vec<String>> {
+    #[cfg(feature = "tls")]
+    return names(at, crate::tls::has_cipher);
+    #[cfg(not(feature = "tls"))]
+    Vec::decode(at)
+}
+
+/// A list of names, each of which may be one.
+#[cfg(feature = "tls")]
+fn names(at: &At<'_>, check: fn(&str) -> Result<bool, crate::tls::BadTls>) -> Option<Vec<String>> {
+    at.list(|at| {
+        let name = String::decode(at)?;
+        check(&name).inspect_err(|error| at.problem(error.to_string())).ok().map(|_| name)
+    })
 }
 
 fn hours(n: i64) -> Duration {

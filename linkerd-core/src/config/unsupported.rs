@@ -1,5 +1,7 @@
 //! What a file may say although it is not built yet.
 
+#[cfg(feature = "tls")]
+use super::tls;
 use super::{
     Config, Problem,
     node::{Node, Value, boolean},
@@ -60,51 +62,57 @@ const NOTICES: &[(&str, &str)] = &[
 
 /// What a file uses of [`NOT_BUILT`], in the order of the file.
 pub fn check_supported(config: &Config) -> Vec<Problem> {
-    find(config, &|pattern| {
+    find(config, &|key, node| {
+        let pattern = NOT_BUILT.iter().find(|pattern| matches(pattern, key, node))?;
         let value = pattern.split_once('=').map(|(_, value)| format!("'{value}' "));
-        format!("{}is not supported yet", value.unwrap_or_default())
+        Some(format!("{}is not supported yet", value.unwrap_or_default()))
     })
 }
 
 /// What to warn of at start-up.
 pub(super) fn notices(config: &Config) -> Vec<Problem> {
-    let mut found = Vec::new();
-    for (pattern, text) in NOTICES {
-        walk(config, &[*pattern], &|_| (*text).to_owned(), &mut found);
-    }
-    found.sort_by_key(|p| p.position);
-    found
+    find(config, &|key, node| {
+        let notice = NOTICES.iter().find(|(pattern, _)| matches(pattern, key, node));
+        notice.map(|(_, text)| (*text).to_owned()).or_else(|| passed_over(key, node))
+    })
 }
 
-fn find(config: &Config, message: &dyn Fn(&str) -> String) -> Vec<Problem> {
-    let mut found = Vec::new();
-    walk(config, NOT_BUILT, message, &mut found);
-    found.sort_by_key(|p| p.position);
-    found
+/// Of the names in a list those that nothing is made of.
+#[cfg(feature = "tls")]
+fn passed_over(key: &str, node: &Node) -> Option<String> {
+    let Value::Scalar(name) = &node.value else { return None };
+    tls::passed_over(key, &name.text).map(|text| format!("'{}' {text}", name.text))
 }
 
-fn walk(config: &Config, patterns: &[&str], message: &dyn Fn(&str) -> String, found: &mut Vec<Problem>) {
-    let mut walk = Walk { config, patterns, message, found };
+#[cfg(not(feature = "tls"))]
+fn passed_over(_: &str, _: &Node) -> Option<String> {
+    None
+}
+
+fn find(config: &Config, message: &dyn Fn(&str, &Node) -> Option<String>) -> Vec<Problem> {
+    let mut walk = Walk { config, message, found: Vec::new() };
     walk.node(&config.tree, "", "");
+    walk.found.sort_by_key(|p| p.position);
+    walk.found
 }
 
 struct Walk<'a> {
     config: &'a Config,
-    patterns: &'a [&'a str],
-    message: &'a dyn Fn(&str) -> String,
-    found: &'a mut Vec<Problem>,
+    /// What to say of a node of this key, as patterns have it.
+    message: &'a dyn Fn(&str, &Node) -> Option<String>,
+    found: Vec<Problem>,
 }
 
 impl Walk<'_> {
     /// `key` as patterns have it, `shown` with indices.
     fn node(&mut self, node: &Node, key: &str, shown: &str) {
         let used = !node.is_null() && !matches!(&node.value, Value::List(items) if items.is_empty());
-        if used && let Some(pattern) = self.patterns.iter().find(|p| matches(p, key, node)) {
+        if used && let Some(message) = (self.message)(key, node) {
             self.found.push(Problem {
                 file: self.config.file.clone(),
                 position: Some(node.at),
                 key: shown.to_owned(),
-                message: (self.message)(pattern),
+                message,
             });
         }
         match &node.value {

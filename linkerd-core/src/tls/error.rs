@@ -151,6 +151,20 @@ pub enum BadTls {
         /// What was found instead.
         reason: String,
     },
+    /// A name of `protocols` that no version ever had.
+    #[error("'{name}' is no protocol version; there are TLSv1.2 and TLSv1.3")]
+    UnknownProtocol {
+        /// The name.
+        name: String,
+    },
+    /// A name of `ciphers` that is in the manner of none.
+    #[error(
+        "'{name}' is no cipher: names are like TLS_AES_128_GCM_SHA256 or, as OpenSSL has them, ECDHE-RSA-AES128-GCM-SHA256"
+    )]
+    UnknownCipher {
+        /// The name.
+        name: String,
+    },
     /// No name of `protocols` is one of a version that there is.
     #[error("none of the protocols {given:?} is available; there are TLSv1.2 and TLSv1.3")]
     NoProtocols {
@@ -163,6 +177,21 @@ pub enum BadTls {
         /// What was asked for.
         given: Vec<String>,
         /// What there is.
+        there: Vec<String>,
+    },
+    /// A server's key can be used with none of the ciphers that are on, so that each handshake would fail.
+    #[error(
+        "{}: is a key of the kind {kind}, for which none of the ciphers {} is; there are {}", file.display(),
+        ciphers.join(", "), there.join(", ")
+    )]
+    NoCipherForKey {
+        /// The key's file.
+        file: PathBuf,
+        /// The key's kind: `RSA`, `ECDSA` or `ED25519`.
+        kind: String,
+        /// What is on.
+        ciphers: Vec<String>,
+        /// What there is for such a key, in the versions that are on.
         there: Vec<String>,
     },
     /// A certificate cannot be asked for, or verified against, this name.

@@ -12,10 +12,10 @@ use super::{Alpn, BadTls, names::Offer, watch::INTERVAL};
 /// How handshakes are made, on either side.
 #[derive(Clone, Debug)]
 pub struct HandshakeSettings {
-    /// Names of protocol versions; what there is not is passed over. All: `TLSv1.2`, `TLSv1.3`.
+    /// Names of protocol versions; older ones are passed over, and what is none is an error. All: `TLSv1.2`, `TLSv1.3`.
     pub protocols: Option<Vec<String>>,
-    /// Names of cipher suites, as a JVM or OpenSSL has them; what there is not is passed over. All. A server that names
-    /// some prefers the first.
+    /// Names of cipher suites, as a JVM or OpenSSL has them; what there is not is passed over, and what does not look like
+    /// one is an error. All. A server that names some prefers the first.
     pub ciphers: Option<Vec<String>>,
     /// What may be spoken inside, the preferred one first. `http/1.1`.
     pub alpn: Vec<Alpn>,

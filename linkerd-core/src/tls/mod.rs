@@ -32,6 +32,8 @@ pub use files::IdentityFiles;
 pub use handshake::HandshakeSettings;
 pub use identity::PeerIdentity;
 pub use metrics::Metrics;
+#[cfg(feature = "config")]
+pub(crate) use names::{has_cipher, has_protocol};
 pub use server::{Acceptor, ServerSettings};
 #[cfg(feature = "config")]
 pub(crate) use watch::Beginning;

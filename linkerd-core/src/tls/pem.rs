@@ -90,6 +90,10 @@ impl Identity {
             rustls::Error::InconsistentKeys(_) => BadTls::Mismatch { cert: files.cert.clone(), key: files.key.clone() },
             error => BadTls::BadKey { file: files.key.clone(), reason: error.to_string() },
         })?;
+        // The suite says nothing of a client's key.
+        if bearer == Bearer::Server {
+            offer.check_key(&files.key, &*key.key)?;
+        }
         Ok(Self { key: Arc::new(key), leaf, files: validities })
     }
 }

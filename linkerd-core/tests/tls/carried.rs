@@ -157,6 +157,24 @@ async fn a_file_of_another_name_is_taken_unless_it_is_worse() {
 }
 
 #[tokio::test]
+async fn ciphers_that_are_not_for_the_key_that_is_used_are_refused() {
+    let mut planned = Planned::new();
+    let web = planned.issue("web", 2020..2090);
+    planned.servers(&[(1, "web")]).unwrap();
+    for tls in [
+        "web, ciphers: [ECDHE-RSA-AES128-GCM-SHA256]",
+        "web, protocols: [TLSv1.2], ciphers: [ECDHE-RSA-AES128-GCM-SHA256]",
+    ] {
+        let refused = planned.servers(&[(1, tls)]).unwrap_err();
+        assert!(refused.contains("routers[0].servers[0].tls: "), "{refused}");
+        assert!(refused.contains("web.key: is a key of the kind ECDSA, for which none of the ciphers "), "{refused}");
+    }
+    assert!(planned.shows(0, &web.cert).await);
+    planned.servers(&[(1, "web, ciphers: [ECDHE-ECDSA-AES128-GCM-SHA256]")]).unwrap();
+    assert!(planned.shows(0, &web.cert).await);
+}
+
+#[tokio::test]
 async fn the_clients_of_a_router_that_begins_anew_trust_what_they_trusted() {
     let mut planned = Planned::new();
     let other = Pki::new();

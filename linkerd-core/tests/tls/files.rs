@@ -115,3 +115,48 @@ async fn lists_that_leave_nothing_are_refused() {
     let error = Connector::load(ClientSettings { handshake, ..pki.trusting() }, &Metrics::default());
     assert!(error.is_err());
 }
+
+#[tokio::test]
+async fn a_key_that_no_cipher_is_for_is_refused() {
+    let pki = Pki::new();
+    let rsa = IdentityFiles::new(data("pkcs1.pem"), data("pkcs1.key"));
+    let ec = pki.issue("web", &["web"]);
+    let with = |identities: &[&IdentityFiles], protocols: Option<&[&str]>, ciphers: &[&str]| {
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let (protocols, ciphers) = (protocols.map(list), Some(list(ciphers)));
+        let mut settings = ServerSettings::new(ec.clone());
+        settings.identities = identities.iter().map(|&files| files.clone()).collect();
+        load(ServerSettings {
+            handshake: HandshakeSettings { protocols, ciphers, ..HandshakeSettings::default() },
+            ..settings
+        })
+    };
+    let for_rsa = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256";
+    let for_ec = "ECDHE-ECDSA-AES128-GCM-SHA256";
+    let for_any = "TLS_AES_128_GCM_SHA256";
+    for (files, good, bad) in [(&rsa, for_rsa, for_ec), (&ec, for_ec, for_rsa)] {
+        with(&[files], None, &[good]).unwrap();
+        with(&[files], None, &[bad, for_any]).unwrap();
+        with(&[files], None, &[bad]).unwrap_err();
+        // What is for any key is so in TLS 1.3 alone.
+        with(&[files], Some(&["TLSv1.2"]), &[bad, for_any]).unwrap_err();
+    }
+    let error = with(&[&ec], Some(&["TLSv1.2"]), &[for_rsa]).unwrap_err();
+    let expected =
+        format!("web.key: is a key of the kind ECDSA, for which none of the ciphers {for_rsa} is; there are ");
+    assert!(error.contains(&expected) && error.contains("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"), "{error}");
+    assert!(!error.contains(for_any), "{error}");
+    // Each by itself, whatever the others can do.
+    let error = with(&[&rsa, &ec], None, &[for_rsa]).unwrap_err();
+    assert!(error.contains("web.key: is a key of the kind ECDSA"), "{error}");
+    with(&[&rsa, &ec], None, &[for_rsa, for_ec]).unwrap();
+}
+
+#[tokio::test]
+async fn a_clients_own_key_is_free_of_the_ciphers() {
+    let pki = Pki::new();
+    let ciphers = Some(vec!["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256".to_owned()]);
+    let handshake = HandshakeSettings { ciphers, ..HandshakeSettings::default() };
+    let identity = Some(pki.issue("me", &["me"]));
+    Connector::load(ClientSettings { identity, handshake, ..pki.trusting() }, &Metrics::default()).unwrap();
+}

@@ -14,7 +14,7 @@ use linkerd_core::{
     tls::{Acceptor, ClientSettings, Connector, IdentityFiles, Metrics, PeerIdentity, ServerSettings},
 };
 
-use super::pki::{FAST, Pki, client, der, eventually, get, metric, ok, replace, serve_with, settings, shake};
+use super::pki::{FAST, Pki, client, data, der, eventually, get, metric, ok, replace, serve_with, settings, shake};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_rotations_under_load_fail_no_request_and_new_handshakes_show_the_new_serial() {
@@ -117,6 +117,28 @@ async fn what_cannot_be_used_changes_nothing_and_is_told() {
     eventually("the new one is shown", async || shake(addr, "web", &raw).await.unwrap().leaf() == der(&files.cert))
         .await;
     assert_eq!((metric(&registry, "cert:stale"), metric(&registry, "reloads")), (0.0, 1.0));
+}
+
+#[tokio::test]
+async fn a_key_of_a_kind_that_no_cipher_is_for_changes_nothing() {
+    let pki = Pki::new();
+    // In one file, so that there is one change.
+    let file = pki.path("web.pem");
+    let rsa = ["pkcs1.pem", "pkcs1.key"].map(|name| fs::read_to_string(data(name)).unwrap());
+    fs::write(&file, rsa.concat()).unwrap();
+    let registry = Registry::new();
+    let mut server = settings(IdentityFiles::new(&file, &file));
+    server.handshake.ciphers = Some(vec!["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256".to_owned()]);
+    let addr = serve_with(Acceptor::load(server, &Metrics::new(&registry)).unwrap(), ok);
+    let any = ClientSettings { disable_validation: true, ..pki.trusting() };
+    let any = Connector::load(any, &Metrics::default()).unwrap();
+    get(&client(addr, any.clone())).await.unwrap();
+
+    let (cert, key) = pki.issued(&["web"], 2);
+    replace(&file, &[cert, key].concat());
+    eventually("the failure counts", async || metric(&registry, "reload_failures") == 1.0).await;
+    assert_eq!((metric(&registry, "cert:stale"), metric(&registry, "reloads")), (1.0, 0.0));
+    get(&client(addr, any)).await.unwrap();
 }
 
 #[tokio::test]

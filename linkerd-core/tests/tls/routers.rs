@@ -269,3 +269,48 @@ async fn what_cannot_be_built_is_said_with_its_place() {
     assert!(lines[0].contains("half.key: is no PEM file: there is no -----END PRIVATE KEY-----"), "{found}");
     assert!(found.contains("commonName: 'not a name' is no name that a certificate can be for"), "{found}");
 }
+
+#[tokio::test]
+async fn names_in_lists_are_known_or_told() {
+    let pki = Pki::new();
+    pki.issue("web", &["web"]);
+    let server = |more: &str| {
+        format!(
+            "routers:
+- protocol: http
+  servers:
+  - port: 1
+    tls: {{certPath: '{{dir}}/web.pem', keyPath: '{{dir}}/web.key', {more}}}
+  client:
+    kind: io.l5d.static
+    configs:
+    - {{prefix: /a, tls: {{commonName: web, protocols: [TLSv1.2, SSLv3]}}}}
+"
+        )
+        .replace("{dir}", pki.dir.path().to_str().unwrap())
+    };
+    // Those that are none at the place where they are.
+    let typos = server("protocols: [TLSv1.2, TLSv1.4], ciphers: [TYPO_CIPHER, TLS_AES_128_GCM_SHA256]");
+    let found = Config::parse("f", &typos).unwrap_err().to_string();
+    let lines: Vec<_> = found.lines().collect();
+    assert_eq!(lines.len(), 2, "{found}");
+    for text in [
+        "routers[0].servers[0].tls.protocols[1]: 'TLSv1.4' is no protocol version; there are TLSv1.2 and TLSv1.3",
+        "routers[0].servers[0].tls.ciphers[0]: 'TYPO_CIPHER' is no cipher: ",
+    ] {
+        assert!(lines.iter().any(|line| line.starts_with("f:5:") && line.contains(text)), "{text}: {found}");
+    }
+    // Those that were once do no harm, and are told.
+    let old =
+        "protocols: [TLSv1, TLSv1.2], ciphers: [TLS_AES_128_GCM_SHA256, AES128-SHA, ECDHE-ECDSA-AES128-GCM-SHA256]";
+    let config = Config::parse("f", &server(old)).unwrap();
+    config.build(&Registry::new()).unwrap();
+    let told: Vec<_> = config.warnings().into_iter().map(|warning| (warning.key, warning.message)).collect();
+    let versions = "is passed over: there are TLSv1.2 and TLSv1.3 alone";
+    let expected = [
+        ("routers[0].servers[0].tls.protocols[0]", format!("'TLSv1' {versions}")),
+        ("routers[0].servers[0].tls.ciphers[1]", "'AES128-SHA' is passed over: rustls has no such cipher".to_owned()),
+        ("routers[0].client.configs[0].tls.protocols[1]", format!("'SSLv3' {versions}")),
+    ];
+    assert_eq!(told, expected.map(|(key, message)| (key.to_owned(), message)));
+}
