@@ -1,7 +1,8 @@
 //! Changes of tables: allowed, checked, made, and recorded.
 
 use std::{
-    io,
+    error::Error,
+    io, iter,
     ops::Range,
     sync::{Arc, LazyLock},
     time::Duration,
@@ -210,7 +211,8 @@ impl Namerd {
         let place = |entry: usize| places.get(entry.wrapping_sub(1)).copied();
         for composition in self.composing(namespace) {
             is_fragment = true;
-            let fragments = self.fragments(session, composition).await?;
+            let Fragments { known: fragments, unread, .. } = self.fragments(composition, Some(namespace)).await?;
+            checked.warnings.extend(unread.iter().map(|unread| unread.told(session, &composition.namespace)));
             if let Err(conflict) = composition.allow(namespace, dtab, &fragments, place) {
                 checked.errors.push(conflict.told(|namespace| session.may(namespace, Role::Read).is_ok()));
             }
@@ -254,26 +256,61 @@ impl Namerd {
         Ok(checked)
     }
 
-    /// The tables of all fragments, in order. Why one is not known is told to who may read it.
+    /// The tables of all fragments, in order, but for those that cannot be read. That of `replaced` need not be: it is left
+    /// out then, as if there were none.
     pub(super) async fn fragments(
         &self,
-        session: &Session,
         composition: &Composition,
-    ) -> Result<Vec<Fragment>, WriteError> {
-        let late = || -> Failure { Arc::new(io::Error::other("the other fragments are not known")) };
-        let known = async {
+        replaced: Option<&Namespace>,
+    ) -> Result<Fragments, StoreError> {
+        let read = async {
             let all = self.inner.store.list().ready().await?;
-            let mut fragments = Vec::new();
+            let mut fragments = Fragments::default();
             for (place, namespace) in composition.fragments(&all) {
-                let table = self.table(&namespace).value().stored.clone().ready().await;
-                let may_know = || session.may(&namespace, Role::Read).is_ok();
-                let table = table.map_err(|error| if may_know() { error } else { late() })?;
-                fragments.push((place, namespace, table));
+                match self.table(&namespace).value().stored.clone().ready().await {
+                    Ok(table) => fragments.known.push((place, namespace, table)),
+                    Err(_) if replaced == Some(&namespace) => fragments.is_repaired = true,
+                    Err(why) => fragments.unread.push(Unread { namespace, why }),
+                }
             }
             Ok::<_, Failure>(fragments)
         };
-        let known = timeout(FRAGMENTS_TIMEOUT, known).await.unwrap_or_else(|_| Err(late()));
-        known.map_err(|error| StoreError::Unavailable(error).into())
+        let late = |_| -> Result<_, Failure> { Err(Arc::new(io::Error::other("the other fragments are not known"))) };
+        timeout(FRAGMENTS_TIMEOUT, read).await.unwrap_or_else(late).map_err(StoreError::Unavailable)
+    }
+}
+
+/// The fragments of a composition.
+#[derive(Debug, Default)]
+pub(super) struct Fragments {
+    pub(super) known: Vec<Fragment>,
+    /// Those of which no table was ever read. As long as there is one the whole stays as it is.
+    pub(super) unread: Vec<Unread>,
+    /// There is one more, which is being replaced.
+    pub(super) is_repaired: bool,
+}
+
+/// A fragment that cannot be read.
+#[derive(Debug)]
+pub(super) struct Unread {
+    namespace: Namespace,
+    why: Failure,
+}
+
+impl Unread {
+    /// What is said to the peer of `session` about a change of another fragment of `whole`.
+    fn told(&self, session: &Session, whole: &Namespace) -> String {
+        let may_read = |namespace| session.may(namespace, Role::Read).is_ok();
+        let whole =
+            if may_read(whole) { format!("namespace {whole}") } else { "a namespace that it is part of".into() };
+        let then = "it was not compared with this, which does not show there until that is repaired";
+        if !may_read(&self.namespace) {
+            return format!("a part of {whole} cannot be read: {then}");
+        }
+        let first: &(dyn Error + 'static) = &*self.why;
+        let causes = iter::successors(Some(first), |error| (**error).source());
+        let why = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        format!("namespace {}, a part of {whole}, cannot be read: {then} ({why})", self.namespace)
     }
 }
 

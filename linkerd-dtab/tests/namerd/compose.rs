@@ -24,7 +24,11 @@ fn namerd() -> Namerd {
 }
 
 async fn rejected(namerd: &Namerd, namespace: &str, table: &str) -> String {
-    match session(namerd).put(&ns(namespace), &dtab(table), &Expect::Any).await {
+    rejected_by(&session(namerd), namespace, table).await
+}
+
+async fn rejected_by(session: &Session, namespace: &str, table: &str) -> String {
+    match session.put(&ns(namespace), &dtab(table), &Expect::Any).await {
         Err(WriteError::Rejected(text)) => text,
         other => panic!("{other:?}"),
     }
@@ -137,6 +141,41 @@ async fn a_whole_that_does_not_show_a_write_in_time_is_warned_of() {
     assert_eq!(value(&mut all.dtab(&ns("team/web")).unwrap()).await.unwrap(), None, "it was made all the same");
     let written = namerd.session(named("web")).delete(&ns("team/db"), &Expect::Any).await.unwrap();
     assert_eq!(written.warnings, ["a namespace that it is part of does not show it yet"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_cannot_be_read_does_not_stop_changes_of_the_others() {
+    let tables = ["base", "team/bad"].map(|name| (ns(name), dtab("/x => /y")));
+    let composition = Composition { namespace: ns("all"), parts: vec![part("base", &[]), part("team/*", &[])] };
+    let grant = |name: &str, namespaces: &str| Grant {
+        who: Who::Name(name.into()),
+        namespaces: namespaces.parse().unwrap(),
+        role: Role::Admin,
+    };
+    let roles = Roles::new([grant("all", "*"), grant("web", "team/web")]);
+    let namerd = Namerd::builder(WithBad(Memory::new(tables))).compose(composition).roles(roles).build();
+    let (all, web) = (namerd.session(named("all")), namerd.session(named("web")));
+    let (base, new) = (ns("base"), dtab("/x => /z"));
+    let warning = "namespace team/bad, a part of namespace all, cannot be read: it was not compared with this, which does not \
+                   show there until that is repaired (no table)";
+    let plan = all.plan(&base, &new, &[path("/x")]).await.unwrap();
+    assert_eq!((plan.checked.errors, plan.checked.warnings), (vec![], vec![warning.to_owned()]));
+    assert!(plan.moves.iter().all(|found| found.namespace == base), "the whole stays as it is");
+    assert_eq!(all.put(&base, &new, &Expect::Any).await.unwrap().warnings, [warning]);
+    assert_eq!(all.rollback(&base, 1, &Expect::Any).await.unwrap().warnings, [warning]);
+    let written = web.put(&ns("team/web"), &new, &Expect::Any).await.unwrap();
+    assert_eq!(
+        written.warnings,
+        [
+            "a part of a namespace that it is part of cannot be read: it was not compared with this, which does not show there \
+          until that is repaired"
+        ]
+    );
+    // What repairs it.
+    assert_eq!(all.check(&ns("team/bad"), &dtab("/a => /b")).await.unwrap().warnings, [""; 0]);
+    all.put(&ns("team/bad"), &dtab("/a => /b"), &Expect::Any).await.unwrap();
+    let conflict = rejected_by(&all, "team/bad", "/x => /q").await;
+    assert!(conflict.contains("conflicts with entry 1 of team/web"), "{conflict}");
 }
 
 #[tokio::test]
