@@ -3,7 +3,6 @@
 use std::{
     error::Error,
     io, iter,
-    ops::Range,
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -12,9 +11,10 @@ use tokio::time::timeout;
 
 use super::{
     Composition, Namerd, Role, Session, WriteError,
-    check::{Checks, Issue, check},
+    check::{Checks, Found, find},
     compose::composed,
     history::Entry,
+    origins::Whole,
     protect::Guards,
 };
 use crate::{
@@ -209,6 +209,7 @@ impl Namerd {
         // Looked for when something is wrong.
         let places = LazyLock::new(|| session.places());
         let place = |entry: usize| places.get(entry.wrapping_sub(1)).copied();
+        let alone = LazyLock::new(|| find(dtab, &self.inner.checks));
         for composition in self.composing(namespace) {
             is_fragment = true;
             let Fragments { known: fragments, unread, .. } = self.fragments(composition, Some(namespace)).await?;
@@ -216,41 +217,25 @@ impl Namerd {
             if let Err(conflict) = composition.allow(namespace, dtab, &fragments, place) {
                 checked.errors.push(conflict.told(|namespace| session.may(namespace, Role::Read).is_ok()));
             }
-            let fragments_after = with(composition, &fragments, namespace, dtab);
-            let (before, after) = (whole(&fragments), whole(&fragments_after));
-            let known: Vec<Issue> = check(&before, &self.inner.checks);
+            let after = with(composition, &fragments, namespace, dtab);
+            let whole = Whole::of(&after);
+            let known = Whole::of(&fragments).faults(&self.inner.checks);
+            let is_new = |found: &Found| !known.contains(&whole.identity(found));
             let is_strict = is_strict(namespace) || is_strict(&composition.namespace);
-            let is_new = |issue: &Issue| !known.iter().any(|known| known.fault == issue.fault);
-            let origins = Origins::of(&fragments_after);
-            // Which entry of one's own an issue is about.
-            let own = |issue: &Issue| {
-                let (fragment, entry) = origins.find(issue.entry)?;
-                (fragment == namespace).then_some(entry)
-            };
             if session.may(&composition.namespace, Role::Read).is_ok() {
-                let name = |entry: usize| match origins.find(entry) {
-                    Some((fragment, entry)) if session.may(fragment, Role::Read).is_ok() => {
-                        format!("entry {entry} of {fragment}")
-                    }
-                    _ => format!("entry {entry} of the whole"),
+                let may_read = |namespace: &Namespace| session.may(namespace, Role::Read).is_ok();
+                let describe = |found: &Found| {
+                    let text = whole.describe(found, namespace, place, may_read);
+                    Some(format!("{} as a whole: {text}", composition.namespace))
                 };
-                let describe = |issue: &Issue| {
-                    let place = own(issue).and_then(place);
-                    Some(format!("{} as a whole: {}", composition.namespace, issue.describe_as(&after, place, name)))
-                };
-                checked.add(&after, &self.inner.checks, is_strict, is_new, describe);
+                checked.add(&whole.dtab, &self.inner.checks, is_strict, is_new, describe);
             } else {
-                // Without the names that others made of it.
-                let describe = |issue: &Issue| {
-                    let entry = own(issue)?;
-                    let own = Issue { entry, fault: issue.fault.clone() };
-                    Some(own.describe_alone(dtab, place(entry)))
-                };
-                checked.add(&after, &self.inner.checks, is_strict, is_new, describe);
+                let describe = |found: &Found| whole.describe_alone(found, namespace, dtab, &alone, place);
+                checked.add(&whole.dtab, &self.inner.checks, is_strict, is_new, describe);
             }
         }
         if !is_fragment {
-            let describe = |issue: &Issue| Some(issue.describe(dtab, place(issue.entry)));
+            let describe = |found: &Found| Some(found.issue.describe(dtab, place(found.issue.entry)));
             checked.add(dtab, &self.inner.checks, is_strict(namespace), |_| true, describe);
         }
         Ok(checked)
@@ -345,13 +330,13 @@ impl Checked {
         dtab: &Dtab,
         checks: &Checks,
         is_strict: bool,
-        is_told: impl Fn(&Issue) -> bool,
-        describe: impl Fn(&Issue) -> Option<String>,
+        is_told: impl Fn(&Found) -> bool,
+        describe: impl Fn(&Found) -> Option<String>,
     ) {
-        for issue in check(dtab, checks).into_iter().filter(is_told) {
-            let is_error = is_strict && issue.is_grave();
+        for found in find(dtab, checks).into_iter().filter(is_told) {
+            let is_error = is_strict && found.issue.is_grave();
             let texts = if is_error { &mut self.errors } else { &mut self.warnings };
-            let text = describe(&issue).or_else(|| is_error.then(|| DOES_NOT_FIT.to_owned()));
+            let text = describe(&found).or_else(|| is_error.then(|| DOES_NOT_FIT.to_owned()));
             texts.extend(text.filter(|text| !texts.contains(text)));
         }
     }
@@ -359,25 +344,3 @@ impl Checked {
 
 /// What is told of entries that the peer may not read.
 const DOES_NOT_FIT: &str = "it does not fit the tables that it is put together with";
-
-/// Which fragments the entries of a whole are from: the place in the whole that each has.
-struct Origins(Vec<(Namespace, Range<usize>)>);
-
-impl Origins {
-    fn of(fragments: &[Fragment]) -> Self {
-        let mut end = 0;
-        let place = |(_, name, table): &Fragment| {
-            let begin = end;
-            end += table.as_ref().map_or(0, |table| table.dtab.len());
-            (name.clone(), begin..end)
-        };
-        Self(fragments.iter().map(place).collect())
-    }
-
-    /// The fragment that an entry of the whole is from, and which one of that it is, both counted from 1.
-    fn find(&self, entry: usize) -> Option<(&Namespace, usize)> {
-        let index = entry.checked_sub(1)?;
-        let (name, place) = self.0.iter().find(|(_, place)| place.contains(&index))?;
-        Some((name, index - place.start + 1))
-    }
-}

@@ -241,7 +241,7 @@ async fn a_composed_namespace_is_not_changed_itself_and_its_whole_is_checked() {
     assert_eq!(written.warnings.len(), 1, "{:?}", written.warnings);
     assert_eq!(
         written.warnings,
-        ["all as a whole: entry 1 of team/web (/svc/web=>/env/web): names go round: /svc/web -> /env/web -> /svc/web"]
+        ["all as a whole: entry 1 of env (/env=>/svc): names go round: /svc/web -> /env/web -> /svc/web"]
     );
     let again = session.put(&ns("env"), &dtab("/env => /svc; /x => /y"), &Expect::Any).await.unwrap();
     assert_eq!(again.warnings, [""; 0], "that was there before");
@@ -308,11 +308,15 @@ async fn nobody_is_told_of_fragments_that_it_may_not_read() {
     }
     assert_eq!(moves, 0);
     let (errors, ..) = ask(true, round).await;
-    // It may read the whole, and not which part that is from.
     assert!(
-        errors[0].starts_with("all as a whole: entry 1 of the whole (/hidden=>/round): names go round"),
+        errors[0].starts_with("all as a whole: entry 2 of team/web (/round=>/hidden): names go round: /hidden"),
         "{errors:?}"
     );
+    // It may read the whole, and not which part that is from.
+    let (_, warnings, _) = ask(true, "/env => /x").await;
+    let expected =
+        "all as a whole: entry 1 of team/web (/env=>/x): it has no effect, as entry 6 of the whole decides for all";
+    assert!(warnings[0].starts_with(expected), "{warnings:?}");
 
     // A place is that in one's own text.
     let text = "/x => /x2;\n /round => /hidden; /round2 => /round2";
@@ -324,6 +328,55 @@ async fn nobody_is_told_of_fragments_that_it_may_not_read() {
     let found = checked.errors.iter().find(|text| text.contains("/round2")).unwrap();
     let expected = "all as a whole: entry 3 of team/web at line 2, column 21 (/round2=>/round2): names go round";
     assert!(found.starts_with(expected), "{found}");
+}
+
+/// `all` is `base`, which has faults, and `team/*`, which is strict; `web` may read and write `team/web` alone.
+fn faulty() -> Namerd {
+    let grant = |name: &str, namespaces: &str| Grant {
+        who: Who::Name(name.into()),
+        namespaces: namespaces.parse().unwrap(),
+        role: Role::Write,
+    };
+    let strict = Protection { strict: true, ..Protection::new("team/*".parse().unwrap()) };
+    let base = dtab("/svc/db => /svc/web; /x => /#/nope; /svc/in => /svc/web/deep");
+    Namerd::builder(Memory::new([(ns("base"), base)]))
+        .namer(path("/#/fixed"), Counted::new())
+        .compose(Composition { namespace: ns("all"), parts: vec![part("base", &[]), part("team/*", &[])] })
+        .roles(Roles::new([grant("all", "*"), grant("web", "team/web")]))
+        .protect(strict)
+        .build()
+}
+
+#[tokio::test]
+async fn a_fault_is_that_of_the_entry_that_makes_it_whatever_leads_there_and_whoever_has_the_same() {
+    let unknown = "entry 1{} at line 2, column 1 (/svc/web=>/#/nope): no namer is configured for /#/nope";
+    let round =
+        "entry 1{} at line 1, column 1 (/svc/web=>/svc/web-a): names go round: /svc/web -> /svc/web-a -> /svc/web";
+    let cases = [("# mine\n/svc/web => /#/nope", unknown), ("/svc/web=>/svc/web-a;\n/svc/web-a=>/svc/web", round)];
+    for (text, expected) in cases {
+        let namerd = faulty();
+        let refused = async |name: &str| {
+            let session = namerd.session(named(name)).of_text(text);
+            session.put(&ns("team/web"), &dtab(text), &Expect::Any).await.unwrap_err().to_string()
+        };
+        // Names below it that only others have are not told to who may not read those.
+        assert_eq!(refused("web").await, expected.replace("{}", ""));
+        let told = refused("all").await;
+        let expected = format!("all as a whole: {}", expected.replace("{}", " of team/web"));
+        assert_eq!(told.lines().next(), Some(&*expected), "{told}");
+        assert!(told.lines().all(|line| line.contains("entry 1 of team/web at line")), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_fault_that_was_there_is_known_where_entries_have_moved_and_no_longer_where_it_is_anothers() {
+    let namerd = faulty();
+    let all = namerd.session(named("all"));
+    let moved = dtab("/y => /z; /svc/db => /svc/web; /x => /#/nope; /svc/in => /svc/web/deep");
+    assert_eq!(all.put(&ns("base"), &moved, &Expect::Any).await.unwrap().warnings, [""; 0]);
+    all.put(&ns("team/db"), &dtab("/svc/d => /#/fixed"), &Expect::Any).await.unwrap();
+    let led = rejected_by(&all, "team/web", "/svc/y => /x/1").await;
+    assert_eq!(led, "all as a whole: entry 1 of team/web (/svc/y=>/x/1): no namer is configured for /#/nope/1");
 }
 
 #[tokio::test]
