@@ -155,7 +155,7 @@ impl Session {
     /// namespace that this peer may not read are only counted, and only if it may make the change. Names and addresses that are not known within five seconds are taken to lead nowhere.
     pub async fn plan(&self, namespace: &Namespace, dtab: &Dtab, names: &[Path]) -> Result<Plan, WriteError> {
         self.may(namespace, Role::Read)?;
-        let checked = self.check(namespace, dtab).await?;
+        let checked = self.check_table(namespace, dtab).await?;
         // A few at a time: each may bind thousands of names that nobody has bound before.
         let _turn = self.namerd.inner.plans.acquire().await;
         let mut plan = Plan { checked, ..Plan::default() };

@@ -83,10 +83,28 @@ impl Session {
         self.change(namespace, None, expect, None).await
     }
 
-    /// What [`put`](Self::put) would say about a table, without writing it.
+    /// What [`put`](Self::put) would say about a table, without writing it: also to who may only read it, that it may not
+    /// write it.
     pub async fn check(&self, namespace: &Namespace, dtab: &Dtab) -> Result<Checked, WriteError> {
+        let mut checked = self.check_table(namespace, dtab).await?;
+        if let Err(refused) = self.may(namespace, self.namerd.guards(namespace).role()) {
+            checked.errors.insert(0, refused.to_string());
+        }
+        Ok(checked)
+    }
+
+    /// The same whoever would write it.
+    pub(super) async fn check_table(&self, namespace: &Namespace, dtab: &Dtab) -> Result<Checked, WriteError> {
         self.may(namespace, Role::Read)?;
-        self.namerd.checked(self, namespace, dtab, false).await
+        let mut checked = self.namerd.checked(self, namespace, dtab, false).await?;
+        checked.errors.splice(0..0, self.is_made_of(namespace));
+        Ok(checked)
+    }
+
+    /// Why a namespace that is composed is not changed itself.
+    fn is_made_of(&self, namespace: &Namespace) -> Option<String> {
+        let composition = self.namerd.composition(namespace)?;
+        Some(format!("{}: change one of those", composition.made_of(self)))
     }
 
     /// Refuses a change for what is known of it without its table; `deletes` instead of writing.
@@ -94,12 +112,7 @@ impl Session {
         let guards = self.namerd.guards(namespace);
         self.may(namespace, guards.role())?;
         guards.allow(namespace, expect, deletes)?;
-        match self.namerd.composition(namespace) {
-            Some(composition) => {
-                Err(WriteError::Rejected(format!("{}: change one of those", composition.made_of(self))))
-            }
-            None => Ok(()),
-        }
+        self.is_made_of(namespace).map_or(Ok(()), |text| Err(WriteError::Rejected(text)))
     }
 
     /// Whether this peer has the role that a change of a namespace needs.

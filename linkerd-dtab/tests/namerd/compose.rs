@@ -233,6 +233,9 @@ async fn a_composed_namespace_is_not_changed_itself_and_its_whole_is_checked() {
         "namespace all is made of base + team/* + env: change one of those"
     );
     let session = session(&namerd);
+    let errors = ["namespace all is made of base + team/* + env: change one of those"];
+    assert_eq!(session.check(&ns("all"), &dtab("/svc => /a")).await.unwrap().errors, errors);
+    assert_eq!(session.plan(&ns("all"), &dtab("/svc => /a"), &[]).await.unwrap().checked.errors, errors);
     assert!(matches!(session.delete(&ns("all"), &Expect::Any).await, Err(WriteError::Rejected(_))));
     let missing = session.delete(&ns("team/none"), &Expect::Any).await;
     assert!(matches!(missing, Err(WriteError::Store(StoreError::Missing(_)))));
