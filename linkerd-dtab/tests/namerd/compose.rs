@@ -179,6 +179,36 @@ async fn a_part_that_cannot_be_read_does_not_stop_changes_of_the_others() {
     assert!(conflict.contains("conflicts with entry 1 of team/web"), "{conflict}");
 }
 
+#[cfg(feature = "files")]
+#[tokio::test]
+async fn a_file_that_is_no_dtab_is_repaired_by_a_write_and_named_until_then() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("team%2Fweb.dtab"), "/svc/web -> /a").unwrap();
+    let composition = Composition { namespace: ns("all"), parts: vec![part("base", &[]), part("team/*", &[])] };
+    let store = linkerd_dtab::store::Files::new(dir.path()).open();
+    let namerd = Namerd::builder(store).namer(path("/#/fixed"), Counted::new()).compose(composition).build();
+    let session = session(&namerd);
+    let [warning] = &session.put(&ns("base"), &dtab("/svc => /#/fixed"), &Expect::Any).await.unwrap().warnings[..]
+    else {
+        panic!("one part is bad")
+    };
+    assert!(
+        warning.starts_with("namespace team/web, a part of namespace all, cannot be read: it was not "),
+        "{warning}"
+    );
+    assert!(warning.contains("team%2Fweb.dtab: line 1, column "), "{warning}");
+    let mut tree = session.bind(&ns("all"), &dtab(""), &path("/svc/web")).unwrap();
+    assert!(value(&mut tree).await.unwrap_err().contains("team%2Fweb.dtab"), "it is not left out");
+    session.put(&ns("team/web"), &dtab("/svc/web => /#/fixed/db"), &Expect::Any).await.unwrap();
+    let mut tree = session.bind(&ns("all"), &dtab(""), &path("/svc/web")).unwrap();
+    let is_bound = async {
+        while tree.sample_and_update().ok().is_none_or(|tree| tree.to_string() != "/#/fixed/db") {
+            tree.changed().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), is_bound).await.expect("it is repaired");
+}
+
 #[tokio::test]
 async fn a_fragment_defines_only_what_it_owns() {
     let namerd = namerd();
