@@ -1,6 +1,9 @@
 //! What is wrong with a table, before it is written.
 
-use std::{collections::HashMap, fmt};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 use crate::{
     BindError, Dentry, Dtab, Element, NameTree, Path, PathBuilder, Prefix,
@@ -67,23 +70,42 @@ impl Issue {
     }
 }
 
+/// An issue, and which entries make it, counted from 1.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) issue: Issue,
+    /// All that names go round by; else the entry of the issue alone.
+    pub(super) by: Vec<usize>,
+    /// Those that lead there, from the first on.
+    pub(super) via: Vec<usize>,
+}
+
 /// What is wrong with `dtab`, in the order of its entries; at most a hundred issues.
+///
+/// An issue is about the entry at whose end the fault is, whatever leads there; of those by which names go round about the
+/// first.
 #[must_use]
 pub fn check(dtab: &Dtab, checks: &Checks) -> Vec<Issue> {
+    find(dtab, checks).into_iter().map(|found| found.issue).collect()
+}
+
+/// The same, with all entries that have to do with each.
+pub(super) fn find(dtab: &Dtab, checks: &Checks) -> Vec<Found> {
     let mut walk = Walk {
         dtab,
         checks,
         entry: 0,
-        issues: Vec::new(),
+        found: Vec::new(),
         followed: HashMap::new(),
+        unknown: HashMap::new(),
         stack: Vec::new(),
         work_left: MAX_WORK,
     };
     for (index, entry) in dtab.entries().iter().enumerate() {
         walk.entry = index + 1;
         let name = sample(&entry.prefix);
-        let is_grave = |issue: &Issue| issue.entry == index + 1 && issue.is_grave();
-        if walk.follow(&name) > MAX_LOOKUPS && !walk.issues.iter().any(is_grave) {
+        let found = walk.found.len();
+        if walk.follow(&name) > MAX_LOOKUPS && !walk.found[found..].iter().any(|found| found.issue.is_grave()) {
             walk.report(Fault::Lookups(name));
         }
     }
@@ -93,8 +115,8 @@ pub fn check(dtab: &Dtab, checks: &Checks) -> Vec<Issue> {
         walk.entry = dtab.len();
         walk.report(Fault::TooLarge);
     }
-    walk.issues.sort_by_key(|issue| issue.entry);
-    walk.issues
+    walk.found.sort_by_key(|found| found.issue.entry);
+    walk.found
 }
 
 struct Walk<'a> {
@@ -102,20 +124,55 @@ struct Walk<'a> {
     checks: &'a Checks,
     // That is being followed.
     entry: usize,
-    issues: Vec<Issue>,
+    found: Vec<Found>,
     // How many lookups each takes, if whoever is asked knows nothing.
     followed: HashMap<Path, usize>,
-    stack: Vec<Path>,
+    // Of those the ones that no namer is configured for, or that stand for one such: which that is.
+    unknown: HashMap<Path, Path>,
+    // Each with the entry that it is followed by; 0: by none.
+    stack: Vec<(Path, usize)>,
     work_left: usize,
 }
 
 impl Walk<'_> {
     fn report(&mut self, fault: Fault) {
-        let is_about_names = !matches!(fault, Fault::Shadowed(_));
-        let is_known = |issue: &Issue| issue.fault == fault && (is_about_names || issue.entry == self.entry);
-        if self.issues.len() < MAX_ISSUES && !self.issues.iter().any(is_known) {
-            self.issues.push(Issue { entry: self.entry, fault });
+        self.report_by(fault, vec![self.entry]);
+    }
+
+    fn report_by(&mut self, fault: Fault, by: Vec<usize>) {
+        let issue = Issue { entry: by[0], fault };
+        if self.found.len() < MAX_ISSUES && !self.found.iter().any(|found| found.issue == issue) {
+            let via = self.stack.iter().map(|(_, entry)| *entry).filter(|entry| *entry > 0).collect();
+            self.found.push(Found { issue, by, via });
         }
+    }
+
+    // Names go round by the last of the stack, from this one on: told from the first entry on, wherever one came from.
+    fn report_round(&mut self, begin: usize) {
+        let mut round: Vec<_> = self.stack[begin..].iter().collect();
+        let first = (0..round.len()).filter(|&at| round[at].1 > 0).min_by_key(|&at| (round[at].1, &round[at].0));
+        round.rotate_left(first.unwrap_or_default());
+        let names = round.iter().map(|(name, _)| name.clone()).collect();
+        let by: Vec<_> = round.iter().map(|(_, entry)| *entry).filter(|entry| *entry > 0).collect();
+        self.report_by(Fault::Cycle(names), if by.is_empty() { vec![self.entry] } else { by });
+    }
+
+    // Told from where the entry that made the name longer last did so first.
+    fn report_growth(&mut self) {
+        let last = self.stack.iter().rev().map(|(_, entry)| *entry).find(|entry| *entry > 0);
+        let times = self.stack.iter().filter(|(_, entry)| Some(*entry) == last).count();
+        let first = self.stack.iter().position(|(_, entry)| times > 1 && Some(*entry) == last).unwrap_or_default();
+        let name = self.stack[first].0.clone();
+        let mut by: Vec<_> = self.stack[first..].iter().map(|(_, entry)| *entry).filter(|entry| *entry > 0).collect();
+        let mut seen = HashSet::new();
+        by.retain(|entry| seen.insert(*entry));
+        self.report_by(Fault::Growth(name), if by.is_empty() { vec![self.entry] } else { by });
+    }
+
+    // About the entry that led there.
+    fn report_unknown(&mut self, name: Path) {
+        let led = self.stack.iter().rev().map(|(_, entry)| *entry).find(|entry| *entry > 0);
+        self.report_by(Fault::UnknownNamer(name), vec![led.unwrap_or(self.entry)]);
     }
 
     fn spend(&mut self, work: usize) -> bool {
@@ -126,13 +183,16 @@ impl Walk<'_> {
     // Every name that `name` may stand for, whichever alternative decides: each once. How many lookups that is in all, a name
     // that comes twice counted twice.
     fn follow(&mut self, name: &Path) -> usize {
-        if let Some(begin) = self.stack.iter().position(|before| before == name) {
-            self.report(Fault::Cycle(self.stack[begin..].to_vec()));
+        if let Some(begin) = self.stack.iter().position(|(before, _)| before == name) {
+            self.report_round(begin);
             return 1;
         }
         if self.stack.len() == MAX_DEPTH {
-            self.report(Fault::Growth(self.stack[0].clone()));
+            self.report_growth();
             return 1;
+        }
+        if let Some(unknown) = self.unknown.get(name) {
+            self.report_unknown(unknown.clone());
         }
         if let Some(&lookups) = self.followed.get(name) {
             return lookups;
@@ -145,9 +205,11 @@ impl Walk<'_> {
         let mut lookups: usize = 1;
         let (matches, cost) = self.dtab.matching(name);
         self.spend(cost + name.byte_len());
-        self.stack.push(name.clone());
+        let depth = self.stack.len();
+        self.stack.push((name.clone(), 0));
         for &index in &matches {
             let Dentry { prefix, dst } = &self.dtab.entries()[index];
+            self.stack[depth].1 = index + 1;
             let rest = name.drop_first(prefix.size());
             for leaf in dst.leaves() {
                 lookups = lookups.saturating_add(self.follow(&leaf.concat(&rest)));
@@ -167,19 +229,30 @@ impl Walk<'_> {
             Some(b"#") => {
                 let serves = |namer: &Path| name.starts_with(namer) || namer.starts_with(name);
                 if !self.checks.namers.iter().any(serves) {
-                    self.report(Fault::UnknownNamer(name.clone()));
+                    self.add_unknown(name);
                 }
             }
             Some(b"$") => match step(name) {
-                Ok(Step::Path(path)) => return self.follow(&path),
+                Ok(Step::Path(path)) => {
+                    let lookups = self.follow(&path);
+                    if let Some(unknown) = self.unknown.get(&path).cloned() {
+                        self.unknown.insert(name.clone(), unknown);
+                    }
+                    return lookups;
+                }
                 Err(BindError::UnknownNamer { kind, .. }) if !matches!(&*kind, "inet" | "fixedinet") => {
-                    self.report(Fault::UnknownNamer(name.clone()));
+                    self.add_unknown(name);
                 }
                 _ => {}
             },
             _ => {}
         }
         0
+    }
+
+    fn add_unknown(&mut self, name: &Path) {
+        self.unknown.insert(name.clone(), name.clone());
+        self.report_unknown(name.clone());
     }
 
     fn shadowed(&mut self) {
@@ -389,6 +462,19 @@ mod tests {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(issues("/a => /a/b", &[])[0].ends_with("/a takes more than 100 lookups"));
         assert!(issues("/a => /a/b & /a/c", &[]).len() <= 2);
+    }
+
+    #[test]
+    fn a_fault_is_told_of_the_entry_at_whose_end_it_is() {
+        let unknown = |entry| format!("{entry}: no namer is configured for /#/nope");
+        let found = issues("/svc/db => /svc/web;\n/svc/web => /#/nope", &[]);
+        assert_eq!(found, [unknown("entry 2 (/svc/web=>/#/nope)")]);
+        let found = issues("/x => /y; /y => /#/nope; /z => /y | /#/nope; /z2 => /z", &[]);
+        assert_eq!(found, [unknown("entry 2 (/y=>/#/nope)"), unknown("entry 3 (/z=>/y | /#/nope)")]);
+        let found = issues("/svc/db => /c; /b => /c; /c => /b", &[]);
+        assert_eq!(found, ["entry 2 (/b=>/c): names go round: /b -> /c -> /b"]);
+        let found = issues("/a => /b; /b => /b/c", &[]);
+        assert_eq!(found, ["entry 2 (/b=>/b/c): /b takes more than 100 lookups"]);
     }
 
     #[test]

@@ -121,7 +121,7 @@ impl Session {
     /// Nothing is found out while others plan, nor of more names than the bound. Names that this peer may not see are
     /// counted.
     pub(super) async fn outlook(&self, namespace: &Namespace, dtab: &Dtab) -> Outlook {
-        let Ok(affected) = self.namerd.affected(self, namespace, dtab).await else { return Outlook(None) };
+        let Ok(affected) = self.namerd.affected(namespace, dtab).await else { return Outlook(None) };
         let mut left = MAX_NAMES;
         let mut names: Vec<(Affected, Vec<Live>, bool)> = Vec::new();
         for affected in affected {

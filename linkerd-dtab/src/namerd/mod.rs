@@ -23,6 +23,7 @@ mod lost;
 #[cfg(feature = "mesh")]
 pub mod mesh;
 mod meter;
+mod origins;
 mod past;
 mod pattern;
 pub mod plan;

@@ -155,7 +155,7 @@ impl Session {
     /// namespace that this peer may not read are only counted, and only if it may make the change. Names and addresses that are not known within five seconds are taken to lead nowhere.
     pub async fn plan(&self, namespace: &Namespace, dtab: &Dtab, names: &[Path]) -> Result<Plan, WriteError> {
         self.may(namespace, Role::Read)?;
-        let checked = self.check(namespace, dtab).await?;
+        let checked = self.check_table(namespace, dtab).await?;
         // A few at a time: each may bind thousands of names that nobody has bound before.
         let _turn = self.namerd.inner.plans.acquire().await;
         let mut plan = Plan { checked, ..Plan::default() };
@@ -163,7 +163,7 @@ impl Session {
         let deadline = Instant::now() + SETTLE_TIMEOUT;
         let mut left = MAX_NAMES;
         let mut tables: HashMap<Path, usize> = HashMap::new();
-        for affected in self.namerd.affected(self, namespace, dtab).await? {
+        for affected in self.namerd.affected(namespace, dtab).await? {
             let is_hidden = self.may(&affected.namespace, Role::Read).is_err();
             if is_hidden && !is_told {
                 plan.elsewhere = Elsewhere::Untold;
@@ -227,25 +227,27 @@ pub(super) struct Affected {
 }
 
 impl Namerd {
-    /// The namespaces whose table becomes another one, and which.
-    pub(super) async fn affected(
-        &self,
-        session: &Session,
-        namespace: &Namespace,
-        dtab: &Dtab,
-    ) -> Result<Vec<Affected>, WriteError> {
+    /// The namespaces whose table becomes another one, and which. One with another part that cannot be read stays as it is.
+    pub(super) async fn affected(&self, namespace: &Namespace, dtab: &Dtab) -> Result<Vec<Affected>, WriteError> {
         let before = match self.composition(namespace) {
-            Some(composition) => self.fragments(session, composition).await.ok().map(|fragments| whole(&fragments)),
+            Some(composition) => {
+                let fragments = self.fragments(composition, None).await.ok();
+                fragments.filter(|fragments| fragments.unread.is_empty()).map(|fragments| whole(&fragments.known))
+            }
             None => self.current(namespace).await.map(|stored| stored.map_or_else(Dtab::empty, |now| now.dtab.clone())),
         };
         let own = Affected { namespace: namespace.clone(), before, after: dtab.clone(), owns: Vec::new() };
         let mut affected = vec![own];
         for composition in self.composing(namespace) {
-            let fragments = self.fragments(session, composition).await?;
+            let fragments = self.fragments(composition, Some(namespace)).await?;
+            if !fragments.unread.is_empty() {
+                continue;
+            }
+            // Of a part that could not be read, and now can be, nobody knows where names of the whole lead.
             affected.push(Affected {
                 namespace: composition.namespace.clone(),
-                before: Some(whole(&fragments)),
-                after: whole(&with(composition, &fragments, namespace, dtab)),
+                before: (!fragments.is_repaired).then(|| whole(&fragments.known)),
+                after: whole(&with(composition, &fragments.known, namespace, dtab)),
                 owns: composition.owned(namespace),
             });
         }

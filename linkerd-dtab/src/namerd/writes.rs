@@ -1,8 +1,8 @@
 //! Changes of tables: allowed, checked, made, and recorded.
 
 use std::{
-    io,
-    ops::Range,
+    error::Error,
+    io, iter,
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -11,9 +11,10 @@ use tokio::time::timeout;
 
 use super::{
     Composition, Namerd, Role, Session, WriteError,
-    check::{Checks, Issue, check},
+    check::{Checks, Found, find},
     compose::composed,
     history::Entry,
+    origins::Whole,
     protect::Guards,
 };
 use crate::{
@@ -82,10 +83,28 @@ impl Session {
         self.change(namespace, None, expect, None).await
     }
 
-    /// What [`put`](Self::put) would say about a table, without writing it.
+    /// What [`put`](Self::put) would say about a table, without writing it. Who may only read it is warned that it may not
+    /// write it: a table may be checked by one and written by another.
     pub async fn check(&self, namespace: &Namespace, dtab: &Dtab) -> Result<Checked, WriteError> {
+        let mut checked = self.check_table(namespace, dtab).await?;
+        if let Err(refused) = self.may(namespace, self.namerd.guards(namespace).role()) {
+            checked.warnings.insert(0, refused.to_string());
+        }
+        Ok(checked)
+    }
+
+    /// The same whoever would write it.
+    pub(super) async fn check_table(&self, namespace: &Namespace, dtab: &Dtab) -> Result<Checked, WriteError> {
         self.may(namespace, Role::Read)?;
-        self.namerd.checked(self, namespace, dtab, false).await
+        let mut checked = self.namerd.checked(self, namespace, dtab, false).await?;
+        checked.errors.splice(0..0, self.is_made_of(namespace));
+        Ok(checked)
+    }
+
+    /// Why a namespace that is composed is not changed itself.
+    fn is_made_of(&self, namespace: &Namespace) -> Option<String> {
+        let composition = self.namerd.composition(namespace)?;
+        Some(format!("{}: change one of those", composition.made_of(self)))
     }
 
     /// Refuses a change for what is known of it without its table; `deletes` instead of writing.
@@ -93,12 +112,7 @@ impl Session {
         let guards = self.namerd.guards(namespace);
         self.may(namespace, guards.role())?;
         guards.allow(namespace, expect, deletes)?;
-        match self.namerd.composition(namespace) {
-            Some(composition) => {
-                Err(WriteError::Rejected(format!("{}: change one of those", composition.made_of(self))))
-            }
-            None => Ok(()),
-        }
+        self.is_made_of(namespace).map_or(Ok(()), |text| Err(WriteError::Rejected(text)))
     }
 
     /// Whether this peer has the role that a change of a namespace needs.
@@ -208,72 +222,93 @@ impl Namerd {
         // Looked for when something is wrong.
         let places = LazyLock::new(|| session.places());
         let place = |entry: usize| places.get(entry.wrapping_sub(1)).copied();
+        let alone = LazyLock::new(|| find(dtab, &self.inner.checks));
         for composition in self.composing(namespace) {
             is_fragment = true;
-            let fragments = self.fragments(session, composition).await?;
+            let Fragments { known: fragments, unread, .. } = self.fragments(composition, Some(namespace)).await?;
+            checked.warnings.extend(unread.iter().map(|unread| unread.told(session, &composition.namespace)));
             if let Err(conflict) = composition.allow(namespace, dtab, &fragments, place) {
                 checked.errors.push(conflict.told(|namespace| session.may(namespace, Role::Read).is_ok()));
             }
-            let fragments_after = with(composition, &fragments, namespace, dtab);
-            let (before, after) = (whole(&fragments), whole(&fragments_after));
-            let known: Vec<Issue> = check(&before, &self.inner.checks);
+            let after = with(composition, &fragments, namespace, dtab);
+            let whole = Whole::of(&after);
+            let known = Whole::of(&fragments).faults(&self.inner.checks);
+            let is_new = |found: &Found| !known.contains(&whole.identity(found));
             let is_strict = is_strict(namespace) || is_strict(&composition.namespace);
-            let is_new = |issue: &Issue| !known.iter().any(|known| known.fault == issue.fault);
-            let origins = Origins::of(&fragments_after);
-            // Which entry of one's own an issue is about.
-            let own = |issue: &Issue| {
-                let (fragment, entry) = origins.find(issue.entry)?;
-                (fragment == namespace).then_some(entry)
-            };
             if session.may(&composition.namespace, Role::Read).is_ok() {
-                let name = |entry: usize| match origins.find(entry) {
-                    Some((fragment, entry)) if session.may(fragment, Role::Read).is_ok() => {
-                        format!("entry {entry} of {fragment}")
-                    }
-                    _ => format!("entry {entry} of the whole"),
+                let may_read = |namespace: &Namespace| session.may(namespace, Role::Read).is_ok();
+                let describe = |found: &Found| {
+                    let text = whole.describe(found, namespace, place, may_read);
+                    Some(format!("{} as a whole: {text}", composition.namespace))
                 };
-                let describe = |issue: &Issue| {
-                    let place = own(issue).and_then(place);
-                    Some(format!("{} as a whole: {}", composition.namespace, issue.describe_as(&after, place, name)))
-                };
-                checked.add(&after, &self.inner.checks, is_strict, is_new, describe);
+                checked.add(&whole.dtab, &self.inner.checks, is_strict, is_new, describe);
             } else {
-                // Without the names that others made of it.
-                let describe = |issue: &Issue| {
-                    let entry = own(issue)?;
-                    let own = Issue { entry, fault: issue.fault.clone() };
-                    Some(own.describe_alone(dtab, place(entry)))
-                };
-                checked.add(&after, &self.inner.checks, is_strict, is_new, describe);
+                let describe = |found: &Found| whole.describe_alone(found, namespace, dtab, &alone, place);
+                checked.add(&whole.dtab, &self.inner.checks, is_strict, is_new, describe);
             }
         }
         if !is_fragment {
-            let describe = |issue: &Issue| Some(issue.describe(dtab, place(issue.entry)));
+            let describe = |found: &Found| Some(found.issue.describe(dtab, place(found.issue.entry)));
             checked.add(dtab, &self.inner.checks, is_strict(namespace), |_| true, describe);
         }
         Ok(checked)
     }
 
-    /// The tables of all fragments, in order. Why one is not known is told to who may read it.
+    /// The tables of all fragments, in order, but for those that cannot be read. That of `replaced` need not be: it is left
+    /// out then, as if there were none.
     pub(super) async fn fragments(
         &self,
-        session: &Session,
         composition: &Composition,
-    ) -> Result<Vec<Fragment>, WriteError> {
-        let late = || -> Failure { Arc::new(io::Error::other("the other fragments are not known")) };
-        let known = async {
+        replaced: Option<&Namespace>,
+    ) -> Result<Fragments, StoreError> {
+        let read = async {
             let all = self.inner.store.list().ready().await?;
-            let mut fragments = Vec::new();
+            let mut fragments = Fragments::default();
             for (place, namespace) in composition.fragments(&all) {
-                let table = self.table(&namespace).value().stored.clone().ready().await;
-                let may_know = || session.may(&namespace, Role::Read).is_ok();
-                let table = table.map_err(|error| if may_know() { error } else { late() })?;
-                fragments.push((place, namespace, table));
+                match self.table(&namespace).value().stored.clone().ready().await {
+                    Ok(table) => fragments.known.push((place, namespace, table)),
+                    Err(_) if replaced == Some(&namespace) => fragments.is_repaired = true,
+                    Err(why) => fragments.unread.push(Unread { namespace, why }),
+                }
             }
             Ok::<_, Failure>(fragments)
         };
-        let known = timeout(FRAGMENTS_TIMEOUT, known).await.unwrap_or_else(|_| Err(late()));
-        known.map_err(|error| StoreError::Unavailable(error).into())
+        let late = |_| -> Result<_, Failure> { Err(Arc::new(io::Error::other("the other fragments are not known"))) };
+        timeout(FRAGMENTS_TIMEOUT, read).await.unwrap_or_else(late).map_err(StoreError::Unavailable)
+    }
+}
+
+/// The fragments of a composition.
+#[derive(Debug, Default)]
+pub(super) struct Fragments {
+    pub(super) known: Vec<Fragment>,
+    /// Those of which no table was ever read. As long as there is one the whole stays as it is.
+    pub(super) unread: Vec<Unread>,
+    /// There is one more, which is being replaced.
+    pub(super) is_repaired: bool,
+}
+
+/// A fragment that cannot be read.
+#[derive(Debug)]
+pub(super) struct Unread {
+    namespace: Namespace,
+    why: Failure,
+}
+
+impl Unread {
+    /// What is said to the peer of `session` about a change of another fragment of `whole`.
+    fn told(&self, session: &Session, whole: &Namespace) -> String {
+        let may_read = |namespace| session.may(namespace, Role::Read).is_ok();
+        let whole =
+            if may_read(whole) { format!("namespace {whole}") } else { "a namespace that it is part of".into() };
+        let then = "it was not compared with this, which does not show there until that is repaired";
+        if !may_read(&self.namespace) {
+            return format!("a part of {whole} cannot be read: {then}");
+        }
+        let first: &(dyn Error + 'static) = &*self.why;
+        let causes = iter::successors(Some(first), |error| (**error).source());
+        let why = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        format!("namespace {}, a part of {whole}, cannot be read: {then} ({why})", self.namespace)
     }
 }
 
@@ -308,13 +343,13 @@ impl Checked {
         dtab: &Dtab,
         checks: &Checks,
         is_strict: bool,
-        is_told: impl Fn(&Issue) -> bool,
-        describe: impl Fn(&Issue) -> Option<String>,
+        is_told: impl Fn(&Found) -> bool,
+        describe: impl Fn(&Found) -> Option<String>,
     ) {
-        for issue in check(dtab, checks).into_iter().filter(is_told) {
-            let is_error = is_strict && issue.is_grave();
+        for found in find(dtab, checks).into_iter().filter(is_told) {
+            let is_error = is_strict && found.issue.is_grave();
             let texts = if is_error { &mut self.errors } else { &mut self.warnings };
-            let text = describe(&issue).or_else(|| is_error.then(|| DOES_NOT_FIT.to_owned()));
+            let text = describe(&found).or_else(|| is_error.then(|| DOES_NOT_FIT.to_owned()));
             texts.extend(text.filter(|text| !texts.contains(text)));
         }
     }
@@ -322,25 +357,3 @@ impl Checked {
 
 /// What is told of entries that the peer may not read.
 const DOES_NOT_FIT: &str = "it does not fit the tables that it is put together with";
-
-/// Which fragments the entries of a whole are from: the place in the whole that each has.
-struct Origins(Vec<(Namespace, Range<usize>)>);
-
-impl Origins {
-    fn of(fragments: &[Fragment]) -> Self {
-        let mut end = 0;
-        let place = |(_, name, table): &Fragment| {
-            let begin = end;
-            end += table.as_ref().map_or(0, |table| table.dtab.len());
-            (name.clone(), begin..end)
-        };
-        Self(fragments.iter().map(place).collect())
-    }
-
-    /// The fragment that an entry of the whole is from, and which one of that it is, both counted from 1.
-    fn find(&self, entry: usize) -> Option<(&Namespace, usize)> {
-        let index = entry.checked_sub(1)?;
-        let (name, place) = self.0.iter().find(|(_, place)| place.contains(&index))?;
-        Some((name, index - place.start + 1))
-    }
-}

@@ -24,7 +24,11 @@ fn namerd() -> Namerd {
 }
 
 async fn rejected(namerd: &Namerd, namespace: &str, table: &str) -> String {
-    match session(namerd).put(&ns(namespace), &dtab(table), &Expect::Any).await {
+    rejected_by(&session(namerd), namespace, table).await
+}
+
+async fn rejected_by(session: &Session, namespace: &str, table: &str) -> String {
+    match session.put(&ns(namespace), &dtab(table), &Expect::Any).await {
         Err(WriteError::Rejected(text)) => text,
         other => panic!("{other:?}"),
     }
@@ -60,7 +64,8 @@ async fn fragments_make_one_table_in_a_fixed_order() {
     assert_eq!(value(&mut session.dtab(&ns("all")).unwrap()).await.unwrap().unwrap().version, first.version);
 }
 
-#[tokio::test]
+// The clock stands still as long as a task has something to do.
+#[tokio::test(start_paused = true)]
 async fn a_write_is_answered_when_all_that_it_is_part_of_shows_it() {
     // So many that the tasks behind them do not all have their turn before whoever wrote.
     let wholes: Vec<_> = (0..100).map(|n| ns(&format!("whole-{n}"))).collect();
@@ -139,6 +144,71 @@ async fn a_whole_that_does_not_show_a_write_in_time_is_warned_of() {
     assert_eq!(written.warnings, ["a namespace that it is part of does not show it yet"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_part_that_cannot_be_read_does_not_stop_changes_of_the_others() {
+    let tables = ["base", "team/bad"].map(|name| (ns(name), dtab("/x => /y")));
+    let composition = Composition { namespace: ns("all"), parts: vec![part("base", &[]), part("team/*", &[])] };
+    let grant = |name: &str, namespaces: &str| Grant {
+        who: Who::Name(name.into()),
+        namespaces: namespaces.parse().unwrap(),
+        role: Role::Admin,
+    };
+    let roles = Roles::new([grant("all", "*"), grant("web", "team/web")]);
+    let namerd = Namerd::builder(WithBad(Memory::new(tables))).compose(composition).roles(roles).build();
+    let (all, web) = (namerd.session(named("all")), namerd.session(named("web")));
+    let (base, new) = (ns("base"), dtab("/x => /z"));
+    let warning = "namespace team/bad, a part of namespace all, cannot be read: it was not compared with this, which does not \
+                   show there until that is repaired (no table)";
+    let plan = all.plan(&base, &new, &[path("/x")]).await.unwrap();
+    assert_eq!((plan.checked.errors, plan.checked.warnings), (vec![], vec![warning.to_owned()]));
+    assert!(plan.moves.iter().all(|found| found.namespace == base), "the whole stays as it is");
+    assert_eq!(all.put(&base, &new, &Expect::Any).await.unwrap().warnings, [warning]);
+    assert_eq!(all.rollback(&base, 1, &Expect::Any).await.unwrap().warnings, [warning]);
+    let written = web.put(&ns("team/web"), &new, &Expect::Any).await.unwrap();
+    assert_eq!(
+        written.warnings,
+        [
+            "a part of a namespace that it is part of cannot be read: it was not compared with this, which does not show there \
+          until that is repaired"
+        ]
+    );
+    // What repairs it.
+    assert_eq!(all.check(&ns("team/bad"), &dtab("/a => /b")).await.unwrap().warnings, [""; 0]);
+    all.put(&ns("team/bad"), &dtab("/a => /b"), &Expect::Any).await.unwrap();
+    let conflict = rejected_by(&all, "team/bad", "/x => /q").await;
+    assert!(conflict.contains("conflicts with entry 1 of team/web"), "{conflict}");
+}
+
+#[cfg(feature = "files")]
+#[tokio::test]
+async fn a_file_that_is_no_dtab_is_repaired_by_a_write_and_named_until_then() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("team%2Fweb.dtab"), "/svc/web -> /a").unwrap();
+    let composition = Composition { namespace: ns("all"), parts: vec![part("base", &[]), part("team/*", &[])] };
+    let store = linkerd_dtab::store::Files::new(dir.path()).open();
+    let namerd = Namerd::builder(store).namer(path("/#/fixed"), Counted::new()).compose(composition).build();
+    let session = session(&namerd);
+    let [warning] = &session.put(&ns("base"), &dtab("/svc => /#/fixed"), &Expect::Any).await.unwrap().warnings[..]
+    else {
+        panic!("one part is bad")
+    };
+    assert!(
+        warning.starts_with("namespace team/web, a part of namespace all, cannot be read: it was not "),
+        "{warning}"
+    );
+    assert!(warning.contains("team%2Fweb.dtab: line 1, column "), "{warning}");
+    let mut tree = session.bind(&ns("all"), &dtab(""), &path("/svc/web")).unwrap();
+    assert!(value(&mut tree).await.unwrap_err().contains("team%2Fweb.dtab"), "it is not left out");
+    session.put(&ns("team/web"), &dtab("/svc/web => /#/fixed/db"), &Expect::Any).await.unwrap();
+    let mut tree = session.bind(&ns("all"), &dtab(""), &path("/svc/web")).unwrap();
+    let is_bound = async {
+        while tree.sample_and_update().ok().is_none_or(|tree| tree.to_string() != "/#/fixed/db") {
+            tree.changed().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), is_bound).await.expect("it is repaired");
+}
+
 #[tokio::test]
 async fn a_fragment_defines_only_what_it_owns() {
     let namerd = namerd();
@@ -193,6 +263,9 @@ async fn a_composed_namespace_is_not_changed_itself_and_its_whole_is_checked() {
         "namespace all is made of base + team/* + env: change one of those"
     );
     let session = session(&namerd);
+    let errors = ["namespace all is made of base + team/* + env: change one of those"];
+    assert_eq!(session.check(&ns("all"), &dtab("/svc => /a")).await.unwrap().errors, errors);
+    assert_eq!(session.plan(&ns("all"), &dtab("/svc => /a"), &[]).await.unwrap().checked.errors, errors);
     assert!(matches!(session.delete(&ns("all"), &Expect::Any).await, Err(WriteError::Rejected(_))));
     let missing = session.delete(&ns("team/none"), &Expect::Any).await;
     assert!(matches!(missing, Err(WriteError::Store(StoreError::Missing(_)))));
@@ -201,7 +274,7 @@ async fn a_composed_namespace_is_not_changed_itself_and_its_whole_is_checked() {
     assert_eq!(written.warnings.len(), 1, "{:?}", written.warnings);
     assert_eq!(
         written.warnings,
-        ["all as a whole: entry 1 of team/web (/svc/web=>/env/web): names go round: /svc/web -> /env/web -> /svc/web"]
+        ["all as a whole: entry 1 of env (/env=>/svc): names go round: /svc/web -> /env/web -> /svc/web"]
     );
     let again = session.put(&ns("env"), &dtab("/env => /svc; /x => /y"), &Expect::Any).await.unwrap();
     assert_eq!(again.warnings, [""; 0], "that was there before");
@@ -268,11 +341,15 @@ async fn nobody_is_told_of_fragments_that_it_may_not_read() {
     }
     assert_eq!(moves, 0);
     let (errors, ..) = ask(true, round).await;
-    // It may read the whole, and not which part that is from.
     assert!(
-        errors[0].starts_with("all as a whole: entry 1 of the whole (/hidden=>/round): names go round"),
+        errors[0].starts_with("all as a whole: entry 2 of team/web (/round=>/hidden): names go round: /hidden"),
         "{errors:?}"
     );
+    // It may read the whole, and not which part that is from.
+    let (_, warnings, _) = ask(true, "/env => /x").await;
+    let expected =
+        "all as a whole: entry 1 of team/web (/env=>/x): it has no effect, as entry 6 of the whole decides for all";
+    assert!(warnings[0].starts_with(expected), "{warnings:?}");
 
     // A place is that in one's own text.
     let text = "/x => /x2;\n /round => /hidden; /round2 => /round2";
@@ -284,6 +361,55 @@ async fn nobody_is_told_of_fragments_that_it_may_not_read() {
     let found = checked.errors.iter().find(|text| text.contains("/round2")).unwrap();
     let expected = "all as a whole: entry 3 of team/web at line 2, column 21 (/round2=>/round2): names go round";
     assert!(found.starts_with(expected), "{found}");
+}
+
+/// `all` is `base`, which has faults, and `team/*`, which is strict; `web` may read and write `team/web` alone.
+fn faulty() -> Namerd {
+    let grant = |name: &str, namespaces: &str| Grant {
+        who: Who::Name(name.into()),
+        namespaces: namespaces.parse().unwrap(),
+        role: Role::Write,
+    };
+    let strict = Protection { strict: true, ..Protection::new("team/*".parse().unwrap()) };
+    let base = dtab("/svc/db => /svc/web; /x => /#/nope; /svc/in => /svc/web/deep");
+    Namerd::builder(Memory::new([(ns("base"), base)]))
+        .namer(path("/#/fixed"), Counted::new())
+        .compose(Composition { namespace: ns("all"), parts: vec![part("base", &[]), part("team/*", &[])] })
+        .roles(Roles::new([grant("all", "*"), grant("web", "team/web")]))
+        .protect(strict)
+        .build()
+}
+
+#[tokio::test]
+async fn a_fault_is_that_of_the_entry_that_makes_it_whatever_leads_there_and_whoever_has_the_same() {
+    let unknown = "entry 1{} at line 2, column 1 (/svc/web=>/#/nope): no namer is configured for /#/nope";
+    let round =
+        "entry 1{} at line 1, column 1 (/svc/web=>/svc/web-a): names go round: /svc/web -> /svc/web-a -> /svc/web";
+    let cases = [("# mine\n/svc/web => /#/nope", unknown), ("/svc/web=>/svc/web-a;\n/svc/web-a=>/svc/web", round)];
+    for (text, expected) in cases {
+        let namerd = faulty();
+        let refused = async |name: &str| {
+            let session = namerd.session(named(name)).of_text(text);
+            session.put(&ns("team/web"), &dtab(text), &Expect::Any).await.unwrap_err().to_string()
+        };
+        // Names below it that only others have are not told to who may not read those.
+        assert_eq!(refused("web").await, expected.replace("{}", ""));
+        let told = refused("all").await;
+        let expected = format!("all as a whole: {}", expected.replace("{}", " of team/web"));
+        assert_eq!(told.lines().next(), Some(&*expected), "{told}");
+        assert!(told.lines().all(|line| line.contains("entry 1 of team/web at line")), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_fault_that_was_there_is_known_where_entries_have_moved_and_no_longer_where_it_is_anothers() {
+    let namerd = faulty();
+    let all = namerd.session(named("all"));
+    let moved = dtab("/y => /z; /svc/db => /svc/web; /x => /#/nope; /svc/in => /svc/web/deep");
+    assert_eq!(all.put(&ns("base"), &moved, &Expect::Any).await.unwrap().warnings, [""; 0]);
+    all.put(&ns("team/db"), &dtab("/svc/d => /#/fixed"), &Expect::Any).await.unwrap();
+    let led = rejected_by(&all, "team/web", "/svc/y => /x/1").await;
+    assert_eq!(led, "all as a whole: entry 1 of team/web (/svc/y=>/x/1): no namer is configured for /#/nope/1");
 }
 
 #[tokio::test]

@@ -64,6 +64,11 @@ async fn a_protected_namespace_is_changed_by_administrators_who_know_what_they_c
     };
     let refused = writer.put(&prod, &new, &version(&prod)).await.unwrap_err();
     assert_eq!(refused.to_string(), "writer may not administer namespace prod");
+    // Also one who may not write it may ask what a write would be refused for, and what it would do.
+    let checked = writer.check(&prod, &new).await.unwrap();
+    assert_eq!((&checked.errors[..], &*checked.warnings[0]), (&[][..], "writer may not administer namespace prod"));
+    assert_eq!(admin.check(&prod, &new).await.unwrap().errors, [""; 0]);
+    assert_eq!(writer.plan(&prod, &new, &[]).await.unwrap().checked.errors, [""; 0]);
     let refused = needs_version(admin.put(&prod, &new, &Expect::Any).await);
     assert_eq!(refused, "namespace prod is protected: a change has to say which version it is based on (If-Match)");
     admin.put(&prod, &new, &version(&prod)).await.unwrap();
